@@ -1,0 +1,1 @@
+"""The bundle as a product: checks, export, predictor, service."""

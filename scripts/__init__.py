@@ -1,0 +1,1 @@
+"""The bundle's Python, under the name that MONAI gives it."""

@@ -1,0 +1,1 @@
+"""Dictionary transforms and the pure functions under them; imports nothing else of this bundle."""
