@@ -1,0 +1,326 @@
+"""Class activation maps from activations and gradients: Grad-CAM, HiResCAM, Grad-CAM++ and Layer-CAM.
+
+`cam_pass` computes any number of methods and layers with one forward and one backward pass; `GradCAM` and its
+relatives have the call signature of `monai.visualize.GradCAM` and drop into MONAI code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import monai.visualize
+import torch
+from monai.visualize.class_activation_maps import ModelWithHooks
+from monai.visualize.visualizer import default_upsampler
+from torch import Tensor, nn
+
+from scripts.explain.layers import LayerError, default_layer, evaluating, record, resolve_layer
+from scripts.explain.maps import max_scaling
+from scripts.explain.targets import ClassScore, SegmentationRegion, Target
+
+__all__ = ["METHODS", "CamPass", "GradCAM", "GradCAMpp", "HiResCAM", "LayerCAM", "cam_maps", "cam_pass"]
+
+
+def _over_space(t: Tensor) -> Tensor:
+    return t.flatten(2).sum(2).reshape(*t.shape[:2], *[1] * (t.dim() - 2))
+
+
+def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Grad-CAM before the ReLU: activations weighted by each channel's mean gradient.
+
+    Source: Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391, equations 1 and 2.
+
+    Args:
+        activations: (B, C, *spatial).
+        gradients: the same shape, of a score per sample.
+
+    Returns:
+        (B, 1, *spatial), signed.
+    """
+    weights = _over_space(gradients) / gradients.shape[2:].numel()
+    return (weights * activations).sum(1, keepdim=True)
+
+
+def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """HiResCAM before the ReLU: activations times their own gradients, so that places without gradient stay dark.
+
+    Source: Draelos and Carin, Use HiResCAM instead of Grad-CAM, 2020, arXiv:2011.08891, equation 4.
+
+    Args and return value as for `gradcam`.
+    """
+    return (gradients * activations).sum(1, keepdim=True)
+
+
+def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Grad-CAM++ before the ReLU, in the form for a score that is linear in the activations.
+
+    Source: Chattopadhyay et al., Grad-CAM++, WACV 2018, arXiv:1710.11063, equations 5, 12 and 19. The paper explains
+    Y = exp(S), S linear in the activations A (as it is, piecewise, for ReLU networks). With g = dS/dA, the second and
+    third derivatives of Y are exp(S) g^2 and exp(S) g^3, so that exp(S) cancels in alpha:
+
+        alpha = g^2 / (2 g^2 + g^3 sum(A)) = 1 / (2 + g sum(A))    where g > 0; elsewhere relu(g) = 0 discards it
+        w = sum(alpha relu(exp(S) g)) = exp(S) sum(alpha relu(g))
+
+    Departs from the paper: the factor exp(S) of w, one number per sample, is left out. It changes no map after scaling,
+    and overflows for logits above 88. Where a layer also puts out negative values (no ReLU before it), sum(A) runs over
+    the positive ones: the derivation assumes activations >= 0, and 2 + g sum(A) could vanish otherwise.
+
+    Args and return value as for `gradcam`.
+    """
+    positive = gradients.clamp(min=0)
+    alpha = 1.0 / (2.0 + positive * _over_space(activations.clamp(min=0)))
+    return (_over_space(alpha * positive) * activations).sum(1, keepdim=True)
+
+
+def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Layer-CAM before the ReLU: activations times the positive part of their own gradients.
+
+    Source: Jiang et al., LayerCAM, IEEE TIP 30, 2021, doi:10.1109/TIP.2021.3089943, equations 6 and 7.
+
+    Args and return value as for `gradcam`.
+    """
+    return (gradients.clamp(min=0) * activations).sum(1, keepdim=True)
+
+
+METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gradcam": gradcam,
+    "hirescam": hirescam,
+    "gradcam++": gradcam_plus_plus,
+    "layercam": layercam,
+}
+
+
+@dataclass
+class CamPass:
+    """What one forward and one backward pass gave.
+
+    Attributes:
+        output: the network's output, detached: the prediction comes free with the maps.
+        score: (B,), the explained number of each sample.
+        maps: (method, layer as the caller named it): map (B, 1, *layer grid), float32, >= 0 unless signed was asked.
+    """
+
+    output: Tensor
+    score: Tensor
+    maps: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+
+def cam_pass(
+    model: nn.Module,
+    x: Tensor,
+    layers: str | Sequence[str] | None,
+    target: Target,
+    methods: str | Sequence[str] = ("gradcam", "hirescam", "gradcam++", "layercam"),
+    forward_kwargs: Mapping[str, Any] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    signed: bool = False,
+    retain_graph: bool = False,
+) -> CamPass:
+    """Maps of several methods at several layers, with one forward and one backward pass in evaluation mode.
+
+    The network is left as it was: modes, `requires_grad`, `.grad`, buffers, hooks. It may be frozen, and the call may
+    stand under `torch.no_grad`, `torch.inference_mode` or `torch.autocast`.
+
+    Args:
+        model: network whose `forward(x, **forward_kwargs)` returns one tensor.
+        x: input (B, C, *spatial); every sample is explained as if it were alone.
+        layers: dotted names or aliases; None chooses one, see `layers.default_layer`, and uses its name as key.
+        target: the explained score.
+        methods: of `METHODS`.
+        forward_kwargs: further arguments of `forward`.
+        aliases: further layer aliases.
+        signed: leave out the final ReLU: values below 0 speak against the target.
+        retain_graph: keep the graph of the forward pass.
+
+    Raises:
+        LayerError: for a layer that cannot be explained, see `layers.record`, or has no spatial axes.
+        ValueError: for an unknown method, or a target that does not fit the output.
+        FloatingPointError: when a gradient or a map is not finite.
+    """
+    methods = [methods] if isinstance(methods, str) else list(methods)
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; expected some of {sorted(METHODS)}")
+    kwargs = dict(forward_kwargs or {})
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        x = _usable(x)
+        kwargs = {key: _usable(value) if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        if layers is None:
+            layers = default_layer(model, x, kwargs, dense=isinstance(target, SegmentationRegion | _StockScore))
+        names = [layers] if isinstance(layers, str) else list(layers)
+        with record(model, names, aliases) as recorder:
+            output = model(x, **kwargs)
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
+                "forward_kwargs, or wrap the network in a module that returns one"
+            )
+        score = target(output)
+        if score.shape != (x.shape[0],):
+            raise ValueError(f"target {target.name} gave {tuple(score.shape)}; expected ({x.shape[0]},)")
+        recorder.check()
+        for name, activation in recorder.activations.items():
+            if activation.dim() != x.dim() or activation.shape[0] != x.shape[0]:
+                raise LayerError(
+                    f"layer {name!r} of {type(model).__name__} puts out {tuple(activation.shape)}; expected "
+                    f"({x.shape[0]}, C, *spatial) with {x.dim() - 2} spatial axes"
+                )
+        gradients = recorder.gradients(score, retain_graph)
+    result = CamPass(output.detach(), score.detach())
+    for name in names:
+        layer = resolve_layer(model, name, aliases)
+        activations, grads = (_precise(t.detach()) for t in (recorder.activations[layer], gradients[layer]))
+        for method in methods:
+            cam = METHODS[method](activations, grads).float()
+            if not bool(torch.isfinite(cam).all()):
+                raise FloatingPointError(f"{method} at layer {name!r} gave values that are not finite")
+            result.maps[method, name] = cam if signed else cam.clamp(min=0)
+    return result
+
+
+def cam_maps(
+    model: nn.Module,
+    x: Tensor,
+    layers: str | Sequence[str] | None,
+    target: Target,
+    methods: str | Sequence[str] = ("gradcam", "hirescam", "gradcam++", "layercam"),
+    forward_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[tuple[str, str], Tensor]:
+    """The maps of `cam_pass`: (method, layer): (B, 1, *layer grid), float32, >= 0, larger = stronger."""
+    return cam_pass(model, x, layers, target, methods, forward_kwargs, **options).maps
+
+
+def _usable(t: Tensor) -> Tensor:
+    """Plain tensor that autograd can work with, also if it was made under `torch.inference_mode`."""
+    t = t.as_subclass(Tensor)
+    return t.clone() if t.is_inference() else t
+
+
+def _precise(t: Tensor) -> Tensor:
+    t = t.as_subclass(Tensor)
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+class _StockScore(ClassScore):
+    """What `monai.visualize.GradCAM` differentiates: a class logit, or, of a dense output, a channel's sum over space."""
+
+    def __call__(self, output: Tensor) -> Tensor:
+        if output.dim() == 2:
+            return super().__call__(output)
+        if self.class_idx is None:
+            raise ValueError(
+                f"class_idx is None, which has no meaning for a dense output {tuple(output.shape)}: give a channel, or "
+                "a scripts.explain.targets.SegmentationRegion"
+            )
+        return super().__call__(_precise(output).flatten(2).sum(2))
+
+
+class GradCAM(monai.visualize.GradCAM):
+    """Grad-CAM with the call signature of `monai.visualize.GradCAM`, and without its faults.
+
+    Batches equal one sample at a time; no hook outlives a call; `.grad`, modes and `requires_grad` are left alone;
+    frozen networks work; no gradient of an earlier call is reused; a wrong layer raises; maps are detached; and the
+    default postprocessing keeps 1 = strongest, where MONAI's `default_normalizer` maps the strongest to 0.
+
+    Source: Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391.
+
+    Args:
+        nn_module: network, or MONAI's `ModelWithHooks` around one, of which the network is taken.
+        target_layers: a layer or several, dotted names or aliases; None chooses one at the first call.
+        upsampler: function of the image's spatial size that returns a function of the map.
+        postprocessing: function of the upsampled map (B, 1, *spatial).
+        register_backward: accepted because MONAI's class has it; a Grad-CAM without gradients is an error.
+
+    Raises:
+        LayerError: for an unknown layer.
+
+    >>> net = monai.networks.nets.DenseNet121(spatial_dims=2, in_channels=1, out_channels=3)
+    >>> cam = GradCAM(net, target_layers="class_layers.relu")
+    >>> cam(torch.rand(2, 1, 64, 64), class_idx=torch.tensor([0, 2])).shape
+    torch.Size([2, 1, 64, 64])
+    """
+
+    method = "gradcam"
+
+    def __init__(
+        self,
+        nn_module: nn.Module | ModelWithHooks,
+        target_layers: str | Sequence[str] | None = None,
+        upsampler: Callable = default_upsampler,
+        postprocessing: Callable = max_scaling,
+        register_backward: bool = True,
+    ) -> None:
+        if not register_backward:
+            raise ValueError("register_backward=False: there is no Grad-CAM without gradients")
+        model = nn_module.model if isinstance(nn_module, ModelWithHooks) else nn_module
+        names = [target_layers] if isinstance(target_layers, str) else list(target_layers or [])
+        self.target_layers = tuple(resolve_layer(model, name) for name in names)
+        hooked = ModelWithHooks(model, self.target_layers)  # registers no hook: neither forward nor backward is asked
+        super().__init__(hooked, self.target_layers, upsampler, postprocessing)
+
+    def feature_map_size(self, input_size, device="cpu", layer_idx=-1, **kwargs):
+        """Shape (B, 1, *layer grid) of the map for an input of shape `input_size`, by one forward pass.
+
+        The input is made of ones: a network that reads its foreground off the image refuses one of zeros.
+        """
+        model, x = self.nn_module.model, torch.ones(*input_size, device=device)
+        with torch.no_grad(), evaluating(model):
+            layer = self.target_layers[layer_idx] if self.target_layers else default_layer(model, x, kwargs)
+            with record(model, [layer]) as recorder:
+                model(x, **kwargs)
+            recorder.check()
+        shape = recorder.activations[layer].shape
+        return torch.Size((shape[0], 1, *shape[2:]))
+
+    def compute_map(self, x, class_idx=None, retain_graph=False, layer_idx=-1, **kwargs):
+        """Raw maps on the layer's own grid, neither upsampled nor scaled.
+
+        Args:
+            x: input (B, C, *spatial).
+            class_idx: a class, a class per sample (B,), None for each sample's top class, or a target of
+                `scripts.explain.targets`. For a dense output, the channel whose sum over space is explained.
+            retain_graph: keep the graph of the forward pass.
+            layer_idx: which of `target_layers`.
+            kwargs: further arguments of the network's `forward`.
+
+        Returns:
+            (B, 1, *layer grid), float32, >= 0, larger = stronger.
+        """
+        target = class_idx if isinstance(class_idx, Target) else _StockScore(class_idx)
+        model = self.nn_module.model
+        if not self.target_layers:
+            dense = isinstance(target, SegmentationRegion)
+            self.target_layers = (default_layer(model, x, kwargs, dense=dense),)
+        layer = self.target_layers[layer_idx]
+        result = cam_pass(model, x, layer, target, self.method, kwargs, retain_graph=retain_graph)
+        return result.maps[self.method, layer]
+
+
+class GradCAMpp(GradCAM):
+    """Grad-CAM++; arguments and call as `GradCAM`, the method as `gradcam_plus_plus`.
+
+    Source: Chattopadhyay et al., Grad-CAM++, WACV 2018, arXiv:1710.11063.
+    """
+
+    method = "gradcam++"
+
+
+class HiResCAM(GradCAM):
+    """HiResCAM; arguments and call as `GradCAM`, the method as `hirescam`.
+
+    Source: Draelos and Carin, 2020, arXiv:2011.08891.
+    """
+
+    method = "hirescam"
+
+
+class LayerCAM(GradCAM):
+    """Layer-CAM; arguments and call as `GradCAM`, the method as `layercam`.
+
+    Source: Jiang et al., LayerCAM, IEEE TIP 30, 2021.
+    """
+
+    method = "layercam"

@@ -1,0 +1,320 @@
+"""Find layers by name, and record what they put out in one forward pass without leaving a trace in the network."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = [
+    "LayerError",
+    "Recorder",
+    "default_aliases",
+    "default_layer",
+    "evaluating",
+    "list_layers",
+    "record",
+    "resolve_layer",
+]
+
+ALIASES = ("encoder_early", "encoder_mid", "encoder_last", "decoder_last", "seg_head", "evidence")
+# With fp16 activations a gradient of 1 / number of pixels would be rounded to 0; the score is scaled before and the
+# gradient after. A power of two: no rounding of its own.
+FP16_SCALE = 2.0**10
+
+
+class LayerError(ValueError):
+    """A layer that does not exist, did not run, ran twice, or whose output is no activation to explain."""
+
+
+def list_layers(model: nn.Module) -> list[str]:
+    """Dotted names of all layers of `model`, in the order of their definition, the model itself left out.
+
+    >>> list_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
+    ['0', '1']
+    """
+    return [name for name, _ in model.named_modules() if name]
+
+
+def _numbered(model: nn.Module, name: str) -> list[str]:
+    """Names of the children of the container `name`, or nothing where there is no such container."""
+    container = getattr(model, name, None)
+    return [f"{name}.{child}" for child, _ in container.named_children()] if isinstance(container, nn.Module) else []
+
+
+def default_aliases(model: nn.Module) -> dict[str, str]:
+    """Aliases that can be read off a network with the block names of MONAI's DynUNet (or SegResNet).
+
+    `encoder_early` is the first block, `encoder_mid` the middle downsampling block, `encoder_last` the deepest block,
+    `decoder_last` the last upsampling block, `seg_head` the output layer, `evidence` the features in front of an
+    evidence convolution (`head.features`).
+
+    Returns:
+        alias: dotted layer name, only for blocks that the network has. Empty for a network of another build.
+    """
+    names = set(list_layers(model))
+    down, up = _numbered(model, "downsamples"), _numbered(model, "upsamples")
+    found = {"encoder_early": "input_block", "encoder_last": "bottleneck", "seg_head": "output_block"}
+    if not {"input_block", "bottleneck"} <= names:
+        down, up = _numbered(model, "down_layers"), _numbered(model, "up_layers")
+        found = {"encoder_early": "convInit", "seg_head": "conv_final"}
+        if down:
+            found["encoder_last"] = down[-1]
+    if down:
+        found["encoder_mid"] = down[(len(down) - 1) // 2]
+    if up:
+        found["decoder_last"] = up[-1]
+    found["evidence"] = "head.features"
+    return {alias: found[alias] for alias in ALIASES if found.get(alias) in names}
+
+
+def resolve_layer(model: nn.Module, name: str, aliases: Mapping[str, str] | None = None) -> str:
+    """Turn an alias or a dotted name into the dotted name of a layer that exists.
+
+    Args:
+        model: the network.
+        name: a dotted name as in `model.named_modules()`, or an alias.
+        aliases: further aliases; they come before those of `default_aliases`.
+
+    Raises:
+        LayerError: when there is no such layer; the message gives the nearest name.
+    """
+    known = {**default_aliases(model), **(aliases or {})}
+    resolved = known.get(name, name)
+    layers = dict(model.named_modules(remove_duplicate=False))
+    if resolved and resolved in layers:
+        return resolved
+    kind = type(model).__name__
+    hint = "list them with scripts.explain.layers.list_layers(model)"
+    if resolved != name:
+        raise LayerError(f"alias {name!r} stands for layer {resolved!r}, which is not in {kind}; {hint}")
+    if name in ALIASES:
+        raise LayerError(f"{kind} has no default for the alias {name!r}; give aliases={{{name!r}: LAYER}}; {hint}")
+    candidates = [*known, *(layer for layer in layers if layer)]
+    nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)
+    nearest_text = f"nearest: {nearest[0]!r}; " if nearest else ""
+    raise LayerError(f"layer {name!r} not in {kind}; {nearest_text}{hint}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put `model` in evaluation mode, and give every module its own former mode back, also after an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class Recorder:
+    """What the recorded layers put out in one forward pass, and the gradients of a score with respect to it.
+
+    Attributes:
+        activations: layer name: its output (B, C, *spatial) as it was when the layer returned it, in the layer's dtype.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        self.layers = tuple(dict.fromkeys(layers))
+        self.activations: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._kind = type(model).__name__
+        self._thread = threading.get_ident()
+
+    def _keep(self, name: str, output: Any) -> Tensor | None:
+        """Forward hook: keep the output, hand a copy on, so that in-place operations after the layer spare it."""
+        if threading.get_ident() != self._thread:  # another thread uses the same network: its pass is not ours
+            return None
+        if not isinstance(output, Tensor):
+            raise LayerError(
+                f"layer {name!r} of {self._kind} returns {_describe(output)}; expected one tensor: "
+                "name a layer inside it, or behind it, that returns one"
+            )
+        if name in self.activations:
+            around = f"the block around it ({name.rpartition('.')[0]!r})" if "." in name else "a block that runs once"
+            raise LayerError(
+                f"layer {name!r} of {self._kind} ran more than once in one forward pass, so that its output is not "
+                f"one thing that can be explained; name {around}"
+            )
+        if not output.is_floating_point():
+            raise LayerError(f"layer {name!r} of {self._kind} returns {output.dtype}; expected floating point")
+        if torch.is_grad_enabled() and not output.requires_grad:  # everything before is frozen
+            output = output.detach().requires_grad_()
+        self.activations[name] = output
+        self._versions[name] = output._version
+        return output.clone()
+
+    def check(self) -> None:
+        """Make sure that every layer ran, and that nothing wrote into its output afterwards.
+
+        Raises:
+            LayerError: naming the layer.
+        """
+        for name in self.layers:
+            if name not in self.activations:
+                raise LayerError(
+                    f"layer {name!r} of {self._kind} did not run in this forward pass; name a layer that the explained "
+                    "output needs (a scripted or compiled network runs none of its layers by name)"
+                )
+            if self.activations[name]._version != self._versions[name]:
+                raise LayerError(
+                    f"the input of layer {name!r} of {self._kind} is its output as well, and was overwritten in place "
+                    "later on; name the block around it"
+                )
+
+    def gradients(self, score: Tensor, retain_graph: bool = False) -> dict[str, Tensor]:
+        """Gradients of `score.sum()` with respect to the recorded outputs, one backward pass for all layers.
+
+        The pass ends at the recorded outputs: no parameter's and no input's `.grad` is touched.
+
+        Args:
+            score: (B,), each entry a function of its own sample alone.
+            retain_graph: keep the graph for another call.
+
+        Returns:
+            layer name: gradient, shape and dtype of the activation.
+
+        Raises:
+            LayerError: when a layer did not run, or the score does not depend on it.
+            FloatingPointError: when a gradient is not finite.
+        """
+        self.check()
+        detached = [n for n in self.layers if not self.activations[n].requires_grad]
+        if detached or not score.requires_grad:
+            raise LayerError(
+                f"no gradient reaches {', '.join(map(repr, detached or self.layers))} of {self._kind}: the forward "
+                "pass, or a part of it, ran without gradients (torch.no_grad, detach), or the target does not depend "
+                "on these layers"
+            )
+        scale = FP16_SCALE if any(a.dtype == torch.float16 for a in self.activations.values()) else 1.0
+        grads = torch.autograd.grad(
+            score.sum() * scale,
+            [self.activations[name] for name in self.layers],
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
+        result = {}
+        for name, grad in zip(self.layers, grads, strict=True):
+            if grad is None:
+                raise LayerError(
+                    f"the target does not depend on layer {name!r} of {self._kind}; name a layer between the input and "
+                    "the explained output"
+                )
+            grad = grad if scale == 1.0 else grad.float() / scale
+            if not bool(torch.isfinite(grad).all()):
+                raise FloatingPointError(
+                    f"gradient of the target at layer {name!r} of {self._kind} is not finite ({grad.dtype}); "
+                    "run the network in float32"
+                )
+            result[name] = grad
+        return result
+
+
+def _describe(value: Any) -> str:
+    """A value's type in words; the types of the members for a tuple or list."""
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)} ({', '.join(type(v).__name__ for v in value)})"
+    return f"a {type(value).__name__}"
+
+
+@contextmanager
+def record(model: nn.Module, layers: Sequence[str], aliases: Mapping[str, str] | None = None) -> Iterator[Recorder]:
+    """Record the outputs of several layers during one forward pass, and their gradients afterwards.
+
+    Forward hooks keep each output and hand on a copy of it, so in-place operations behind a layer do no harm. Frozen
+    parameters do no harm either: a recorded output that needs no gradient is made to need one. The hooks are gone when
+    the block is left, also by an exception. Passes of other threads through the same network are not recorded.
+
+    Args:
+        model: the network; its mode, parameters, buffers and `.grad` are left alone.
+        layers: dotted names or aliases, each a layer that runs exactly once and returns one tensor.
+        aliases: further aliases, as in `resolve_layer`.
+
+    Raises:
+        LayerError: for an unknown layer, and, inside the block, for one that runs twice or returns no tensor.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(inplace=True))
+    >>> with record(net, ["0"]) as recorder:
+    ...     score = net(torch.ones(1, 1, 2, 2)).abs().sum((1, 2, 3))
+    >>> recorder.activations["0"].shape
+    torch.Size([1, 1, 2, 2])
+    """
+    names = [resolve_layer(model, layer, aliases) for layer in layers]
+    if not names:
+        raise LayerError("no layer given; expected at least one dotted name")
+    recorder = Recorder(model, names)
+    handles: list[RemovableHandle] = []
+    try:
+        for name in recorder.layers:
+            hook = lambda _module, _args, output, name=name: recorder._keep(name, output)  # noqa: E731
+            handles.append(model.get_submodule(name).register_forward_hook(hook))
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def default_layer(
+    model: nn.Module, x: Tensor, forward_kwargs: Mapping[str, Any] | None = None, dense: bool = False
+) -> str:
+    """Choose the layer to explain: the network's own choice, else the last spatial features, found by one forward pass.
+
+    1. The attribute `default_cam_layer` of the network (or of a network inside it), unless `dense`.
+    2. For an output without spatial axes: the last module whose output still has them, in front of the pooling.
+    3. For a dense output (segmentation): the last module whose output has another number of channels than the result,
+       that is the features in front of the output layer.
+
+    Modules that run more than once are passed over.
+
+    Args:
+        model: the network.
+        x: an input (B, C, *spatial).
+        forward_kwargs: further arguments of `forward`.
+        dense: the explained output is a segmentation, for which `default_cam_layer` is not meant.
+
+    Raises:
+        LayerError: when no layer fits, or the spatial features become tokens (transformers): name a layer then.
+    """
+    if not dense:
+        for prefix, module in model.named_modules():
+            choice = getattr(module, "default_cam_layer", None)
+            if isinstance(choice, str):
+                return resolve_layer(model, f"{prefix}.{choice}" if prefix else choice)
+    seen: list[tuple[str, torch.Size]] = []
+    handles: list[RemovableHandle] = []
+    try:
+        for name, module in model.named_modules():
+            if name:
+                hook = lambda _m, _a, out, name=name: seen.append((name, _shape(out)))  # noqa: E731
+                handles.append(module.register_forward_hook(hook))
+        with torch.no_grad(), evaluating(model):
+            output = model(x, **(forward_kwargs or {}))
+    finally:
+        for handle in handles:
+            handle.remove()
+    runs = [name for name, _ in seen]
+    is_dense = isinstance(output, Tensor) and output.dim() == x.dim()
+    chosen = -1
+    for index, (name, shape) in enumerate(seen):
+        spatial = len(shape) == x.dim() and shape[2:].numel() > 1
+        if spatial and runs.count(name) == 1 and not (is_dense and shape[1] == output.shape[1]):
+            chosen = index
+    kind = type(model).__name__
+    hint = "name one; list them with scripts.explain.layers.list_layers(model)"
+    if chosen < 0:
+        raise LayerError(f"no layer of {kind} puts out spatial features for an input of shape {tuple(x.shape)}; {hint}")
+    tokens = [name for name, shape in seen[chosen + 1 :] if len(shape) == 3 != x.dim() and shape[1:].numel() > 1]
+    if tokens and not is_dense:
+        raise LayerError(f"behind layer {seen[chosen][0]!r}, {kind} works on tokens ({tokens[0]!r}); {hint}")
+    return seen[chosen][0]
+
+
+def _shape(output: Any) -> torch.Size:
+    return output.shape if isinstance(output, Tensor) else torch.Size()

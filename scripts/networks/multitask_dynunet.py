@@ -1,0 +1,262 @@
+"""DynUNet for segmentation, classification and evidence in one network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from monai.networks.nets import DynUNet
+from torch import nn
+
+from scripts.networks.blocks import NORMALIZATIONS, MaskedBlock, MaskedUpBlock
+from scripts.networks.heads import AveragePoolHead, EvidenceHead
+
+HEADS = ("evidence", "average_pool")
+PARTS = {
+    "encoder": ("input_block", "downsamples", "bottleneck"),
+    "decoder": ("upsamples", "output_block"),
+    "head": ("head",),
+}
+
+
+class MultiTaskDynUNet(DynUNet):
+    """MONAI's DynUNet, 2D or 3D, with a classification head on the encoder and normalization that ignores air.
+
+    With ``normalization="foreground"`` nothing about the air reaches any output: padding the image with air by
+    multiples of the total stride changes logits and evidence by no more than rounding. The foreground is read from the
+    input (a pixel is air where all channels are exactly 0) unless it is given.
+
+    State-dict keys of encoder and decoder are the stock ones, so a DynUNet checkpoint loads with ``strict=False``
+    (``skip_layers.*`` there are duplicates and are not needed).
+
+    Args:
+        spatial_dims, in_channels, out_channels, kernel_size, strides, upsample_kernel_size, filters, dropout: as in
+            ``monai.networks.nets.DynUNet``. Output channel 0 is background if there is more than one.
+        num_classes: K classes of the head, class 0 being "no tumor".
+        normalization: "foreground", or "instance" for the stock layer.
+        head: "evidence", or "average_pool" for the stock design (no evidence map).
+        evidence_levels: how many of the last encoder levels the evidence head fuses; 1 is the bottleneck alone.
+        evidence_channels: width of the fused features.
+        pooling, sharpness: of the evidence, see `scripts.networks.heads.EvidenceHead`.
+        masked_pooling: pool over the foreground only. None: as the head does by default (evidence yes, average no).
+        res_block, deep_supervision: not supported.
+
+    Raises:
+        ValueError: when an option is not supported.
+
+    Example:
+        >>> net = MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16], num_classes=2)
+        >>> x = torch.rand(2, 1, 32, 32) + 0.1
+        >>> net(x).shape, net(x, output="cls").shape, net(x, output="evidence").shape
+        (torch.Size([2, 2, 32, 32]), torch.Size([2, 2]), torch.Size([2, 2, 16, 16]))
+    """
+
+    default_cam_layer = "head.features"
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[Sequence[int] | int],
+        strides: Sequence[Sequence[int] | int],
+        upsample_kernel_size: Sequence[Sequence[int] | int],
+        filters: Sequence[int] | None = None,
+        dropout: tuple | str | float | None = None,
+        num_classes: int = 2,
+        normalization: str = "foreground",
+        head: str = "evidence",
+        evidence_levels: int = 2,
+        evidence_channels: int = 64,
+        pooling: str = "logsumexp",
+        sharpness: float = 5.0,
+        masked_pooling: bool | None = None,
+        res_block: bool = False,
+        deep_supervision: bool = False,
+    ):
+        if res_block or deep_supervision:
+            raise ValueError("res_block and deep_supervision are not supported by MultiTaskDynUNet; leave them False")
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization is one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
+        if head not in HEADS:
+            raise ValueError(f"head is one of {', '.join(HEADS)}, got {head!r}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes counts class 0 'no tumor' too and is at least 2, got {num_classes}")
+        super().__init__(
+            spatial_dims, in_channels, out_channels, kernel_size, strides, upsample_kernel_size, filters, dropout
+        )
+        # Kept by DynUNet only to run the blocks; it repeats every state-dict key.
+        del self.skip_layers, self.heads
+        self.num_classes = num_classes
+        self.normalization = normalization
+        self.input_block = MaskedBlock(self.input_block, normalization)
+        self.downsamples = nn.ModuleList(MaskedBlock(b, normalization) for b in self.downsamples)
+        self.bottleneck = MaskedBlock(self.bottleneck, normalization)
+        self.upsamples = nn.ModuleList(MaskedUpBlock(b, normalization) for b in self.upsamples)
+
+        self.level_strides = [[s] * spatial_dims if isinstance(s, int) else list(s) for s in self.strides]
+        self.total_stride = [1] * spatial_dims
+        for stride in self.level_strides:
+            self.total_stride = [t * s for t, s in zip(self.total_stride, stride, strict=True)]
+        levels = len(self.level_strides)
+        if head == "average_pool":
+            self.evidence_levels = 1
+            self.head: nn.Module = AveragePoolHead(
+                self.filters[levels - 1], num_classes, evidence_channels, bool(masked_pooling)
+            )
+        else:
+            if not 1 <= evidence_levels <= levels:
+                raise ValueError(f"evidence_levels is between 1 and the {levels} encoder levels, got {evidence_levels}")
+            self.evidence_levels = evidence_levels
+            scales = [[1] * spatial_dims]
+            for stride in self.level_strides[levels - evidence_levels + 1 :]:
+                scales.append([a * s for a, s in zip(scales[-1], stride, strict=True)])
+            self.head = EvidenceHead(
+                spatial_dims,
+                list(self.filters[levels - evidence_levels : levels]),
+                scales,
+                evidence_channels,
+                num_classes,
+                pooling,
+                sharpness,
+                masked_pooling is not False,
+            )
+            self.head.apply(self.initialize_weights)
+            # Start near "no evidence": log-sum-exp of large random maps would dominate the first logits.
+            nn.init.normal_(self.head.evidence.conv.weight, std=0.01)
+        self.has_evidence = head == "evidence"
+        # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
+        self.register_buffer("threshold", torch.tensor(0.5))
+        self.register_buffer("temperature", torch.tensor(1.0))
+        # Written to air: tumor probability exp(-20) = 2e-9 there.
+        self.air_logit = 10.0
+
+    def foreground_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Foreground (B, 1, H, W[, D]), 1.0 where any channel of ``x`` is not exactly 0."""
+        return (x != 0).any(dim=1, keepdim=True).to(x.dtype)
+
+    def encode(
+        self, x: torch.Tensor, foreground: torch.Tensor | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Run the encoder.
+
+        Args:
+            x: (B, in_channels, H, W[, D]), spatial size a multiple of ``total_stride``.
+            foreground: (B, 1, H, W[, D]), non-zero inside; read from ``x`` if None.
+
+        Returns:
+            activations and foreground masks, a pair of lists from the finest level to the bottleneck.
+
+        Raises:
+            ValueError: when the size does not fit or a sample has no foreground at all.
+        """
+        if foreground is None:
+            mask = self.foreground_of(x)
+        else:
+            mask = (foreground != 0).to(x.dtype)
+        if not torch.jit.is_tracing():
+            for axis, stride in enumerate(self.total_stride):
+                if x.shape[2 + axis] % stride != 0:
+                    raise ValueError(
+                        f"spatial size {list(x.shape[2:])} is not a multiple of the total stride {self.total_stride}; "
+                        "pad the image with zeros"
+                    )
+            if bool((mask.flatten(1).amax(dim=1) == 0).any()):
+                raise ValueError(
+                    "an image has no foreground: all its pixels are exactly 0 (air); "
+                    "check the file, or give the foreground"
+                )
+        masks: list[torch.Tensor] = []
+        for stride in self.level_strides:
+            if max(stride) > 1:
+                if self.spatial_dims == 3:
+                    mask = nn.functional.max_pool3d(mask, stride)
+                else:
+                    mask = nn.functional.max_pool2d(mask, stride)
+            masks.append(mask)
+        features = [self.input_block(x, masks[0])]
+        for i, block in enumerate(self.downsamples):
+            features.append(block(features[-1], masks[i + 1]))
+        features.append(self.bottleneck(features[-1], masks[-1]))
+        return features, masks
+
+    def decode(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
+        """Segmentation logits (B, out_channels, H, W[, D]) from `encode`; air is background, without a gradient."""
+        x = features[-1]
+        for i, block in enumerate(self.upsamples):
+            level = len(masks) - 2 - i
+            x = block(x, features[level], masks[level])
+        seg = self.output_block(x).float()
+        if self.normalization == "foreground":
+            mask = masks[0].to(seg.dtype)
+            air = torch.full_like(seg, -self.air_logit)
+            if seg.shape[1] > 1:
+                air = torch.cat([-air[:, :1], air[:, 1:]], dim=1)
+            seg = seg * mask + air * (1 - mask)
+        return seg
+
+    def classify(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class logits (B, K) and evidence (B, K, h, w[, d]) from `encode` (evidence empty without such a head)."""
+        first = len(features) - self.evidence_levels
+        return self.head(features[first:], masks[first:])
+
+    @torch.jit.export
+    def multitask(
+        self,
+        x: torch.Tensor,
+        foreground: torch.Tensor | None = None,
+        segmentation: bool = True,
+        classification: bool = True,
+    ) -> dict[str, torch.Tensor]:
+        """All outputs of one forward pass, computing only what is asked.
+
+        Args:
+            x: (B, in_channels, H, W[, D]).
+            foreground: (B, 1, H, W[, D]), for perturbed inputs, whose zeroed patches must not become air.
+            segmentation: run the decoder; key "seg", (B, out_channels, H, W[, D]) logits.
+            classification: run the head; keys "cls", (B, K) logits, and "evidence", (B, K, h, w[, d]), if it has one.
+        """
+        features, masks = self.encode(x, foreground)
+        result: dict[str, torch.Tensor] = {}
+        if segmentation:
+            result["seg"] = self.decode(features, masks)
+        if classification:
+            logits, evidence = self.classify(features, masks)
+            result["cls"] = logits
+            if self.has_evidence:
+                result["evidence"] = evidence
+        return result
+
+    def forward(self, x: torch.Tensor, foreground: torch.Tensor | None = None, output: str = "seg") -> torch.Tensor:
+        """One output as one tensor, as MONAI's tools expect.
+
+        Args:
+            x: (B, in_channels, H, W[, D]), air exactly 0.
+            foreground: see `multitask`.
+            output: "seg", "cls" or "evidence".
+
+        Raises:
+            ValueError: when ``output`` is unknown or the network has no evidence head.
+        """
+        if output != "seg" and output != "cls" and output != "evidence":
+            raise ValueError(f"output is 'seg', 'cls' or 'evidence', got '{output}'")
+        if output == "evidence" and not self.has_evidence:
+            raise ValueError("this network was built with head='average_pool', which has no evidence map")
+        return self.multitask(x, foreground, output == "seg", output != "seg")[output]
+
+    @torch.jit.unused
+    def modules_of(self, part: str) -> list[nn.Module]:
+        """Top-level modules of "encoder", "decoder" or "head".
+
+        Raises:
+            ValueError: when ``part`` is another word.
+        """
+        if part not in PARTS:
+            raise ValueError(f"part is one of {', '.join(PARTS)}, got {part!r}")
+        return [getattr(self, name) for name in PARTS[part]]
+
+    @torch.jit.unused
+    def parameters_of(self, part: str) -> Iterator[nn.Parameter]:
+        """Parameters of "encoder", "decoder" or "head"."""
+        for module in self.modules_of(part):
+            yield from module.parameters()

@@ -1,0 +1,204 @@
+"""The run folder: what a stage is given, what it writes beside its weights, and how a finished one is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
+
+from scripts import datalists
+from scripts.checkpoints import WEIGHTS, load_weights
+from scripts.networks import MultiTaskDynUNet
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "itk", "scikit-learn", "scikit-image", "scipy")
+STAGES = ("stage1_segmentation", "stage2_classification", "stage3_joint")
+CONFIG, MANIFEST = "config.yaml", "manifest.json"
+
+
+def read_datalist(datalist_file: str | None, dataset_dir: str | None) -> dict[str, Any]:
+    """The validated datalist of a run.
+
+    Raises:
+        ValueError: when one of the two required paths is not given.
+        FileNotFoundError: when one of them does not exist.
+    """
+    for name, value in (("dataset_dir", dataset_dir), ("datalist_file", datalist_file)):
+        if value is None:
+            raise ValueError(f"{name} is required; give it as --{name} PATH")
+    if not Path(str(dataset_dir)).is_dir():
+        raise FileNotFoundError(f"dataset_dir {dataset_dir} is not a folder")
+    return datalists.read(str(datalist_file))
+
+
+def num_classes(datalist: dict[str, Any]) -> int:
+    """Number of classes K of a datalist, "no tumor" included."""
+    return len(datalist["classes"])
+
+
+def stage_items(datalist: dict[str, Any], part: str, dataset_dir: str, need: str = "any") -> list[dict[str, Any]]:
+    """Items of a part with absolute paths.
+
+    Args:
+        datalist: from `read_datalist`.
+        part: "training", "validation" or "test".
+        dataset_dir: folder that the paths are relative to.
+        need: "any", "mask" (items with a mask) or "diagnosis" (items whose class is known or follows from a mask).
+
+    Raises:
+        ValueError: when nothing is left.
+    """
+    tests = {
+        "any": lambda item: True,
+        "mask": lambda item: "label" in item,
+        "diagnosis": lambda item: "diagnosis" in item or "label" in item,
+    }
+    if need not in tests:
+        raise ValueError(f"items is one of {', '.join(tests)}, got {need!r}")
+    chosen = [absolute(item, dataset_dir) for item in datalist.get(part, []) if tests[need](item)]
+    if not chosen:
+        raise ValueError(
+            f"the {part!r} part of datalist {datalist.get('name')!r} has no item"
+            + ("" if need == "any" else f" with a {need}")
+        )
+    return chosen
+
+
+def absolute(item: dict[str, Any], dataset_dir: str) -> dict[str, Any]:
+    """A copy of a datalist item whose paths are joined to ``dataset_dir``."""
+    item = dict(item)
+    for key in ("image", "label", "foreground"):
+        if key in item:
+            value = item[key]
+            join = [os.path.join(dataset_dir, v) for v in ([value] if isinstance(value, str) else value)]
+            item[key] = join[0] if isinstance(value, str) else join
+    return item
+
+
+def start_stage(
+    stage_dir: str | Path,
+    datalist_file: str,
+    seed: int,
+    config: dict[str, Any] | None = None,
+    **resolved: Any,
+) -> None:
+    """Write config.yaml and manifest.json of a stage.
+
+    Args:
+        stage_dir: made if absent.
+        datalist_file: its hash goes into the manifest.
+        seed: of the run.
+        config: the merged config; None: that of the ``monai.bundle run`` command in ``sys.argv``.
+        resolved: values that replace expressions in the saved config, so that it can be read without the data.
+    """
+    folder = Path(stage_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = dict(config if config is not None else bundle_config(sys.argv))
+    if config:
+        config.update(resolved)
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    manifest = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "seed": seed,
+        "command": " ".join(sys.argv),
+        "commit": commit(),
+        "datalist": str(datalist_file),
+        "datalist_sha256": hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
+    }
+    write_json(manifest, folder / MANIFEST)
+
+
+def bundle_config(argv: Sequence[str]) -> dict[str, Any]:
+    """Merged config of a ``python -m monai.bundle run`` command line; empty for another program."""
+    if "run" not in argv or "bundle" not in argv[0]:
+        return {}
+    values: dict[str, Any] = {}
+    tokens = list(argv[argv.index("run") + 1 :])
+    while tokens:
+        token = tokens.pop(0)
+        if token.startswith("--"):
+            name, found, value = token[2:].partition("=")
+            values[name] = DefaultParseValue(value if found else tokens.pop(0))
+    for name in ("meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking"):
+        values.pop(name, None)
+    files = values.pop("config_file", None)
+    if files is None:
+        return {}
+    return merged_config([files] if isinstance(files, str) else list(files), values)
+
+
+def merged_config(config_files: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Config files merged in order, then single values replaced; expressions stay as they are written."""
+    parser = ConfigParser()
+    parser.read_config([str(f) for f in config_files])
+    parser.update(pairs=overrides or {})
+    parser.resolve_macro_and_relative_ids()
+    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write JSON whole or not at all; NaN is refused.
+
+    Raises:
+        ValueError: when a number is not finite.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def commit() -> str | None:
+    """Commit of the bundle's checkout, with "+changes" if it is not clean; None outside git."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True)
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def last_stage(run_dir: str | Path) -> Path:
+    """Folder of the last stage of a run that has selected weights.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    run = Path(run_dir)
+    candidates = [run, *(run / stage for stage in STAGES)]
+    found = [folder for folder in candidates if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{run} holds no trained stage ({WEIGHTS} beside {CONFIG} in it or in {', '.join(STAGES)}); train it first"
+        )
+    return found[-1]
+
+
+def load_run(run_dir: str | Path) -> tuple[MultiTaskDynUNet, dict[str, Any], Path]:
+    """Network in evaluation mode, config and folder of the last trained stage of a run (or of the stage given)."""
+    folder = last_stage(run_dir)
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    network = ConfigParser(config).get_parsed_content("network_def")
+    return load_weights(network, folder / WEIGHTS).eval(), config, folder
