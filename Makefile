@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 DATA ?=
 LIMIT ?=
-OUT ?= runs/demo
+OUT ?=
 
 # glibc hands every large tensor back to the system and takes page faults to get it again: 37 % of a training step.
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
@@ -31,7 +31,7 @@ $(READY): setup.cfg constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## train, evaluate and explain on phantoms, or on DATA=<folder> [LIMIT=<n>]; report in OUT
-	$(BIN)/python -m scripts.demo --out $(OUT) $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT))
+	$(BIN)/python -m scripts.demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT))
 
 lint: $(READY)  ## format, lint and type checks
 	$(BIN)/ruff format --check .
@@ -42,4 +42,4 @@ test: lint  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest
 
 clean:  ## remove .venv and what the demo wrote
-	rm -rf $(VENV) runs/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -109,6 +109,8 @@ def start_stage(
     folder = Path(stage_dir)
     folder.mkdir(parents=True, exist_ok=True)
     config = dict(config if config is not None else bundle_config(sys.argv))
+    if (folder / CONFIG).is_file() and not config:
+        config = yaml.safe_load((folder / CONFIG).read_text())
     if config:
         config.update(resolved)
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -125,6 +127,16 @@ def start_stage(
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
     }
     write_json(manifest, folder / MANIFEST)
+
+
+def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int) -> None:
+    """Mark a stage as run to its end in its manifest."""
+    path = Path(stage_dir) / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest.update(
+        {"finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "best_metric": best_metric, "best_epoch": best_epoch}
+    )
+    write_json(manifest, path)
 
 
 def bundle_config(argv: Sequence[str]) -> dict[str, Any]:
@@ -202,3 +214,9 @@ def load_run(run_dir: str | Path) -> tuple[MultiTaskDynUNet, dict[str, Any], Pat
     config = yaml.safe_load((folder / CONFIG).read_text())
     network = ConfigParser(config).get_parsed_content("network_def")
     return load_weights(network, folder / WEIGHTS).eval(), config, folder
+
+
+def bootstrap_unit(datalist: dict[str, Any]) -> str:
+    """What cases are resampled by: "patient", or "near-duplicate group" where patients are unknown."""
+    items = [item for part in ("training", "validation", "test") for item in datalist.get(part, [])]
+    return "patient" if all("patient" in item for item in items) else "near-duplicate group"

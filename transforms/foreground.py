@@ -52,7 +52,7 @@ def foreground_mask(image: np.ndarray | torch.Tensor) -> np.ndarray:
     dims = data.ndim - 1
     if dims not in (2, 3) or 0 in data.shape:
         raise ValueError(f"expected an image of shape (C, X, Y) or (C, X, Y, Z), got {tuple(data.shape)}")
-    if not torch.isfinite(data).all():
+    if not np.isfinite(data.sum(dtype=torch.float64).item()):
         raise ValueError(f"{int((~torch.isfinite(data)).sum())} values are not finite (NaN or infinite)")
     shape = tuple(data.shape[1:])
     factors = tuple(max(1, n // _GRID[dims]) for n in shape)
@@ -89,7 +89,7 @@ def _coarse_mask(channel: torch.Tensor, factors: tuple[int, ...]) -> np.ndarray:
     coarse = pool(channel[None, None], kernel, ceil_mode=True)[0, 0].numpy()
     _refuse_noise(coarse)
     signal = ndimage.uniform_filter(coarse, 3, mode="nearest")
-    signal = np.minimum(signal, np.quantile(signal, 0.995))
+    signal = np.minimum(signal, np.quantile(signal[::2, ::2], 0.995))
     ring = _ring(signal.shape)
     signal = _remove_white_background(signal, ring)
     threshold_high, threshold_low = _thresholds(signal, ring)
@@ -123,14 +123,10 @@ def _constant_air(channel: torch.Tensor) -> float | None:
 def _refuse_noise(coarse: np.ndarray) -> None:
     """Raise when neighboring cells are unrelated: noise without a head."""
     centered = coarse - coarse.mean()
-    variance = float((centered**2).mean())
-    correlations = []
-    for axis in range(2):
-        a = np.take(centered, range(coarse.shape[axis] - 1), axis=axis)
-        b = np.take(centered, range(1, coarse.shape[axis]), axis=axis)
-        correlations.append(float((a * b).mean()) / max(variance, 1e-20))
-    if np.mean(correlations) < _MIN_NEIGHBOR_CORRELATION:
-        raise _NothingFound(f"the image is noise (neighboring pixels correlate at {np.mean(correlations):.2f})")
+    products = (centered[1:] * centered[:-1]).mean(), (centered[:, 1:] * centered[:, :-1]).mean()
+    correlation = float(np.mean(products)) / max(float((centered**2).mean()), 1e-20)
+    if correlation < _MIN_NEIGHBOR_CORRELATION:
+        raise _NothingFound(f"the image is noise (neighboring pixels correlate at {correlation:.2f})")
 
 
 def _remove_white_background(signal: np.ndarray, ring: np.ndarray) -> np.ndarray:
@@ -144,7 +140,7 @@ def _remove_white_background(signal: np.ndarray, ring: np.ndarray) -> np.ndarray
     contact[0] = 0
     page = (contact >= 0.1 * ring.sum())[labels]
     # The averaging blurred the page's edge over two cells: they would stay behind as a bright frame.
-    page = ndimage.binary_dilation(page, iterations=2)
+    page = _dilate(_dilate(page))
     return np.where(page, np.float32(bottom), signal)
 
 
@@ -153,17 +149,20 @@ def _thresholds(signal: np.ndarray, ring: np.ndarray) -> tuple[float, float]:
     top = float(signal.max())
     if top <= float(signal.min()):
         raise _NothingFound("nothing stands out from the background")
-    high = float(threshold_otsu(signal, nbins=128))
+    counts = np.bincount((signal * (127.999 / top)).astype(np.uint8).ravel(), minlength=128)
+    high = float(threshold_otsu(hist=(counts, (np.arange(128) + 0.5) * (top / 128))))
     tissue = float(np.median(signal[signal > high]))
     rim = signal[ring]
     rim = rim[rim <= high]
-    if rim.size < 0.05 * ring.sum():  # the field of view is cut all around
-        rim = signal[signal <= np.quantile(signal, 0.05)]
-    air = float(np.median(rim))
-    spread = 1.4826 * float(np.median(np.abs(rim - air)))
+    darkest = float(signal.min())
+    air = float(np.median(rim)) if rim.size > 0.05 * ring.sum() else darkest
+    spread = 1.4826 * float(np.median(np.abs(rim - air))) if rim.size else 0.0
+    reach = tissue - darkest
+    if air > darkest + 0.3 * reach or spread > 0.1 * reach:  # the head is cut all around: the rim shows tissue, not air
+        return high, darkest + _LOW_SHARE * reach
     low = air + max(_LOW_SHARE * (tissue - air), 4 * spread)
     # A field of view with blank (exactly 0) sides hides its noise from the rim: look a little further in.
-    sure = ndimage.binary_dilation(_fill(ndimage.binary_opening(signal > high)), iterations=2)
+    sure = _dilate(_dilate(_fill(_dilate(_erode(signal > high)))))
     belt = signal[_belt(signal.shape) & ~sure]
     if belt.size > 0.02 * signal.size:
         noise = air + 1.3 * (float(np.quantile(belt, 0.8)) - air)
@@ -180,7 +179,7 @@ def _belt(shape: tuple[int, ...]) -> np.ndarray:
 
 def _keep_components(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Opened components that hold sure tissue and are not small beside the largest."""
-    opened = ndimage.binary_opening(low)
+    opened = _dilate(_erode(low))
     labels, count = ndimage.label(opened)
     if count == 0:
         return opened
@@ -190,19 +189,37 @@ def _keep_components(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     sizes[~sure] = 0
     keep = (sizes > 0) & (sizes >= _MIN_COMPONENT * sizes.max())
     # One dilation gives back what the opening rounded off, and errs on the side of keeping the rim.
-    return ndimage.binary_dilation(keep[labels])
+    return _dilate(keep[labels])
 
 
 def _fill(mask: np.ndarray) -> np.ndarray:
-    """Fill holes, and bays that are closed on all sides but one (bone or fluid cut by the edge of the image)."""
+    """Fill what has mask on all sides but at most one: holes, and bone or fluid that the edge of the image cuts open."""
     sides = np.zeros(mask.shape, np.uint8)
+    for axis, size in enumerate(mask.shape):
+        index = np.arange(size).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
+        hit = mask.any(axis=axis, keepdims=True)
+        first = np.where(hit, mask.argmax(axis=axis, keepdims=True), size)
+        last = np.where(hit, size - 1 - np.flip(mask, axis).argmax(axis=axis, keepdims=True), -1)
+        sides += index >= first
+        sides += index <= last
+    return mask | (sides >= 2 * mask.ndim - 1)
+
+
+def _dilate(mask: np.ndarray) -> np.ndarray:
+    """Grow by one cell along each axis (ten times as fast as scipy's on these small grids)."""
+    grown = mask.copy()
     for axis in range(mask.ndim):
-        sides += np.logical_or.accumulate(mask, axis=axis)
-        sides += np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis=axis), axis)
-    filled = mask | (sides >= 2 * mask.ndim - 1)
-    labels, _ = ndimage.label(~filled)
-    outside = np.unique(np.concatenate([np.take(labels, i, axis=a).ravel() for a in range(mask.ndim) for i in (0, -1)]))
-    return ~np.isin(labels, outside[outside > 0])
+        to, source = grown.swapaxes(axis, 0), mask.swapaxes(axis, 0)
+        to[1:] |= source[:-1]
+        to[:-1] |= source[1:]
+    return grown
+
+
+def _erode(mask: np.ndarray) -> np.ndarray:
+    """Shrink by one cell along each axis; beyond the edge of the image is outside, so that a frame line goes."""
+    shrunk = ~_dilate(~mask)
+    shrunk[_ring(mask.shape)] = False
+    return shrunk
 
 
 class ForegroundMaskd(MapTransform):

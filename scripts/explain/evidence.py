@@ -23,8 +23,9 @@ def evidence_map(evidence: Tensor, logits: Tensor, target: LogitTarget, signed: 
     """Evidence for the target: each class's evidence map, weighted by the target's derivative by that class's logit.
 
     For `TumorLogOdds` this is sum over k >= 1 of softmax(logits[1:])_k evidence_k, minus evidence_0; for `ClassScore`
-    the class's own map; for `ClassMargin` the difference of two. With mean or log-sum-exp pooling it equals Grad-CAM of
-    the same target at the features under the (linear, bias-free) evidence convolution, up to a positive scale per class.
+    the class's own map; for `ClassMargin` the difference of two. Where the pooling's derivatives
+    add up to 1 over space (mean, log-sum-exp), it is Grad-CAM of the same target at the features under the linear,
+    bias-free evidence convolution, times the number of cells.
 
     Args:
         evidence: (B, K, *grid).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -303,14 +304,14 @@ def default_layer(
     is_dense = isinstance(output, Tensor) and output.dim() == x.dim()
     chosen = -1
     for index, (name, shape) in enumerate(seen):
-        spatial = len(shape) == x.dim() and shape[2:].numel() > 1
+        spatial = len(shape) == x.dim() and math.prod(shape[2:]) > 1
         if spatial and runs.count(name) == 1 and not (is_dense and shape[1] == output.shape[1]):
             chosen = index
     kind = type(model).__name__
     hint = "name one; list them with scripts.explain.layers.list_layers(model)"
     if chosen < 0:
         raise LayerError(f"no layer of {kind} puts out spatial features for an input of shape {tuple(x.shape)}; {hint}")
-    tokens = [name for name, shape in seen[chosen + 1 :] if len(shape) == 3 != x.dim() and shape[1:].numel() > 1]
+    tokens = [name for name, shape in seen[chosen + 1 :] if len(shape) == 3 != x.dim() and math.prod(shape[1:]) > 1]
     if tokens and not is_dense:
         raise LayerError(f"behind layer {seen[chosen][0]!r}, {kind} works on tokens ({tokens[0]!r}); {hint}")
     return seen[chosen][0]

@@ -1,4 +1,4 @@
-"""Targets: the number per sample whose explanation is asked for, as a differentiable function of the network's output."""
+"""Targets: the number per sample that is explained, as a differentiable function of the network's output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Target(Protocol):
         """Score (B,), float32 or better, of the network's output; sample b's score depends on output[b] alone."""
 
     def bind(self, output: Tensor) -> Target:
-        """Same target with every choice that depends on the prediction (top class, predicted region) fixed to `output`'s.
+        """Same target with what depends on the prediction (top class, predicted region) fixed to that of `output`.
 
         Methods that perturb the input bind first: else they would follow the class as it changes.
         """
@@ -288,7 +288,7 @@ class SegmentationRegion:
     def __call__(self, output: Tensor) -> Tensor:
         """Mean or sum of the channel's logit over each sample's region, (B,)."""
         region = self.region(output).flatten(1)
-        inside = _precise(output)[:, self.channel].flatten(1) * region
+        inside = _precise(output)[:, self.channel].flatten(1).masked_fill(~region, 0.0)
         total = inside.sum(1)
         return total if self.reduction == "sum" else total / region.sum(1).clamp(min=1)
 

@@ -201,13 +201,18 @@ def _write_single(folder: Path, seed: int, index: int) -> dict[str, Any]:
     suffix, mode = FORMATS[pair % len(FORMATS)]
     image, _ = phantom_slice([seed, _SINGLES, index], tumor, size, level_mm)
     name = f"{CLASSES[tumor]}/s{index:04d}{suffix}"
-    options = {"quality": quality} if suffix == ".jpg" else {"compress_level": 3}
+    options: dict[str, Any] = {"quality": quality} if suffix == ".jpg" else {"compress_level": 3}
     _as_mode(image, mode).save(folder / name, **options)
     return {"image": name, "diagnosis": int(tumor), "size": list(size), "mode": mode}
 
 
 def make_phantoms(
-    folder: Path | str, seed: int, patients: int = 48, singles: int = 160, overwrite: bool = False, progress: bool = True
+    folder: Path | str,
+    seed: int,
+    patients: int = 48,
+    singles: int = 160,
+    overwrite: bool = False,
+    progress: bool = True,
 ) -> None:
     """Write a folder of phantoms, or keep the one that is there if it was made with the same arguments.
 
@@ -264,7 +269,9 @@ def _is_made(folder: Path, arguments: dict[str, int], overwrite: bool) -> bool:
         return False
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        raise FileExistsError(f"{folder} exists and holds no {MANIFEST}, so it was not made here; choose another folder")
+        raise FileExistsError(
+            f"{folder} exists and holds no {MANIFEST}, so it was not made here; choose another folder"
+        )
     made = json.loads(manifest.read_text()).get("arguments")
     if made == arguments:
         return True

@@ -1,6 +1,6 @@
-"""A parametric FLAIR-like head: anatomy, lesions and tumor as functions of position, rendered on any grid of millimetres.
+"""A parametric FLAIR-like head: anatomy, lesions and tumor as functions of position, rendered on any grid.
 
-Positions are LPS millimetres about the middle of the head: x to the patient's left, y to posterior, z to superior.
+Positions are LPS millimeters about the middle of the head: x to the patient's left, y to posterior, z to superior.
 Everything random is drawn once, by `draw_head`, so that a head is the same whatever grid it is rendered on;
 a tumor is added by `with_tumor`, so that nothing else about a person can depend on the diagnosis.
 """
@@ -8,11 +8,12 @@ a tumor is added by `with_tumor`, so that nothing else about a person can depend
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 # Half of the edge of the cube, in mm, on which random fields are defined; no head reaches its walls.
 DOMAIN_MM = 140.0
@@ -25,7 +26,7 @@ _VENTRICLE = (
     ((8.0, -14.0, 16.0), 1.0, (13.0, 12.0, 20.0), 1.0),
     ((13.0, 12.0, 20.0), 1.0, (24.0, 32.0, 9.0), 1.25),
     ((24.0, 32.0, 9.0), 1.25, (20.0, 52.0, 5.0), 0.45),
-    ((24.0, 32.0, 9.0), 1.0, (33.0, 4.0, -20.0), 0.4),
+    ((24.0, 32.0, 9.0), 0.9, (33.0, 8.0, -14.0), 0.15),
 )
 # Deep gray nuclei on the left: center and half axes in mm (caudate, lentiform nucleus, thalamus).
 _NUCLEI = (
@@ -33,7 +34,6 @@ _NUCLEI = (
     ((25.0, -6.0, 2.0), (6.5, 15.0, 10.0)),
     ((11.0, 12.0, 6.0), (8.0, 13.0, 9.0)),
 )
-_MIDBRAIN = (0.0, 12.0, -34.0)
 _FACE_BONE = 0.08
 
 
@@ -198,31 +198,31 @@ def draw_head(rng: np.random.Generator) -> Head:
         for side in (-1.0, 1.0):
             lesions.append(Blob((side * 24.0, 31.0, 9.0), (2.5, 4.5, 4.0), rng.uniform(0.1, 0.6)))
 
-    person = {
-        "half_axes": axes,
-        "power": float(rng.uniform(1.95, 2.25)),
-        "rotation_rad": float(np.deg2rad(rng.uniform(-12, 12))),
-        "tilt": float(rng.uniform(-0.15, 0.15)),
-        "shift": (float(rng.uniform(-7, 7)), float(rng.uniform(-6, 6))),
-        "skull_mm": float(rng.uniform(3.5, 6.5)),
-        "scalp_mm": float(rng.uniform(3, 6)),
-        "csf_gap_mm": float(rng.uniform(1.5, 3.5)),
-        "sulcus_mm": float(rng.uniform(0.4, 1.3)),
-        "sulcus_depth_mm": float(rng.uniform(12, 22)),
-        "ventricle_mm": float(rng.uniform(3.2, 7.5)),
-        "rim_contrast": float(rng.uniform(0.0, 0.5)),
-        "gray": float(rng.uniform(1.12, 1.38)),
-        "csf": float(rng.uniform(0.10, 0.30)),
-        "scalp": float(rng.uniform(0.5, 2.4)),
-        "marrow": float(rng.uniform(0.1, 0.7)),
-        "muscle": float(rng.uniform(0.4, 0.7)),
-        "texture": float(rng.uniform(0.02, 0.05)),
-        "warp": (SmoothField(rng, 40), SmoothField(rng, 40)),
-        "folds": SmoothField(rng, rng.uniform(8, 10.5)),
-        "coarse": SmoothField(rng, 30),
-        "fine": SmoothField(rng, 5),
-    }
-    return Head(**person, lesions=tuple(lesions))
+    return Head(
+        half_axes=axes,
+        power=float(rng.uniform(1.95, 2.25)),
+        rotation_rad=float(np.deg2rad(rng.uniform(-12, 12))),
+        tilt=float(rng.uniform(-0.15, 0.15)),
+        shift=(float(rng.uniform(-7, 7)), float(rng.uniform(-6, 6))),
+        skull_mm=float(rng.uniform(3.5, 6.5)),
+        scalp_mm=float(rng.uniform(3, 6)),
+        csf_gap_mm=float(rng.uniform(1.5, 3.5)),
+        sulcus_mm=float(rng.uniform(0.4, 1.3)),
+        sulcus_depth_mm=float(rng.uniform(12, 22)),
+        ventricle_mm=float(rng.uniform(3.2, 7.5)),
+        rim_contrast=float(rng.uniform(0.0, 0.5)),
+        gray=float(rng.uniform(1.12, 1.38)),
+        csf=float(rng.uniform(0.10, 0.30)),
+        scalp=float(rng.uniform(0.5, 2.4)),
+        marrow=float(rng.uniform(0.1, 0.7)),
+        muscle=float(rng.uniform(0.4, 0.7)),
+        texture=float(rng.uniform(0.02, 0.05)),
+        warp=(SmoothField(rng, 40), SmoothField(rng, 40)),
+        folds=SmoothField(rng, rng.uniform(8, 10.5)),
+        coarse=SmoothField(rng, 30),
+        fine=SmoothField(rng, 5),
+        lesions=tuple(lesions),
+    )
 
 
 def with_tumor(head: Head, rng: np.random.Generator, level_mm: float = 10.0, radius_mm: float | None = None) -> Head:
@@ -300,7 +300,7 @@ def _fold_distance(head: Head, grid: tuple[Array, Array, Array]) -> Array:
 
 
 def render(head: Head, x_mm: Array, y_mm: Array, z_mm: Array) -> Rendered:
-    """Render a head without noise on the grid of x_mm (X,), y_mm (Y,), z_mm (Z,), LPS millimetres, X and Y >= 2.
+    """Render a head without noise on the grid of x_mm (X,), y_mm (Y,), z_mm (Z,), LPS millimeters, X and Y >= 2.
 
     Returns:
         Signal float32 (X, Y, Z), air exactly 0 and white matter about 1, with the masks of tumor, brain and head.
@@ -346,7 +346,9 @@ def render(head: Head, x_mm: Array, y_mm: Array, z_mm: Array) -> Rendered:
     sulcus = _fold_distance(head, grid) + 1.5 * np.maximum(depth - head.sulcus_depth_mm * (1 + 0.25 * coarse), 0)
     cleft = np.abs(x + 1.2 * coarse) + 2.0 * np.maximum(38 - np.maximum(np.abs(y - 2), z + 8), 0)
     sylvian = np.abs(y + 6 + 0.5 * z) + 2.0 * np.maximum(36 - np.abs(x), 0) + np.maximum(np.abs(z + 2) - 14, 0)
-    cistern = np.abs(_ellipsoid(x, y, z, _MIDBRAIN, (17.0, 15.0, 22.0)) + 4 * coarse)
+    # Quadrigeminal cistern behind the midbrain and the top of the vermis: short and blurred, in the lower slices only.
+    arc = np.abs(np.hypot(x / 11, (y - 14) / 9) - 1 + 0.2 * coarse) * 9
+    cistern = arc + 1.2 * np.maximum(np.abs(x) - 6, 0) + 1.5 * np.maximum(17 - y, 0) + np.maximum(np.abs(z + 20) - 7, 0)
     pia = np.minimum.reduce([sulcus, depth, cleft, sylvian - 0.7, cistern])
     gray = _step(2.8 + 0.5 * coarse - pia, 1.2)
     ax = np.abs(x)

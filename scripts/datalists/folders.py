@@ -1,0 +1,260 @@
+"""Datalist of a folder of pictures by class: `images/<class>/*`, optionally `masks/<same stem>.png`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
+from scripts.datalists.similarity import MAX_DISTANCE, group_near_duplicates, perceptual_hash
+
+logger = logging.getLogger(__name__)
+
+NO_TUMOR_NAMES = ("no_tumor", "notumor", "no_tumour", "notumour", "no", "healthy", "normal", "negative", "control")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+MIN_SIDE = 32
+# Anti-aliased masks: a pixel belongs to the tumor from here on, of 255.
+MASK_THRESHOLD = 127
+
+
+@dataclass(frozen=True)
+class _Picture:
+    name: str
+    kind: str
+    mask: str | None
+    hash: NDArray[np.bool_]
+    content: str
+
+
+def class_names(folders: Sequence[str]) -> list[str]:
+    """Sort class folders by name, the one for no tumor first.
+
+    Raises:
+        ValueError: when not exactly one folder has a recognized no-tumor name, or there is no other class.
+    """
+    spelled = {name: name.lower().replace("-", "_").replace(" ", "_") for name in folders}
+    healthy = [name for name in sorted(folders) if spelled[name] in NO_TUMOR_NAMES]
+    if len(healthy) != 1:
+        raise ValueError(
+            f"expected exactly one class folder without tumor, named one of {', '.join(NO_TUMOR_NAMES)}; "
+            f"got {len(healthy)} among {sorted(folders)}"
+        )
+    others = sorted(name for name in folders if name != healthy[0])
+    if not others:
+        raise ValueError(f"expected at least one class folder besides {healthy[0]!r}, got none")
+    return [healthy[0], *others]
+
+
+def _inspect(path: Path, mask: Path | None, root: Path, healthy: bool) -> _Picture:
+    """Read one picture and its mask; a ValueError or OSError says why it cannot be used."""
+    with Image.open(path) as opened:
+        opened.load()
+        image = opened
+        if min(image.size) < MIN_SIDE:
+            raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, at least {MIN_SIDE} on each side are needed")
+        pixels = np.asarray(image)
+        if pixels.min() == pixels.max():
+            raise ValueError(f"every pixel is {pixels.flat[0]}")
+        content = hashlib.sha256(f"{image.mode} {image.size}".encode() + pixels.tobytes()).hexdigest()
+        bits, size = perceptual_hash(image), image.size
+    if mask is not None:
+        with Image.open(mask) as opened:
+            tumor = np.asarray(opened.convert("L")) > MASK_THRESHOLD
+            if opened.size != size:
+                raise ValueError(
+                    f"mask {mask.name} is {opened.size[0]} x {opened.size[1]}, image {size[0]} x {size[1]}"
+                )
+        if healthy and tumor.any():
+            raise ValueError(f"mask {mask.name} shows a tumor, the class says there is none")
+        if not healthy and not tumor.any():
+            raise ValueError(f"mask {mask.name} has no pixel above {MASK_THRESHOLD}, the class says there is a tumor")
+    return _Picture(
+        name=path.relative_to(root).as_posix(),
+        kind=path.parent.name,
+        mask=None if mask is None else mask.relative_to(root).as_posix(),
+        hash=bits,
+        content=content,
+    )
+
+
+def _draw(files: dict[str, list[Path]], limit: int, seed: int) -> dict[str, list[Path]]:
+    """A seeded subset of `limit` files, shared among the classes in proportion to their size (largest remainders)."""
+    total = sum(len(own) for own in files.values())
+    if limit >= total:
+        return files
+    share = {name: limit * len(own) / total for name, own in files.items()}
+    count = {name: int(value) for name, value in share.items()}
+    for name in sorted(share, key=lambda name: (count[name] - share[name], name))[: limit - sum(count.values())]:
+        count[name] += 1
+    rng = np.random.default_rng(seed)
+    return {
+        name: [own[k] for k in sorted(rng.permutation(len(own))[: count[name]])] for name, own in sorted(files.items())
+    }
+
+
+def _list_files(folder: Path, classes: Sequence[str], report: Report) -> tuple[dict[str, list[Path]], dict[str, Path]]:
+    """Candidate images by class and masks by stem; other files are reported, names that start with a dot skipped."""
+    files: dict[str, list[Path]] = {}
+    for name in classes:
+        files[name] = []
+        for path in sorted((folder / "images" / name).iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+                files[name].append(path)
+            else:
+                kind = f"not one of {', '.join(IMAGE_SUFFIXES)}" if path.is_file() else "a folder inside a class folder"
+                report.reject(path.relative_to(folder).as_posix(), kind)
+    stems = Counter(path.stem for own in files.values() for path in own)
+    masks: dict[str, Path] = {}
+    for path in sorted((folder / "masks").iterdir()) if (folder / "masks").is_dir() else []:
+        if path.name.startswith("."):
+            continue
+        where = path.relative_to(folder).as_posix()
+        if path.suffix.lower() != ".png":
+            report.reject(where, "a mask must be a .png")
+        elif stems[path.stem] == 0:
+            report.reject(where, f"no image has the stem {path.stem!r}")
+        else:
+            masks[path.stem] = path
+    for name, own in files.items():
+        unclear = [path for path in own if stems[path.stem] > 1 and path.stem in masks]
+        for path in unclear:
+            report.reject(path.relative_to(folder).as_posix(), f"several images share the mask {masks[path.stem].name}")
+        files[name] = [path for path in own if path not in unclear]
+    return files, masks
+
+
+def image_folder(
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    root: Path | str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    max_distance: int = MAX_DISTANCE,
+    modality: str = "MRI",
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Build a datalist of `folder/images/<class>/*` with optional masks `folder/masks/<same stem>.png`.
+
+    Patients are unknown: near-duplicates (see `scripts.datalists.similarity`) form a `group`, which is never split.
+    The split is stratified by class and by having a mask. Every file that is not used is in the report.
+
+    Args:
+        folder: holds `images` and maybe `masks`.
+        name: of the datalist and source; the folder's name if not given.
+        root: `dataset_dir`, to which paths are relative; `folder` if not given.
+        limit: use only a seeded subset of this many images, in proportion to the classes.
+        seed: of subset and split.
+        fractions: shares of training, validation and test.
+        max_distance: bits of 256 by which near-duplicates may differ.
+        modality: what the images are.
+        progress: show a progress bar.
+
+    Returns:
+        The datalist, and the report: what could not be used and why, and figures on the groups.
+
+    Raises:
+        FileNotFoundError: when there is no folder `images` with class folders.
+        ValueError: when class names are not clear, the limit is below 1, `folder` is outside `root`, no image can be
+            used, a class has none left, or there are too few to split.
+    """
+    folder = Path(folder)
+    root = folder if root is None else Path(root)
+    name = name or folder.resolve().name
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be 1 or more, got {limit}")
+    if not folder.is_relative_to(root):
+        raise ValueError(f"{folder} is not inside the dataset folder {root}")
+    if not (folder / "images").is_dir():
+        raise FileNotFoundError(f"{folder} has no folder 'images' with one folder per class inside")
+    found = [path.name for path in (folder / "images").iterdir() if path.is_dir() and not path.name.startswith(".")]
+    classes = class_names(found)
+    report = Report()
+    for path in sorted((folder / "images").iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            report.reject(path.relative_to(folder).as_posix(), "not in a class folder")
+    files, masks = _list_files(folder, classes, report)
+    if limit is not None:
+        files = _draw(files, limit, seed)
+
+    pictures: list[_Picture] = []
+    chosen = [path for kind in classes for path in files[kind]]
+    for path in tqdm(chosen, desc=name, unit="image", disable=not progress):
+        try:
+            pictures.append(_inspect(path, masks.get(path.stem), root, path.parent.name == classes[0]))
+        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNG
+            report.reject(path.relative_to(folder).as_posix(), str(error) or type(error).__name__)
+    pictures = _without_contradictions(pictures, report)
+    lacking = [kind for kind in classes if not any(picture.kind == kind for picture in pictures)]
+    if lacking:
+        raise ValueError(
+            f"no usable image of class {', '.join(lacking)} in {folder / 'images'}: {len(pictures)} usable in all, "
+            f"{len(report.unusable)} unusable"
+            + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
+        )
+    items = _items(pictures, classes, name, max_distance, report)
+    strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
+    datalist = assemble(
+        name, classes, items, fractions, modality=modality, seed=seed,
+        strata={f"group {group}": stratum for group, stratum in strata.items()},
+    )  # fmt: skip
+    for split in ("training", "validation", "test"):
+        present = {item["diagnosis"] for item in datalist[split]}
+        for k, kind in enumerate(classes):
+            if k not in present:
+                report.note(split, f"has no image of class {kind}: too few groups")
+    return datalist, report
+
+
+def _without_contradictions(pictures: list[_Picture], report: Report) -> list[_Picture]:
+    """Drop, with a report, pictures whose very pixels also stand in another class."""
+    kinds: dict[str, set[str]] = {}
+    for picture in pictures:
+        kinds.setdefault(picture.content, set()).add(picture.kind)
+    for picture in pictures:
+        if len(kinds[picture.content]) > 1:
+            report.reject(picture.name, f"the same pixels stand in classes {', '.join(sorted(kinds[picture.content]))}")
+    return [picture for picture in pictures if len(kinds[picture.content]) == 1]
+
+
+def _items(
+    pictures: list[_Picture], classes: Sequence[str], name: str, max_distance: int, report: Report
+) -> list[Item]:
+    contents = {content: k for k, content in enumerate(dict.fromkeys(picture.content for picture in pictures))}
+    same = np.array([contents[picture.content] for picture in pictures])
+    groups, distance = group_near_duplicates(np.array([picture.hash for picture in pictures]), max_distance, same)
+    sizes = np.bincount(groups)
+    mixed = sum(
+        len({p.kind for p, g in zip(pictures, groups, strict=True) if g == k}) > 1 for k in np.nonzero(sizes > 1)[0]
+    )
+    report.figures = {
+        "images": len(pictures),
+        "unusable": len(report.unusable),
+        "exact_duplicates": len(pictures) - len(contents),
+        "groups": len(sizes),
+        "largest_group": int(sizes.max()),
+        "images_in_groups_of_several": int(sizes[sizes > 1].sum()),
+        "groups_of_several_classes": int(mixed),
+        "max_distance_bits": distance,
+    }
+    if distance < max_distance:
+        report.note(name, f"near-duplicate distance lowered from {max_distance} to {distance} bits to avoid chains")
+    items: list[Item] = []
+    for picture, group in zip(pictures, groups, strict=True):
+        item: Item = {"image": picture.name, "diagnosis": classes.index(picture.kind), "source": name}
+        if picture.mask is not None:
+            item["label"] = picture.mask
+        items.append({**item, "group": f"{name}-{group:05d}"})
+    return items

@@ -1,0 +1,303 @@
+"""What a map is worth: measures per case against a tumor mask, baselines, and means with bootstrap intervals."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scripts.explain.maps import check_maps, upsample
+
+__all__ = [
+    "MEASURES",
+    "aggregate",
+    "case_measures",
+    "case_rows",
+    "oracle_map",
+    "random_baseline",
+    "uniform_baseline",
+]
+
+# Measures of a map, in the order of localization.json; "empty" becomes "empty_rate" there.
+MEASURES = (
+    "tumor_energy",
+    "tumor_area",
+    "background_energy",
+    "background_energy_layer",
+    "oracle_tumor_energy",
+    "pointing_game",
+    "peak_in_background",
+    "attention_mean",
+    "attention_std",
+    "attention_ratio",
+)
+ADAPTIVE_MAX: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+ADAPTIVE_MEAN: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+def _mask(mask: Tensor, like: Tensor | None, what: str) -> Tensor:
+    """Binary mask (B, 1, *spatial) as a plain bool tensor."""
+    if not isinstance(mask, Tensor) or mask.dim() not in (3, 4, 5) or mask.shape[1] != 1:
+        raise ValueError(f"{what}: expected (B, 1, *spatial), got {getattr(mask, 'shape', type(mask).__name__)}")
+    if like is not None and mask.shape != like.shape:
+        raise ValueError(f"{what}: expected the shape {tuple(like.shape)} of the tumor mask, got {tuple(mask.shape)}")
+    mask = mask.as_subclass(Tensor)
+    binary = mask != 0
+    if mask.dtype != torch.bool and not bool((mask[binary] == 1).all()):
+        raise ValueError(f"{what}: expected a mask of 0 and 1, got other values")
+    return binary
+
+
+def oracle_map(tumor: Tensor, layer_size: Sequence[int]) -> Tensor:
+    """Best map that a layer of that grid can draw: the share of tumor area in each cell, (B, 1, *layer_size)."""
+    return ADAPTIVE_MEAN[len(layer_size)](tumor.double(), tuple(layer_size))
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Quotient, NaN where the denominator is 0."""
+    safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
+    return torch.where(denominator == 0, torch.full_like(numerator, torch.nan), numerator / safe)
+
+
+def _energy(maps: Tensor, region: Tensor) -> Tensor:
+    """Share of each map's sum that lies in the region, (B,), NaN for an empty map."""
+    maps = maps.flatten(1)
+    return _ratio((maps * region.flatten(1)).sum(1), maps.sum(1))
+
+
+def case_measures(maps: Tensor, tumor: Tensor, foreground: Tensor) -> dict[str, Tensor]:
+    """Measures of each map against the tumor mask and the foreground mask.
+
+    With m the map on the image grid (values below 0 count as 0), T the tumor, F the foreground:
+
+    - `tumor_energy`: sum of m in T / sum of m;  `background_energy`: sum of m outside F / sum of m.
+    - `tumor_area`: T / all pixels, what a uniform map's `tumor_energy` would be.
+    - `pointing_game`: 1 if the maximum of m is in T;  `peak_in_background`: 1 if it is outside F. Where several pixels
+      share the maximum, the share of them that is (so that a uniform map points by chance, not by its first corner).
+    - `attention_mean`, `attention_std`: of m / max(m) in T.  `attention_ratio`: mean of m in T / mean of m in F without
+      T; NaN where the latter is 0.
+    - `background_energy_layer`: on the layer's own grid, energy in cells without any foreground pixel.
+    - `oracle_tumor_energy`: the `tumor_energy` of `oracle_map` at the layer's grid, brought to the image like the map.
+    - `empty`: 1 for a map without a positive value. It is a miss: `tumor_energy`, `pointing_game`, `attention_mean` and
+      `attention_std` are 0; energies and peak in the background, and the ratio, are left out (NaN).
+
+    Source: energy-based pointing game: Wang et al., Score-CAM, CVPRW 2020, arXiv:1910.01279; pointing game: Zhang et
+    al., IJCV 2018, arXiv:1608.00507.
+
+    Args:
+        maps: raw maps (B, 1, *layer grid); brought to the image grid by linear interpolation, align_corners=False.
+        tumor: (B, 1, *image grid), 0 or 1. Measures that need a tumor are NaN for a case without.
+        foreground: the same shape, 0 or 1, at least one pixel in each case.
+
+    Returns:
+        name: (B,), float64.
+
+    Raises:
+        ValueError: for masks that are not binary, do not fit, or an empty foreground.
+        FloatingPointError: for maps that are not finite.
+    """
+    layer_map = check_maps(maps).double().clamp(min=0)
+    tumor = _mask(tumor, None, "tumor mask").to(layer_map.device)
+    foreground = _mask(foreground, tumor, "foreground mask").to(layer_map.device)
+    if layer_map.shape[0] != tumor.shape[0]:
+        raise ValueError(f"{layer_map.shape[0]} maps, but {tumor.shape[0]} masks")
+    no_head = (~foreground.flatten(1).any(1)).nonzero().flatten().tolist()
+    if no_head:
+        raise ValueError(f"foreground mask: no foreground pixel in sample(s) {no_head}")
+    size, layer_size = tumor.shape[2:], layer_map.shape[2:]
+
+    m = upsample(layer_map, size).flatten(1)
+    t, f = tumor.flatten(1), foreground.flatten(1)
+    peak = m.amax(1, keepdim=True)
+    empty = peak[:, 0] <= 0
+    has_tumor = t.any(1)
+    nan = torch.full_like(peak[:, 0], torch.nan)
+
+    at_peak = (m == peak).double()
+    scaled = m / torch.where(peak > 0, peak, torch.ones_like(peak))
+    in_tumor = t.sum(1).double()
+    mean = _ratio((scaled * t).sum(1), in_tumor)
+    variance = _ratio(((scaled - mean[:, None]).square() * t).sum(1), in_tumor)
+    rest = f & ~t
+    rest_mean = _ratio((scaled * rest).sum(1), rest.sum(1).double())
+
+    cells_with_head = ADAPTIVE_MAX[len(layer_size)](foreground.double(), tuple(layer_size)) > 0
+    oracle = upsample(oracle_map(tumor, layer_size), size)
+
+    miss = torch.zeros_like(nan)
+    measures = {
+        "tumor_energy": torch.where(empty, miss, _energy(m, t)),
+        "tumor_area": t.double().mean(1),
+        "background_energy": _energy(m, ~f),
+        "background_energy_layer": _energy(layer_map, ~cells_with_head),
+        "oracle_tumor_energy": _energy(oracle, tumor),
+        "pointing_game": torch.where(empty, miss, (at_peak * t).sum(1) / at_peak.sum(1)),
+        "peak_in_background": torch.where(empty, nan, (at_peak * ~f).sum(1) / at_peak.sum(1)),
+        "attention_mean": mean,
+        "attention_std": variance.sqrt(),
+        "attention_ratio": torch.where(empty, nan, _ratio(mean, rest_mean)),
+    }
+    for name in ("tumor_energy", "pointing_game"):
+        measures[name] = torch.where(has_tumor, measures[name], nan)
+    measures["empty"] = empty.double()
+    return measures
+
+
+def uniform_baseline(tumor: Tensor, foreground: Tensor, layer_size: Sequence[int]) -> dict[str, Tensor]:
+    """`case_measures` of a map that is 1 everywhere, on a layer's grid."""
+    return case_measures(torch.ones(tumor.shape[0], 1, *layer_size), tumor, foreground)
+
+
+def random_baseline(
+    tumor: Tensor,
+    foreground: Tensor,
+    layer_size: Sequence[int],
+    names: Sequence[str],
+    n_maps: int = 10,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Mean of `case_measures` over several random maps per case: independent values in [0, 1) on a layer's grid.
+
+    The maps of a case depend on its name and `seed` alone, not on the batch it comes in.
+
+    Args:
+        tumor: (B, 1, *image grid), 0 or 1.
+        foreground: the same shape.
+        layer_size: grid of the random maps; they are as coarse as the layer they are the baseline for.
+        names: unique name of each case.
+        n_maps: random maps per case.
+        seed: changes all maps.
+    """
+    if len(names) != tumor.shape[0] or n_maps < 1:
+        raise ValueError(f"expected {tumor.shape[0]} names and n_maps >= 1, got {len(names)} names, n_maps={n_maps}")
+    draws = [np.random.default_rng([seed, zlib.crc32(str(name).encode())]) for name in names]
+    maps = torch.from_numpy(np.stack([rng.random((n_maps, 1, *layer_size)) for rng in draws], 1))
+    results = [case_measures(maps[i], tumor, foreground) for i in range(n_maps)]
+    return {name: torch.stack([r[name] for r in results]).mean(0) for name in results[0]}
+
+
+def case_rows(measures: Mapping[str, Tensor], cases: Sequence[Mapping[str, Any]], **keys: Any) -> list[dict[str, Any]]:
+    """Turn the measures of a batch into one row per case.
+
+    Args:
+        measures: of `case_measures`.
+        cases: what is known of each case: name, source, patient or group, and whatever else belongs in cases.csv.
+        keys: method, layer, target, equal for the whole batch.
+
+    Returns:
+        rows: {**keys, **case, **measures}, measures as Python floats.
+    """
+    columns = {name: values.tolist() for name, values in measures.items()}
+    if any(len(values) != len(cases) for values in columns.values()):
+        raise ValueError(f"{len(cases)} cases, but measures of {len(next(iter(columns.values())))}")
+    return [{**keys, **case, **{k: v[i] for k, v in columns.items()}} for i, case in enumerate(cases)]
+
+
+def _unit(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What is drawn together in the bootstrap: the patient; else the near-duplicate group; else the case."""
+    if row.get("patient") not in (None, ""):
+        return "patient", f"{row.get('source', '')}/{row['patient']}"
+    if row.get("group") not in (None, ""):
+        return "group", str(row["group"])
+    if row.get("name") in (None, ""):
+        raise ValueError(f"row without patient, group and name cannot be resampled: {dict(row)}")
+    return "case", f"{row.get('source', '')}/{row['name']}"
+
+
+def _means(values: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means (M,) of values (N, M), NaN left out, and their 95 % intervals (2, M) by resampling whole units."""
+    present = np.isfinite(values)
+    n_units = int(units.max()) + 1
+    sums, counts = np.zeros((n_units, values.shape[1])), np.zeros((n_units, values.shape[1]))
+    np.add.at(sums, units, np.where(present, values, 0.0))
+    np.add.at(counts, units, present)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums.sum(0) / counts.sum(0)
+        if n_units < 2:
+            return means, np.full((2, values.shape[1]), np.nan)
+        rng = np.random.default_rng(seed)
+        resampled = []
+        for start in range(0, n_resamples, 200):  # in chunks: the weights of 200 draws of 5,000 units take 8 MB
+            draws = min(200, n_resamples - start)
+            weights = rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=draws).astype(float)
+            resampled.append((weights @ sums) / (weights @ counts))
+    table = np.concatenate(resampled)
+    limits = np.full((2, values.shape[1]), np.nan)
+    for column in range(values.shape[1]):
+        drawn = table[np.isfinite(table[:, column]), column]
+        if len(drawn):
+            limits[:, column] = np.percentile(drawn, [2.5, 97.5])
+    return means, limits
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def aggregate(
+    rows: Iterable[Mapping[str, Any]],
+    keys: Sequence[str] = ("method", "layer", "target"),
+    by: str = "source",
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Means over cases with 95 % intervals: the rows of localization.json.
+
+    Intervals are percentiles of a cluster bootstrap: whole patients are drawn with replacement (near-duplicate groups
+    where patients are unknown, cases where both are); `bootstrap_unit` says which. All rows of a stratum draw the same
+    units. A measure that no case has is null; an interval from fewer than two units is [null, null].
+
+    Args:
+        rows: of `case_rows`. Cases without tumor (`tumor_area` 0) are left out: nothing could be localized in them.
+        keys: columns that make a result row.
+        by: column of the strata, beside the row "all" over all of them.
+        n_resamples: bootstrap draws.
+        seed: of the draws.
+
+    Returns:
+        rows {**keys, by, n, bootstrap_unit, measure, measure_ci95, ..., empty_rate, empty_rate_ci95}, "all" first.
+
+    Raises:
+        ValueError: when no case has a tumor, or a case stands twice in one result row.
+    """
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    strata: dict[str, None] = {"all": None}
+    for row in rows:
+        if row["tumor_area"] > 0:
+            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+            strata[str(row[by])] = None
+    if not groups:
+        raise ValueError("no case with a tumor mask: localization cannot be measured")
+    table = []
+    for stratum in strata:
+        for key, members in groups.items():
+            chosen = [row for row in members if stratum == "all" or str(row[by]) == stratum]
+            if chosen:
+                head = {**dict(zip(keys, key, strict=True)), by: stratum}
+                table.append({**head, **_summary(chosen, head, n_resamples, seed)})
+    return table
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any], n_resamples: int, seed: int) -> dict[str, Any]:
+    names = [(row.get("source"), row.get("name")) for row in rows]
+    if names[0][1] is not None and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"case {twice[1]!r} (source {twice[0]!r}) stands more than once among the cases of {dict(head)}"
+        )
+    units = [_unit(row) for row in rows]
+    kinds = sorted({kind for kind, _ in units}, key=("patient", "group", "case").index)
+    order = {unit: i for i, unit in enumerate(sorted(set(units)))}
+    index = np.array([order[unit] for unit in units])
+    values = np.array([[float(row[m]) for m in (*MEASURES, "empty")] for row in rows])
+    means, limits = _means(values, index, n_resamples, seed)
+    summary: dict[str, Any] = {"n": len(rows), "bootstrap_unit": " or ".join(kinds)}
+    for i, name in enumerate((*MEASURES, "empty_rate")):
+        summary[name] = _number(means[i])
+        summary[f"{name}_ci95"] = [_number(limits[0, i]), _number(limits[1, i])]
+    return summary

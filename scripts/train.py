@@ -1,0 +1,112 @@
+"""All three stages in one command and one process; continues where it was interrupted.
+
+Example::
+
+    python -m scripts.train --dataset_dir DIR --datalist_file LIST.json --run_dir runs/mine
+    python -m scripts.train ... --overlay configs/baseline.yaml --max_epochs 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from scripts import runs
+from scripts.cli import one_sentence_errors, parse_overrides, start_logging
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+
+def train_stage(stage: str, overlays: Sequence[str | Path], overrides: Mapping[str, Any]) -> Path:
+    """Run one stage, or leave it as it is when it is finished.
+
+    Args:
+        stage: one of `scripts.runs.STAGES`, an overlay in ``configs/``.
+        overlays: config files merged after the stage's.
+        overrides: values by config id; ``run_dir``, ``dataset_dir`` and ``datalist_file`` among them.
+
+    Returns:
+        the stage's folder.
+    """
+    files = [str(CONFIGS / "train.yaml"), str(CONFIGS / f"{stage}.yaml"), *map(str, overlays)]
+    folder = Path(overrides["run_dir"]) / stage
+    if finished(folder):
+        logger.info("%s: finished before, kept", folder)
+        return folder
+    config = runs.merged_config(files, dict(overrides))
+    workflow = ConfigWorkflow(
+        workflow_type="train",
+        config_file=files,
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        bundle_root=str(ROOT),
+        **overrides,
+    )
+    runs.start_stage(
+        folder,
+        overrides["datalist_file"],
+        workflow.parser.get_parsed_content("seed"),
+        config=config,
+        num_classes=workflow.parser.get_parsed_content("num_classes"),
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return folder
+
+
+def train(run_dir: str | Path, overlays: Sequence[str | Path] = (), **overrides: Any) -> Path:
+    """Run the three stages.
+
+    Args:
+        run_dir: folder of the run.
+        overlays: config files merged after each stage's.
+        overrides: values by config id, ``dataset_dir`` and ``datalist_file`` among them. A value for one stage alone
+            is given as ``{"stage1_segmentation": {...}}``.
+
+    Returns:
+        the run's folder.
+    """
+    by_stage = {stage: overrides.pop(stage, {}) for stage in runs.STAGES}
+    for stage in runs.STAGES:
+        train_stage(stage, overlays, {**overrides, **by_stage[stage], "run_dir": str(run_dir)})
+    return Path(run_dir)
+
+
+def finished(stage_dir: Path) -> bool:
+    """Whether a stage ran to its end."""
+    path = stage_dir / runs.MANIFEST
+    return path.is_file() and "finished" in json.loads(path.read_text())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.train", description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset_dir", required=True, help="folder that the datalist's paths are relative to")
+    parser.add_argument("--datalist_file", required=True, help="JSON datalist, see python -m scripts.datalists")
+    parser.add_argument("--run_dir", required=True, help="folder that the stages are written to")
+    parser.add_argument("--overlay", action="append", default=[], help="config merged after each stage's; repeatable")
+    known, rest = parser.parse_known_args(argv)
+    start_logging()
+    train(
+        known.run_dir,
+        known.overlay,
+        dataset_dir=known.dataset_dir,
+        datalist_file=known.datalist_file,
+        **parse_overrides(rest),
+    )
+    logger.info("curves: tensorboard --logdir %s", known.run_dir)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

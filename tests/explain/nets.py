@@ -1,0 +1,108 @@
+"""Small networks whose maps can be computed by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class PooledLinear(nn.Module):
+    """Convolution, ReLU, global average pooling, linear layer: CAM, Grad-CAM and HiResCAM agree up to scale."""
+
+    def __init__(self, inplace: bool = False, classes: int = 3, dims: int = 2):
+        super().__init__()
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.conv = conv(1, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=inplace)
+        self.fc = nn.Linear(4, classes)
+
+    def forward(self, x):
+        return self.fc(self.relu(self.conv(x)).flatten(2).mean(2))
+
+
+class InplaceResidual(nn.Module):
+    """The pattern of DynUNet's residual blocks: `out += residual` behind the norm, one activation used twice."""
+
+    def __init__(self, inplace: bool = True):
+        super().__init__()
+        self.inplace = inplace
+        self.conv1, self.conv2 = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm1, self.norm2 = nn.InstanceNorm2d(4, affine=True), nn.InstanceNorm2d(4, affine=True)
+        self.lrelu = nn.LeakyReLU(0.1, inplace=inplace)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        out = self.lrelu(self.norm1(self.conv1(x)))
+        residual = out
+        out = self.norm2(self.conv2(out))
+        if self.inplace:
+            out += residual
+        else:
+            out = out + residual
+        return self.fc(self.lrelu(out).square().flatten(2).mean(2))
+
+
+class Wrapped(nn.Module):
+    """A network inside another one, chosen output by keyword."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = nn.ModuleDict({"net": inner})
+
+    def forward(self, x, scale=1.0):
+        return self.inner["net"](x) * scale
+
+
+class TinySegmenter(nn.Module):
+    """Two convolutions, dense output of two channels, stride 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.LeakyReLU(0.1))
+        self.out = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.out(self.features(x))
+
+
+class EvidenceNet(nn.Module):
+    """Features, a bias-free 1x1 evidence convolution, and a pooling of the evidence into class logits."""
+
+    def __init__(self, pooling: str = "lse", classes: int = 3):
+        super().__init__()
+        self.pooling = pooling
+        self.features = nn.Sequential(nn.Conv2d(1, 5, 3, padding=1, stride=2), nn.LeakyReLU(0.1))
+        self.evidence = nn.Conv2d(5, classes, 1, bias=False)
+        self.bias = nn.Parameter(torch.linspace(-1, 1, classes))
+
+    def forward(self, x, output="cls"):
+        evidence = self.evidence(self.features(x))
+        if output == "evidence":
+            return evidence
+        flat = evidence.flatten(2)
+        pooled = flat.mean(2) if self.pooling == "mean" else (flat * 5).logsumexp(2) / 5
+        return pooled + self.bias
+
+
+def state_of(model: nn.Module) -> dict:
+    """Everything that an explanation must leave alone."""
+    return {
+        "modes": [m.training for m in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "tensors": {k: v.clone() for k, v in model.state_dict().items()},
+        "hooks": sum(
+            len(m._forward_hooks) + len(m._backward_hooks) + len(m._forward_pre_hooks) for m in model.modules()
+        ),
+    }
+
+
+def assert_same_state(before: dict, after: dict) -> None:
+    assert before["modes"] == after["modes"]
+    assert before["requires_grad"] == after["requires_grad"]
+    assert before["hooks"] == after["hooks"]
+    for a, b in zip(before["grads"], after["grads"], strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+    for key, value in before["tensors"].items():
+        assert torch.equal(value, after["tensors"][key]), key

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scripts.explain.cam import cam_maps
+from scripts.explain.evidence import evidence_map, evidence_pass
+from scripts.explain.targets import ClassMargin, ClassScore, TumorLogOdds
+from tests.explain.nets import EvidenceNet, assert_same_state, state_of
+
+
+def test_closed_form_by_hand():
+    evidence = torch.tensor([[[[1.0, 0.0]], [[2.0, 4.0]], [[6.0, 1.0]]]])
+    logits = torch.tensor([[0.3, 1.0, 1.0]])  # equal tumor logits: both tumor classes weigh a half
+    assert evidence_map(evidence, logits, TumorLogOdds()).tolist() == [[[[3.0, 2.5]]]]
+    assert evidence_map(evidence, logits, ClassScore(2)).tolist() == [[[[6.0, 1.0]]]]
+    assert evidence_map(evidence, logits, ClassMargin(0, 1)).tolist() == [[[[0.0, 0.0]]]]
+    assert evidence_map(evidence, logits, ClassMargin(0, 1), signed=True).tolist() == [[[[-1.0, -4.0]]]]
+
+
+@pytest.mark.parametrize("pooling", ["lse", "mean"])
+@pytest.mark.parametrize("target", [TumorLogOdds(), ClassScore(2), ClassScore(), ClassMargin(2, 0)])
+def test_evidence_is_gradcam_at_the_features_times_the_number_of_cells(pooling, target):
+    torch.manual_seed(0)
+    net, x = EvidenceNet(pooling), torch.randn(2, 1, 12, 8)
+    result = evidence_pass(net, x, target, signed=True)
+    maps = cam_maps(net, x, "features", target, ("gradcam", "hirescam"), signed=True)
+    torch.testing.assert_close(result.maps["evidence", "evidence"], maps["gradcam", "features"] * 24)
+    if pooling == "mean":
+        torch.testing.assert_close(maps["hirescam", "features"], maps["gradcam", "features"])
+    torch.testing.assert_close(result.score, target(net(x)).detach())
+
+
+def test_hirescam_of_log_sum_exp_is_the_softmax_weighted_evidence():
+    torch.manual_seed(0)
+    net, x = EvidenceNet("lse"), torch.randn(1, 1, 12, 8)
+    evidence = net(x, output="evidence").detach()[:, 1]
+    weights = (evidence * 5).flatten(1).softmax(1).reshape(evidence.shape)
+    maps = cam_maps(net, x, "features", ClassScore(1), "hirescam", signed=True)
+    torch.testing.assert_close(maps["hirescam", "features"], (weights * evidence)[:, None])
+
+
+def test_network_is_left_alone_and_multitask_takes_one_pass():
+    class Multi(EvidenceNet):
+        calls = 0
+
+        def multitask(self, x, segmentation=True, classification=True, gain=1.0):
+            self.calls += 1
+            assert not segmentation
+            assert not self.training
+            return {"cls": self(x) * gain, "evidence": self(x, output="evidence")}
+
+    torch.manual_seed(0)
+    net, x = Multi(), torch.randn(2, 1, 8, 8)
+    before = state_of(net)
+    result = evidence_pass(net, x, ClassScore(1), {"output": "cls", "gain": 2.0})
+    assert_same_state(before, state_of(net))
+    assert net.calls == 1
+    torch.testing.assert_close(result.output, 2 * net(x).detach())
+    torch.testing.assert_close(result.maps["evidence", "evidence"], net(x, "evidence")[:, 1:2].detach().clamp(min=0))
+
+
+def test_shapes_and_values_are_checked():
+    with pytest.raises(ValueError, match="expected evidence"):
+        evidence_map(torch.zeros(2, 3, 4, 4), torch.zeros(2, 2), TumorLogOdds())
+    with pytest.raises(FloatingPointError, match="not finite"):
+        evidence_map(torch.full((1, 2, 2, 2), torch.nan), torch.zeros(1, 2), TumorLogOdds())

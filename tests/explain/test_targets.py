@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
+
+LOGITS = torch.tensor([[1.0, 2.0, 0.5], [3.0, -1.0, 0.0]])
+
+
+def test_class_score_takes_one_class_one_per_sample_or_the_top_one():
+    assert ClassScore(2)(LOGITS).tolist() == [0.5, 0.0]
+    assert ClassScore(torch.tensor([0, 1]))(LOGITS).tolist() == [1.0, -1.0]
+    assert ClassScore([0, 1])(LOGITS).tolist() == [1.0, -1.0]
+    assert ClassScore()(LOGITS).tolist() == [2.0, 3.0]
+    assert ClassScore(torch.tensor([1]))(LOGITS).tolist() == [2.0, -1.0]
+
+
+def test_names():
+    targets = [ClassScore(2), ClassScore(), ClassScore([0, 1]), ClassMargin(1, 0), TumorLogOdds(), SegmentationRegion()]
+    assert [t.name for t in targets] == [
+        "class_2",
+        "top_class",
+        "given_class",
+        "class_1_minus_class_0",
+        "tumor_log_odds",
+        "segmentation_1_predicted",
+    ]
+    assert SegmentationRegion(torch.ones(1, 2, 2), 0, mask_name="true_mask").name == "segmentation_0_true_mask"
+    assert all(isinstance(t, Target) for t in targets)
+    assert not isinstance(1, Target)
+    assert not isinstance(torch.tensor([1]), Target)
+
+
+@pytest.mark.parametrize("index", [3, -1, torch.tensor([0, 3]), torch.tensor([-1, 0])])
+def test_wrong_class_is_an_error(index):
+    with pytest.raises(ValueError, match=r"class index -?\d is not in 0\.\.2: the network has 3 classes"):
+        ClassScore(index)(LOGITS)
+
+
+def test_wrong_number_or_type_of_classes_is_an_error():
+    with pytest.raises(ValueError, match="3 class indices for a batch of 2"):
+        ClassScore(torch.tensor([0, 1, 2]))(LOGITS)
+    for index in (torch.tensor([0.0, 1.0]), True, torch.tensor([True, False])):
+        with pytest.raises(TypeError, match="expected an integer"):
+            ClassScore(index)
+
+
+def test_margin_and_log_odds_by_hand():
+    assert ClassMargin(1, 0)(LOGITS).tolist() == [1.0, -4.0]
+    expected = [math.log(math.exp(2) + math.exp(0.5)) - 1, math.log(math.exp(-1) + 1) - 3]
+    torch.testing.assert_close(TumorLogOdds()(LOGITS), torch.tensor(expected))
+    probability = LOGITS.softmax(1)[:, 1:].sum(1)
+    torch.testing.assert_close(TumorLogOdds()(LOGITS).sigmoid(), probability)
+
+
+@pytest.mark.parametrize("target", [ClassScore(1), ClassScore(), ClassScore([2, 0]), ClassMargin(2, 1), TumorLogOdds()])
+def test_weights_are_the_gradient_by_the_logits(target):
+    logits = LOGITS.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(target(logits).sum(), logits)
+    torch.testing.assert_close(target.weights(LOGITS), gradient)
+
+
+def test_targets_refuse_outputs_that_they_do_not_fit():
+    for target, output in (
+        (TumorLogOdds(), torch.zeros(2, 1)),
+        (ClassScore(0), torch.zeros(2, 3, 4, 4)),
+        (ClassMargin(3, 0), LOGITS),
+        (SegmentationRegion(), LOGITS),
+        (SegmentationRegion(channel=2), torch.zeros(2, 2, 4, 4)),
+        (SegmentationRegion(torch.ones(2, 1, 3, 3)), torch.zeros(2, 2, 4, 4)),
+    ):
+        with pytest.raises(ValueError, match=r"expects|is not in|does not fit"):
+            target(output)
+    with pytest.raises(ValueError, match="two different classes"):
+        ClassMargin(1, 1)
+
+
+def test_segmentation_region_predicted_and_given_by_hand():
+    logits = torch.zeros(2, 2, 2, 2)
+    logits[0, 1] = torch.tensor([[1.0, 3.0], [-1.0, -5.0]])
+    logits[1, 1] = -1.0
+    # Sample 0 predicts two pixels; sample 1 none: nothing to explain, score 0.
+    assert SegmentationRegion()(logits).tolist() == [2.0, 0.0]
+    assert SegmentationRegion(reduction="sum")(logits).tolist() == [4.0, 0.0]
+    mask = torch.tensor([[[0, 1], [0, 1]], [[1, 0], [0, 0]]])
+    assert SegmentationRegion(mask)(logits).tolist() == [-1.0, -1.0]
+    assert SegmentationRegion(mask[:, None])(logits).tolist() == [-1.0, -1.0]
+    assert SegmentationRegion(channel=0)(logits[:, 1:]).tolist() == [2.0, 0.0]  # one channel: above 0 is predicted
+
+
+def test_values_outside_the_region_do_not_matter_even_if_not_finite():
+    logits = torch.zeros(1, 2, 1, 2)
+    logits[0, 1] = torch.tensor([[2.0, -torch.inf]])
+    assert SegmentationRegion()(logits).tolist() == [2.0]
+
+
+def test_bound_targets_keep_their_choice_and_name():
+    bound = ClassScore().bind(LOGITS)
+    assert bound.name == "top_class"
+    assert bound(-LOGITS).tolist() == [-2.0, -3.0]
+    assert bound.take(torch.tensor([1, 1, 0]))(LOGITS[[1, 1, 0]] * 2).tolist() == [6.0, 6.0, 4.0]
+    dense = torch.stack([torch.zeros(2, 2), torch.tensor([[1.0, 3.0], [-1.0, -5.0]])])[None]
+    region = SegmentationRegion().bind(dense)
+    assert region.name == "segmentation_1_predicted"
+    assert region(-dense).tolist() == [-2.0]
+    assert region.take(torch.tensor([0, 0]))(-dense.repeat(2, 1, 1, 1)).tolist() == [-2.0, -2.0]
+
+
+def test_half_precision_scores_are_float32():
+    assert TumorLogOdds()(LOGITS.bfloat16()).dtype == torch.float32
+    assert TumorLogOdds()(LOGITS.double()).dtype == torch.float64

@@ -1,0 +1,196 @@
+"""Load a datalist item: image, optional label, optional foreground mask, from pictures or volumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from transforms.describe import describe
+from transforms.reading import file_kind, orient_lps, read_picture, read_volume, volumes
+
+
+class LoadCased(MapTransform):
+    """Load the files of one item into channel-first tensors with metadata.
+
+    The format is found from the file's content. Pictures become one gray channel with X along the width. With
+    ``spatial_dims=2`` a volume gives the plane ``item["slice"]``, counted along the last axis after turning the volume
+    to LPS (X to the patient's left, Y to posterior: the picture convention); its 4x4 affine places the plane in the
+    patient. With ``spatial_dims=3`` a volume keeps its own orientation (turn it with a traced ``Orientationd``).
+    Several files under the image key become channels.
+
+    Args:
+        image_key, label_key, foreground_key: where the paths are (or arrays, channel-first, which are taken as they are);
+            only the image must be there. Label and foreground mask become uint8 (1, X, Y[, Z]), 0 or 1.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ValueError: When a file is missing or unreadable, sizes differ, or a slice is missing, superfluous or outside the
+            volume. Names the file.
+    """
+
+    stage = "load"
+
+    def __init__(
+        self,
+        image_key: str = "image",
+        label_key: str = "label",
+        foreground_key: str = "foreground",
+        spatial_dims: int = 2,
+    ) -> None:
+        super().__init__([image_key, label_key, foreground_key], allow_missing_keys=True)
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        self.image_key, self.label_key, self.foreground_key = image_key, label_key, foreground_key
+        self.spatial_dims = spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with tensors in place of paths."""
+        item = dict(data)
+        if item.get(self.image_key) is None:
+            raise ValueError(f"{describe(item, self.image_key)}: no '{self.image_key}'; keys: {sorted(map(str, item))}")
+        where = describe(item, self.image_key)
+        image = self._load(item[self.image_key], item.get("slice"), where, mask=False)
+        if not torch.isfinite(image.sum()):
+            bad = int((~torch.isfinite(image)).sum())
+            raise ValueError(f"{where}: {bad} values are not finite (NaN or infinite); replace them by the air's value")
+        for key in (self.label_key, self.foreground_key):
+            if item.get(key) is None:
+                item.pop(key, None)
+                continue
+            mask = self._load(item[key], item.get("slice"), where, mask=True)
+            if _lps_shape(mask) != _lps_shape(image):
+                raise ValueError(
+                    f"{key} {_named(item[key])} has size {tuple(mask.shape[1:])}, "
+                    f"but the image {_named(item[self.image_key])} has {tuple(image.shape[1:])}: both must be the same"
+                )
+            item[key] = mask
+        item[self.image_key] = image
+        return item
+
+    def _load(self, value: Any, plane: Any, where: str, mask: bool) -> MetaTensor:
+        if isinstance(value, (np.ndarray, torch.Tensor)):
+            return self._from_array(value, where, mask)
+        paths = list(value) if isinstance(value, (list, tuple)) else [value]
+        if not paths:
+            raise ValueError(f"{where}: an empty list of files")
+        loaded = [self._load_one(path, plane, mask) for path in paths]
+        for path, tensor in zip(paths, loaded, strict=True):
+            if tensor.shape[1:] != loaded[0].shape[1:]:
+                raise ValueError(
+                    f"channels differ in size: {paths[0]} has {tuple(loaded[0].shape[1:])}, "
+                    f"{path} has {tuple(tensor.shape[1:])}"
+                )
+        if len(loaded) == 1:
+            return loaded[0]
+        merged = torch.cat([tensor.as_tensor() for tensor in loaded])
+        if mask:
+            merged = merged.amax(0, keepdim=True)
+        return MetaTensor(merged, meta=loaded[0].meta)
+
+    def _from_array(self, value: Any, where: str, mask: bool) -> MetaTensor:
+        tensor = value if isinstance(value, MetaTensor) else MetaTensor(torch.as_tensor(np.array(value)))
+        if tensor.ndim != self.spatial_dims + 1:
+            raise ValueError(f"{where}: expected a channel-first {self.spatial_dims}D array, got {tuple(tensor.shape)}")
+        if mask:
+            return _with_meta((tensor.as_tensor() > 0.5).any(0, keepdim=True).to(torch.uint8), tensor)
+        return tensor.to(torch.float32)  # type: ignore[return-value]
+
+    def _load_one(self, path: Any, plane: Any, mask: bool) -> MetaTensor:
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"expected a path or an array, got {type(path).__name__}")
+        kind = file_kind(path)
+        if kind == "picture":
+            if self.spatial_dims == 3:
+                raise ValueError(f"file {path} is a picture; a 3D pipeline needs volumes")
+            if plane is not None and not mask:
+                raise ValueError(f"file {path} is a picture and has no slice {plane}; drop 'slice' from the item")
+            array, affine = read_picture(path, brightest=mask)[None], np.eye(4)
+        elif self.spatial_dims == 2:
+            array, affine = _plane_of(path, kind, plane)
+        else:
+            if plane is not None:
+                raise ValueError(f"file {path}: the item names slice {plane}, but this is a 3D pipeline")
+            array, affine = read_volume(path, kind)
+            if array.ndim not in (3, 4):
+                raise ValueError(f"file {path} has shape {array.shape}; a 3D pipeline needs volumes")
+            array = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
+        if mask:
+            array = binary_mask(array, path, picture=kind == "picture").max(axis=0, keepdims=True)
+        meta: dict[str, Any] = {
+            "filename_or_obj": str(path),
+            "affine": torch.from_numpy(affine),
+            "original_affine": torch.from_numpy(affine.copy()),
+            "spatial_shape": np.asarray(array.shape[1:]),
+            "original_channel_dim": "no_channel",
+            "space": "RAS",
+        }
+        if plane is not None:
+            meta["slice"] = int(plane)
+        return MetaTensor(torch.from_numpy(np.array(array)), meta=meta)
+
+
+def binary_mask(array: np.ndarray, path: Any, picture: bool) -> np.ndarray:
+    """Turn a drawn mask into 0 and 1.
+
+    In a volume every label of 1 or more counts (0.99999997 too: the cut is at 0.5). A picture of 8 or 16 bits is cut in
+    the middle of its range, so that anti-aliased edges fall right; one whose brightest value is at most 4 holds labels.
+
+    Raises:
+        ValueError: When the values are not finite, or a picture's brightest value is neither a label nor white.
+    """
+    if not np.isfinite(array).all():
+        raise ValueError(f"mask {path} holds values that are not finite")
+    top = float(array.max())
+    if not picture or top <= 4:
+        return (array > 0.5).astype(np.uint8)
+    if top <= 127 or 255 < top <= 32767:
+        raise ValueError(f"mask {path} has a brightest value of {top:g}; expected 0 and 255 (16 bits: 65535), or labels 0-4")
+    return (array > (127 if top <= 255 else 32767)).astype(np.uint8)
+
+
+def _plane_of(path: Any, kind: str, plane: Any) -> tuple[np.ndarray, np.ndarray]:
+    """One plane of a volume, (C, X, Y), and the affine that places it."""
+    try:
+        array, affine = volumes.get(path, kind)
+    except OSError as error:
+        raise ValueError(f"file {path} cannot be opened: {error.strerror}") from error
+    if array.ndim not in (3, 4):
+        raise ValueError(f"file {path} has shape {array.shape}; expected a volume (X, Y, Z) or (X, Y, Z, C)")
+    count = array.shape[2]
+    if plane is None and count == 1:
+        plane = 0
+    if plane is None:
+        raise ValueError(f"file {path} is a volume of {count} slices and this is a 2D pipeline: give 'slice' in the item")
+    if not isinstance(plane, (int, np.integer)) or not 0 <= plane < count:
+        raise ValueError(f"file {path} has slices 0 to {count - 1}, not {plane!r}")
+    picked = array[:, :, plane]
+    picked = picked[None] if picked.ndim == 2 else np.moveaxis(picked, -1, 0)
+    shift = np.eye(4)
+    shift[2, 3] = plane
+    return np.ascontiguousarray(picked, np.float32), affine @ shift
+
+
+def _with_meta(tensor: torch.Tensor, like: torch.Tensor) -> MetaTensor:
+    if isinstance(like, MetaTensor):
+        return MetaTensor(tensor, meta=dict(like.meta), applied_operations=list(like.applied_operations))
+    return MetaTensor(tensor)
+
+
+def _lps_shape(tensor: MetaTensor) -> tuple[int, ...]:
+    """Spatial shape after turning to LPS: masks may be stored in another orientation than the image."""
+    shape = tuple(tensor.shape[1:])
+    if len(shape) != 3:
+        return shape
+    return orient_lps(np.empty(shape, np.bool_), tensor.affine.numpy())[0].shape
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = value[0]
+    return str(value) if isinstance(value, (str, os.PathLike)) else "(an array)"
