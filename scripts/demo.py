@@ -31,7 +31,7 @@ def phantom_datalist(folder: Path, seed: int) -> dict[str, Any]:
     """Make the two phantom sources, or find them made, and list them together."""
     phantoms.make_phantoms(folder, seed=seed, patients=PHANTOM_PATIENTS, singles=PHANTOM_SINGLES)
     patients, _ = datalists.nifti_cases(folder / "patients", root=folder, name="patients", seed=seed)
-    singles, _ = datalists.image_folder(folder / "singles", root=folder, name="singles", seed=seed)
+    singles, _ = datalists.image_folder(folder / "singles", root=folder, name="singles", seed=seed, modality="FLAIR")
     return datalists.merge([patients, singles], name="phantoms")
 
 
@@ -80,10 +80,9 @@ def demo(out: Path, data: Path | None = None, limit: int | None = None, seed: in
     for name, title in RUNS.items():
         logger.info("training %s (%s)", name, title)
         train(out / name, overlays[name], seed=seed, **paths)
-    shown: list[str] | None = None
     for name in RUNS:
         run_config("evaluate.yaml", run_dir=str(out / name), **paths)
-        run_config("explain.yaml", run_dir=str(out / name), cases=shown, **paths)
+        run_config("explain.yaml", run_dir=str(out / name), **paths)
     page = report.write_report(out, RUNS)
     logger.info("finished in %.1f minutes", (time.monotonic() - start) / 60)
     return f"{report.comparison_table(out, RUNS)}\n\nreport: {page}\ncurves: tensorboard --logdir {out}"

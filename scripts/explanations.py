@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import DataLoader
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from scripts import overlays
@@ -22,7 +23,7 @@ from scripts.explain.measures import aggregate, case_measures, case_rows, random
 from scripts.explain.targets import SegmentationRegion, TumorLogOdds
 from scripts.networks import MultiTaskDynUNet
 from scripts.postprocessing import to_original_grid
-from scripts.preprocessing import collate, make_preprocessing
+from scripts.preprocessing import make_preprocessing
 from scripts.runs import write_json
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def measure(
 
     Args:
         network: in evaluation mode, on ``device``.
-        batches: of `scripts.preprocessing.collate`.
+        batches: collated items of the bundle's pipeline.
         device: where the network is.
         methods: of `scripts.explain.cam.METHODS`.
 
@@ -119,15 +120,16 @@ def measure(
     return rows
 
 
-def choose_cases(cases: Sequence[Mapping[str, Any]], tumors: int = 6, free: int = 2) -> list[str]:
+def choose_cases(dataset: Iterable[Mapping[str, Any]], tumors: int = 6, free: int = 2) -> list[str]:
     """Names of cases to show, chosen by tumor area alone: evenly from small to large, then cases without a tumor.
 
     Args:
-        cases: rows of `scripts.evaluation.CaseResults`.
-        tumors: cases with a tumor in the mask.
-        free: cases without a tumor.
+        dataset: preprocessed items.
+        tumors: at most so many cases with a tumor in the mask.
+        free: at most so many cases without a tumor.
     """
-    by_area = sorted((c for c in cases if c["tumor_pixels"]), key=lambda c: (c["tumor_pixels"], c["name"]))
+    cases = [{"name": c["name"], "area": int(c["label"].sum()), "diagnosis": int(c["diagnosis"])} for c in dataset]
+    by_area = sorted((c for c in cases if c["area"]), key=lambda c: (c["area"], c["name"]))
     count = min(tumors, len(by_area))
     picked = [by_area[int((i + 0.5) * len(by_area) / count)]["name"] for i in range(count)]
     healthy = sorted(c["name"] for c in cases if c["diagnosis"] == 0)
@@ -216,7 +218,7 @@ def write_explanations(
     network: MultiTaskDynUNet,
     dataset: Any,
     items: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
+    names: Sequence[str] | None,
     spatial_size: Sequence[int],
     folder: str | Path,
     batch_size: int = 16,
@@ -225,7 +227,8 @@ def write_explanations(
     """Write localization.json, cases.csv, gallery.json, overlays and maps.
 
     Args:
-        network, dataset, items, names, spatial_size: see `show_cases`.
+        network, dataset, items, spatial_size: see `show_cases`.
+        names: of the cases to show; None: `choose_cases`.
         folder: ``runs/<run>/explanations``.
         batch_size: cases explained at once.
         methods: of `scripts.explain.cam.METHODS`.
@@ -234,8 +237,14 @@ def write_explanations(
         the rows of localization.json.
     """
     folder = Path(folder)
+    dataset = [dataset[i] for i in range(len(dataset))]
+    if names is None:
+        names = choose_cases(dataset)
+    missing = set(names) - {case["name"] for case in dataset}
+    if missing:
+        raise ValueError(f"no case named {', '.join(sorted(missing))} in this part of the datalist")
     device = next(network.parameters()).device
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=0, collate_fn=collate)
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=0, collate_fn=default_collate)
     rows = measure(network, tqdm(loader, desc="explaining", unit="batch"), device, methods)
     table = aggregate(rows)
     write_json(table, folder / "localization.json")

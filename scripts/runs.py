@@ -23,6 +23,7 @@ from monai.bundle import ConfigParser
 from scripts import datalists
 from scripts.checkpoints import WEIGHTS, load_weights
 from scripts.networks import MultiTaskDynUNet
+from scripts.preprocessing import resolve_items
 
 logger = logging.getLogger(__name__)
 
@@ -70,24 +71,13 @@ def stage_items(datalist: dict[str, Any], part: str, dataset_dir: str, need: str
     }
     if need not in tests:
         raise ValueError(f"items is one of {', '.join(tests)}, got {need!r}")
-    chosen = [absolute(item, dataset_dir) for item in datalist.get(part, []) if tests[need](item)]
+    chosen = [item for item in datalist.get(part, []) if tests[need](item)]
     if not chosen:
         raise ValueError(
             f"the {part!r} part of datalist {datalist.get('name')!r} has no item"
             + ("" if need == "any" else f" with a {need}")
         )
-    return chosen
-
-
-def absolute(item: dict[str, Any], dataset_dir: str) -> dict[str, Any]:
-    """A copy of a datalist item whose paths are joined to ``dataset_dir``."""
-    item = dict(item)
-    for key in ("image", "label", "foreground"):
-        if key in item:
-            value = item[key]
-            join = [os.path.join(dataset_dir, v) for v in ([value] if isinstance(value, str) else value)]
-            item[key] = join[0] if isinstance(value, str) else join
-    return item
+    return resolve_items(chosen, dataset_dir)
 
 
 def start_stage(
@@ -220,3 +210,27 @@ def bootstrap_unit(datalist: dict[str, Any]) -> str:
     """What cases are resampled by: "patient", or "near-duplicate group" where patients are unknown."""
     items = [item for part in ("training", "validation", "test") for item in datalist.get(part, [])]
     return "patient" if all("patient" in item for item in items) else "near-duplicate group"
+
+
+def write_inference_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
+    """Write ``inference.yaml`` of a run: an overlay of ``configs/inference.yaml`` with its network, size and weights.
+
+    Args:
+        run_dir: the run (or the stage) whose last trained stage is taken.
+        classes: names by index, of the datalist.
+
+    Returns:
+        the file.
+    """
+    folder = last_stage(run_dir)
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
+    overlay |= {"classes": classes, "weights": str(folder / WEIGHTS)}
+    path = Path(run_dir) / "inference.yaml"
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(
+        "# Overlay of configs/inference.yaml: the network, its input size and its weights as this run trained them.\n"
+        + yaml.safe_dump(overlay, sort_keys=False)
+    )
+    os.replace(partial, path)
+    return path

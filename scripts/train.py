@@ -79,6 +79,8 @@ def train(run_dir: str | Path, overlays: Sequence[str | Path] = (), **overrides:
     by_stage = {stage: overrides.pop(stage, {}) for stage in runs.STAGES}
     for stage in runs.STAGES:
         train_stage(stage, overlays, {**overrides, **by_stage[stage], "run_dir": str(run_dir)})
+    classes = runs.read_datalist(overrides["datalist_file"], overrides["dataset_dir"])["classes"]
+    runs.write_inference_overlay(run_dir, classes)
     return Path(run_dir)
 
 

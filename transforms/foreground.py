@@ -79,7 +79,7 @@ def _coarse_mask(channel: torch.Tensor, factors: tuple[int, ...]) -> np.ndarray:
     """Mask of one channel on the coarse grid, ``ceil(n / factor)`` cells a side."""
     low, high = float(channel.min()), float(channel.max())
     if high <= low:
-        raise _NothingFound(f"the image is constant ({low:g})")
+        raise _NothingFound("the image is constant")
     channel = (channel - low) / (high - low)
     air_value = _constant_air(channel)
     if air_value is not None:
@@ -91,13 +91,22 @@ def _coarse_mask(channel: torch.Tensor, factors: tuple[int, ...]) -> np.ndarray:
     signal = ndimage.uniform_filter(coarse, 3, mode="nearest")
     signal = np.minimum(signal, np.quantile(signal[::2, ::2], 0.995))
     ring = _ring(signal.shape)
-    signal = _remove_white_background(signal, ring)
+    page = _white_page(signal, ring)
+    if page is not None:
+        # The averaging blurred the page's edge over two cells: they would stay behind as a bright frame.
+        rim = _dilate(_dilate(page))
+        signal = np.where(rim, signal.min(), signal)
     threshold_high, threshold_low = _thresholds(signal, ring)
     mask = _keep_components(signal > threshold_low, signal > threshold_high)
     share = float(mask.mean())
     if share < _MIN_AREA:
-        raise _NothingFound(f"the largest bright region covers {share:.2%} of the image, at least {_MIN_AREA:.1%} expected")
-    return _fill(mask)
+        raise _NothingFound(
+            f"the largest bright region covers {share:.2%} of the image, at least {_MIN_AREA:.1%} expected"
+        )
+    mask = _fill(mask)
+    if page is not None:  # a head that touches the page gets its outermost cells back
+        mask |= _dilate(_dilate(_dilate(mask))) & rim & ~_erode(page)
+    return mask
 
 
 def _ring(shape: tuple[int, ...]) -> np.ndarray:
@@ -129,19 +138,16 @@ def _refuse_noise(coarse: np.ndarray) -> None:
         raise _NothingFound(f"the image is noise (neighboring pixels correlate at {correlation:.2f})")
 
 
-def _remove_white_background(signal: np.ndarray, ring: np.ndarray) -> np.ndarray:
-    """Set a white page around the head, or around the picture's black frame, to the darkest value."""
+def _white_page(signal: np.ndarray, ring: np.ndarray) -> np.ndarray | None:
+    """Cells of a white page around the head, or around the picture's black frame; None if there is no page."""
     bottom, top = float(signal.min()), float(signal.max())
     white = signal > bottom + 0.85 * (top - bottom)
     if white[ring].mean() < 0.25:
-        return signal
+        return None
     labels, count = ndimage.label(white)
     contact = np.bincount(labels[ring], minlength=count + 1)
     contact[0] = 0
-    page = (contact >= 0.1 * ring.sum())[labels]
-    # The averaging blurred the page's edge over two cells: they would stay behind as a bright frame.
-    page = _dilate(_dilate(page))
-    return np.where(page, np.float32(bottom), signal)
+    return (contact >= 0.1 * ring.sum())[labels]
 
 
 def _thresholds(signal: np.ndarray, ring: np.ndarray) -> tuple[float, float]:
@@ -188,12 +194,11 @@ def _keep_components(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     sizes[0] = 0
     sizes[~sure] = 0
     keep = (sizes > 0) & (sizes >= _MIN_COMPONENT * sizes.max())
-    # One dilation gives back what the opening rounded off, and errs on the side of keeping the rim.
-    return _dilate(keep[labels])
+    return keep[labels]
 
 
 def _fill(mask: np.ndarray) -> np.ndarray:
-    """Fill what has mask on all sides but at most one: holes, and bone or fluid that the edge of the image cuts open."""
+    """Fill what has mask on all sides but at most one: holes, and bays cut open by the image's edge."""
     sides = np.zeros(mask.shape, np.uint8)
     for axis, size in enumerate(mask.shape):
         index = np.arange(size).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])

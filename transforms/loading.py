@@ -25,13 +25,13 @@ class LoadCased(MapTransform):
     Several files under the image key become channels.
 
     Args:
-        image_key, label_key, foreground_key: where the paths are (or arrays, channel-first, which are taken as they are);
-            only the image must be there. Label and foreground mask become uint8 (1, X, Y[, Z]), 0 or 1.
+        image_key, label_key, foreground_key: where the paths are (or channel-first arrays, taken as they are); only the
+            image must be there. Label and foreground mask become uint8 (1, X, Y[, Z]), 0 or 1.
         spatial_dims: 2 or 3.
 
     Raises:
-        ValueError: When a file is missing or unreadable, sizes differ, or a slice is missing, superfluous or outside the
-            volume. Names the file.
+        ValueError: When a file is missing or unreadable, sizes differ, or a slice is missing, superfluous or outside
+            the volume. Names the file.
     """
 
     stage = "load"
@@ -150,7 +150,9 @@ def binary_mask(array: np.ndarray, path: Any, picture: bool) -> np.ndarray:
     if not picture or top <= 4:
         return (array > 0.5).astype(np.uint8)
     if top <= 127 or 255 < top <= 32767:
-        raise ValueError(f"mask {path} has a brightest value of {top:g}; expected 0 and 255 (16 bits: 65535), or labels 0-4")
+        raise ValueError(
+            f"mask {path} has a brightest value of {top:g}; expected 0 and 255 (16 bits: 65535), or labels 0-4"
+        )
     return (array > (127 if top <= 255 else 32767)).astype(np.uint8)
 
 
@@ -166,7 +168,9 @@ def _plane_of(path: Any, kind: str, plane: Any) -> tuple[np.ndarray, np.ndarray]
     if plane is None and count == 1:
         plane = 0
     if plane is None:
-        raise ValueError(f"file {path} is a volume of {count} slices and this is a 2D pipeline: give 'slice' in the item")
+        raise ValueError(
+            f"file {path} is a volume of {count} slices and this is a 2D pipeline: give 'slice' in the item"
+        )
     if not isinstance(plane, (int, np.integer)) or not 0 <= plane < count:
         raise ValueError(f"file {path} has slices 0 to {count - 1}, not {plane!r}")
     picked = array[:, :, plane]

@@ -10,9 +10,22 @@ from monai.transforms import Compose
 from transforms.describe import describe
 
 # MONAI's own transforms, by module; the exceptions move voxels without interpolating.
-_EXACT_SPATIAL = ("Flip", "RandFlip", "RandAxisFlip", "Rotate90", "RandRotate90", "Orientation", "GridSplit", "GridPatch")
-_EXACT_SPATIAL += ("RandGridPatch", "ConvertBoxToPoints", "ConvertPointsToBoxes")
-_NORMALIZING = ("NormalizeIntensity", "HistogramNormalize", "ClipIntensityPercentiles")
+_EXACT_SPATIAL = frozenset(
+    [
+        "Flip",
+        "RandFlip",
+        "RandAxisFlip",
+        "Rotate90",
+        "RandRotate90",
+        "Orientation",
+        "GridSplit",
+        "GridPatch",
+        "RandGridPatch",
+        "ConvertBoxToPoints",
+        "ConvertPointsToBoxes",
+    ]
+)
+_NORMALIZING = ("NormalizeIntensity", "HistogramNormalize")
 _FIELDS = {"SmoothField", "RandSmoothFieldAdjustContrast", "RandSmoothFieldAdjustIntensity"}
 
 
@@ -42,7 +55,7 @@ def stage_of(transform: Any) -> str | None:
         if module.startswith("monai.transforms.smooth_field"):
             return "intensity" if base in _FIELDS else "interpolate"
         if module.startswith("monai.transforms.intensity"):
-            return "scale" if base.startswith("ScaleIntensity") else "intensity"
+            return "scale" if base.startswith(("ScaleIntensity", "ClipIntensity")) else "intensity"
     return None
 
 
@@ -89,8 +102,8 @@ def _objection(stage: str, seen: Mapping[str, str]) -> str | None:
         return f"after {seen['mask']}: z-scoring after masking moves air to about -1"
     if stage == "crop" and "normalize" in seen:
         return (
-            f"after {seen['normalize']}: z-scored tissue is negative below the mean and a box around positive values cuts "
-            "it off; crop first, so that every consumer takes its statistics from the same voxels"
+            f"after {seen['normalize']}: z-scored tissue is negative below the mean and a box around positive values "
+            "cuts it off; crop first, so that every consumer takes its statistics from the same voxels"
         )
     if stage in ("crop", "normalize") and "foreground" not in seen:
         return "without a foreground mask before it: statistics and box must be those of the head, not of the air"
@@ -134,15 +147,13 @@ class Pipeline(Compose):
             raise self._named(error, input_) from error
 
     def _named(self, error: BaseException, item: Any) -> ValueError:
-        while error.__cause__ is not None and not _is_ours(error):
+        # Below MONAI's "applying transform ..." wrappers stands the error that was written for the reader.
+        while error.__cause__ is not None and not isinstance(error, ValueError):
             error = error.__cause__
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         if not isinstance(item, Mapping):
             return ValueError(reason)
-        where = describe(item, self.image_key)
-        return ValueError(reason if where.removeprefix("file ") in reason else f"{where}: {reason}")
-
-
-def _is_ours(error: BaseException) -> bool:
-    """True for an error that is written for the reader: not MONAI's wrapper "applying transform ..."."""
-    return isinstance(error, ValueError)
+        file = describe({key: item[key] for key in (self.image_key, "name") if key in item}, self.image_key)
+        return ValueError(
+            reason if file.removeprefix("file ") in reason else f"{describe(item, self.image_key)}: {reason}"
+        )

@@ -93,7 +93,9 @@ def read_volume(path: str | os.PathLike[str], kind: str) -> tuple[np.ndarray, np
             if content.startswith(b"\x1f\x8b"):
                 content = gzip.decompress(content)
             size = int.from_bytes(content[:4], "little")
-            image = _HEADER_SIZES.get(size, nib.Nifti2Image if size == 0x1C020000 else nib.Nifti1Image).from_bytes(content)
+            image = _HEADER_SIZES.get(size, nib.Nifti2Image if size == 0x1C020000 else nib.Nifti1Image).from_bytes(
+                content
+            )
             return image.get_fdata(dtype=np.float32, caching="unchanged"), np.asarray(image.affine, np.float64)
         loaded = LoadImage(image_only=True, ensure_channel_first=True)(path)
         affine = np.eye(4)

@@ -95,9 +95,9 @@ def choose_slices(
 
 
 def _one_file(folder: Path, pattern: str, what: str) -> Path:
-    files = [
-        path for path in sorted(folder.iterdir()) if path.is_file() and fnmatch(path.name.lower(), pattern.lower())
-    ]
+    """The one file that matches; a patient's name in front is not looked at, as it may hold 'seg' or 'flair' itself."""
+    names = {path: path.name.lower().removeprefix(folder.name.lower()) for path in folder.iterdir() if path.is_file()}
+    files = sorted(path for path, name in names.items() if fnmatch(name, pattern.lower()))
     if len(files) != 1:
         raise ValueError(f"expected one {what} file {pattern!r}, found {len(files)}: {[path.name for path in files]}")
     return files[0]
@@ -106,6 +106,8 @@ def _one_file(folder: Path, pattern: str, what: str) -> Path:
 def _case(folder: Path, image_pattern: str, label_pattern: str) -> tuple[Path, Path, NDArray, NDArray]:
     """Files of one patient, and per slice (LPS, last axis) the share of tumor and of head pixels."""
     image, label = _one_file(folder, image_pattern, "image"), _one_file(folder, label_pattern, "mask")
+    if image == label:
+        raise ValueError(f"{image.name} matches both {image_pattern!r} and {label_pattern!r}")
     scan, scan_affine = load_oriented(image)
     mask, mask_affine = load_oriented(label)
     if scan.shape != mask.shape or not np.allclose(scan_affine, mask_affine, atol=1e-2):
@@ -126,9 +128,9 @@ def nifti_cases(
     seed: int = 0,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     classes: Sequence[str] = ("no_tumor", "tumor"),
-    tumor_slices: int = 6,
+    tumor_slices: int = 5,
     normal_slices: int = 3,
-    min_tumor_area: float = 0.002,
+    min_tumor_area: float = 0.003,
     min_foreground: float = 0.10,
     image_pattern: str = "*flair*.nii*",
     label_pattern: str = "*seg*.nii*",

@@ -16,7 +16,7 @@ from monai.visualize.class_activation_maps import ModelWithHooks
 from monai.visualize.visualizer import default_upsampler
 from torch import Tensor, nn
 
-from scripts.explain.layers import LayerError, default_layer, evaluating, record, resolve_layer
+from scripts.explain.layers import LayerError, default_layer, evaluating, frozen, record, resolve_layer
 from scripts.explain.maps import max_scaling
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target
 
@@ -182,7 +182,7 @@ def cam_pass(
     if cancelled not in ("error", "empty"):
         raise ValueError(f"cancelled: expected 'error' or 'empty', got {cancelled!r}")
     kwargs = dict(forward_kwargs or {})
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
         x = _usable(x)
         kwargs = {key: _usable(value) if isinstance(value, Tensor) else value for key, value in kwargs.items()}
         if layers is None:
@@ -248,7 +248,7 @@ def cam_maps(
 
 def _usable(t: Tensor) -> Tensor:
     """Plain tensor that autograd can work with, also if it was made under `torch.inference_mode`."""
-    t = t.as_subclass(Tensor)
+    t = t.as_subclass(Tensor).detach()
     return t.clone() if t.is_inference() else t
 
 
@@ -286,6 +286,7 @@ class GradCAM(monai.visualize.GradCAM):
         upsampler: function of the image's spatial size that returns a function of the map.
         postprocessing: function of the upsampled map (B, 1, *spatial).
         register_backward: accepted because MONAI's class has it; a Grad-CAM without gradients is an error.
+        cancelled: "error" or "empty" at a layer whose gradients cancel over space, see `cam_pass`.
 
     Raises:
         LayerError: for an unknown layer.
@@ -305,6 +306,7 @@ class GradCAM(monai.visualize.GradCAM):
         upsampler: Callable = default_upsampler,
         postprocessing: Callable = max_scaling,
         register_backward: bool = True,
+        cancelled: str = "error",
     ) -> None:
         if not register_backward:
             raise ValueError("register_backward=False: there is no Grad-CAM without gradients")
@@ -313,6 +315,7 @@ class GradCAM(monai.visualize.GradCAM):
         self.target_layers = tuple(resolve_layer(model, name) for name in names)
         hooked = ModelWithHooks(model, self.target_layers)  # registers no hook: neither forward nor backward is asked
         super().__init__(hooked, self.target_layers, upsampler, postprocessing)
+        self.cancelled = cancelled
 
     def feature_map_size(self, input_size, device="cpu", layer_idx=-1, **kwargs):
         """Shape (B, 1, *layer grid) of the map for an input of shape `input_size`, by one forward pass.
@@ -348,7 +351,8 @@ class GradCAM(monai.visualize.GradCAM):
             dense = isinstance(target, SegmentationRegion)
             self.target_layers = (default_layer(model, x, kwargs, dense=dense),)
         layer = self.target_layers[layer_idx]
-        result = cam_pass(model, x, layer, target, self.method, kwargs, retain_graph=retain_graph)
+        options: dict[str, Any] = {"retain_graph": retain_graph, "cancelled": self.cancelled}
+        result = cam_pass(model, x, layer, target, self.method, kwargs, **options)
         return result.maps[self.method, layer]
 
 

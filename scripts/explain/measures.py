@@ -36,7 +36,6 @@ MEASURES = (
     "attention_std",
     "attention_ratio",
 )
-ADAPTIVE_MAX: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 ADAPTIVE_MEAN: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
@@ -126,7 +125,7 @@ def case_measures(maps: Tensor, tumor: Tensor, foreground: Tensor) -> dict[str, 
     rest = f & ~t
     rest_mean = _ratio((scaled * rest).sum(1), rest.sum(1).double())
 
-    cells_with_head = ADAPTIVE_MAX[len(layer_size)](foreground.double(), tuple(layer_size)) > 0
+    cells_with_head = ADAPTIVE_MEAN[len(layer_size)](foreground.double(), tuple(layer_size)) > 0
     oracle = upsample(oracle_map(tumor, layer_size), size)
 
     miss = torch.zeros_like(nan)

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.phantoms", description="Write seeded FLAIR-like phantoms.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears only when it is whole")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--patients", type=int, default=48, help="NIfTI volumes with masks (default 48)")
+    parser.add_argument("--patients", type=int, default=60, help="NIfTI volumes with masks (default 60)")
     parser.add_argument("--singles", type=int, default=160, help="single images without masks, even (default 160)")
     parser.add_argument("--overwrite", action="store_true", help="replace phantoms made with other arguments")
     args = parser.parse_args(argv)

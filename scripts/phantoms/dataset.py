@@ -22,7 +22,7 @@ from scripts.phantoms.head import Array, Head, SmoothField, draw_head, render, w
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same seed would give other pictures.
-VERSION = 1
+VERSION = 2
 MANIFEST = "phantoms.json"
 CLASSES = ("no_tumor", "tumor")
 AXIS_CODES = ("LPS", "RAS", "LAS", "PIR")
@@ -209,7 +209,7 @@ def _write_single(folder: Path, seed: int, index: int) -> dict[str, Any]:
 def make_phantoms(
     folder: Path | str,
     seed: int,
-    patients: int = 48,
+    patients: int = 60,
     singles: int = 160,
     overwrite: bool = False,
     progress: bool = True,

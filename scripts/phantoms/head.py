@@ -163,11 +163,11 @@ def _draw_tumor(
         radii=(float(radii[0]), float(radii[1]), float(radii[2])),
         core_share=float(core),
         necrosis_share=float(necrosis),
-        edema_contrast=float(rng.uniform(0.32, 0.80)),
+        edema_contrast=float(rng.uniform(0.45, 1.0)),
         core_contrast=float(core_contrast),
         necrosis_contrast=float(necrosis_contrast),
-        border_mm=float(rng.uniform(1.0, 2.5)),
-        raggedness=float(rng.uniform(0.10, 0.22)),
+        border_mm=float(rng.uniform(0.8, 2.0)),
+        raggedness=float(rng.uniform(0.08, 0.18)),
         shape=SmoothField(rng, max(8.0, 0.6 * radius_mm)),
         texture=SmoothField(rng, rng.uniform(6, 12)),
     )
@@ -232,12 +232,12 @@ def with_tumor(head: Head, rng: np.random.Generator, level_mm: float = 10.0, rad
         head: the person; nothing but `tumors` is changed.
         rng: source of all randomness.
         level_mm: height of the first focus's center above the middle of the head, in mm.
-        radius_mm: mean radius of the first focus in mm; drawn log-uniformly from 8 to 34 if not given.
+        radius_mm: mean radius of the first focus in mm; drawn log-uniformly from 9 to 34 if not given.
     """
-    radius = float(np.exp(rng.uniform(np.log(8), np.log(34)))) if radius_mm is None else radius_mm
+    radius = float(np.exp(rng.uniform(np.log(9), np.log(34)))) if radius_mm is None else radius_mm
     tumors = [_draw_tumor(rng, head.half_axes, level_mm, radius)]
     if rng.random() < 0.12:
-        tumors.append(_draw_tumor(rng, head.half_axes, level_mm + rng.uniform(-15, 15), rng.uniform(7, 12)))
+        tumors.append(_draw_tumor(rng, head.half_axes, level_mm + rng.uniform(-15, 15), rng.uniform(8, 12)))
     return replace(head, tumors=tuple(tumors))
 
 
@@ -337,6 +337,9 @@ def render(head: Head, x_mm: Array, y_mm: Array, z_mm: Array) -> Rendered:
     signal = _mix(signal, head.csf, _step(-skull, 0.8))
     is_head = skull < surface
 
+    orbit, globe = (_ellipsoid(np.abs(x), y, z, (0.45 * a, -0.86 * b, -44.0), (q, q, q)) for q in (20.0, 12.0))
+    nose = _ellipsoid(x, y, z, (0.0, -b, -46.0), (11.0, 40.0, 20.0))
+
     tumors = _tumor_distances(head, grid, x, y, z)
     nearest = np.minimum.reduce(tumors) if tumors else np.full_like(x, 99.0)
     x, y, z = _displace(head, x, y, z)
@@ -374,8 +377,6 @@ def render(head: Head, x_mm: Array, y_mm: Array, z_mm: Array) -> Rendered:
         inside = _step(-_ellipsoid(x, y, z, lesion.center, lesion.radii), 0.9)
         tissue = _mix(tissue, 1 + lesion.contrast, inside)
 
-    orbit, globe = (_ellipsoid(ax, y, z, (0.45 * a, -0.86 * b, -44.0), (q, q, q)) for q in (20.0, 12.0))
-    nose = _ellipsoid(x, y, z, (0.0, -b, -46.0), (11.0, 40.0, 20.0))
     depth = np.minimum(depth, np.minimum(orbit, nose) - 1.5)
     signal = _mix(signal, _FACE_BONE, _step(2 - np.minimum(orbit, nose), 0.8) * is_head)
     signal = _mix(signal, 0.6 * head.scalp, _step(-orbit, 0.8) * is_head)

@@ -1,0 +1,247 @@
+"""Heatmaps over images as RGB pictures, with PIL and numpy: 1 is red-hot, 0 leaves the image as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation
+
+__all__ = ["TITLES", "colorize", "gray_image", "legible_scale", "overlay", "panel", "save"]
+
+RGB = NDArray[np.uint8]
+
+# A part of inferno: still perceptually uniform, but its top is a glowing red-orange, not a pale yellow that would be
+# lost on a bright head, and its bottom is dark blue.
+COLORMAP, LOWEST, HIGHEST = "inferno", 0.10, 0.70
+MASK_COLOR = (0, 229, 255)
+PREDICTED_COLOR = (255, 90, 255)
+INK, PAPER = (34, 34, 34), (255, 255, 255)
+DASH = 4  # pixels of a dash and of a gap
+# Percentiles of the foreground that become black and white.
+ROBUST = (1.0, 99.5)
+TILE = 256  # shortest legible longest side of a tile, in pixels
+GAP, LINE = 8, 22
+TITLES = ("image", "heatmap", "overlay", "masks")
+EMPTY = "no evidence"
+
+
+@cache
+def _table() -> RGB:
+    colors = matplotlib.colormaps[COLORMAP](np.linspace(LOWEST, HIGHEST, 256))[:, :3]
+    return np.rint(colors * 255).astype(np.uint8)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _plane(array: Any, what: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """A (1, X, Y) array as (Y, X), the way a picture is stored."""
+    array = np.asarray(array)
+    if array.ndim != 3 or array.shape[0] != 1:
+        raise ValueError(f"{what}: expected one channel-first 2D array (1, X, Y), got shape {array.shape}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{what}: expected the image's shape {shape}, got {array.shape}; bring it to the image grid")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what}: values that are not finite")
+    return array[0].T
+
+
+def _mask(array: Any, what: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    plane = _plane(array, what, shape)
+    if not np.isin(plane, (0, 1)).all():
+        raise ValueError(f"{what}: expected a mask of 0 and 1, got values from {plane.min()} to {plane.max()}")
+    return plane.astype(bool)
+
+
+def _resize(plane: np.ndarray, scale: int, how: Image.Resampling) -> NDArray[np.float32]:
+    if scale == 1:
+        return plane.astype(np.float32)
+    picture = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
+    return np.asarray(picture.resize((plane.shape[1] * scale, plane.shape[0] * scale), how))
+
+
+def legible_scale(shape: Sequence[int]) -> int:
+    """Whole factor that brings an image (1, X, Y) to at least 256 pixels on its longest side; 1 if it has them."""
+    return max(1, -(-TILE // max(shape[-2:])))
+
+
+def colorize(values: np.ndarray) -> RGB:
+    """Colors (..., 3) of values in [0, 1]: a perceptually uniform map from dark blue (0) to red-hot (1)."""
+    return _table()[np.rint(np.clip(values, 0, 1) * 255).astype(int)]
+
+
+def gray_image(image: Any, scale: int = 1) -> RGB:
+    """Image as a gray picture, scaled between percentiles 1 and 99.5 of its foreground; air is black.
+
+    Args:
+        image: (1, X, Y), any range; the foreground is what is not exactly 0, as everywhere in the pipeline.
+        scale: whole enlargement factor.
+
+    Returns:
+        (Y * scale, X * scale, 3) uint8.
+
+    Raises:
+        ValueError: for another shape, or an image without any foreground.
+    """
+    plane = _plane(image, "image").astype(np.float32)
+    foreground = plane != 0
+    if not foreground.any():
+        raise ValueError("image: every pixel is 0, there is no foreground to show")
+    low, high = np.percentile(plane[foreground], ROBUST)
+    gray = (plane - low) / (high - low) if high > low else np.full_like(plane, 0.5)
+    gray = np.clip(np.where(foreground, gray, 0.0), 0, 1)
+    gray = np.clip(_resize(gray, scale, Image.Resampling.BICUBIC), 0, 1)
+    return np.repeat(np.rint(gray * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _heat(heatmap: Any, shape: tuple[int, ...], scale: int) -> NDArray[np.float32]:
+    plane = _plane(heatmap, "heatmap", shape)
+    if plane.min() < 0 or plane.max() > 1 + 1e-5:
+        raise ValueError(
+            f"heatmap: expected values in [0, 1] (divide by the maximum), got {plane.min():.4g} to {plane.max():.4g}"
+        )
+    return np.clip(_resize(plane, scale, Image.Resampling.BILINEAR), 0, 1)
+
+
+def _draw_contour(picture: RGB, mask: NDArray[np.bool_], color: tuple[int, int, int], dashed: bool = False) -> None:
+    """Color the pixels just outside the mask, so that what is inside stays visible; thicker on larger pictures."""
+    scale = picture.shape[0] // mask.shape[0]
+    large = mask.repeat(scale, axis=0).repeat(scale, axis=1)
+    edge = binary_dilation(large, iterations=max(1, round(max(large.shape) / 150))) & ~large
+    if dashed:
+        edge &= np.add.outer(*map(np.arange, large.shape)) // DASH % 2 == 0
+    picture[edge] = color
+
+
+def overlay(
+    image: Any, heatmap: Any, mask: Any = None, predicted: Any = None, alpha: float = 0.6, scale: int = 1
+) -> RGB:
+    """Heatmap over the gray image; opacity is proportional to the value, so that 0 leaves the image as it is.
+
+    A pixel is ``(1 - alpha v) gray + alpha v color(v)``. The true mask is a cyan line, the predicted one a dashed
+    magenta line, both just outside the mask.
+
+    Args:
+        image: (1, X, Y), air exactly 0.
+        heatmap: (1, X, Y) in [0, 1], 1 = strongest evidence, on the image grid; an empty map is all 0.
+        mask, predicted: (1, X, Y) 0/1, or None.
+        alpha: opacity where the heatmap is 1.
+        scale: whole enlargement factor; `legible_scale` gives one for reading on a page.
+
+    Returns:
+        (Y * scale, X * scale, 3) uint8, rows from top to bottom.
+
+    Raises:
+        ValueError: for shapes that do not fit, a heatmap outside [0, 1], a mask that is not 0/1, no foreground.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected 0 to 1, got {alpha}")
+    shape = np.asarray(image).shape
+    gray = gray_image(image, scale)
+    heat = _heat(heatmap, shape, scale)
+    opacity = alpha * heat[..., None]
+    picture = np.rint((1 - opacity) * gray + opacity * colorize(heat)).astype(np.uint8)
+    if mask is not None:
+        _draw_contour(picture, _mask(mask, "mask", shape), MASK_COLOR)
+    if predicted is not None:
+        _draw_contour(picture, _mask(predicted, "predicted mask", shape), PREDICTED_COLOR, dashed=True)
+    return picture
+
+
+def _text(picture: RGB, text: str, center: tuple[float, float], size: int, ink: tuple[int, int, int], box: bool) -> RGB:
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    if box:
+        left, top, right, bottom = draw.textbbox(center, text, font=_font(size), anchor="mm")
+        draw.rectangle((left - 6, top - 4, right + 6, bottom + 4), fill=PAPER)
+    draw.text(center, text, font=_font(size), fill=ink, anchor="mm")
+    return np.asarray(canvas)
+
+
+def panel(
+    image: Any,
+    heatmap: Any,
+    mask: Any = None,
+    titles: Sequence[str] = TITLES,
+    predicted: Any = None,
+    caption: str = "",
+    alpha: float = 0.6,
+    scale: int | None = None,
+) -> RGB:
+    """Image, heatmap, overlay and masks side by side, with titles, a caption and a color bar from 0 to 1.
+
+    An empty heatmap is shown as the words "no evidence", not as a color.
+
+    Args:
+        image, heatmap, mask, predicted, alpha: see `overlay`.
+        titles: of the four tiles.
+        caption: one short line under the tiles; cut where the color bar begins.
+        scale: whole enlargement factor; None: `legible_scale`.
+
+    Returns:
+        (H, W, 3) uint8 on white.
+
+    Raises:
+        ValueError: see `overlay`; also for another number of titles.
+    """
+    if len(titles) != 4:
+        raise ValueError(f"titles: expected 4, one a tile, got {len(titles)}")
+    shape = np.asarray(image).shape
+    scale = legible_scale(shape) if scale is None else scale
+    gray, heat = gray_image(image, scale), _heat(heatmap, shape, scale)
+    empty = not heat.any()
+    height, width = gray.shape[:2]
+    middle = (width / 2, height / 2)
+    over = overlay(image, heatmap, mask=mask, alpha=alpha, scale=scale)
+    if empty:
+        heat_tile = _text(np.full_like(gray, 238), EMPTY, middle, 17, INK, box=False)
+        over = _text(over, EMPTY, (width / 2, height - 16), 13, INK, box=True)
+    else:
+        heat_tile = colorize(heat)
+    masks = overlay(image, np.zeros(shape), mask=mask, predicted=predicted, scale=scale)
+    tiles = (gray, heat_tile, over, masks)
+
+    canvas = Image.new("RGB", (4 * width + 3 * GAP, height + 2 * LINE), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
+        left = i * (width + GAP)
+        canvas.paste(Image.fromarray(tile), (left, LINE))
+        draw.text((left, LINE / 2), _shortened(title, width), font=_font(13), fill=INK, anchor="lm")
+    middle_y = LINE + height + LINE / 2
+    bar = min(160, width)
+    bar_left = canvas.width - bar - 14
+    draw.text((0, middle_y), _shortened(caption, bar_left - 20), font=_font(13), fill=INK, anchor="lm")
+    ramp = np.broadcast_to(colorize(np.linspace(0, 1, bar)), (10, bar, 3))
+    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (bar_left, int(middle_y) - 5))
+    draw.text((bar_left - 4, middle_y), "0", font=_font(13), fill=INK, anchor="rm")
+    draw.text((canvas.width - 1, middle_y), "1", font=_font(13), fill=INK, anchor="rm")
+    return np.asarray(canvas)
+
+
+def _shortened(text: str, width: float) -> str:
+    """Text cut to a width in pixels, with an ellipsis where something is missing."""
+    if _font(13).getlength(text) <= width:
+        return text
+    while text and _font(13).getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def save(picture: RGB, path: str | Path) -> Path:
+    """Write an RGB picture (H, W, 3) uint8 as PNG, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    Image.fromarray(picture).save(partial, format="PNG")
+    os.replace(partial, path)
+    return path

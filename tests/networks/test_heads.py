@@ -1,0 +1,116 @@
+"""Evidence, Grad-CAM and HiResCAM at the evidence features: the relations that the head is built to have."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scripts.networks.heads import AveragePoolHead, EvidenceHead, FusedFeatures
+from tests.networks.nets import heads, tiny
+
+
+def head(pooling: str = "logsumexp", sharpness: float = 5.0, masked: bool = True) -> EvidenceHead:
+    return EvidenceHead(2, [3], [[1, 1]], 4, 3, pooling, sharpness, masked)
+
+
+EVIDENCE = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[1.0, 3.0], [9.0, -9.0]]])[None]
+MASK = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+
+
+def test_mean_pooling_by_hand():
+    assert head("mean").pool(EVIDENCE, MASK).tolist() == [[0.0, 2.0]]
+    assert head("mean", masked=False).pool(EVIDENCE, MASK).tolist() == [[0.0, 1.0]]
+
+
+def test_log_sum_exp_pooling_by_hand():
+    for sharpness in (1.0, 5.0):
+        expected = math.log((math.exp(sharpness) + math.exp(3 * sharpness)) / 2) / sharpness
+        pooled = head(sharpness=sharpness).pool(EVIDENCE, MASK)
+        assert pooled[0].tolist() == pytest.approx([0.0, expected], abs=1e-6)
+    everywhere = head(masked=False).pool(EVIDENCE, MASK)
+    assert float(everywhere[0, 1]) == pytest.approx(9 - math.log(4) / 5, abs=1e-6)  # 9 outweighs the rest
+
+
+def test_log_sum_exp_does_not_overflow():
+    pooled = head().pool(EVIDENCE * 1000, MASK)
+    assert float(pooled[0, 1]) == pytest.approx(3000 - math.log(2) / 5, rel=1e-6)
+
+
+def test_sharpness_leads_from_the_mean_to_the_maximum():
+    assert float(head(sharpness=1e-3).pool(EVIDENCE, MASK)[0, 1]) == pytest.approx(2.0, abs=1e-3)
+    assert float(head(sharpness=1e3).pool(EVIDENCE, MASK)[0, 1]) == pytest.approx(3.0, abs=1e-3)
+
+
+def test_coarse_levels_are_repeated_onto_the_finest():
+    fused = FusedFeatures(2, [1, 1], [[1, 1], [2, 1]], 1)
+    with torch.no_grad():
+        for layer, weight in zip(fused.lateral, (1.0, 10.0), strict=True):
+            layer.conv.weight.fill_(weight)
+        fused.conv.conv.weight.zero_()
+        fused.conv.conv.weight[..., 1, 1] = 1  # identity
+    fine, coarse = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([[[[5.0, 6.0]]]])
+    seen = []
+    fused.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    fused([fine, coarse], torch.ones(1, 1, 2, 2))
+    assert seen[0].tolist() == [[[[51.0, 62.0], [53.0, 64.0]]]]
+
+
+def test_average_pool_head_by_hand():
+    stock, masked = AveragePoolHead(1, 2), AveragePoolHead(1, 2, masked=True)
+    for layer in (stock, masked):
+        layer.mlp = torch.nn.Identity()
+    levels = [torch.full((1, 1, 4, 4), 7.0), torch.tensor([[[[1.0, 3.0], [9.0, -1.0]]]])]
+    masks = [torch.ones(1, 1, 4, 4), MASK]
+    assert stock(levels, masks)[0].tolist() == [[3.0]]
+    assert masked(levels, masks)[0].tolist() == [[2.0]]
+    assert stock(levels, masks)[1].numel() == 0
+
+
+class Maps:
+    """Grad-CAM and HiResCAM at head.features by their formulas, before ReLU."""
+
+    def __init__(self, pooling: str, score):
+        network, x = tiny(pooling=pooling), heads(touching=True)
+        kept = []
+        hook = network.get_submodule("head.features").register_forward_hook(lambda _, __, out: kept.append(out))
+        outputs = network.multitask(x, segmentation=False)
+        hook.remove()
+        (features,) = kept
+        (gradient,) = torch.autograd.grad(score(outputs["cls"]).sum(), features)
+        self.grad_cam = (gradient.mean((2, 3), keepdim=True) * features).sum(1).detach()
+        self.hires_cam = (gradient * features).sum(1).detach()
+        self.logits, self.evidence = outputs["cls"].detach(), outputs["evidence"].detach()
+        self.inside = torch.nn.functional.max_pool2d((x != 0).float(), 2)[:, 0]
+        self.count = self.inside.sum((1, 2), keepdim=True)
+        self.cells = self.inside[0].numel()
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_mean_pooling_makes_evidence_grad_cam_and_hires_cam_agree(k):
+    maps = Maps("mean", lambda logits: logits[:, k])
+    evidence = maps.evidence[:, k]
+    assert evidence.abs().max() > 0.1
+    torch.testing.assert_close(maps.grad_cam * maps.cells, evidence, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(maps.hires_cam * maps.count, evidence, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_log_sum_exp_makes_grad_cam_the_evidence_and_hires_cam_its_softmax_weighted_form(k):
+    maps = Maps("logsumexp", lambda logits: logits[:, k])
+    evidence = maps.evidence[:, k]
+    torch.testing.assert_close(maps.grad_cam.relu() * maps.cells, evidence.relu(), atol=1e-5, rtol=1e-4)
+    weight = (5 * evidence).masked_fill(maps.inside == 0, -math.inf).flatten(1).softmax(1).view_as(evidence)
+    torch.testing.assert_close(maps.hires_cam, weight * evidence, atol=1e-5, rtol=1e-4)
+    # The softmax matters: HiResCAM is not the evidence up to a scale.
+    ratio = (maps.hires_cam / evidence)[maps.inside > 0]
+    assert ratio.max() > 2 * ratio.min()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "logsumexp"])
+def test_grad_cam_of_the_tumor_log_odds_is_the_tumor_evidence(pooling):
+    maps = Maps(pooling, lambda logits: logits[:, 1:].logsumexp(1) - logits[:, 0])
+    share = maps.logits[:, 1:].softmax(1)
+    tumor = (share[:, :, None, None] * maps.evidence[:, 1:]).sum(1) - maps.evidence[:, 0]
+    torch.testing.assert_close(maps.grad_cam * maps.cells, tumor, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,360 @@
+"""Selection of weights, atomic files, and the promise that an interrupted stage ends like an unbroken one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from monai.inferers import SimpleInferer
+from monai.optimizers import WarmupCosineSchedule
+from monai.transforms import Compose, RandScaleIntensityd
+from torch.utils.tensorboard import SummaryWriter
+
+from scripts.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic
+from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
+from scripts.handlers import EpochSeed, GradientClip, ValidationMetrics
+from scripts.losses import MultiTaskLoss
+from scripts.samplers import MixedBatchSampler, has_mask
+from tests.networks.nets import heads, tiny
+
+EPOCHS, BATCHES = 4, 3
+
+
+def test_failed_save_leaves_the_old_file(tmp_path):
+    path = tmp_path / "folder" / "weights.pt"
+    save_atomic({"a": torch.ones(1000)}, path)
+    old = path.read_bytes()
+    with pytest.raises(Exception, match="pickle"):
+        save_atomic({"a": torch.zeros(1000), "b": lambda: None}, path)
+    assert path.read_bytes() == old
+    save_atomic({"a": torch.zeros(3)}, path)
+    assert torch.equal(torch.load(path)["a"], torch.zeros(3))
+    assert [p.name for p in path.parent.iterdir()] == ["weights.pt"]
+
+
+class TestLoadWeights:
+    def test_whole_file_gives_the_same_network(self, tmp_path):
+        network = tiny(seed=1)
+        save_atomic(network.state_dict(), tmp_path / "model.pt")
+        other = load_weights(tiny(seed=2), tmp_path / "model.pt")
+        for name, value in network.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+
+    def test_no_file_leaves_the_network_alone(self):
+        network = tiny()
+        assert load_weights(network, None) is network
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no weights at .*model\.pt; run the stage that writes them first"):
+            load_weights(tiny(), tmp_path / "model.pt")
+
+    @pytest.mark.parametrize("content", ["half", "empty", "text"])
+    def test_damaged_file(self, tmp_path, content):
+        path = tmp_path / "model.pt"
+        save_atomic(tiny().state_dict(), path)
+        whole = path.read_bytes()
+        path.write_bytes({"half": whole[: len(whole) // 2], "empty": b"", "text": b"not weights"}[content])
+        with pytest.raises(
+            ValueError, match=r"(?s)weights file .*model\.pt is not readable .* may be truncated"
+        ) as info:
+            load_weights(tiny(), path)
+        assert "\n" not in str(info.value), "one sentence, without torch's advice to switch weights_only off"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"evidence_channels": 7}, r"other shapes \['head\.evidence\.conv\.weight'"),
+            ({"head": "average_pool"}, r"missing keys \['head\.bias'.*unexpected keys \['head\.mlp\.0\.bias'"),
+        ],
+    )
+    def test_weights_of_another_network(self, tmp_path, options, message):
+        save_atomic(tiny(**options).state_dict(), tmp_path / "model.pt")
+        network = tiny()
+        before = {k: v.clone() for k, v in network.state_dict().items()}
+        with pytest.raises(ValueError, match=message):
+            load_weights(network, tmp_path / "model.pt")
+        assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items()), "nothing half loaded"
+
+    def test_checkpoint_in_place_of_weights(self, tmp_path):
+        save_atomic({"network": tiny().state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
+        with pytest.raises(ValueError, match="does not fit MultiTaskDynUNet"):
+            load_weights(tiny(), tmp_path / "checkpoint.pt")
+
+    def test_something_else_in_place_of_weights(self, tmp_path):
+        save_atomic([torch.ones(2)], tmp_path / "model.pt")
+        with pytest.raises(ValueError, match="weights file"):
+            load_weights(tiny(), tmp_path / "model.pt")
+
+
+class Stopped(Exception):
+    """The machine goes away."""
+
+
+class Stage:
+    """A stage of `EPOCHS` epochs of `BATCHES` batches, with everything random that a real one has."""
+
+    def __init__(self, folder: Path, max_epochs: int = EPOCHS, seed: int = 0, key_metric: str = "combined"):
+        images = torch.cat([heads(size=16, batch=3), heads(size=16, batch=3, touching=True)])
+        items = []
+        for i, image in enumerate(images):
+            masked = i % 2 == 0
+            items.append(
+                {
+                    "image": image,
+                    "label": ((image > 1) & torch.tensor(masked)).to(torch.uint8),
+                    "foreground": (image != 0).to(torch.uint8),
+                    "has_mask": masked,
+                    "diagnosis": i % 3,
+                    "name": f"case{i}",
+                }
+            )
+        augment = Compose([RandScaleIntensityd(keys="image", factors=0.3, prob=1.0)])
+        train_data, valid_data = Dataset(items, augment), Dataset(items)
+        flags = has_mask([{"label": 1} if item["has_mask"] else {} for item in items])
+        sampler = MixedBatchSampler(flags, batch_size=2, masked_share=0.5, seed=seed)
+        loader = DataLoader(train_data, batch_sampler=sampler)
+        self.network = tiny(dropout=0.2)
+        step = MultiTaskStep(self.network)
+        loss = MultiTaskLoss()
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.network, 0.02, 0.5), lr=0.02)
+        scheduler = WarmupCosineSchedule(
+            self.optimizer, warmup_steps=BATCHES, t_total=max_epochs * BATCHES, warmup_multiplier=0.05
+        )
+        metrics = ValidationMetrics()
+        self.evaluator = SupervisedEvaluator(
+            device="cpu",
+            val_data_loader=DataLoader(valid_data, batch_size=3),
+            network=MultiTaskStep(self.network),
+            inferer=SimpleInferer(),
+            prepare_batch=prepare_batch,
+            val_handlers=[metrics],
+            decollate=False,
+        )
+        self.trainer = SupervisedTrainer(
+            max_epochs=max_epochs,
+            device="cpu",
+            train_data_loader=loader,
+            network=step,
+            optimizer=self.optimizer,
+            loss_function=loss,
+            inferer=SimpleInferer(),
+            prepare_batch=prepare_batch,
+            train_handlers=[
+                EpochSeed(seed, train_data, sampler),
+                GradientClip(list(step.parameters()), 5.0),
+                LrScheduleHandler(scheduler, print_lr=False, epoch_level=False),
+                ValidationHandler(interval=1, validator=self.evaluator, exec_at_start=True),
+            ],
+            decollate=False,
+        )
+        self.folder = folder
+        self.checkpoint = StageCheckpoint(
+            folder, self.network, self.optimizer, scheduler, metrics, key_metric, SummaryWriter(str(folder))
+        )
+        self.checkpoint.attach(self.trainer, self.evaluator)
+        self.values: dict[int, float] = {}
+        self.evaluator.add_event_handler(Events.COMPLETED, self._note)
+
+    def _note(self, engine) -> None:
+        self.values[self.trainer.state.epoch] = engine.state.metrics["combined"]
+
+    def stop_after(self, iteration: int) -> None:
+        def stop() -> None:
+            raise Stopped
+
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), stop)
+
+    def run(self) -> Stage:
+        self.checkpoint.run()
+        return self
+
+    def files(self) -> dict[str, dict]:
+        return {name: torch.load(self.folder / name, weights_only=True) for name in (WEIGHTS, CHECKPOINT)}
+
+
+def assert_same(a, b, where: str = "") -> None:
+    """Equal bit for bit, through all levels."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Stage:
+    return Stage(tmp_path_factory.mktemp("unbroken")).run()
+
+
+def test_stage_trains_at_all(unbroken):
+    files = unbroken.files()
+    assert sorted(unbroken.values) == list(range(EPOCHS + 1)), "one validation before training, one after each epoch"
+    assert len(set(unbroken.values.values())) > 2
+    assert files[CHECKPOINT]["epoch"] == EPOCHS
+    assert files[CHECKPOINT]["iteration"] == EPOCHS * BATCHES
+    assert files[CHECKPOINT]["best_metric"] == max(unbroken.values.values())
+    assert unbroken.values[files[CHECKPOINT]["best_epoch"]] == files[CHECKPOINT]["best_metric"]
+    assert not torch.equal(
+        files[CHECKPOINT]["network"]["bottleneck.conv1.conv.weight"], tiny().bottleneck.conv1.conv.weight
+    )
+
+
+@pytest.mark.parametrize("stops", [[1], [BATCHES], [2 * BATCHES + 2], [BATCHES + 1, 3 * BATCHES]])
+def test_interrupted_stage_ends_like_the_unbroken_one(unbroken, tmp_path, stops):
+    for iteration in stops:
+        stage = Stage(tmp_path)
+        stage.stop_after(iteration)
+        with pytest.raises(Stopped):
+            stage.run()
+        torch.manual_seed(12345)  # the new process starts with another state of the generators
+        np.random.seed(12345)
+    stage = Stage(tmp_path).run()
+    assert_same(unbroken.files(), stage.files())
+    for epoch, value in stage.values.items():
+        assert value == unbroken.values[epoch]
+    if stops == [2 * BATCHES + 2]:
+        assert sorted(stage.values) == [2, 3, 4], "whole epochs were not run again"
+
+
+def test_stop_between_the_two_files_of_an_epoch(unbroken, tmp_path):
+    stage = Stage(tmp_path)
+
+    def stop(engine) -> None:
+        if stage.trainer.state.epoch == 2:
+            raise Stopped
+
+    stage.evaluator.add_event_handler(Events.COMPLETED, stop)  # after select, before save
+    with pytest.raises(Stopped):
+        stage.run()
+    assert stage.files()[CHECKPOINT]["epoch"] == 1
+    assert_same(unbroken.files(), Stage(tmp_path).run().files())
+
+
+def test_finished_stage_is_left_as_it_is(unbroken):
+    before = {name: (unbroken.folder / name).read_bytes() for name in (WEIGHTS, CHECKPOINT)}
+    again = Stage(unbroken.folder).run()
+    assert again.values == {}
+    assert before == {name: (unbroken.folder / name).read_bytes() for name in (WEIGHTS, CHECKPOINT)}
+    assert_same(again.network.state_dict(), torch.load(unbroken.folder / CHECKPOINT)["network"])
+
+
+def test_selected_weights_start_the_next_stage_where_this_one_was(unbroken, tmp_path):
+    stage = Stage(tmp_path)
+    load_weights(stage.network, unbroken.folder / WEIGHTS)
+    stage.stop_after(1)
+    with pytest.raises(Stopped):
+        stage.run()
+    assert stage.values[0] == max(unbroken.values.values())
+    selected, first = unbroken.files()[WEIGHTS], torch.load(tmp_path / WEIGHTS, weights_only=True)
+    assert_same(selected, first)
+
+
+def test_other_seed_is_another_run(unbroken, tmp_path):
+    other = Stage(tmp_path, seed=1).run()
+    name = "bottleneck.conv1.conv.weight"
+    assert not torch.equal(other.files()[CHECKPOINT]["network"][name], unbroken.files()[CHECKPOINT]["network"][name])
+
+
+def test_damaged_checkpoint_is_refused(unbroken, tmp_path):
+    whole = (unbroken.folder / CHECKPOINT).read_bytes()
+    for content in (whole[: len(whole) // 2], b"not a checkpoint"):
+        (tmp_path / CHECKPOINT).write_bytes(content)
+        message = r"(?s)checkpoint .* is not readable .* delete it to start this stage anew"
+        with pytest.raises(ValueError, match=message) as info:
+            Stage(tmp_path).run()
+        assert "\n" not in str(info.value)
+
+
+def test_checkpoint_of_a_run_of_another_length_is_refused(unbroken):
+    with pytest.raises(ValueError, match="is of a run of 4 epochs, this one has 5; choose another run_dir"):
+        Stage(unbroken.folder, max_epochs=5).run()
+
+
+def test_running_without_engines_is_refused(tmp_path):
+    checkpoint = Stage(tmp_path).checkpoint
+    checkpoint.trainer = None
+    with pytest.raises(RuntimeError, match="attach the checkpoint to trainer and evaluator"):
+        checkpoint.run()
+
+
+class Selecting:
+    """`StageCheckpoint.select` fed by hand."""
+
+    def __init__(self, folder: Path, key_metric: str = "dice"):
+        self.network, self.scalars = tiny(), []
+        self.metrics = SimpleNamespace(
+            logits=np.array([[1.0, 0.0, 0.0], [0.0, 0.2, 0.0], [0.3, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+            diagnosis=np.array([0, 1, 1, 2]),
+        )
+        writer = SimpleNamespace(add_scalar=lambda *args: self.scalars.append(args))
+        self.checkpoint = StageCheckpoint(folder, self.network, None, None, self.metrics, key_metric, writer)
+        self.checkpoint.trainer = SimpleNamespace(state=SimpleNamespace(epoch=0))
+
+    def select(self, epoch: int, **metrics: float) -> None:
+        self.checkpoint.trainer.state.epoch = epoch
+        with torch.no_grad():
+            self.network.head.bias.fill_(epoch)  # the weights of that epoch
+        self.checkpoint.select(SimpleNamespace(state=SimpleNamespace(metrics=metrics)))
+
+
+def test_best_weights_are_kept_and_the_first_validation_counts(tmp_path):
+    stage = Selecting(tmp_path)
+    for epoch, dice, kept in ((0, 0.5, 0), (1, 0.4, 0), (2, 0.6, 2), (3, 0.6, 2), (4, 0.59, 2), (5, 0.7, 5)):
+        stage.select(epoch, dice=dice, auc=0.1)
+        assert torch.load(tmp_path / WEIGHTS)["head.bias"].tolist() == [kept] * 3, epoch
+        assert stage.checkpoint.best_epoch == stage.checkpoint.trainer.state.best_metric_epoch == kept
+    assert stage.checkpoint.best_metric == 0.7
+    assert stage.scalars[:2] == [("validation/dice", 0.5, 0), ("validation/auc", 0.1, 0)]
+
+
+def test_threshold_and_temperature_of_the_selecting_validation_are_stored(tmp_path):
+    stage = Selecting(tmp_path)
+    stage.select(0, dice=0.5)
+    state = torch.load(tmp_path / WEIGHTS)
+    temperature, threshold = float(state["temperature"]), float(state["threshold"])
+    logits, diagnosis = stage.metrics.logits, stage.metrics.diagnosis
+    odds = np.exp(logits / temperature)
+    p = odds[:, 1:].sum(1) / odds.sum(1)
+    # Case 2, a tumor taken for none, lies next to case 0, the only one without: the threshold goes between them.
+    assert (p >= threshold).tolist() == [False, True, True, True]
+    assert threshold == pytest.approx((p[0] + p[2]) / 2, abs=1e-6)
+
+    def loss(t: float) -> float:
+        return -np.log(np.exp(logits / t)[range(4), diagnosis] / np.exp(logits / t).sum(1)).mean()
+
+    assert loss(temperature) < min(loss(temperature * 0.9), loss(temperature * 1.1), loss(1.0))
+    stage.metrics.logits = stage.metrics.logits * 10
+    stage.select(1, dice=0.4)
+    assert float(stage.network.temperature) == temperature, "a validation that is not selected changes nothing"
+
+
+def test_without_any_diagnosis_threshold_and_temperature_stay(tmp_path):
+    stage = Selecting(tmp_path)
+    stage.metrics.logits, stage.metrics.diagnosis = np.empty((0, 3)), np.empty(0, dtype=int)
+    stage.select(0, dice=0.5)
+    state = torch.load(tmp_path / WEIGHTS)
+    assert (float(state["threshold"]), float(state["temperature"])) == (0.5, 1.0)
+
+
+def test_metric_that_is_unknown_or_undefined_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="key_metric is one of dice, auc, got 'f1'"):
+        Selecting(tmp_path, "f1").select(0, dice=0.5, auc=0.5)
+    with pytest.raises(ValueError, match=r"no case that defines 'dice': add cases with a tumor mask"):
+        Selecting(tmp_path).select(0, dice=float("nan"))
+    with pytest.raises(ValueError, match=r"no case that defines 'balanced_accuracy': add cases with a diagnosis"):
+        Selecting(tmp_path, "balanced_accuracy").select(0, balanced_accuracy=float("nan"))
+    assert not (tmp_path / WEIGHTS).exists()

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from scripts.cli import one_sentence_errors, parse_overrides, start_logging
+
+
+def test_overrides_are_typed_as_monai_types_them():
+    tokens = [
+        "--max_epochs",
+        "3",
+        "--learning_rate=1e-3",
+        "--frozen",
+        "['encoder']",
+        "--name",
+        "mine",
+        "--flag",
+        "True",
+    ]
+    assert parse_overrides(tokens) == {
+        "max_epochs": 3,
+        "learning_rate": 0.001,
+        "frozen": ["encoder"],
+        "name": "mine",
+        "flag": True,
+    }
+
+
+def test_ids_and_values_with_special_signs_survive():
+    tokens = ["--network_def#filters=[4, 8, 16]", "--seed", "-1", "--formula", "a=b", "--run_dir=runs/a=b"]
+    assert parse_overrides(tokens) == {
+        "network_def#filters": [4, 8, 16],
+        "seed": -1,
+        "formula": "a=b",
+        "run_dir": "runs/a=b",
+    }
+
+
+def test_no_overrides():
+    assert parse_overrides([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [(["max_epochs", "3"], "max_epochs"), (["--a", "1", "2"], "2"), (["--max_epochs"], "--max_epochs")],
+)
+def test_other_forms_are_refused(tokens, named):
+    with pytest.raises(ValueError, match=f"expected --id value, got '{named}'"):
+        parse_overrides(tokens)
+
+
+def fail_with(error: BaseException, capsys) -> tuple[int, str]:
+    """Exit status and standard error."""
+    with pytest.raises(SystemExit) as info, one_sentence_errors():
+        raise error
+    return info.value.code, capsys.readouterr().err
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x.jpg is empty"),
+        FileNotFoundError("x.jpg is empty"),
+        FileExistsError("x.jpg is empty"),
+        NotADirectoryError("x.jpg is empty"),
+        IsADirectoryError("x.jpg is empty"),
+        PermissionError("x.jpg is empty"),
+        caused(RuntimeError("Failed to evaluate"), ValueError("x.jpg is empty")),
+        caused(RuntimeError("outer"), caused(RuntimeError("applying transform"), FileNotFoundError("x.jpg is empty"))),
+    ],
+    ids=lambda error: f"{type(error).__name__}{'<-' + type(error.__cause__).__name__ if error.__cause__ else ''}",
+)
+def test_what_a_user_can_mend_is_one_sentence(error, capsys):
+    assert fail_with(error, capsys) == (2, "error: x.jpg is empty\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes"),
+        KeyError("image"),
+        AttributeError("no such thing"),
+        caused(RuntimeError("Failed to evaluate"), KeyError("image")),
+        caused(RuntimeError("Failed to evaluate"), AttributeError("no such thing")),
+        caused(RuntimeError("Failed to evaluate"), RuntimeError("shapes")),
+    ],
+    ids=lambda error: f"{type(error).__name__}{'<-' + type(error.__cause__).__name__ if error.__cause__ else ''}",
+)
+def test_faults_of_the_program_keep_their_traceback(error, capsys):
+    with pytest.raises(type(error)) as info, one_sentence_errors():
+        raise error
+    assert info.value is error
+    assert capsys.readouterr().err == ""
+
+
+def test_interruption_says_how_to_continue(capsys):
+    assert fail_with(KeyboardInterrupt(), capsys) == (130, "interrupted; run the same command again to continue\n")
+
+
+def test_success_is_left_alone(capsys):
+    with one_sentence_errors():
+        value = 1
+    assert value == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_logging_shows_ours_and_quiets_the_libraries():
+    names = ("ignite", "monai", "matplotlib", "PIL")
+    before = {name: logging.getLogger(name).level for name in names}
+    try:
+        start_logging()
+        for name in names:
+            assert not logging.getLogger(name + ".part").isEnabledFor(logging.INFO)
+            assert logging.getLogger(name + ".part").isEnabledFor(logging.WARNING)
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
+from scripts.losses import MultiTaskLoss
+from scripts.networks import MultiTaskDynUNet
+from tests.networks.nets import gradients, heads, tiny
+
+PARTS = ("encoder", "decoder", "head")
+
+
+def batch(has_mask: list[bool]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    count = len(has_mask)
+    x = torch.cat([heads(), heads(touching=True)])[:count]
+    masked = torch.tensor(has_mask)
+    return x, {
+        "label": (x > 1).to(torch.uint8) * masked.view(-1, 1, 1, 1),
+        "foreground": (x != 0).to(torch.uint8),
+        "has_mask": masked,
+        "diagnosis": torch.tensor([0, 1, 2, 1])[:count],
+    }
+
+
+def tensors_of(network: MultiTaskDynUNet, part: str) -> list[torch.Tensor]:
+    return [t.clone() for module in network.modules_of(part) for t in module.state_dict().values()]
+
+
+def train(step: MultiTaskStep, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
+    x, target = batch([True, False, True, False])
+    loss = MultiTaskLoss()
+    step.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(step(x, target["has_mask"]), target).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("frozen", [["encoder"], ["encoder", "decoder"], ["head"]])
+@pytest.mark.parametrize("everything", [False, True], ids=["parameter groups", "all parameters"])
+def test_frozen_parts_stay_bit_identical_through_weight_decay(frozen, everything):
+    network = tiny(dropout=0.2)
+    step = MultiTaskStep(network, frozen=frozen)
+    # Handing the frozen parameters to the optimizer as well must not let weight decay at them.
+    params = list(network.parameters()) if everything else parameter_groups(network, 1e-2)
+    optimizer = torch.optim.AdamW(params, lr=1e-2, weight_decay=0.5)
+    before = {part: tensors_of(network, part) for part in PARTS}
+    train(step, optimizer)
+    for part in PARTS:
+        same = [torch.equal(a, b) for a, b in zip(before[part], tensors_of(network, part), strict=True)]
+        assert all(same) if part in frozen else not any(same), part
+
+
+def test_frozen_parts_stay_in_evaluation_mode():
+    network = tiny(dropout=0.5)
+    step = MultiTaskStep(network, segmentation=False, frozen=["encoder", "decoder"]).train()
+    for part in PARTS:
+        assert {m.training for top in network.modules_of(part) for m in top.modules()} == {part == "head"}
+    assert step.training
+    assert network.training
+    x = heads()
+    features = []
+    network.bottleneck.register_forward_hook(lambda _, __, out: features.append(out))
+    step(x)
+    step(x)
+    assert torch.equal(*features), "no dropout in the frozen encoder"
+    step.eval()
+    assert not any(m.training for m in step.modules())
+
+
+def test_freezing_leaves_the_rest_trainable():
+    network = tiny()
+    MultiTaskStep(network, frozen=["encoder"])
+    for part in PARTS:
+        assert {p.requires_grad for p in network.parameters_of(part)} == {part != "encoder"}
+
+
+def test_wrong_part_or_precision_is_refused():
+    with pytest.raises(ValueError, match="part is one of encoder, decoder, head, got 'backbone'"):
+        MultiTaskStep(tiny(), frozen=["backbone"])
+    with pytest.raises(ValueError, match="precision is one of float32, bfloat16, got 'float16'"):
+        MultiTaskStep(tiny(), precision="float16")
+
+
+class Seen:
+    """How many items pass a module, call by call."""
+
+    def __init__(self, network: MultiTaskDynUNet, name: str):
+        self.items: list[int] = []
+        network.get_submodule(name).register_forward_hook(lambda _, __, out: self.items.append(len(out)))
+
+
+@pytest.mark.parametrize(
+    ("masks", "training", "decoded"),
+    [
+        ([True, False, True, False], True, [2]),
+        ([False, False, False, True], True, [1]),
+        ([True] * 4, True, [4]),
+        ([False] * 4, True, []),
+        ([True, False, True, False], False, [4]),
+        ([False] * 4, False, [4]),
+    ],
+)
+def test_decoder_runs_for_the_items_with_a_mask_in_training(masks, training, decoded):
+    network = tiny()
+    step = MultiTaskStep(network).train(training)
+    seen = {name: Seen(network, name) for name in ("bottleneck", "upsamples.1", "head.features")}
+    x, target = batch(masks)
+    pred = step(x, target["has_mask"])
+    assert seen["upsamples.1"].items == decoded
+    assert seen["bottleneck"].items == seen["head.features"].items == [4]
+    assert ("seg" in pred) == bool(decoded)
+    assert pred["cls"].shape == (4, 3)
+    assert pred["evidence"].shape == (4, 3, 12, 12)
+
+
+@pytest.mark.parametrize(("asked", "ran"), [((True, False), [1, 0]), ((False, True), [0, 1]), ((True, True), [1, 1])])
+def test_only_the_outputs_asked_for_are_computed(asked, ran):
+    network = tiny()
+    step = MultiTaskStep(network, *asked).train()
+    seen = [Seen(network, "upsamples.0"), Seen(network, "head.features")]
+    x, target = batch([True] * 4)
+    pred = step(x, target["has_mask"])
+    assert [len(s.items) for s in seen] == ran
+    assert sorted(pred) == sorted(["seg"] * ran[0] + ["cls", "evidence"] * ran[1])
+
+
+@pytest.mark.parametrize("masks", [[True, False, True, False], [False, True, True, True]])
+def test_outputs_and_gradients_equal_those_of_the_full_computation(masks):
+    x, target = batch(masks)
+    partial, full = tiny(), tiny()
+    pred = MultiTaskStep(partial).train()(x, target["has_mask"])
+    every = full.train().multitask(x)
+    torch.testing.assert_close(pred["seg"], every["seg"][target["has_mask"]], atol=1e-5, rtol=0)
+    every["seg"] = every["seg"][target["has_mask"]]
+    MultiTaskLoss()(pred, target).backward()
+    MultiTaskLoss()(every, target).backward()
+    expected = gradients(full)
+    assert max(float(g.abs().max()) for g in expected.values()) > 0.01
+    for name, gradient in gradients(partial).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_evaluation_equals_the_network():
+    network, x = tiny(), heads()
+    with torch.no_grad():
+        found, expected = MultiTaskStep(network).eval()(x), network.multitask(x)
+    assert sorted(found) == ["cls", "evidence", "seg"]
+    for name, value in expected.items():
+        assert torch.equal(found[name], value)
+
+
+def test_stock_design_gives_no_evidence():
+    network = tiny(normalization="instance", head="average_pool")
+    assert sorted(MultiTaskStep(network)(heads())) == ["cls", "seg"]
+
+
+def test_bfloat16_computes_in_bfloat16_and_returns_float32():
+    network, x = tiny(), heads()
+    dtypes = []
+    network.bottleneck.conv1.register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
+    exact = MultiTaskStep(network).eval()(x)
+    rough = MultiTaskStep(network, precision="bfloat16").eval()(x)
+    assert dtypes == [torch.float32, torch.bfloat16]
+    for name, value in exact.items():
+        assert rough[name].dtype == torch.float32
+        assert 0 < (rough[name] - value).abs().max() < 0.1 * value.abs().max()
+
+
+def test_batch_is_split_for_the_engines():
+    data = {
+        "image": np.ones((2, 1, 4, 4), dtype=np.float32),
+        "label": torch.zeros(2, 1, 4, 4),
+        "foreground": torch.ones(2, 1, 4, 4),
+        "has_mask": [True, False],
+        "diagnosis": torch.tensor([1, -1]),
+        "name": ["a", "b"],
+    }
+    image, target, args, kwargs = prepare_batch(data, "cpu", non_blocking=True, unused=1)
+    assert torch.equal(image, torch.ones(2, 1, 4, 4))
+    assert list(target) == ["label", "foreground", "has_mask", "diagnosis"]
+    assert target["has_mask"].tolist() == kwargs["has_mask"].tolist() == [True, False]
+    assert target["diagnosis"].tolist() == [1, -1]
+    assert args == ()
+
+
+def test_parameter_groups_by_part():
+    network = tiny()
+    groups = parameter_groups(network, 0.01, encoder_factor=0.25)
+    assert [(g["name"], g["lr"]) for g in groups] == [("encoder", 0.0025), ("decoder", 0.01), ("head", 0.01)]
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(map(id, network.parameters()))
+
+
+def test_frozen_parts_are_in_no_group():
+    network = tiny()
+    MultiTaskStep(network, frozen=["encoder", "decoder"])
+    groups = parameter_groups(network, 0.01, encoder_factor=0.25)
+    assert [(g["name"], g["lr"]) for g in groups] == [("head", 0.01)]
+    MultiTaskStep(network, frozen=PARTS)
+    with pytest.raises(ValueError, match="all parameters are frozen; nothing to train"):
+        parameter_groups(network, 0.01)

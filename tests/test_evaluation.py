@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.evaluation import CaseResults, summarize, write_csv, write_evaluation
+from scripts.metrics import classification_metrics
+
+
+def rectangle(rows: slice, columns: slice) -> torch.Tensor:
+    picture = torch.zeros(1, 12, 12)
+    picture[0, rows, columns] = 1
+    return picture
+
+
+TUMOR = rectangle(slice(2, 6), slice(2, 6))  # 16 pixels
+SHIFTED = rectangle(slice(2, 6), slice(4, 8))  # 16 pixels, 8 of them shared, 2 columns off
+NOTHING = torch.zeros(1, 12, 12)
+
+
+def batch(cases: list[dict]) -> tuple[dict, dict]:
+    """(batch, output) as the evaluator leaves them in its state."""
+    segmented = torch.stack([case.get("predicted", NOTHING) for case in cases])
+    names = [case["name"] for case in cases]
+    data = {
+        "name": names,
+        "patient": [case.get("patient", name) for case, name in zip(cases, names, strict=True)],
+        "source": [case.get("source", "a") for case in cases],
+        "label_coverage": torch.tensor([case.get("label_coverage", 1.0) for case in cases]),
+    }
+    target = {
+        "label": torch.stack([case.get("label", NOTHING) for case in cases]).to(torch.uint8),
+        "has_mask": torch.tensor(["label" in case for case in cases]),
+        "diagnosis": torch.tensor([case.get("diagnosis", -1) for case in cases]),
+    }
+    pred = {
+        "seg": torch.cat([1 - 2 * segmented, 2 * segmented - 1], dim=1),
+        "cls": torch.tensor([case.get("logits", [0.0, 0.0]) for case in cases]),
+    }
+    return data, {"pred": pred, "label": target}
+
+
+def rows_of(*batches: list[dict]) -> list[dict]:
+    results, prepared = CaseResults(), [batch(cases) for cases in batches]
+
+    def step(engine: Engine, pair: tuple[dict, dict]) -> dict:
+        engine.state.batch = pair[0]  # as in MONAI's engines: the collated batch, and what the step made of it
+        return pair[1]
+
+    engine = Engine(step)
+    results.attach(engine)
+    engine.run(prepared)
+    return results.rows
+
+
+HIT = {"name": "hit", "label": TUMOR, "predicted": SHIFTED, "diagnosis": 1, "logits": [0.0, 2.0]}
+EXACT = {"name": "exact", "label": TUMOR, "predicted": TUMOR, "diagnosis": 1, "logits": [0.0, 1.0]}
+MISS = {"name": "miss", "label": TUMOR, "diagnosis": 1, "logits": [1.0, 0.0], "label_coverage": 0.75}
+HEALTHY = {"name": "healthy", "label": NOTHING, "predicted": SHIFTED, "diagnosis": 0, "logits": [2.0, 0.0]}
+MASKLESS = {"name": "maskless", "predicted": TUMOR, "diagnosis": 1, "source": "b", "logits": [0.0, 3.0]}
+HEALTHY_MASKLESS = {"name": "clean", "diagnosis": 0, "source": "b", "logits": [1.0, 0.0]}
+UNKNOWN = {"name": "unknown", "label": TUMOR, "predicted": TUMOR, "source": "b"}
+CASES = [HIT, EXACT, MISS, HEALTHY, MASKLESS, HEALTHY_MASKLESS, UNKNOWN]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    return rows_of(CASES[:4], CASES[4:])
+
+
+def test_cases_by_hand(rows):
+    by_name = {row["name"]: row for row in rows}
+    assert list(by_name) == [case["name"] for case in CASES]
+    hit = by_name["hit"]
+    assert (hit["dice"], hit["iou"], hit["hd95"]) == (pytest.approx(0.5), pytest.approx(8 / 24), 2.0)
+    assert (hit["tumor_pixels"], hit["predicted_pixels"], hit["has_mask"], hit["diagnosis"]) == (16, 16, True, 1)
+    assert hit["logits"] == [0.0, 2.0]
+    exact = by_name["exact"]
+    assert (exact["dice"], exact["iou"], exact["hd95"]) == (1.0, 1.0, 0.0)
+    miss = by_name["miss"]
+    assert (miss["dice"], miss["iou"], miss["predicted_pixels"]) == (0.0, 0.0, 0), "a tumor that is missed scores 0"
+    assert np.isnan(miss["hd95"]), "no distance to nothing"
+    assert miss["label_coverage"] == 0.75
+
+
+def test_cases_without_a_tumor_in_the_mask_have_no_dice(rows):
+    by_name = {row["name"]: row for row in rows}
+    for name, tumor, predicted in (("healthy", 0, 16), ("maskless", None, 16), ("clean", None, 0)):
+        row = by_name[name]
+        assert np.isnan([row["dice"], row["iou"], row["hd95"]]).all()
+        assert (row["tumor_pixels"], row["predicted_pixels"]) == (tumor, predicted)
+
+
+def test_running_again_starts_anew():
+    results = CaseResults()
+    engine = Engine(lambda engine, pair: pair[1])
+    results.attach(engine)
+    results.rows.append({"name": "left over"})
+    engine.fire_event(Events.STARTED)
+    assert results.rows == []
+
+
+def test_more_than_two_segmentation_channels_count_as_tumor():
+    data, output = batch([HIT])
+    background, tumor = output["pred"]["seg"].split(1, dim=1)
+    output["pred"]["seg"] = torch.cat([background, torch.full_like(tumor, -9.0), tumor], dim=1)
+    results = CaseResults()
+    results.collect(SimpleNamespace(state=SimpleNamespace(batch=data, output=output)))
+    assert results.rows[0]["dice"] == pytest.approx(0.5)
+
+
+def test_summary_by_hand(rows):
+    result = summarize(rows, threshold=0.5, temperature=1.0)
+    assert result["n"] == 7
+    dice = result["segmentation"]["dice"]
+    assert dice["n"] == 4, "hit, exact, miss, unknown"
+    assert dice["mean"] == pytest.approx((0.5 + 1 + 0 + 1) / 4)
+    assert dice["median"] == pytest.approx(0.75)
+    assert result["segmentation"]["iou"]["mean"] == pytest.approx((1 / 3 + 1 + 0 + 1) / 4)
+    assert (result["segmentation"]["hd95"]["n"], result["segmentation"]["hd95"]["mean"]) == (3, pytest.approx(2 / 3))
+    false_positive = result["segmentation"]["false_positive_pixels"]
+    assert (false_positive["n"], false_positive["mean"]) == (2, 8.0), "healthy by mask 16, healthy by diagnosis 0"
+    coverage = result["segmentation"]["label_coverage"]
+    assert (coverage["n"], coverage["mean"]) == (4, pytest.approx((1 + 1 + 0.75 + 1) / 4))
+
+
+def test_classification_is_over_the_cases_with_a_diagnosis(rows):
+    result = summarize(rows, threshold=0.6, temperature=2.0)["classification"]
+    known = [case for case in CASES if "diagnosis" in case]
+    expected = classification_metrics(
+        np.array([c["logits"] for c in known]), np.array([c["diagnosis"] for c in known]), 0.6, 2.0
+    )
+    assert result == expected
+    assert result["n"] == 6
+    # Tumor probabilities sigmoid(1), sigmoid(0.5), sigmoid(-0.5), sigmoid(-1), sigmoid(1.5), sigmoid(-0.5) from 0.6 on.
+    assert result["confusion_matrix"] == [[2, 0], [1, 3]]
+
+
+def test_without_any_diagnosis_there_is_no_classification():
+    result = summarize(rows_of([UNKNOWN]), 0.5, 1.0)
+    assert "classification" not in result
+    assert result["segmentation"]["dice"]["mean"] == 1.0
+
+
+def test_intervals_are_by_patient():
+    slices = [{**case, "patient": patient} for patient in "pq" for case in (HIT, EXACT, MISS)]
+    result = summarize(rows_of(slices), 0.5, 1.0)["segmentation"]["dice"]
+    assert result["ci95"] == pytest.approx([0.5, 0.5]), "two patients with the same slices"
+    apart = summarize(rows_of([{**case, "patient": case["name"]} for case in (HIT, EXACT, MISS)]), 0.5, 1.0)
+    low, high = apart["segmentation"]["dice"]["ci95"]
+    assert low < 0.2 < 0.8 < high
+
+
+def test_files_say_what_was_computed(rows, tmp_path):
+    result = write_evaluation(rows, tmp_path, 0.6, 2.0, bootstrap_by="near-duplicate group")
+    text = (tmp_path / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == result
+    test = result["test"]
+    assert sorted(test["by_source"]) == ["a", "b"]
+    assert [test["overall"]["n"], test["by_source"]["a"]["n"], test["by_source"]["b"]["n"]] == [7, 4, 3]
+    assert test["by_source"]["a"]["segmentation"]["dice"]["mean"] == pytest.approx(0.5)
+    assert test["by_source"]["b"]["classification"]["n"] == 2
+    assert "near-duplicate group" in result["intervals"]
+    measures = {"n", "mean", "std", "median", "ci95"}
+    assert all(set(test["overall"]["segmentation"][name]) == measures for name in ("dice", "iou", "hd95"))
+
+    with open(tmp_path / "cases.csv", newline="") as file:
+        table = {row["name"]: row for row in csv.DictReader(file)}
+    assert len(table) == 7
+    assert float(table["hit"]["dice"]) == pytest.approx(0.5)
+    assert float(table["hit"]["tumor_probability"]) == pytest.approx(1 / (1 + np.exp(-1.0)))
+    assert (table["hit"]["predicted"], table["exact"]["predicted"], table["miss"]["predicted"]) == ("1", "1", "0")
+    assert (table["healthy"]["dice"], table["maskless"]["tumor_pixels"], table["miss"]["hd95"]) == ("", "", "")
+    assert table["healthy"]["tumor_pixels"] == "0"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "metrics.json"], "nothing half-written is left"
+
+
+def test_table_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "cases.csv"
+    write_csv([{"a": 1, "b": None}, {"a": float("nan"), "b": "x,y"}], path)
+    assert path.read_text().splitlines() == ["a,b", "1,", ',"x,y"']
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        write_csv([{"a": 1}, {"a": 2, "c": 3}], path)
+    assert path.read_text().startswith("a,b"), "the old one"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from transforms.cropping import CropToForegroundd, ResizeToFitd
+from transforms.intensity import NormalizeForegroundd, normalize_foreground, scale_robust
+from transforms.masking import MaskBackgroundd, mask_background
+
+
+def test_robust_scale_maps_minimum_and_percentile_and_clips_nothing():
+    image = torch.arange(1001, dtype=torch.float32).reshape(1, 7, 143) * 2 + 10
+    scaled = scale_robust(image)
+    assert scaled.min() == 0
+    assert scaled.flatten()[999] == pytest.approx(1.0)
+    assert scaled.max() == pytest.approx(1000 / 999)
+    assert torch.equal(scale_robust(torch.full((1, 4, 4), 7.0)), torch.zeros(1, 4, 4))
+
+
+def test_normalization_uses_the_foreground_only():
+    image = torch.tensor([[[1.0, 3.0, 900.0], [1.0, 3.0, -50.0]]])
+    foreground = torch.tensor([[[1, 1, 0], [1, 1, 0]]])
+    out = normalize_foreground(image, foreground, 0, 100)
+    # foreground 1, 3, 1, 3: mean 2, deviation 1; the air is clipped to 1..3 and shifted along
+    assert out.tolist() == [[[-1, 1, 1], [-1, 1, -1]]]
+
+
+def test_normalization_clips_at_foreground_percentiles_per_channel():
+    values = torch.arange(1000, dtype=torch.float32)
+    values[-1] = 1e6
+    image = torch.stack([values, values * 3 + 5]).reshape(2, 10, 100)
+    out = normalize_foreground(image, torch.ones(1, 10, 100))
+    assert out[0].mean() == pytest.approx(0, abs=1e-5)
+    assert out[0].std(correction=0) == pytest.approx(1, abs=1e-5)
+    assert torch.allclose(out[0], out[1], atol=1e-4)
+    clipped = np.clip(values.numpy(), *np.percentile(values.numpy(), [0.5, 99.5]))
+    assert np.allclose(out[0].flatten().numpy(), (clipped - clipped.mean()) / clipped.std(), atol=1e-4)
+
+
+def test_constant_or_empty_foreground_names_the_file():
+    image = MetaTensor(torch.ones(1, 4, 4), meta={"filename_or_obj": "p/flat.png"})
+    with pytest.raises(ValueError, match=r"p/flat.png: the foreground of channel 0 is constant \(1\)"):
+        NormalizeForegroundd()({"image": image, "foreground": torch.ones(1, 4, 4)})
+    with pytest.raises(ValueError, match=r"p/flat.png: the foreground mask is empty"):
+        NormalizeForegroundd()({"image": image, "foreground": torch.zeros(1, 4, 4)})
+
+
+def test_air_is_exactly_zero_and_foreground_zeros_are_nudged():
+    image = torch.tensor([[[0.0, -2.0, 3.0, 0.0]]])
+    foreground = torch.tensor([[[1, 1, 0, 0]]])
+    out = mask_background(image, foreground)
+    assert torch.equal(out, torch.tensor([[[1e-6, -2.0, 0.0, 0.0]]]))
+    assert torch.equal(mask_background(out, foreground), out)
+    item = MaskBackgroundd()({"image": image, "foreground": foreground * 7.0})
+    assert item["foreground"].dtype == torch.uint8
+    assert item["foreground"].tolist() == [[[1, 1, 0, 0]]]
+
+
+def test_negative_zero_and_infinite_air_become_plain_zero():
+    out = mask_background(torch.tensor([[[-0.0, float("inf"), 1.0]]]), torch.tensor([[[0, 0, 1]]]))
+    assert out.tolist() == [[[0.0, 0.0, 1.0]]]
+    assert not torch.signbit(out).any()
+
+
+def test_crop_keeps_the_margin_inside_the_image_and_inverts():
+    image = MetaTensor(torch.arange(80, dtype=torch.float32).reshape(1, 8, 10))
+    foreground = MetaTensor(torch.zeros(1, 8, 10))
+    foreground[0, 1:4, 5:8] = 1
+    crop = CropToForegroundd(["image", "foreground"], margin=2)
+    item = crop({"image": image, "foreground": foreground})
+    assert torch.equal(item["image"].as_tensor(), image.as_tensor()[:, 0:6, 3:10])
+    restored = crop.inverse(item)["image"]
+    assert restored.shape == (1, 8, 10)
+    assert torch.equal(restored[:, 0:6, 3:10].as_tensor(), image[:, 0:6, 3:10].as_tensor())
+    assert restored[0, 6:].abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "box", "fitted"), [((20, 40), (8, 8), (4, 8)), ((4, 4), (8, 8), (8, 8)), ((30, 20), (8, 16), (8, 5))]
+)
+def test_fit_keeps_the_aspect_ratio_and_inverts(shape, box, fitted):
+    fit = ResizeToFitd(["image", "label"], box, ("image", "mask"))
+    item = {
+        "image": MetaTensor(torch.ones(1, *shape)),
+        "label": MetaTensor((torch.arange(shape[0] * shape[1]).reshape(1, *shape) % 3 == 0).to(torch.uint8)),
+    }
+    out = fit(item)
+    assert out["image"].shape[1:] == fitted
+    assert torch.allclose(out["image"].as_tensor(), torch.ones(1, *fitted))
+    assert set(out["label"].unique().tolist()) <= {0.0, 1.0}
+    assert fit.inverse(out)["image"].shape[1:] == shape
+
+
+def test_downscaling_averages_instead_of_picking():
+    stripes = torch.zeros(1, 64, 64)
+    stripes[:, ::2] = 1
+    out = ResizeToFitd(["image"], (16, 16), ("image",))({"image": MetaTensor(stripes)})["image"]
+    assert (out[:, 2:-2] - 0.5).abs().max() < 0.05

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import gzip
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transforms.loading import LoadCased, binary_mask
+from transforms.reading import file_kind, read_picture, volumes
+
+GRAY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)  # 2 rows (y), 3 columns (x)
+
+
+def save(image, path, **kwargs):
+    image.save(path, **kwargs)
+    return path
+
+
+def nifti(array, path, affine=None):
+    nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1, 1, 1]) if affine is None else affine), path)
+    return str(path)
+
+
+def picture(mode):
+    image = Image.fromarray(GRAY)
+    if mode == "1":
+        return Image.fromarray(GRAY > 127)
+    if mode == "I;16":
+        return Image.fromarray(GRAY.astype(np.uint16) * 200)
+    if mode == "P":
+        return image.convert("RGB").quantize(16)
+    if mode == "RGBA":  # half transparent everywhere: composited on black, half as bright
+        rgba = image.convert("RGBA")
+        rgba.putalpha(128)
+        return rgba
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("L", GRAY),
+        ("RGB", GRAY),
+        ("P", GRAY),
+        ("LA", GRAY),
+        ("RGBA", np.round(GRAY * (128 / 255))),
+        ("1", GRAY > 127),
+        ("I;16", GRAY.astype(np.int64) * 200),
+    ],
+)
+def test_every_mode_becomes_one_gray_channel(tmp_path, mode, expected):
+    pixels = read_picture(save(picture(mode), tmp_path / "a.png"))
+    assert pixels.dtype == np.float32
+    assert pixels.shape == (3, 2)  # x along the width
+    assert np.abs(pixels - np.asarray(expected, np.float32).T).max() <= (1 if mode == "RGBA" else 0)
+
+
+def test_color_becomes_luminance_for_images_and_the_brightest_channel_for_masks(tmp_path):
+    path = save(Image.new("RGB", (2, 2), (255, 0, 0)), tmp_path / "red.png")
+    assert read_picture(path)[0, 0] == 76  # 0.299 * 255
+    assert read_picture(path, brightest=True)[0, 0] == 255
+    item = LoadCased()({"image": save(Image.fromarray(GRAY[:2, :2]), tmp_path / "i.png"), "label": path})
+    assert item["label"].sum() == 4
+
+
+def test_content_and_not_the_name_decides(tmp_path):
+    path = tmp_path / "a.jpg"
+    save(picture("L"), path, format="PNG")
+    assert file_kind(path) == "picture"
+    assert torch.equal(LoadCased()({"image": str(path)})["image"][0], torch.from_numpy(GRAY.T.astype(np.float32)))
+    volume = nifti(np.arange(24, dtype=np.float32).reshape(2, 3, 4), tmp_path / "v.nii.gz")
+    renamed = tmp_path / "v.png"
+    renamed.write_bytes(gzip.decompress((tmp_path / "v.nii.gz").read_bytes()))
+    loaded = [LoadCased()({"image": p, "slice": 1})["image"] for p in (volume, str(renamed))]
+    assert torch.equal(loaded[0], loaded[1])
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "PIR"])
+def test_slices_of_any_orientation_show_the_same_picture(tmp_path, codes):
+    array = np.random.default_rng(0).normal(size=(5, 6, 4)).astype(np.float32)  # as it is in LPS
+    affine = np.diag([-2.0, -3, 4, 1])
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("LPS"), nib.orientations.axcodes2ornt(codes))
+    stored = nib.orientations.apply_orientation(array, turn)
+    path = nifti(stored, tmp_path / "v.nii.gz", affine @ nib.orientations.inv_ornt_aff(turn, array.shape))
+    image = LoadCased()({"image": path, "slice": 2})["image"]
+    assert np.array_equal(image[0].numpy(), array[:, :, 2])
+    assert np.allclose(image.affine.numpy() @ [1, 2, 0, 1], affine @ [1, 2, 2, 1])  # the plane's place in the patient
+    assert image.meta["slice"] == 2
+
+
+def test_a_volume_is_read_once_for_many_slices(tmp_path, monkeypatch):
+    path = nifti(np.zeros((4, 4, 5), np.float32), tmp_path / "v.nii.gz")
+    reads = []
+    import transforms.reading as reading
+
+    original = reading.read_volume
+    monkeypatch.setattr(reading, "read_volume", lambda *a: reads.append(a) or original(*a))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: LoadCased()({"image": path, "slice": k % 5}), range(20)))
+    assert len(reads) == 1
+    assert len(volumes._volumes) <= volumes.size
+
+
+def test_several_files_and_a_4d_file_become_channels(tmp_path):
+    a, b = np.full((4, 4, 3), 1.0, np.float32), np.full((4, 4, 3), 2.0, np.float32)
+    paths = [nifti(a, tmp_path / "a.nii.gz"), nifti(b, tmp_path / "b.nii")]
+    both = nifti(np.stack([a, b], -1), tmp_path / "ab.nii.gz")
+    for value in (paths, both):
+        image = LoadCased()({"image": value, "slice": 0})["image"]
+        assert image.shape == (2, 4, 4)
+        assert image.amax((1, 2)).tolist() == [1, 2]
+    small = nifti(a[:3], tmp_path / "small.nii")
+    with pytest.raises(ValueError, match=r"a.nii.gz has \(4, 4\), .*small.nii has \(3, 4\)"):
+        LoadCased()({"image": [paths[0], small], "slice": 0})
+
+
+def test_masks_become_zero_and_one():
+    drawn = np.array([[0, 127, 128, 255]], np.float32)
+    assert binary_mask(drawn, "m.png", picture=True).tolist() == [[0, 0, 1, 1]]
+    assert binary_mask(drawn * 257, "m.png", picture=True).tolist() == [[0, 0, 1, 1]]
+    assert binary_mask(np.array([[0, 1]]), "m.png", picture=True).tolist() == [[0, 1]]
+    labels = np.array([0, 1e-9, 0.99999997, 1, 2, 4])
+    assert binary_mask(labels, "m.nii", picture=False).tolist() == [0, 0, 1, 1, 1, 1]
+    with pytest.raises(ValueError, match="brightest value of 60"):
+        binary_mask(np.array([[0, 60]]), "m.png", picture=True)
+
+
+def test_sizes_must_agree_and_both_are_named(tmp_path):
+    image = save(Image.new("L", (30, 20)), tmp_path / "scan.png")
+    mask = save(Image.new("1", (20, 30)), tmp_path / "mask.png")
+    with pytest.raises(
+        ValueError, match=r"label .*mask.png has size \(20, 30\), but the image .*scan.png has \(30, 20\)"
+    ):
+        LoadCased()({"image": image, "label": mask})
+
+
+def test_volumes_keep_their_orientation_in_3d_and_masks_may_have_another(tmp_path):
+    array = np.zeros((4, 5, 6), np.float32)
+    image = nifti(array, tmp_path / "v.nii")
+    label = nifti(
+        np.ones((5, 4, 6), np.uint8),
+        tmp_path / "l.nii",
+        np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+    )
+    item = LoadCased(spatial_dims=3)({"image": image, "label": label})
+    assert item["image"].shape == (1, 4, 5, 6)
+    assert item["label"].shape == (1, 5, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda p: {"image": str(p / "gone.png")}, "gone.png does not exist"),
+        (lambda p: {"image": str(p / "empty.png")}, "empty.png is empty"),
+        (lambda p: {"image": str(p / "cut.png")}, "cut.png cannot be read as a picture"),
+        (lambda p: {"image": str(p / "cut.nii.gz"), "slice": 0}, "cut.nii.gz cannot be read"),
+        (lambda p: {"image": str(p / "text.png")}, "text.png cannot be read as an image"),
+        (lambda p: {"image": str(p / "v.nii")}, "volume of 3 slices and this is a 2D pipeline: give 'slice'"),
+        (lambda p: {"image": str(p / "v.nii"), "slice": 3}, "slices 0 to 2, not 3"),
+        (lambda p: {"image": str(p / "a.png"), "slice": 3}, "has no slice 3"),
+        (lambda p: {"image": str(p / "nan.nii"), "slice": 0}, "2 values are not finite"),
+        (lambda p: {"picture": 1}, "no 'image'; keys: \\['picture'\\]"),
+    ],
+)
+def test_each_fault_is_one_clear_sentence(tmp_path, make, reason):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
+    save(noise, tmp_path / "a.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:900])
+    (tmp_path / "text.png").write_text("no picture at all")
+    nifti(np.zeros((4, 4, 3), np.float32), tmp_path / "v.nii")
+    nifti(np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32), tmp_path / "w.nii.gz")
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "w.nii.gz").read_bytes()[:1500])
+    bad = np.zeros((4, 4, 1), np.float32)
+    bad[0, :2] = np.nan
+    nifti(bad, tmp_path / "nan.nii")
+    with pytest.raises(ValueError, match=reason) as caught:
+        LoadCased()(make(tmp_path))
+    assert "\n" not in str(caught.value)
