@@ -89,7 +89,7 @@ class StageCheckpoint:
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
         self.metrics, self.key_metric, self.writer = metrics, key_metric, writer
         self.best_metric, self.best_epoch = float("-inf"), -1
-        self.trainer: SupervisedTrainer | None = None
+        self.trainer: Any = None
 
     def attach(self, trainer: SupervisedTrainer, evaluator: SupervisedEvaluator) -> None:
         """Follow both engines; call once, after all other handlers are attached."""
@@ -112,7 +112,7 @@ class StageCheckpoint:
             self.stage_dir.name, self.key_metric, self.best_metric, self.best_epoch, self.stage_dir / WEIGHTS,
         )  # fmt: skip
 
-    def _mark(self, engine: Engine) -> None:
+    def _mark(self, engine: Any) -> None:
         engine.state.trainer_epoch = self.trainer.state.epoch
 
     def select(self, engine: Engine) -> None:
@@ -170,7 +170,9 @@ class StageCheckpoint:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise ValueError(f"checkpoint {path} is not readable ({error}); delete it to start this stage anew") from error
+            raise ValueError(
+                f"checkpoint {path} is not readable ({error}); delete it to start this stage anew"
+            ) from error
         if state["max_epochs"] != self.trainer.state.max_epochs:
             raise ValueError(
                 f"checkpoint {path} is of a run of {state['max_epochs']} epochs, this one has "

@@ -24,7 +24,10 @@ from scripts.train import CONFIGS, ROOT, train
 logger = logging.getLogger(__name__)
 
 RUNS = {"ours": "TumorLens", "baseline": "stock design"}
-PHANTOM_PATIENTS, PHANTOM_SINGLES = 48, 160
+PHANTOM_PATIENTS, PHANTOM_SINGLES = 60, 160
+PHANTOM_NOTE = (
+    "The images are phantoms: drawn by a program, easier than patients. They show that the way works, not how well."
+)
 
 
 def phantom_datalist(folder: Path, seed: int) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def demo(out: Path, data: Path | None = None, limit: int | None = None, seed: in
     datalist_file = out / "datalist.json"
     out.mkdir(parents=True, exist_ok=True)
     datalists.write(datalist, datalist_file)
-    runs.write_json(report.data_summary(datalist), out / "data.json")
+    runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
     paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
 
     overlays = {"ours": [CONFIGS / "demo.yaml"], "baseline": [CONFIGS / "baseline.yaml", CONFIGS / "demo.yaml"]}

@@ -38,7 +38,7 @@ class CaseResults:
         engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
 
-    def collect(self, engine: Engine) -> None:
+    def collect(self, engine: Any) -> None:
         """Add the cases of a batch."""
         batch, pred, target = engine.state.batch, engine.state.output["pred"], engine.state.output["label"]
         label = target["label"].float().cpu()
@@ -51,7 +51,7 @@ class CaseResults:
             self.rows.append(
                 {
                     "name": batch["name"][i],
-                    "patient": batch["patient"][i],
+                    "patient": batch["patient"][i] or batch["group"][i] or batch["name"][i],
                     "source": batch["source"][i],
                     "diagnosis": int(target["diagnosis"][i]),
                     "logits": [float(v) for v in pred["cls"][i]],
@@ -86,6 +86,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
             np.array([row["diagnosis"] for row in known]),
             threshold,
             temperature,
+            [row["patient"] for row in known],
         )
     result["segmentation"] = {
         name: case_summary(np.array([row[name] for row in rows], dtype=float), groups) for name in SEGMENTATION

@@ -11,19 +11,18 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import DataLoader
-from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from scripts import overlays
 from scripts.evaluation import write_csv
-from scripts.explain import cam_maps
+from scripts.explain.cam import cam_maps
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.measures import aggregate, case_measures, case_rows, random_baseline, uniform_baseline
 from scripts.explain.targets import SegmentationRegion, TumorLogOdds
 from scripts.networks import MultiTaskDynUNet
 from scripts.postprocessing import to_original_grid
-from scripts.preprocessing import make_preprocessing
+from scripts.preprocessing import collate, make_preprocessing
 from scripts.runs import write_json
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def decoder_layers(network: MultiTaskDynUNet) -> list[str]:
 
 
 def main_map(network: MultiTaskDynUNet) -> tuple[str, str]:
-    """(method, layer) that the network is explained by when nothing is asked: evidence, or Grad-CAM at the bottleneck."""
+    """(method, layer) a network is explained by when nothing is asked: evidence, or Grad-CAM at the bottleneck."""
     return EVIDENCE if network.has_evidence else ("gradcam", "bottleneck")
 
 
@@ -60,18 +59,22 @@ def maps_of(
 
     Returns:
         (method, layer, target): (B, 1, h, w) on the layer's grid, non-negative. Encoder layers explain the log-odds of
-        any tumor, decoder layers the tumor logit in the predicted mask.
+        any tumor, decoder layers the tumor logit in the predicted mask. Where the gradients of a layer cancel to
+        rounding noise, which is what an instance norm behind it does to plain Grad-CAM, the map is empty.
     """
     tumor, region = TumorLogOdds(), SegmentationRegion()
     result: dict[tuple[str, str, str], torch.Tensor] = {}
     if network.has_evidence:
         with torch.no_grad():
             output = network.multitask(image, segmentation=False)
-        result[(*EVIDENCE, tumor.name)] = evidence_map(output["evidence"], output["cls"], tumor)
-    for key, value in cam_maps(network, image, encoder_layers(network), tumor, methods, {"output": "cls"}).items():
-        result[(*key, tumor.name)] = value
-    for key, value in cam_maps(network, image, decoder_layers(network), region, methods, {"output": "seg"}).items():
-        result[(*key, region.name)] = value
+        method, layer = EVIDENCE
+        result[method, layer, tumor.name] = evidence_map(output["evidence"], output["cls"], tumor)
+    for layers, target, name in (
+        (encoder_layers(network), tumor, "cls"),
+        (decoder_layers(network), region, "seg"),
+    ):
+        maps = cam_maps(network, image, layers, target, methods, {"output": name}, cancelled="empty")
+        result |= {(method, layer, target.name): value for (method, layer), value in maps.items()}
     return result
 
 
@@ -99,7 +102,7 @@ def measure(
             continue
         index = torch.nonzero(keep).flatten().tolist()
         label, foreground = batch["label"][keep], batch["foreground"][keep]
-        cases = [{key: batch[key][i] for key in ("name", "patient", "source")} for i in index]
+        cases = [{key: batch[key][i] for key in ("name", "patient", "group", "source")} for i in index]
         names = [case["name"] for case in cases]
         layer_size: Sequence[int] = label.shape[2:]
         target = TumorLogOdds().name
@@ -173,16 +176,20 @@ def show_cases(
         if network.has_evidence:
             raw = evidence_map(output["evidence"], output["cls"], target)
         else:
-            raw = cam_maps(network, image, layer, target, method, {"output": "cls"})[method, layer]
+            raw = cam_maps(network, image, layer, target, method, {"output": "cls"}, cancelled="empty")[method, layer]
         shown = upsample(raw, image.shape[2:])
         scaled, empty = scale_maps(shown)
         predicted = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).numpy()
         mask = label.numpy() if bool(case["has_mask"]) else None
         stem = str(case["name"])
         arrays = (image[0].numpy(), scaled[0].numpy())
-        overlays.save(overlays.overlay(*arrays, mask=mask), folder / "overlays" / f"{stem}_overlay.png")
-        overlays.save(overlays.overlay(arrays[0], np.zeros_like(arrays[1]), mask=mask, predicted=predicted),
-                      folder / "overlays" / f"{stem}_image.png")  # fmt: skip
+        scale = overlays.legible_scale(arrays[0].shape)
+        plain = (arrays[0], np.zeros_like(arrays[1]))
+        overlays.save(overlays.overlay(*arrays, mask=mask, scale=scale), folder / "overlays" / f"{stem}_overlay.png")
+        overlays.save(
+            overlays.overlay(*plain, mask=mask, predicted=predicted, scale=scale),
+            folder / "overlays" / f"{stem}_image.png",
+        )
         original = pipeline({"image": item["image"], **({"slice": item["slice"]} if "slice" in item else {})})["image"]
         on_grid = to_original_grid(shown[0], original, pipeline)
         nib.save(
@@ -244,7 +251,7 @@ def write_explanations(
     if missing:
         raise ValueError(f"no case named {', '.join(sorted(missing))} in this part of the datalist")
     device = next(network.parameters()).device
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=0, collate_fn=default_collate)
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=0, collate_fn=collate)
     rows = measure(network, tqdm(loader, desc="explaining", unit="batch"), device, methods)
     table = aggregate(rows)
     write_json(table, folder / "localization.json")

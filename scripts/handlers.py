@@ -39,7 +39,8 @@ class EpochSeed:
         """Run at the start of every epoch, before its first batch is drawn."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
+        """Seed torch, the transforms and the sampler."""
         seed = int(np.random.SeedSequence((self.seed, engine.state.epoch)).generate_state(1)[0])
         torch.manual_seed(seed)
         if isinstance(self.dataset.transform, Randomizable):
@@ -63,7 +64,8 @@ class GradientClip:
         """Run between the backward pass and the optimizer's step."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
+        """Clip."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         engine.state.gradient_norm = norm.detach()
 
@@ -88,21 +90,21 @@ class TrainingScalars:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Any) -> None:
         """Forget the epoch before."""
         self.sums, self.images = {}, 0
 
-    def collect(self, engine: Engine) -> None:
+    def collect(self, engine: Any) -> None:
         """Add this iteration's values."""
         values = {f"loss/{name}": float(part) for name, part in self.loss.parts.items()}
-        values["loss/total"] = float(engine.state.output["loss"])
+        values["loss/total"] = engine.state.output["loss"].item()
         if hasattr(engine.state, "gradient_norm"):
             values["gradient_norm"] = float(engine.state.gradient_norm)
         for name, value in values.items():
             self.sums.setdefault(name, []).append(value)
         self.images += len(engine.state.output["image"])
 
-    def write(self, engine: Engine) -> None:
+    def write(self, engine: Any) -> None:
         """Write the epoch's means."""
         epoch = engine.state.epoch
         for name, values in self.sums.items():
@@ -133,7 +135,7 @@ class StageProgress:
         engine.add_event_handler(Events.COMPLETED, self.close)
         engine.add_event_handler(Events.TERMINATE, self.close)
 
-    def open(self, engine: Engine) -> None:
+    def open(self, engine: Any) -> None:
         """Start the bar where a resumed run continues."""
         self.bar = tqdm(
             total=engine.state.max_epochs * engine.state.epoch_length,
@@ -143,18 +145,18 @@ class StageProgress:
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
 
-    def update(self, engine: Engine) -> None:
+    def update(self, engine: Any) -> None:
         """Advance by one batch."""
         if self.bar is not None:
             best = getattr(engine.state, "best_metric", -1)
             self.bar.set_postfix_str(
-                f"epoch {engine.state.epoch}/{engine.state.max_epochs}, loss {float(engine.state.output['loss']):.3f}, "
+                f"epoch {engine.state.epoch}/{engine.state.max_epochs}, loss {engine.state.output['loss'].item():.3f}, "
                 f"best {best:.3f}",
                 refresh=False,
             )
             self.bar.update(1)
 
-    def close(self, engine: Engine) -> None:
+    def close(self, engine: Any) -> None:
         """Leave the finished line."""
         if self.bar is not None:
             self.bar.close()
@@ -182,11 +184,11 @@ class ValidationMetrics:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.compute)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Any) -> None:
         """Forget the run before."""
         self.dice, self._logits, self._diagnosis = [], [], []
 
-    def collect(self, engine: Engine) -> None:
+    def collect(self, engine: Any) -> None:
         """Add a batch."""
         pred, target = engine.state.output["pred"], engine.state.output["label"]
         chosen = target["has_mask"] & (target["label"].flatten(1).amax(dim=1) > 0)
@@ -198,7 +200,7 @@ class ValidationMetrics:
         self._logits.append(pred["cls"][known].cpu().numpy())
         self._diagnosis.append(target["diagnosis"][known].cpu().numpy())
 
-    def compute(self, engine: Engine) -> None:
+    def compute(self, engine: Any) -> None:
         """Write the metrics; what has no case is NaN."""
         self.logits, self.diagnosis = np.concatenate(self._logits), np.concatenate(self._diagnosis)
         dice = float(np.mean(self.dice)) if self.dice else float("nan")
@@ -229,7 +231,8 @@ class ValidationImages:
         """Look at the first batch."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
+        """Write the images of the first batch."""
         epoch = engine.state.trainer_epoch
         if (engine.state.iteration - 1) % engine.state.epoch_length or epoch % self.every:
             return
@@ -237,7 +240,10 @@ class ValidationImages:
         pred = engine.state.output["pred"]
         if image.ndim != 4:
             return
-        layers = {"mask": target["label"].cpu().float(), "prediction": torch.softmax(pred["seg"], 1)[:, 1:].sum(1, True)}
+        layers = {
+            "mask": target["label"].cpu().float(),
+            "prediction": torch.softmax(pred["seg"], 1)[:, 1:].sum(1, True),
+        }
         if "evidence" in pred:
             tumor = (pred["evidence"][:, 1:].amax(dim=1, keepdim=True) - pred["evidence"][:, :1]).clamp(min=0)
             layers["evidence"] = tumor / tumor.flatten(1).amax(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1)

@@ -44,5 +44,7 @@ class MultiTaskInferer(Inferer):
         if "evidence" in output:
             share = torch.softmax(logits[:, 1:], dim=1)
             share = share.view(*share.shape, *[1] * (plain.ndim - 2))
-            result["evidence"] = (share * output["evidence"][:, 1:]).sum(dim=1, keepdim=True) - output["evidence"][:, :1]
+            result["evidence"] = (share * output["evidence"][:, 1:]).sum(dim=1, keepdim=True) - output["evidence"][
+                :, :1
+            ]
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.losses import DiceCELoss, FocalLoss
@@ -44,8 +45,8 @@ class EvidenceLoss(nn.Module):
         Returns:
             a scalar.
         """
-        cells = evidence.shape[2:]
-        pool = nn.functional.adaptive_avg_pool3d if len(cells) == 3 else nn.functional.adaptive_avg_pool2d
+        cells: Any = tuple(evidence.shape[2:])
+        pool: Any = nn.functional.adaptive_avg_pool3d if len(cells) == 3 else nn.functional.adaptive_avg_pool2d
         area = pool(label.float(), cells).flatten(2)
         inside = (pool(foreground.float(), cells) > 0).float().flatten(2)
         flat = evidence.flatten(2)
@@ -126,7 +127,9 @@ class MultiTaskLoss(nn.Module):
             total = self._add(total, "segmentation", self.seg_weight, self.segmentation(pred["seg"], label))
         if self.cls_weight and "cls" in pred and bool(known.any()):
             classes = diagnosis[known].unsqueeze(1) if self.focal else diagnosis[known]
-            total = self._add(total, "classification", self.cls_weight, self.classification(pred["cls"][known], classes))
+            total = self._add(
+                total, "classification", self.cls_weight, self.classification(pred["cls"][known], classes)
+            )
         if self.evidence_weight and "evidence" in pred and bool(has_mask.any()):
             part = self.evidence(
                 pred["evidence"][has_mask],
@@ -137,8 +140,8 @@ class MultiTaskLoss(nn.Module):
             total = self._add(total, "evidence", self.evidence_weight, part)
         if total is None:
             raise ValueError(
-                f"no part of the loss applies to this batch: outputs {sorted(pred)}, {int(has_mask.sum())} items with a "
-                f"mask, {int(known.sum())} with a diagnosis, weights seg {self.seg_weight}, cls {self.cls_weight}, "
+                f"no part of the loss applies to this batch: outputs {sorted(pred)}, {int(has_mask.sum())} items with "
+                f"a mask, {int(known.sum())} with a diagnosis, weights seg {self.seg_weight}, cls {self.cls_weight}, "
                 f"evidence {self.evidence_weight}"
             )
         return total

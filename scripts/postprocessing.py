@@ -33,6 +33,7 @@ class SplitOutputsd(Transform):
         self.classes, self.image_key = dict(classes or {}), image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Split one item, whose "pred" is the inferer's dictionary without the batch axis."""
         result = dict(data)
         image, output = result[self.image_key], result["pred"]
         probability = [float(p) for p in output["probability"]]

@@ -67,7 +67,8 @@ class WriteResults:
         """Write after each image."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
+        """Write the items of a batch."""
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             self.write(item, output)
 

@@ -119,6 +119,33 @@ def start_stage(
     write_json(manifest, folder / MANIFEST)
 
 
+def finished(stage_dir: str | Path, config: dict[str, Any], datalist_file: str) -> bool:
+    """Whether a stage ran to its end with this config and datalist.
+
+    Args:
+        stage_dir: folder of the stage; may be absent.
+        config: merged config, as it would be saved.
+        datalist_file: its content is compared, not its path.
+
+    Raises:
+        ValueError: when the folder holds a stage of another config or datalist, finished or not.
+    """
+    folder = Path(stage_dir)
+    if not (folder / MANIFEST).is_file() or not (folder / CONFIG).is_file():
+        return False
+    manifest, saved = json.loads((folder / MANIFEST).read_text()), yaml.safe_load((folder / CONFIG).read_text())
+    places = ("dataset_dir", "datalist_file", "run_dir", "bundle_root")
+    other = [k for k in sorted(saved.keys() | config.keys()) if k not in places and saved.get(k) != config.get(k)]
+    if manifest["datalist_sha256"] != hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest():
+        other.append("the datalist")
+    if other:
+        raise ValueError(
+            f"{folder} holds a stage trained with another config ({', '.join(other)}); choose another run_dir, or "
+            "delete the folder"
+        )
+    return "finished" in manifest
+
+
 def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int) -> None:
     """Mark a stage as run to its end in its manifest."""
     path = Path(stage_dir) / MANIFEST
@@ -203,7 +230,8 @@ def load_run(run_dir: str | Path) -> tuple[MultiTaskDynUNet, dict[str, Any], Pat
     folder = last_stage(run_dir)
     config = yaml.safe_load((folder / CONFIG).read_text())
     network = ConfigParser(config).get_parsed_content("network_def")
-    return load_weights(network, folder / WEIGHTS).eval(), config, folder
+    load_weights(network, folder / WEIGHTS)
+    return network.eval(), config, folder
 
 
 def bootstrap_unit(datalist: dict[str, Any]) -> str:

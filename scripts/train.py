@@ -9,7 +9,6 @@ Example::
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,10 +38,11 @@ def train_stage(stage: str, overlays: Sequence[str | Path], overrides: Mapping[s
     """
     files = [str(CONFIGS / "train.yaml"), str(CONFIGS / f"{stage}.yaml"), *map(str, overlays)]
     folder = Path(overrides["run_dir"]) / stage
-    if finished(folder):
+    datalist = runs.read_datalist(overrides["datalist_file"], overrides["dataset_dir"])
+    config = {**runs.merged_config(files, dict(overrides)), "num_classes": runs.num_classes(datalist)}
+    if runs.finished(folder, config, overrides["datalist_file"]):
         logger.info("%s: finished before, kept", folder)
         return folder
-    config = runs.merged_config(files, dict(overrides))
     workflow = ConfigWorkflow(
         workflow_type="train",
         config_file=files,
@@ -51,13 +51,7 @@ def train_stage(stage: str, overlays: Sequence[str | Path], overrides: Mapping[s
         bundle_root=str(ROOT),
         **overrides,
     )
-    runs.start_stage(
-        folder,
-        overrides["datalist_file"],
-        workflow.parser.get_parsed_content("seed"),
-        config=config,
-        num_classes=workflow.parser.get_parsed_content("num_classes"),
-    )
+    runs.start_stage(folder, overrides["datalist_file"], config["seed"], config=config)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -82,12 +76,6 @@ def train(run_dir: str | Path, overlays: Sequence[str | Path] = (), **overrides:
     classes = runs.read_datalist(overrides["datalist_file"], overrides["dataset_dir"])["classes"]
     runs.write_inference_overlay(run_dir, classes)
     return Path(run_dir)
-
-
-def finished(stage_dir: Path) -> bool:
-    """Whether a stage ran to its end."""
-    path = stage_dir / runs.MANIFEST
-    return path.is_file() and "finished" in json.loads(path.read_text())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -100,7 +100,7 @@ class Stopped(Exception):
 class Stage:
     """A stage of `EPOCHS` epochs of `BATCHES` batches, with everything random that a real one has."""
 
-    def __init__(self, folder: Path, max_epochs: int = EPOCHS, seed: int = 0, key_metric: str = "combined"):
+    def __init__(self, folder: Path, max_epochs: int = EPOCHS, seed: int = 3, key_metric: str = "combined"):
         images = torch.cat([heads(size=16, batch=3), heads(size=16, batch=3, touching=True)])
         items = []
         for i, image in enumerate(images):
@@ -118,7 +118,7 @@ class Stage:
         augment = Compose([RandScaleIntensityd(keys="image", factors=0.3, prob=1.0)])
         train_data, valid_data = Dataset(items, augment), Dataset(items)
         flags = has_mask([{"label": 1} if item["has_mask"] else {} for item in items])
-        sampler = MixedBatchSampler(flags, batch_size=2, masked_share=0.5, seed=seed)
+        self.sampler = sampler = MixedBatchSampler(flags, batch_size=2, masked_share=0.5, seed=seed)
         loader = DataLoader(train_data, batch_sampler=sampler)
         self.network = tiny(dropout=0.2)
         step = MultiTaskStep(self.network)
@@ -208,12 +208,14 @@ def test_stage_trains_at_all(unbroken):
     assert files[CHECKPOINT]["iteration"] == EPOCHS * BATCHES
     assert files[CHECKPOINT]["best_metric"] == max(unbroken.values.values())
     assert unbroken.values[files[CHECKPOINT]["best_epoch"]] == files[CHECKPOINT]["best_metric"]
+    assert files[CHECKPOINT]["best_epoch"] < EPOCHS - 1, "else a stop after the best epoch would not be tested below"
+    assert unbroken.sampler.epoch == EPOCHS, "every epoch has an order of its own"
     assert not torch.equal(
         files[CHECKPOINT]["network"]["bottleneck.conv1.conv.weight"], tiny().bottleneck.conv1.conv.weight
     )
 
 
-@pytest.mark.parametrize("stops", [[1], [BATCHES], [2 * BATCHES + 2], [BATCHES + 1, 3 * BATCHES]])
+@pytest.mark.parametrize("stops", [[1], [BATCHES], [2 * BATCHES + 2], [BATCHES + 1, 3 * BATCHES + 1]])
 def test_interrupted_stage_ends_like_the_unbroken_one(unbroken, tmp_path, stops):
     for iteration in stops:
         stage = Stage(tmp_path)

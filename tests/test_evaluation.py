@@ -31,6 +31,7 @@ def batch(cases: list[dict]) -> tuple[dict, dict]:
     data = {
         "name": names,
         "patient": [case.get("patient", name) for case, name in zip(cases, names, strict=True)],
+        "group": [case.get("group", "") for case in cases],
         "source": [case.get("source", "a") for case in cases],
         "label_coverage": torch.tensor([case.get("label_coverage", 1.0) for case in cases]),
     }
@@ -134,7 +135,11 @@ def test_classification_is_over_the_cases_with_a_diagnosis(rows):
     result = summarize(rows, threshold=0.6, temperature=2.0)["classification"]
     known = [case for case in CASES if "diagnosis" in case]
     expected = classification_metrics(
-        np.array([c["logits"] for c in known]), np.array([c["diagnosis"] for c in known]), 0.6, 2.0
+        np.array([c["logits"] for c in known]),
+        np.array([c["diagnosis"] for c in known]),
+        0.6,
+        2.0,
+        [c["name"] for c in known],
     )
     assert result == expected
     assert result["n"] == 6
@@ -155,6 +160,15 @@ def test_intervals_are_by_patient():
     apart = summarize(rows_of([{**case, "patient": case["name"]} for case in (HIT, EXACT, MISS)]), 0.5, 1.0)
     low, high = apart["segmentation"]["dice"]["ci95"]
     assert low < 0.2 < 0.8 < high
+
+
+def test_where_patients_are_unknown_the_near_duplicate_group_or_else_the_name_stands_for_them():
+    cases = [
+        {**EXACT, "patient": "p1", "group": "g1"},
+        {**EXACT, "patient": "", "group": "g1"},
+        {**EXACT, "patient": ""},
+    ]
+    assert [row["patient"] for row in rows_of(cases)] == ["p1", "g1", "exact"]
 
 
 def test_files_say_what_was_computed(rows, tmp_path):

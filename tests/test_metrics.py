@@ -95,11 +95,36 @@ def test_what_is_undefined_is_none():
     tumors = classification_metrics(np.array([GLIOMA, NO]), np.array([1, 1]), threshold=0.5)
     assert tumors["specificity"] is None
     assert tumors["roc_auc"] is None
+    assert tumors["mcc"] is None
     assert tumors["balanced_accuracy"] == 0.5, "over the classes that are there"
     assert tumors["confusion_matrix"] == [[0, 0, 0], [1, 1, 0], [0, 0, 0]]
     healthy = classification_metrics(np.array([NO, NO]), np.array([0, 0]), threshold=0.5)
     assert (healthy["sensitivity"], healthy["precision"], healthy["f1"]) == (None, None, None)
     assert healthy["specificity"] == 1.0
+
+
+def test_intervals_of_the_classification_are_by_group():
+    logits, diagnosis = random_cases(120)
+    alone = [str(i) for i in range(120)]
+    result = classification_metrics(logits, diagnosis, 0.5, groups=alone)
+    assert "accuracy_ci95" not in classification_metrics(logits, diagnosis, 0.5)
+    for name in ("accuracy", "balanced_accuracy", "roc_auc"):
+        low, high = result[f"{name}_ci95"]
+        assert low < result[name] < high
+    deviation = math.sqrt(result["accuracy"] * (1 - result["accuracy"]) / 120)
+    low, high = result["accuracy_ci95"]
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.2)
+    together = classification_metrics(logits, diagnosis, 0.5, groups=["one"] * 120)
+    for name in ("accuracy", "balanced_accuracy", "roc_auc"):
+        assert together[f"{name}_ci95"] == pytest.approx([result[name]] * 2), "one group: no spread, equals the figure"
+
+
+def test_interval_of_the_auc_leaves_out_resamples_of_one_class():
+    logits = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 0.5]])
+    result = classification_metrics(logits, np.array([0, 1, 0, 1]), 0.5, groups=["a", "b", "c", "d"])
+    assert result["roc_auc_ci95"] == [1.0, 1.0]
+    tumors = classification_metrics(logits, np.array([1, 1, 1, 1]), 0.5, groups=["a", "b", "c", "d"])
+    assert tumors["roc_auc_ci95"] == [None, None]
 
 
 def test_no_case_is_an_error():

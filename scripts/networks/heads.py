@@ -27,9 +27,7 @@ class FusedFeatures(nn.Module):
         channels: channels of the result.
     """
 
-    def __init__(
-        self, spatial_dims: int, in_channels: Sequence[int], scales: Sequence[Sequence[int]], channels: int
-    ):
+    def __init__(self, spatial_dims: int, in_channels: Sequence[int], scales: Sequence[Sequence[int]], channels: int):
         super().__init__()
         self.scales = [[float(s) for s in scale] for scale in scales]
         self.lateral = nn.ModuleList(

@@ -89,10 +89,10 @@ class MultiTaskDynUNet(DynUNet):
         del self.skip_layers, self.heads
         self.num_classes = num_classes
         self.normalization = normalization
-        self.input_block = MaskedBlock(self.input_block, normalization)
-        self.downsamples = nn.ModuleList(MaskedBlock(b, normalization) for b in self.downsamples)
-        self.bottleneck = MaskedBlock(self.bottleneck, normalization)
-        self.upsamples = nn.ModuleList(MaskedUpBlock(b, normalization) for b in self.upsamples)
+        self.input_block: nn.Module = MaskedBlock(self.input_block, normalization)  # type: ignore[has-type]
+        self.downsamples = nn.ModuleList(MaskedBlock(b, normalization) for b in self.downsamples)  # type: ignore[has-type]
+        self.bottleneck: nn.Module = MaskedBlock(self.bottleneck, normalization)  # type: ignore[has-type]
+        self.upsamples = nn.ModuleList(MaskedUpBlock(b, normalization) for b in self.upsamples)  # type: ignore[has-type]
 
         self.level_strides = [[s] * spatial_dims if isinstance(s, int) else list(s) for s in self.strides]
         self.total_stride = [1] * spatial_dims
@@ -167,12 +167,12 @@ class MultiTaskDynUNet(DynUNet):
                     "check the file, or give the foreground"
                 )
         masks: list[torch.Tensor] = []
-        for stride in self.level_strides:
-            if max(stride) > 1:
+        for level in self.level_strides:
+            if max(level) > 1:
                 if self.spatial_dims == 3:
-                    mask = nn.functional.max_pool3d(mask, stride)
+                    mask = nn.functional.max_pool3d(mask, level)
                 else:
-                    mask = nn.functional.max_pool2d(mask, stride)
+                    mask = nn.functional.max_pool2d(mask, level)
             masks.append(mask)
         features = [self.input_block(x, masks[0])]
         for i, block in enumerate(self.downsamples):

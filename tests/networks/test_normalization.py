@@ -109,6 +109,16 @@ def test_autocast_gives_finite_and_right_values_on_large_images(dtype):
     assert np.abs(result.detach().float().numpy() - expected).max() < 0.05
 
 
+def test_autocast_keeps_the_digits_of_float32_input():
+    # The mean that is taken off first may be rough, 100 in bfloat16 to within 0.5; what it leaves is taken off after.
+    x = torch.randn(2, 3, 64, 64) + 100
+    mask, norm = half_mask(2, 64, 64), trained_norm(3)
+    expected = reference(x.numpy(), mask.numpy(), norm.weight.detach().numpy(), norm.bias.detach().numpy())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = norm(x, mask)
+    assert np.abs(result.detach().numpy() - expected).max() < 1e-3
+
+
 def test_gradients_equal_those_of_the_textbook_formula():
     x = (torch.randn(2, 3, 5, 4, dtype=torch.float64) * 2 + 5).requires_grad_()
     mask, norm = half_mask(2, 5, 4).double(), trained_norm(3, torch.float64)

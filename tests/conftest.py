@@ -1,0 +1,61 @@
+"""A small trained run that several tests share: phantoms, three stages, and the stock design beside them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts import datalists, phantoms
+from scripts.train import CONFIGS, train
+
+
+@dataclass
+class SmallRun:
+    """Folders of a small demo: phantoms, datalist, and the runs ``ours`` and ``baseline``."""
+
+    folder: Path
+    dataset_dir: Path
+    datalist_file: Path
+
+    @property
+    def paths(self) -> dict[str, str]:
+        return {"dataset_dir": str(self.dataset_dir), "datalist_file": str(self.datalist_file)}
+
+    def run(self, name: str) -> Path:
+        return self.folder / name
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> SmallRun:
+    folder = tmp_path_factory.mktemp("small")
+    data = folder / "phantoms"
+    phantoms.make_phantoms(data, seed=3, patients=10, singles=16, progress=False)
+    patients, _ = datalists.nifti_cases(
+        data / "patients", root=data, name="patients", tumor_slices=2, normal_slices=1, progress=False
+    )
+    singles, _ = datalists.image_folder(data / "singles", root=data, name="singles", modality="FLAIR", progress=False)
+    datalist_file = folder / "datalist.json"
+    datalists.write(datalists.merge([patients, singles], name="phantoms"), datalist_file)
+    return SmallRun(folder, data, datalist_file)
+
+
+@pytest.fixture(scope="session")
+def small_run(small_data) -> SmallRun:
+    smoke = CONFIGS / "smoke.yaml"
+    train(small_data.run("ours"), [smoke], **small_data.paths)
+    train(small_data.run("baseline"), [CONFIGS / "baseline.yaml", smoke], **small_data.paths)
+    return small_data
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real images, from the environment variable TUMORLENS_DATA."""
+    value = os.environ.get("TUMORLENS_DATA")
+    if not value:
+        pytest.skip("TUMORLENS_DATA is not set: no real images at hand")
+    if not Path(value).is_dir():
+        pytest.fail(f"TUMORLENS_DATA={value} is not a folder")
+    return Path(value)
