@@ -45,7 +45,11 @@ def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"weights file {path} is not readable ({error}); it may be truncated") from error
+        raise ValueError(
+            f"weights file {path} is not readable ({type(error).__name__}); it may be truncated"
+        ) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
     own = network.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
@@ -171,7 +175,7 @@ class StageCheckpoint:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(
-                f"checkpoint {path} is not readable ({error}); delete it to start this stage anew"
+                f"checkpoint {path} is not readable ({type(error).__name__}); delete it to start this stage anew"
             ) from error
         if state["max_epochs"] != self.trainer.state.max_epochs:
             raise ValueError(

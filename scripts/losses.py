@@ -99,7 +99,7 @@ class MultiTaskLoss(nn.Module):
         weight = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         if focal_gamma:
             self.classification: nn.Module = FocalLoss(
-                gamma=focal_gamma, weight=weight, use_softmax=True, to_onehot_y=True
+                gamma=focal_gamma, weight=weight, use_softmax=True, to_onehot_y=True, reduction="none"
             )
         else:
             self.classification = nn.CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing)
@@ -126,10 +126,8 @@ class MultiTaskLoss(nn.Module):
             label = target["label"][has_mask]
             total = self._add(total, "segmentation", self.seg_weight, self.segmentation(pred["seg"], label))
         if self.cls_weight and "cls" in pred and bool(known.any()):
-            classes = diagnosis[known].unsqueeze(1) if self.focal else diagnosis[known]
-            total = self._add(
-                total, "classification", self.cls_weight, self.classification(pred["cls"][known], classes)
-            )
+            part = self._classify(pred["cls"][known], diagnosis[known])
+            total = self._add(total, "classification", self.cls_weight, part)
         if self.evidence_weight and "evidence" in pred and bool(has_mask.any()):
             part = self.evidence(
                 pred["evidence"][has_mask],
@@ -145,6 +143,14 @@ class MultiTaskLoss(nn.Module):
                 f"evidence {self.evidence_weight}"
             )
         return total
+
+    def _classify(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        if not self.focal:
+            return self.classification(logits, classes)
+        # MONAI averages over items and classes; as in cross-entropy it is the mean over items, weighted by class.
+        total = self.classification(logits, classes.unsqueeze(1)).sum()
+        weight: Any = self.classification.class_weight
+        return total / (len(classes) if weight is None else weight[classes].sum())
 
     def _add(self, total: torch.Tensor | None, name: str, weight: float, part: torch.Tensor) -> torch.Tensor:
         self.parts[name] = part.detach()

@@ -240,8 +240,8 @@ def bootstrap_unit(datalist: dict[str, Any]) -> str:
     return "patient" if all("patient" in item for item in items) else "near-duplicate group"
 
 
-def write_inference_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
-    """Write ``inference.yaml`` of a run: an overlay of ``configs/inference.yaml`` with its network, size and weights.
+def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
+    """Write ``network.yaml`` of a run: an overlay of ``configs/inference.yaml`` with its network, size and weights.
 
     Args:
         run_dir: the run (or the stage) whose last trained stage is taken.
@@ -254,7 +254,7 @@ def write_inference_overlay(run_dir: str | Path, classes: dict[str, str]) -> Pat
     config = yaml.safe_load((folder / CONFIG).read_text())
     overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
     overlay |= {"classes": classes, "weights": str(folder / WEIGHTS)}
-    path = Path(run_dir) / "inference.yaml"
+    path = Path(run_dir) / "network.yaml"
     partial = path.with_name(path.name + ".partial")
     partial.write_text(
         "# Overlay of configs/inference.yaml: the network, its input size and its weights as this run trained them.\n"

@@ -74,7 +74,7 @@ def train(run_dir: str | Path, overlays: Sequence[str | Path] = (), **overrides:
     for stage in runs.STAGES:
         train_stage(stage, overlays, {**overrides, **by_stage[stage], "run_dir": str(run_dir)})
     classes = runs.read_datalist(overrides["datalist_file"], overrides["dataset_dir"])["classes"]
-    runs.write_inference_overlay(run_dir, classes)
+    runs.write_network_overlay(run_dir, classes)
     return Path(run_dir)
 
 

@@ -154,6 +154,8 @@ class MultiTaskDynUNet(DynUNet):
             mask = self.foreground_of(x)
         else:
             mask = (foreground != 0).to(x.dtype)
+            if self.normalization == "foreground":
+                x = x * mask  # a blurred or noisy input bleeds into the air
         if not torch.jit.is_tracing():
             for axis, stride in enumerate(self.total_stride):
                 if x.shape[2 + axis] % stride != 0:

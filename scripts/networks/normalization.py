@@ -47,7 +47,8 @@ class ForegroundInstanceNorm(nn.Module):
             flat = flat.float()
         inside = mask.flatten(2).to(flat.dtype)
         count = inside.sum(dim=2, keepdim=True)
-        shift = torch.bmm(flat.detach(), inside.transpose(1, 2)).to(flat.dtype) / count
+        # Divided before the product: autocast runs it in half precision, where a sum over a large image overflows.
+        shift = torch.bmm(flat.detach(), (inside / count).transpose(1, 2)).to(flat.dtype)
         centered = (flat - shift) * inside
         rest = centered.sum(dim=2, keepdim=True) / count
         variance = (centered * centered).sum(dim=2, keepdim=True) / count - rest * rest
