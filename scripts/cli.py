@@ -24,7 +24,7 @@ def start_logging(level: int = logging.INFO) -> None:
 
 def quiet() -> None:
     """Silence what the libraries say about things that are as intended here."""
-    for name in ("matplotlib", "PIL"):
+    for name in ("matplotlib", "PIL", "tensorboard"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Ignite and MONAI log an exception before it is raised, and MONAI that overlays lie in several folders.
     for name in ("ignite", "monai.bundle.workflows", "monai.engines"):

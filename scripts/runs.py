@@ -235,9 +235,12 @@ def load_run(run_dir: str | Path) -> tuple[MultiTaskDynUNet, dict[str, Any], Pat
 
 
 def bootstrap_unit(datalist: dict[str, Any]) -> str:
-    """What cases are resampled by: "patient", or "near-duplicate group" where patients are unknown."""
+    """What cases are resampled by: "patient", "near-duplicate group" where patients are unknown, or both."""
     items = [item for part in ("training", "validation", "test") for item in datalist.get(part, [])]
-    return "patient" if all("patient" in item for item in items) else "near-duplicate group"
+    known = [bool(item.get("patient")) for item in items]
+    if all(known):
+        return "patient"
+    return "patient, or near-duplicate group where it is unknown" if any(known) else "near-duplicate group"
 
 
 def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:

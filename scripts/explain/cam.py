@@ -41,19 +41,24 @@ def _over_space(t: Tensor) -> Tensor:
     return t.flatten(2).sum(2).reshape(*t.shape[:2], *[1] * (t.dim() - 2))
 
 
-def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+def gradcam(activations: Tensor, gradients: Tensor, inside: Tensor | None = None) -> Tensor:
     """Grad-CAM before the ReLU: activations weighted by each channel's mean gradient.
 
-    Source: Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391, equations 1 and 2.
+    Source: Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391, equations 1 and 2. Departs from the paper where
+    `inside` is given: the mean runs over these cells.
 
     Args:
         activations: (B, C, *spatial).
         gradients: the same shape, of a score per sample.
+        inside: (B, 1, *spatial), 1 in the cells that the mean runs over, 0 elsewhere; None for all.
 
     Returns:
         (B, 1, *spatial), signed.
     """
-    weights = _over_space(gradients) / gradients.shape[2:].numel()
+    if inside is None:
+        weights = _over_space(gradients) / gradients.shape[2:].numel()
+    else:
+        weights = _over_space(gradients * inside) / _over_space(inside)
     return (weights * activations).sum(1, keepdim=True)
 
 
@@ -151,6 +156,7 @@ def cam_pass(
     signed: bool = False,
     retain_graph: bool = False,
     cancelled: str = "error",
+    foreground: Tensor | None = None,
 ) -> CamPass:
     """Maps of several methods at several layers, with one forward and one backward pass in evaluation mode.
 
@@ -169,6 +175,9 @@ def cam_pass(
         retain_graph: keep the graph of the forward pass.
         cancelled: what Grad-CAM does at a layer whose gradients cancel over space, see `gradient_coherence`: "error",
             or "empty" for a map of zeros. Told for float32 and float64 gradients only; half precision blurs it.
+        foreground: (B, 1, *image grid), non-zero inside; Grad-CAM then averages gradients over the cells with any
+            foreground instead of all cells. That does not cancel in front of a normalization over the foreground, and
+            is not changed by more air around the image.
 
     Raises:
         LayerError: for a layer that cannot be explained, see `layers.record`, has no spatial axes, or no Grad-CAM.
@@ -212,13 +221,22 @@ def cam_pass(
         activations, grads = (_precise(t.detach()) for t in (recorder.activations[layer], gradients[layer]))
         half = recorder.activations[layer].dtype in (torch.float16, torch.bfloat16)
         for method in methods:
-            cam = METHODS[method](activations, grads).float()
-            if method == "gradcam" and not half:
-                cam = _without_cancelled(cam, grads, name, cancelled)
+            if method == "gradcam" and foreground is not None:
+                cam = gradcam(activations, grads, _cells(foreground, grads)).float()
+            else:
+                cam = METHODS[method](activations, grads).float()
+                if method == "gradcam" and not half:
+                    cam = _without_cancelled(cam, grads, name, cancelled)
             if not bool(torch.isfinite(cam).all()):
                 raise FloatingPointError(f"{method} at layer {name!r} gave values that are not finite")
             result.maps[method, name] = cam if signed else cam.clamp(min=0)
     return result
+
+
+def _cells(foreground: Tensor, like: Tensor) -> Tensor:
+    """Cells of a layer's grid with any foreground, (B, 1, *layer grid)."""
+    pool: Any = nn.functional.adaptive_max_pool3d if like.dim() == 5 else nn.functional.adaptive_max_pool2d
+    return pool((foreground.as_subclass(Tensor) != 0).to(like.dtype), tuple(like.shape[2:]))
 
 
 def _without_cancelled(cam: Tensor, gradients: Tensor, layer: str, cancelled: str) -> Tensor:
