@@ -24,7 +24,7 @@ from scripts.train import CONFIGS, ROOT, train
 logger = logging.getLogger(__name__)
 
 RUNS = {"ours": "TumorLens", "baseline": "stock design"}
-PHANTOM_PATIENTS, PHANTOM_SINGLES = 60, 160
+PHANTOM_PATIENTS, PHANTOM_SINGLES = 80, 160
 PHANTOM_NOTE = (
     "The images are phantoms: drawn by a program, easier than patients. They show that the way works, not how well."
 )
@@ -33,7 +33,9 @@ PHANTOM_NOTE = (
 def phantom_datalist(folder: Path, seed: int) -> dict[str, Any]:
     """Make the two phantom sources, or find them made, and list them together."""
     phantoms.make_phantoms(folder, seed=seed, patients=PHANTOM_PATIENTS, singles=PHANTOM_SINGLES)
-    patients, _ = datalists.nifti_cases(folder / "patients", root=folder, name="patients", seed=seed)
+    patients, _ = datalists.nifti_cases(
+        folder / "patients", root=folder, name="patients", seed=seed, tumor_slices=4, normal_slices=2
+    )
     singles, _ = datalists.image_folder(folder / "singles", root=folder, name="singles", seed=seed, modality="FLAIR")
     return datalists.merge([patients, singles], name="phantoms")
 

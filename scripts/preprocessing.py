@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import CacheDataset, Dataset
-from monai.transforms import Orientationd, SpatialPadd
+from monai.data import Dataset
+from monai.transforms import Orientationd
 from torch.utils.data import default_collate
 
+from scripts.caching import CachedDataset
 from transforms.augmentation import (
     RandAffineForegroundd,
     RandBiasForegroundd,
@@ -24,7 +25,8 @@ from transforms.augmentation import (
     RandGammaForegroundd,
     RandNoiseForegroundd,
 )
-from transforms.cropping import CropToForegroundd, ResizeToFitd
+from transforms.cropping import CropToForegroundd, PadToFitd, ResizeToFitd
+from transforms.describe import Untraced
 from transforms.foreground import ForegroundMaskd, foreground_mask
 from transforms.intensity import NormalizeForegroundd, ScaleRobustd, plain
 from transforms.labels import Finalized, LabelCoveraged
@@ -59,6 +61,7 @@ def make_preprocessing(
     image_key: str = "image",
     label_key: str = "label",
     foreground_key: str = "foreground",
+    trace: bool = True,
 ) -> Pipeline:
     """Build the deterministic pipeline from a datalist item to the network's input.
 
@@ -71,6 +74,8 @@ def make_preprocessing(
             rest padded with air evenly on both sides.
         margin: voxels (of the original image) kept around the head.
         image_key, label_key, foreground_key: keys of the item.
+        trace: keep metadata and trace every step, so that it can be inverted. Without, the same functions run on plain
+            tensors: the same pixels, bit for bit, in a fraction of the time.
 
     Returns:
         a MONAI Compose. Afterwards image is float32 (C, *spatial_size), foreground mean about 0 and deviation about 1,
@@ -81,6 +86,8 @@ def make_preprocessing(
     transforms: list[Any] = [LoadCased(image_key, label_key, foreground_key, spatial_dims=len(sizes))]
     if len(sizes) == 3:
         transforms.append(Orientationd(keys, axcodes="LPS", labels=None, allow_missing_keys=True))
+    if not trace:
+        transforms.append(Untraced(keys))
     transforms += [
         ScaleRobustd(image_key),
         ForegroundMaskd(image_key, foreground_key),
@@ -88,7 +95,7 @@ def make_preprocessing(
         CropToForegroundd(keys, foreground_key, margin=margin, allow_missing_keys=True),
         NormalizeForegroundd(image_key, foreground_key),
         ResizeToFitd(keys, sizes, mode=("image", "mask", "mask"), allow_missing_keys=True),
-        SpatialPadd(keys, sizes, mode="constant", allow_missing_keys=True),
+        PadToFitd(keys, sizes, allow_missing_keys=True),
         MaskBackgroundd(image_key, foreground_key),
     ]
     return Pipeline(transforms, image_key=image_key)
@@ -159,7 +166,8 @@ def make_training_pipeline(
             from a mask (None: such an item is an error). See ``transforms.labels.Finalized`` for the item.
         strength, flip_axes: as in :func:`make_augmentation`.
     """
-    transforms: list[Any] = [*make_preprocessing(spatial_size, margin).transforms, Finalized(num_classes)]
+    deterministic = make_preprocessing(spatial_size, margin, trace=False).transforms
+    transforms: list[Any] = [*deterministic, Finalized(num_classes)]
     if augment:
         transforms += make_augmentation(spatial_size, strength, flip_axes).transforms
     return Pipeline(transforms)
@@ -239,6 +247,7 @@ def make_dataset(
     flip_axes: Sequence[int] = (0,),
     num_workers: int = 2,
     progress: bool = True,
+    cache_dir: str | Path | None = None,
 ) -> Dataset:
     """Build a dataset from one part of a datalist; torch's default collate takes its items, with and without masks.
 
@@ -249,6 +258,7 @@ def make_dataset(
         seed: of the random transforms.
         num_workers: threads for filling the cache.
         progress: show the progress bar.
+        cache_dir: folder that keeps the cache for the next run (see ``scripts.caching.CachedDataset``), or None.
 
     Raises:
         ValueError: When there are no items or a file is missing or cannot be used. Names the file and the reason.
@@ -260,7 +270,7 @@ def make_dataset(
     pipeline.set_random_state(seed=seed)
     if not cache:
         return Dataset(data, pipeline)
-    return CacheDataset(data, pipeline, num_workers=num_workers, progress=progress)
+    return CachedDataset(data, pipeline, cache_dir, num_workers=num_workers, progress=progress)
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

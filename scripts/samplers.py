@@ -1,48 +1,91 @@
-"""Batches that mix items with and without masks in a given share."""
+"""Batches with given shares of masks, classes and sources."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
 from torch.utils.data import Sampler
+
+logger = logging.getLogger(__name__)
+
+MASK, EQUAL = "mask", "equal"
+Shares = Mapping[Any, float] | str
 
 
 class MixedBatchSampler(Sampler[list[int]]):
-    """Shuffled batches with a fixed number of items that have a mask; the order depends on seed and epoch alone.
+    """Shuffled batches with given shares of items; the order depends on seed and epoch alone.
 
-    An epoch has as many batches as the data fill once; the scarcer kind is repeated, the other not fully shown, where
-    their shares differ from the data's. Without ``masked_share`` it is a plain seeded shuffle.
+    Without any share it is a plain seeded shuffle, each item once, the last batch smaller. With shares, an epoch has as
+    many batches as the data fill once, all full; scarce items are repeated (each is seen before any comes again),
+    plentiful ones not all shown. Over the epoch each share is met to the whole item: ``share * items`` rounded, so that
+    the counts sum up (largest remainders). Every batch has the same mix, exactly where one attribute has shares and
+    ``share * batch_size`` are whole numbers, else to about one item a kind. Where several attributes have shares, all
+    are met at once; their combinations stay as near to the data's as that allows.
 
     Args:
         has_mask: one bool an item.
-        batch_size: items a batch; the last batch may be smaller only without ``masked_share``.
-        masked_share: share of items with a mask in every batch, rounded to whole items, or None for the data's own.
+        batch_size: items a batch.
+        masked_share: share of items with a mask, or None for whatever comes.
         seed: of the shuffling.
+        groups: further attributes, name to one value an item, e.g. ``{"class": [...], "source": [...]}``.
+        shares: by attribute of ``groups``: the share of each of its values, summing to 1 (0 leaves a value out), or
+            ``"equal"``, or None for whatever comes. Values are compared as text: YAML's 0 and "0" are the same.
+        alternating: every batch has either only items with a mask or only items without; ``masked_share`` is then the
+            share of batches (one half if None).
 
     Raises:
-        ValueError: when a kind of item that the share asks for does not exist.
+        ValueError: when there are no items, shares do not sum to 1, name an unknown value or leave one unnamed, ask for
+            items that do not exist, or contradict each other.
     """
 
-    def __init__(self, has_mask: Sequence[bool], batch_size: int, masked_share: float | None = None, seed: int = 0):
-        self.with_mask = np.flatnonzero(np.asarray(has_mask, dtype=bool))
-        self.without_mask = np.flatnonzero(~np.asarray(has_mask, dtype=bool))
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+    def __init__(
+        self,
+        has_mask: Sequence[bool],
+        batch_size: int,
+        masked_share: float | None = None,
+        seed: int = 0,
+        groups: Mapping[str, Sequence[Any]] | None = None,
+        shares: Mapping[str, Shares | None] | None = None,
+        alternating: bool = False,
+    ):
+        self.batch_size, self.seed, self.epoch, self.alternating = batch_size, seed, 0, alternating
         self.total = len(has_mask)
         if self.total == 0:
             raise ValueError("no items to draw batches from: the training part of the datalist is empty for this stage")
-        self.masked: int | None = None
-        if masked_share is not None:
-            if not 0 <= masked_share <= 1:
-                raise ValueError(f"masked_share lies between 0 and 1, got {masked_share}")
-            self.masked = round(masked_share * batch_size)
-            for count, items, kind in (
-                (self.masked, self.with_mask, "with"),
-                (batch_size - self.masked, self.without_mask, "without"),
-            ):
-                if count > 0 and len(items) == 0:
-                    raise ValueError(f"masked_share={masked_share} asks for items {kind} a mask, and there are none")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        flags = ["with" if flag else "without" for flag in has_mask]
+        wanted = _mask_shares(flags, masked_share, alternating, len(self))
+        values = {MASK: flags}
+        for name, given in (shares or {}).items():
+            if given is None:
+                continue
+            if name not in (groups or {}) or name == MASK:
+                raise ValueError(f"shares are given for {name!r}, but the attributes are: {', '.join(groups or {})}")
+            values[name] = [str(value) for value in (groups or {})[name]]
+            if len(values[name]) != self.total:
+                raise ValueError(f"{name!r} has {len(values[name])} values for {self.total} items")
+            wanted[name] = _checked_shares(name, given, values[name])
+        self.counts = {name: _whole(own, len(self) * batch_size) for name, own in wanted.items()}
+        self._cells: dict[tuple[str, ...], np.ndarray] = {}
+        self._drawn: dict[tuple[str, ...], int] = {}
+        if wanted:
+            self._plan(values)
+
+    def _plan(self, values: dict[str, list[str]]) -> None:
+        rows = list(zip(*values.values(), strict=True))
+        self._cells = {
+            cell: np.asarray([i for i, row in enumerate(rows) if row == cell]) for cell in sorted(set(rows))
+        }
+        sizes = {cell: len(items) for cell, items in self._cells.items()}
+        self._drawn = _cell_counts(list(values), sizes, self.counts)
+        logger.info("items an epoch, of %d: %s", len(self) * self.batch_size, self.counts)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
@@ -53,16 +96,107 @@ class MixedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        if self.masked is None:
+        if not self._cells:
             order = rng.permutation(self.total)
             for start in range(0, self.total, self.batch_size):
                 yield order[start : start + self.batch_size].tolist()
             return
-        masked = _repeat_shuffled(rng, self.with_mask, self.masked * len(self))
-        unmasked = _repeat_shuffled(rng, self.without_mask, (self.batch_size - self.masked) * len(self))
-        rest = self.batch_size - self.masked
-        for b in range(len(self)):
-            yield masked[b * self.masked : (b + 1) * self.masked] + unmasked[b * rest : (b + 1) * rest]
+        drawn = {cell: _repeat_shuffled(rng, self._cells[cell], count) for cell, count in self._drawn.items()}
+        if not self.alternating:
+            yield from self._batches(drawn)
+            return
+        kinds = [list(self._batches({c: d for c, d in drawn.items() if c[0] == flag})) for flag in ("with", "without")]
+        yield from _spread(kinds)
+
+    def _batches(self, drawn: Mapping[tuple[str, ...], list[int]]) -> Iterator[list[int]]:
+        order = _spread(list(drawn.values()))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+def _mask_shares(flags: list[str], share: float | None, alternating: bool, batches: int) -> dict[str, dict[str, float]]:
+    """The shares of items with and without a mask; empty if nothing is asked."""
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"masked_share lies between 0 and 1, got {share}")
+    if share is None and not alternating:
+        return {}
+    part = 0.5 if share is None else share
+    if alternating:
+        part = math.floor(part * batches + 0.5) / batches
+    wanted = {"with": part, "without": 1 - part}
+    for kind, own in wanted.items():
+        if own > 0 and kind not in flags:
+            asked = "alternating" if share is None else f"masked_share={share}"
+            raise ValueError(f"{asked} asks for items {kind} a mask, and there are none")
+    return {MASK: wanted}
+
+
+def _checked_shares(name: str, given: Shares, values: list[str]) -> dict[str, float]:
+    present = Counter(values)
+    if isinstance(given, str):
+        if given != EQUAL:
+            raise ValueError(f"shares of {name!r} are numbers by value, or {EQUAL!r}; got {given!r}")
+        return {value: 1 / len(present) for value in sorted(present)}
+    shares = {str(value): float(share) for value, share in given.items()}
+    if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"shares of {name!r} must be 0 or more and sum to 1, got {shares}")
+    missing = [value for value, share in shares.items() if share > 0 and value not in present]
+    if missing:
+        raise ValueError(f"shares of {name!r} ask for {missing}, and the items have only {sorted(present)}")
+    unnamed = sorted(set(present) - set(shares))
+    if unnamed:
+        raise ValueError(f"shares of {name!r} leave {unnamed} unnamed; give 0 to leave them out")
+    return shares
+
+
+def _whole(shares: Mapping[str, float], total: int) -> dict[str, int]:
+    """Shares of ``total`` as whole numbers that sum to it, by largest remainders."""
+    counts = {value: math.floor(share * total + 1e-9) for value, share in shares.items()}
+    rest = sorted(shares, key=lambda value: (counts[value] - shares[value] * total, value))
+    for value in rest[: total - sum(counts.values())]:
+        counts[value] += 1
+    return counts
+
+
+def _cell_counts(
+    names: list[str], sizes: Mapping[tuple[str, ...], int], counts: Mapping[str, Mapping[str, int]]
+) -> dict[tuple[str, ...], int]:
+    """How often each combination of values is drawn, so that each attribute's counts are met.
+
+    The combinations are first raked (Deming and Stephan 1940: scaled to each attribute's counts in turn), which keeps
+    them as near to the data's as the counts allow; the whole numbers nearest to that are an integer program.
+    """
+    cells = list(sizes)
+    rows = [(names.index(name), value, want) for name, own in counts.items() for value, want in own.items()]
+    matrix = np.asarray([[float(cell[k] == value) for cell in cells] for k, value, _ in rows])
+    wants = np.asarray([want for *_, want in rows], float)
+    target = np.asarray(list(sizes.values()), float)
+    for _ in range(200):
+        for row, want in zip(matrix, wants, strict=True):
+            have = float(row @ target)
+            target = np.where(row > 0, target * (want / have if have > 0 else 0.0), target)
+    n = len(cells)  # variables: n counts, then n distances to the target
+    eye = np.eye(n)
+    met = LinearConstraint(np.hstack([matrix, np.zeros_like(matrix)]), wants, wants)
+    near = LinearConstraint(np.vstack([np.hstack([eye, -eye]), np.hstack([-eye, -eye])]), -np.inf, [*target, *-target])
+    found = milp(
+        np.r_[np.zeros(n), np.ones(n)],
+        constraints=[met, near],
+        integrality=np.r_[np.ones(n), np.zeros(n)],
+        bounds=Bounds(0, np.inf),
+    )
+    if not found.success:
+        seen = ", ".join("/".join(cell) for cell in cells)
+        raise ValueError(
+            f"the shares contradict each other: no mix of the items' kinds ({'/'.join(names)}: {seen}) gives {counts}"
+        )
+    return {cell: round(value) for cell, value in zip(cells, found.x[:n], strict=True)}
+
+
+def _spread(lists: Sequence[list[Any]]) -> list[Any]:
+    """Join lists so that each is spread evenly over the whole."""
+    timed = [((k + 0.5) / len(own), j, item) for j, own in enumerate(lists) for k, item in enumerate(own)]
+    return [item for _, _, item in sorted(timed, key=lambda entry: entry[:2])]
 
 
 def _repeat_shuffled(rng: np.random.Generator, items: np.ndarray, count: int) -> list[int]:
@@ -75,3 +209,11 @@ def _repeat_shuffled(rng: np.random.Generator, items: np.ndarray, count: int) ->
 def has_mask(items: Sequence[dict[str, Any]]) -> list[bool]:
     """Which items of a datalist carry a mask."""
     return ["label" in item for item in items]
+
+
+def groups(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The attributes of a datalist's items that may have shares: class (-1 where not given) and source."""
+    return {
+        "class": [item.get("diagnosis", -1) for item in items],
+        "source": [item.get("source", "unknown") for item in items],
+    }

@@ -16,7 +16,7 @@ OURS = ("transforms", "scripts", "bundle", "tests")
 # The line each module stands in; a module imports from its own line or from lines before.
 LINES = [
     ["transforms"],
-    ["scripts.networks", "scripts.losses", "scripts.metrics", "scripts.samplers"],
+    ["scripts.networks", "scripts.losses", "scripts.metrics", "scripts.samplers", "scripts.caching"],
     [
         "scripts.preprocessing",
         "scripts.inferers",

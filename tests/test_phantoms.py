@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from scripts.datalists.volumes import load_oriented
 from scripts.phantoms import draw_head, make_phantoms, phantom_slice, phantom_volume, render, with_tumor
 from scripts.phantoms.__main__ import main
-from scripts.phantoms.dataset import AREA_RANGE, FORMATS
+from scripts.phantoms.dataset import AREA_RANGE, FORMATS, VERSION
 from scripts.phantoms.head import SmoothField
 
 GRID = (np.arange(110) - 54.5) * 2.0
@@ -102,7 +102,7 @@ def test_brightness_alone_does_not_find_the_tumor():
 
 def test_folder_holds_volumes_with_masks_on_one_grid_and_varied_axes(folder):
     made = json.loads((folder / "phantoms.json").read_text())
-    assert made["arguments"] == {"version": 2, "seed": 3, "patients": 5, "singles": 14}
+    assert made["arguments"] == {"version": VERSION, "seed": 3, "patients": 5, "singles": 14}
     assert [case["diagnosis"] for case in made["contents"]["patients"]] == [1, 0, 1, 0, 1]
     for case in made["contents"]["patients"]:
         name = case["patient"]

@@ -9,7 +9,8 @@ All of them must be followed by ``MaskBackgroundd``.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,20 +103,46 @@ class RandAffineForegroundd(RandomizableTransform, MapTransform):
             [normalized[::-1, :dims][:, ::-1], normalized[::-1, dims:]], axis=1
         )  # torch: last axis first
         image, foreground = tensors[self.image_key], tensors[self.foreground_key]
-        planes = [image * (foreground != 0), *(tensors[k] for k in tensors if k != self.image_key)]
-        stack = torch.cat([plane.to(torch.float32) for plane in planes])[None]
-        grid = F.affine_grid(
-            torch.from_numpy(np.ascontiguousarray(theta, np.float32))[None], list(stack.shape), align_corners=False
-        )
+        # A label without any tumor (half the items, and all without a mask) stays what it is.
+        masks = [key for key in tensors if key != self.image_key and tensors[key].any()]
+        stack = torch.cat([image * (foreground != 0), *(tensors[key].to(torch.float32) for key in masks)])[None]
+        grid = _affine_grid(theta, shape)
         moved = F.grid_sample(stack, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         channels = image.shape[0]
         weight = moved[channels : channels + 1]
-        if not (weight >= 0.5).any():
+        if not weight.max() >= 0.5:
             return tensors
-        out = {self.image_key: moved[:channels] / weight.clamp_min(0.25)}
-        for offset, key in enumerate(k for k in tensors if k != self.image_key):
-            out[key] = (moved[channels + offset : channels + offset + 1] >= 0.5).to(torch.uint8)
+        out = {**tensors, self.image_key: moved[:channels] / weight.clamp_min(0.25)}
+        for offset, key in enumerate(masks):
+            out[key] = _cut(moved[channels + offset : channels + offset + 1])
         return out
+
+
+def _cut(mask: torch.Tensor) -> torch.Tensor:
+    """Interpolated mask, float, to uint8 0 or 1 (numpy compares ten times as fast as torch on one core)."""
+    return torch.from_numpy((mask.numpy() >= 0.5).view(np.uint8))
+
+
+def _affine_grid(theta: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
+    """``F.affine_grid`` with ``align_corners=False`` for one item, by outer sums: a tenth of its time.
+
+    Args:
+        theta: (D, D + 1), last axis first, as ``F.affine_grid`` takes it.
+        shape: spatial size, D integers.
+
+    Returns:
+        float32 (1, *shape, D).
+    """
+    dims = len(shape)
+    grid = np.empty((1, *shape, dims), np.float32)
+    for row in range(dims):
+        total: Any = np.float32(theta[row, dims])
+        for column in range(dims):
+            axis = dims - 1 - column
+            ticks = ((2 * np.arange(shape[axis]) + 1) / shape[axis] - 1) * theta[row, column]
+            total = total + ticks.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(dims)])
+        grid[0, ..., row] = total
+    return torch.from_numpy(grid)
 
 
 class _RandForeground(RandomizableTransform, MapTransform):
@@ -144,22 +171,36 @@ class _RandForeground(RandomizableTransform, MapTransform):
         return float(self.R.uniform(*bounds))
 
 
-def _restore_moments(changed: torch.Tensor, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Give the foreground of ``changed`` the mean and deviation of the foreground of ``image``, per channel."""
-    out = []
-    for new, old in zip(changed, image, strict=True):
-        std_new, mean_new = torch.std_mean(new[inside[0]], correction=0)
-        std_old, mean_old = torch.std_mean(old[inside[0]], correction=0)
-        out.append((new - mean_new) * (std_old / std_new.clamp_min(1e-6)) + mean_old)
-    return torch.stack(out)
+def _change_values(
+    image: torch.Tensor, inside: torch.Tensor, change: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> torch.Tensor:
+    """Change the foreground's values, mapped to 0..1, and give them back the mean and deviation that they had.
+
+    Args:
+        image: float32 (C, X, Y[, Z]).
+        inside: bool (1, X, Y[, Z]).
+        change: of (values, where): float32 (N,) in 0..1 and the bool mask (X, Y[, Z]) that they lie in.
+
+    Returns:
+        float32 like ``image``, 0 in air.
+    """
+    where = inside[0].numpy()
+    out = np.zeros(image.shape, np.float32)
+    for channel, plane in enumerate(image.numpy()):
+        old = plane[where]
+        low, high = old.min(), old.max()
+        new = change((old - low) / max(high - low, np.float32(1e-6)), where)
+        (mean_old, std_old), (mean_new, std_new) = _moments(old), _moments(new)
+        factor = std_old / max(std_new, 1e-6)
+        out[channel][where] = new * np.float32(factor) + np.float32(mean_old - mean_new * factor)
+    return torch.from_numpy(out)
 
 
-def _unit(image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Map each channel's foreground range to 0..1."""
-    values = image[:, inside[0]]
-    low, high = values.amin(1), values.amax(1)
-    shape = (-1,) + (1,) * (image.ndim - 1)
-    return ((image - low.view(shape)) / (high - low).clamp_min(1e-6).view(shape)).clamp(0, 1)
+def _moments(values: np.ndarray) -> tuple[float, float]:
+    """Mean and population standard deviation."""
+    mean = float(values.mean(dtype=np.float64))
+    centered = values - np.float32(mean)
+    return mean, math.sqrt(float(centered @ centered) / centered.size)
 
 
 class RandGammaForegroundd(_RandForeground):
@@ -182,7 +223,7 @@ class RandGammaForegroundd(_RandForeground):
 
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         gamma = math.exp(self._uniform((math.log(self.gamma[0]), math.log(self.gamma[1]))))
-        return _restore_moments(_unit(image, inside) ** gamma, image, inside)
+        return _change_values(image, inside, lambda values, _: values ** np.float32(gamma))
 
 
 class RandContrastForegroundd(_RandForeground):
@@ -286,10 +327,16 @@ class RandBiasForegroundd(_RandForeground):
         self.strength = strength
 
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-        dims = image.ndim - 1
-        coarse = self.R.uniform(-1, 1, [3] * dims) * self._uniform(self.strength)
-        mode = "bicubic" if dims == 2 else "trilinear"
-        field = F.interpolate(
-            torch.from_numpy(coarse.astype(np.float32))[None, None], image.shape[1:], mode=mode, align_corners=True
-        )[0]
-        return _restore_moments(_unit(image, inside) * field.exp(), image, inside)
+        amplitude = self._uniform(self.strength)
+        coarse = self.R.uniform(-1, 1, [3] * (image.ndim - 1)).astype(np.float32) * np.float32(amplitude)
+        for axis, size in enumerate(image.shape[1:]):
+            coarse = np.moveaxis(np.tensordot(_cubic_weights(size), coarse, axes=(1, axis)), 0, axis)
+        field = np.exp(coarse)
+        return _change_values(image, inside, lambda values, where: values * field[where])
+
+
+@lru_cache(maxsize=16)
+def _cubic_weights(size: int) -> np.ndarray:
+    """(size, 3): bicubic interpolation of three knots, the outer ones on the outermost voxels."""
+    knots = torch.eye(3)[None, :, :, None]
+    return F.interpolate(knots, (size, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T.contiguous().numpy()

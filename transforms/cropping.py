@@ -8,13 +8,33 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import Crop, Resize, Resized
+from monai.data import MetaTensor
+from monai.transforms import Crop, Resize, Resized, SpatialPadd
 from monai.transforms.croppad.dictionary import Cropd
 from monai.transforms.spatial.functional import resize
 from monai.utils import ensure_tuple, ensure_tuple_rep
 
 from transforms.describe import describe
 from transforms.intensity import like, plain
+
+
+def foreground_box(inside: np.ndarray, margin: Sequence[int] | int = 0) -> tuple[slice, ...] | None:
+    """Find the bounding box of a mask.
+
+    Args:
+        inside: bool (X, Y[, Z]).
+        margin: voxels kept around it, one number or one an axis; cut at the image's edge.
+
+    Returns:
+        one slice an axis; None if the mask is empty.
+    """
+    slices = []
+    for axis, extra in enumerate(ensure_tuple_rep(margin, inside.ndim)):
+        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
+        if not hit.size:
+            return None
+        slices.append(slice(max(0, int(hit[0]) - extra), min(inside.shape[axis], int(hit[-1]) + 1 + extra)))
+    return tuple(slices)
 
 
 class CropToForegroundd(Cropd):
@@ -50,14 +70,15 @@ class CropToForegroundd(Cropd):
         """Return the cropped item."""
         item = dict(data)
         inside = plain(item[self.foreground_key])[0].numpy() != 0
-        if not inside.any():
+        slices = foreground_box(inside, self.margin)
+        if slices is None:
             raise ValueError(f"{describe(item, self.keys[0])}: the foreground mask is empty")
-        slices = []
-        for axis, margin in enumerate(ensure_tuple_rep(self.margin, inside.ndim)):
-            hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
-            slices.append(slice(max(0, int(hit[0]) - margin), min(inside.shape[axis], int(hit[-1]) + 1 + margin)))
         for key in self.key_iterator(item):
-            item[key] = self.cropper(item[key], slices=tuple(slices), lazy=bool(lazy))
+            value = item[key]
+            if isinstance(value, MetaTensor):
+                item[key] = self.cropper(value, slices=slices, lazy=bool(lazy))
+            else:
+                item[key] = value[(slice(None), *slices)]
         return item
 
 
@@ -95,25 +116,28 @@ class ResizeToFit(Resize):
         )
         smooth = bool(anti_aliasing) and scale < 1 and not lazy
         planar = smooth and len(shape) == 2 and mode == "bilinear"
-        traced = resize(
-            img,
-            target,
-            mode or self.mode,
-            align_corners,
-            torch.float32,
-            len(shape),
-            smooth and not planar,
-            anti_aliasing_sigma,
-            bool(lazy),
-            self.get_transform_info(),
-        )
-        if not planar:
-            return traced
+        traced: torch.Tensor | None = None
+        if isinstance(img, MetaTensor) or (smooth and not planar):
+            traced = resize(
+                img,
+                target,
+                mode or self.mode,
+                align_corners,
+                torch.float32,
+                len(shape),
+                smooth and not planar,
+                anti_aliasing_sigma,
+                bool(lazy),
+                self.get_transform_info(),
+            )
+        if not planar and traced is not None:
+            return traced if isinstance(img, MetaTensor) else plain(traced)
         # torch's own anti-aliasing, where it has one: ten times as fast as MONAI's Gaussian before the interpolation.
-        pixels = torch.nn.functional.interpolate(
-            plain(img).to(torch.float32)[None], target, mode="bilinear", align_corners=False, antialias=True
-        )[0]
-        return like(pixels, traced)
+        pixels = plain(img).to(torch.float32)
+        if planar or target != shape:
+            options = {"align_corners": False, "antialias": True} if planar else {"align_corners": align_corners}
+            pixels = torch.nn.functional.interpolate(pixels[None], target, mode=mode or self.mode, **options)[0]
+        return pixels if traced is None else like(pixels, traced)
 
 
 class ResizeToFitd(Resized):
@@ -138,3 +162,40 @@ class ResizeToFitd(Resized):
             allow_missing_keys=allow_missing_keys,
         )
         self.resizer = ResizeToFit(spatial_size)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Return the resized item."""
+        item = dict(data)
+        for key, mode, smooth in zip(self.keys, self.mode, self.anti_aliasing, strict=True):
+            if key in item or not self.allow_missing_keys:
+                item[key] = self.resizer(item[key], mode=mode, anti_aliasing=smooth, lazy=lazy)
+        return item
+
+
+class PadToFitd(SpatialPadd):
+    """MONAI's SpatialPadd with zeros, evenly on both sides; plain tensors stay plain.
+
+    Args:
+        keys: what to pad, (C, X, Y[, Z]).
+        spatial_size: size to reach, one integer an axis.
+        allow_missing_keys: skip keys that the item does not have.
+    """
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, tuple(spatial_size), mode="constant", allow_missing_keys=allow_missing_keys)
+        self.spatial_size = tuple(spatial_size)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Return the padded item."""
+        if any(isinstance(data.get(key), MetaTensor) for key in self.keys):
+            return super().__call__(data, lazy=lazy)
+        item = dict(data)
+        for key in self.key_iterator(item):
+            value = item[key]
+            before = [max(0, size - n) // 2 for size, n in zip(self.spatial_size, value.shape[1:], strict=True)]
+            room = [max(size, n) for size, n in zip(self.spatial_size, value.shape[1:], strict=True)]
+            padded = value.new_zeros((value.shape[0], *room))
+            place = [slice(b, b + n) for b, n in zip(before, value.shape[1:], strict=True)]
+            padded[(slice(None), *place)] = value
+            item[key] = padded
+        return item

@@ -1,11 +1,14 @@
-"""Name the case in an error message."""
+"""Name the case in an error message, and put plain tensors in place of traced ones."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.transforms import MapTransform
 
 
 def describe(item: Mapping[Hashable, Any], key: Hashable = "image") -> str:
@@ -16,11 +19,43 @@ def describe(item: Mapping[Hashable, Any], key: Hashable = "image") -> str:
         key: where the image is.
     """
     value = item.get(key)
-    if isinstance(value, MetaTensor):
-        value = value.meta.get("filename_or_obj")
+    if isinstance(value, torch.Tensor):
+        value = file_of(item, key)
     if isinstance(value, (list, tuple)) and value:
         value = value[0]
     named = value if isinstance(value, str) or hasattr(value, "__fspath__") else item.get("name")
     text = f"file {named}" if named is not None and str(named) else f"the item under '{key}'"
     plane = item.get("slice")
     return text if plane is None else f"{text}, slice {plane}"
+
+
+def file_of(item: Mapping[Hashable, Any], key: Hashable = "image") -> str | None:
+    """Say which file the tensor ``item[key]`` was loaded from; None where that is not known."""
+    value = item.get(key)
+    meta = value.meta if isinstance(value, MetaTensor) else item.get(f"{key}_meta_dict")
+    path = meta.get("filename_or_obj") if isinstance(meta, Mapping) else None
+    return None if path is None else str(path)
+
+
+class Untraced(MapTransform):
+    """Put plain tensors in place of tensors with metadata: what follows is faster, and cannot be inverted.
+
+    The transforms of this package trace what they do exactly if what they are given has metadata; the pixels are the
+    same either way. The file's name stays in the item, as ``<key>_meta_dict`` (MONAI's name for it).
+
+    Args:
+        keys: tensors; missing keys are skipped.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with plain tensors."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            value = item[key]
+            if isinstance(value, MetaTensor):
+                item[f"{key}_meta_dict"] = {"filename_or_obj": value.meta.get("filename_or_obj")}
+                item[key] = value.as_tensor()
+        return item

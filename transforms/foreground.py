@@ -227,6 +227,56 @@ def _erode(mask: np.ndarray) -> np.ndarray:
     return shrunk
 
 
+def air_level(image: np.ndarray | torch.Tensor) -> float | None:
+    """Value of the air where the file was normalized before: air that is not 0 though the image has values below 0.
+
+    A magnitude image has no values below 0. Files that were z-scored or otherwise shifted do, and where their air was
+    not set back to 0 it lies below the tissue (BRATS 2013 as preprocessed: about -3 to -6).
+
+    Args:
+        image: (X, Y), (X, Y, Z), any real dtype and unit, finite.
+
+    Returns:
+        the median of the in-plane rim, in the image's unit, or None: no values below 0 beyond the overshoot of a
+        resampling (2 % of the range), or an air of 0.
+    """
+    array = np.asarray(image.detach().cpu() if isinstance(image, torch.Tensor) else image, np.float32)
+    low, high = float(array.min()), float(array.max())
+    rim = np.concatenate([array[0].ravel(), array[-1].ravel(), array[:, 0].ravel(), array[:, -1].ravel()])
+    air = float(np.median(rim))
+    if low >= 0 or high <= low or abs(air) <= 0.02 * (high - low):
+        return None
+    return air
+
+
+def doubts(mask: np.ndarray, least: float = 0.05, most: float = 0.97) -> list[str]:
+    """Say why a foreground mask may be wrong, so that a person looks at it; nothing where it is as heads are.
+
+    Args:
+        mask: bool (X, Y), True in the head.
+        least, most: share of the picture that a head takes.
+
+    Returns:
+        reasons, each a short phrase; empty where there is no doubt.
+    """
+    reasons = []
+    share = float(mask.mean())
+    if share < least:
+        reasons.append(f"covers {share:.1%} of the image, below {least:.0%}")
+    if share > most:
+        reasons.append(f"covers {share:.1%} of the image, above {most:.0%}: air may be taken for head")
+    corners = [mask[x, y] for x in (0, -1) for y in (0, -1)]
+    if sum(corners) >= 3:
+        reasons.append(f"holds {sum(corners)} of 4 corners: the head is cut all around, or air is taken for head")
+    labels, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(labels.ravel())[1:]
+        rest = 1 - float(sizes.max()) / float(sizes.sum())
+        if rest > 0.1:
+            reasons.append(f"is in {count} pieces, {rest:.0%} outside the largest")
+    return reasons
+
+
 class ForegroundMaskd(MapTransform):
     """Add the foreground mask of an image to the item, or check the one that the user gives.
 

@@ -34,15 +34,22 @@ def scale_robust(image: torch.Tensor, upper: float = 99.9) -> torch.Tensor:
             raster, which makes it fast and repeatable. A channel without spread becomes 0.
         upper: percentile, 0 to 100.
     """
-    pixels = plain(image).to(torch.float32)
-    flat = pixels.flatten(1).numpy()
-    step = max(1, flat.shape[1] // 16384)
-    low = flat.min(axis=1)
-    span = np.percentile(flat[:, ::step], upper, axis=1) - low
-    span = np.where(span > 0, span, np.maximum(flat.max(axis=1) - low, np.finfo(np.float32).tiny))
-    shape = (-1,) + (1,) * (pixels.ndim - 1)
-    low_, span_ = torch.from_numpy(low).view(shape), torch.from_numpy(span.astype(np.float32)).view(shape)
-    return like((pixels - low_) / span_, image)
+    pixels = plain(image).numpy().astype(np.float32, copy=False)
+    out = np.empty_like(pixels)
+    for channel, array in enumerate(pixels):
+        low = array.min()
+        span = np.float32(np.percentile(_raster(array), upper)) - low
+        if not span > 0:
+            span = max(array.max() - low, np.finfo(np.float32).tiny)
+        np.subtract(array, low, out=out[channel])
+        out[channel] /= span
+    return like(torch.from_numpy(out), image)
+
+
+def _raster(values: np.ndarray) -> np.ndarray:
+    """At most about 33,000 values at regular steps: percentiles of all of them would take most of the time."""
+    flat = values.reshape(-1)
+    return np.ascontiguousarray(flat[:: max(1, flat.size // 16384)])
 
 
 def normalize_foreground(
@@ -53,7 +60,8 @@ def normalize_foreground(
     Args:
         image: float (C, X, Y[, Z]).
         foreground: (1, X, Y[, Z]), non-zero in the head.
-        lower, upper: percentiles of the foreground, 0 to 100.
+        lower, upper: percentiles of the foreground, 0 to 100, taken over at most about 33,000 of its voxels on a
+            regular raster.
 
     Returns:
         float32 (C, X, Y[, Z]); over the foreground mean 0 and (population) standard deviation 1. Air is clipped and
@@ -62,16 +70,18 @@ def normalize_foreground(
     Raises:
         ValueError: When the foreground is empty, or constant in a channel.
     """
-    pixels = plain(image).to(torch.float32)
+    pixels = plain(image).numpy().astype(np.float32, copy=False)
     inside = plain(foreground)[0].numpy() != 0
     if not inside.any():
         raise ValueError("the foreground mask is empty")
     out = np.empty(pixels.shape, np.float32)
-    for channel, array in enumerate(pixels.numpy()):
+    for channel, array in enumerate(pixels):
         values = array[inside]
-        low, high = np.percentile(values, [lower, upper]).astype(np.float32)
-        clipped = np.clip(values, low, high)
-        mean, std = float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
+        low, high = np.percentile(_raster(values), [lower, upper]).astype(np.float32)
+        clipped = np.clip(values, low, high).astype(np.float64)
+        mean = float(clipped.mean())
+        clipped -= mean
+        std = float(np.sqrt(clipped @ clipped / clipped.size))
         if not std > 1e-6 * max(abs(mean), 1e-6):
             raise ValueError(f"the foreground of channel {channel} is constant ({mean:g}): nothing to normalize")
         np.clip(array, low, high, out=out[channel])

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from transforms.describe import describe
+from transforms.describe import describe, file_of
 from transforms.intensity import plain
 
 COVERAGE_KEY = "label_coverage"
@@ -25,9 +24,9 @@ def label_coverage(label: torch.Tensor, foreground: torch.Tensor) -> float:
     Args:
         label, foreground: (1, X, Y[, Z]), non-zero in tumor and head.
     """
-    tumor = plain(label) != 0
-    count = int(tumor.sum())
-    return 1.0 if count == 0 else int((tumor & (plain(foreground) != 0)).sum()) / count
+    tumor = plain(label).numpy() != 0
+    count = np.count_nonzero(tumor)
+    return 1.0 if count == 0 else np.count_nonzero(tumor & (plain(foreground).numpy() != 0)) / count
 
 
 class LabelCoveraged(MapTransform):
@@ -49,19 +48,23 @@ class LabelCoveraged(MapTransform):
         item = dict(data)
         if self.label_key in item:
             item[COVERAGE_KEY] = label_coverage(item[self.label_key], item[self.foreground_key])
-            item[VOXELS_KEY] = int((plain(item[self.label_key]) != 0).sum())
+            item[VOXELS_KEY] = int(np.count_nonzero(plain(item[self.label_key]).numpy()))
         return item
 
 
-def case_name(image: Any, item: Mapping[Hashable, Any]) -> str:
-    """Name of a case: ``item["name"]``, or the file's stem, with ``_sNNN`` for a slice."""
+def case_name(item: Mapping[Hashable, Any], image_key: str = "image") -> str:
+    """Name of a loaded case: ``item["name"]``, or the file's stem, with ``_sNNN`` for a slice."""
     if item.get("name"):
         return str(item["name"])
-    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-    stem = Path(str(path)).name.removesuffix(".gz") if path else "case"
+    path = file_of(item, image_key)
+    stem = Path(path).name.removesuffix(".gz") if path else "case"
     stem = stem.rsplit(".", 1)[0] if "." in stem else stem
     plane = item.get("slice")
     return stem if plane is None else f"{stem}_s{int(plane):03d}"
+
+
+def _bits(mask: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8))
 
 
 class Finalized(Transform):
@@ -100,9 +103,9 @@ class Finalized(Transform):
         image, foreground, label = (data.get(k) for k in (self.image_key, self.foreground_key, self.label_key))
         if image is None or foreground is None:
             raise ValueError(f"{describe(data, self.image_key)}: no '{self.image_key}' or '{self.foreground_key}'")
-        foreground = (plain(foreground) != 0).to(torch.uint8).contiguous()
+        foreground = _bits(plain(foreground).numpy() != 0)
         has_mask = label is not None
-        mask = torch.zeros_like(foreground) if label is None else (plain(label) > 0.5).to(torch.uint8).contiguous()
+        mask = torch.zeros_like(foreground) if label is None else _bits(plain(label).numpy() > 0.5)
         return {
             self.image_key: plain(image).to(torch.float32).contiguous(),
             self.foreground_key: foreground,
@@ -112,7 +115,7 @@ class Finalized(Transform):
             "source": str(data.get("source") or "unknown"),
             "patient": "" if data.get("patient") is None else str(data["patient"]),
             "group": "" if data.get("group") is None else str(data["group"]),
-            "name": case_name(image, data),
+            "name": case_name(data, self.image_key),
             COVERAGE_KEY: float(data.get(COVERAGE_KEY, 1.0)),
         }
 

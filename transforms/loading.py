@@ -14,15 +14,20 @@ from monai.transforms import MapTransform
 from transforms.describe import describe
 from transforms.reading import file_kind, orient_lps, read_picture, read_volume, volumes
 
+# Axes in LPS that become X, Y and the count of a plane, and whether Y is flipped.
+PLANES = {"axial": ((0, 1, 2), False), "coronal": ((0, 2, 1), True), "sagittal": ((1, 2, 0), True)}
+
 
 class LoadCased(MapTransform):
     """Load the files of one item into channel-first tensors with metadata.
 
     The format is found from the file's content. Pictures become one gray channel with X along the width. With
-    ``spatial_dims=2`` a volume gives the plane ``item["slice"]``, counted along the last axis after turning the volume
-    to LPS (X to the patient's left, Y to posterior: the picture convention); its 4x4 affine places the plane in the
-    patient. With ``spatial_dims=3`` a volume keeps its own orientation (turn it with a traced ``Orientationd``).
-    Several files under the image key become channels.
+    ``spatial_dims=2`` a volume gives the plane ``item["slice"]`` of ``item["plane"]`` (axial if not given), counted
+    after turning the volume to LPS: to superior for axial, to posterior for coronal, to the left for sagittal planes.
+    Each is shown as radiologists do: axial X to the patient's left, Y to posterior; coronal X to the left, Y to
+    inferior; sagittal X to posterior, Y to inferior. The plane's 4x4 affine places it in the patient. With
+    ``spatial_dims=3`` a volume keeps its own orientation (turn it with a traced ``Orientationd``). Several files
+    under the image key become channels.
 
     Args:
         image_key, label_key, foreground_key: where the paths are (or channel-first arrays, taken as they are); only the
@@ -31,7 +36,7 @@ class LoadCased(MapTransform):
 
     Raises:
         ValueError: When a file is missing or unreadable, sizes differ, or a slice is missing, superfluous or outside
-            the volume. Names the file.
+            the volume, or the plane is unknown. Names the file.
     """
 
     stage = "load"
@@ -55,7 +60,10 @@ class LoadCased(MapTransform):
         if item.get(self.image_key) is None:
             raise ValueError(f"{describe(item, self.image_key)}: no '{self.image_key}'; keys: {sorted(map(str, item))}")
         where = describe(item, self.image_key)
-        image = self._load(item[self.image_key], item.get("slice"), where, mask=False)
+        view = str(item.get("plane", "axial"))
+        if view not in PLANES:
+            raise ValueError(f"{where}: unknown plane {view!r}; expected one of {', '.join(PLANES)}")
+        image = self._load(item[self.image_key], item.get("slice"), view, where, mask=False)
         if not torch.isfinite(image.sum()):
             bad = int((~torch.isfinite(image)).sum())
             raise ValueError(f"{where}: {bad} values are not finite (NaN or infinite); replace them by the air's value")
@@ -63,7 +71,7 @@ class LoadCased(MapTransform):
             if item.get(key) is None:
                 item.pop(key, None)
                 continue
-            mask = self._load(item[key], item.get("slice"), where, mask=True)
+            mask = self._load(item[key], item.get("slice"), view, where, mask=True)
             if _lps_shape(mask) != _lps_shape(image):
                 raise ValueError(
                     f"{key} {_named(item[key])} has size {tuple(mask.shape[1:])}, "
@@ -73,13 +81,13 @@ class LoadCased(MapTransform):
         item[self.image_key] = image
         return item
 
-    def _load(self, value: Any, plane: Any, where: str, mask: bool) -> MetaTensor:
+    def _load(self, value: Any, plane: Any, view: str, where: str, mask: bool) -> MetaTensor:
         if isinstance(value, (np.ndarray, torch.Tensor)):
             return self._from_array(value, where, mask)
         paths = list(value) if isinstance(value, (list, tuple)) else [value]
         if not paths:
             raise ValueError(f"{where}: an empty list of files")
-        loaded = [self._load_one(path, plane, mask) for path in paths]
+        loaded = [self._load_one(path, plane, view, mask) for path in paths]
         for path, tensor in zip(paths, loaded, strict=True):
             if tensor.shape[1:] != loaded[0].shape[1:]:
                 raise ValueError(
@@ -101,7 +109,7 @@ class LoadCased(MapTransform):
             return _with_meta((tensor.as_tensor() > 0.5).any(0, keepdim=True).to(torch.uint8), tensor)
         return tensor.to(torch.float32)  # type: ignore[return-value]
 
-    def _load_one(self, path: Any, plane: Any, mask: bool) -> MetaTensor:
+    def _load_one(self, path: Any, plane: Any, view: str, mask: bool) -> MetaTensor:
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"expected a path or an array, got {type(path).__name__}")
         kind = file_kind(path)
@@ -112,7 +120,7 @@ class LoadCased(MapTransform):
                 raise ValueError(f"file {path} is a picture and has no slice {plane}; drop 'slice' from the item")
             array, affine = read_picture(path, brightest=mask)[None], np.eye(4)
         elif self.spatial_dims == 2:
-            array, affine = _plane_of(path, kind, plane)
+            array, affine = _plane_of(path, kind, plane, view)
         else:
             if plane is not None:
                 raise ValueError(f"file {path}: the item names slice {plane}, but this is a 3D pipeline")
@@ -132,6 +140,7 @@ class LoadCased(MapTransform):
         }
         if plane is not None:
             meta["slice"] = int(plane)
+            meta["plane"] = view
         return MetaTensor(torch.from_numpy(np.array(array)), meta=meta)
 
 
@@ -156,7 +165,7 @@ def binary_mask(array: np.ndarray, path: Any, picture: bool) -> np.ndarray:
     return (array > (127 if top <= 255 else 32767)).astype(np.uint8)
 
 
-def _plane_of(path: Any, kind: str, plane: Any) -> tuple[np.ndarray, np.ndarray]:
+def _plane_of(path: Any, kind: str, plane: Any, view: str) -> tuple[np.ndarray, np.ndarray]:
     """One plane of a volume, (C, X, Y), and the affine that places it."""
     try:
         array, affine = volumes.get(path, kind)
@@ -164,6 +173,7 @@ def _plane_of(path: Any, kind: str, plane: Any) -> tuple[np.ndarray, np.ndarray]
         raise ValueError(f"file {path} cannot be opened: {error.strerror}") from error
     if array.ndim not in (3, 4):
         raise ValueError(f"file {path} has shape {array.shape}; expected a volume (X, Y, Z) or (X, Y, Z, C)")
+    array, turn = view_plane(array, view)
     count = array.shape[2]
     if plane is None and count == 1:
         plane = 0
@@ -171,13 +181,35 @@ def _plane_of(path: Any, kind: str, plane: Any) -> tuple[np.ndarray, np.ndarray]
         raise ValueError(
             f"file {path} is a volume of {count} slices and this is a 2D pipeline: give 'slice' in the item"
         )
-    if not isinstance(plane, (int, np.integer)) or not 0 <= plane < count:
-        raise ValueError(f"file {path} has slices 0 to {count - 1}, not {plane!r}")
+    if isinstance(plane, bool) or not isinstance(plane, (int, np.integer)) or not 0 <= plane < count:
+        raise ValueError(f"file {path} has {view} slices 0 to {count - 1}, not {plane!r}")
     picked = array[:, :, plane]
     picked = picked[None] if picked.ndim == 2 else np.moveaxis(picked, -1, 0)
     shift = np.eye(4)
     shift[2, 3] = plane
-    return np.ascontiguousarray(picked, np.float32), affine @ shift
+    return np.ascontiguousarray(picked, np.float32), affine @ turn @ shift
+
+
+def view_plane(array: np.ndarray, view: str) -> tuple[np.ndarray, np.ndarray]:
+    """Turn a volume in LPS so that its last axis counts the planes of a view and the first two are the picture's.
+
+    Args:
+        array: (X, Y, Z[, C]) in LPS.
+        view: "axial", "coronal" or "sagittal".
+
+    Returns:
+        The turned array (a view of the memory), and the 4x4 matrix from its indices to those of ``array``.
+    """
+    axes, flip = PLANES[view]
+    turn = np.zeros((4, 4))
+    turn[3, 3] = 1
+    for new, old in enumerate(axes):
+        turn[old, new] = 1
+    turned = np.transpose(array, (*axes, *range(3, array.ndim)))
+    if flip:  # superior comes first, as rows of a picture count downward
+        turned = turned[:, ::-1]
+        turn[axes[1], 1], turn[axes[1], 3] = -1, array.shape[axes[1]] - 1
+    return turned, turn
 
 
 def _with_meta(tensor: torch.Tensor, like: torch.Tensor) -> MetaTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -24,10 +25,12 @@ def mask_background(image: torch.Tensor, foreground: torch.Tensor) -> torch.Tens
     Returns:
         float32 (C, X, Y[, Z]); ``out != 0`` equals the foreground in every channel.
     """
-    pixels = plain(image).to(torch.float32)
-    inside = plain(foreground) != 0
-    pixels = torch.where(pixels == 0, NUDGE, pixels)
-    return like(torch.where(inside, pixels, 0.0), image)
+    inside = plain(foreground).numpy() != 0
+    pixels = np.where(inside, plain(image).numpy(), np.float32(0)).astype(np.float32, copy=False)
+    holes = (pixels == 0) & inside
+    if holes.any():
+        pixels[holes] = NUDGE
+    return like(torch.from_numpy(pixels), image)
 
 
 class MaskBackgroundd(MapTransform):
@@ -48,7 +51,8 @@ class MaskBackgroundd(MapTransform):
         """Return the item with masked images."""
         item = dict(data)
         foreground = item[self.foreground_key]
-        item[self.foreground_key] = like((plain(foreground) != 0).to(torch.uint8), foreground)
+        inside = (plain(foreground).numpy() != 0).view(np.uint8)
+        item[self.foreground_key] = like(torch.from_numpy(inside), foreground)
         for key in self.key_iterator(item):
             item[key] = mask_background(item[key], foreground)
         return item

@@ -7,9 +7,12 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel as nib
 import numpy as np
 from monai.transforms import LoadImage
@@ -17,6 +20,8 @@ from PIL import Image, UnidentifiedImageError
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _HEADER_SIZES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
+# ITK reports by how many millimeters slice distances differ; beyond this share of the distance a slice is missing.
+_MAX_UNEVEN = 0.1
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
@@ -57,10 +62,12 @@ def read_picture(path: str | os.PathLike[str], brightest: bool = False) -> np.nd
         float32 (X, Y), X along the width (MONAI's convention), in the file's own range (mode "1": 0 and 1).
 
     Raises:
-        ValueError: When the file cannot be decoded.
+        ValueError: When the file cannot be decoded, or holds several frames.
     """
     try:
         with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise ValueError(f"it holds {image.n_frames} frames, expected one picture; save the frames one by one")
             image.load()
             pixels = _gray(image, brightest)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -79,14 +86,27 @@ def _gray(image: Image.Image, brightest: bool) -> np.ndarray:
 
 
 def read_volume(path: str | os.PathLike[str], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read a NIfTI file (``kind="nifti"``), or what else MONAI's readers know (DICOM folder, MHA, NRRD, ...).
+    """Read a NIfTI file (``kind="nifti"``), a folder of one DICOM series, or what else MONAI's readers know (MHA, ...).
 
     Returns:
         float32 (X, Y[, Z[, C]]) in the file's own orientation, and its 4x4 affine to RAS+ millimeters.
 
     Raises:
-        ValueError: When the file cannot be read.
+        ValueError: When the file cannot be read, or its affine says nothing (zero, singular, not finite).
     """
+    if Path(path).is_dir():
+        array, affine, _ = read_series(path)
+        return array, affine
+    array, affine = _read_file(path, kind)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(
+            f"file {path} has no usable affine: its voxels have no size or direction "
+            f"({np.array2string(affine[:3, :3], precision=3, separator=', ').replace(chr(10), '')}); mend the header"
+        )
+    return array, affine
+
+
+def _read_file(path: str | os.PathLike[str], kind: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         if kind == "nifti":
             content = Path(path).read_bytes()
@@ -108,6 +128,79 @@ def read_volume(path: str | os.PathLike[str], kind: str) -> tuple[np.ndarray, np
             cause = cause.__cause__
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise ValueError(f"file {path} cannot be read as an image: {reason}") from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep ITK quiet: what it warns of is an error of ours."""
+    shown = itk.Object.GetGlobalWarningDisplay()
+    itk.Object.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        itk.Object.SetGlobalWarningDisplay(shown)
+
+
+def series_files(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Find the DICOM series in a folder (not in folders inside), by ITK: series name to files in order of position.
+
+    Raises:
+        ValueError: When the folder cannot be read.
+    """
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ValueError(f"folder {folder} cannot be opened")
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(True)  # splits a series number that holds several orientations or matrices
+    with _without_warnings():
+        names.SetDirectory(str(folder))
+        return {uid: list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()}
+
+
+def read_series(folder: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Read a folder that holds one DICOM series, straight or oblique, through ITK.
+
+    Returns:
+        float32 (X, Y, Z), the 4x4 affine to RAS+ millimeters (DICOM's and ITK's own axes are LPS+), and the text of the
+        DICOM elements of the first file, by tag ("0010|0020" is the patient's number).
+
+    Raises:
+        ValueError: When there is not exactly one series, it cannot be read, is in color, or a slice is missing.
+    """
+    series = series_files(folder)
+    if len(series) != 1:
+        raise ValueError(
+            f"folder {folder} holds {len(series)} DICOM series, expected one; give each series a folder of its own"
+        )
+    files = next(iter(series.values()))
+    try:
+        with _without_warnings():
+            image = itk.imread(files)
+            header = itk.GDCMImageIO.New()
+            header.SetFileName(files[0])
+            header.ReadImageInformation()
+            tags = header.GetMetaDataDictionary()
+            about = {key: str(tags[key]).strip() for key in tags.GetKeys() if "|" in key}
+    except Exception as error:  # ITK raises RuntimeError with a page of C++ source lines
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"DICOM series {folder} cannot be read: {reason[-1].strip()}") from error
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(
+            f"DICOM series {folder} has {image.GetNumberOfComponentsPerPixel()} colors a pixel, expected 1"
+        )
+    spacing = np.asarray(image.GetSpacing(), np.float64)
+    notes = image.GetMetaDataDictionary()
+    uneven_key = "ITK_non_uniform_sampling_deviation"
+    uneven_mm = float(notes[uneven_key]) if notes.HasKey(uneven_key) else 0.0
+    if uneven_mm > _MAX_UNEVEN * spacing[-1]:
+        raise ValueError(
+            f"DICOM series {folder}: a slice is missing or doubled, distances differ by {uneven_mm:.3g} mm "
+            f"at {len(files)} slices"
+        )
+    array = np.asarray(itk.array_from_image(image), np.float32).T
+    affine = np.eye(4)
+    affine[:3, :3] = itk.array_from_matrix(image.GetDirection()) * spacing
+    affine[:3, 3] = np.asarray(image.GetOrigin())
+    return (array[..., None] if array.ndim == 2 else array), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, about
 
 
 def orient_lps(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

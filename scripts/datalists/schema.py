@@ -5,9 +5,11 @@ The form is MONAI's decathlon form, with paths relative to `dataset_dir`:
     {"name": ..., "modality": {"0": "FLAIR"}, "classes": {"0": "no_tumor", "1": "glioma"},
      "training": [item], "validation": [item], "test": [item]}
     item: {"image": "a.jpg", "label": "mask.png", "diagnosis": 1, "patient": "p017", "source": "x", "slice": 73,
-           "group": "x-12"}
+           "plane": "axial", "foreground": "brain.nii.gz", "group": "x-12", "name": "p017_cor073"}
 
 Class 0 is always no tumor. `patient` is who it is; where that is unknown, `group` holds near-duplicates together.
+`slice` counts along the plane's axis of the volume in LPS ("axial" if no plane is named), `foreground` is the user's own
+mask of head or brain, `name` the case's name where the file's stem would not do. A DICOM series is named by its folder.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ SPLITS = ("training", "validation", "test")
 REQUIRED_KEYS = ("classes", *SPLITS)
 # What decathlon files may hold besides; kept, not used.
 OPTIONAL_KEYS = ("name", "modality", "description", "reference", "licence", "license", "release")
-ITEM_KEYS = ("image", "label", "diagnosis", "patient", "source", "slice", "group")
+ITEM_KEYS = ("image", "label", "foreground", "diagnosis", "patient", "source", "slice", "plane", "group", "name")
+PLANES = ("axial", "coronal", "sagittal")
 DEFAULT_FRACTIONS = (0.60, 0.15, 0.25)
 
 
@@ -67,6 +70,11 @@ def unit(item: Item) -> str:
 
 def _images(item: Item) -> list[str]:
     return [item["image"]] if isinstance(item["image"], str) else list(item["image"])
+
+
+def paths(item: Item) -> list[str]:
+    """Every file that an item names: images, label, foreground mask."""
+    return [*_images(item), *(item[key] for key in ("label", "foreground") if key in item)]
 
 
 def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRACTIONS, *, sizes=None, seed: int = 0):
@@ -111,7 +119,7 @@ def assemble(
     items: Sequence[Item],
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     *,
-    modality: str = "FLAIR",
+    modality: str | Sequence[str] = "FLAIR",
     seed: int = 0,
     strata: dict[str, str] | None = None,
 ) -> Datalist:
@@ -122,12 +130,14 @@ def assemble(
         classes: class names, no tumor first.
         items: all items, with `diagnosis`.
         fractions: shares of training, validation and test.
-        modality: of the images.
+        modality: of the images, one name or one a channel.
         seed: of the split.
         strata: unit to stratum; by default the most frequent diagnosis of its items.
 
+    With fewer patients or groups than splits, later splits stay empty: a list to be merged with others.
+
     Raises:
-        ValueError: when a split comes out empty.
+        ValueError: when there are enough patients or groups, and a split comes out empty all the same.
     """
     members: dict[str, list[Item]] = {}
     for item in items:
@@ -137,10 +147,13 @@ def assemble(
             key: str(min(Counter(item["diagnosis"] for item in own).items(), key=lambda pair: (-pair[1], pair[0]))[0])
             for key, own in members.items()
         }
-    sides = split_units(strata, fractions, sizes={key: len(own) for key, own in members.items()}, seed=seed)
+    sizes = {key: len(own) for key, own in members.items()}
+    sides = split_units(strata, fractions, sizes=sizes, seed=seed)
+    if len(set(sides.values())) < len(SPLITS):  # small strata begin with training, each: deal them as one
+        sides = split_units(dict.fromkeys(strata, ""), fractions, sizes=sizes, seed=seed)
     datalist: Datalist = {
         "name": name,
-        "modality": {"0": modality},
+        "modality": {str(k): text for k, text in enumerate([modality] if isinstance(modality, str) else modality)},
         "classes": {str(k): text for k, text in enumerate(classes)},
         **{split: [] for split in SPLITS},
     }
@@ -148,9 +161,10 @@ def assemble(
         datalist[sides[unit(item)]].append(item)
     empty = [split for split in SPLITS if not datalist[split]]
     if empty:
-        raise ValueError(
-            f"{name}: {len(items)} items of {len(members)} patients or groups are too few to split: no item in {empty}"
-        )
+        reason = f"{name}: {len(items)} items of {len(members)} patients or groups are too few to split"
+        if len(members) >= len(SPLITS):
+            raise ValueError(f"{reason}: no item in {empty}")
+        logger.warning("%s: nothing in %s; merge with other lists and --resplit", reason, " and ".join(empty))
     validate(datalist)
     return datalist
 
@@ -216,9 +230,11 @@ def _check_item(item: Any, where: str, classes: int) -> None:
         raise ValueError(f"{where}: 'image' must be a path or a list of paths, got {image!r}")
     if "label" not in item and "diagnosis" not in item:
         raise ValueError(f"{where} ({image}): needs 'label' or 'diagnosis', has neither")
-    for key in ("label", "patient", "source", "group"):
+    for key in ("label", "foreground", "patient", "source", "group", "name"):
         if key in item and not (isinstance(item[key], str) and item[key]):
             raise ValueError(f"{where} ({image}): {key!r} must be a non-empty text, got {item[key]!r}")
+    if item.get("plane", "axial") not in PLANES:
+        raise ValueError(f"{where} ({image}): 'plane' must be one of {', '.join(PLANES)}, got {item['plane']!r}")
     for key, low, high in (("diagnosis", -1, classes - 1), ("slice", 0, None)):
         value = item.get(key, 0)
         if type(value) is not int or value < low or (high is not None and value > high):
@@ -258,8 +274,8 @@ def validate(datalist: Any, dataset_dir: Path | str | None = None, origin: str =
         (f"{split}[{k}]", path)
         for split in SPLITS
         for k, item in enumerate(datalist[split])
-        for path in [*_images(item), *([item["label"]] if "label" in item else [])]
-        if not (root / path).is_file()
+        for path in paths(item)
+        if not (root / path).exists()
     ]
     if missing:
         raise FileNotFoundError(

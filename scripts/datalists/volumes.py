@@ -1,123 +1,111 @@
-"""Datalist of 2D slices of NIfTI volumes: `<patient>/*flair*.nii.gz` with `<patient>/*seg*.nii.gz`."""
+"""Datalists of volumes: BraTS-style folders of cases with masks, and folders of volumes of one class."""
 
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
 from tqdm import tqdm
 
+from scripts.datalists.naming import CHANNELS, patient_of, role, stem_of, volume_suffix
 from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
+from scripts.datalists.slices import Case, Findings, SliceRule, case_items, choose_slices, load_oriented
+
+__all__ = ["choose_slices", "load_oriented", "nifti_cases", "nifti_volumes"]
 
 logger = logging.getLogger(__name__)
 
-ORIENTATION = "LPS"
+BINARY = ("no_tumor", "tumor")
 
 
-def load_oriented(path: Path | str, axis_codes: str = ORIENTATION) -> tuple[NDArray, NDArray[np.float64]]:
-    """Read a NIfTI volume with its axes permuted and flipped to the given codes, without interpolation.
-
-    In LPS the indices rise to the patient's left, to posterior and to superior: nibabel's `as_closest_canonical`, but
-    to LPS in place of RAS, and what MONAI's `Orientation(axcodes="LPS")` gives.
-
-    Returns:
-        The array (X, Y, Z), scaled by the header, and the 4 x 4 affine (mm, RAS world) that goes with it.
+def check_folder(folder: Path | str, root: Path | str | None) -> tuple[Path, Path]:
+    """The folder and `dataset_dir` (the folder itself if not given).
 
     Raises:
-        ValueError: when the file is no NIfTI image of three dimensions.
-        OSError: when it cannot be read.
+        FileNotFoundError: when there is no such folder.
+        ValueError: when the folder lies outside `root`.
     """
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.dataobj)  # type: ignore[attr-defined]
-    except (ImageFileError, EOFError) as error:
-        raise ValueError(f"{Path(path).name} is no readable NIfTI file: {error}") from error
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
-        raise ValueError(f"{Path(path).name} has {data.ndim} dimensions {data.shape}, expected 3")
-    affine = image.affine  # type: ignore[attr-defined]
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(axis_codes))
-    )
-    oriented = nib.orientations.apply_orientation(data, turn)
-    return oriented, affine @ nib.orientations.inv_ornt_aff(turn, data.shape)
+    folder = Path(folder)
+    root = folder if root is None else Path(root)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    if not folder.is_relative_to(root):
+        raise ValueError(f"{folder} is not inside the dataset folder {root}")
+    return folder, root
 
 
-def choose_slices(
-    tumor_area: NDArray[np.float64],
-    foreground_share: NDArray[np.float64],
-    tumor_slices: int,
-    normal_slices: int,
-    min_tumor_area: float,
-    min_foreground: float,
-    margin: int = 1,
-) -> tuple[list[int], list[int]]:
-    """Choose slices of one volume, spread evenly over those that qualify.
+def walk(folder: Path) -> list[Path]:
+    """Every file below a folder, sorted; names that start with a dot are skipped, links to folders not followed."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(where) / name for name in sorted(files) if not name.startswith(".")]
+        found += [Path(where) / name for name in folders if (Path(where) / name).is_symlink()]
+    return sorted(found)
 
-    A tumor slice has at least `min_tumor_area`; a normal one has no tumor pixel, nor has a slice up to `margin` away.
-    Both have at least `min_foreground`. Slices with less tumor than the minimum are neither.
 
-    Args:
-        tumor_area: (Z,) share of tumor pixels of each slice.
-        foreground_share: (Z,) share of pixels of the head of each slice.
-        tumor_slices: at most so many slices with tumor.
-        normal_slices: at most so many without.
-        min_tumor_area: share of the slice, more than 0.
-        min_foreground: share of the slice.
-        margin: slices between tumor and a normal slice.
+def collect(
+    cases: Sequence[tuple[str, Case]], rule: SliceRule, root: Path, name: str, report: Report, progress: bool
+) -> tuple[list[Item], Findings]:
+    """Items of all cases; one that cannot be used is reported under its name.
 
-    Returns:
-        Indices of tumor slices, and of normal slices, each rising.
+    Raises:
+        ValueError: when none can be used.
     """
-    head = foreground_share >= min_foreground
-    touched = np.convolve(tumor_area > 0, np.ones(2 * margin + 1), mode="same") > 0.5
-    if 2 * margin + 1 > len(tumor_area):  # numpy would return the kernel's length
-        touched = np.full(len(tumor_area), bool((tumor_area > 0).any()))
+    items: list[Item] = []
+    found = Findings()
+    used = 0
+    for where, case in tqdm(cases, desc=name, unit="volume", disable=not progress):
+        try:
+            items += case_items(case, rule, root, name, found)
+            used += 1
+        except (ValueError, OSError) as error:
+            report.reject(where, str(error).replace(f"{root}/", ""))
+    if not items:
+        first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
+        raise ValueError(f"no usable patient or volume in {name}: {len(report.unusable)} unusable{first}")
+    report.figures |= {
+        "found": used + len(report.unusable),
+        "used": used,
+        "refused": len(report.unusable),
+        "patients": len({item["patient"] for item in items}),
+        "healthy_patients": sum(stratum == "healthy" for stratum in found.strata.values()),
+        "tumor_slices": sum(item["diagnosis"] == 1 for item in items),
+        "normal_slices": sum(item["diagnosis"] == 0 for item in items),
+        "unusable": len(report.unusable),
+        "labels": sorted(found.labels),
+        "normalized_before": found.normalized,
+    }
+    return items, found
 
-    def spread(candidates: NDArray, count: int) -> list[int]:
-        if len(candidates) <= count:
-            return candidates.tolist()
-        # Middles of `count` equal stretches, so that the ends are not always chosen.
-        return candidates[((np.arange(count) + 0.5) * len(candidates) / count).astype(int)].tolist()
 
-    return (
-        spread(np.nonzero(head & (tumor_area >= min_tumor_area))[0], tumor_slices),
-        spread(np.nonzero(head & ~touched)[0], normal_slices),
-    )
-
-
-def _one_file(folder: Path, pattern: str, what: str) -> Path:
-    """The one file that matches; a patient's name in front is not looked at, as it may hold 'seg' or 'flair' itself."""
-    names = {path: path.name.lower().removeprefix(folder.name.lower()) for path in folder.iterdir() if path.is_file()}
-    files = sorted(path for path, name in names.items() if fnmatch(name, pattern.lower()))
+def _one(files: Sequence[Path], what: str) -> Path:
     if len(files) != 1:
-        raise ValueError(f"expected one {what} file {pattern!r}, found {len(files)}: {[path.name for path in files]}")
+        raise ValueError(f"expected one {what} file, found {len(files)}: {[path.name for path in files]}")
     return files[0]
 
 
-def _case(folder: Path, image_pattern: str, label_pattern: str) -> tuple[Path, Path, NDArray, NDArray]:
-    """Files of one patient, and per slice (LPS, last axis) the share of tumor and of head pixels."""
-    image, label = _one_file(folder, image_pattern, "image"), _one_file(folder, label_pattern, "mask")
-    if image == label:
-        raise ValueError(f"{image.name} matches both {image_pattern!r} and {label_pattern!r}")
-    scan, scan_affine = load_oriented(image)
-    mask, mask_affine = load_oriented(label)
-    if scan.shape != mask.shape or not np.allclose(scan_affine, mask_affine, atol=1e-2):
-        raise ValueError(f"{image.name} {scan.shape} and {label.name} {mask.shape} are not on the same grid")
-    if not np.isfinite(scan).all() or scan.min() == scan.max():
-        raise ValueError(f"{image.name} is constant or not finite")
-    # Masks may be float with a maximum of 0.99999997; any label from 1 up is tumor.
-    tumor = (mask > 0.5).mean(axis=(0, 1))
-    head = (scan > threshold_otsu(scan[::2, ::2])).mean(axis=(0, 1))
-    return image, label, tumor, head
+def _brats_case(folder: Path, files: Sequence[Path], patient: str, channels: Sequence[str], label: str | None) -> Case:
+    """The files of one case by their names; `label`: a pattern that stands for the known names of masks."""
+    roles: dict[str, list[Path]] = {}
+    for path in files:
+        what = role(path, folder.name)
+        if label is not None:
+            named = fnmatch(path.name.lower().removeprefix(folder.name.lower()), label.lower())
+            what = "label" if named else (None if what == "label" else what)
+        roles.setdefault(what or "unclear", []).append(path)
+    brain = roles.get("foreground", [])
+    return Case(
+        patient=patient,
+        images=[_one(roles.get(channel, []), channel) for channel in channels],
+        label=_one(roles.get("label", []), f"mask ({label})" if label else "mask (seg)"),
+        foreground=_one(brain, "brain mask") if brain else None,
+    )
 
 
 def nifti_cases(
@@ -127,35 +115,29 @@ def nifti_cases(
     root: Path | str | None = None,
     seed: int = 0,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
-    classes: Sequence[str] = ("no_tumor", "tumor"),
-    tumor_slices: int = 5,
-    normal_slices: int = 3,
-    min_tumor_area: float = 0.003,
-    min_foreground: float = 0.10,
-    image_pattern: str = "*flair*.nii*",
-    label_pattern: str = "*seg*.nii*",
-    modality: str = "FLAIR",
+    classes: Sequence[str] = BINARY,
+    channels: Sequence[str] = ("FLAIR",),
+    rule: SliceRule | None = None,
+    label_pattern: str | None = None,
     progress: bool = True,
 ) -> tuple[Datalist, Report]:
-    """Build a datalist of 2D axial slices of `folder/<patient>/`, split by patient, stratified by having a tumor.
+    """Build a datalist of BraTS-style cases: each folder that holds volumes is one, with its channels and a mask.
 
-    `slice` counts along the last axis after orienting the volume to LPS (`load_oriented`). Each volume is read once.
-    `diagnosis` is the slice's own: 1 with tumor in it, 0 without.
+    Files are told by the names of 2013, 2018 to 2021 and 2023 (`scripts.datalists.naming.role`). A file with
+    "brainmask" in its name becomes the item's `foreground`. Split by patient (time points of one patient stay
+    together), stratified by having a tumor. Each volume is read once. `diagnosis` is the slice's own: 1 with tumor in
+    it, 0 without. Every file is accounted for: used, another channel of a used case (counted in the report), or refused.
 
     Args:
-        folder: holds one folder per patient.
+        folder: holds the cases, at any depth.
         name: of the datalist and source; the folder's name if not given.
         root: `dataset_dir`, to which paths are relative; `folder` if not given.
         seed: of the split.
         fractions: shares of training, validation and test, of the patients' slices.
         classes: names of no tumor and tumor.
-        tumor_slices: at most so many slices with tumor per patient, see `choose_slices`.
-        normal_slices: at most so many slices without tumor per patient, with or without a tumor elsewhere.
-        min_tumor_area: share of a slice's pixels from which it counts as a tumor slice.
-        min_foreground: share of a slice's pixels that must be brighter than Otsu's threshold of the volume.
-        image_pattern: file name pattern of the image, case ignored; exactly one file must match.
-        label_pattern: file name pattern of the mask, case ignored; exactly one file must match.
-        modality: what the images are.
+        channels: of "FLAIR", "T1", "T1ce", "T2": the image's channels, in this order.
+        rule: which slices, see `SliceRule`.
+        label_pattern: file name pattern of the mask, case ignored, where the name is another.
         progress: show a progress bar.
 
     Returns:
@@ -163,48 +145,141 @@ def nifti_cases(
 
     Raises:
         FileNotFoundError: when there is no such folder.
-        ValueError: when classes are not two, `folder` is outside `root`, no patient can be used, or too few to split.
+        ValueError: when classes are not two, a channel is unknown, `folder` is outside `root`, no patient can be used,
+            or too few to split.
     """
-    folder = Path(folder)
-    root = folder if root is None else Path(root)
+    folder, root = check_folder(folder, root)
     name = name or folder.resolve().name
     if len(classes) != 2:
         raise ValueError(f"a mask tells tumor from none: expected two classes, got {list(classes)}")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; expected one folder per patient in it")
-    if not folder.is_relative_to(root):
-        raise ValueError(f"{folder} is not inside the dataset folder {root}")
-    report, items, strata = Report(), [], {}
-    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    for path in tqdm(entries, desc=name, unit="patient", disable=not progress):
-        try:
-            if not path.is_dir():
-                raise ValueError("not in a patient's folder")
-            image, label, tumor, head = _case(path, image_pattern, label_pattern)
-            chosen = choose_slices(tumor, head, tumor_slices, normal_slices, min_tumor_area, min_foreground)
-            if not any(chosen):
-                raise ValueError(
-                    f"no slice has {min_foreground:g} of head with {min_tumor_area:g} of tumor or none at all "
-                    f"(most head {head.max():.3f}, most tumor {tumor.max():.4f})"
-                )
-        except (ValueError, OSError) as error:
-            report.reject(path.relative_to(folder).as_posix(), str(error))
+    unknown = [channel for channel in channels if channel not in CHANNELS]
+    if unknown or not channels or len(set(channels)) < len(channels):
+        raise ValueError(f"channels must be some of {', '.join(CHANNELS)}, each once; got {list(channels)}")
+    report = Report()
+    members: dict[Path, list[Path]] = {}
+    files = walk(folder)
+    for path in files:
+        members.setdefault(path.parent, []).append(path)
+    names = Counter(where.name for where, own in members.items() if any(volume_suffix(path) for path in own))
+    cases: list[tuple[str, Case]] = []
+    given: dict[str, int] = {}
+    for where, own in sorted(members.items()):
+        relative = where.relative_to(folder).as_posix()
+        if not any(volume_suffix(path) for path in own):
+            for path in own:
+                report.reject(path.relative_to(folder).as_posix(), "no volume, and not in a patient's folder")
             continue
-        base: Item = {"image": image.relative_to(root).as_posix(), "label": label.relative_to(root).as_posix()}
-        for diagnosis, indices in ((1, chosen[0]), (0, chosen[1])):
-            for k in indices:
-                items.append({**base, "diagnosis": diagnosis, "patient": path.name, "source": name, "slice": int(k)})
-        strata[f"patient {path.name}"] = "tumor" if tumor.any() else "healthy"
-    if not items:
-        raise ValueError(
-            f"no usable patient among {len(entries)} entries of {folder}"
-            + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
+        patient = patient_of(where.resolve().name if names[where.name] == 1 else relative)
+        try:
+            case = _brats_case(where, own, patient, channels, label_pattern)
+            cases.append((relative, case))
+            given[relative] = len(own)
+        except ValueError as error:
+            report.reject(relative, str(error))
+    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+    refused = {where for where, _ in report.unusable}
+    named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in refused)
+    report.figures["files"] = {
+        "found": len(files),
+        "used": named,
+        "beside_used_ones": sum(count for where, count in given.items() if where not in refused) - named,
+        "in_refused_cases": sum(
+            len(own) for where, own in members.items() if where.relative_to(folder).as_posix() in refused
         )
-    report.figures = {
-        "patients": len(strata),
-        "healthy_patients": sum(stratum == "healthy" for stratum in strata.values()),
-        "tumor_slices": sum(item["diagnosis"] for item in items),
-        "normal_slices": sum(item["diagnosis"] == 0 for item in items),
-        "unusable": len(report.unusable),
+        + sum(path.relative_to(folder).as_posix() in refused for path in files),
     }
-    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=strata), report
+    datalist = assemble(
+        name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata
+    )  # fmt: skip
+    return datalist, report
+
+
+def _image_reason(path: Path) -> str | None:
+    """Why a file of a folder of volumes is no image; None if it may be one."""
+    if path.is_symlink() and not path.exists():
+        return "a symbolic link that leads nowhere"
+    if volume_suffix(path) is None:
+        return "no volume (.nii, .nii.gz, .mha, .nrrd)"
+    if role(path) == "label":
+        return "a mask by its name, and these volumes are taken to show no tumor"
+    return None
+
+
+def nifti_volumes(
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    root: Path | str | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    classes: Sequence[str] = BINARY,
+    diagnosis: int = 0,
+    modality: str = "FLAIR",
+    rule: SliceRule | None = None,
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Build a datalist of volumes without masks, all of one class: healthy people, or other diseases without a tumor.
+
+    Every volume below the folder is one image; a file `<same stem>_brainmask.*` beside it becomes its `foreground`.
+    Patients are told by the file name without the names of channel and time point. A volume with few values is a mask,
+    of lesions for instance, and refused as an image.
+
+    Args:
+        folder, name, root, seed, fractions, classes, rule, progress: as in `nifti_cases`.
+        diagnosis: 0 (no tumor) or -1 (unknown: for prediction, no loss uses it).
+        modality: what the images are.
+
+    Raises:
+        FileNotFoundError, ValueError: as `nifti_cases`.
+    """
+    folder, root = check_folder(folder, root)
+    name = name or folder.resolve().name
+    if diagnosis not in (0, -1):
+        raise ValueError(f"volumes without masks are of class 0 (no tumor) or -1 (unknown), got {diagnosis}")
+    report = Report()
+    files = walk(folder)
+    brains = {stem_of(path).lower(): path for path in files if role(path) == "foreground"}
+    cases: list[tuple[str, Case]] = []
+    paired: set[Path] = set()
+    for path in files:
+        where = path.relative_to(folder).as_posix()
+        if path in brains.values():
+            continue
+        reason = _image_reason(path)
+        if reason:
+            report.reject(where, reason)
+            continue
+        brain = brains.get(f"{stem_of(path).lower()}_brainmask")
+        paired |= {brain} if brain else set()
+        cases.append((where, Case(_patient(path), [path], None, brain, diagnosis)))
+    for path in sorted(set(brains.values()) - paired):
+        report.reject(path.relative_to(folder).as_posix(), "a brain mask without a volume of the same stem")
+    kept = []
+    for where, case in cases:
+        values = _few_values(case.images[0])
+        if values:
+            report.reject(where, f"holds only the values {values}: a mask, no image")
+        else:
+            kept.append((where, case))
+    items, found = collect(kept, rule or SliceRule(), root, name, report, progress)
+    report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
+    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
+
+
+def _patient(path: Path) -> str:
+    """Patient of a file: its stem without channel and time point."""
+    parts = stem_of(path).split("_")
+    while len(parts) > 1 and role(Path(f"{parts[-1]}.nii")) in CHANNELS:
+        parts.pop()
+    return patient_of("_".join(parts))
+
+
+def _few_values(path: Path) -> str:
+    """The values of a volume that holds at most four, as masks do; "" for an image or an unreadable file."""
+    try:
+        values = np.unique(load_oriented(path)[0][::2, ::2])
+    except (ValueError, OSError):
+        return ""  # the reason is found, and told, when the case is read
+    if len(values) == 1 or len(values) > 4:
+        return ""
+    return ", ".join(f"{value:g}" for value in values)

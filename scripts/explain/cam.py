@@ -198,7 +198,7 @@ def cam_pass(
             layers = default_layer(model, x, kwargs, dense=isinstance(target, SegmentationRegion))
         names = [layers] if isinstance(layers, str) else list(layers)
         with record(model, names, aliases) as recorder:
-            output = model(x, **kwargs)
+            output = model(x.clone(), **kwargs)  # a copy, because the first layer may work in place
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "

@@ -314,7 +314,7 @@ def default_layer(
                 hook = lambda _m, _a, out, name=name: seen.append((name, _shape(out)))  # noqa: E731
                 handles.append(module.register_forward_hook(hook))
         with torch.no_grad(), evaluating(model):
-            output = model(x, **(forward_kwargs or {}))
+            output = model(x.clone(), **(forward_kwargs or {}))  # the first layer may work in place
     finally:
         for handle in handles:
             handle.remove()

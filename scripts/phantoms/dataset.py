@@ -22,7 +22,7 @@ from scripts.phantoms.head import Array, Head, SmoothField, draw_head, render, w
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same seed would give other pictures.
-VERSION = 2
+VERSION = 3
 MANIFEST = "phantoms.json"
 CLASSES = ("no_tumor", "tumor")
 AXIS_CODES = ("LPS", "RAS", "LAS", "PIR")

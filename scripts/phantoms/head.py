@@ -17,6 +17,8 @@ Array = NDArray[np.floating[Any]]
 
 # Half of the edge of the cube, in mm, on which random fields are defined; no head reaches its walls.
 DOMAIN_MM = 140.0
+# Signal of a tumor's rim above gray matter's, relative to white matter, at least.
+MIN_RIM_OVER_GRAY = 0.3
 # Standard deviation of a cubic B-spline sum of unit normals is sqrt(151/315) per axis, averaged over position.
 _SPLINE_STD = (151.0 / 315.0) ** 1.5
 
@@ -238,7 +240,11 @@ def with_tumor(head: Head, rng: np.random.Generator, level_mm: float = 10.0, rad
     tumors = [_draw_tumor(rng, head.half_axes, level_mm, radius)]
     if rng.random() < 0.12:
         tumors.append(_draw_tumor(rng, head.half_axes, level_mm + rng.uniform(-15, 15), rng.uniform(8, 12)))
-    return replace(head, tumors=tuple(tumors))
+    # A rim no brighter than gray matter is invisible where it lies in it: no reader could have drawn such a mask.
+    visible = head.gray - 1 + MIN_RIM_OVER_GRAY
+    return replace(
+        head, tumors=tuple(replace(tumor, edema_contrast=max(tumor.edema_contrast, visible)) for tumor in tumors)
+    )
 
 
 def _step(distance_mm: Array, width_mm: float) -> Array:

@@ -84,6 +84,28 @@ class EvidenceNet(nn.Module):
         return pooled + self.bias
 
 
+def undecided() -> tuple[nn.Module, torch.Tensor]:
+    """A network and inputs (4, 1, 6, 6) of which not all have the same top class."""
+    torch.manual_seed(1)
+    net, x = PooledLinear(), torch.randn(4, 1, 6, 6)
+    x[::2] += 2.0
+    with torch.no_grad():
+        features = net.relu(net.conv(x)).flatten(2).mean(2)
+        net.fc.weight.mul_(5.0)
+        net.fc.bias.copy_(-(features @ net.fc.weight.T).mean(0))
+    return net, x
+
+
+def undecided_segmenter() -> tuple[nn.Module, torch.Tensor]:
+    """A segmenter and inputs (2, 1, 6, 6) in which it predicts channel 1 in about half of the pixels."""
+    torch.manual_seed(0)
+    net, x = TinySegmenter(), torch.randn(2, 1, 6, 6)
+    with torch.no_grad():
+        logits = net(x)
+        net.out.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+    return net, x
+
+
 def state_of(model: nn.Module) -> dict:
     """Everything that an explanation must leave alone."""
     return {

@@ -1,0 +1,111 @@
+"""Datalist from a list in the form of the Medical Segmentation Decathlon: `dataset.json` with images and labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.datalists.naming import patient_of, stem_of
+from scripts.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble, validate
+from scripts.datalists.slices import Case, SliceRule
+from scripts.datalists.volumes import BINARY, check_folder, collect
+
+
+def _entries(content: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(part, entry) of every entry of the list; parts are the lists of entries, whatever their names."""
+    parts = [key for key in (*SPLITS, "testing") if isinstance(content.get(key), list)]
+    if not parts:
+        raise ValueError(f"no list of items; expected some of {', '.join(SPLITS)}, keys are {sorted(content)}")
+    return [(part, entry) for part in parts for entry in content[part]]
+
+
+def _case(entry: Any, root: Path) -> Case:
+    """The case of one entry; a ValueError says why it cannot be used."""
+    if isinstance(entry, str):
+        raise ValueError("has no mask: nothing to train or to measure on")
+    if not isinstance(entry, dict) or not entry.get("image"):
+        raise ValueError(f"expected an object with 'image', got {entry!r}")
+    if not entry.get("label"):
+        raise ValueError("has no mask: nothing to train or to measure on")
+    named = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    images = [root / path for path in named]
+    for path in [*images, root / entry["label"]]:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+    patient = str(entry.get("patient") or patient_of(stem_of(images[0])))
+    brain = entry.get("foreground")
+    return Case(patient, images, root / entry["label"], root / brain if brain else None)
+
+
+def decathlon(
+    file: Path | str,
+    *,
+    name: str | None = None,
+    root: Path | str | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    classes: Sequence[str] = BINARY,
+    rule: SliceRule | None = None,
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Build a datalist from `dataset.json` of the Medical Segmentation Decathlon or the like.
+
+    Its form is `{"modality": {...}, "training": [{"image": path, "label": path}], "test": [path]}`. Images of one
+    channel (or lists of files, one a channel) are needed; a 4D file (Task01) is to be split into its channels first. If
+    a `validation` with masks is there, the parts stay as they are, else all cases with masks are split anew by patient.
+
+    Args:
+        file: the list, or the folder with `dataset.json`. Paths in it are relative to its folder.
+        name: of the datalist and source; the list's own if not given.
+        root: `dataset_dir`, to which paths are relative in the result; the list's folder if not given.
+        seed, fractions, classes, rule, progress: as in `nifti_cases`.
+
+    Raises:
+        FileNotFoundError: when the list does not exist.
+        ValueError: when it is no JSON or no such list, and as `nifti_cases`.
+    """
+    file = Path(file) / "dataset.json" if Path(file).is_dir() else Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"no list at {file}")
+    folder, root = check_folder(file.parent, root)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected an object with 'training', got {type(content).__name__}")
+    name = str(name or content.get("name") or folder.resolve().name)
+    report, cases, parts = Report(), [], {}
+    for k, (part, entry) in enumerate(_entries(content)):
+        where = entry if isinstance(entry, str) else f"{part} {k}"
+        if isinstance(entry, dict) and entry.get("image"):
+            where = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
+        try:
+            case = _case(entry, folder)
+            cases.append((where, case))
+            parts[case.patient] = part
+        except ValueError as error:
+            report.reject(where, str(error).replace(f"{folder}/", ""))
+    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+    channels = list(dict(content.get("modality", {})).values())
+    modality = channels if channels and len(channels) == len(cases[0][1].images) else ["MRI"] * len(cases[0][1].images)
+    if "validation" in parts.values():
+        return _as_given(name, classes, modality, items, parts), report
+    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
+
+
+def _as_given(
+    name: str, classes: Sequence[str], modality: Sequence[str], items: Sequence[Item], parts: dict[str, str]
+) -> Datalist:
+    datalist: Datalist = {
+        "name": name,
+        "modality": {str(k): text for k, text in enumerate(modality)},
+        "classes": {str(k): text for k, text in enumerate(classes)},
+        **{split: [] for split in SPLITS},
+    }
+    for item in items:
+        datalist["test" if parts[item["patient"]] == "testing" else parts[item["patient"]]].append(item)
+    validate(datalist, origin=name)
+    return datalist

@@ -1,0 +1,211 @@
+"""One door to all methods: any of them, at any layers, for any target, with the same conventions for every map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scripts.explain import cam
+from scripts.explain.evidence import evidence_pass
+from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated_gradients, saliency, smoothgrad
+from scripts.explain.layers import evaluating
+from scripts.explain.maps import combine_maps, scale_maps, upsample
+from scripts.explain.perturbation import occlusion, scorecam
+from scripts.explain.targets import ClassScore, LogitTarget, SegmentationRegion, Target
+
+__all__ = ["METHODS", "Explanation", "explain"]
+
+PIXEL_METHODS: dict[str, Callable[..., cam.CamPass]] = {
+    "integrated_gradients": integrated_gradients,
+    "saliency": saliency,
+    "smoothgrad": smoothgrad,
+    "occlusion": occlusion,
+}
+# name: whether it explains layers ("layer"), the input's pixels ("input"), or reads the network's own map ("evidence").
+METHODS: dict[str, str] = {
+    "evidence": "evidence",
+    **dict.fromkeys(cam.METHODS, "layer"),
+    "scorecam": "layer",
+    **dict.fromkeys(PIXEL_METHODS, INPUT),
+}
+
+
+@dataclass
+class Explanation:
+    """Prediction and maps.
+
+    Attributes:
+        output: the network's output, detached.
+        score: (B,), the explained number of each sample.
+        target: name of the explained score.
+        maps: (method, layer): (B, 1, *grid), float32, >= 0 unless signed was asked, larger = stronger. The grid is the
+            layer's; the image's for layer "input" and for aggregates, whose layer reads "mean(a, b)".
+        figures: name: (B,), what the methods say about themselves: `integrated_gradients_completeness_error`,
+            `integrated_gradients_relative_error`.
+        size: grid of the image.
+    """
+
+    output: Tensor
+    score: Tensor
+    target: str
+    maps: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
+    size: tuple[int, ...] = ()
+
+    def on_image(self, method: str, layer: str) -> tuple[Tensor, Tensor]:
+        """Map on the image grid as it is shown: (B, 1, *size) in [0, 1], and which samples' maps are empty, (B,)."""
+        if (method, layer) not in self.maps:
+            raise KeyError(f"no map {(method, layer)}; there are {sorted(self.maps)}")
+        return scale_maps(upsample(self.maps[method, layer], self.size))
+
+
+def explain(
+    model: nn.Module,
+    x: Tensor,
+    method: str | Sequence[str] = "gradcam",
+    layers: str | Sequence[str] | None = None,
+    target: Target | int | Sequence[int] | Tensor | None = None,
+    *,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    foreground: Tensor | None = None,
+    foreground_kwarg: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+    aggregate: str | None = None,
+    signed: bool = False,
+    cancelled: str = "error",
+    batch_size: int = 16,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Explanation:
+    """Explain a batch by one or several methods.
+
+    All class activation maps of all layers share one forward and one backward pass. The network is left as it was.
+
+    Args:
+        model: network whose `forward(x, **forward_kwargs)` returns one tensor; for "evidence" see `evidence_pass`.
+        x: input (B, C, *spatial), 2D or 3D; every sample is explained as if it were alone.
+        method: one or several of `METHODS`.
+        layers: dotted names or aliases for the methods that explain layers; None chooses one by `default_layer`.
+        target: the explained score. A class index, or one per sample: that class's logit (of a dense output: the
+            channel, over the region where it is predicted). None: each sample's top class, or channel 1 of a dense
+            output. An index or None costs one forward pass more, to see what the network puts out.
+        forward_kwargs: further arguments of `forward`.
+        foreground: (B, 1, *spatial), non-zero inside: where the input may be changed, None: everywhere.
+        foreground_kwarg: name of the argument by which `forward` takes the foreground; the perturbing methods need it
+            for a network that otherwise reads its foreground off the image.
+        aliases: further layer aliases.
+        aggregate: "mean", "max" or "product": further map per method over all layers, see `combine_maps`.
+        signed: keep values that speak against the target.
+        cancelled: see `cam_pass`.
+        batch_size: perturbed copies in one pass.
+        options: method: its further arguments, for example {"occlusion": {"window": 32}}; for the methods of
+            `cam.METHODS` under "cam", those of `cam_pass`.
+
+    Returns:
+        prediction and maps, in the order of `method`.
+
+    Raises:
+        LayerError: for a layer that does not exist or cannot be explained.
+        ValueError: for an unknown method, an aggregate of signed maps or of a single layer, or options for a method
+            that is not asked for.
+    """
+    methods = [method] if isinstance(method, str) else list(method)
+    names = layers if layers is None or isinstance(layers, str) else list(layers)
+    _check(methods, names, aggregate, signed, options or {})
+    extra = dict(options or {})
+    kwargs = dict(forward_kwargs or {})
+    aim = _target(model, x, target, _with_foreground(kwargs, foreground, foreground_kwarg))
+    common: dict[str, Any] = {"forward_kwargs": kwargs, "signed": signed}
+    changing: dict[str, Any] = {
+        **common,
+        "foreground": foreground,
+        "foreground_kwarg": foreground_kwarg,
+        "batch_size": batch_size,
+    }
+    passes: dict[str, cam.CamPass] = {}
+    cams = [name for name in methods if name in cam.METHODS]
+    if cams:
+        common_cam = {**common, "forward_kwargs": _with_foreground(kwargs, foreground, foreground_kwarg)}
+        with_layers = {**common_cam, "aliases": aliases, "cancelled": cancelled, **extra.get("cam", {})}
+        shared = cam.cam_pass(model, x, names, aim, cams, **with_layers)
+        passes |= dict.fromkeys(cams, shared)
+    for name in methods:
+        if name == "scorecam":
+            passes[name] = scorecam(model, x, names, aim, aliases=aliases, **{**changing, **extra.get(name, {})})
+        elif name == "evidence":
+            if not isinstance(aim, LogitTarget):
+                raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")
+            given = _with_foreground(kwargs, foreground, foreground_kwarg)
+            passes[name] = evidence_pass(model, x, aim, given, signed)
+        elif name in PIXEL_METHODS:
+            passes[name] = PIXEL_METHODS[name](model, x, aim, **{**changing, **extra.get(name, {})})
+    first = passes[methods[0]]
+    result = Explanation(first.output, first.score, aim.name, size=tuple(x.shape[2:]))
+    for name in methods:
+        found = {key: value for key, value in passes[name].maps.items() if key[0] == name}
+        result.maps |= found
+        if aggregate is not None and METHODS[name] == "layer":
+            label = f"{aggregate}({', '.join(layer for _, layer in found)})"
+            result.maps[name, label] = combine_maps(list(found.values()), result.size, aggregate)
+        part = passes[name]
+        if isinstance(part, IntegratedGradientsPass):
+            result.figures["integrated_gradients_completeness_error"] = part.completeness_error
+            result.figures["integrated_gradients_relative_error"] = part.relative_error
+    return result
+
+
+def _check(
+    methods: Sequence[str],
+    layers: str | Sequence[str] | None,
+    aggregate: str | None,
+    signed: bool,
+    options: Mapping[str, Any],
+) -> None:
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ValueError(f"unknown method(s) {unknown}; expected one or several of {sorted(METHODS)}")
+    known = {"cam" if name in cam.METHODS else name for name in methods if name != "evidence"}
+    stray = sorted(set(options) - known)
+    if stray:
+        raise ValueError(f"options for {stray}, but of the methods asked for only {sorted(known)} take options")
+    if aggregate is not None:
+        if aggregate not in ("mean", "max", "product"):
+            raise ValueError(f"aggregate: expected 'mean', 'max' or 'product', got {aggregate!r}")
+        if signed:
+            raise ValueError("aggregate: maps are scaled to their maxima first, which signed maps cannot be")
+        if layers is None or isinstance(layers, str) or len(layers) < 2:
+            raise ValueError(f"aggregate: expected several layers, got {layers!r}")
+
+
+def _with_foreground(
+    kwargs: Mapping[str, Any], foreground: Tensor | None, foreground_kwarg: str | None
+) -> dict[str, Any]:
+    """Arguments of `forward` with the foreground among them, if it takes one."""
+    if foreground_kwarg is None:
+        return dict(kwargs)
+    if foreground is None:
+        raise ValueError(f"foreground_kwarg={foreground_kwarg!r} is given, but no foreground")
+    return {**kwargs, foreground_kwarg: foreground}
+
+
+def _target(
+    model: nn.Module,
+    x: Tensor,
+    target: Target | int | Sequence[int] | Tensor | None,
+    kwargs: Mapping[str, Any],
+) -> Target:
+    if isinstance(target, Target):
+        return target
+    with torch.no_grad(), evaluating(model):
+        output = model(x.clone(), **kwargs)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{type(model).__name__} returned {type(output).__name__}; expected one tensor")
+    if output.dim() == 2:
+        return ClassScore(target)
+    if target is not None and not isinstance(target, int):
+        raise ValueError(f"target: expected one channel for a dense output {tuple(output.shape)}, got {target!r}")
+    channel = min(1, output.shape[1] - 1) if target is None else target
+    return SegmentationRegion(channel=channel)
