@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 
 DATA ?=
 LIMIT ?=
+EPOCHS ?=
 OUT ?=
 
 # glibc hands every large tensor back to the system and takes page faults to get it again: 37 % of a training step.
@@ -31,7 +32,7 @@ $(READY): setup.cfg constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## train, evaluate and explain on phantoms, or on DATA=<folder> [LIMIT=<n>]; report in OUT
-	$(BIN)/python -m scripts.demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT))
+	$(BIN)/python -m scripts.demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 lint: $(READY)  ## format, lint and type checks
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigWorkflow
 
 from scripts import datalists, phantoms, report, runs
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RUNS = {"ours": "TumorLens", "baseline": "stock design"}
 PHANTOM_PATIENTS, PHANTOM_SINGLES = 80, 160
+REAL_EPOCHS = 2.0
 PHANTOM_NOTE = (
     "The images are phantoms: drawn by a program, easier than patients. They show that the way works, not how well."
 )
@@ -33,11 +35,11 @@ PHANTOM_NOTE = (
 def phantom_datalist(folder: Path, seed: int) -> dict[str, Any]:
     """Make the two phantom sources, or find them made, and list them together."""
     phantoms.make_phantoms(folder, seed=seed, patients=PHANTOM_PATIENTS, singles=PHANTOM_SINGLES)
-    patients, _ = datalists.nifti_cases(
+    volumes, _ = datalists.nifti_cases(
         folder / "patients", root=folder, name="patients", seed=seed, tumor_slices=4, normal_slices=2
     )
-    singles, _ = datalists.image_folder(folder / "singles", root=folder, name="singles", seed=seed, modality="FLAIR")
-    return datalists.merge([patients, singles], name="phantoms")
+    slices, _ = datalists.image_folder(folder / "singles", root=folder, name="singles", seed=seed, modality="FLAIR")
+    return datalists.merge([volumes, slices], name="phantoms")
 
 
 def run_config(name: str, **values: Any) -> None:
@@ -55,7 +57,14 @@ def run_config(name: str, **values: Any) -> None:
     workflow.finalize()
 
 
-def demo(out: Path, data: Path | None = None, limit: int | None = None, seed: int = 0) -> str:
+def demo(
+    out: Path,
+    data: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    size: Path = CONFIGS / "demo.yaml",
+    epochs: float | None = None,
+) -> str:
     """Run the demo.
 
     Args:
@@ -63,6 +72,8 @@ def demo(out: Path, data: Path | None = None, limit: int | None = None, seed: in
         data: the user's folder; None makes phantoms in ``data/phantoms``.
         limit: at most so many images of the user's folder.
         seed: of phantoms, split and training.
+        size: overlay of the training config with image size, network and epochs.
+        epochs: factor of the overlay's epochs; None: 1 on phantoms, 2 on real images, which are harder.
 
     Returns:
         the table to print.
@@ -81,10 +92,13 @@ def demo(out: Path, data: Path | None = None, limit: int | None = None, seed: in
     runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
     paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
 
-    overlays = {"ours": [CONFIGS / "demo.yaml"], "baseline": [CONFIGS / "baseline.yaml", CONFIGS / "demo.yaml"]}
+    planned = yaml.safe_load(size.read_text())["stage_epochs"]
+    factor = epochs if epochs is not None else (1.0 if data is None else REAL_EPOCHS)
+    stage_epochs = {stage: max(1, round(n * factor)) for stage, n in planned.items()}
+    overlays = {"ours": [size], "baseline": [CONFIGS / "baseline.yaml", size]}
     for name, title in RUNS.items():
         logger.info("training %s (%s)", name, title)
-        train(out / name, overlays[name], seed=seed, **paths)
+        train(out / name, overlays[name], seed=seed, stage_epochs=stage_epochs, **paths)
     for name in RUNS:
         run_config("evaluate.yaml", run_dir=str(out / name), **paths)
         run_config("explain.yaml", run_dir=str(out / name), **paths)
@@ -99,11 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder images/<class>/* with optional masks/<same stem>.png")
     parser.add_argument("--limit", type=int, help="use at most so many images of --data")
     parser.add_argument("--out", type=Path, help="default: runs/demo, or runs/demo-<folder> with --data")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of phantoms, split and training")
+    parser.add_argument("--epochs", type=float, help="factor of the demo's epochs; default 1, and 2 with --data")
     arguments = parser.parse_args(argv)
     out = arguments.out or ROOT / "runs" / ("demo" if arguments.data is None else f"demo-{arguments.data.name}")
     start_logging()
-    print(demo(out, arguments.data, arguments.limit, arguments.seed))
+    print(demo(out, arguments.data, arguments.limit, arguments.seed, epochs=arguments.epochs))
 
 
 if __name__ == "__main__":

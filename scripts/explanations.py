@@ -126,17 +126,37 @@ def measure(
 def choose_cases(dataset: Iterable[Mapping[str, Any]], tumors: int = 6, free: int = 2) -> list[str]:
     """Names of cases to show, chosen by tumor area alone: evenly from small to large, then cases without a tumor.
 
+    No patient is shown twice as long as there are others.
+
     Args:
         dataset: preprocessed items.
         tumors: at most so many cases with a tumor in the mask.
         free: at most so many cases without a tumor.
     """
-    cases = [{"name": c["name"], "area": int(c["label"].sum()), "diagnosis": int(c["diagnosis"])} for c in dataset]
+    cases = [
+        {
+            "name": c["name"],
+            "unit": c["patient"] or c["group"] or c["name"],
+            "area": int(c["label"].sum()),
+            "healthy": int(c["diagnosis"]) == 0,
+        }
+        for c in dataset
+    ]
     by_area = sorted((c for c in cases if c["area"]), key=lambda c: (c["area"], c["name"]))
-    count = min(tumors, len(by_area))
-    picked = [by_area[int((i + 0.5) * len(by_area) / count)]["name"] for i in range(count)]
-    healthy = sorted(c["name"] for c in cases if c["diagnosis"] == 0)
-    return picked + healthy[:: max(1, len(healthy) // max(1, free))][:free]
+    by_name = sorted((c for c in cases if c["healthy"]), key=lambda c: c["name"])
+    return _spread(by_area, tumors) + _spread(by_name, free)
+
+
+def _spread(cases: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+    """Names of ``count`` cases at even steps through the list, of as many patients as there are."""
+    picked: list[Mapping[str, Any]] = []
+    count = min(count, len(cases))
+    for i in range(count):
+        middle = (i + 0.5) * len(cases) / count - 0.5
+        units = {case["unit"] for case in picked}
+        nearest = sorted((c for c in cases if c not in picked), key=lambda c: abs(cases.index(c) - middle))
+        picked.append(next((c for c in nearest if c["unit"] not in units), nearest[0]))
+    return [case["name"] for case in sorted(picked, key=cases.index)]
 
 
 def show_cases(
