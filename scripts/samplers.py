@@ -80,9 +80,7 @@ class MixedBatchSampler(Sampler[list[int]]):
 
     def _plan(self, values: dict[str, list[str]]) -> None:
         rows = list(zip(*values.values(), strict=True))
-        self._cells = {
-            cell: np.asarray([i for i, row in enumerate(rows) if row == cell]) for cell in sorted(set(rows))
-        }
+        self._cells = {cell: np.asarray([i for i, row in enumerate(rows) if row == cell]) for cell in sorted(set(rows))}
         sizes = {cell: len(items) for cell, items in self._cells.items()}
         self._drawn = _cell_counts(list(values), sizes, self.counts)
         logger.info("items an epoch, of %d: %s", len(self) * self.batch_size, self.counts)

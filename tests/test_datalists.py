@@ -397,9 +397,10 @@ def test_unusable_patients_are_reported(tmp_path):
             nib.save(nib.Nifti1Image(array, matrix), tmp_path / patient / f"{patient}_{name}.nii.gz")
 
     for k in range(3):
-        save(f"ok{k}", FLAIR=(scan, affine), seg=(mask, affine))
+        save(f"ok{k}", FLAIR=(scan + np.int16(k) * (scan > 0), affine), seg=(mask, affine))
     save("noseg", flair=(scan, affine))
-    save("two", flair=(scan, affine), flair2=(scan, affine), seg=(mask, affine))
+    save("two", flair=(scan, affine), t2f=(scan, affine), seg=(mask, affine))
+    save("twin", flair=(scan + np.int16(1) * (scan > 0), affine), seg=(mask, affine))
     save("grid", flair=(scan, affine), seg=(mask[:30], affine))
     save("moved", flair=(scan, affine), seg=(mask, np.diag([-1.0, -1.0, 4.0, 1.0])))
     save("flat", flair=(scan * 0, affine), seg=(mask, affine))
@@ -408,13 +409,16 @@ def test_unusable_patients_are_reported(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
     datalist, report = datalists.nifti_cases(tmp_path, progress=False)
     reasons = dict(report.unusable)
-    assert set(reasons) == {"noseg", "two", "grid", "moved", "flat", "torn", "readme.txt"}
-    assert "expected one mask file '*seg*.nii*', found 0" in reasons["noseg"]
+    assert set(reasons) == {"noseg", "two", "twin", "grid", "moved", "flat", "torn", "readme.txt"}
+    assert "expected one mask (seg) file, found 0" in reasons["noseg"]
+    assert reasons["twin"] == "the same voxels as ok1/ok1_FLAIR.nii.gz"
     assert "found 2" in reasons["two"]
     assert "(40, 40, 12) and grid_seg.nii.gz (30, 40, 12) are not on the same grid" in reasons["grid"]
     assert "same grid" in reasons["moved"]
     assert "constant" in reasons["flat"]
     assert {item["patient"] for split in datalists.SPLITS for item in datalist[split]} == {"ok0", "ok1", "ok2"}
+    assert [report.figures[key] for key in ("found", "used", "refused")] == [11, 3, 8]
+    assert report.figures["files"] == {"found": 21, "used": 6, "beside_used_ones": 0, "in_refused_cases": 15}
     assert {(i["slice"], i["diagnosis"]) for i in datalist["test"]} == {
         (4, 1), (5, 1), (6, 1), (7, 1), (1, 0), (9, 0), (11, 0)
     }  # fmt: skip

@@ -34,29 +34,64 @@ def overlap(p: list[float], p_tumor: list[float], area: list[float]) -> float:
     return 1 - (2 * inner + 1e-5) / (sum(p_tumor) + sum(area) + 1e-5)
 
 
+def without_background(area_at_zero: float = 0.5) -> EvidenceLoss:
+    return EvidenceLoss(area_at_zero, background_weight=0.0)
+
+
 class TestEvidenceLoss:
+    def test_background_term_is_no_tumor_of_the_evidence_pooled_outside_the_tumor(self):
+        label = label_of([0, 4, 0])
+        evidence = one_row([[0.0, 0.0, 0.0], [1.0, 30.0, -2.0]])
+        arguments = (evidence, label, torch.ones_like(label), torch.tensor([1]))
+        pooled = math.log((math.exp(5 * 1.0) + math.exp(5 * -2.0)) / 2) / 5
+        expected = 0.7 * math.log(1 + math.exp(pooled))
+        term = EvidenceLoss(background_weight=0.7)(*arguments) - without_background()(*arguments)
+        assert float(term) == pytest.approx(expected, abs=1e-5)
+
+    def test_background_term_gives_a_single_hot_cell_the_gradient_that_the_mean_does_not(self):
+        values = torch.full((1, 2, 1, 400), -4.0)
+        values[:, 0] = 0.0
+        values[0, 1, 0, 7] = 2.0
+        label = torch.zeros(1, 1, 2, 800)
+        gradients = {}
+        for weight in (0.0, 1.0):
+            evidence = values.clone().requires_grad_()
+            EvidenceLoss(background_weight=weight)(
+                evidence, label, torch.ones_like(label), torch.tensor([0])
+            ).backward()
+            gradients[weight] = float(evidence.grad[0, 1, 0, 7])
+        assert gradients[0.0] < 0.01
+        assert gradients[1.0] > 0.3
+
+    def test_item_that_is_all_tumor_has_no_background_term(self):
+        label = label_of([4])
+        arguments = (one_row([[0.0], [2.0]]), label, torch.ones_like(label), torch.tensor([1]))
+        assert float(EvidenceLoss()(*arguments)) == pytest.approx(float(without_background()(*arguments)))
+
     def test_one_cell_by_hand(self):
         label = label_of([1])
         p, a = sigmoid(2.0), 0.25
         expected = -(a * math.log(p) + (1 - a) * math.log(1 - p)) + overlap([p], [p], [a])
-        loss = EvidenceLoss()(one_row([[0.0], [2.0]]), label, torch.ones_like(label), torch.tensor([1]))
+        loss = without_background()(one_row([[0.0], [2.0]]), label, torch.ones_like(label), torch.tensor([1]))
         assert float(loss) == pytest.approx(expected, abs=1e-6)
 
     def test_two_cells_by_hand(self):
         label = label_of([4, 0])
         p = [sigmoid(1.0), sigmoid(-3.0)]
         expected = (-math.log(p[0]) - math.log(1 - p[1])) / 2 + overlap(p, p, [1.0, 0.0])
-        loss = EvidenceLoss()(one_row([[0.0, 0.0], [1.0, -3.0]]), label, torch.ones_like(label), torch.tensor([1]))
+        loss = without_background()(
+            one_row([[0.0, 0.0], [1.0, -3.0]]), label, torch.ones_like(label), torch.tensor([1])
+        )
         assert float(loss) == pytest.approx(expected, abs=1e-6)
 
     def test_cells_of_air_do_not_count_and_cells_at_the_rim_do(self):
         label, foreground = label_of([4, 0, 0]), torch.ones(1, 1, 2, 6)
         foreground[..., 4:] = 0
         evidence = one_row([[0.0, 0.0, 0.0], [1.0, -3.0, 50.0]])
-        two = EvidenceLoss()(evidence[..., :2], label_of([4, 0]), torch.ones(1, 1, 2, 4), torch.tensor([1]))
-        assert float(EvidenceLoss()(evidence, label, foreground, torch.tensor([1]))) == pytest.approx(float(two))
+        two = without_background()(evidence[..., :2], label_of([4, 0]), torch.ones(1, 1, 2, 4), torch.tensor([1]))
+        assert float(without_background()(evidence, label, foreground, torch.tensor([1]))) == pytest.approx(float(two))
         foreground[0, 0, 0, 4] = 1  # one pixel of the third cell is head: it is asked for no evidence
-        assert float(EvidenceLoss()(evidence, label, foreground, torch.tensor([1]))) > float(two) + 10
+        assert float(without_background()(evidence, label, foreground, torch.tensor([1]))) > float(two) + 10
 
     def test_class_of_the_tumor_matters_when_it_is_known(self):
         label = label_of([4])
@@ -66,7 +101,7 @@ class TestEvidenceLoss:
         known = {1: p1, 2: p2, -1: p1 + p2, 0: p1 + p2}
         for diagnosis, p in known.items():
             expected = -math.log(p) + overlap([p], [p1 + p2], [1.0])
-            loss = EvidenceLoss()(evidence, label, torch.ones_like(label), torch.tensor([diagnosis]))
+            loss = without_background()(evidence, label, torch.ones_like(label), torch.tensor([diagnosis]))
             assert float(loss) == pytest.approx(expected, abs=1e-5), diagnosis
 
     def test_three_dimensions(self):
@@ -74,7 +109,7 @@ class TestEvidenceLoss:
         label[0, 0, 0, 0, 0] = 1
         p, a = sigmoid(-1.0), 0.125
         expected = -(a * math.log(p) + (1 - a) * math.log(1 - p)) + overlap([p], [p], [a])
-        loss = EvidenceLoss()(
+        loss = without_background()(
             torch.tensor([0.0, -1.0]).view(1, 2, 1, 1, 1), label, torch.ones_like(label), torch.tensor([1])
         )
         assert float(loss) == pytest.approx(expected, abs=1e-6)
@@ -82,7 +117,7 @@ class TestEvidenceLoss:
     @pytest.mark.parametrize("area", [0.25, 0.5])
     def test_evidence_of_zero_is_right_at_the_stated_area(self, area):
         # The gradient of the cross-entropy alone is p - area: at evidence 0 it vanishes where area = area_at_zero.
-        loss = EvidenceLoss(area)
+        loss = without_background(area)
         assert sigmoid(loss.offset) == pytest.approx(area, abs=1e-6)
         label = label_of([round(4 * area)])
         expected = -(area * math.log(area) + (1 - area) * math.log(1 - area)) + overlap([area], [area], [area])
@@ -93,7 +128,7 @@ class TestEvidenceLoss:
         label = label_of([4, 0, 0, 2])
         foreground, diagnosis = torch.ones_like(label), torch.tensor([1])
         losses = {
-            name: float(EvidenceLoss()(one_row([[0.0] * 4, values]), label, foreground, diagnosis))
+            name: float(without_background()(one_row([[0.0] * 4, values]), label, foreground, diagnosis))
             for name, values in {
                 "right": [9.0, -9.0, -9.0, 0.0],
                 "nothing": [0.0] * 4,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, MetaTensor, decollate_batch
-from monai.transforms import Invertd
+from monai.transforms import Compose, Invertd
 from PIL import Image
 from torch.utils.data import default_collate
 
@@ -23,6 +23,7 @@ from scripts.preprocessing import (
     resolve_items,
 )
 from tests.transforms.images import disc, head, overlap
+from transforms.labels import Finalized
 
 SHAPE = (150, 120)
 TUMOR = disc(SHAPE, 9, (60.0, 50.0))
@@ -101,6 +102,34 @@ def test_invertd_brings_a_batched_prediction_back(folder):
     item = Invertd("pred", transform=pipeline, orig_keys="image", nearest_interp=True, to_tensor=True)(item)
     assert item["pred"].shape == (1, *SHAPE)
     assert overlap(item["pred"][0].numpy() > 0.5, head(SHAPE, 45)[1]) > 0.96
+
+
+@pytest.mark.parametrize("kind", ["png", "LPS", "RAS"])
+@pytest.mark.parametrize("size", [64, 96, 256, (256, 192)])
+def test_without_tracing_the_result_is_the_same_bit_for_bit(folder, kind, size):
+    item = {**items_of(folder)[kind], "diagnosis": 1}
+    traced, plain = make_preprocessing(size)(item), make_preprocessing(size, trace=False)(item)
+    for key in ("image", "label", "foreground"):
+        assert isinstance(traced[key], MetaTensor)
+        assert type(plain[key]) is torch.Tensor
+        assert torch.equal(traced[key].as_tensor(), plain[key].to(traced[key].dtype))
+    assert plain["label_coverage"] == traced["label_coverage"]
+    final = [Compose([make_preprocessing(size, trace=trace), Finalized(2)])(item) for trace in (True, False)]
+    for key, value in final[0].items():
+        assert torch.equal(value, final[1][key]) if isinstance(value, torch.Tensor) else value == final[1][key]
+        assert type(value) is type(final[1][key])
+    with pytest.raises(RuntimeError, match="inverse"):
+        make_preprocessing(size, trace=False).inverse(plain)
+
+
+def test_without_tracing_a_volume_is_the_same_too(tmp_path):
+    image, _ = head((40, 36, 30), 12)
+    nib.save(nib.Nifti1Image(image[::-1], np.diag([1.0, 1, 2, 1])), tmp_path / "v.nii.gz")
+    item = {"image": str(tmp_path / "v.nii.gz")}
+    for size in ((32, 32, 24), (16, 16, 16), (64, 64, 48)):
+        traced, plain = make_preprocessing(size)(item), make_preprocessing(size, trace=False)(item)
+        assert torch.equal(traced["image"].as_tensor(), plain["image"])
+        assert torch.equal(traced["foreground"].as_tensor(), plain["foreground"])
 
 
 def test_3d_pipeline_and_its_inverse(tmp_path):

@@ -64,6 +64,8 @@ class RandAffineForegroundd(RandomizableTransform, MapTransform):
         """Draw the flips and the affine matrix for an image of spatial size ``data``."""
         super().randomize(None)
         self._flips = [axis for axis in self.flip_axes if self.R.rand() < self.flip_prob]
+        if not self._do_transform:
+            return
         dims = len(data)
         matrix = np.eye(dims)
         for first, second in [(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]:
@@ -295,17 +297,27 @@ class RandBlurForegroundd(_RandForeground):
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         sigma = self._uniform(self.sigma)
         radius = max(1, math.ceil(2.5 * sigma))
-        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-        kernel = kernel / kernel.sum()
-        weight = inside.to(torch.float32)
-        stack = torch.cat([image * weight, weight])[:, None]
-        conv = F.conv2d if image.ndim == 3 else F.conv3d
-        for axis in range(image.ndim - 1):
-            shape = [1] * (image.ndim + 1)
-            shape[axis + 2] = -1
-            padding = [radius if a == axis else 0 for a in range(image.ndim - 1)]
-            stack = conv(stack, kernel.view(shape), padding=padding)
-        return stack[:-1, 0] / stack[-1:, 0].clamp_min(1e-3)
+        kernel = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+        kernel = (kernel / (kernel[0] + 2 * kernel[1:].sum())).astype(np.float32)
+        weight = inside.numpy().astype(np.float32)
+        stack = np.concatenate([image.numpy() * weight, weight])
+        for axis in range(1, image.ndim):
+            stack = _smooth(stack, kernel, axis)
+        return torch.from_numpy(stack[:-1] / np.maximum(stack[-1:], np.float32(1e-3)))
+
+
+def _smooth(stack: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
+    """Convolve with a symmetric kernel (its middle first) along one axis; zeros beyond the edge.
+
+    Sums of shifted arrays: twice as fast as torch's convolution of so few channels on one core.
+    """
+    source = np.moveaxis(stack, axis, 0)
+    out = source * kernel[0]
+    for step, weight in enumerate(kernel[1:], start=1):
+        part = source * weight
+        out[step:] += part[:-step]
+        out[:-step] += part[step:]
+    return np.moveaxis(out, 0, axis)
 
 
 class RandBiasForegroundd(_RandForeground):

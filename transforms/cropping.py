@@ -73,12 +73,11 @@ class CropToForegroundd(Cropd):
         slices = foreground_box(inside, self.margin)
         if slices is None:
             raise ValueError(f"{describe(item, self.keys[0])}: the foreground mask is empty")
+        box = (slice(None), *slices)
         for key in self.key_iterator(item):
             value = item[key]
-            if isinstance(value, MetaTensor):
-                item[key] = self.cropper(value, slices=slices, lazy=bool(lazy))
-            else:
-                item[key] = value[(slice(None), *slices)]
+            traced = isinstance(value, MetaTensor)
+            item[key] = self.cropper(value, slices=slices, lazy=bool(lazy)) if traced else value[box]
         return item
 
 
@@ -195,7 +194,8 @@ class PadToFitd(SpatialPadd):
             before = [max(0, size - n) // 2 for size, n in zip(self.spatial_size, value.shape[1:], strict=True)]
             room = [max(size, n) for size, n in zip(self.spatial_size, value.shape[1:], strict=True)]
             padded = value.new_zeros((value.shape[0], *room))
-            place = [slice(b, b + n) for b, n in zip(before, value.shape[1:], strict=True)]
-            padded[(slice(None), *place)] = value
+            place = (slice(b, b + n) for b, n in zip(before, value.shape[1:], strict=True))
+            box = (slice(None), *place)
+            padded[box] = value
             item[key] = padded
         return item

@@ -28,7 +28,7 @@ def file_kind(path: str | os.PathLike[str]) -> str:
     """Tell ``"picture"`` (PNG, JPEG, ...), ``"nifti"`` (compressed or not) or ``"other"`` from the first bytes.
 
     Raises:
-        ValueError: When the file does not exist, cannot be opened, or is empty.
+        ValueError: When the file does not exist, cannot be opened, is empty, or is damaged at the start.
     """
     if Path(path).is_dir():
         return "other"
@@ -44,7 +44,10 @@ def file_kind(path: str | os.PathLike[str]) -> str:
     if head.startswith(_PICTURES):
         return "picture"
     if head.startswith(b"\x1f\x8b"):
-        head = zlib.decompressobj(31).decompress(head)
+        try:
+            head = zlib.decompressobj(31).decompress(head)
+        except zlib.error as error:
+            raise ValueError(f"file {path} is damaged: {error}") from error
     sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
     return "nifti" if sizes & set(_HEADER_SIZES) else "other"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from scripts.datalists.decathlon import decathlon
+from scripts.datalists.dicom import dicom_series
 from scripts.datalists.folders import image_folder
+from scripts.datalists.merging import merge_sources
 from scripts.datalists.schema import (
     SPLITS,
     Datalist,
@@ -11,6 +14,7 @@ from scripts.datalists.schema import (
     assemble,
     assert_no_overlap,
     merge,
+    paths,
     read,
     split_units,
     summary,
@@ -19,20 +23,28 @@ from scripts.datalists.schema import (
     write,
     write_report,
 )
-from scripts.datalists.similarity import group_near_duplicates, perceptual_hash
-from scripts.datalists.volumes import nifti_cases
+from scripts.datalists.similarity import fingerprint, group_near_duplicates, perceptual_hash
+from scripts.datalists.slices import SliceRule
+from scripts.datalists.volumes import nifti_cases, nifti_volumes
 
 __all__ = [
     "SPLITS",
     "Datalist",
     "Item",
     "Report",
+    "SliceRule",
     "assemble",
     "assert_no_overlap",
+    "decathlon",
+    "dicom_series",
+    "fingerprint",
     "group_near_duplicates",
     "image_folder",
     "merge",
+    "merge_sources",
     "nifti_cases",
+    "nifti_volumes",
+    "paths",
     "perceptual_hash",
     "read",
     "split_units",

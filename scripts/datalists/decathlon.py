@@ -36,7 +36,7 @@ def _case(entry: Any, root: Path) -> Case:
             raise ValueError(f"{path} does not exist")
     patient = str(entry.get("patient") or patient_of(stem_of(images[0])))
     brain = entry.get("foreground")
-    return Case(patient, images, root / entry["label"], root / brain if brain else None)
+    return Case(patient, images, root / entry["label"], root / brain if brain else None, stacked=len(images) == 1)
 
 
 def decathlon(
@@ -52,9 +52,9 @@ def decathlon(
 ) -> tuple[Datalist, Report]:
     """Build a datalist from `dataset.json` of the Medical Segmentation Decathlon or the like.
 
-    Its form is `{"modality": {...}, "training": [{"image": path, "label": path}], "test": [path]}`. Images of one
-    channel (or lists of files, one a channel) are needed; a 4D file (Task01) is to be split into its channels first. If
-    a `validation` with masks is there, the parts stay as they are, else all cases with masks are split anew by patient.
+    Its form is `{"modality": {...}, "training": [{"image": path, "label": path}], "test": [path]}`. An image is a
+    file of one channel, a 4D file of several (Task01), or a list of files. If a `validation` with masks is there, the
+    parts stay as they are, else all cases with masks are split anew by patient.
 
     Args:
         file: the list, or the folder with `dataset.json`. Paths in it are relative to its folder.
@@ -89,8 +89,7 @@ def decathlon(
         except ValueError as error:
             report.reject(where, str(error).replace(f"{folder}/", ""))
     items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
-    channels = list(dict(content.get("modality", {})).values())
-    modality = channels if channels and len(channels) == len(cases[0][1].images) else ["MRI"] * len(cases[0][1].images)
+    modality = [str(text) for text in dict(content.get("modality") or {"0": "MRI"}).values()]
     if "validation" in parts.values():
         return _as_given(name, classes, modality, items, parts), report
     return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report

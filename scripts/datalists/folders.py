@@ -15,15 +15,24 @@ from PIL import Image
 from tqdm import tqdm
 
 from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
-from scripts.datalists.similarity import MAX_DISTANCE, group_near_duplicates, perceptual_hash
+from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates
+from transforms.loading import binary_mask
+from transforms.reading import file_kind, read_picture
 
 logger = logging.getLogger(__name__)
 
 NO_TUMOR_NAMES = ("no_tumor", "notumor", "no_tumour", "notumour", "no", "healthy", "normal", "negative", "control")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+}
 MIN_SIDE = 32
-# Anti-aliased masks: a pixel belongs to the tumor from here on, of 255.
-MASK_THRESHOLD = 127
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,11 @@ class _Picture:
     name: str
     kind: str
     mask: str | None
+    foreground: str | None
     hash: NDArray[np.bool_]
     content: str
+    mode: str
+    notes: tuple[str, ...]
 
 
 def class_names(folders: Sequence[str]) -> list[str]:
@@ -54,35 +66,58 @@ def class_names(folders: Sequence[str]) -> list[str]:
     return [healthy[0], *others]
 
 
-def _inspect(path: Path, mask: Path | None, root: Path, healthy: bool) -> _Picture:
-    """Read one picture and its mask; a ValueError or OSError says why it cannot be used."""
+def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask, bool (X, Y), read as training reads it."""
+    drawn = binary_mask(read_picture(path, brightest=True), path.name, picture=True) > 0
+    if drawn.shape != size:
+        raise ValueError(f"mask {path.name} is {drawn.shape[0]} x {drawn.shape[1]}, image {size[0]} x {size[1]}")
+    return drawn
+
+
+def _notes(path: Path, mode: str, kind: str | None) -> tuple[str, ...]:
+    """What is unusual about a usable file."""
+    notes = []
+    if mode not in ("L", "RGB"):
+        notes.append(f"mode {mode}, read as one gray channel")
+    if kind is not None and kind != FORMATS[path.suffix.lower()]:
+        notes.append(f"a {kind} file by its content, whatever its name says")
+    if not path.name.isascii() or " " in path.name:
+        notes.append("its name holds spaces or letters beyond ASCII; used as it is")
+    return tuple(notes)
+
+
+def _inspect(path: Path, mask: Path | None, foreground: Path | None, root: Path, healthy: bool) -> _Picture:
+    """Read one picture and its masks; a ValueError or OSError says why it cannot be used."""
+    if path.is_symlink() and not path.exists():
+        raise ValueError("a symbolic link that leads nowhere")
+    if file_kind(path) == "nifti":
+        raise ValueError("a NIfTI volume by its content; build it with nifti_cases or nifti_volumes")
+    pixels = read_picture(path)
     with Image.open(path) as opened:
-        opened.load()
-        image = opened
-        if min(image.size) < MIN_SIDE:
-            raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, at least {MIN_SIDE} on each side are needed")
-        pixels = np.asarray(image)
-        if pixels.min() == pixels.max():
-            raise ValueError(f"every pixel is {pixels.flat[0]}")
-        content = hashlib.sha256(f"{image.mode} {image.size}".encode() + pixels.tobytes()).hexdigest()
-        bits, size = perceptual_hash(image), image.size
+        mode, kind, size = opened.mode, opened.format, opened.size
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"{size[0]} x {size[1]} pixels, at least {MIN_SIDE} on each side are needed")
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"{int((~np.isfinite(pixels)).sum())} pixels are not finite (NaN or infinite)")
+    if pixels.min() == pixels.max():
+        raise ValueError(f"every pixel is {pixels.flat[0]:g}")
     if mask is not None:
-        with Image.open(mask) as opened:
-            tumor = np.asarray(opened.convert("L")) > MASK_THRESHOLD
-            if opened.size != size:
-                raise ValueError(
-                    f"mask {mask.name} is {opened.size[0]} x {opened.size[1]}, image {size[0]} x {size[1]}"
-                )
+        tumor = _read_mask(mask, size)
         if healthy and tumor.any():
             raise ValueError(f"mask {mask.name} shows a tumor, the class says there is none")
         if not healthy and not tumor.any():
-            raise ValueError(f"mask {mask.name} has no pixel above {MASK_THRESHOLD}, the class says there is a tumor")
+            raise ValueError(f"mask {mask.name} is empty, the class says there is a tumor")
+    if foreground is not None and not _read_mask(foreground, size).any():
+        raise ValueError(f"foreground mask {foreground.name} is empty")
     return _Picture(
         name=path.relative_to(root).as_posix(),
         kind=path.parent.name,
         mask=None if mask is None else mask.relative_to(root).as_posix(),
-        hash=bits,
-        content=content,
+        foreground=None if foreground is None else foreground.relative_to(root).as_posix(),
+        hash=fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T))),  # as when lists are merged
+        content=hashlib.sha256(str(size).encode() + pixels.tobytes()).hexdigest(),
+        mode=mode,
+        notes=_notes(path, mode, kind),
     )
 
 
@@ -101,24 +136,34 @@ def _draw(files: dict[str, list[Path]], limit: int, seed: int) -> dict[str, list
     }
 
 
-def _list_files(folder: Path, classes: Sequence[str], report: Report) -> tuple[dict[str, list[Path]], dict[str, Path]]:
-    """Candidate images by class and masks by stem; other files are reported, names that start with a dot skipped."""
+def _list_images(folder: Path, classes: Sequence[str], report: Report) -> dict[str, list[Path]]:
+    """Candidate images by class; other files are reported, names that start with a dot skipped."""
     files: dict[str, list[Path]] = {}
+    for path in _visible(folder / "images"):
+        if not path.is_dir():
+            report.reject(path.relative_to(folder).as_posix(), "not in a class folder")
     for name in classes:
         files[name] = []
-        for path in sorted((folder / "images" / name).iterdir()):
-            if path.name.startswith("."):
-                continue
-            if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-                files[name].append(path)
+        for path in _visible(folder / "images" / name):
+            where = path.relative_to(folder).as_posix()
+            if path.is_dir():
+                report.reject(where, "a folder inside a class folder")
+            elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                report.reject(where, f"not one of {', '.join(IMAGE_SUFFIXES)}")
             else:
-                kind = f"not one of {', '.join(IMAGE_SUFFIXES)}" if path.is_file() else "a folder inside a class folder"
-                report.reject(path.relative_to(folder).as_posix(), kind)
+                files[name].append(path)
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def _list_masks(folder: Path, kind: str, files: dict[str, list[Path]], report: Report) -> dict[str, Path]:
+    """Masks by stem; what belongs to no image is reported, and so are images that share one (and leave `files`)."""
     stems = Counter(path.stem for own in files.values() for path in own)
     masks: dict[str, Path] = {}
-    for path in sorted((folder / "masks").iterdir()) if (folder / "masks").is_dir() else []:
-        if path.name.startswith("."):
-            continue
+    for path in _visible(folder / kind):
         where = path.relative_to(folder).as_posix()
         if path.suffix.lower() != ".png":
             report.reject(where, "a mask must be a .png")
@@ -131,7 +176,7 @@ def _list_files(folder: Path, classes: Sequence[str], report: Report) -> tuple[d
         for path in unclear:
             report.reject(path.relative_to(folder).as_posix(), f"several images share the mask {masks[path.stem].name}")
         files[name] = [path for path in own if path not in unclear]
-    return files, masks
+    return masks
 
 
 def image_folder(
@@ -148,6 +193,7 @@ def image_folder(
 ) -> tuple[Datalist, Report]:
     """Build a datalist of `folder/images/<class>/*` with optional masks `folder/masks/<same stem>.png`.
 
+    Masks of head or brain of the user's own, where there are some, lie in `folder/foregrounds/<same stem>.png`.
     Patients are unknown: near-duplicates (see `scripts.datalists.similarity`) form a `group`, which is never split.
     The split is stratified by class and by having a mask. Every file that is not used is in the report.
 
@@ -182,10 +228,10 @@ def image_folder(
     found = [path.name for path in (folder / "images").iterdir() if path.is_dir() and not path.name.startswith(".")]
     classes = class_names(found)
     report = Report()
-    for path in sorted((folder / "images").iterdir()):
-        if path.is_file() and not path.name.startswith("."):
-            report.reject(path.relative_to(folder).as_posix(), "not in a class folder")
-    files, masks = _list_files(folder, classes, report)
+    files = _list_images(folder, classes, report)
+    masks = _list_masks(folder, "masks", files, report)
+    foregrounds = _list_masks(folder, "foregrounds", files, report)
+    listed = sum(map(len, files.values())) + len(report.unusable)
     if limit is not None:
         files = _draw(files, limit, seed)
 
@@ -193,9 +239,10 @@ def image_folder(
     chosen = [path for kind in classes for path in files[kind]]
     for path in tqdm(chosen, desc=name, unit="image", disable=not progress):
         try:
-            pictures.append(_inspect(path, masks.get(path.stem), root, path.parent.name == classes[0]))
-        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNG
-            report.reject(path.relative_to(folder).as_posix(), str(error) or type(error).__name__)
+            own = masks.get(path.stem), foregrounds.get(path.stem)
+            pictures.append(_inspect(path, *own, root, path.parent.name == classes[0]))
+        except (ValueError, OSError) as error:
+            report.reject(path.relative_to(folder).as_posix(), str(error).replace(f"{folder}/", ""))
     pictures = _without_contradictions(pictures, report)
     lacking = [kind for kind in classes if not any(picture.kind == kind for picture in pictures)]
     if lacking:
@@ -205,6 +252,8 @@ def image_folder(
             + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
         )
     items = _items(pictures, classes, name, max_distance, report)
+    left = listed - len(items) - len(report.unusable)
+    report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
     strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
     datalist = assemble(
         name, classes, items, fractions, modality=modality, seed=seed,
@@ -251,10 +300,16 @@ def _items(
     }
     if distance < max_distance:
         report.note(name, f"near-duplicate distance lowered from {max_distance} to {distance} bits to avoid chains")
+    report.figures["modes"] = dict(Counter(picture.mode for picture in pictures))
+    for picture in pictures:
+        for text in picture.notes:
+            report.note(picture.name, text)
     items: list[Item] = []
     for picture, group in zip(pictures, groups, strict=True):
         item: Item = {"image": picture.name, "diagnosis": classes.index(picture.kind), "source": name}
         if picture.mask is not None:
             item["label"] = picture.mask
+        if picture.foreground is not None:
+            item["foreground"] = picture.foreground
         items.append({**item, "group": f"{name}-{group:05d}"})
     return items

@@ -17,7 +17,8 @@ _TOKENS = {
 _CONTRAST = {"ce", "gd", "c", "post", "contrast"}
 # The name of a time point of a patient: BraTS-GLI-00007-001, sub-01_ses-2, patient01_study1.
 _TIME_POINT = re.compile(
-    r"^(?P<brats>brats-[a-z]+-\d{5})-\d{3}$|^(?P<other>.+?)[_-](study|ses|session|visit|tp|time)[_-]?\d+$", re.IGNORECASE
+    r"^(?P<brats>brats-[a-z]+-\d{5})-\d{3}$|^(?P<other>.+?)[_-](study|ses|session|visit|tp|time)[_-]?\d+$",
+    re.IGNORECASE,
 )
 
 

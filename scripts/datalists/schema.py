@@ -8,8 +8,8 @@ The form is MONAI's decathlon form, with paths relative to `dataset_dir`:
            "plane": "axial", "foreground": "brain.nii.gz", "group": "x-12", "name": "p017_cor073"}
 
 Class 0 is always no tumor. `patient` is who it is; where that is unknown, `group` holds near-duplicates together.
-`slice` counts along the plane's axis of the volume in LPS ("axial" if no plane is named), `foreground` is the user's own
-mask of head or brain, `name` the case's name where the file's stem would not do. A DICOM series is named by its folder.
+`slice` counts along the plane's axis of the volume in LPS ("axial" if no plane is named), `foreground` is the user's
+own mask of head or brain, `name` the case's name where the file's stem would not do. A DICOM series is its folder.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from transforms.reading import file_kind, orient_lps, read_volume
 LABELS = (0, 1, 2, 3, 4)
 # Pixels of coronal and sagittal planes may be so much longer than wide.
 MAX_ANISOTROPY = 1.5
+MIN_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Case:
         label: tumor mask, or None.
         foreground: mask of the brain or head, or None.
         diagnosis: of a volume without label: 0 or -1 (unknown).
+        stacked: one file of four dimensions may hold the channels.
     """
 
     patient: str
@@ -70,6 +71,7 @@ class Case:
     label: Path | None = None
     foreground: Path | None = None
     diagnosis: int = -1
+    stacked: bool = False
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Findings:
     normalized: int = 0
 
 
-def load_oriented(path: Path | str, axis_codes: str = "LPS") -> tuple[NDArray, NDArray[np.float64]]:
+def load_oriented(path: Path | str) -> tuple[NDArray, NDArray[np.float64]]:
     """Read a volume with its axes permuted and flipped to LPS, without interpolation.
 
     The indices then rise to the patient's left, to posterior and to superior, as with MONAI's
@@ -94,17 +96,27 @@ def load_oriented(path: Path | str, axis_codes: str = "LPS") -> tuple[NDArray, N
     Raises:
         ValueError: when the file cannot be read or is no image of three dimensions.
     """
-    if axis_codes != "LPS":
-        raise ValueError(f"volumes are turned to LPS, not to {axis_codes}")
+    channels, affine = load_channels(path)
+    if len(channels) > 1:
+        shape = (*channels[0].shape, len(channels))
+        raise ValueError(f"{Path(path).name} has 4 dimensions {shape}, expected 3: save its volumes one by one")
+    return channels[0], affine
+
+
+def load_channels(path: Path | str) -> tuple[list[NDArray], NDArray[np.float64]]:
+    """Read a volume of one or more channels as `load_oriented` does: a list of (X, Y, Z), and the affine.
+
+    Raises:
+        ValueError: when the file cannot be read, or has fewer than three or more than four dimensions.
+    """
     kind = file_kind(path)
     if kind == "picture":
         raise ValueError(f"{Path(path).name} is a picture, expected a volume")
     data, affine = read_volume(path, kind)
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
+    if data.ndim not in (3, 4) or 0 in data.shape:
         raise ValueError(f"{Path(path).name} has {data.ndim} dimensions {data.shape}, expected 3")
-    return orient_lps(data, affine)
+    data, affine = orient_lps(data, affine)
+    return ([data] if data.ndim == 3 else [data[..., k] for k in range(data.shape[3])]), affine
 
 
 def choose_slices(
@@ -150,34 +162,46 @@ def choose_slices(
     )
 
 
+def _check_channel(scan: NDArray, name: str) -> None:
+    if not np.isfinite(scan).all():
+        raise ValueError(f"{name} holds {int((~np.isfinite(scan)).sum())} values that are not finite")
+    if scan.min() == scan.max():
+        raise ValueError(f"{name} is constant: every voxel is {scan.flat[0]:g}")
+    if min(scan.shape[:2]) < MIN_SIDE:
+        raise ValueError(f"{name} has {scan.shape[0]} x {scan.shape[1]} pixels a slice, at least {MIN_SIDE} are needed")
+
+
 def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray, NDArray, str]:
     """First channel, affine and content hash; every channel is checked."""
-    first, affine, digest, shifted = None, None, hashlib.sha256(), None
+    scans: list[NDArray] = []
+    affine, digest, shifted = np.eye(4), hashlib.sha256(), None
     for path in case.images:
-        scan, own = load_oriented(path)
-        if not np.isfinite(scan).all():
-            raise ValueError(f"{path.name} holds {int((~np.isfinite(scan)).sum())} values that are not finite")
-        if scan.min() == scan.max():
-            raise ValueError(f"{path.name} is constant: every voxel is {scan.flat[0]:g}")
-        if min(scan.shape[:2]) < 16:
-            raise ValueError(f"{path.name} has {scan.shape[0]} x {scan.shape[1]} pixels a slice, at least 16 are needed")
-        air = air_level(scan)
-        if air is not None:
-            shifted = shifted or f"the air of {path.name} is {air:.3g}, not 0: it was normalized before"
-        if first is None or affine is None:
-            first, affine = scan, own
-        elif scan.shape != first.shape or not np.allclose(own, affine, atol=1e-2):
-            raise ValueError(f"{case.images[0].name} {first.shape} and {path.name} {scan.shape} are not on the same grid")
-        digest.update(f"{scan.shape}".encode() + np.ascontiguousarray(scan).tobytes())
-    if first is None or affine is None:
-        raise ValueError("no image")
+        if case.stacked:
+            own, here = load_channels(path)
+        else:
+            one, here = load_oriented(path)
+            own = [one]
+        for scan in own:
+            _check_channel(scan, path.name)
+            air = air_level(scan)
+            if air is not None:
+                shifted = shifted or f"the air of {path.name} is {air:.3g}, not 0: it was normalized before"
+            if scans and (scan.shape != scans[0].shape or not np.allclose(here, affine, atol=1e-2)):
+                raise ValueError(
+                    f"{case.images[0].name} {scans[0].shape} and {path.name} {scan.shape} are not on the same grid"
+                )
+            digest.update(f"{scan.shape}".encode() + np.ascontiguousarray(scan).tobytes())
+            affine = affine if scans else here
+            scans = [*scans, scan][:1]
+    if not scans:
+        raise ValueError("names no image")
     if shifted and case.foreground is None and not rule.shifted_air:
         raise ValueError(
             f"{shifted}; take the original file, put a brain mask beside it (a file with 'brainmask' in its name), or "
             "pass --shifted-air to have the head found without one"
         )
     found.normalized += shifted is not None
-    return first, affine, digest.hexdigest()
+    return scans[0], affine, digest.hexdigest()
 
 
 def _on_grid(path: Path, scan: NDArray, affine: NDArray, image: Path) -> NDArray:
@@ -200,7 +224,9 @@ def _tumor(case: Case, scan: NDArray, affine: NDArray, found: Findings) -> NDArr
     odd = values[(np.abs(values - rounded) > 1e-3) | ~np.isin(rounded, LABELS)]
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in odd[:5])
-        raise ValueError(f"{case.label.name} holds the labels {shown}; expected some of {LABELS}, any from 1 up is tumor")
+        raise ValueError(
+            f"{case.label.name} holds the labels {shown}; expected some of {LABELS}, any from 1 up is tumor"
+        )
     found.labels.update(int(value) for value in rounded)
     return mask > 0.5
 
@@ -252,7 +278,8 @@ def case_items(case: Case, rule: SliceRule, root: Path, source: str, found: Find
                 item |= {"plane": plane, "name": f"{case.patient}_{stem}".replace("/", "_")}
             items.append(item)
     found.contents[content] = images[0]
-    found.strata[f"patient {case.patient}"] = "tumor" if tumor.any() else "healthy"
+    if tumor.any() or f"patient {case.patient}" not in found.strata:
+        found.strata[f"patient {case.patient}"] = "tumor" if tumor.any() else "healthy"
     return items
 
 
@@ -260,7 +287,7 @@ def _plane_slices(
     plane: str, case: Case, rule: SliceRule, scan: NDArray, affine: NDArray, tumor: NDArray, head: NDArray
 ) -> list[tuple[int, int]]:
     """(slice, diagnosis) of the slices of one plane."""
-    seen, turn = view_plane(scan, plane)
+    turn = view_plane(scan, plane)[1]
     sides = np.sqrt(((affine @ turn)[:3, :3] ** 2).sum(axis=0))[:2]
     if plane != "axial" and max(sides) > MAX_ANISOTROPY * min(sides):
         raise ValueError(
@@ -273,10 +300,8 @@ def _plane_slices(
     )
     if not with_tumor and not without:
         raise ValueError(
-            f"no {plane} slice has {rule.min_foreground:g} of head with {rule.min_tumor_area:g} of tumor or none at all "
-            f"(most head {share.max():.3f}, most tumor {area.max():.4f})"
+            f"no {plane} slice has {rule.min_foreground:g} of head with {rule.min_tumor_area:g} of tumor or none "
+            f"at all (most head {share.max():.3f}, most tumor {area.max():.4f})"
         )
     healthy = 0 if case.label is not None else case.diagnosis
     return [*((int(k), 1) for k in with_tumor), *((int(k), healthy) for k in without)]
-
-

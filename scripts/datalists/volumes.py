@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -118,6 +119,8 @@ def nifti_cases(
     classes: Sequence[str] = BINARY,
     channels: Sequence[str] = ("FLAIR",),
     rule: SliceRule | None = None,
+    tumor_slices: int | None = None,
+    normal_slices: int | None = None,
     label_pattern: str | None = None,
     progress: bool = True,
 ) -> tuple[Datalist, Report]:
@@ -126,7 +129,7 @@ def nifti_cases(
     Files are told by the names of 2013, 2018 to 2021 and 2023 (`scripts.datalists.naming.role`). A file with
     "brainmask" in its name becomes the item's `foreground`. Split by patient (time points of one patient stay
     together), stratified by having a tumor. Each volume is read once. `diagnosis` is the slice's own: 1 with tumor in
-    it, 0 without. Every file is accounted for: used, another channel of a used case (counted in the report), or refused.
+    it, 0 without. Every file is accounted for: used, beside the used ones of a case (as other channels), or refused.
 
     Args:
         folder: holds the cases, at any depth.
@@ -137,6 +140,7 @@ def nifti_cases(
         classes: names of no tumor and tumor.
         channels: of "FLAIR", "T1", "T1ce", "T2": the image's channels, in this order.
         rule: which slices, see `SliceRule`.
+        tumor_slices, normal_slices: in place of the rule's.
         label_pattern: file name pattern of the mask, case ignored, where the name is another.
         progress: show a progress bar.
 
@@ -155,6 +159,9 @@ def nifti_cases(
     unknown = [channel for channel in channels if channel not in CHANNELS]
     if unknown or not channels or len(set(channels)) < len(channels):
         raise ValueError(f"channels must be some of {', '.join(CHANNELS)}, each once; got {list(channels)}")
+    rule = rule or SliceRule()
+    rule = rule if tumor_slices is None else replace(rule, tumor_slices=tumor_slices)
+    rule = rule if normal_slices is None else replace(rule, normal_slices=normal_slices)
     report = Report()
     members: dict[Path, list[Path]] = {}
     files = walk(folder)
@@ -176,7 +183,7 @@ def nifti_cases(
             given[relative] = len(own)
         except ValueError as error:
             report.reject(relative, str(error))
-    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+    items, found = collect(cases, rule, root, name, report, progress)
     refused = {where for where, _ in report.unusable}
     named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in refused)
     report.figures["files"] = {
@@ -188,10 +195,7 @@ def nifti_cases(
         )
         + sum(path.relative_to(folder).as_posix() in refused for path in files),
     }
-    datalist = assemble(
-        name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata
-    )  # fmt: skip
-    return datalist, report
+    return assemble(name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata), report
 
 
 def _image_reason(path: Path) -> str | None:
@@ -252,6 +256,8 @@ def nifti_volumes(
         brain = brains.get(f"{stem_of(path).lower()}_brainmask")
         paired |= {brain} if brain else set()
         cases.append((where, Case(_patient(path), [path], None, brain, diagnosis)))
+        if role(path) not in (None, modality):
+            report.note(where, f"its name says {role(path)}, the list {modality}: look at it")
     for path in sorted(set(brains.values()) - paired):
         report.reject(path.relative_to(folder).as_posix(), "a brain mask without a volume of the same stem")
     kept = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scripts.explain.baselines import Baseline, baseline_image
 from scripts.explain.cam import CamPass
-from scripts.explain.scores import Scorer
+from scripts.explain.scores import Scorer, copies_at_once
 from scripts.explain.targets import Target
 
 __all__ = ["INPUT", "IntegratedGradientsPass", "integrated_gradients", "saliency", "smoothgrad"]
@@ -48,7 +48,7 @@ def saliency(
     foreground: Tensor | None = None,
     foreground_kwarg: str | None = None,
     signed: bool = False,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> CamPass:
     """Gradient of the score by the input: how much a small change of each pixel would change it.
 
@@ -58,13 +58,13 @@ def saliency(
     Args:
         model, x, target, forward_kwargs, foreground, foreground_kwarg: see `scores.Scorer`.
         signed: the sum over the input channels instead of the largest magnitude.
-        batch_size: samples in one backward pass.
+        batch_size: samples in one backward pass; None: what suits the device.
 
     Returns:
         maps: ("saliency", "input"): (B, 1, *spatial), float32, >= 0 unless signed.
     """
     scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg)
-    every = torch.arange(len(scorer.x), device=scorer.x.device)
+    every, batch_size = torch.arange(len(scorer.x), device=scorer.x.device), copies_at_once(scorer.x, batch_size)
     gradient = torch.cat([_gradient(scorer, scorer.x[i], i) for i in every.split(batch_size)])
     return CamPass(scorer.output, scorer.score, {("saliency", INPUT): _magnitude(gradient, signed)})
 
@@ -80,7 +80,7 @@ def smoothgrad(
     n_samples: int = 16,
     noise_share: float = 0.1,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> CamPass:
     """Mean gradient over noisy copies of the input; the noise lies in the foreground, the air stays as it is.
 
@@ -94,7 +94,7 @@ def smoothgrad(
         noise_share: standard deviation of the noise as a share of the range (largest minus smallest value) of each
             sample's foreground; the paper advises 0.1 to 0.2.
         seed: of the noise, which is the same for every sample.
-        batch_size: noisy copies in one backward pass.
+        batch_size: noisy copies in one backward pass; None: what suits the device.
 
     Returns:
         maps: ("smoothgrad", "input"): (B, 1, *spatial), float32, >= 0 unless signed.
@@ -106,7 +106,7 @@ def smoothgrad(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n_samples, *x.shape[1:], generator=generator).to(x.device)
     std = noise_share * _range(x, inside)
-    copies = torch.arange(len(x) * n_samples, device=x.device)
+    copies, batch_size = torch.arange(len(x) * n_samples, device=x.device), copies_at_once(x, batch_size)
     total = torch.zeros(x.shape, device=x.device)
     for part in copies.split(batch_size):
         sample, draw = part // n_samples, part % n_samples
@@ -156,7 +156,7 @@ def integrated_gradients(
     baseline: Baseline = "blur",
     sigma_pixels: float | None = None,
     n_steps: int = 64,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> IntegratedGradientsPass:
     """Integrated gradients from a head without details to the image; the foreground does not change on the way.
 
@@ -172,16 +172,17 @@ def integrated_gradients(
         baseline: see `baselines.baseline_image`; the air is that of the image in any case.
         sigma_pixels: of the blur.
         n_steps: points on the path.
-        batch_size: points in one backward pass.
+        batch_size: points in one backward pass; None: what suits the device.
 
     Returns:
         maps: ("integrated_gradients", "input"): (B, 1, *spatial), float32; and the completeness error.
     """
-    if n_steps < 1 or batch_size < 1:
-        raise ValueError(f"expected n_steps >= 1 and batch_size >= 1, got {n_steps} and {batch_size}")
+    if n_steps < 1:
+        raise ValueError(f"n_steps: expected 1 or more, got {n_steps}")
     scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg)
     start = baseline_image(scorer.x, scorer.foreground, baseline, sigma_pixels)
     parts, every = [], torch.arange(len(scorer.x), device=scorer.x.device)
+    batch_size = copies_at_once(scorer.x, batch_size)
     engine = IntegratedGradients(lambda inputs, i: scorer(inputs, i) * scorer.scale)
     for index in every.split(batch_size):
         with torch.inference_mode(False), torch.enable_grad():

@@ -77,7 +77,7 @@ def explain(
     aggregate: str | None = None,
     signed: bool = False,
     cancelled: str = "error",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Explanation:
     """Explain a batch by one or several methods.
@@ -100,7 +100,7 @@ def explain(
         aggregate: "mean", "max" or "product": further map per method over all layers, see `combine_maps`.
         signed: keep values that speak against the target.
         cancelled: see `cam_pass`.
-        batch_size: perturbed copies in one pass.
+        batch_size: perturbed copies in one pass; None: what suits the device.
         options: method: its further arguments, for example {"occlusion": {"window": 32}}; for the methods of
             `cam.METHODS` under "cam", those of `cam_pass`.
 

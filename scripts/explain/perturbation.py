@@ -30,6 +30,12 @@ def _windows(size: Sequence[int], window: Sequence[int], stride: Sequence[int]) 
     return [tuple(axis[i] for axis, i in zip(axes, cell, strict=True)) for cell in grids]
 
 
+def _part(t: Tensor, window: tuple[slice, ...]) -> Tensor:
+    """View of a window of t (B, C, *spatial)."""
+    index = (slice(None), slice(None), *window)
+    return t[index]
+
+
 def _per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
     values = (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
     if len(values) != dims or min(values) < 1:
@@ -49,7 +55,7 @@ def occlusion(
     stride: int | Sequence[int] | None = None,
     baseline: Baseline = "mean",
     sigma_pixels: float | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> CamPass:
     """How far the score falls when a window of tissue is replaced: the mean over all windows that cover a pixel.
 
@@ -63,7 +69,7 @@ def occlusion(
         stride: step of the window; None: half a window. At most the window, so that no tissue is left out.
         baseline: what replaces the tissue, see `baselines.baseline_image`.
         sigma_pixels: of the blur, for baseline "blur".
-        batch_size: occluded copies in one forward pass.
+        batch_size: occluded copies in one forward pass; None: what suits the device.
 
     Returns:
         maps: ("occlusion", "input"): (B, 1, *spatial), float32, in units of the score, 0 in air.
@@ -80,23 +86,23 @@ def occlusion(
         raise ValueError(f"stride {stride} is larger than the window {window}: some tissue would never be occluded")
     filled = baseline_image(x, inside, baseline, sigma_pixels)
     windows = _windows(size, window, stride)
-    touched = torch.stack([inside[(slice(None), 0, *w)].flatten(1).any(1) for w in windows], 1)
+    touched = torch.stack([_part(inside, w).flatten(1).any(1) for w in windows], 1)
     pairs = touched.nonzero()  # (N, 2): sample, window
 
     def occluded(positions: Tensor) -> Tensor:
         sample = pairs[positions, 0]
-        copies = x[sample].clone()
-        for i, (b, w) in enumerate(pairs[positions].tolist()):
-            copies[(i, slice(None), *windows[w])] = filled[(b, slice(None), *windows[w])]
+        copies, replaced = x[sample].clone(), filled[sample]
+        for i, w in enumerate(pairs[positions, 1].tolist()):
+            _part(copies, windows[w])[i] = _part(replaced, windows[w])[i]
         return copies
 
     drop = (scorer.score[pairs[:, 0]] - scorer.of_many(pairs[:, 0], occluded, batch_size)).double()
-    total = torch.zeros(len(x), *size, dtype=torch.double, device=x.device)
+    total = torch.zeros(len(x), 1, *size, dtype=torch.double, device=x.device)
     count = torch.zeros_like(total)
     for (b, w), value in zip(pairs.tolist(), drop.tolist(), strict=True):
-        total[(b, *windows[w])] += value
-        count[(b, *windows[w])] += 1
-    result = (total / count.clamp(min=1))[:, None].masked_fill(~inside, 0.0).float()
+        _part(total, windows[w])[b] += value
+        _part(count, windows[w])[b] += 1
+    result = (total / count.clamp(min=1)).masked_fill(~inside, 0.0).float()
     maps = {("occlusion", INPUT): result if signed else result.clamp(min=0)}
     return CamPass(scorer.output, scorer.score, maps)
 
@@ -114,7 +120,7 @@ def scorecam(
     baseline: Baseline = 0.0,
     sigma_pixels: float | None = None,
     weighting: str = "softmax",
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> CamPass:
     """Score-CAM: channels weighted by the score of the image seen through them, all channels in batches.
 
@@ -132,7 +138,7 @@ def scorecam(
         baseline: what shows where a channel is dark, see `baselines.baseline_image`.
         sigma_pixels: of the blur, for baseline "blur".
         weighting: "softmax" or "increase".
-        batch_size: masked copies in one forward pass.
+        batch_size: masked copies in one forward pass; None: what suits the device.
 
     Returns:
         maps: ("scorecam", layer as the caller named it): (B, 1, *layer grid), float32, >= 0 unless signed.
@@ -169,7 +175,7 @@ def scorecam(
 
 
 def _channel_weights(
-    scorer: Scorer, activations: Tensor, start: Tensor, base: Tensor, weighting: str, batch_size: int, name: str
+    scorer: Scorer, activations: Tensor, start: Tensor, base: Tensor, weighting: str, batch_size: int | None, name: str
 ) -> Tensor:
     """Weight of each channel, (B, C), float32."""
     batch, channels = activations.shape[:2]

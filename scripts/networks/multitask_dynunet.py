@@ -51,8 +51,6 @@ class MultiTaskDynUNet(DynUNet):
         (torch.Size([2, 2, 32, 32]), torch.Size([2, 2]), torch.Size([2, 2, 16, 16]))
     """
 
-    default_cam_layer = "head.features"
-
     def __init__(
         self,
         spatial_dims: int,
@@ -125,6 +123,7 @@ class MultiTaskDynUNet(DynUNet):
             # Start near "no evidence": log-sum-exp of large random maps would dominate the first logits.
             nn.init.normal_(self.head.evidence.conv.weight, std=0.01)
         self.has_evidence = head == "evidence"
+        self.default_cam_layer = "head.features" if self.has_evidence else "bottleneck"
         # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))

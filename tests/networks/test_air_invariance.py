@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.explain.cam import cam_maps
+from scripts.explain.maps import max_scaling
+from scripts.explain.targets import SegmentationRegion, TumorLogOdds
 from tests.networks.nets import BLOCKS, TOTAL_STRIDE, crop, heads, pad_with_air, tiny
 
 TOLERANCE = 1e-4
@@ -186,6 +189,40 @@ def test_hires_cam_and_foreground_grad_cam_at_every_block_are_the_same_with_more
             before, after = getattr(plain, kind), crop(getattr(padded, kind), PADDINGS[dims], stride)
             assert before.abs().max() == 1
             torch.testing.assert_close(after, before, atol=TOLERANCE, rtol=0, msg=f"{name}, {kind}")
+
+
+def foreground_grad_cam(network: nn.Module, x: torch.Tensor, signed: bool) -> dict[str, torch.Tensor]:
+    """Grad-CAM over the foreground as `scripts.explain` computes it, at every block; targets as in `Cam`."""
+    inside = (x != 0).float()
+    decoder = [name for name in BLOCKS if name.startswith("upsamples")]
+    encoder = [name for name in (*BLOCKS, "head.features") if name not in decoder]
+    options = {"methods": "gradcam", "foreground": inside, "signed": signed}
+    maps = cam_maps(network, x, encoder, TumorLogOdds(), forward_kwargs={"output": "cls"}, **options)
+    region = SegmentationRegion(inside, reduction="sum")
+    maps |= cam_maps(network, x, decoder, region, forward_kwargs={"output": "seg"}, **options)
+    return {name: value for (_, name), value in maps.items()}
+
+
+@pytest.mark.parametrize("touching", [False, True], ids=["inside", "touching the border"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_cam_maps_over_the_foreground_equal_the_formula_and_ignore_more_air(dims, touching):
+    network, x = tiny(dims), image_with_room(dims, touching)
+    signed = foreground_grad_cam(network, x, signed=True)
+    plain = foreground_grad_cam(network, x, signed=False)
+    padded = foreground_grad_cam(network, pad_with_air(x, PADDINGS[dims]), signed=False)
+    for name in (*BLOCKS, "head.features"):
+        formula = Cam(network, x, name)
+        axes = tuple(range(1, x.ndim))
+        scaled = signed[name] / signed[name].abs().amax(axes, keepdim=True)
+        torch.testing.assert_close(scaled, formula.foreground_grad_cam, atol=1e-5, rtol=1e-4, msg=name)
+        stride = x.shape[-1] // plain[name].shape[-1]
+        before, after = max_scaling(plain[name]), max_scaling(padded[name])
+        assert (before.amax(axes) == 1).any(), f"{name}: only empty maps prove nothing"
+        torch.testing.assert_close(crop(after, PADDINGS[dims], stride), before, atol=TOLERANCE, rtol=0, msg=name)
+        for value, image in ((plain[name], x), (padded[name], pad_with_air(x, PADDINGS[dims]))):
+            air = ~cells_with_foreground(image, value.shape[2:])
+            assert air.any()
+            assert (value[air] == 0).all(), f"{name}: energy in air"
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -13,6 +13,9 @@ from transforms.augmentation import (
     RandContrastForegroundd,
     RandGammaForegroundd,
     RandNoiseForegroundd,
+    _affine_grid,
+    _cubic_weights,
+    _smooth,
 )
 from transforms.intensity import normalize_foreground
 from transforms.masking import mask_background
@@ -135,3 +138,27 @@ def test_seed_decides_everything_and_the_label_may_lack():
     out = make_augmentation(64).set_random_state(7)(without)
     assert torch.equal(out["image"], runs[0][0])
     assert "label" not in out
+
+
+@pytest.mark.parametrize("shape", [(20, 14), (8, 10, 12)])
+def test_the_grid_is_torchs(shape):
+    theta = np.random.default_rng(0).normal(size=(len(shape), len(shape) + 1))
+    expected = torch.nn.functional.affine_grid(
+        torch.from_numpy(theta.astype(np.float32))[None], [1, 1, *shape], align_corners=False
+    )
+    assert torch.allclose(_affine_grid(theta, shape), expected, atol=1e-6)
+
+
+def test_the_bias_field_runs_through_its_three_knots():
+    weights = _cubic_weights(5)
+    assert np.allclose(weights[[0, 2, 4]], np.eye(3), atol=1e-6)
+    assert np.allclose(weights.sum(1), 1, atol=1e-6)
+
+
+def test_smoothing_is_the_convolution():
+    stack = np.random.default_rng(0).normal(size=(2, 9, 7)).astype(np.float32)
+    kernel = np.array([0.4, 0.2, 0.1], np.float32)
+    whole = np.array([0.1, 0.2, 0.4, 0.2, 0.1])
+    for axis in (1, 2):
+        expected = np.apply_along_axis(np.convolve, axis, stack, whole, mode="same")
+        assert np.allclose(_smooth(stack, kernel, axis), expected, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from tests.transforms.images import disc, head, overlap
-from transforms.foreground import ForegroundMaskd, foreground_mask
+from transforms.foreground import ForegroundMaskd, air_level, doubts, foreground_mask
 
 
 def rice(image, sigma, seed=1):
@@ -159,6 +159,29 @@ def test_a_given_mask_is_used_as_it_is_and_checked():
         ForegroundMaskd()({"image": image, "foreground": torch.ones(1, 8, 8)})
     with pytest.raises(ValueError, match="is empty"):
         ForegroundMaskd()({"image": image, "foreground": torch.zeros(1, 160, 160)})
+
+
+def test_air_level_tells_files_that_were_normalized():
+    image, outline = head()
+    z = (image - image[outline].mean()) / image[outline].std()
+    assert air_level(np.where(outline, z, -3.2)) == pytest.approx(-3.2)
+    assert air_level(image) is None  # a magnitude image
+    assert air_level(image + 10) is None  # bright air, not normalized: nothing below 0
+    assert air_level(np.where(outline, z, 0)) is None  # air was set to 0 after normalization
+    ringing = image - 2 * np.eye(160, dtype=np.float32)  # overshoot of a resampling
+    assert air_level(ringing) is None
+    assert air_level(np.zeros((8, 8))) is None
+
+
+def test_doubts_name_what_is_unlike_a_head():
+    assert doubts(disc((100, 100), 40)) == []
+    assert "above 97%" in doubts(np.ones((100, 100), bool))[0]
+    assert "holds 4 of 4 corners" in doubts(np.ones((100, 100), bool))[1]
+    assert doubts(disc((100, 100), 10)) == ["covers 3.2% of the image, below 5%"]
+    two = disc((100, 100), 20, (25, 50)) | disc((100, 100), 15, (75, 50))
+    assert doubts(two) == ["is in 2 pieces, 36% outside the largest"]
+    small = disc((100, 100), 30, (40, 50)) | disc((100, 100), 4, (90, 50))
+    assert doubts(small) == []
 
 
 def test_no_tumor_is_cut_off_on_real_images():

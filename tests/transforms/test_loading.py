@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from transforms.loading import LoadCased, binary_mask
-from transforms.reading import file_kind, read_picture, volumes
+from transforms.reading import file_kind, read_picture, read_volume, volumes
 
 GRAY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)  # 2 rows (y), 3 columns (x)
 
@@ -181,3 +181,57 @@ def test_each_fault_is_one_clear_sentence(tmp_path, make, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         LoadCased()(make(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("plane", "index", "pixel", "voxel"),
+    [
+        ("axial", 4, (1, 2), (1, 2, 4)),
+        ("coronal", 2, (1, 1), (1, 2, 5)),  # rows count down from superior: 6 - 1
+        ("sagittal", 1, (2, 1), (1, 2, 5)),
+    ],
+)
+def test_planes_of_a_volume_and_their_place_in_the_patient(tmp_path, plane, index, pixel, voxel):
+    array = np.random.default_rng(0).normal(size=(4, 5, 7)).astype(np.float32)  # as it is in LPS
+    affine = np.diag([-2.0, -3, 4, 1])
+    path = nifti(array, tmp_path / "v.nii", affine)
+    image = LoadCased()({"image": path, "slice": index, "plane": plane})["image"]
+    assert float(image[0][pixel]) == array[voxel]
+    assert np.allclose(image.affine.numpy() @ [*pixel, 0, 1], affine @ [*voxel, 1])
+    assert image.meta["plane"] == plane
+    with pytest.raises(ValueError, match=f"has {plane} slices 0 to .*, not 9"):
+        LoadCased()({"image": path, "slice": 9, "plane": plane})
+
+
+def test_an_unknown_plane_is_named(tmp_path):
+    path = nifti(np.zeros((4, 4, 3), np.float32), tmp_path / "v.nii")
+    with pytest.raises(ValueError, match=r"v.nii, slice 1: unknown plane 'frontal'; expected one of axial"):
+        LoadCased()({"image": path, "slice": 1, "plane": "frontal"})
+
+
+def test_several_frames_are_not_one_picture(tmp_path):
+    picture("L").save(tmp_path / "f.tif", save_all=True, append_images=[picture("L"), picture("L")])
+    with pytest.raises(ValueError, match=r"f.tif cannot be read as a picture: it holds 3 frames"):
+        read_picture(tmp_path / "f.tif")
+
+
+def test_a_singular_affine_is_refused(tmp_path):
+    path = tmp_path / "v.nii"
+    nifti(np.zeros((4, 4, 3), np.float32), path)
+    content = bytearray(path.read_bytes())
+    content[252:256] = (0).to_bytes(2, "little") + (1).to_bytes(2, "little")  # qform_code 0, sform_code 1
+    content[280:328] = bytes(48)
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"v.nii has no usable affine: its voxels have no size or direction"):
+        read_volume(path, "nifti")
+
+
+def test_a_damaged_gzip_is_one_sentence(tmp_path):
+    (tmp_path / "v.nii.gz").write_bytes(b"\x1f\x8b" + bytes(range(100)))
+    with pytest.raises(ValueError, match=r"v.nii.gz is damaged"):
+        file_kind(tmp_path / "v.nii.gz")
+
+
+def test_a_folder_without_a_series_says_so(tmp_path):
+    with pytest.raises(ValueError, match="holds 0 DICOM series, expected one; give each series a folder of its own"):
+        LoadCased()({"image": str(tmp_path), "slice": 0})

@@ -1,0 +1,250 @@
+"""What explanations cost, in forward passes of the network, against MONAI's GradCAM in the same run.
+
+    python -m benchmarks.explain [--size 256] [--repeats 7] [--threads 1] [--out explain.json] [--check]
+
+Every line is timed once a round, the forward pass first; a figure is the median over the rounds of its time divided by
+the forward pass of the same round, so that a slower moment of the machine cancels. Batch of one image, random weights:
+neither changes the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import monai.visualize
+import torch
+from torch import Tensor, nn
+
+from scripts import cli
+from scripts.explain.cam import cam_pass
+from scripts.explain.evidence import evidence_map, evidence_pass
+from scripts.explain.maps import max_scaling, upsample
+from scripts.explain.perturbation import scorecam
+from scripts.explain.scores import COPIES
+from scripts.explain.targets import ClassScore, SegmentationRegion, TumorLogOdds
+from scripts.networks import MultiTaskDynUNet
+from scripts.runs import write_json
+
+logger = logging.getLogger(__name__)
+
+DECODER = ("upsamples.0", "upsamples.1", "upsamples.2", "output_block")
+CLASS_LAYER = "head.features"
+SCORECAM_LAYER = "head.features"
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Row:
+    """One line of the result.
+
+    Attributes:
+        name: what was timed.
+        forward_passes: median of its time in units of the forward pass (all outputs) of the same round.
+        milliseconds: median of its time.
+        target: most forward passes that it may take; None where nothing is promised.
+        difference: largest difference of its maps, scaled to a maximum of 1, from those of the reference; None where
+            there is none.
+    """
+
+    name: str
+    forward_passes: float
+    milliseconds: float
+    target: float | None = None
+    difference: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the target and the agreement with the reference are met."""
+        fast = self.target is None or self.forward_passes <= self.target
+        return fast and (self.difference is None or self.difference <= TOLERANCE)
+
+
+class Both(nn.Module):
+    """The whole prediction in one pass: returns the segmentation, keeps the class logits."""
+
+    def __init__(self, network: MultiTaskDynUNet):
+        super().__init__()
+        self.network = network
+        self.logits = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Segmentation logits of x (B, C, *spatial)."""
+        outputs = self.network.multitask(x)
+        self.logits = outputs["cls"].detach()
+        return outputs["seg"]
+
+
+def make_network(filters: Sequence[int] = (32, 64, 128, 256), evidence_channels: int = 64) -> MultiTaskDynUNet:
+    """The network of configs/train.yaml, or a narrower one, with random weights."""
+    torch.manual_seed(0)
+    network = MultiTaskDynUNet(
+        2, 1, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, list(filters), num_classes=2, evidence_channels=evidence_channels
+    ).eval()
+    nn.init.normal_(network.head.evidence.conv.weight, std=0.5)
+    return network
+
+
+def make_image(size: int) -> Tensor:
+    """(1, 1, size, size): an ellipse of noise in air of exactly 0, about 45 % of the image."""
+    axis = torch.linspace(-1, 1, size)
+    inside = (axis[:, None] / 0.85).square() + (axis[None] / 0.7).square() < 1
+    noise = torch.randn(size, size, generator=torch.Generator().manual_seed(0)) + 0.3
+    return (noise * inside)[None, None]
+
+
+def stock_maps(network: nn.Module, x: Tensor, layers: Sequence[str], output: str, class_idx: int) -> dict[str, Tensor]:
+    """MONAI's Grad-CAM, one object and one call a layer, as its users write it; the raw map on the image grid."""
+    result = {}
+    for layer in layers:
+        cam = monai.visualize.GradCAM(network, layer, postprocessing=lambda maps: maps)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that MONAI's hooks fire for inputs without gradients
+            result[layer] = cam(x, class_idx=class_idx, output=output).detach()
+    return result
+
+
+def _difference(maps: dict[str, Tensor], reference: dict[str, Tensor], size: Sequence[int]) -> float:
+    worst = 0.0
+    for name, expected in reference.items():
+        found = max_scaling(upsample(maps[name], size))
+        if float(expected.max()) <= 0:
+            raise ValueError(f"the reference map at {name!r} is empty: it proves nothing")
+        worst = max(worst, float((found - max_scaling(expected)).abs().max()))
+    return worst
+
+
+def measure(network: MultiTaskDynUNet, x: Tensor, repeats: int = 7, scorecam_batch: int = COPIES["cpu"]) -> list[Row]:
+    """Time everything, compare the maps with MONAI's, and give the rows.
+
+    Args:
+        network: in evaluation mode, three upsampling blocks.
+        x: (1, 1, *spatial).
+        repeats: rounds.
+        scorecam_batch: channels of Score-CAM in one forward pass.
+
+    Raises:
+        ValueError: when a reference map is empty.
+    """
+    both, tumor, size = Both(network), TumorLogOdds(), tuple(x.shape[2:])
+    inside = torch.ones(1, 1, *size)  # the whole image, which is what MONAI sums over
+    everywhere = SegmentationRegion(inside, reduction="sum")
+    found: dict[str, Any] = {}
+
+    def predict() -> None:
+        with torch.no_grad():
+            network.multitask(x)
+
+    def class_map_too() -> None:
+        with torch.no_grad():
+            outputs = network.multitask(x)
+        found["evidence"] = evidence_map(outputs["evidence"], outputs["cls"], tumor)
+
+    def decoder() -> None:
+        layers = [f"network.{layer}" for layer in DECODER]
+        found["decoder"] = cam_pass(both, x, layers, everywhere, "gradcam", cancelled="empty").maps
+
+    def class_gradcam() -> None:
+        result = cam_pass(network, x, CLASS_LAYER, ClassScore(1), "gradcam", {"output": "cls"})
+        found["class"] = result.maps["gradcam", CLASS_LAYER]
+
+    def scores(batch: int) -> None:
+        inputs = {"output": "cls"}
+        mask = (x != 0).any(1, keepdim=True)
+        result = scorecam(network, x, SCORECAM_LAYER, tumor, inputs, mask, "foreground", batch_size=batch)
+        found[f"scorecam {batch}"] = result.maps["scorecam", SCORECAM_LAYER]
+
+    channels = next(network.get_submodule("head.evidence").parameters()).shape[1]
+    jobs: dict[str, tuple[Callable[[], Any], float | None]] = {
+        "prediction (segmentation, classes, evidence)": (predict, None),
+        "prediction + class map (evidence)": (class_map_too, 1.05),
+        "class map alone (evidence)": (lambda: evidence_pass(network, x, tumor), 0.45),
+        "prediction + four decoder maps, one pass": (decoder, 1.8),
+        "class map by Grad-CAM, one pass": (class_gradcam, None),
+        "MONAI GradCAM, class map": (
+            lambda: found.update(stock_class=stock_maps(network, x, [CLASS_LAYER], "cls", 1)),
+            None,
+        ),
+        "MONAI GradCAM, four decoder maps, one call each": (
+            lambda: found.update(stock_decoder=stock_maps(network, x, DECODER, "seg", 1)),
+            None,
+        ),
+        f"Score-CAM, {channels} channels, {scorecam_batch} at a time": (lambda: scores(scorecam_batch), None),
+        f"Score-CAM, {channels} channels, one at a time": (lambda: scores(1), None),
+    }
+    seconds = _time({name: job for name, (job, _) in jobs.items()}, repeats)
+    forward = seconds["prediction (segmentation, classes, evidence)"]
+    rows = []
+    for name, (_, target) in jobs.items():
+        ratio = statistics.median(t / f for t, f in zip(seconds[name], forward, strict=True))
+        rows.append(Row(name, ratio, 1000 * statistics.median(seconds[name]), target))
+    decoder_maps = {layer: found["decoder"]["gradcam", f"network.{layer}"] for layer in DECODER}
+    rows[3].difference = _difference(decoder_maps, found["stock_decoder"], size)
+    rows[4].difference = _difference({CLASS_LAYER: found["class"]}, found["stock_class"], size)
+    single = {"": upsample(found["scorecam 1"], size)}
+    rows[7].difference = _difference({"": found[f"scorecam {scorecam_batch}"]}, single, size)
+    return rows
+
+
+def _time(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each job in each round; one round before that is thrown away. The slow ones run once a round too."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for round_ in range(repeats + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table."""
+    lines = ["| | forward passes | ms | target | difference from reference |", "|---|---|---|---|---|"]
+    for row in rows:
+        target = (
+            ""
+            if row.target is None
+            else f"<= {row.target:g}: {'met' if row.forward_passes <= row.target else 'MISSED'}"
+        )
+        difference = "" if row.difference is None else f"{row.difference:.1e}"
+        lines.append(f"| {row.name} | {row.forward_passes:.2f} | {row.milliseconds:.1f} | {target} | {difference} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 1 with ``--check`` when a target is missed or maps differ, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.explain", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 8")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves them as they are")
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    options = parser.parse_args(arguments)
+    cli.start_logging()
+    if options.repeats < 1:
+        raise ValueError(f"--repeats: expected 1 or more, got {options.repeats}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
+    )
+    logger.info("%d px, %d rounds, %s", options.size, options.repeats, machine)
+    rows = measure(make_network(), make_image(options.size), options.repeats)
+    print(table(rows))
+    if options.out:
+        write_json({"machine": machine, "size": options.size, "rows": [asdict(row) for row in rows]}, options.out)
+    return int(options.check and not all(row.met for row in rows))
+
+
+if __name__ == "__main__":
+    with cli.one_sentence_errors():
+        raise SystemExit(main())

@@ -1,0 +1,303 @@
+"""Join datalists of several sources: classes by name, one folder, and near-duplicates across sources on one side."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from scripts.datalists.schema import (
+    DEFAULT_FRACTIONS,
+    SPLITS,
+    Datalist,
+    Item,
+    Report,
+    paths,
+    split_units,
+    validate,
+)
+from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates
+from transforms.loading import LoadCased
+
+logger = logging.getLogger(__name__)
+
+# Class names that do not say which tumor: they cannot stand beside names that do.
+GENERIC = ("tumor", "tumour", "yes", "positive", "abnormal", "lesion")
+
+
+def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.bool_], str]:
+    """Perceptual hashes (bool (5, 256)) and content hash of what the item shows: picture, or slice of a volume.
+
+    A slice and its export as a picture get the same perceptual hashes, whatever the file types.
+
+    Raises:
+        ValueError: when the image cannot be read.
+    """
+    about: dict[Any, Any] = {key: item[key] for key in ("image", "slice", "plane") if key in item}
+    root = Path(dataset_dir)
+    named = about["image"] if isinstance(about["image"], list) else [about["image"]]
+    pixels = LoadCased()({**about, "image": [str(root / path) for path in named[:1]]})["image"][0].numpy()
+    content = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    return fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T, dtype=np.float32))), content
+
+
+def linked(
+    items: Sequence[Item], hashes: NDArray[np.bool_], contents: Sequence[str], max_distance: int = MAX_DISTANCE
+) -> tuple[NDArray[np.int64], int]:
+    """Components of items that must stay on one side: same patient, group or content, or near-duplicate pictures.
+
+    Args:
+        items: (N) items.
+        hashes: bool (N, 5, 256), see `picture_of`.
+        contents: (N) content hashes.
+        max_distance: bits by which near-duplicates may differ.
+
+    Returns:
+        Component number of every item, int64 (N,), in order of first appearance, and the distance used.
+    """
+    names = {name: k for k, name in enumerate(dict.fromkeys(str(i["patient"]) for i in items if "patient" in i))}
+    people = np.array([names[str(item["patient"])] if "patient" in item else -1 for item in items])
+    groups, used = group_near_duplicates(hashes, max_distance, people=people)
+    keys: dict[tuple[str, str], int] = {}
+    links = []
+    for k, (item, content, group) in enumerate(zip(items, contents, groups.tolist(), strict=True)):
+        own = [(key, str(item[key])) for key in ("patient", "group") if key in item]
+        for key in [*own, ("content", content), ("near", str(group))]:
+            links.append((k, keys.setdefault(key, k)))
+    rows, columns = np.array(links, dtype=np.int64).T
+    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(items), len(items)))
+    labels = connected_components(graph, directed=False)[1]
+    order = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([order[label] for label in labels.tolist()], dtype=np.int64), used
+
+
+def join_classes(datalists: Sequence[Datalist], binary: bool = False) -> tuple[list[str], list[list[int]]]:
+    """Classes of several lists as one, by name: the first is no tumor, whatever the lists call it.
+
+    A list whose "tumor" class has no item (healthy people) takes the names of the others.
+
+    Args:
+        datalists: the lists.
+        binary: no tumor against any tumor.
+
+    Returns:
+        Class names, and for every list the new number of each of its classes.
+
+    Raises:
+        ValueError: when "tumor" stands beside names of tumors.
+    """
+    if binary:
+        return ["no_tumor", "tumor"], [[min(k, 1) for k in range(len(one["classes"]))] for one in datalists]
+    holders: dict[str, str] = {}
+    for one in datalists:
+        present = {item.get("diagnosis", 1) for split in SPLITS for item in one[split]}
+        for k in range(1, len(one["classes"])):
+            if k in present:
+                holders.setdefault(one["classes"][str(k)], str(one.get("name", "unnamed")))
+    generic = [name for name in holders if name.lower() in GENERIC]
+    if generic and len(holders) > 1:
+        others = sorted(set(holders) - set(generic))
+        raise ValueError(
+            f"class {generic[0]!r} of {holders[generic[0]]} does not say which of {others} it is: "
+            "build that list with --classes no_tumor NAME, or pass --binary for tumor against none"
+        )
+    every = list(dict.fromkeys(one["classes"][str(k)] for one in datalists for k in range(1, len(one["classes"]))))
+    named = [name for name in every if name in holders or name.lower() not in GENERIC] or every
+    classes = [datalists[0]["classes"]["0"], *named]
+    numbers = {name: k for k, name in enumerate(classes) if k}
+    return classes, [
+        [0, *(numbers.get(one["classes"][str(k)], -1) for k in range(1, len(one["classes"])))] for one in datalists
+    ]
+
+
+def _modality(datalists: Sequence[Datalist], mixed: bool) -> dict[str, str]:
+    """One modality of each channel; several only where the user says so."""
+    given = [dict(one.get("modality", {"0": "MRI"})) for one in datalists]
+    if len({len(own) for own in given}) > 1:
+        raise ValueError(f"the lists have different numbers of channels: {[list(own.values()) for own in given]}")
+    if any(own != given[0] for own in given) and not mixed:
+        raise ValueError(
+            f"modality differ: {[list(own.values()) for own in given]}; the network would learn the modality in place "
+            "of the tumor where classes go along with it. Pass --mixed-modality if that is what you want"
+        )
+    return {key: " or ".join(dict.fromkeys(own[key] for own in given)) for key in given[0]}
+
+
+def _collect(
+    datalists: Sequence[Datalist], roots: Sequence[Path], root: Path, numbers: Sequence[Sequence[int]], report: Report
+) -> tuple[list[Item], list[str]]:
+    """All items with paths relative to `root` and new class numbers, and the split of each."""
+    items, sides = [], []
+    named: dict[str, str] = {}
+    for one, own_root, new in zip(datalists, roots, numbers, strict=True):
+        for split in SPLITS:
+            for item in one[split]:
+                moved = _moved(item, own_root, root)
+                if moved.get("diagnosis", -1) >= 0:
+                    moved["diagnosis"] = new[moved["diagnosis"]]
+                moved.setdefault("source", str(one.get("name", "unnamed")))
+                key = f"{moved['image']} {moved.get('plane')} {moved.get('slice')}"
+                if key in named:
+                    report.reject(paths(moved)[0], f"is in the lists twice, of {named[key]} and {moved['source']}")
+                    continue
+                named[key] = moved["source"]
+                items.append(moved)
+                sides.append(split)
+    return items, sides
+
+
+def _moved(item: Item, old: Path, new: Path) -> Item:
+    def move(path: str) -> str:
+        return Path(os.path.relpath(old / path, new)).as_posix()
+
+    moved = dict(item)
+    for key in ("image", "label", "foreground"):
+        if key in moved:
+            value = moved[key]
+            moved[key] = move(value) if isinstance(value, str) else [move(path) for path in value]
+    return moved
+
+
+def merge_sources(
+    datalists: Sequence[Datalist],
+    dataset_dirs: Sequence[Path | str],
+    *,
+    root: Path | str | None = None,
+    name: str | None = None,
+    binary: bool = False,
+    mixed_modality: bool = False,
+    resplit: bool = False,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    max_distance: int = MAX_DISTANCE,
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Join datalists of several sources and formats into one without a patient or a near-duplicate on two sides.
+
+    Every image is read once and hashed, slices of volumes like pictures. What is linked by patient, group or a
+    near-duplicate gets one `group`. If a group lies in several splits it moves, whole, to the split where most of it is
+    (on a tie to training). The very same pixels in two classes are refused, both.
+
+    Args:
+        datalists: the lists.
+        dataset_dirs: of each, or one for all.
+        root: `dataset_dir` of the result; if not given the deepest folder that holds all.
+        name: of the result.
+        binary: make the classes no tumor and tumor; else classes are joined by name.
+        mixed_modality: allow lists of different modality.
+        resplit: split all anew, stratified by class, source and having a mask, in place of keeping the lists' splits.
+        seed, fractions: of the new split.
+        max_distance: bits of 256 by which near-duplicates may differ.
+        progress: show a progress bar.
+
+    Returns:
+        The datalist and the report.
+
+    Raises:
+        ValueError: when there is no list, classes or modality do not fit, or an image cannot be read.
+    """
+    if not datalists:
+        raise ValueError("nothing to merge: expected at least one datalist")
+    roots = [Path(path).resolve() for path in dataset_dirs] * (len(datalists) if len(dataset_dirs) == 1 else 1)
+    if len(roots) != len(datalists):
+        raise ValueError(f"expected one dataset folder, or one for each of {len(datalists)} lists; got {len(roots)}")
+    common = Path(root).resolve() if root is not None else Path(os.path.commonpath(roots))
+    outside = [path for path in roots if not path.is_relative_to(common)]
+    if outside:
+        raise ValueError(f"{outside[0]} is not inside the dataset folder {common}")
+    report = Report()
+    classes, numbers = join_classes(datalists, binary)
+    modality = _modality(datalists, mixed_modality)
+    items, sides = _collect(datalists, roots, common, numbers, report)
+    read, hashes, contents = [], [], []
+    for item, side in zip(tqdm(items, desc="near-duplicates", unit="image", disable=not progress), sides, strict=True):
+        try:
+            bits, content = picture_of(item, common)
+        except (ValueError, OSError) as error:
+            report.reject(paths(item)[0], str(error).replace(f"{common}/", ""))
+            continue
+        read.append((item, side))
+        hashes.append(bits)
+        contents.append(content)
+    kept = _without_contradictions(read, contents, report)
+    if not kept:
+        raise ValueError(f"nothing left to merge: {len(report.unusable)} of {len(items)} images cannot be used")
+    items, sides = [read[k][0] for k in kept], [read[k][1] for k in kept]
+    groups, distance = linked(items, np.array(hashes)[kept], [contents[k] for k in kept], max_distance)
+    sides = _resplit(items, groups, fractions, seed) if resplit else _settle(items, groups, sides, report)
+    merged: dict[str, Any] = {
+        "name": name or "+".join(str(one.get("name", "unnamed")) for one in datalists),
+        "modality": modality,
+        "classes": {str(k): text for k, text in enumerate(classes)},
+        **{split: [] for split in SPLITS},
+    }
+    for item, group, side in zip(items, groups, sides, strict=True):
+        merged[side].append({**item, "group": f"m-{group:05d}"})
+    report.figures = {
+        "found": sum(len(one[split]) for one in datalists for split in SPLITS),
+        "used": len(kept),
+        "refused": len(report.unusable),
+        "groups": int(groups.max()) + 1,
+        "largest_group": int(np.bincount(groups).max()),
+        "groups_across_sources": _across(items, groups),
+        "max_distance_bits": distance,
+    }
+    validate(merged)
+    return merged, report
+
+
+def _without_contradictions(read: Sequence[tuple[Item, str]], contents: Sequence[str], report: Report) -> list[int]:
+    """Numbers of the items that are kept: the same pixels in two classes go, whichever is right."""
+    kinds: dict[str, dict[int, str]] = {}
+    for (item, _), content in zip(read, contents, strict=True):
+        kinds.setdefault(content, {}).setdefault(item.get("diagnosis", -1), f"{item['source']}: {paths(item)[0]}")
+    kept = []
+    for k, ((item, _), content) in enumerate(zip(read, contents, strict=True)):
+        if len(set(kinds[content]) - {-1}) > 1:
+            report.reject(
+                paths(item)[0], f"the same pixels stand in two classes: {' and '.join(kinds[content].values())}"
+            )
+        else:
+            kept.append(k)
+    return kept
+
+
+def _settle(items: Sequence[Item], groups: NDArray, sides: Sequence[str], report: Report) -> list[str]:
+    """Sides with every group on one: where most of it is, on a tie the first in the order of splits."""
+    votes: dict[int, Counter[str]] = {}
+    for group, side in zip(groups.tolist(), sides, strict=True):
+        votes.setdefault(group, Counter())[side] += 1
+    chosen = {group: max(SPLITS, key=own.__getitem__) for group, own in votes.items()}  # the first of equals
+    for item, group, side in zip(items, groups.tolist(), sides, strict=True):
+        if chosen[group] != side:
+            report.note(paths(item)[0], f"moved from {side} to {chosen[group]}: linked to images there")
+    return [chosen[group] for group in groups.tolist()]
+
+
+def _resplit(items: Sequence[Item], groups: NDArray, fractions: Sequence[float], seed: int) -> list[str]:
+    """A new split, stratified by source, class and having a mask of the group's first item of the highest class."""
+    strata: dict[str, str] = {}
+    for k in sorted(range(len(items)), key=lambda k: items[k].get("diagnosis", -1)):
+        item = items[k]
+        strata[f"{groups[k]:09d}"] = f"{item['source']} {item.get('diagnosis', -1)} {'label' in item}"
+    sizes = Counter(f"{group:09d}" for group in groups.tolist())
+    sides = split_units(strata, fractions, sizes=dict(sizes), seed=seed)
+    return [sides[f"{group:09d}"] for group in groups.tolist()]
+
+
+def _across(items: Sequence[Item], groups: NDArray) -> int:
+    sources: dict[int, set[str]] = {}
+    for item, group in zip(items, groups.tolist(), strict=True):
+        sources.setdefault(group, set()).add(item["source"])
+    return sum(len(own) > 1 for own in sources.values())

@@ -1,0 +1,372 @@
+"""Datalists of volumes: BraTS-style cases of every year, volumes of one class, DICOM series, Decathlon lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts import datalists
+from scripts.datalists.__main__ import main
+from scripts.datalists.naming import role
+from scripts.datalists.slices import SliceRule
+from scripts.preprocessing import make_preprocessing
+from tests.transforms.images import disc, head
+from transforms.loading import LoadCased
+
+LPS = np.diag([-1.0, -1.0, 3.0, 1.0])
+SHAPE = (48, 48, 16)
+
+
+def scan(seed: int) -> np.ndarray:
+    return head(SHAPE, 20, seed)[0]
+
+
+def tumor(value: float = 1) -> np.ndarray:
+    """A ball in slices 5 to 9."""
+    return disc(SHAPE, 5, (20, 24, 7)).astype(np.float32) * value
+
+
+def save(array: np.ndarray, path: Path, affine: np.ndarray = LPS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(array, np.float32), affine), path)
+    return path
+
+
+def items_of(datalist: dict) -> list[dict]:
+    return [item for split in datalists.SPLITS for item in datalist[split]]
+
+
+def write_series(folder: Path, array: np.ndarray, direction: np.ndarray, patient: str, kind: str = "MR") -> None:
+    """A DICOM series of (X, Y, Z) with spacing 1 x 1.5 x 4 mm; file names do not tell the order."""
+    folder.mkdir(parents=True)
+    spacing, origin = np.array([1.0, 1.5, 4.0]), np.array([-10.0, 20.0, 30.0])
+    for k in range(array.shape[2]):
+        place = origin + direction[:, 2] * spacing[2] * k
+        plane = itk.image_from_array(np.ascontiguousarray(array[:, :, k].T[None]).astype(np.int16))
+        plane.SetSpacing(spacing.tolist())
+        plane.SetOrigin(place.tolist())
+        plane.SetDirection(itk.matrix_from_array(direction))
+        tags = plane.GetMetaDataDictionary()
+        uid = "1.2.3." + str(sum(map(ord, folder.as_posix())))
+        tags["0008|0060"], tags["0010|0020"], tags["0020|000e"], tags["0020|000d"] = kind, patient, uid, uid + ".1"
+        tags["0020|0032"] = "\\".join(f"{value:.6f}" for value in place)
+        tags["0020|0037"] = "\\".join(f"{value:.8f}" for value in [*direction[:, 0], *direction[:, 1]])
+        tags["0020|0013"] = str(k + 1)
+        writer_io = itk.GDCMImageIO.New()
+        writer_io.KeepOriginalUIDOn()
+        writer = itk.ImageFileWriter.New(plane)
+        writer.SetImageIO(writer_io)
+        writer.SetFileName(str(folder / f"{(k * 7) % 17:03d}.dcm"))
+        writer.Update()
+
+
+def tilted(angle: float = 0.3) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "patient", "expected"),
+    [
+        ("BraTS2021_00000_t1ce.nii.gz", "BraTS2021_00000", "T1ce"),
+        ("Brats18_2013_2_1_t1.nii.gz", "Brats18_2013_2_1", "T1"),
+        ("BraTS-GLI-00000-000-t2w.nii.gz", "BraTS-GLI-00000-000", "T2"),
+        ("BraTS-GLI-00000-000-t2f.nii.gz", "BraTS-GLI-00000-000", "FLAIR"),
+        ("BraTS-GLI-00000-000-t1n.nii.gz", "BraTS-GLI-00000-000", "T1"),
+        ("VSD.Brain.XX.O.MR_Flair.54512.mha", "", "FLAIR"),
+        ("VSD.Brain_3more.XX.O.OT.54517.mha", "", "label"),
+        ("Flair_subtrMeanDivStd.nii.gz", "brats_2013_pat0003_1", "FLAIR"),
+        ("W39_1998.09.19_Segm.nii", "BraTS20_Training_355", "label"),
+        ("brainmask.nii.gz", "", "foreground"),
+        ("seg_flair.nii.gz", "seg", "FLAIR"),  # a patient called seg
+        ("sub-01_T2_FLAIR.nii.gz", "", "FLAIR"),
+        ("x_t1_gd.nii.gz", "", "T1ce"),
+        ("x_t1_t2.nii.gz", "", None),
+        ("notes_flair.txt", "", None),
+    ],
+)
+def test_names_of_every_year_are_understood(name, patient, expected):
+    assert role(Path(name), patient) == expected
+
+
+def test_three_styles_channels_labels_and_time_points(tmp_path):
+    styles = {
+        "HGG/BraTS20_001": ("BraTS20_001_flair.nii.gz", "BraTS20_001_t1ce.nii.gz", "BraTS20_001_seg.nii.gz", 4),
+        "BraTS-GLI-00007-000": ("BraTS-GLI-00007-000-t2f.nii.gz", "BraTS-GLI-00007-000-t1c.nii.gz", "x-seg.nii.gz", 3),
+        "BraTS-GLI-00007-001": ("BraTS-GLI-00007-001-t2f.nii.gz", "BraTS-GLI-00007-001-t1c.nii.gz", "x-seg.nii.gz", 2),
+        "old": ("VSD.Brain.XX.O.MR_Flair.1.nii", "VSD.Brain.XX.O.MR_T1c.2.nii", "VSD.Brain.XX.O.OT.3.nii", 1),
+    }
+    for seed, (case, (flair, contrast, label, value)) in enumerate(styles.items()):
+        save(scan(seed), tmp_path / case / flair)
+        save(scan(seed) * 2, tmp_path / case / contrast)
+        save(tumor(value), tmp_path / case / label)
+    datalist, report = datalists.nifti_cases(
+        tmp_path, channels=("T1ce", "FLAIR"), rule=SliceRule(tumor_slices=2, normal_slices=1), progress=False
+    )
+    assert report.unusable == []
+    assert report.figures["labels"] == [0, 1, 2, 3, 4]
+    assert datalist["modality"] == {"0": "T1ce", "1": "FLAIR"}
+    items = items_of(datalist)
+    assert len(items) == 4 * 3
+    assert {item["patient"] for item in items} == {"BraTS20_001", "BraTS-GLI-00007", "old"}
+    first = next(item for item in items if item["patient"] == "BraTS20_001" and item["diagnosis"] == 1)
+    assert first["image"] == ["HGG/BraTS20_001/BraTS20_001_t1ce.nii.gz", "HGG/BraTS20_001/BraTS20_001_flair.nii.gz"]
+    loaded = LoadCased()(
+        {**first, "image": [str(tmp_path / p) for p in first["image"]], "label": str(tmp_path / first["label"])}
+    )
+    assert loaded["image"].shape == (2, 48, 48)
+    assert (loaded["image"][0] == 2 * loaded["image"][1]).all()
+    assert int(loaded["label"].sum()) == int((tumor()[:, :, first["slice"]] > 0).sum())
+
+
+def test_labels_beyond_four_and_fractions_are_refused(tmp_path):
+    for k in range(3):
+        save(scan(k), tmp_path / f"ok{k}" / "flair.nii.gz")
+        save(tumor(0.99999997), tmp_path / f"ok{k}" / "seg.nii.gz")
+    for name, value in (("five", 5), ("half", 0.5), ("minus", -1)):
+        save(scan(ord(name[0])), tmp_path / name / "flair.nii.gz")
+        save(tumor(value), tmp_path / name / "seg.nii.gz")
+    _, report = datalists.nifti_cases(tmp_path, progress=False)
+    reasons = dict(report.unusable)
+    assert set(reasons) == {"five", "half", "minus"}
+    assert reasons["half"].startswith("seg.nii.gz holds the labels 0.5; expected some of (0, 1, 2, 3, 4)")
+    assert [report.figures[key] for key in ("found", "used", "refused")] == [6, 3, 3]
+
+
+# Files that were normalized before
+
+
+def test_shifted_air_needs_a_brain_mask_or_the_users_word(tmp_path):
+    for k in range(3):
+        image, inside = head(SHAPE, 20, k)
+        z = (image - image[inside].mean()) / image[inside].std() - 3 * ~inside
+        save(z, tmp_path / f"p{k}" / "flair.nii.gz")
+        save(tumor(), tmp_path / f"p{k}" / "seg.nii.gz")
+        if k:
+            save(inside * 0.99999997, tmp_path / f"p{k}" / "brainmask.nii.gz")
+    datalist, report = datalists.nifti_cases(tmp_path, progress=False)
+    assert [name for name, _ in report.unusable] == ["p0"]
+    assert "not 0: it was normalized before; take the original file, put a brain mask" in report.unusable[0][1]
+    item = items_of(datalist)[0]
+    assert item["foreground"] == f"{item['patient']}/brainmask.nii.gz"
+    keys = ("image", "label", "foreground")
+    ready = make_preprocessing(64)({**item, **{key: str(tmp_path / item[key]) for key in keys}})
+    inside = ready["foreground"][0] != 0
+    assert (ready["image"][0][~inside] == 0).all()
+    assert abs(float(ready["image"][0][inside].mean())) < 0.2
+    taken, report = datalists.nifti_cases(tmp_path, rule=SliceRule(shifted_air=True), progress=False)
+    assert report.unusable == []
+    assert report.figures["normalized_before"] == 3
+    assert len({item["patient"] for item in items_of(taken)}) == 3
+
+
+# Planes
+
+
+def test_planes_show_the_tumor_where_it_is(tmp_path):
+    iso = np.diag([-1.0, -1.0, 1.0, 1.0])
+    ball = disc((40, 44, 36), 6, (12, 30, 20))
+    for k in range(3):
+        save(head((40, 44, 36), 16, k)[0], tmp_path / f"p{k}" / "flair.nii.gz", iso)
+        save(ball, tmp_path / f"p{k}" / "seg.nii.gz", iso)
+    rule = SliceRule(("axial", "coronal", "sagittal"), tumor_slices=1, normal_slices=0)
+    datalist, _ = datalists.nifti_cases(tmp_path, rule=rule, progress=False)
+    found = {item.get("plane", "axial"): item for item in items_of(datalist) if item["patient"] == "p0"}
+    # Middles of the ball; superior is the first row of coronal and sagittal pictures: 35 - 20 = 15.
+    assert {plane: item["slice"] for plane, item in found.items()} == {"axial": 20, "coronal": 30, "sagittal": 12}
+    assert found["coronal"]["name"] == "p0_flair_cor030"
+    for plane, center in {"axial": (12, 30), "coronal": (12, 15), "sagittal": (30, 15)}.items():
+        item = found[plane]
+        loaded = LoadCased()({**item, "image": str(tmp_path / item["image"]), "label": str(tmp_path / item["label"])})
+        assert np.argwhere(loaded["label"][0].numpy()).mean(axis=0).round().tolist() == list(center)
+        place = loaded["label"].affine.numpy() @ [*center, 0, 1]
+        assert np.allclose(place, iso @ [12, 30, 20, 1])  # the same point of the patient
+
+
+def test_a_plane_of_long_pixels_is_refused_with_their_size(tmp_path):
+    for k in range(3):
+        save(scan(k), tmp_path / f"p{k}" / "flair.nii.gz")
+        save(tumor(), tmp_path / f"p{k}" / "seg.nii.gz")
+    with pytest.raises(ValueError, match=r"coronal planes of flair\.nii\.gz have pixels of 1\.00 x 3\.00 mm"):
+        datalists.nifti_cases(tmp_path, rule=SliceRule(("coronal",)), progress=False)
+    with pytest.raises(ValueError, match="unknown plane 'oblique'"):
+        SliceRule(("oblique",))
+
+
+def test_whole_volumes_have_no_slice(tmp_path):
+    for k in range(3):
+        save(scan(k), tmp_path / f"p{k}" / "flair.nii.gz")
+        save(tumor() if k else tumor() * 0, tmp_path / f"p{k}" / "seg.nii.gz")
+    datalist, _ = datalists.nifti_cases(tmp_path, rule=SliceRule(()), progress=False)
+    assert sorted((item["patient"], item["diagnosis"]) for item in items_of(datalist)) == [
+        ("p0", 0),
+        ("p1", 1),
+        ("p2", 1),
+    ]
+    assert not any("slice" in item for item in items_of(datalist))
+
+
+# Volumes of one class
+
+
+def test_volumes_without_masks_are_one_class_and_lesion_masks_no_images(tmp_path):
+    for k, name in enumerate(("patient01_study1_FLAIR", "patient01_study2_FLAIR", "patient20_FLAIR", "mni_T1")):
+        save(scan(k), tmp_path / f"{name}.nii.gz")
+    save(tumor(), tmp_path / "patient20_GOLD.nii.gz")
+    save(scan(9) > 0, tmp_path / "mni_T1_brainmask.nii.gz")
+    (tmp_path / "LICENSE").write_text("x")
+    (tmp_path / "loop.nii.gz").symlink_to(tmp_path / "loop.nii.gz")
+    datalist, report = datalists.nifti_volumes(tmp_path, progress=False)
+    reasons = dict(report.unusable)
+    assert reasons == {
+        "LICENSE": "no volume (.nii, .nii.gz, .mha, .nrrd)",
+        "loop.nii.gz": "a symbolic link that leads nowhere",
+        "patient20_GOLD.nii.gz": "holds only the values 0, 1: a mask, no image",
+    }
+    items = items_of(datalist)
+    assert {item["patient"] for item in items} == {"patient01", "patient20", "mni"}
+    assert {item["diagnosis"] for item in items} == {0}
+    assert not any("label" in item for item in items)
+    assert {item.get("foreground") for item in items if item["patient"] == "mni"} == {"mni_T1_brainmask.nii.gz"}
+    assert ("mni_T1.nii.gz", "its name says T1, the list FLAIR: look at it") in report.notes
+    assert [report.figures[key] for key in ("found", "used", "refused")] == [7, 4, 3]  # and one brain mask: 8 files
+    assert report.figures["files"] == {"found": 8, "brain_masks": 1}
+
+
+def test_two_patients_leave_a_split_empty_and_say_so(tmp_path, caplog):
+    for k in range(2):
+        save(scan(k), tmp_path / f"p{k}.nii.gz")
+    datalist, _ = datalists.nifti_volumes(tmp_path, progress=False)
+    assert [len(datalist[split]) > 0 for split in datalists.SPLITS] == [True, True, False]
+    assert "2 patients or groups are too few to split: nothing in test" in caplog.text
+
+
+# DICOM
+
+
+def test_oblique_dicom_series_with_mask(tmp_path):
+    direction = tilted()
+    for k in range(3):
+        write_series(tmp_path / f"visit{k}" / f"s{k}", scan(k), direction, patient=f"MRN-77-{min(k, 1)}")
+    affine = np.eye(4)
+    affine[:3, :3] = direction * [1, 1.5, 4]
+    affine[:3, 3] = [-10, 20, 30]
+    affine = np.diag([-1.0, -1, 1, 1]) @ affine
+    save(tumor(), tmp_path / "masks" / "s0.nii.gz", affine)
+    save(tumor(), tmp_path / "masks" / "nobody.nii.gz", affine)
+    write_series(tmp_path / "ct", scan(8), np.eye(3), patient="c", kind="CT")
+    write_series(tmp_path / "gap", scan(7), np.eye(3), patient="g")
+    (tmp_path / "gap" / "007.dcm").unlink()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "readme.txt").write_text("x")
+    (tmp_path / "visit0" / "s0" / "notes.txt").write_text("x")
+    datalist, report = datalists.dicom_series(
+        tmp_path, masks=tmp_path / "masks", rule=SliceRule(tumor_slices=1, normal_slices=1), progress=False
+    )
+    reasons = dict(report.unusable)
+    assert set(reasons) == {"ct", "gap", "empty", "masks/nobody.nii.gz"}
+    assert reasons["ct"] == "modality 'CT', expected MR"
+    assert "a slice is missing or doubled, distances differ by 3.71 mm at 15 slices" in reasons["gap"]
+    assert "empty holds 0 DICOM series" in reasons["empty"]
+    assert ("visit0/s0/notes.txt", "lies beside a series and is no part of it") in report.notes
+    assert [report.figures[key] for key in ("found", "used", "refused")] == [7, 3, 4]
+    items = items_of(datalist)
+    assert len({item["patient"] for item in items}) == 2  # the second and third series are of one patient
+    assert "MRN" not in json.dumps(datalist)
+    masked = [item for item in items if "label" in item]
+    assert sorted(item["diagnosis"] for item in masked) == [0, 1]
+    assert {item["diagnosis"] for item in items if "label" not in item} == {-1}
+    item = next(item for item in masked if item["diagnosis"] == 1)
+    loaded = LoadCased()({**item, "image": str(tmp_path / item["image"]), "label": str(tmp_path / item["label"])})
+    assert np.array_equal(loaded["image"][0].numpy(), scan(0)[:, :, item["slice"]].astype(np.int16))
+    assert np.allclose(loaded["image"].affine.numpy() @ [3, 4, 0, 1], affine @ [3, 4, item["slice"], 1], atol=1e-4)
+    assert int(loaded["label"].sum()) == int((tumor()[:, :, item["slice"]] > 0).sum())
+
+
+# Lists in the form of the Decathlon
+
+
+def test_decathlon_list_with_4d_images(tmp_path):
+    for k in range(4):
+        save(np.stack([scan(k), scan(k) + 1], axis=-1), tmp_path / "imagesTr" / f"BRATS_{k:03d}.nii.gz")
+        save(tumor(3), tmp_path / "labelsTr" / f"BRATS_{k:03d}.nii.gz")
+    entries = [
+        {"image": f"./imagesTr/BRATS_{k:03d}.nii.gz", "label": f"./labelsTr/BRATS_{k:03d}.nii.gz"} for k in range(4)
+    ]
+    content = {
+        "name": "BRATS", "modality": {"0": "FLAIR", "1": "T1w"}, "labels": {"0": "background", "1": "edema"},
+        "training": [*entries, {"image": "./imagesTr/BRATS_999.nii.gz", "label": "./labelsTr/BRATS_999.nii.gz"}],
+        "test": ["./imagesTs/BRATS_485.nii.gz"],
+    }  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    datalist, report = datalists.decathlon(tmp_path, rule=SliceRule(tumor_slices=1, normal_slices=1), progress=False)
+    assert dict(report.unusable) == {
+        "./imagesTs/BRATS_485.nii.gz": "has no mask: nothing to train or to measure on",
+        "./imagesTr/BRATS_999.nii.gz": "imagesTr/BRATS_999.nii.gz does not exist",
+    }
+    assert datalist["modality"] == {"0": "FLAIR", "1": "T1w"}
+    items = items_of(datalist)
+    assert len(items) == 8
+    assert items[0]["image"].startswith("imagesTr/BRATS_")
+    loaded = LoadCased()({"image": str(tmp_path / items[0]["image"]), "slice": items[0]["slice"]})["image"]
+    assert float((loaded[1] - loaded[0]).min()) == 1
+    datalists.validate(datalist, tmp_path)
+    (tmp_path / "dataset.json").write_text("[1")
+    with pytest.raises(ValueError, match=r"dataset.json is no JSON file"):
+        datalists.decathlon(tmp_path, progress=False)
+
+
+def test_decathlon_list_with_validation_keeps_its_parts(tmp_path):
+    for k in range(3):
+        save(scan(k), tmp_path / f"p{k}.nii.gz")
+        save(tumor(), tmp_path / f"m{k}.nii.gz")
+    parts = {
+        part: [{"image": f"p{k}.nii.gz", "label": f"m{k}.nii.gz"}]
+        for k, part in enumerate(("test", "training", "validation"))
+    }
+    (tmp_path / "list.json").write_text(json.dumps(parts))
+    datalist, _ = datalists.decathlon(tmp_path / "list.json", progress=False)
+    assert {part: {item["patient"] for item in datalist[part]} for part in datalists.SPLITS} == {
+        "test": {"p0"}, "training": {"p1"}, "validation": {"p2"}
+    }  # fmt: skip
+
+
+def test_each_source_by_one_command(tmp_path, capsys):
+    for k in range(3):
+        save(scan(k), tmp_path / "cases" / f"p{k}" / "flair.nii.gz")
+        save(tumor(), tmp_path / "cases" / f"p{k}" / "seg.nii.gz")
+        save(scan(10 + k), tmp_path / "healthy" / f"h{k}.nii.gz")
+        write_series(tmp_path / "dicom" / f"d{k}", scan(20 + k), tilted(), f"d{k}")
+    (tmp_path / "cases" / "dataset.json").write_text(
+        json.dumps({"training": [{"image": f"p{k}/flair.nii.gz", "label": f"p{k}/seg.nii.gz"} for k in range(3)]})
+    )
+    commands = {
+        "nifti_cases": ["--folder", "cases", "--tumor-slices", "1", "--classes", "no_tumor", "glioma"],
+        "nifti_volumes": ["--folder", "healthy"],
+        "dicom_series": ["--folder", "dicom", "--diagnosis", "no_tumor", "--normal-slices", "2"],
+        "decathlon": ["--file", "cases/dataset.json", "--whole-volumes"],
+    }
+    counts = {}
+    for name, (flag, where, *rest) in commands.items():
+        out = tmp_path / f"{name}.json"
+        assert main([name, flag, str(tmp_path / where), "--root", str(tmp_path), *rest, "--out", str(out)]) == 0
+        counts[name] = len(items_of(datalists.read(out, tmp_path)))
+        assert json.loads((tmp_path / f"{name}.report.json").read_text())["figures"]["used"] == 3
+    assert counts == {"nifti_cases": 12, "nifti_volumes": 9, "dicom_series": 6, "decathlon": 3}
+    merged = ["nifti_cases.json", "nifti_volumes.json"]
+    command = ["merge", *(str(tmp_path / name) for name in merged), "--out", str(tmp_path / "mix.json")]
+    assert main([*command, "--dataset-dir", str(tmp_path)]) == 0
+    mix = datalists.read(tmp_path / "mix.json", tmp_path)
+    assert list(mix["classes"].values()) == ["no_tumor", "glioma"]
+    assert len(items_of(mix)) == 21
+    capsys.readouterr()
+    assert main([*command, "--resplit"]) == 1
+    assert "error: --resplit needs --dataset-dir" in capsys.readouterr().err
