@@ -40,7 +40,7 @@ lint: $(READY)  ## format, lint and type checks
 	$(BIN)/mypy
 
 test: lint  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:  ## remove .venv and what the demo wrote
 	rm -rf $(VENV) runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -33,6 +33,11 @@ def tumor(value: float = 1) -> np.ndarray:
 
 def save(array: np.ndarray, path: Path, affine: np.ndarray = LPS) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".mha":
+        image = itk.image_from_array(np.ascontiguousarray(np.asarray(array, np.float32).T))
+        image.SetSpacing(np.abs(np.diag(affine))[:3].tolist())
+        itk.imwrite(image, str(path))  # ITK's own axes are LPS
+        return path
     nib.save(nib.Nifti1Image(np.asarray(array, np.float32), affine), path)
     return path
 
@@ -102,7 +107,7 @@ def test_three_styles_channels_labels_and_time_points(tmp_path):
         "HGG/BraTS20_001": ("BraTS20_001_flair.nii.gz", "BraTS20_001_t1ce.nii.gz", "BraTS20_001_seg.nii.gz", 4),
         "BraTS-GLI-00007-000": ("BraTS-GLI-00007-000-t2f.nii.gz", "BraTS-GLI-00007-000-t1c.nii.gz", "x-seg.nii.gz", 3),
         "BraTS-GLI-00007-001": ("BraTS-GLI-00007-001-t2f.nii.gz", "BraTS-GLI-00007-001-t1c.nii.gz", "x-seg.nii.gz", 2),
-        "old": ("VSD.Brain.XX.O.MR_Flair.1.nii", "VSD.Brain.XX.O.MR_T1c.2.nii", "VSD.Brain.XX.O.OT.3.nii", 1),
+        "old": ("VSD.Brain.XX.O.MR_Flair.1.mha", "VSD.Brain.XX.O.MR_T1c.2.mha", "VSD.Brain.XX.O.OT.3.mha", 1),
     }
     for seed, (case, (flair, contrast, label, value)) in enumerate(styles.items()):
         save(scan(seed), tmp_path / case / flair)
