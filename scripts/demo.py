@@ -92,7 +92,7 @@ def demo(
     runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
     paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
 
-    planned = yaml.safe_load(size.read_text())["stage_epochs"]
+    planned = yaml.safe_load(size.read_text(encoding="utf-8"))["stage_epochs"]
     factor = epochs if epochs is not None else (1.0 if data is None else REAL_EPOCHS)
     stage_epochs = {stage: max(1, round(n * factor)) for stage, n in planned.items()}
     overlays = {"ours": [size], "baseline": [CONFIGS / "baseline.yaml", size]}

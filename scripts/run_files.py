@@ -76,10 +76,10 @@ class Document:
             raise FileNotFoundError(f"{path} is missing: the report needs it; run the evaluation and explanation first")
         try:
             if path.suffix == ".csv":
-                with open(path, newline="") as file:
+                with open(path, encoding="utf-8", newline="") as file:
                     self.content: Any = list(csv.DictReader(file))
             else:
-                text = path.read_text()
+                text = path.read_text(encoding="utf-8")
                 self.content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{path} can not be read: {error}") from error

@@ -100,10 +100,10 @@ def start_stage(
     folder.mkdir(parents=True, exist_ok=True)
     config = dict(config if config is not None else bundle_config(sys.argv))
     if (folder / CONFIG).is_file() and not config:
-        config = yaml.safe_load((folder / CONFIG).read_text())
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     if config:
         config.update(resolved)
-        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     manifest = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "seed": seed,
@@ -133,7 +133,10 @@ def finished(stage_dir: str | Path, config: dict[str, Any], datalist_file: str) 
     folder = Path(stage_dir)
     if not (folder / MANIFEST).is_file() or not (folder / CONFIG).is_file():
         return False
-    manifest, saved = json.loads((folder / MANIFEST).read_text()), yaml.safe_load((folder / CONFIG).read_text())
+    manifest, saved = (
+        json.loads((folder / MANIFEST).read_text(encoding="utf-8")),
+        yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")),
+    )
     places = ("dataset_dir", "datalist_file", "run_dir", "bundle_root")
     other = [k for k in sorted(saved.keys() | config.keys()) if k not in places and saved.get(k) != config.get(k)]
     if manifest["datalist_sha256"] != hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest():
@@ -149,7 +152,7 @@ def finished(stage_dir: str | Path, config: dict[str, Any], datalist_file: str) 
 def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int) -> None:
     """Mark a stage as run to its end in its manifest."""
     path = Path(stage_dir) / MANIFEST
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest.update(
         {"finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "best_metric": best_metric, "best_epoch": best_epoch}
     )
@@ -193,7 +196,7 @@ def write_json(value: Any, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -202,8 +205,10 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, encoding="utf-8")
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, encoding="utf-8"
+    )
     if head.returncode:
         return None
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
@@ -228,7 +233,7 @@ def last_stage(run_dir: str | Path) -> Path:
 def load_run(run_dir: str | Path) -> tuple[MultiTaskDynUNet, dict[str, Any], Path]:
     """Network in evaluation mode, config and folder of the last trained stage of a run (or of the stage given)."""
     folder = last_stage(run_dir)
-    config = yaml.safe_load((folder / CONFIG).read_text())
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     network = ConfigParser(config).get_parsed_content("network_def")
     load_weights(network, folder / WEIGHTS)
     return network.eval(), config, folder
@@ -254,14 +259,15 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
         the file.
     """
     folder = last_stage(run_dir)
-    config = yaml.safe_load((folder / CONFIG).read_text())
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
     overlay |= {"classes": classes, "weights": str(folder / WEIGHTS)}
     path = Path(run_dir) / "network.yaml"
     partial = path.with_name(path.name + ".partial")
     partial.write_text(
         "# Overlay of configs/inference.yaml: the network, its input size and its weights as this run trained them.\n"
-        + yaml.safe_dump(overlay, sort_keys=False)
+        + yaml.safe_dump(overlay, sort_keys=False, allow_unicode=True),
+        encoding="utf-8",
     )
     os.replace(partial, path)
     return path

@@ -20,7 +20,7 @@ def git(root: Path, *arguments: str, stdin: str | None = None) -> str:
     Raises:
         RuntimeError: when git fails, with what it said.
     """
-    done = subprocess.run(["git", *arguments], cwd=root, input=stdin, capture_output=True, text=True)
+    done = subprocess.run(["git", *arguments], cwd=root, input=stdin, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(f"git {arguments[0]} in {root}: {done.stderr.strip()}")
     return done.stdout

@@ -124,7 +124,7 @@ def test_command_line_writes_json_and_a_figure(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "any tumor from size: AUC 1.00 (limit 0.60); strongest alone: " in out
     assert "1 images could not be used" in out
-    result = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    result = json.loads((tmp_path / "audit" / "audit.json").read_text(encoding="utf-8"))
     assert result["n"] == 60
     assert result["unusable"][0]["image"] == "broken.png"
     assert "cannot be read" in result["unusable"][0]["reason"]

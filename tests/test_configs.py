@@ -36,8 +36,8 @@ def evaluated(small_run):
 
 def test_metrics_equal_the_cases_averaged_by_hand(evaluated):
     folder = evaluated.run("ours") / "evaluation"
-    metrics = json.loads((folder / "metrics.json").read_text())["test"]["overall"]
-    with open(folder / "cases.csv", newline="") as file:
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]["overall"]
+    with open(folder / "cases.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     dice = [float(row["dice"]) for row in rows if row["dice"]]
     assert metrics["segmentation"]["dice"]["n"] == len(dice) > 0
@@ -49,7 +49,7 @@ def test_metrics_equal_the_cases_averaged_by_hand(evaluated):
 
 
 def test_localization_has_the_required_layers_baselines_and_no_energy_in_air_at_the_layer(evaluated):
-    table = json.loads((evaluated.run("ours") / "explanations" / "localization.json").read_text())
+    table = json.loads((evaluated.run("ours") / "explanations" / "localization.json").read_text(encoding="utf-8"))
     rows = {(r["method"], r["layer"]): r for r in table if r["source"] == "all"}
     for layer in ("bottleneck", "downsamples.0", "downsamples.1", "upsamples.0", "upsamples.1", "upsamples.2"):
         assert ("gradcam", layer) in rows
@@ -62,7 +62,7 @@ def test_localization_has_the_required_layers_baselines_and_no_energy_in_air_at_
 
 def test_explanations_write_overlays_and_maps_on_the_original_grid(evaluated):
     folder = evaluated.run("ours") / "explanations"
-    gallery = json.loads((folder / "gallery.json").read_text())
+    gallery = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
     assert any(entry["diagnosis"] > 0 for entry in gallery)
     assert any(entry["diagnosis"] == 0 for entry in gallery)
     for entry in gallery:
@@ -95,8 +95,8 @@ def test_the_same_image_feeds_training_and_inference_bit_for_bit(small_run):
 
 
 def test_values_shared_by_training_and_inference_are_equal():
-    train_config = yaml.safe_load((CONFIGS / "train.yaml").read_text())
-    inference = yaml.safe_load((CONFIGS / "inference.yaml").read_text())
+    train_config = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
+    inference = yaml.safe_load((CONFIGS / "inference.yaml").read_text(encoding="utf-8"))
     assert train_config["network_def"] == inference["network_def"]
     assert train_config["spatial_size"] == inference["spatial_size"]
 
@@ -104,7 +104,12 @@ def test_values_shared_by_training_and_inference_are_equal():
 def bundle(*arguments, cwd=ROOT):
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", *arguments], cwd=cwd, capture_output=True, text=True, env=environment
+        [sys.executable, "-m", "monai.bundle", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=environment,
     )
 
 
@@ -128,7 +133,7 @@ def test_inference_writes_mask_and_evidence_on_the_original_grid_and_prints_the_
     evidence = np.asarray(nib.load(out / "single_evidence.nii.gz").dataobj)
     assert evidence.shape == (150, 190, 1)
     assert evidence.min() >= 0
-    result = json.loads((out / "single_result.json").read_text())
+    result = json.loads((out / "single_result.json").read_text(encoding="utf-8"))
     assert 0 <= result["tumor_probability"] <= 1
     assert f"probability {result['tumor_probability']:.4f}" in printed
     assert result["tumor_pixels"] == (mask > 0).sum()
@@ -163,8 +168,8 @@ def test_stage_runs_alone_by_monai_bundle(small_data, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     stage = tmp_path / "alone" / "stage1_segmentation"
-    assert json.loads((stage / "manifest.json").read_text())["finished"]
-    assert yaml.safe_load((stage / "config.yaml").read_text())["network_def"]["filters"] == [4, 8, 8, 8]
+    assert json.loads((stage / "manifest.json").read_text(encoding="utf-8"))["finished"]
+    assert yaml.safe_load((stage / "config.yaml").read_text(encoding="utf-8"))["network_def"]["filters"] == [4, 8, 8, 8]
     network, _, _ = runs.load_run(tmp_path / "alone")
     assert network.num_classes == 2
 

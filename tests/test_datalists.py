@@ -435,7 +435,7 @@ def test_sources_merge_without_overlap_by_the_command_line(phantoms, tmp_path, c
     assert main(["check", str(tmp_path / "c.json"), "--dataset-dir", str(phantoms)]) == 0
     merged = datalists.read(tmp_path / "c.json", phantoms)
     assert {row["source"] for row in datalists.summary(merged)} == {"patients", "singles"}
-    assert json.loads((tmp_path / "b.report.json").read_text())["figures"]["images"] == 12
+    assert json.loads((tmp_path / "b.report.json").read_text(encoding="utf-8"))["figures"]["images"] == 12
     capsys.readouterr()
     assert main(["check", str(tmp_path / "c.json"), "--dataset-dir", str(tmp_path)]) == 1
     assert "error: c.json: training[0] names 'patients/" in capsys.readouterr().err

@@ -364,7 +364,7 @@ def test_each_source_by_one_command(tmp_path, capsys):
         out = tmp_path / f"{name}.json"
         assert main([name, flag, str(tmp_path / where), "--root", str(tmp_path), *rest, "--out", str(out)]) == 0
         counts[name] = len(items_of(datalists.read(out, tmp_path)))
-        assert json.loads((tmp_path / f"{name}.report.json").read_text())["figures"]["used"] == 3
+        assert json.loads((tmp_path / f"{name}.report.json").read_text(encoding="utf-8"))["figures"]["used"] == 3
     assert counts == {"nifti_cases": 12, "nifti_volumes": 9, "dicom_series": 6, "decathlon": 3}
     merged = ["nifti_cases.json", "nifti_volumes.json"]
     command = ["merge", *(str(tmp_path / name) for name in merged), "--out", str(tmp_path / "mix.json")]

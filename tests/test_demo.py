@@ -18,7 +18,7 @@ def check(out, table):
     for line in ("Dice over tumor cases", "Balanced accuracy", "Pointing game", "Energy in tumor", "Energy in air"):
         assert line in table
     for run in ("ours", "baseline"):
-        metrics = json.loads((out / run / "evaluation" / "metrics.json").read_text())["test"]["overall"]
+        metrics = json.loads((out / run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["test"]["overall"]
         assert f"{metrics['segmentation']['dice']['mean']:.3f}" in table
         assert f"{metrics['classification']['balanced_accuracy']:.3f}" in table
     return metrics
@@ -38,7 +38,7 @@ def test_demo_on_a_folder_of_three_classes_with_masks_for_the_tumors(tmp_path):
     table = demo(tmp_path / "out", data, size=CONFIGS / "smoke.yaml")
     metrics = check(tmp_path / "out", table)
     assert len(metrics["classification"]["confusion_matrix"]) == 3
-    datalist = json.loads((tmp_path / "out" / "datalist.json").read_text())
+    datalist = json.loads((tmp_path / "out" / "datalist.json").read_text(encoding="utf-8"))
     assert datalist["classes"]["0"] == "healthy"
     # Run again, it finds everything done and says the same.
     assert demo(tmp_path / "out", data, size=CONFIGS / "smoke.yaml") == table

@@ -64,7 +64,7 @@ def test_mask_of_another_size(tmp_path):
 
 
 def test_datalist_with_a_wrong_key(small_data, tmp_path):
-    content = json.loads(small_data.datalist_file.read_text())
+    content = json.loads(small_data.datalist_file.read_text(encoding="utf-8"))
     content["training"][0]["lable"] = "x.png"
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps(content))
@@ -104,7 +104,7 @@ def test_demo_on_a_folder_without_images(tmp_path):
 
 
 def test_stage_without_a_mask_in_the_training_part(small_data, tmp_path):
-    content = json.loads(small_data.datalist_file.read_text())
+    content = json.loads(small_data.datalist_file.read_text(encoding="utf-8"))
     for item in content["training"]:
         item.pop("label", None)
         item.setdefault("diagnosis", 0)
@@ -127,7 +127,9 @@ def test_stage_without_a_mask_in_the_training_part(small_data, tmp_path):
 )
 def test_command_lines_end_with_the_sentence_alone(command):
     environment = {k: v for k, v in os.environ.items() if k != "TUMORLENS_TRACEBACK"}
-    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", env=environment
+    )
     assert result.returncode != 0
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in result.stderr

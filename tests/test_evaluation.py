@@ -173,7 +173,7 @@ def test_where_patients_are_unknown_the_near_duplicate_group_or_else_the_name_st
 
 def test_files_say_what_was_computed(rows, tmp_path):
     result = write_evaluation(rows, tmp_path, 0.6, 2.0, bootstrap_by="near-duplicate group")
-    text = (tmp_path / "metrics.json").read_text()
+    text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == result
     test = result["test"]
     assert sorted(test["by_source"]) == ["a", "b"]
@@ -184,7 +184,7 @@ def test_files_say_what_was_computed(rows, tmp_path):
     measures = {"n", "mean", "std", "median", "ci95"}
     assert all(set(test["overall"]["segmentation"][name]) == measures for name in ("dice", "iou", "hd95"))
 
-    with open(tmp_path / "cases.csv", newline="") as file:
+    with open(tmp_path / "cases.csv", encoding="utf-8", newline="") as file:
         table = {row["name"]: row for row in csv.DictReader(file)}
     assert len(table) == 7
     assert float(table["hit"]["dice"]) == pytest.approx(0.5)
@@ -198,7 +198,7 @@ def test_files_say_what_was_computed(rows, tmp_path):
 def test_table_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "cases.csv"
     write_csv([{"a": 1, "b": None}, {"a": float("nan"), "b": "x,y"}], path)
-    assert path.read_text().splitlines() == ["a,b", "1,", ',"x,y"']
+    assert path.read_text(encoding="utf-8").splitlines() == ["a,b", "1,", ',"x,y"']
     with pytest.raises(ValueError, match="not in fieldnames"):
         write_csv([{"a": 1}, {"a": 2, "c": 3}], path)
-    assert path.read_text().startswith("a,b"), "the old one"
+    assert path.read_text(encoding="utf-8").startswith("a,b"), "the old one"

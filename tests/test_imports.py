@@ -84,7 +84,7 @@ def faults(module: str, imports: set[str]) -> list[str]:
 def graph() -> dict[str, set[str]]:
     every = dict(modules())
     return {
-        module: imported(ast.parse(path.read_text()), module, path.name == "__init__.py", set(every))
+        module: imported(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py", set(every))
         for module, path in every.items()
     }
 
@@ -148,7 +148,10 @@ def inner_imports(module: str, tree: ast.AST, exists: set[str]) -> set[str]:
 def test_our_modules_are_imported_at_the_top():
     """MONAI Label unloads ``scripts`` between bundles: a late import would find another bundle's."""
     every = dict(modules())
-    found = {module: inner_imports(module, ast.parse(path.read_text()), set(every)) for module, path in every.items()}
+    found = {
+        module: inner_imports(module, ast.parse(path.read_text(encoding="utf-8")), set(every))
+        for module, path in every.items()
+    }
     assert {module: names for module, names in found.items() if names} == {}
     late = ast.parse("import scripts.runs\nclass A:\n    def f(self):\n        from scripts import cli")
     assert inner_imports("scripts.report", late, {"scripts.cli"}) == {"scripts.cli"}
@@ -199,8 +202,10 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configs_name_only_scripts_monai_torch_and_ignite(path):
-    config = yaml.safe_load(path.read_text())
-    whole = config if "imports" in config else yaml.safe_load((ROOT / "configs" / "train.yaml").read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    whole = (
+        config if "imports" in config else yaml.safe_load((ROOT / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    )
     known = imported_by_config(whole)
     found = {text: foreign_names(key, text, known) for key, text in strings(config)}
     assert {text: names for text, names in found.items() if names} == {}

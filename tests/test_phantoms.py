@@ -101,7 +101,7 @@ def test_brightness_alone_does_not_find_the_tumor():
 
 
 def test_folder_holds_volumes_with_masks_on_one_grid_and_varied_axes(folder):
-    made = json.loads((folder / "phantoms.json").read_text())
+    made = json.loads((folder / "phantoms.json").read_text(encoding="utf-8"))
     assert made["arguments"] == {"version": VERSION, "seed": 3, "patients": 5, "singles": 14}
     assert [case["diagnosis"] for case in made["contents"]["patients"]] == [1, 0, 1, 0, 1]
     for case in made["contents"]["patients"]:
@@ -181,7 +181,7 @@ def test_overwrite_replaces_phantoms_but_never_other_files(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("keep")
     with pytest.raises(FileExistsError, match=r"mine exists and holds no phantoms\.json"):
         make_phantoms(tmp_path / "mine", seed=0, patients=0, singles=2, overwrite=True, progress=False)
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "keep"
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "keep"
 
 
 def test_command_line_says_one_sentence_and_fails(tmp_path, capsys):

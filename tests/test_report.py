@@ -219,13 +219,13 @@ class Page(HTMLParser):
 
 
 def read(folder: Path, name: str = "report.html") -> Page:
-    return Page((folder / name).read_text())
+    return Page((folder / name).read_text(encoding="utf-8"))
 
 
 def look_up(root: Path, source: str):
     """What stands at "file#/a/b" of a JSON or CSV file."""
     name, _, pointer = source.partition("#")
-    text = (root / name).read_text()
+    text = (root / name).read_text(encoding="utf-8")
     found = json.loads(text) if name.endswith(".json") else list(csv.DictReader(text.splitlines()))
     for key in pointer[1:].split("/"):
         key = key.replace("~1", "/").replace("~0", "~")
@@ -264,7 +264,7 @@ def test_comparison_shows_value_interval_and_n_of_both_runs(demo):
 
 def test_page_is_self_contained_and_links_lead_somewhere(demo):
     page = read(demo)
-    text = (demo / "report.html").read_text()
+    text = (demo / "report.html").read_text(encoding="utf-8")
     assert len([a for a in page.addresses if a.startswith("data:image/png;base64,")]) > 30
     assert {a[1:] for a in page.addresses if not a.startswith("data:image/png;base64,")} <= page.ids
     assert all(a.startswith(("data:image/png;base64,", "#")) for a in page.addresses)
@@ -301,7 +301,7 @@ def test_localization_table_is_sorted_by_pointing_game_and_holds_the_baselines(d
 
 
 def test_worst_cases_are_the_lowest_dice(demo):
-    with open(demo / "ours" / "evaluation" / "cases.csv", newline="") as file:
+    with open(demo / "ours" / "evaluation" / "cases.csv", encoding="utf-8", newline="") as file:
         dice = sorted(float(row["dice"]) for row in csv.DictReader(file) if row["dice"])
     pattern = re.compile(r"ours/evaluation/cases.csv#/\d+/dice")
     shown = [float(n["data-value"]) for n in read(demo).numbers if pattern.fullmatch(n["data-source"])]
@@ -392,13 +392,13 @@ def test_broken_json_and_missing_key_are_named(tmp_path):
 
 def test_interrupted_stage_and_other_datalist_are_said(demo, tmp_path):
     path = demo / "baseline" / "stage3_joint" / "manifest.json"
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     manifest = json.loads(before)
     del manifest["finished"], manifest["best_metric"], manifest["best_epoch"]
     manifest["datalist_sha256"] = "cd" * 32
     path.write_text(json.dumps(manifest))
     try:
-        text = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text()).text
+        text = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text(encoding="utf-8")).text
     finally:
         path.write_text(before)
     assert "stock design: stage stage3_joint did not run to its end" in text

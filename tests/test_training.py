@@ -32,7 +32,7 @@ def weights(folder):
 )
 def test_first_validation_of_a_stage_equals_the_selected_one_of_the_stage_before(small_run, before, after):
     run = small_run.run("ours")
-    selected = json.loads((run / before / "manifest.json").read_text())["best_epoch"]
+    selected = json.loads((run / before / "manifest.json").read_text(encoding="utf-8"))["best_epoch"]
     for metric in ("dice", "balanced_accuracy", "auc"):
         last = dict(scalars(run / before, f"validation/{metric}"))[selected]
         assert scalars(run / after, f"validation/{metric}")[0] == (0, last)
@@ -74,7 +74,7 @@ def test_interrupted_stage_continues_to_the_same_weights(small_run, tmp_path, mo
     monkeypatch.setattr(StageCheckpoint, "save", save_then_stop)
     with pytest.raises(KeyboardInterrupt):
         train_stage("stage1_segmentation", [SMOKE], values)
-    assert not json.loads((run / "stage1_segmentation" / "manifest.json").read_text()).get("finished")
+    assert not json.loads((run / "stage1_segmentation" / "manifest.json").read_text(encoding="utf-8")).get("finished")
     monkeypatch.setattr(StageCheckpoint, "save", save)
     train_stage("stage1_segmentation", [SMOKE], values)
 
@@ -103,7 +103,7 @@ def test_run_folder_of_another_config_is_refused(small_run):
 def test_resolved_config_builds_the_network_without_the_data(small_run, tmp_path):
     stage = tmp_path / "stage3_joint"
     shutil.copytree(small_run.run("ours") / "stage3_joint", stage)
-    config = yaml.safe_load((stage / "config.yaml").read_text())
+    config = yaml.safe_load((stage / "config.yaml").read_text(encoding="utf-8"))
     assert config["spatial_size"] == [64, 64]
     assert config["stage"] == "stage3_joint"
     config["datalist_file"] = "absent.json"
@@ -130,7 +130,7 @@ def test_tensorboard_holds_losses_learning_rates_metrics_and_images(small_run):
 
 
 def test_manifest_names_seed_versions_commit_and_datalist(small_run):
-    manifest = json.loads((small_run.run("ours") / "stage3_joint" / "manifest.json").read_text())
+    manifest = json.loads((small_run.run("ours") / "stage3_joint" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seed"] == 0
     assert manifest["versions"]["monai"].startswith("1.6")
     assert len(manifest["datalist_sha256"]) == 64

@@ -148,11 +148,16 @@ def test_the_command_writes_tables_a_sheet_and_exits_by_the_rules(tmp_path, caps
     assert "- torn.png: file torn.png cannot be read as a picture" in printed
     assert f"do:   {RULES['readable'].advice}" in printed
     out = tmp_path / "list_verification"
-    with open(out / "verification.csv", newline="") as rows:
+    with open(out / "verification.csv", encoding="utf-8", newline="") as rows:
         table = list(csv.DictReader(rows))
     assert [row["image"] for row in table if row["failed"]] == ["torn.png"]
     assert [row["image"] for row in table if row["noted"] == "background"] == ["page.png"]
-    assert json.loads((out / "verification.json").read_text())["items"] == {"found": 8, "pass": 6, "note": 1, "fail": 1}
+    assert json.loads((out / "verification.json").read_text(encoding="utf-8"))["items"] == {
+        "found": 8,
+        "pass": 6,
+        "note": 1,
+        "fail": 1,
+    }
     with Image.open(out / "worst.png") as sheet:
         assert np.asarray(sheet.convert("L")).std() > 20
     assert sum(len(datalists.read(tmp_path / "ok.json", tmp_path)[split]) for split in datalists.SPLITS) == 7

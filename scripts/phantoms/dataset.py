@@ -256,7 +256,9 @@ def make_phantoms(
         for index in range(singles):
             contents["singles"].append(_write_single(partial / "singles" / "images", seed, index))
             bar.update()
-    (partial / MANIFEST).write_text(json.dumps({"arguments": arguments, "contents": contents}, indent=1))
+    (partial / MANIFEST).write_text(
+        json.dumps({"arguments": arguments, "contents": contents}, indent=1), encoding="utf-8"
+    )
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
@@ -272,7 +274,7 @@ def _is_made(folder: Path, arguments: dict[str, int], overwrite: bool) -> bool:
         raise FileExistsError(
             f"{folder} exists and holds no {MANIFEST}, so it was not made here; choose another folder"
         )
-    made = json.loads(manifest.read_text()).get("arguments")
+    made = json.loads(manifest.read_text(encoding="utf-8")).get("arguments")
     if made == arguments:
         return True
     if not overwrite:

@@ -55,7 +55,7 @@ def test_command_line(tmp_path, monkeypatch, capsys, small):
     out = tmp_path / "explain.json"
     assert benchmark.main(["--size", "32", "--repeats", "1", "--out", str(out)]) == 0
     assert "MISSED" in capsys.readouterr().out
-    written = json.loads(out.read_text())
+    written = json.loads(out.read_text(encoding="utf-8"))
     assert written["rows"] == [
         {"name": "a", "forward_passes": 1.9, "milliseconds": 10.0, "target": 1.8, "difference": None}
     ]
