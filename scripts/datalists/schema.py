@@ -54,9 +54,9 @@ class Report:
         logger.warning("not used: %s: %s", name, reason)
 
     def note(self, name: str, text: str) -> None:
-        """Record something worth knowing that excludes nothing, and log it."""
+        """Record something worth knowing that excludes nothing, and log it for debugging; it goes into the report."""
         self.notes.append((name, text))
-        logger.info("%s: %s", name, text)
+        logger.debug("%s: %s", name, text)
 
 
 def unit(item: Item) -> str:
