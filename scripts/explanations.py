@@ -210,7 +210,8 @@ def show_cases(
             overlays.overlay(*plain, mask=mask, predicted=predicted, scale=scale),
             folder / "overlays" / f"{stem}_image.png",
         )
-        original = pipeline({key: item[key] for key in ("image", "slice", "plane", "foreground") if key in item})["image"]
+        given = {key: item[key] for key in ("image", "slice", "plane", "foreground") if key in item}
+        original = pipeline(given)["image"]
         on_grid = to_original_grid(shown[0], original, pipeline)
         nib.save(
             nib.Nifti1Image(on_grid[0].numpy().astype(np.float32)[..., None], np.asarray(on_grid.affine, dtype=float)),
