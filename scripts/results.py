@@ -1,4 +1,4 @@
-"""What inference on one file takes and writes: mask, evidence, overlay and verdict on the image's own grid."""
+"""What inference on one file takes and writes: mask, evidence and verdict on the image's own grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from scripts.overlays import overlay
 from scripts.runs import write_json
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def stem(path: str | Path) -> str:
 
 
 class WriteResults:
-    """Writes ``<stem>_mask``, ``<stem>_evidence.nii.gz``, ``<stem>_overlay.png`` and ``<stem>_result.json``.
+    """Writes ``<stem>_mask``, ``<stem>_evidence.nii.gz`` and ``<stem>_result.json``.
 
     The mask is a PNG (0 and 255) for a PNG or JPG image and NIfTI (0 and 1) for a slice of a volume. Evidence is
     float32 and not rescaled: 0 is no evidence. The probability goes to standard output.
@@ -111,6 +110,3 @@ class WriteResults:
         path = self.output_dir / name
         nib.save(nib.Nifti1Image(array, affine), path)
         return path
-
-
-__all__ = ["WriteResults", "inference_items", "overlay", "stem"]
