@@ -176,8 +176,7 @@ def cam_pass(
         cancelled: what Grad-CAM does at a layer whose gradients cancel over space, see `gradient_coherence`: "error",
             or "empty" for a map of zeros. Told for float32 and float64 gradients only; half precision blurs it.
         foreground: (B, 1, *image grid), non-zero inside; Grad-CAM then averages gradients over the cells with any
-            foreground instead of all cells. That does not cancel in front of a normalization over the foreground, and
-            is not changed by more air around the image.
+            foreground instead of all: that does not cancel before such a norm, and more air does not change it.
 
     Raises:
         LayerError: for a layer that cannot be explained, see `layers.record`, has no spatial axes, or no Grad-CAM.
