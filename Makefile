@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LABEL := .venv-label
+LABEL_READY := $(LABEL)/.ready
 
 DATA ?=
 LIMIT ?=
 EPOCHS ?=
 OUT ?=
+RUN ?=
+STUDIES ?=
 
 # glibc hands every large tensor back to the system and takes page faults to get it again: 37 % of a training step.
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
@@ -15,24 +19,31 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export MALLOC_TOP_PAD_ := 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo serve page test bundle label test-label lint clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## install the pinned dependencies into .venv
 
 $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	@echo "Installing the dependencies into $(VENV) (about 2 minutes) ..."
+	@echo "Installing the dependencies into $(VENV) (about 3 minutes) ..."
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt ".[dev]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt ".[serve,page,export,dev]"
 	@rm -rf build *.egg-info
 	@touch $(READY)
 
 demo: $(READY)  ## train, evaluate and explain on phantoms, or on DATA=<folder> [LIMIT=<n>]; report in OUT
 	$(BIN)/python -m scripts.demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS))
+
+serve: $(READY)  ## the HTTP service on PORT (8000), with RUN=<run folder> or models/model.pt
+	$(BIN)/python -m bundle.service --port $(or $(PORT),8000) $(if $(RUN),--overlay "$(RUN)/network.yaml")
+
+page: $(READY)  ## the page in the browser on PORT (8501), with RUN=<run folder> or models/model.pt
+	$(BIN)/python -m streamlit run bundle/page.py --server.headless true --server.address 127.0.0.1 --server.port $(or $(PORT),8501) \
+		--server.maxUploadSize 64 --client.toolbarMode minimal --browser.gatherUsageStats false $(if $(RUN),-- --overlay "$(RUN)/network.yaml")
 
 lint: $(READY)  ## format, lint and type checks
 	$(BIN)/ruff format --check .
@@ -42,5 +53,24 @@ lint: $(READY)  ## format, lint and type checks
 test: lint  ## lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-clean:  ## remove .venv and what the demo wrote
-	rm -rf $(VENV) runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+bundle: $(READY)  ## release the bundle of RUN=<run folder> (or models/model.pt) in dist/, checked by MONAI's commands
+	$(BIN)/python -m bundle.release $(if $(RUN),--run "$(RUN)") $(if $(OUT),--out "$(OUT)")
+
+$(LABEL_READY): requirements-label.txt bundle/label_environment.py
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "MONAI Label needs Python 3.11 or 3.12 here, this is " + sys.version)'
+	$(PYTHON) -m venv $(LABEL)
+	@echo "Installing MONAI Label into $(LABEL) (about 3 minutes) ..."
+	$(LABEL)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	$(LABEL)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements-label.txt
+	$(LABEL)/bin/python -m bundle.label_environment
+	@touch $(LABEL_READY)
+
+label: $(READY) $(LABEL_READY)  ## MONAI Label with the release and sample studies in runs/label, or STUDIES=<folder or URL>
+	@if [ -n "$(RUN)" ] || [ ! -d dist/brain_tumor_lens_segmentation ]; then $(MAKE) bundle RUN="$(RUN)"; fi
+	$(BIN)/python -m bundle.label $(if $(STUDIES),--studies "$(STUDIES)")
+
+test-label: $(READY) $(LABEL_READY)  ## the tests that need a real MONAI Label server
+	TUMORLENS_LABEL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label
+
+clean:  ## remove .venv, .venv-label and what the demo wrote
+	rm -rf $(VENV) $(LABEL) runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

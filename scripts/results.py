@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +23,31 @@ logger = logging.getLogger(__name__)
 VOLUMES = (".nii", ".nii.gz")
 
 
-def inference_items(path: str | None, index: int | None = None) -> list[dict[str, Any]]:
+def inference_items(
+    path: str | Sequence[str] | None, index: int | None = None, foreground: str | None = None
+) -> list[dict[str, Any]]:
     """The one item of an inference run.
 
     Args:
-        path: PNG, JPG or NIfTI file.
-        index: slice of a volume along its last axis in LPS orientation.
+        path: PNG, JPG or NIfTI file, or a folder with one DICOM series; several files are channels.
+        index: one slice of a volume, along the plane it is cut in; None: all of them.
+        foreground: mask of the head on the same grid; None: it is computed.
 
     Raises:
         ValueError: when no path is given.
-        FileNotFoundError: when it is not a file.
+        FileNotFoundError: when one of them does not exist.
     """
-    if path is None:
+    if not path:
         raise ValueError("input is required; give the image as --input FILE")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"input {path} is not a file")
-    item: dict[str, Any] = {"image": str(path)}
+    paths = [path] if isinstance(path, str) else list(path)
+    for file in [*paths, *([foreground] if foreground else [])]:
+        if not Path(file).exists():
+            raise FileNotFoundError(f"input {file} is not a file")
+    item: dict[str, Any] = {"image": paths[0] if len(paths) == 1 else paths}
     if index is not None:
         item["slice"] = int(index)
+    if foreground:
+        item["foreground"] = foreground
     return [item]
 
 
@@ -49,11 +60,35 @@ def stem(path: str | Path) -> str:
     return Path(name).stem
 
 
-class WriteResults:
-    """Writes ``<stem>_mask``, ``<stem>_evidence.nii.gz`` and ``<stem>_result.json``.
+def result_name(item: Mapping[Any, Any], source: str | Path) -> str:
+    """Name of an item's results: the file's stem, and the slice or channel where one was asked for."""
+    name = stem(source)
+    if item.get("slice") is not None:
+        name += f"_s{int(item['slice']):03d}"
+    if isinstance(item.get("channel"), int):
+        name += f"_c{item['channel']}"
+    return name
 
-    The mask is a PNG (0 and 255) for a PNG or JPG image and NIfTI (0 and 1) for a slice of a volume. Evidence is
-    float32 and not rescaled: 0 is no evidence. The probability goes to standard output.
+
+def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> Path:
+    """Write a NIfTI file whole or not at all; an array of two axes gets a third of length 1."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array if array.ndim > 2 else array[..., None], affine)
+    content = image.to_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=1, mtime=0)
+    partial = path.with_name(f".{path.name}.{threading.get_ident()}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+    return path
+
+
+class WriteResults:
+    """Writes ``<stem>_mask`` and ``<stem>_result.json``; the evidence is written by the postprocessing.
+
+    The mask is a PNG (0 and 255 for two classes) for a PNG or JPG image and NIfTI (class numbers) for a volume. The
+    probability goes to standard output.
 
     Args:
         output_dir: made if absent.
@@ -75,26 +110,21 @@ class WriteResults:
         """Write one item.
 
         Args:
-            item: the preprocessed item, whose image knows its file.
-            output: of the postprocessing, on the original grid: "pred" (1, X, Y) uint8, "evidence" (1, X, Y), "result".
+            item: the prepared item, whose image knows its file.
+            output: of the postprocessing: "pred" (1, X, Y[, Z]) uint8 and "result".
         """
         source = Path(str(item["image"].meta["filename_or_obj"]))
-        name = stem(source) + (f"_s{int(item['slice']):03d}" if "slice" in item else "")
+        name = result_name(item, source)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         mask = output["pred"][0].cpu().numpy().astype(np.uint8)
         affine = np.asarray(output["pred"].affine, dtype=float)
-        written = []
-        if source.name.lower().endswith(VOLUMES):
-            written.append(self._nifti(mask[..., None], affine, f"{name}_mask.nii.gz"))
+        if mask.ndim == 2 and not is_volume(source):
+            written = [save_mask_picture(mask.T, self.output_dir / f"{name}_mask.png")]
         else:
-            path = self.output_dir / f"{name}_mask.png"
-            Image.fromarray(mask.T * 255).save(path)
-            written.append(path)
-        result = {"image": str(source), **output["result"], "tumor_pixels": int(mask.sum())}
-        if "evidence" in output:
-            evidence = output["evidence"][0].cpu().numpy().astype(np.float32)
-            written.append(self._nifti(evidence[..., None], affine, f"{name}_evidence.nii.gz"))
-            result["evidence_maximum"] = float(evidence.max())
+            written = [save_nifti(mask, affine, self.output_dir / f"{name}_mask.nii.gz")]
+        result = {"image": str(source), **output["result"]}
+        if "evidence" in result:
+            written.append(Path(result["evidence"]))
         write_json(result, self.output_dir / f"{name}_result.json")
         written.append(self.output_dir / f"{name}_result.json")
         verdict = "tumor" if result["tumor_detected"] else "no tumor"
@@ -103,10 +133,21 @@ class WriteResults:
             f"(threshold {result['threshold']:.4f})"
         )
         print(json.dumps(result["class_probabilities"]))
+        for flag in result["flags"]:
+            print(f"  {flag['code']}: {flag['message']}")
         for path in written:
             print(f"  {path}")
 
-    def _nifti(self, array: np.ndarray, affine: np.ndarray, name: str) -> Path:
-        path = self.output_dir / name
-        nib.save(nib.Nifti1Image(array, affine), path)
-        return path
+
+def is_volume(path: str | Path) -> bool:
+    """Whether a file name is that of a NIfTI file."""
+    return Path(path).name.lower().endswith(VOLUMES)
+
+
+def save_mask_picture(mask: np.ndarray, path: str | Path) -> Path:
+    """Write a mask (rows, columns) of class numbers as a gray PNG whose brightest class is 255, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    Image.fromarray((mask > 0).astype(np.uint8) * 255).save(partial, format="PNG")
+    os.replace(partial, path)
+    return path

@@ -1,0 +1,317 @@
+"""Diagnosis of a bundle: does it load, is every consumer fed alike, does it predict, are its maps alive.
+
+::
+
+    python -m bundle.checks                                  # the checkout with models/model.pt
+    python -m bundle.checks --overlay runs/demo/ours/network.yaml
+    python -m bundle.checks --bundle_root dist/brain_tumor_lens_segmentation --image mine.jpg --out runs/checks
+
+One line a check; exit status 1 if any fails. Phantoms are drawn for it, so that no image is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from PIL import Image
+
+from bundle import parity
+from bundle.predictor import Prediction, Predictor
+from bundle.release import ROOT
+from scripts import cli, overlays, phantoms
+from scripts.checkpoint_files import load_weights
+from scripts.explain.layers import resolve_layer
+from scripts.explain.maps import upsample
+from scripts.inferers import MultiTaskInferer
+from scripts.postprocessing import evidence_scale
+
+SEED = 20
+PICTURE, HEALTHY, VOLUME = "phantom_tumor.png", "phantom_healthy.png", "phantom_volume.nii.gz"
+SKIPPED = "skipped: "
+
+
+class Failure(Exception):
+    """What a check found wrong, in one sentence."""
+
+
+def draw_samples(folder: Path) -> None:
+    """Write a picture with a tumor, the same head without, and a small volume with a tumor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tumor in ((PICTURE, True), (HEALTHY, False)):
+        image, _ = phantoms.phantom_slice([SEED, 0], tumor)
+        Image.fromarray(np.rint(image.T * 255).astype(np.uint8)).save(folder / name)
+    volume = phantoms.phantom_volume([SEED, 1], tumor=True, matrix=(96, 112), slices=6)
+    affine = np.diag([-volume.spacing_mm[0], -volume.spacing_mm[1], volume.spacing_mm[2], 1.0])
+    nib.save(nib.Nifti1Image(volume.image, affine), folder / VOLUME)
+
+
+@dataclass
+class Checks:
+    """The checks of one bundle; each method returns what it found, or raises `Failure`.
+
+    Attributes:
+        root: folder that holds ``configs`` and ``models``.
+        samples: folder of `draw_samples`.
+        overlay: config merged over ``inference.yaml``, or None.
+        weights: instead of the config's, or None.
+        image: the user's own picture or volume, or None for the phantom.
+        layer: layer for Grad-CAM, or None for the network's default.
+        out: folder of the overlay, or None.
+        label_python: interpreter of MONAI Label's environment.
+    """
+
+    root: Path
+    samples: Path
+    overlay: Path | None = None
+    weights: Path | None = None
+    image: Path | None = None
+    layer: str | None = None
+    out: Path | None = None
+    label_python: Path = ROOT / ".venv-label" / "bin" / "python"
+
+    @property
+    def files(self) -> list[Path]:
+        """Config files of the inference."""
+        return [self.root / "configs" / "inference.yaml", *([self.overlay] if self.overlay else [])]
+
+    @property
+    def sample(self) -> Path:
+        """What is predicted."""
+        return self.image or self.samples / PICTURE
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The bundle."""
+        return Predictor(self.root, self.weights, self.overlay)
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """Of the sample."""
+        return self.predictor.predict(self.sample)
+
+    def load(self) -> str:
+        """Configs parse, and the weights fit the network."""
+        network = self.predictor.network
+        count = sum(p.numel() for p in network.parameters())
+        size = " x ".join(map(str, self.predictor.spatial_size))
+        return f"{type(network).__name__}, {count:,} parameters, {size}, classes {', '.join(self.predictor.classes)}"
+
+    def keys(self) -> str:
+        """State-dict keys are the network's, every value is finite, and the threshold is one."""
+        state = torch.load(self.predictor.weights, map_location="cpu", weights_only=True)
+        load_weights(self.predictor.network, self.predictor.weights)  # strict
+        bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+        if bad:
+            raise Failure(f"{len(bad)} weights are not finite, first: {bad[0]}")
+        dead = [name for name, value in state.items() if name.endswith("conv.weight") and not value.any()]
+        if dead:
+            raise Failure(f"{len(dead)} convolutions are all 0, first: {dead[0]}")
+        threshold, temperature = (float(state[name]) for name in ("threshold", "temperature"))
+        if not 0 < threshold < 1 or temperature <= 0:
+            raise Failure(f"threshold {threshold:g} is not between 0 and 1, or temperature {temperature:g} not above 0")
+        return f"{len(state)} keys, threshold {threshold:.3f}, temperature {temperature:.3f}"
+
+    def metadata(self) -> str:
+        """What MONAI Label reads of ``metadata.json`` is there and agrees with the network."""
+        meta = json.loads((self.root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        formats = meta["network_data_format"]
+        first = [next(iter(formats[side])) for side in ("inputs", "outputs")]
+        if first != ["image", "pred"]:
+            raise Failure(f"first input and output are {first}; MONAI Label needs 'image' and 'pred'")
+        channels = formats["outputs"]["pred"]["channel_def"]
+        have = self.predictor.network.out_channels
+        if len(channels) != have or channels["0"].lower() != "background":
+            raise Failure(f"channel_def is {channels}; the network has {have} channels, of which 0 is background")
+        return f"version {meta['version']}, labels {', '.join(list(channels.values())[1:])}"
+
+    def layer_for_cam(self) -> str:
+        """The layer exists and Grad-CAM works there."""
+        network = self.predictor.network
+        name = resolve_layer(network, self.layer or network.default_cam_layer)
+        found = self.predictor.explain(self.sample, method="gradcam", layer=name, slice=self._middle())
+        if not np.isfinite(found.map).all():
+            raise Failure(f"Grad-CAM at {name} is not finite")
+        return f"{name}: " + ("empty map" if found.empty else f"map of {' x '.join(map(str, found.map.shape))}")
+
+    def parity(self) -> str:
+        """Training, inference and MONAI Label feed the network alike, bit for bit; the service answers alike."""
+        images = [self.image] if self.image else [self.samples / PICTURE, self.samples / VOLUME]
+        consumers = ["inference", "training"]
+        for image in images:
+            ours, places, plane = parity.inference_input(self.files, self.root, image)
+            train = self.root / "configs" / "train.yaml"
+            others = {"training": parity.training_input(train, self.files, self.root, image, places, plane)}
+            if self.label_python.is_file():
+                others["MONAI Label"] = parity.label_input(self.label_python, self.files, self.root, image)
+            for consumer, theirs in others.items():
+                if theirs.shape != ours.shape or not torch.equal(theirs, ours):
+                    raise Failure(f"{image.name}: {consumer} feeds the network otherwise than the inference: "
+                                  f"{difference(ours, theirs)}")  # fmt: skip
+            probability = parity.service_probability(self.predictor, image)
+            own = self.predictor.predict(image).probability
+            if probability is not None and not math.isclose(probability, own, abs_tol=1e-5):
+                raise Failure(f"{image.name}: the service says {probability:.6f}, the predictor {own:.6f}")
+        consumers += ["MONAI Label"] if self.label_python.is_file() else []
+        consumers += ["service"] if probability is not None else []
+        absent = sorted({"MONAI Label", "service"} - set(consumers))
+        return f"{', '.join(consumers)} alike" + (f"; not installed: {', '.join(absent)}" if absent else "")
+
+    def predict(self) -> str:
+        """A prediction is in range, the same twice, on the image's grid, and not the same for every image."""
+        first, again = self.prediction, self.predictor.predict(self.sample)
+        if not 0 <= first.probability <= 1 or not math.isclose(sum(first.probabilities.values()), 1, abs_tol=1e-4):
+            raise Failure(f"probabilities are {first.probabilities}")
+        if first.probability != again.probability or not np.array_equal(first.mask, again.mask):
+            raise Failure("two predictions of the same image differ")
+        grid = sample_grid(self.sample)
+        if first.mask.shape != grid:
+            raise Failure(f"the mask has shape {first.mask.shape}, the image {grid}")
+        other = self.predictor.predict(self.samples / HEALTHY)
+        if other.probabilities == first.probabilities:
+            raise Failure("the probabilities do not depend on the image")
+        return (
+            f"{self.sample.name}: {first.predicted_class}, tumor {first.probability:.3f} (threshold "
+            f"{first.threshold:.3f}), {int((first.mask > 0).sum())} voxels; {HEALTHY}: tumor {other.probability:.3f}"
+        )
+
+    def maps(self) -> str:
+        """Evidence varies within the image and from image to image, and there is none in the air."""
+        network = self.predictor.network
+        if not network.has_evidence:
+            return f"{SKIPPED}the network has no evidence head"
+        names = [self.sample, self.samples / HEALTHY]
+        inputs = [parity.inference_input(self.files, self.root, image)[0] for image in names]
+        with torch.no_grad():
+            middle = [stack[[len(stack) // 2]].to(self.predictor.device) for stack in inputs]
+            raw = [network(part, output="evidence").float() for part in middle]
+        inside = [values[values != 0] for values in raw]
+        for image, values in zip(names, inside, strict=True):
+            if values.numel() == 0 or float(values.std()) == 0:
+                raise Failure(f"{image.name}: the evidence is the same everywhere")
+        if raw[0].shape == raw[1].shape and torch.equal(raw[0], raw[1]):
+            raise Failure("the evidence is the same for two images")
+        return f"evidence varies: standard deviation {float(inside[0].std()):.3g} and {float(inside[1].std()):.3g}"
+
+    def overlay_picture(self) -> str:
+        """In the overlay the strongest evidence is red, and where there is none the image is gray."""
+        plane = self._plane()
+        image, heat, mask = (array[None] for array in plane)
+        probe = np.zeros_like(heat)
+        peak = np.unravel_index(int(np.argmax(heat)) if heat.any() else int(np.argmax(image)), heat.shape)
+        probe[peak] = 1.0
+        scale = overlays.legible_scale(image.shape)
+        marked = overlays.overlay(image, probe)
+        red, _, blue = (int(v) for v in marked[peak[2], peak[1]])
+        if red <= blue:
+            raise Failure(f"the hottest place is drawn with red {red} and blue {blue}")
+        cold = np.delete(marked.reshape(-1, 3), int(peak[2]) * marked.shape[1] + int(peak[1]), axis=0)
+        if int(np.ptp(cold.astype(int), axis=1).max()) > 0:
+            raise Failure("places without evidence are not gray")
+        picture = overlays.overlay(image, heat, predicted=mask if mask.any() else None, scale=scale)
+        if not heat.any():
+            picture = overlays.say_empty(picture)
+        if self.out is None:
+            return f"drawn, {picture.shape[1]} x {picture.shape[0]} pixels; --out DIR keeps it"
+        return str(overlays.save(picture, self.out / "overlay.png"))
+
+    def _middle(self) -> int | None:
+        known = [i for i, p in enumerate(self.prediction.slice_probabilities or []) if p is not None]
+        return known[len(known) // 2] if known else None
+
+    def _plane(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image, evidence and mask on the network's grid: what the network saw of the sample's middle slice."""
+        stack, _, _ = parity.inference_input(self.files, self.root, self.sample)
+        shown = stack[len(stack) // 2]
+        with torch.no_grad():
+            result = MultiTaskInferer()(shown[None, ..., None].to(self.predictor.device), self.predictor.network)
+        result = {key: value.cpu() for key, value in result.items()}
+        evidence = result["evidence"][0, 0] if "evidence" in result else torch.zeros(1, *shown.shape[1:])
+        heat = evidence_scale(upsample(evidence[None].clamp(min=0), shown.shape[1:])[0, 0], result["temperature"][0])
+        mask = result["seg"][0, 0].argmax(dim=0)
+        return shown[0].numpy(), heat.numpy(), mask.numpy().astype(np.uint8)
+
+    def all(self) -> list[tuple[str, Callable[[], str]]]:
+        """Names and checks, in order."""
+        return [
+            ("load", self.load),
+            ("keys", self.keys),
+            ("metadata", self.metadata),
+            ("layer", self.layer_for_cam),
+            ("parity", self.parity),
+            ("prediction", self.predict),
+            ("maps", self.maps),
+            ("overlay", self.overlay_picture),
+        ]
+
+
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> str:
+    """How two inputs of the network differ, in words."""
+    if ours.shape != theirs.shape:
+        return f"shape {tuple(theirs.shape)}, expected {tuple(ours.shape)}"
+    apart = (ours - theirs).abs()
+    return f"{int((apart > 0).sum())} of {apart.numel()} values differ, by up to {float(apart.max()):.2g}"
+
+
+def sample_grid(path: Path) -> tuple[int, ...]:
+    """Shape of a file: (rows, columns) of a picture, three axes of a volume."""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return tuple(nib.load(path).shape[:3])  # type: ignore[attr-defined]
+    with Image.open(path) as picture:
+        return picture.size[::-1]
+
+
+def run(checks: Checks) -> bool:
+    """Run all and print one line each; True if none failed. Without a bundle that loads the others are not tried."""
+    passed = True
+    for name, check in checks.all():
+        try:
+            found = check()
+            word = "skipped" if found.startswith(SKIPPED) else "ok"
+            line = f"{word:8s}{name:12s}{found.removeprefix(SKIPPED)}"
+        except Exception as error:
+            reason = cli.sentence(error) or f"{error}" if not isinstance(error, Failure) else str(error)
+            kind = "" if isinstance(error, (Failure, *cli.USER_ERRORS)) else f"{type(error).__name__}: "
+            line, passed = f"FAILED  {name:12s}{kind}{reason}", False
+        print(line, flush=True)
+        if not passed and name == "load":
+            break
+    return passed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bundle.checks", description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle_root", type=Path, default=ROOT, help="default: the checkout")
+    parser.add_argument("--overlay", type=Path, help="config merged over inference.yaml, e.g. a run's network.yaml")
+    parser.add_argument("--weights", type=Path, help="default: those of the config")
+    parser.add_argument("--image", type=Path, help="your own picture or volume; default: a phantom")
+    parser.add_argument("--layer", help="layer for Grad-CAM; default: the network's")
+    parser.add_argument("--out", type=Path, help="folder of the overlay")
+    arguments = parser.parse_args(argv)
+    cli.quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        draw_samples(Path(folder))
+        passed = run(
+            Checks(
+                arguments.bundle_root.absolute(), Path(folder), arguments.overlay, arguments.weights, arguments.image,
+                arguments.layer, arguments.out,
+            )
+        )  # fmt: skip
+    print("all checks passed" if passed else "at least one check failed")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    with cli.one_sentence_errors():
+        sys.exit(main())

@@ -1,0 +1,147 @@
+"""Export the network to ONNX: segmentation, class probabilities and evidence of a prepared image in one pass.
+
+    python -m bundle.export --overlay runs/mine/network.yaml --out model.onnx
+
+Input ``image``: float32 (B, C, *spatial_size) as `scripts.studies.PrepareStudyd` prepares it, any B. Outputs as of
+`scripts.inferers.MultiTaskInferer`: ``seg`` (B, 2, *spatial_size), ``probability`` (B, K), ``evidence`` (B, 1, *grid).
+Threshold, temperature, class names and the version of the bundle lie in the file's metadata. Needs the packages of the
+extra ``export``. TorchScript is written by MONAI: ``python -m monai.bundle ckpt_export``; the inferer takes it as a
+network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scripts.cli import one_sentence_errors, start_logging
+from scripts.inference import ROOT, Inference
+
+logger = logging.getLogger(__name__)
+
+OPSET = 17
+TOLERANCE = 1e-4
+
+
+class ExportedNetwork(nn.Module):
+    """What the inferer makes of a batch, as a module with tensors in and out.
+
+    Args:
+        inference: the loaded bundle.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        super().__init__()
+        self.network, self.inferer = inference.network, inference.inferer
+        self.names = ["seg", "probability", *(["evidence"] if inference.network.has_evidence else [])]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Outputs in the order of ``names``."""
+        output = self.inferer.infer(image, self.network)
+        return tuple(output[name] for name in self.names)
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"the package {name} is not installed; install the export extra: pip install '.[export]'"
+        ) from error
+
+
+def example(inference: Inference, size: Sequence[int], batch: int, seed: int = 0) -> Tensor:
+    """Images like prepared ones: normal in the foreground, exactly 0 in air, (batch, C, *size)."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn((batch, inference.network.in_channels, *size), generator=generator)
+    for axis, n in enumerate(size):
+        image.narrow(2 + axis, 0, n // 6).zero_()
+        image.narrow(2 + axis, n - n // 8, n // 8).zero_()
+    return image
+
+
+def export_onnx(inference: Inference, path: str | Path) -> dict[str, float]:
+    """Write the network as ONNX and compare it with torch on batches of one and three images.
+
+    Args:
+        inference: the loaded bundle, on the CPU.
+        path: of the file, written whole or not at all.
+
+    Returns:
+        largest difference of each output.
+
+    Raises:
+        ValueError: when a package is missing, or an output differs by more than 1e-4.
+    """
+    onnx, runtime = _package("onnx"), _package("onnxruntime")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = list(inference.preprocessing[0].size)
+    module = ExportedNetwork(inference).eval()
+    partial = path.with_name(path.name + ".partial")
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter that traces: the newer one follows values into the checks of the input and refuses. Its folding
+        # of constants drops a node that another one needs (torch 2.13); ONNX Runtime folds on loading.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (example(inference, size, 2),), str(partial), dynamo=False, opset_version=OPSET,
+            do_constant_folding=False,
+            input_names=["image"], output_names=module.names,
+            dynamic_axes={name: {0: "batch"} for name in ["image", *module.names]},
+        )  # fmt: skip
+    model = onnx.load(str(partial))
+    about = {
+        "threshold": repr(float(inference.network.threshold)),
+        "temperature": repr(float(inference.network.temperature)),
+        "classes": json.dumps(inference.classes),
+        "bundle_version": json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"],
+    }
+    for key, value in about.items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(partial))
+    session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+    differences = dict.fromkeys(module.names, 0.0)
+    for batch in (1, 3):
+        image = example(inference, size, batch, seed=batch)
+        with torch.no_grad():
+            expected = module(image)
+        for name, ours, theirs in zip(module.names, expected, session.run(None, {"image": image.numpy()}), strict=True):
+            differences[name] = max(differences[name], float(np.abs(ours.numpy() - theirs).max()))
+    worst = max(differences.values())
+    if not worst <= TOLERANCE:
+        partial.unlink()
+        raise ValueError(f"the exported network differs from the network by {worst:.2g}, at most {TOLERANCE} expected")
+    os.replace(partial, path)
+    return differences
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bundle.export", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="file to write, for example model.onnx")
+    parser.add_argument("--overlay", action="append", default=[], help="config merged over inference.yaml; repeatable")
+    parser.add_argument("--weights", help="state dict; else that of the overlay, else models/model.pt")
+    parser.add_argument("--bundle_root", default=str(ROOT), help="folder with configs/ and models/")
+    known = parser.parse_args(argv)
+    start_logging()
+    inference = Inference(known.bundle_root, known.weights, known.overlay, "cpu")
+    differences = export_onnx(inference, known.out)
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+    logger.info("%s: largest difference to torch: %s", known.out, shown)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

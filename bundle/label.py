@@ -1,0 +1,144 @@
+"""MONAI Label's stock `monaibundle` app with the released bundle, and a folder of phantoms to try it on.
+
+::
+
+    python -m bundle.label --out runs/label           # after make bundle; prints the commands to go on with
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bundle.release import NAME, ROOT
+from scripts import phantoms
+from scripts.cli import one_sentence_errors, start_logging
+
+ENVIRONMENT = ROOT / ".venv-label"
+SAMPLE_APP = Path("monailabel", "sample-apps", "monaibundle")
+STRATEGY = "most_uncertain"
+# Epistemic is monailabel's own strategy: the unlabeled image with the highest score, then the next. Its stock app does
+# not offer it. The scores come from bundle.label_sampling.
+ADDED = f'''
+
+# Added by TumorLens; everything above is the stock app.
+from monailabel.tasks.activelearning.epistemic import Epistemic  # noqa: E402
+
+_stock_strategies = MyApp.init_strategies
+MyApp.init_strategies = lambda self: {{**_stock_strategies(self), "{STRATEGY}": Epistemic()}}
+'''
+LABELED, VOLUMES, PICTURES = 3, 8, 6
+
+
+@dataclass
+class Label:
+    """A prepared app.
+
+    Attributes:
+        app: folder of the app, bundles in its ``model``.
+        studies: folder of images.
+        bundles: their names.
+    """
+
+    app: Path
+    studies: Path
+    bundles: list[str]
+
+    def command(self, python: str | Path, port: int = 8000, host: str = "127.0.0.1") -> list[str]:
+        """The command that starts the server, without any access to a network."""
+        return [
+            str(python), "-m", "monailabel.main", "start_server",
+            "--app", str(self.app), "--studies", str(self.studies), "--host", host, "--port", str(port),
+            "--conf", "models", ",".join(self.bundles), "--conf", "zoo_source", "local", "--conf", "sam2", "false",
+        ]  # fmt: skip
+
+
+def prepare_app(app: Path, bundles: Sequence[Path], environment: Path = ENVIRONMENT, sampling: bool = False) -> None:
+    """Copy the stock app and put bundles into its ``model`` folder.
+
+    Args:
+        app: the folder to make; an older one is replaced.
+        bundles: released folders.
+        environment: virtual environment that holds monailabel.
+        sampling: add the strategy that offers the most uncertain image next.
+
+    Raises:
+        FileNotFoundError: when the environment or a bundle is not there.
+    """
+    stock = environment / SAMPLE_APP
+    if not stock.is_dir():
+        raise FileNotFoundError(f"{environment} holds no MONAI Label ({SAMPLE_APP} is missing); run: make label")
+    for folder in bundles:
+        if not (folder / "configs" / "inference.yaml").is_file():
+            raise FileNotFoundError(f"{folder} holds no released bundle; run: make bundle RUN=runs/demo/ours")
+    shutil.rmtree(app, ignore_errors=True)
+    shutil.copytree(stock, app, ignore=shutil.ignore_patterns("logs", "model", "__pycache__"))
+    if sampling:
+        main = app / "main.py"
+        main.write_text(main.read_text(encoding="utf-8") + ADDED, encoding="utf-8")
+    for folder in bundles:
+        shutil.copytree(folder, app / "model" / folder.name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+
+
+def prepare_studies(studies: Path, seed: int = 0) -> None:
+    """Fill a folder with phantoms: volumes, of which some are labeled, and pictures. One that exists is left alone."""
+    if studies.exists():
+        return
+    with tempfile.TemporaryDirectory() as made:
+        phantoms.make_phantoms(made, seed=seed, patients=VOLUMES, singles=2 * PICTURES, progress=False)
+        labels = studies / "labels" / "final"
+        labels.mkdir(parents=True)
+        for image in sorted(Path(made, "patients").rglob("*_flair.nii.gz")):
+            shutil.copyfile(image, studies / image.name)
+            mask = image.with_name(image.name.replace("_flair", "_seg"))
+            # Training validates on a part of the labeled ones, which must show a tumor.
+            tumor = np.asarray(nib.load(mask).dataobj).any()  # type: ignore[attr-defined]
+            if tumor and len(list(labels.iterdir())) < LABELED:
+                shutil.copyfile(mask, labels / image.name)
+        # MONAI Label writes a result in the image's format: a JPG would blur the mask.
+        for image in sorted(Path(made, "singles").rglob("*.png"), key=lambda path: path.name)[:PICTURES]:
+            shutil.copyfile(image, studies / image.name)
+
+
+def prepare(out: Path, bundles: Sequence[Path], environment: Path = ENVIRONMENT, sampling: bool = True) -> Label:
+    """App and sample studies in one folder."""
+    label = Label(out / "app", out / "studies", [folder.name for folder in bundles])
+    prepare_app(label.app, bundles, environment, sampling)
+    prepare_studies(label.studies)
+    return label
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bundle.label", description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle", type=Path, action="append", help=f"released folder, repeatable; dist/{NAME}")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "label", help="default: runs/label")
+    parser.add_argument("--studies", help="your own folder of images, or the URL of a DICOMweb server")
+    parser.add_argument("--stock", action="store_true", help="leave the app as it is, without the added strategy")
+    arguments = parser.parse_args(argv)
+    start_logging()
+    label = prepare(arguments.out, arguments.bundle or [ROOT / "dist" / NAME], sampling=not arguments.stock)
+    command = label.command(ENVIRONMENT / "bin" / "python")
+    if arguments.studies:
+        command[command.index("--studies") + 1] = arguments.studies
+    print(
+        f"app      {label.app}\nstudies  {arguments.studies or label.studies}\n\nStart the server:\n\n    "
+        + " ".join(command)
+        + "\n\nThen, as docs/monai_label.md says in more detail:\n"
+        "  3D Slicer   module MONAILabel, server http://127.0.0.1:8000\n"
+        "  OHIF        http://127.0.0.1:8000/ohif/, with --studies URL of a DICOMweb server\n"
+        "  by hand     http://127.0.0.1:8000/ (the server's own page of its interface)\n"
+        f"  sampling    python -m bundle.label_sampling --model {label.bundles[0]}"
+    )
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

@@ -1,0 +1,123 @@
+"""What the page shows and hands out, as plain functions: volumes for the viewer, pictures, the verdict in words."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from bundle.predictor import Explanation, Prediction
+from scripts import overlays
+
+# Below this a heatmap is transparent: 2 % of the scale.
+FAINT = 0.02
+
+
+def verdict(prediction: Prediction) -> str:
+    """The answer in one sentence, with probability and threshold."""
+    numbers = f"tumor probability {prediction.probability:.1%}, threshold {prediction.threshold:.1%}"
+    if not prediction.verdict:
+        return f"No tumor detected ({numbers})"
+    name = prediction.predicted_class.replace("_", " ")
+    return f"Tumor detected{'' if name == 'tumor' else f', most probably {name}'} ({numbers})"
+
+
+def caption(explanation: Explanation) -> str:
+    """What is drawn over the image, in one or two sentences."""
+    where = "" if explanation.layer in ("", explanation.method) else f" at {explanation.layer}"
+    message = explanation.message[0].upper() + explanation.message[1:]
+    target = explanation.target.replace("_", " ")
+    return f"Heatmap: {explanation.method.replace('_', ' ')}{where}, target: {target}. {message}."
+
+
+def as_nifti(array: np.ndarray, affine: np.ndarray, low: float, high: float) -> bytes:
+    """An array as an uncompressed NIfTI file whose header fixes the range shown.
+
+    Without it the viewer stretches every map to its own extremes, and noise looks like a finding.
+
+    Args:
+        array: (rows, columns) of a picture, or (X, Y, Z).
+        affine: of a volume; a picture is laid out upright.
+        low, high: values shown as nothing and as the strongest color; both 0: the viewer chooses (for images).
+    """
+    if array.ndim == 2:
+        array, affine = picture_volume(array)
+    image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
+    image.header["cal_min"], image.header["cal_max"] = low, high
+    return image.to_bytes()
+
+
+def picture_volume(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A picture (rows, columns) as a volume of one slice, columns to the right and rows downward on the screen."""
+    return array.T[:, ::-1, None], np.eye(4)
+
+
+def layers(
+    prediction: Prediction, heatmap: np.ndarray | None, mask_opacity: float, heat_opacity: float
+) -> list[dict[str, Any]]:
+    """Overlays for the viewer: heatmap below, mask above.
+
+    Args:
+        prediction: of the image.
+        heatmap: float32 in [0, 1] on the image's grid, or None.
+        mask_opacity, heat_opacity: 0 to 1; a layer of opacity 0 is left out.
+    """
+    found: list[dict[str, Any]] = []
+    if heatmap is not None and heat_opacity > 0:
+        data = as_nifti(heatmap.astype(np.float32), prediction.affine, FAINT, 1.0)
+        found.append({"name": "heatmap.nii", "data": data, "colormap": "inferno", "opacity": heat_opacity})
+    if mask_opacity > 0 and prediction.mask.any():
+        data = as_nifti((prediction.mask > 0).astype(np.float32), prediction.affine, 0.5, 1.0)
+        found.append({"name": "mask.nii", "data": data, "colormap": "blue2cyan", "opacity": mask_opacity})
+    return found
+
+
+def shown_slice(prediction: Prediction) -> int:
+    """Of a volume's third axis: the slice with most of the mask, else the middle one."""
+    per_slice = prediction.mask.reshape(-1, prediction.mask.shape[-1]).sum(axis=0)
+    return int(per_slice.argmax()) if per_slice.any() else prediction.mask.shape[-1] // 2
+
+
+def overlay_png(image: np.ndarray, prediction: Prediction, heatmap: np.ndarray | None) -> bytes:
+    """Image, heatmap and predicted mask as one PNG; of a volume the slice of `shown_slice`, as stored.
+
+    Args:
+        image: gray values on the prediction's grid, (rows, columns) or (X, Y, Z[, C]), of which the first is taken.
+        prediction: of the image.
+        heatmap: float32 in [0, 1] on the grid, or None for none.
+    """
+    mask = (prediction.mask > 0).astype(np.uint8)
+    heat = np.zeros(mask.shape, np.float32) if heatmap is None else heatmap
+    if mask.ndim == 2:
+        planes = [np.asarray(part).T for part in (image, heat, mask)]
+    else:
+        number = shown_slice(prediction)
+        volume = image[..., 0] if image.ndim == 4 else image
+        planes = [np.asarray(part)[..., number] for part in (volume, heat, mask)]
+    plane = planes[0].astype(np.float32)
+    plane = plane - plane.min()
+    if not plane.any():
+        plane = plane + 1
+    picture = overlays.overlay(plane[None], planes[1][None], predicted=planes[2][None])
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def result_json(prediction: Prediction, explanation: Explanation | None, source: str, model: Mapping[str, Any]) -> str:
+    """Everything but the arrays, for the download."""
+    answer = {**prediction.to_json(), "source": source, "model": dict(model)}
+    if explanation is not None:
+        answer["explanation"] = {
+            "method": explanation.method,
+            "layer": explanation.layer,
+            "target": explanation.target,
+            "empty": explanation.empty,
+            "message": explanation.message,
+        }
+    return json.dumps(answer, indent=2)

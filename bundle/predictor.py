@@ -1,0 +1,400 @@
+"""The trained bundle as one object: load once, then predict and explain images from any thread.
+
+Example::
+
+    from bundle.predictor import Predictor
+
+    predictor = Predictor(overlay="runs/mine/network.yaml")
+    prediction = predictor.predict("image.jpg")
+    print(prediction.probability, prediction.verdict, prediction.flags)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from scripts.explain import methods
+from scripts.explain.maps import is_empty, upsample
+from scripts.explain.targets import ClassScore, LogitTarget, SegmentationRegion, Target, TumorLogOdds
+from scripts.inference import ROOT, Inference, slices_first
+from scripts.postprocessing import RestoreStudyd, evidence_scale
+from scripts.studies import Study, to_unit
+
+__all__ = ["Explanation", "Prediction", "Predictor", "Uncertainty"]
+
+Image = str | Path | Sequence[str | Path] | np.ndarray
+
+
+@dataclass
+class Uncertainty:
+    """How far predictions of the same image in other views (mirrored, shifted, other contrast) lie apart.
+
+    Attributes:
+        probability_std: standard deviation of the tumor probability.
+        map: standard deviation of each voxel's tumor probability, float32 on the input grid.
+        views: how many predictions were compared.
+    """
+
+    probability_std: float
+    map: np.ndarray
+    views: int
+
+
+@dataclass
+class Prediction:
+    """What one forward pass says about an image.
+
+    Grids: of a picture (rows, columns), as ``np.asarray(PIL.Image)``; of a volume (X, Y, Z) in the file's own order.
+
+    Attributes:
+        source: the file, or "the array".
+        probability: of any tumor, 0 to 1, calibrated.
+        probabilities: of each class by name, sum 1.
+        slice_probabilities: of any tumor, one a slice of ``plane`` (None: slice not read); None for a picture.
+        plane: in which a volume was cut, or None.
+        verdict: whether the probability reaches the threshold.
+        threshold: chosen in training, kept in the weights.
+        predicted_class: name of class 0 if the verdict is no tumor, else of the most probable tumor class.
+        mask: uint8 on the input grid, 0 background.
+        evidence: float32 on the input grid in [0, 1], the same scale for all images, see
+            `scripts.postprocessing.evidence_scale`; None for a network without an evidence head.
+        affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
+        flags: {"code", "message"[, "slices"]}, what speaks against trusting the result.
+        scores: further numbers that judge the input, by name.
+        uncertainty: where it was asked for.
+    """
+
+    source: str
+    probability: float
+    probabilities: dict[str, float]
+    slice_probabilities: list[float | None] | None
+    plane: str | None
+    verdict: bool
+    threshold: float
+    predicted_class: str
+    mask: np.ndarray
+    evidence: np.ndarray | None
+    affine: np.ndarray
+    flags: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    uncertainty: Uncertainty | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays, as values that `json.dumps` takes; sizes and maxima in place of the arrays."""
+        return {
+            "source": self.source,
+            "tumor_detected": self.verdict,
+            "tumor_probability": self.probability,
+            "threshold": self.threshold,
+            "predicted_class": self.predicted_class,
+            "class_probabilities": self.probabilities,
+            "slice_probabilities": self.slice_probabilities,
+            "plane": self.plane,
+            "shape": list(self.mask.shape),
+            "affine": self.affine.tolist(),
+            "tumor_voxels": int((self.mask > 0).sum()),
+            "evidence_maximum": None if self.evidence is None else float(self.evidence.max()),
+            "probability_std": None if self.uncertainty is None else self.uncertainty.probability_std,
+            "scores": self.scores,
+            "flags": self.flags,
+        }
+
+
+@dataclass
+class Explanation:
+    """A heatmap of an image.
+
+    Attributes:
+        map: float32 in [0, 1] on the input grid, 1 = strongest. Of the method "evidence" on its absolute scale, as in
+            `Prediction`; of the others divided by the largest value in the image, or in the volume.
+        method, layer, target: what was explained, where and by which method.
+        empty: nothing found: the map is 0 everywhere.
+        message: one sentence on the map, to be shown with it.
+        slices: of a volume, those that were explained; None for a picture.
+        affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
+    """
+
+    map: np.ndarray
+    method: str
+    layer: str
+    target: str
+    empty: bool
+    message: str
+    slices: list[int] | None = None
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+
+class Predictor:
+    """Predicts and explains images; its network and pipeline are those of ``configs/inference.yaml``.
+
+    Args:
+        bundle_root: folder that holds ``configs`` and ``models``.
+        weights: state dict; None: those that the overlay names, else ``models/model.pt``.
+        overlay: config files merged over ``configs/inference.yaml``, for example a run's ``network.yaml``.
+        device: "cpu", "cuda", ...; None: as the config says.
+
+    Attributes:
+        network, device, weights, classes: see `scripts.inference.Inference`.
+
+    Raises:
+        FileNotFoundError: when the config or the weights do not exist.
+        ValueError: when the weights do not fit the network.
+
+    All methods may be called from several threads at once.
+    """
+
+    def __init__(
+        self,
+        bundle_root: str | Path = ROOT,
+        weights: str | Path | None = None,
+        overlay: str | Path | Sequence[str | Path] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.bundle_root = Path(bundle_root)
+        self._inference = Inference(bundle_root, weights, overlay, device)
+        self.network, self.device = self._inference.network, self._inference.device
+        self.weights, self.classes = self._inference.weights, self._inference.classes
+        # As the network sees a slice, in pixels.
+        self.spatial_size: list[int] = self._inference.preprocessing[0].size
+        self._explaining = threading.Lock()
+
+    def predict(
+        self,
+        image: Image,
+        affine: np.ndarray | None = None,
+        foreground: str | Path | np.ndarray | None = None,
+        uncertainty: bool = False,
+        *,
+        slice: int | None = None,
+        plane: str | None = None,
+        channel: int | None = None,
+        name: str | None = None,
+    ) -> Prediction:
+        """Predict one image.
+
+        Args:
+            image: a file (PNG, JPG, ..., NIfTI of two to four axes, folder with a DICOM series), several files (one a
+                channel), or an array: (rows, columns) gray values of a picture, or (X, Y[, Z[, C]]) with an affine.
+            affine: 4x4 of an array of a volume, voxel indices to RAS+ millimeters.
+            foreground: the user's own mask of the head, on the image's grid; None: it is computed.
+            uncertainty: predict several views of the image and say how far they lie apart (7 passes in place of 1).
+            slice: one slice of a volume alone; None: all.
+            plane: to cut a volume in; None: as the config says.
+            channel: of a 4D volume; None: as the config says.
+            name: what errors call an array.
+
+        Raises:
+            ValueError: when the image cannot be read, does not fit the network or shows no head; names the file.
+        """
+        item = self._prepare(image, affine, foreground, slice, plane, channel, name)
+        return self._finish(item, self._inference.infer(item), uncertainty)
+
+    @overload
+    def predict_batch(self, images: Sequence[Image | Mapping[str, Any]]) -> list[Prediction]: ...
+
+    @overload
+    def predict_batch(
+        self, images: Sequence[Image | Mapping[str, Any]], errors: Literal["return"]
+    ) -> list[Prediction | ValueError]: ...
+
+    def predict_batch(self, images: Sequence[Image | Mapping[str, Any]], errors: str = "raise") -> Any:
+        """Predict several images, their slices in common passes of the network.
+
+        Results equal those of `predict` up to rounding (about 1e-6), as convolutions sum in another order in another
+        batch.
+
+        Args:
+            images: each an image, or a dictionary of the arguments of `predict`.
+            errors: "raise" the first error, or "return" it in the place of its prediction.
+
+        Returns:
+            one prediction an image, in order.
+        """
+        if errors not in ("raise", "return"):
+            raise ValueError(f"errors is 'raise' or 'return', got {errors!r}")
+        prepared: list[tuple[dict[str, Any], bool] | ValueError] = []
+        for image in images:
+            given = dict(image) if isinstance(image, Mapping) else {"image": image}
+            ask = bool(given.pop("uncertainty", False))
+            try:
+                prepared.append((self._prepare(**given), ask))
+            except ValueError as error:
+                if errors == "raise":
+                    raise
+                prepared.append(error)
+        items = [entry for entry in prepared if not isinstance(entry, ValueError)]
+        outputs = iter(self._inference.infer_together([item for item, _ in items]))
+        return [
+            entry if isinstance(entry, ValueError) else self._finish(entry[0], next(outputs), entry[1])
+            for entry in prepared
+        ]
+
+    def explain(
+        self,
+        image: Image,
+        method: str = "evidence",
+        layer: str | None = None,
+        target: str | int | None = None,
+        slice: int | None = None,
+        *,
+        affine: np.ndarray | None = None,
+        foreground: str | Path | np.ndarray | None = None,
+        plane: str | None = None,
+        channel: int | None = None,
+        name: str | None = None,
+    ) -> Explanation:
+        """Explain one image.
+
+        Args:
+            image, affine, foreground, slice, plane, channel, name: as in `predict`. Without ``slice`` every slice of a
+                volume is explained, which takes long with the perturbing methods.
+            method: one of `scripts.explain.methods.METHODS`.
+            layer: dotted name or alias, for the methods that explain layers; None: the default layer.
+            target: "tumor" (log-odds of any tumor, the default), a class by name or number, or "segmentation" (the
+                tumor logit in the predicted mask).
+
+        Raises:
+            ValueError: for an unknown method, layer or target, or an image as in `predict`.
+        """
+        item = self._prepare(image, affine, foreground, slice, plane, channel, name)
+        study = Study.of(item["image"])
+        stack = slices_first(item["image"])
+        mask = item["foreground"]
+        masks = mask.movedim(-1, 0) if study.plane else mask[None]
+        aim, output = self._target(target, method)
+        maps, used, raw_layer = [], aim.name, ""
+        size = self._inference.inferer.batch_size
+        for start in range(0, len(stack), size):
+            x, inside = (part[start : start + size].contiguous().to(self.device) for part in (stack, masks))
+            with self._explaining:  # hooks are set on the one network
+                found = methods.explain(
+                    self.network,
+                    x,
+                    method,
+                    layer if layer is not None or methods.METHODS.get(method) != "layer" else self._layer(output),
+                    aim,
+                    forward_kwargs={"output": output},
+                    foreground=inside.to(x.dtype),
+                    foreground_kwarg="foreground",
+                    options={"cam": {"cancelled": "empty"}} if method in methods.cam.METHODS else None,
+                )
+            (_, raw_layer), value = next(iter(found.maps.items()))
+            maps.append(upsample(value.float(), x.shape[2:]).cpu())
+        return self._explanation(torch.cat(maps), study, method, raw_layer, used)
+
+    def _explanation(self, maps: Tensor, study: Study, method: str, layer: str, target: str) -> Explanation:
+        empty = bool(is_empty(maps).all())
+        on_units = [
+            to_unit(value.clamp(min=0), placement, study.unit_shape)[0]
+            for value, placement in zip(maps, study.placements, strict=True)
+        ]
+        if method == "evidence":
+            on_units = [evidence_scale(value, self.network.temperature.float().cpu()) for value in on_units]
+            message = "evidence on an absolute scale: 0 none, 0.9 calibrated odds of 19 to 1"
+        else:
+            largest = max(float(value.max()) for value in on_units)
+            on_units = [value / largest if largest > 0 else value for value in on_units]
+            message = "divided by its largest value: shows where, not how much"
+        if empty:
+            message = "nothing speaks for the target: the map is empty"
+        array = study.restore(on_units).numpy()
+        slices = [p.index for p in study.placements] if study.plane else None
+        affine = np.asarray(study.affine, dtype=float)
+        return Explanation(array.T if study.picture else array, method, layer, target, empty, message, slices, affine)
+
+    def _layer(self, output: str) -> str:
+        """Layer that is explained when none is asked for."""
+        if output == "seg":
+            return f"upsamples.{len(self.network.upsamples) - 1}"
+        return self.network.default_cam_layer
+
+    def _target(self, target: str | int | None, method: str) -> tuple[Target, str]:
+        """The explained score, and the network's output that it reads."""
+        if target is None or target == "tumor":
+            aim: Target = TumorLogOdds()
+        elif target == "segmentation":
+            aim = SegmentationRegion()
+        elif isinstance(target, str) and target in self.classes:
+            aim = ClassScore(self.classes.index(target))
+        elif isinstance(target, int) and not isinstance(target, bool) and 0 <= target < len(self.classes):
+            aim = ClassScore(target)
+        else:
+            raise ValueError(
+                f"target is 'tumor', 'segmentation', one of the classes {', '.join(self.classes)} or its number, "
+                f"got {target!r}"
+            )
+        if method == "evidence" and not self.network.has_evidence:
+            raise ValueError("this network has no evidence head; choose another method, for example 'gradcam'")
+        return aim, "cls" if isinstance(aim, LogitTarget) else "seg"
+
+    def _prepare(
+        self,
+        image: Image,
+        affine: np.ndarray | None = None,
+        foreground: str | Path | np.ndarray | None = None,
+        slice: int | None = None,
+        plane: str | None = None,
+        channel: int | None = None,
+        name: str | None = None,
+    ) -> dict[str, Any]:
+        """The item that the pipeline makes of an image."""
+        item: dict[str, Any] = {"image": image, "affine": affine, "name": name}
+        given = {"foreground": foreground, "slice": slice, "plane": plane, "channel": channel}
+        item |= {key: value for key, value in given.items() if value is not None}
+        if isinstance(image, np.ndarray) and image.ndim == 2 and affine is None:
+            item["image"] = image.T
+            if isinstance(foreground, np.ndarray):
+                item["foreground"] = foreground.T
+        elif isinstance(image, Path):
+            item["image"] = str(image)
+        return self._inference.prepare(item)
+
+    def _finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor], uncertainty: bool) -> Prediction:
+        done = self._inference.finish(item, output)
+        result, mask = done["result"], done["pred"]
+        study = Study.of(item["image"])
+
+        def on_grid(value: MetaTensor) -> np.ndarray:
+            array = value.as_tensor()[0].numpy()
+            return np.ascontiguousarray(array.T) if study.picture else array
+
+        return Prediction(
+            source=str(mask.meta["filename_or_obj"]),
+            probability=result["tumor_probability"],
+            probabilities=result["class_probabilities"],
+            slice_probabilities=result["slice_probabilities"],
+            plane=result["plane"],
+            verdict=result["tumor_detected"],
+            threshold=result["threshold"],
+            predicted_class=result["predicted_class"],
+            mask=on_grid(mask),
+            evidence=on_grid(done["evidence"]) if "evidence" in done else None,
+            affine=np.asarray(mask.affine, dtype=float),
+            flags=result["flags"],
+            scores=result.get("scores", {}),
+            uncertainty=self._uncertainty(item, study) if uncertainty else None,
+        )
+
+    def _uncertainty(self, item: Mapping[str, Any], study: Study) -> Uncertainty:
+        views = {
+            key: value[0].cpu()
+            for key, value in self._inference.inferer.views(item["image"][None].to(self.device), self.network).items()
+        }
+        count = views["probability"].shape[1]
+        restore = next(step for step in self._inference.postprocessing if isinstance(step, RestoreStudyd))
+        tumor = [1 - float(restore.probability(views["probability"][:, i], study)[0]) for i in range(count)]
+        units = [
+            to_unit(value, placement, study.unit_shape)[0]
+            for value, placement in zip(views["seg_std"], study.placements, strict=True)
+        ]
+        array = study.restore(units).numpy()
+        return Uncertainty(float(np.std(tumor)), array.T if study.picture else array, count)

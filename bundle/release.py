@@ -1,0 +1,240 @@
+"""The release: a self-contained MONAI bundle in a folder and a zip file, checked by MONAI's own commands.
+
+::
+
+    python -m bundle.release --run runs/mine          # weights and values of a run
+    python -m bundle.release                          # models/model.pt and the configs as they are
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from bundle import model_card
+from bundle.config_values import set_values
+from scripts import runs
+from scripts.checkpoint_files import WEIGHTS, load_weights
+from scripts.cli import one_sentence_errors, start_logging
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "brain_tumor_lens_segmentation"
+# What belongs to the bundle; everything else of the checkout (tests, runs, data, benchmarks) does not.
+# Overlays of experiments (configs/*/) are of the checkout too.
+CONTENT = {
+    "configs": ("*.yaml", "*.json", "*.conf"),
+    "scripts": ("**/*.py", "**/*.j2"),
+    "transforms": ("**/*.py",),
+}
+LEFT_OUT = {"configs/smoke.yaml"}  # of the tests
+DOCS = ("README.md", "data_license.txt", "metadata.schema.json")
+VALUES = ("spatial_size", "num_classes", "network_def", "classes")
+# One time for all files, so that the same content gives the same zip file.
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass
+class Weights:
+    """Weights to release, the config values they need, and what is known about them.
+
+    Attributes:
+        path: a plain state dict.
+        values: by id of ``inference.yaml``; empty: the configs fit as they are.
+        data_source: a sentence on the training data; None: as ``metadata.json`` says.
+        figures: from `bundle.model_card.evaluated`.
+    """
+
+    path: Path
+    values: dict[str, Any] = field(default_factory=dict)
+    data_source: str | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def find_weights(run: Path | None, root: Path = ROOT) -> Weights:
+    """Weights of a run's last stage, or those in ``models``.
+
+    Raises:
+        FileNotFoundError: when there are none.
+    """
+    if run is None:
+        path = root / "models" / WEIGHTS
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no weights to release: {path} does not exist; give the run that trained them, "
+                "as in: make bundle RUN=runs/demo/ours"
+            )
+        return Weights(path)
+    folder = runs.last_stage(run)
+    config = yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8"))
+    overlay = run / "network.yaml"
+    if overlay.is_file():
+        classes = yaml.safe_load(overlay.read_text(encoding="utf-8"))["classes"]
+    else:
+        classes = runs.read_datalist(config["datalist_file"], config["dataset_dir"])["classes"]
+    values = {**{key: config[key] for key in VALUES if key != "classes"}, "classes": dict(classes)}
+    return Weights(folder / WEIGHTS, values, model_card.data_description(config), model_card.evaluated(run))
+
+
+def content(root: Path) -> Iterator[Path]:
+    """Files of the checkout that belong to the bundle, relative to ``root``, in order."""
+    for folder, patterns in CONTENT.items():
+        found = {path for pattern in patterns for path in (root / folder).glob(pattern)}
+        for path in sorted(found):
+            name = path.relative_to(root)
+            if name.as_posix() not in LEFT_OUT and "__pycache__" not in name.parts:
+                yield name
+    yield Path("LICENSE")
+    for doc in DOCS:
+        if (root / "docs" / doc).is_file():
+            yield Path("docs", doc)
+
+
+def write_configs(folder: Path, weights: Weights) -> None:
+    """Write the values of the weights into the released configs, and what follows from them into ``metadata.json``."""
+    inference, train = (folder / "configs" / name for name in ("inference.yaml", "train.yaml"))
+    if weights.values:
+        inference.write_text(set_values(inference.read_text(encoding="utf-8"), weights.values), encoding="utf-8")
+        # The number of classes follows from the datalist or, in MONAI Label, from the classes.
+        own = {key: value for key, value in weights.values.items() if key != "num_classes"}
+        train.write_text(set_values(train.read_text(encoding="utf-8"), own), encoding="utf-8")
+    parser = ConfigParser()
+    parser.read_config(str(inference))
+    network = parser.get_parsed_content("network_def")
+    load_weights(network, weights.path)
+    strides: list[int] = network.total_stride
+    meta_file = folder / "configs" / "metadata.json"
+    meta = json.loads(meta_file.read_text(encoding="utf-8"))
+    if weights.data_source is not None:
+        meta["data_source"] = weights.data_source
+    if weights.figures:
+        meta["eval_metrics"] = weights.figures
+    for part in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
+        part["spatial_shape"] = [f"{stride}*n" for stride in strides]
+    channels = parser.get_parsed_content("network_def#in_channels")
+    image = meta["network_data_format"]["inputs"]["image"]
+    if image["num_channels"] != channels:
+        image.update(num_channels=channels, channel_def={str(i): f"channel {i}" for i in range(channels)})
+    meta_file.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    # monai.bundle.load reads JSON alone and builds the network from <workflow_type>.json.
+    raw = yaml.safe_load(inference.read_text(encoding="utf-8"))
+    definition = {**raw["network_def"], "num_classes": parser.get_parsed_content("num_classes")}
+    runs.write_json({"bundle_root": ".", "network_def": definition}, folder / "configs" / "infer.json")
+
+
+def write_docs(folder: Path, weights: Weights) -> None:
+    """Write data terms and a minimal model card where the checkout has none."""
+    meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    inference = yaml.safe_load((folder / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    docs = folder / "docs"
+    texts = {
+        "data_license.txt": lambda: model_card.data_license(meta["data_source"]),
+        "README.md": lambda: model_card.model_card(meta, inference, meta.get("eval_metrics", {})),
+    }
+    for name, text in texts.items():
+        if not (docs / name).is_file():
+            (docs / name).write_text(text(), encoding="utf-8")
+
+
+def write_zip(folder: Path, path: Path) -> None:
+    """Pack a folder, under its own name, into a zip file; the same content gives the same bytes."""
+    partial = path.with_name(path.name + ".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            info = zipfile.ZipInfo(f"{folder.name}/{file.relative_to(folder).as_posix()}", ZIP_TIME)
+            info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(info, file.read_bytes())
+    os.replace(partial, path)
+
+
+def verify(folder: Path) -> None:
+    """Run `bundle.verification` in a process of its own; its lines go to standard output.
+
+    Raises:
+        ValueError: when a check fails.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-B", str(Path(__file__).with_name("verification.py")), str(folder)],
+        capture_output=True, text=True, encoding="utf-8", env=environment,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("ok ", "FAILED"))]
+    print("\n".join(lines))
+    if done.returncode:
+        failed = "; ".join(line for line in lines if line.startswith("FAILED")) or done.stderr.strip()[-500:]
+        raise ValueError(f"the release does not pass its checks: {failed}")
+
+
+def release(
+    out: Path, run: Path | None = None, name: str = NAME, root: Path = ROOT, metadata: Mapping[str, Any] | None = None
+) -> Path:
+    """Build, check and pack the release.
+
+    Args:
+        out: gets ``<name>/`` and ``<name>.zip``; older ones are replaced once the new ones passed.
+        run: run folder whose weights and values are released; None: ``models/model.pt``.
+        name: of the folder. MONAI Label reads the task from it: it ends in ``_segmentation``.
+        root: checkout.
+        metadata: values that replace those of ``metadata.json``.
+
+    Returns:
+        the folder.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        ValueError: when the weights do not fit the configs, the name is unfit, or a check fails.
+    """
+    if not name.endswith("_segmentation") or "classification" in name or "detection" in name:
+        raise ValueError(f"a release is named ..._segmentation, as MONAI Label reads the task from it; got {name!r}")
+    weights = find_weights(run, root)
+    partial = out / ".partial" / name
+    shutil.rmtree(partial.parent, ignore_errors=True)
+    for file in content(root):
+        target = partial / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / file, target)
+    (partial / "models").mkdir()
+    shutil.copyfile(weights.path, partial / "models" / WEIGHTS)
+    if metadata:
+        path = partial / "configs" / "metadata.json"
+        runs.write_json({**json.loads(path.read_text(encoding="utf-8")), **metadata}, path)
+    write_configs(partial, weights)
+    write_docs(partial, weights)
+    verify(partial)
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    partial.parent.rmdir()
+    write_zip(folder, out / f"{name}.zip")
+    return folder
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bundle.release", description=__doc__.split("\n")[0])
+    parser.add_argument("--run", type=Path, help="run whose weights are released; default: models/model.pt")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist")
+    parser.add_argument("--name", default=NAME, help=f"default: {NAME}")
+    arguments = parser.parse_args(argv)
+    start_logging()
+    folder = release(arguments.out, arguments.run, arguments.name)
+    print(f"{folder}\n{folder.with_suffix('.zip')} ({folder.with_suffix('.zip').stat().st_size / 2**20:.1f} MB)")
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

@@ -1,0 +1,93 @@
+"""Answers of the service, with units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    detail: Any = Field(description="the reason, one sentence; for parameters of a wrong type a list of what is wrong")
+
+
+class Health(BaseModel):
+    """State of the service."""
+
+    status: str = Field(description="ok")
+    waiting: int = Field(description="requests that wait for the network, about")
+
+
+class Model(BaseModel):
+    """The loaded bundle."""
+
+    name: str
+    version: str
+    task: str
+    intended_use: str
+    classes: list[str] = Field(description="by index; the first is no tumor")
+    threshold: float = Field(description="tumor probability from which on a tumor counts as detected, 0 to 1")
+    temperature: float = Field(description="by which logits are divided before the softmax")
+    input_size_pixels: list[int] = Field(description="of a slice as the network sees it")
+    input_channels: int
+    parameters: int
+    methods: list[str] = Field(description="of /explain")
+    default_layer: str
+    layers: list[str] = Field(description="whole blocks, fit for /explain")
+    notice: str
+
+
+class EncodedArray(BaseModel):
+    """An array on the grid of the uploaded image."""
+
+    format: str = Field(description="png (a picture; maps are times 255) or nii.gz (a volume, with its affine)")
+    data: str = Field(description="base64")
+
+
+class Flag(BaseModel):
+    """What speaks against trusting the result."""
+
+    code: str
+    message: str
+    slices: list[int] | None = Field(default=None, description="of a volume, those concerned")
+
+
+class MultitaskAnswer(BaseModel):
+    """Prediction for one image or volume."""
+
+    source: str = Field(description="name of the uploaded file")
+    tumor_detected: bool = Field(description="whether the probability reaches the threshold")
+    tumor_probability: float = Field(description="of any tumor, calibrated, 0 to 1")
+    threshold: float = Field(description="0 to 1, chosen on validation data, kept in the weights")
+    predicted_class: str
+    class_probabilities: dict[str, float] = Field(description="0 to 1, sum 1")
+    slice_probabilities: list[float | None] | None = Field(
+        description="of a volume: tumor probability of each slice of the plane, null where a slice was not read"
+    )
+    plane: str | None = Field(description="in which a volume was cut")
+    shape: list[int] = Field(description="of mask and evidence: rows, columns; or X, Y, Z of a volume")
+    affine: list[list[float]] = Field(description="voxel indices to RAS+ millimeters; identity of a picture")
+    tumor_voxels: int = Field(description="pixels or voxels of the mask")
+    evidence_maximum: float | None = Field(description="0 none, 0.9: calibrated odds of 19 to 1")
+    probability_std: float | None = Field(description="over several views of the image, where asked for; 0 to 0.5")
+    scores: dict[str, float] = Field(description="further numbers that judge the input")
+    flags: list[Flag]
+    mask: EncodedArray | None = Field(description="0 background, 1 tumor")
+    evidence: EncodedArray | None = Field(description="0 to 1 on an absolute scale; null without an evidence head")
+    notice: str
+
+
+class ExplanationAnswer(BaseModel):
+    """Heatmap of one image or volume."""
+
+    method: str
+    layer: str
+    target: str
+    empty: bool = Field(description="nothing found: the map is 0 everywhere")
+    message: str = Field(description="to be shown with the map")
+    slices: list[int] | None = Field(description="of a volume, those that were explained")
+    shape: list[int] = Field(description="rows, columns; or X, Y, Z of a volume")
+    map: EncodedArray = Field(description="0 to 1, 1 = strongest")
+    notice: str

@@ -1,0 +1,194 @@
+"""MONAI's own checks of a released bundle, run from its folder with nothing of the repository on the path.
+
+python bundle/verification.py dist/brain_tumor_lens_segmentation
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai import bundle
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+META, INFERENCE, TRAIN, SCHEMA = (
+    "configs/metadata.json",
+    "configs/inference.yaml",
+    "configs/train.yaml",
+    "docs/metadata.schema.json",
+)
+MAX_BYTES = 25 * 2**20
+TOLERANCE = 1e-4
+# The model zoo's rules: what a bundle holds, https://github.com/Project-MONAI/model-zoo/blob/dev/CONTRIBUTING.md
+REQUIRED = ("LICENSE", META, INFERENCE, TRAIN, "docs/README.md", "docs/data_license.txt", "models/model.pt")
+
+
+class Failure(Exception):
+    """What a check found wrong, in one sentence."""
+
+
+def files() -> str:
+    """The files that the model zoo asks for are there, and none is larger than 25 MB."""
+    missing = [name for name in REQUIRED if not Path(name).is_file()]
+    if missing:
+        raise Failure(f"missing: {', '.join(missing)}")
+    found = {path: path.stat().st_size for path in Path().rglob("*") if path.is_file()}
+    large = [f"{path} ({size / 2**20:.1f} MB)" for path, size in found.items() if size > MAX_BYTES]
+    if large:
+        raise Failure(f"larger than 25 MB: {', '.join(large)}")
+    return f"{len(found)} files, the largest {max(found.values()) / 2**20:.1f} MB"
+
+
+def changelog() -> str:
+    """The version is in the changelog and newest there; authors and license are named."""
+    meta = json.loads(Path(META).read_text(encoding="utf-8"))
+    version, entries = meta.get("version"), list(meta.get("changelog", {}))
+    if version not in entries or max(entries, key=lambda v: [int(n) for n in v.split(".")]) != version:
+        raise Failure(f"version {version!r} is not the newest entry of the changelog, which has {entries}")
+    unnamed = [key for key in ("authors", "copyright", "license", "description") if not meta.get(key)]
+    if unnamed:
+        raise Failure(f"metadata.json does not say: {', '.join(unnamed)}")
+    return f"version {version} by {meta['authors']}"
+
+
+def verify_metadata() -> str:
+    """`monai.bundle verify_metadata`, against the schema that lies beside."""
+    bundle.verify_metadata(meta_file=META, filepath=SCHEMA)
+    return f"fits {SCHEMA}"
+
+
+def verify_net_in_out() -> str:
+    """`monai.bundle verify_net_in_out`."""
+    bundle.verify_net_in_out(net_id="network_def", meta_file=META, config_file=INFERENCE, n=4)
+    return "shapes as metadata.json says"
+
+
+def network() -> Any:
+    """The network of ``inference.yaml`` with the weights, keys compared strictly."""
+    parser = ConfigParser()
+    parser.read_config(INFERENCE)
+    return parser.get_parsed_content("network").eval()
+
+
+def sample_input() -> torch.Tensor:
+    """Noise of the size that the config names, with an air border."""
+    parser = ConfigParser()
+    parser.read_config(INFERENCE)
+    size = list(parser.get_parsed_content("spatial_size"))
+    shape = (1, int(parser.get_parsed_content("network_def#in_channels")), *size)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for axis, length in enumerate(size):
+        at = torch.arange(length)
+        inside = (at >= length // 8) & (at < length - length // 8)
+        noise = noise * inside.view(-1, *[1] * (len(size) - 1 - axis))
+    return noise
+
+
+def ckpt_export() -> str:
+    """`monai.bundle ckpt_export` writes ``models/model.ts``, which gives what the network gives, evidence included."""
+    bundle.ckpt_export(
+        net_id="network_def",
+        filepath="models/model.ts",
+        ckpt_file="models/model.pt",
+        meta_file=META,
+        config_file=INFERENCE,
+    )
+    scripted, image = torch.jit.load("models/model.ts", map_location="cpu").eval(), sample_input()
+    with torch.no_grad():
+        ours, theirs = network().cpu().multitask(image), scripted.multitask(image)
+    if ours.keys() != theirs.keys():
+        raise Failure(f"model.ts gives {sorted(theirs)}, the network {sorted(ours)}")
+    worst = max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
+    if worst > TOLERANCE:
+        raise Failure(f"model.ts differs from the network by {worst:.2g}, allowed {TOLERANCE:g}")
+    return f"{', '.join(sorted(ours))} within {worst:.1g} of the network"
+
+
+def load() -> str:
+    """`monai.bundle.load` gives the network, the weights and the TorchScript module."""
+    here, own = Path.cwd(), network().state_dict()
+    place = {"name": here.name, "bundle_dir": str(here.parent), "device": "cpu"}
+    built = bundle.load(workflow_type="infer", **place)
+    if not isinstance(built, torch.nn.Module):
+        raise Failure(f"load(workflow_type='infer') gives a {type(built).__name__}, expected the network")
+    state = bundle.load(model_file="models/model.pt", **place)
+    for given in (built.state_dict(), state):
+        if given.keys() != own.keys() or any(not torch.equal(given[key].cpu(), own[key].cpu()) for key in own):
+            raise Failure("load gives other weights than models/model.pt")
+    scripted, meta, _ = bundle.load(load_ts_module=True, **place)
+    if not hasattr(scripted, "multitask") or "network_data_format" not in meta:
+        raise Failure("load(load_ts_module=True) gives a module without 'multitask', or without metadata")
+    return "network, state dict and TorchScript"
+
+
+def workflows() -> str:
+    """Both configs have every property that MONAI asks of an inference or a training workflow, on a few phantoms."""
+    datalists, phantoms = (importlib.import_module(f"scripts.{name}") for name in ("datalists", "phantoms"))
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "singles"
+        phantoms.make_phantoms(folder, seed=0, patients=0, singles=12, progress=False)
+        datalist, _ = datalists.image_folder(data, name="phantoms", progress=False)
+        datalists.write(datalist, Path(folder) / "list.json")
+        given = {
+            "infer": {"input": str(next((data / "images").rglob("*.png")))},
+            "train": {"dataset_dir": str(data), "datalist_file": f"{folder}/list.json", "run_dir": f"{folder}/run"},
+        }
+        for kind, name in (("infer", INFERENCE), ("train", TRAIN)):
+            workflow = ConfigWorkflow(
+                workflow_type=kind, config_file=name, meta_file=META, logging_file=False, **given[kind]
+            )
+            workflow.parser.parse(reset=True)
+            # Initializing would start a training; check_properties only builds what the config describes.
+            workflow._is_initialized = True
+            wrong = workflow.check_properties()
+            if wrong:
+                raise Failure(f"{name} lacks {', '.join(wrong)}")
+    return "inference.yaml and train.yaml are complete"
+
+
+CHECKS: tuple[Callable[[], str], ...] = (
+    changelog,
+    verify_metadata,
+    verify_net_in_out,
+    ckpt_export,
+    load,
+    workflows,
+    files,
+)
+
+
+def verify(folder: str | Path) -> bool:
+    """Run all checks in a bundle's folder and print one line each; True if all passed.
+
+    Changes the current folder and the import path: meant for a process of its own.
+    """
+    os.chdir(folder)
+    sys.path[0] = str(Path.cwd())
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    passed = True
+    for check in CHECKS:
+        try:
+            line = f"ok      {check.__name__:18s} {check()}"
+        except Exception as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # MONAI wraps an error once for each config item
+                cause = cause.__cause__
+            line, passed = f"FAILED  {check.__name__:18s} {type(cause).__name__}: {cause}", False
+        print(line)
+    return passed
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("expected: python bundle/verification.py FOLDER")
+    sys.exit(0 if verify(sys.argv[1]) else 1)

@@ -1,0 +1,129 @@
+"""From slices to volumes and patients: Dice over all slices together, and a diagnosis by a stated rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scripts.bootstrap import case_summary
+from scripts.metrics import diagnosis_metrics
+
+__all__ = ["SLICES_FOR_TUMOR", "group_rows", "patient_summary", "volume_summary"]
+
+SLICES_FOR_TUMOR = 2
+DICE_RULE = (
+    "2 x overlap / (true + predicted), each summed over the slices that were evaluated, in pixels of the image "
+    "(slices are scaled to the network's grid one by one)"
+)
+DIAGNOSIS_RULE = (
+    f"tumor if at least {SLICES_FOR_TUMOR} of its evaluated slices (or its only one) reach the threshold of a slice; "
+    f"its score is the tumor probability of number {SLICES_FOR_TUMOR}; the class is the one with the largest sum of "
+    "probability over the slices; truly the most frequent tumor class of its slices, no tumor if none has any"
+)
+
+
+def group_rows(rows: Sequence[dict[str, Any]], key: str, threshold: float) -> list[dict[str, Any]]:
+    """One row a volume or patient.
+
+    Args:
+        rows: of `scripts.evaluation.CaseResults`, with ``probability`` (K,) by class.
+        key: "volume" (rows without one are left out) or "unit".
+        threshold: of a slice's tumor probability, from validation.
+
+    Returns:
+        rows of: name, unit, source, n cases, n_masked, dice and mean_case_dice (NaN without tumor in any mask), tumor
+        and predicted milliliters (volumes, NaN without known spacing), diagnosis (-1 unknown), predicted class, score,
+        right: share of cases with the right class.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row[key]:
+            found.setdefault(row[key], []).append(row)
+    return [_group(name, own, threshold) for name, own in found.items()]
+
+
+def _group(name: str, own: Sequence[dict[str, Any]], threshold: float) -> dict[str, Any]:
+    masked = [row for row in own if row["has_mask"]]
+    true, said, both = (
+        sum(row[f"{what}_pixels"] * row["pixel_area"] for row in masked if row["shared_pixels"] is not None)
+        for what in ("tumor", "predicted", "shared")
+    )
+    known = [row for row in own if row["diagnosis"] >= 0]
+    scores = sorted((row["tumor_probability"] for row in own), reverse=True)
+    score = scores[min(SLICES_FOR_TUMOR, len(scores)) - 1]
+    classes = np.sum([row["probability"] for row in own], axis=0)
+    tumors = Counter(row["diagnosis"] for row in known if row["diagnosis"] > 0)
+    return {
+        "name": name,
+        "unit": own[0]["unit"],
+        "source": own[0]["source"],
+        "n": len(own),
+        "n_masked": len(masked),
+        "dice": 2 * both / (true + said) if true else float("nan"),
+        "mean_case_dice": _mean([row["dice"] for row in own]),
+        "tumor_ml": _milliliters(masked, "tumor"),
+        "predicted_ml": _milliliters(own, "predicted"),
+        "diagnosis": (tumors.most_common(1)[0][0] if tumors else 0) if known else -1,
+        "predicted": int(1 + np.argmax(classes[1:])) if score >= threshold else 0,
+        "score": score,
+        "right": _mean([float(row["predicted"] == row["diagnosis"]) for row in known]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    kept = [v for v in values if v == v]
+    return float(np.mean(kept)) if kept else float("nan")
+
+
+def _milliliters(rows: Sequence[dict[str, Any]], what: str) -> float:
+    """Volume over the evaluated slices; NaN where spacing or a slice is not known."""
+    if not rows or any(row["slice_mm"] != row["slice_mm"] for row in rows):
+        return float("nan")
+    return float(sum(row[f"{what}_mm2"] * row["slice_mm"] for row in rows)) / 1000
+
+
+def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return case_summary(np.array([row[name] for row in rows], dtype=float), [row["unit"] for row in rows])
+
+
+def patient_summary(patients: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Figures over patients (or groups), every one of which counts once: {n, dice, mean_case_dice, accuracy} as S."""
+    return {
+        "n": len(patients),
+        "dice": _column(patients, "dice"),
+        "mean_case_dice": _column(patients, "mean_case_dice"),
+        "accuracy": _column(patients, "right"),
+        "dice_rule": DICE_RULE,
+    }
+
+
+def volume_summary(volumes: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]:
+    """Figures over volumes.
+
+    Args:
+        volumes: of `group_rows`, at least one.
+        classes: number of classes K.
+
+    Returns:
+        {n, slices S, dice S, predicted_ml_tumor_free S, classification (of `diagnosis_metrics`, if any diagnosis is
+        known), dice_rule, diagnosis_rule}.
+    """
+    known = [row for row in volumes if row["diagnosis"] >= 0]
+    free = [row for row in known if row["diagnosis"] == 0]
+    result = {
+        "n": len(volumes),
+        "slices": _column(volumes, "n"),
+        "dice": _column(volumes, "dice"),
+        "predicted_ml_tumor_free": _column(free, "predicted_ml"),
+        "dice_rule": DICE_RULE,
+        "diagnosis_rule": DIAGNOSIS_RULE,
+    }
+    if known:
+        diagnosis, predicted = (np.array([row[name] for row in known]) for name in ("diagnosis", "predicted"))
+        score = np.array([row["score"] for row in known])
+        units = [row["unit"] for row in known]
+        result["classification"] = diagnosis_metrics(diagnosis, predicted, score, classes, units)
+    return result

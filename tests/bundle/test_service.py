@@ -1,0 +1,325 @@
+"""The service: right answers, alone and together, and a reason for everything that is not an image."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the service's packages are not installed (extra 'service')")
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from bundle.batching import Batcher, QueueFull
+from bundle.predictor import Predictor
+from bundle.service import create_app, predict_together
+from bundle.uploads import UploadLimits, UploadRefused, stored
+from tests.scans import head, oblique, save, save_picture, write_overlay
+
+LIMITS = UploadLimits(bytes=1 << 20, unpacked_bytes=4 << 20, side=512, pixels=1 << 16, voxels=1 << 18)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def predictor(folder):
+    return Predictor(overlay=write_overlay(folder))
+
+
+@pytest.fixture(scope="module")
+def client(predictor):
+    with TestClient(create_app(predictor, LIMITS), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def files(folder):
+    volume, affine = head(), oblique()
+    return {
+        "picture": save_picture(folder / "picture.png", volume[:, :, 4]),
+        "volume": save(folder / "volume.nii.gz", volume, affine, "SRA"),
+    }
+
+
+def post(client, data, route="/predict_multitask", name="image.png", **form):
+    return client.post(route, files={"image": (name, data)}, data=form)
+
+
+def decoded(array):
+    data = base64.b64decode(array["data"])
+    if array["format"] == "png":
+        return np.asarray(Image.open(io.BytesIO(data)))
+    volume = nib.Nifti1Image.from_bytes(gzip.decompress(data))
+    return np.asarray(volume.dataobj), volume.affine
+
+
+def test_a_picture_is_answered_as_the_predictor_predicts_it(client, predictor, files):
+    answer = post(client, files["picture"].read_bytes(), name="../../etc/a b.png")
+    assert answer.status_code == 200
+    expected, body = predictor.predict(files["picture"]), answer.json()
+    assert {key: body[key] for key in expected.to_json() if key != "source"} == {
+        key: value for key, value in expected.to_json().items() if key != "source"
+    }
+    assert body["source"] == "a b.png"
+    assert np.array_equal(decoded(body["mask"]), expected.mask)
+    assert np.array_equal(decoded(body["evidence"]), np.round(expected.evidence * 255).astype(np.uint8))
+    assert "Not a medical device" in body["notice"]
+
+
+def test_a_volume_comes_back_on_its_own_grid(client, predictor, files):
+    answer = post(client, files["volume"].read_bytes(), plane="coronal", uncertainty="true")
+    expected = predictor.predict(files["volume"], plane="coronal", uncertainty=True)
+    body = answer.json()
+    mask, affine = decoded(body["mask"])
+    assert np.array_equal(mask, expected.mask)
+    assert np.allclose(affine, nib.load(files["volume"]).affine, atol=1e-5)
+    assert np.array_equal(decoded(body["evidence"])[0], expected.evidence)
+    assert body["plane"] == "coronal"
+    assert body["slice_probabilities"] == expected.slice_probabilities
+    assert body["probability_std"] == expected.uncertainty.probability_std > 0
+
+
+def test_arrays_are_left_out_on_wish(client, files):
+    body = post(client, files["picture"].read_bytes(), arrays="false").json()
+    assert body["mask"] is None
+    assert body["evidence"] is None
+    assert body["tumor_probability"] > 0
+
+
+def test_explain_gives_the_predictors_map(client, predictor, files):
+    answer = post(client, files["volume"].read_bytes(), "/explain", method="hirescam", layer="bottleneck", slice=3)
+    expected = predictor.explain(files["volume"], "hirescam", "bottleneck", slice=3)
+    body = answer.json()
+    assert (body["method"], body["layer"], body["slices"]) == ("hirescam", "bottleneck", [3])
+    assert np.allclose(decoded(body["map"])[0], expected.map, atol=1e-6)
+
+
+def test_a_mask_of_the_head_is_used(client, predictor, files, folder):
+    inside = np.zeros((48, 40), np.uint8)
+    inside[10:30, 8:30] = 255
+    size = Image.open(files["picture"]).size
+    mask = folder / "inside.png"
+    Image.fromarray(inside).resize(size, Image.Resampling.NEAREST).save(mask)
+    form = {"image": ("a.png", files["picture"].read_bytes()), "foreground": ("b.png", mask.read_bytes())}
+    body = client.post("/predict_multitask", files=form).json()
+    assert body["tumor_probability"] == predictor.predict(files["picture"], foreground=mask).probability
+    assert body["tumor_probability"] != predictor.predict(files["picture"]).probability
+
+
+def gz(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
+
+
+def nifti(shape=(8, 8, 4)) -> bytes:
+    return nib.Nifti1Image(np.ones(shape, np.float32), np.eye(4)).to_bytes()
+
+
+def png(size, mode="L") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+BAD = {
+    "empty": (b"", 422, "empty"),
+    "text": (b"# no image", 415, "no image that is read here"),
+    "html": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "no image"),
+    "pdf": (b"%PDF-1.7\n", 415, "no image"),
+    "header file of MetaImage that names another file": (b"ObjectType = Image\nElementDataFile = x\n", 415, "no image"),
+    "cut png": (png((64, 64))[:40], 422, "damaged"),
+    "constant png": (png((64, 64)), 422, "constant"),
+    "wide png": (png((513, 4)), 413, "513 x 4"),
+    "many pixels": (png((300, 300)), 413, "65,536"),
+    "gzip of text": (gz(b"hello"), 415, "no NIfTI"),
+    "gzip bomb": (gz(bytes(8 << 20)), 413, "unpacks to more"),
+    "cut gzip": (gz(nifti())[:60], 422, "cut short"),
+    "damaged gzip": (b"\x1f\x8b" + b"\xff" * 50, 422, "damaged"),
+    "cut nifti": (nifti()[:400], 422, "cut short"),
+    "nifti of a pair": (nifti()[:344] + b"ni1\0" + nifti()[348:], 415, "pair"),
+    "huge nifti": (nifti()[:42] + b"\xff\x7f" * 3 + nifti()[48:], 413, "32767"),
+    "constant nifti": (nifti(), 422, "image"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("route", ["/predict_multitask", "/explain"])
+def test_bad_uploads_get_the_reason(client, kind, route):
+    data, status, reason = BAD[kind]
+    answer = post(client, data, route)
+    assert answer.status_code == status, answer.text
+    assert reason in answer.json()["detail"]
+    assert answer.json()["detail"].removeprefix("file ").startswith("image: ")
+    assert "/tmp" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_bad_parameters_get_the_reason(client, files):
+    data = files["picture"].read_bytes()
+    for route, form, reason in [
+        ("/explain", {"method": "magic"}, "magic"),
+        ("/explain", {"method": "gradcam", "layer": "bottlenek"}, "bottleneck"),
+        ("/explain", {"target": "lymphoma"}, "lymphoma"),
+        ("/predict_multitask", {"slice": "x"}, "slice"),
+        ("/predict_multitask", {"slice": "-1"}, "slice"),
+        ("/predict_multitask", {"plane": "diagonal"}, "axial"),
+    ]:
+        answer = post(client, data, route, **form)
+        assert answer.status_code == 422, form
+        assert reason in answer.text
+    assert client.post("/predict_multitask").status_code == 422
+    assert client.get("/predict_multitask").status_code == 405
+    answer = post(client, files["volume"].read_bytes(), slice="4000")
+    assert answer.status_code == 422
+    assert "4000" in answer.text
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_above_the_limit_is_not_read_to_its_end(client, announced):
+    data = b"x" * (5 << 20)
+    boundary = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    body = boundary + data + b"\r\n--b--\r\n"
+    read = []
+
+    def pieces():
+        for start in range(0, len(body), 1 << 16):
+            read.append(start)
+            yield body[start : start + (1 << 16)]
+
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = client.post("/predict_multitask", content=body if announced else pieces(), headers=headers)
+    assert answer.status_code == 413
+    assert "larger than" in answer.json()["detail"]
+
+
+def test_one_file_above_the_limit_is_refused(client):
+    answer = post(client, b"\x89PNG" + bytes((1 << 20) + 10))
+    assert (answer.status_code, answer.json()["detail"]) == (413, "image: the file is larger than 1 MiB")
+
+
+def test_200_broken_files_get_a_reason_and_no_5xx(client, files):
+    random = np.random.default_rng(0)
+    sources = [files["picture"].read_bytes(), gz(nifti((12, 12, 2))), nifti((12, 12, 2)), files["volume"].read_bytes()]
+    buffer = io.BytesIO()
+    Image.open(files["picture"]).save(buffer, format="JPEG")
+    sources.append(buffer.getvalue())
+    answered: dict[int, int] = {}
+    for number in range(200):
+        data = bytearray(sources[number % len(sources)])
+        if number % 3 == 0:
+            data = data[: random.integers(1, len(data))]
+        header = min(len(data), 400)
+        for place in random.integers(0, header if number % 2 else len(data), random.integers(1, 12)):
+            data[place] = random.integers(256)
+        status = post(client, bytes(data), arrays="false").status_code
+        answered[status] = answered.get(status, 0) + 1
+    assert set(answered) <= {200, 413, 415, 422}, answered
+    assert answered[422] > 50
+
+
+def test_200_concurrent_requests_all_get_their_own_answer(client, predictor, folder):
+    volume = head()
+    pictures = [save_picture(folder / f"many{k}.png", volume[:, :, k]) for k in range(2, 7)]
+    expected = [predictor.predict(path).probability for path in pictures]
+    assert len(set(expected)) == len(expected)
+    data = [path.read_bytes() for path in pictures]
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda k: post(client, data[k % 5], arrays="false"), range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+    got = np.array([answer.json()["tumor_probability"] for answer in answers])
+    assert np.abs(got - np.tile(expected, 40)).max() < 1e-5
+
+
+def test_health_model_and_description(client, predictor):
+    assert client.get("/health").json() == {"status": "ok", "waiting": 0}
+    model = client.get("/model").json()
+    assert model["classes"] == predictor.classes
+    assert model["threshold"] == pytest.approx(float(predictor.network.threshold))
+    assert set(model["layers"]) <= set(dict(predictor.network.named_modules()))
+    described = client.get("/openapi.json").json()
+    assert set(described["paths"]) == {"/health", "/model", "/predict_multitask", "/explain"}
+    answer = described["components"]["schemas"]["MultitaskAnswer"]["properties"]
+    assert "0 to 1" in answer["tumor_probability"]["description"]
+    assert "millimeters" in answer["affine"]["description"]
+
+
+def test_an_unexpected_failure_is_answered_without_a_traceback(predictor, files, monkeypatch):
+    monkeypatch.setattr(predictor, "predict_batch", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(predictor, "predict", lambda **_: 1 / 0)
+    with TestClient(create_app(predictor, LIMITS), raise_server_exceptions=False) as client:
+        answer = post(client, files["picture"].read_bytes())
+    assert (answer.status_code, answer.json()) == (500, {"detail": "the service failed; its log says why"})
+
+
+def test_one_item_cannot_take_its_batch_along(predictor, files, monkeypatch):
+    whole = predictor.predict_batch
+
+    def brittle(items, errors):
+        if len(items) > 1:
+            raise RuntimeError("a bad one among them")
+        return whole(items, errors=errors)
+
+    monkeypatch.setattr(predictor, "predict_batch", brittle)
+    good, bad = predict_together(predictor, [{"image": files["picture"]}, {"image": "absent.png"}])
+    assert good.probability == predictor.predict(files["picture"]).probability
+    assert isinstance(bad, ValueError)
+
+
+def test_uploads_are_deleted_after_use(files):
+    with stored(files["volume"].read_bytes(), LIMITS) as path:
+        assert path.name == "image.nii"
+        assert path.is_file()
+    assert not path.parent.exists()
+    with pytest.raises(UploadRefused, match="empty"), stored(b"", LIMITS):
+        pass
+
+
+class TestBatcher:
+    def test_what_waits_together_is_answered_together(self):
+        sizes, go = [], threading.Event()
+
+        def work(items):
+            go.wait(10)
+            sizes.append(len(items))
+            return [item * 2 for item in items]
+
+        batcher = Batcher(work, max_items=3)
+        futures = [batcher.submit(k) for k in range(7)]
+        go.set()
+        assert [future.result(10) for future in futures] == [0, 2, 4, 6, 8, 10, 12]
+        batcher.close()
+        assert sum(sizes) == 7
+        assert max(sizes) == 3
+
+    def test_a_full_queue_refuses(self):
+        go = threading.Event()
+        batcher = Batcher(lambda items: [go.wait(10) for _ in items], max_items=1, max_waiting=2)
+        accepted = []
+        with pytest.raises(QueueFull, match="wait already"):
+            accepted.extend(batcher.submit(0) for _ in range(4))
+        go.set()
+        batcher.close()
+
+    def test_closing_answers_what_waits_and_refuses_more(self):
+        batcher = Batcher(lambda items: items, max_items=2)
+        futures = [batcher.submit(k) for k in range(5)]
+        batcher.close()
+        assert [future.result(0) for future in futures] == [0, 1, 2, 3, 4]
+        with pytest.raises(QueueFull, match="shutting down"):
+            batcher.submit(1)
+
+    def test_errors_go_to_whom_they_belong(self):
+        batcher = Batcher(lambda items: [ValueError("odd") if item % 2 else item for item in items])
+        futures = [batcher.submit(k) for k in range(2)]
+        assert futures[0].result(10) == 0
+        with pytest.raises(ValueError, match="odd"):
+            futures[1].result(10)
+        batcher.close()
