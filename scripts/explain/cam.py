@@ -16,12 +16,32 @@ from monai.visualize.class_activation_maps import ModelWithHooks
 from monai.visualize.visualizer import default_upsampler
 from torch import Tensor, nn
 
-from scripts.explain.layers import LayerError, default_layer, evaluating, frozen, record, resolve_layer
+from scripts.explain.cam_formulas import (
+    METHODS,
+    MIN_COHERENCE,
+    gradcam,
+    gradcam_plus_plus,
+    gradient_coherence,
+    hirescam,
+    layercam,
+)
+from scripts.explain.layers import (
+    LayerError,
+    check_spatial,
+    chosen_layers,
+    default_layer,
+    evaluating,
+    frozen,
+    record,
+    resolve_layer,
+)
 from scripts.explain.maps import max_scaling
-from scripts.explain.targets import ClassScore, SegmentationRegion, Target
+from scripts.explain.scores import checked_score, one_tensor, plain
+from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
 
 __all__ = [
     "METHODS",
+    "MIN_COHERENCE",
     "CamPass",
     "GradCAM",
     "GradCAMpp",
@@ -29,105 +49,12 @@ __all__ = [
     "LayerCAM",
     "cam_maps",
     "cam_pass",
+    "gradcam",
+    "gradcam_plus_plus",
     "gradient_coherence",
+    "hirescam",
+    "layercam",
 ]
-
-# Below this coherence a float32 mean gradient is rounding noise: 1e-8 to 2e-5 was measured in front of normalizations
-# (DynUNet, SegResNet, 32 to 128 pixels), 1e-3 and more elsewhere.
-MIN_COHERENCE = 5e-5
-
-
-def _over_space(t: Tensor) -> Tensor:
-    return t.flatten(2).sum(2).reshape(*t.shape[:2], *[1] * (t.dim() - 2))
-
-
-def gradcam(activations: Tensor, gradients: Tensor, inside: Tensor | None = None) -> Tensor:
-    """Grad-CAM before the ReLU: activations weighted by each channel's mean gradient.
-
-    Source: Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391, equations 1 and 2. Departs from the paper where
-    `inside` is given: the mean runs over these cells.
-
-    Args:
-        activations: (B, C, *spatial).
-        gradients: the same shape, of a score per sample.
-        inside: (B, 1, *spatial), 1 in the cells that the mean runs over, 0 elsewhere; None for all.
-
-    Returns:
-        (B, 1, *spatial), signed.
-    """
-    if inside is None:
-        weights = _over_space(gradients) / gradients.shape[2:].numel()
-    else:
-        weights = _over_space(gradients * inside) / _over_space(inside)
-    return (weights * activations).sum(1, keepdim=True)
-
-
-def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """HiResCAM before the ReLU: activations times their own gradients, so that places without gradient stay dark.
-
-    Source: Draelos and Carin, Use HiResCAM instead of Grad-CAM, 2020, arXiv:2011.08891, equation 4.
-
-    Args and return value as for `gradcam`.
-    """
-    return (gradients * activations).sum(1, keepdim=True)
-
-
-def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM++ before the ReLU, in the form for a score that is linear in the activations.
-
-    Source: Chattopadhyay et al., Grad-CAM++, WACV 2018, arXiv:1710.11063, equations 5, 12 and 19. The paper explains
-    Y = exp(S), S linear in the activations A (as it is, piecewise, for ReLU networks). With g = dS/dA, the second and
-    third derivatives of Y are exp(S) g^2 and exp(S) g^3, so that exp(S) cancels in alpha:
-
-        alpha = g^2 / (2 g^2 + g^3 sum(A)) = 1 / (2 + g sum(A))    where g > 0; elsewhere relu(g) = 0 discards it
-        w = sum(alpha relu(exp(S) g)) = exp(S) sum(alpha relu(g))
-
-    Departs from the paper: the factor exp(S) of w, one number per sample, is left out. It changes no map after scaling,
-    and overflows for logits above 88. Where a layer also puts out negative values (no ReLU before it), sum(A) runs over
-    the positive ones: the derivation assumes activations >= 0, and 2 + g sum(A) could vanish otherwise.
-
-    Args and return value as for `gradcam`.
-    """
-    positive = gradients.clamp(min=0)
-    alpha = 1.0 / (2.0 + positive * _over_space(activations.clamp(min=0)))
-    return (_over_space(alpha * positive) * activations).sum(1, keepdim=True)
-
-
-def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Layer-CAM before the ReLU: activations times the positive part of their own gradients.
-
-    Source: Jiang et al., LayerCAM, IEEE TIP 30, 2021, doi:10.1109/TIP.2021.3089943, equations 6 and 7.
-
-    Args and return value as for `gradcam`.
-    """
-    return (gradients.clamp(min=0) * activations).sum(1, keepdim=True)
-
-
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "gradcam": gradcam,
-    "hirescam": hirescam,
-    "gradcam++": gradcam_plus_plus,
-    "layercam": layercam,
-}
-
-
-def gradient_coherence(gradients: Tensor) -> Tensor:
-    """How much of the gradient survives Grad-CAM's mean over space, in each sample's best channel.
-
-    |sum over space| / sum over space of |.|, 1 = all of one sign, 0 = all cancels. A normalization (instance, group,
-    layer) takes constants out of a channel, so the gradients in front of it add up to exactly 0, and behind a further
-    convolution to no more than what its padded border leaves: Grad-CAM there is made of rounding, or of the border.
-
-    Args:
-        gradients: (B, C, *spatial).
-
-    Returns:
-        (B,), in [0, 1]; NaN for a sample whose gradients are all 0.
-    """
-    flat = gradients.flatten(2)
-    total = flat.abs().sum(2)
-    ratio = torch.where(total > 0, flat.sum(2).abs() / total, torch.full_like(total, -1.0)).amax(1)
-    return torch.where(ratio < 0, torch.full_like(ratio, torch.nan), ratio)
 
 
 @dataclass
@@ -191,33 +118,20 @@ def cam_pass(
         raise ValueError(f"cancelled: expected 'error' or 'empty', got {cancelled!r}")
     kwargs = dict(forward_kwargs or {})
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
-        x = _usable(x)
-        kwargs = {key: _usable(value) if isinstance(value, Tensor) else value for key, value in kwargs.items()}
-        if layers is None:
-            layers = default_layer(model, x, kwargs, dense=isinstance(target, SegmentationRegion))
-        names = [layers] if isinstance(layers, str) else list(layers)
+        x = plain(x)
+        kwargs = {key: plain(value) if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        names = chosen_layers(model, x, layers, kwargs, dense=isinstance(target, SegmentationRegion))
         with record(model, names, aliases) as recorder:
-            output = model(x.clone(), **kwargs)  # a copy, because the first layer may work in place
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
-                "forward_kwargs, or wrap the network in a module that returns one"
-            )
-        score = target(output)
-        if score.shape != (x.shape[0],):
-            raise ValueError(f"target {target.name} gave {tuple(score.shape)}; expected ({x.shape[0]},)")
+            output = one_tensor(model, model(x.clone(), **kwargs))  # a copy, because the first layer may work in place
+        score = checked_score(model, target, output)
         recorder.check()
         for name, activation in recorder.activations.items():
-            if activation.dim() != x.dim() or activation.shape[0] != x.shape[0]:
-                raise LayerError(
-                    f"layer {name!r} of {type(model).__name__} puts out {tuple(activation.shape)}; expected "
-                    f"({x.shape[0]}, C, *spatial) with {x.dim() - 2} spatial axes"
-                )
+            check_spatial(model, name, activation, x)
         gradients = recorder.gradients(score, retain_graph)
     result = CamPass(output.detach(), score.detach())
     for name in names:
         layer = resolve_layer(model, name, aliases)
-        activations, grads = (_precise(t.detach()) for t in (recorder.activations[layer], gradients[layer]))
+        activations, grads = (precise(t.detach()) for t in (recorder.activations[layer], gradients[layer]))
         half = recorder.activations[layer].dtype in (torch.float16, torch.bfloat16)
         for method in methods:
             if method == "gradcam" and foreground is not None:
@@ -263,17 +177,6 @@ def cam_maps(
     return cam_pass(model, x, layers, target, methods, forward_kwargs, **options).maps
 
 
-def _usable(t: Tensor) -> Tensor:
-    """Plain tensor that autograd can work with, also if it was made under `torch.inference_mode`."""
-    t = t.as_subclass(Tensor).detach()
-    return t.clone() if t.is_inference() else t
-
-
-def _precise(t: Tensor) -> Tensor:
-    t = t.as_subclass(Tensor)
-    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
-
-
 class _StockScore(ClassScore):
     """What `monai.visualize.GradCAM` differentiates: a class logit, or a dense output's channel summed over space."""
 
@@ -285,7 +188,7 @@ class _StockScore(ClassScore):
                 f"class_idx is None, which has no meaning for a dense output {tuple(output.shape)}: give a channel, or "
                 "a scripts.explain.targets.SegmentationRegion"
             )
-        return super().__call__(_precise(output).flatten(2).sum(2))
+        return super().__call__(precise(output).flatten(2).sum(2))
 
 
 class GradCAM(monai.visualize.GradCAM):

@@ -1,7 +1,8 @@
 """Why is my heatmap in the background? Every known cause, tested on a given network and batch.
 
-Each cause is a function that returns a `Finding`: verdict, figures, and what to do. Those that need no network are in
-`findings`, the others in `network_findings`; `diagnose` runs all that can be run with what is given.
+Each cause is a function that returns a `Finding`: verdict, figures, and what to do. They stand in `picture_findings`
+(how the map is shown), `findings` (the data), `network_findings` (the forward pass) and `gradient_findings`; `diagnose`
+runs all that can be run with what is given.
 """
 
 from __future__ import annotations
@@ -10,33 +11,107 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from scripts.explain.baselines import check_foreground
 from scripts.explain.findings import (
     CANNOT_TELL,
     HOLDS,
+    SHORTCUT,
     Finding,
     air_not_zero,
     coarse_grid,
-    inverted_normalizer,
     order_of_transforms,
     source_shortcut,
-    swapped_colors,
 )
-from scripts.explain.layers import LayerError, default_layer
-from scripts.explain.network_findings import (
+from scripts.explain.gradient_findings import (
+    NoGradientError,
     activations_and_gradients,
     gradient_averaging,
     lost_gradient,
-    normalization_leak,
-    pooling_over_air,
     unsuitable_layer,
     wrong_class,
 )
-from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target
+from scripts.explain.layers import LayerError, default_layer
+from scripts.explain.network_findings import normalization_leak, pooling_over_air
+from scripts.explain.picture_findings import inverted_normalizer, swapped_colors
+from scripts.explain.targets import SegmentationRegion, Target
 
-__all__ = ["Finding", "diagnose"]
+__all__ = ["CAUSES", "Finding", "diagnose", "in_order"]
+
+# cause: the question, and the limit of its verdict with the reason for it.
+CAUSES: dict[str, tuple[str, str]] = {
+    "inverted normalizer": (
+        "Does the scaling of the finished map turn strong into weak?",
+        "A ramp from 0 to 1 goes through the normalizer; its top has to come out above its bottom. No measurement, so "
+        "no tolerance.",
+    ),
+    "swapped colors": (
+        "Are red and blue exchanged, so that cold places look hot?",
+        "Red minus blue has to rise from the weakest to the strongest color by a tenth of the range at least; a color "
+        "map without a warm end cannot tell.",
+    ),
+    "air not zero": (
+        "Does the network see anything but 0 in the air?",
+        "Not one air pixel may differ from 0 where the foreground mask is the pipeline's own: it is written by a "
+        "multiplication, which is exact. Where the mask was estimated, 0.5 % may, because it may miss a few pixels of "
+        "the head.",
+    ),
+    "order of transforms": (
+        "Was the image masked first and normalized afterwards, so that the air moved away from 0?",
+        "More than 90 % of an image's air has to be one value (to 1 % of the head's deviation) and that value below 0: "
+        "no scanner and no format does this, a normalization behind a mask always does.",
+    ),
+    SHORTCUT: (
+        "Does the collection an image comes from, or its air, tell the class, so that the network need not look at the "
+        "head?",
+        "Source: a balanced accuracy of 0.20 above chance, and better than 95 % of shuffled labels. Air: a "
+        "cross-validated AUC above 0.60 whose 95 % interval leaves 0.50 out, as in scripts.audit.",
+    ),
+    "normalization leak": (
+        "Does a normalization take its statistics from the air too, and write them into it?",
+        "Air moved by one deviation may change the head's features behind a normalization by 0.1 % of the largest: "
+        "layers that work cell by cell change by exactly 0, leaking ones by percents.",
+    ),
+    "pooling over air": (
+        "Does the class score sum up cells of air?",
+        "1 % of the score's gradient may lie in cells without foreground (a masked pooling has exactly 0, an average "
+        "the share of air), and more air may not change the score while the head's features stay as they are.",
+    ),
+    "gradient averaging": (
+        "Does Grad-CAM spread an averaged gradient over places that have none?",
+        "Grad-CAM may have 5 points more of its energy in the air than HiResCAM, which is the same product without the "
+        "average. Below a coherence of 5e-5 the average is rounding: 1e-8 to 2e-5 was measured in front of "
+        "normalizations, 1e-3 and more elsewhere.",
+    ),
+    "wrong class index": (
+        "Does the map explain another class than meant?",
+        "An AUC below 0.40 that chance gives in less than 1 % of cases; or another class's logit that is better by "
+        "0.20; or less than 20 % of the margin's gradient in the class's own logit, where 50 % is balanced.",
+    ),
+    "dead or saturated gradient": (
+        "Is the gradient too small to say anything?",
+        "Activations times gradients below one millionth of the score, in any image: float32 has seven digits, so that "
+        "such a map is rounding.",
+    ),
+    "unsuitable layer": (
+        "Is the layer's output no activation that the network reads?",
+        "Absent, run twice, overwritten, without spatial axes, a normalization, or gradients that cancel: told by what "
+        "the layer does, not by a measurement.",
+    ),
+    "coarse grid": (
+        "Are the layer's cells larger than the tumor?",
+        "A perfect map on this grid has to have half of its energy in the tumor: below, most of even the best map "
+        "lies outside.",
+    ),
+}
+WITHOUT_MASK_TOLERANCE = 0.005
+
+
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings in the order of `CAUSES`."""
+    return sorted(findings, key=lambda finding: list(CAUSES).index(finding.cause))
 
 
 def diagnose(
@@ -52,6 +127,9 @@ def diagnose(
     colorize: Callable[[np.ndarray], Any] | None = None,
     forward_kwargs: Mapping[str, Any] | None = None,
     pad: int = 16,
+    estimated: bool = False,
+    objection: str | None = None,
+    method: str = "gradcam",
 ) -> list[Finding]:
     """Test every known cause that can be tested with what is given.
 
@@ -61,62 +139,95 @@ def diagnose(
         foreground: (B, 1, *spatial), non-zero in the head.
         target: the explained score.
         layer: the explained layer; None: `default_layer`.
-        labels: class of each image; for the class index, the shortcut and the probe.
+        labels: class of each image, below 0 for unknown; for the class index, the shortcut and the probe.
         tumor: masks (B, 1, *spatial), for the grid.
         sources: collection of each image, for the shortcut.
         postprocessing: the user's scaling of maps.
         colorize: the user's color map.
         forward_kwargs: arguments of `forward`.
         pad: pixels of air added on every side, a multiple of the network's total stride.
+        estimated: `foreground` was estimated from the input, and may miss a few pixels of the head.
+        objection: what is wrong with the order of the user's list of transforms, if it was read.
+        method: the one that is looked at, see `gradient_findings.AVERAGING`.
 
     Returns:
-        one finding a cause, in the order of FEATURES; "cannot tell" with the reason where something is missing.
+        one finding a cause, in the order of `CAUSES`; "cannot tell" with the reason where something is missing.
     """
     kwargs = dict(forward_kwargs or {})
     inside = check_foreground(foreground, x)
     found: list[Finding] = []
 
-    def missing(cause: str, what: str) -> Finding:
-        return Finding(cause, CANNOT_TELL, {}, f"no {what} was given")
+    def missing(cause: str, what: str, advice: str = "") -> Finding:
+        return Finding(cause, CANNOT_TELL, {}, f"{what} was not given", advice)
 
     found.append(
-        inverted_normalizer(postprocessing) if postprocessing else missing("inverted normalizer", "postprocessing")
+        inverted_normalizer(postprocessing)
+        if postprocessing
+        else missing(
+            "inverted normalizer",
+            "the normalizer of your maps",
+            "give it: MONAI's own, monai.visualize.default_normalizer, inverts",
+        )
     )
-    found.append(swapped_colors(colorize) if colorize else missing("swapped colors", "color map"))
-    found += [air_not_zero(x, inside), order_of_transforms(x, inside)]
+    found.append(
+        swapped_colors(colorize)
+        if colorize
+        else missing("swapped colors", "the color map", "give the function that colors your maps, or ready pictures")
+    )
+    found.append(air_not_zero(x, inside, WITHOUT_MASK_TOLERANCE if estimated else 0.0))
+    found.append(order_of_transforms(x, inside, objection))
     if sources is not None and labels is not None:
         found.append(source_shortcut(sources, labels))
     else:
-        found.append(missing("source shortcut", "source and label of each image"))
+        found.append(missing(SHORTCUT, "the source or the label of each image", "give them by a datalist"))
     found.append(normalization_leak(model, x, inside, labels, kwargs, pad))
+    found.append(pooling_over_air(model, x, inside, target, None, kwargs, pad))
+    return in_order(found + _of_layer(model, x, inside, target, layer, labels, tumor, kwargs, method))
+
+
+def _of_layer(
+    model: nn.Module,
+    x: Tensor,
+    inside: Tensor,
+    target: Target,
+    layer: str | None,
+    labels: Sequence[int] | None,
+    tumor: Tensor | None,
+    kwargs: dict[str, Any],
+    method: str,
+) -> list[Finding]:
+    """Findings about the explained layer."""
+    averaging, dead, grid = "gradient averaging", "dead or saturated gradient", "coarse grid"
+    wrong = "wrong class index"
     try:
-        layer = layer or default_layer(model, x, kwargs, dense=isinstance(target, SegmentationRegion))
-        _, activations, _ = activations_and_gradients(model, x, layer, target, kwargs)
+        layer = layer or default_layer(model, x[:1], _first(kwargs, x), dense=isinstance(target, SegmentationRegion))
+        activations = activations_and_gradients(
+            model, x[:1], layer, target.take(torch.zeros(1, dtype=torch.long)), _first(kwargs, x)
+        )[1]
+    except NoGradientError as error:
+        found = [
+            lost_gradient(model, x, target, str(layer), kwargs),
+            unsuitable_layer(model, x, target, str(layer), kwargs),
+        ]
+        return found + [Finding(c, CANNOT_TELL, {}, str(error)) for c in (averaging, wrong, grid)]
     except LayerError as error:
-        causes = ("pooling over air", "gradient averaging", "wrong class index", "dead or saturated gradient")
-        found += [Finding(cause, CANNOT_TELL, {}, f"the layer cannot be explained: {error}") for cause in causes]
-        found.append(Finding("unsuitable layer", HOLDS, {}, str(error), "name a whole block"))
-        found.append(Finding("coarse grid", CANNOT_TELL, {}, "the layer cannot be explained"))
-        return found
-    found.append(pooling_over_air(model, x, inside, target, layer, kwargs, pad))
-    found.append(gradient_averaging(model, x, inside, target, layer, kwargs))
-    index = _index(target)
-    if labels is not None and index is not None:
-        found.append(wrong_class(model, x, labels, index, layer, kwargs))
+        found = [Finding("unsuitable layer", HOLDS, {}, str(error), "name a whole block")]
+        reason = "the layer cannot be explained, see 'unsuitable layer'"
+        return found + [Finding(c, CANNOT_TELL, {}, reason) for c in (averaging, dead, wrong, grid)]
+    found = [
+        gradient_averaging(model, x, inside, target, layer, kwargs, method),
+        wrong_class(model, x, labels, target, layer, kwargs, tumor),
+        lost_gradient(model, x, target, layer, kwargs),
+        unsuitable_layer(model, x, target, layer, kwargs, method),
+    ]
+    size = activations.shape[2:]
+    if tumor is None:
+        cells = float(np.prod(size))
+        found.append(Finding(grid, CANNOT_TELL, {"cells": cells}, "tumor masks were not given", "give some"))
     else:
-        reason = "it takes the label of each image, and a target that is one class's logit"
-        found.append(Finding("wrong class index", CANNOT_TELL, {}, reason))
-    found.append(lost_gradient(model, x, target, layer, kwargs))
-    found.append(unsuitable_layer(model, x, target, layer, kwargs))
-    if tumor is not None:
-        found.append(coarse_grid((tumor != 0).float(), inside.float(), activations.shape[2:]))
-    else:
-        found.append(missing("coarse grid", "tumor mask"))
+        found.append(coarse_grid((tumor != 0).float(), inside.float(), size))
     return found
 
 
-def _index(target: Target) -> int | None:
-    """The class whose logit is explained; None for a margin, which has the right class by construction, and others."""
-    if isinstance(target, ClassMargin):
-        return None
-    return target.class_idx if isinstance(target, ClassScore) and isinstance(target.class_idx, int) else None
+def _first(kwargs: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
+    return {k: v[:1] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}

@@ -1,12 +1,11 @@
-"""Causes of a heatmap in the background that show without the network: pictures, air, order, sources, classes, grid."""
+"""Causes of a heatmap in the background that show without the network: air, order of transforms, sources, grid."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +21,14 @@ __all__ = [
     "Finding",
     "air_not_zero",
     "coarse_grid",
-    "inverted_normalizer",
     "order_of_transforms",
     "source_shortcut",
-    "swapped_colors",
+    "verdict",
 ]
 
 HOLDS, DOES_NOT_HOLD, CANNOT_TELL = "holds", "does not hold", "cannot tell"
+SHORTCUT = "source or air shortcut"
+NO_AIR = "the foreground mask covers every pixel: there is no air"
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Finding:
         cause: its name.
         verdict: `HOLDS`, `DOES_NOT_HOLD` or `CANNOT_TELL`.
         figures: name: number, what was measured.
-        reason: one sentence: the figure, and the limit that it was held against.
-        advice: what to do where it holds.
+        reason: one sentence: the figure, and the limit that it was held against; or why nothing can be told.
+        advice: what to do where it holds, or what to give where nothing can be told.
     """
 
     cause: str
@@ -55,147 +55,122 @@ def verdict(condition: bool) -> str:
     return HOLDS if condition else DOES_NOT_HOLD
 
 
-def inverted_normalizer(postprocessing: Callable[[Tensor], Any]) -> Finding:
-    """Whether a postprocessing of maps turns the strongest place into the weakest, or nothing into something.
-
-    Args:
-        postprocessing: function of a map (1, 1, H, W), as MONAI's CAM classes take it.
-    """
-    ramp = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
-    result, nothing = (torch.as_tensor(np.asarray(postprocessing(m.clone()))) for m in (ramp, torch.zeros(1, 1, 8, 8)))
-    flat = result.double().flatten()
-    figures = {
-        "strongest_becomes": float(flat[-1]),
-        "weakest_becomes": float(flat[0]),
-        "empty_map_becomes": float(nothing.double().flatten()[0]),
-    }
-    if float(flat.max() - flat.min()) == 0:
-        return Finding("inverted normalizer", CANNOT_TELL, figures, "the postprocessing makes every map constant")
-    return Finding(
-        "inverted normalizer",
-        verdict(bool(flat[-1] < flat[0])),
-        figures,
-        f"the strongest place becomes {float(flat[-1]):.2f} and the weakest {float(flat[0]):.2f}; the strongest should "
-        "be the larger",
-        "pass postprocessing=scripts.explain.maps.max_scaling: monai.visualize's default_normalizer maps (min, max) to "
-        "(1, 0), so that an empty map looks most important everywhere or nowhere",
-    )
-
-
-def swapped_colors(colorize: Callable[[np.ndarray], Any]) -> Finding:
-    """Whether the strongest value is painted colder than the weakest, as by OpenCV's BGR shown as RGB.
-
-    Args:
-        colorize: function of values in [0, 1], (H, W) float32, to RGB (H, W, 3 or 4), of any scale.
-    """
-    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    colors = np.asarray(colorize(ramp), dtype=float)
-    if colors.ndim != 3 or colors.shape[:2] != (8, 8) or colors.shape[2] not in (3, 4):
-        raise ValueError(f"colorize: expected RGB (H, W, 3) for a map (8, 8), got {colors.shape}")
-    top = float(colors[..., :3].max()) or 1.0
-    warmth = (colors[..., 0] - colors[..., 2]) / top
-    figures = {"warmth_of_strongest": float(warmth[-1, -1]), "warmth_of_weakest": float(warmth[0, 0])}
-    difference = figures["warmth_of_strongest"] - figures["warmth_of_weakest"]
-    if abs(difference) < 0.1:
-        return Finding("swapped colors", CANNOT_TELL, figures, "the color map has no warm and cold end")
-    return Finding(
-        "swapped colors",
-        verdict(difference < 0),
-        figures,
-        f"red minus blue is {figures['warmth_of_strongest']:+.2f} at the strongest and "
-        f"{figures['warmth_of_weakest']:+.2f} at the weakest value; it should rise",
-        "cv2.applyColorMap returns BGR: convert with cv2.cvtColor(..., cv2.COLOR_BGR2RGB) before showing it as RGB",
-    )
-
-
-def _air(x: Tensor, foreground: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Foreground, and the air's values (N, C) of each sample."""
+def _airs(x: Tensor, foreground: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Values in the air (N, C) and in the head (M, C) of each sample, double."""
     inside = check_foreground(foreground, x)
-    return inside, [image.flatten(1).T[~where.flatten()] for image, where in zip(x, inside, strict=True)]
+    pairs = [(image.double().flatten(1).T, where.flatten()) for image, where in zip(x, inside, strict=True)]
+    return [values[~where] for values, where in pairs], [values[where] for values, where in pairs]
 
 
-def air_not_zero(x: Tensor, foreground: Tensor) -> Finding:
+def air_not_zero(x: Tensor, foreground: Tensor, tolerance: float = 0.0) -> Finding:
     """Whether the air, as the network sees it, is anything but exactly 0.
 
     Args:
         x: network input (B, C, *spatial).
         foreground: (B, 1, *spatial), non-zero inside.
+        tolerance: share of the air that may differ: 0 for the mask that the pipeline itself used; more for a mask that
+            was estimated and may leave out a few pixels of the head.
     """
-    _, airs = _air(x, foreground)
-    values = torch.cat(airs)
+    cause = "air not zero"
+    values = torch.cat(_airs(x, foreground)[0])
     if not len(values):
-        return Finding("air not zero", CANNOT_TELL, {}, "the foreground mask covers every pixel: there is no air")
+        return Finding(cause, CANNOT_TELL, {}, NO_AIR)
     share = float((values != 0).any(1).double().mean())
+    limit = f"limit {tolerance:.1%}, the foreground being estimated" if tolerance else "limit: none"
+    largest = float(values.abs().max())
     return Finding(
-        "air not zero",
-        verdict(share > 0),
-        {"share_of_air_not_zero": share, "largest_value_in_air": float(values.abs().max())},
-        f"{share:.1%} of the air pixels are not exactly 0 (limit: none)",
+        cause,
+        verdict(share > tolerance),
+        {"share_of_air_not_zero": share, "largest_value_in_air": largest},
+        f"{share:.1%} of the air pixels are not exactly 0 ({limit})"
+        + (f"; the largest value there is {largest:.3g}" if share else ""),
         "multiply the image by its foreground mask after the last transform that computes intensities",
     )
 
 
-def order_of_transforms(x: Tensor, foreground: Tensor) -> Finding:
-    """Whether the image was masked first and normalized afterwards: its air is then one constant that is not 0.
+def order_of_transforms(x: Tensor, foreground: Tensor, objection: str | None = None) -> Finding:
+    """Whether the image was masked first and normalized afterwards: its air is then one constant below 0.
+
+    A constant above 0 is a bright background that was never masked; `air_not_zero` tells it.
 
     Args:
         x: network input (B, C, *spatial).
         foreground: (B, 1, *spatial), non-zero inside.
+        objection: what is wrong with the list of transforms itself, if it was read; names the culprits. The verdict
+            goes by the pixels: a normalization of the non-zero pixels alone may stand behind a mask.
     """
-    _, airs = _air(x, foreground)
-    airs = [air for air in airs if len(air)]
-    if not airs:
-        return Finding(
-            "order of transforms", CANNOT_TELL, {}, "the foreground mask covers every pixel: there is no air"
-        )
-    middle = torch.stack([air.double().median(0).values for air in airs])
-    # A mask is rarely exact to the pixel: nearly all of the air has to be the constant, not all.
-    constant = [float((air == m.to(air)).all(1).double().mean()) for air, m in zip(airs, middle, strict=True)]
-    moved = [c > 0.9 and bool((m != 0).any()) for c, m in zip(constant, middle, strict=True)]
+    cause, advice = (
+        "order of transforms",
+        "normalize with the statistics of the foreground first, and set the air to 0 last",
+    )
+    pairs = [(air, head) for air, head in zip(*_airs(x, foreground), strict=True) if len(air)]
+    if not pairs:
+        return Finding(cause, CANNOT_TELL, {}, NO_AIR)
+    middle = torch.stack([air.median(0).values for air, _ in pairs])
+    # A mask is rarely exact to the pixel, and interpolation rounds: nearly all of the air has to be nearly constant.
+    near = [((air - m).abs() <= 0.01 * head.std(0, False)).all(1) for (air, head), m in zip(pairs, middle, strict=True)]
+    constant = [float(same.double().mean()) for same in near]
+    moved = [c > 0.9 and bool((m < 0).any()) for c, m in zip(constant, middle, strict=True)]
     figures = {
         "share_of_images": sum(moved) / len(moved),
         "air_value": float(middle.mean()),
         "share_of_air_of_one_value": float(np.mean(constant)),
     }
-    return Finding(
-        "order of transforms",
-        verdict(any(moved)),
-        figures,
-        f"in {figures['share_of_images']:.0%} of the images the air is one value other than 0, on average "
-        f"{figures['air_value']:.2f}",
-        "normalize with the statistics of the foreground first, and set the air to 0 last",
+    reason = (
+        f"in {figures['share_of_images']:.0%} of the images the air is one value below 0 (limit: none); on average it "
+        f"is {figures['air_value']:.2f}"
     )
+    if objection:
+        reason += f". The list of transforms: {objection}" + (
+            "" if any(moved) else "; but the air came out as it should"
+        )
+    return Finding(cause, verdict(any(moved)), figures, reason, advice)
 
 
-def source_shortcut(sources: Sequence[str], labels: Sequence[int]) -> Finding:
+def source_shortcut(sources: Sequence[str], labels: Sequence[int], draws: int = 1000) -> Finding:
     """Whether the source of an image gives its label away.
+
+    Guesses each image's class by its source, and takes the balanced accuracy. On few images of many sources such a
+    guess looks good by chance, so that it is held against shuffled labels too.
 
     Args:
         sources: collection of each image.
         labels: class of each image, below 0 for unknown.
+        draws: shuffles.
     """
     known = [(s, int(k)) for s, k in zip(sources, labels, strict=True) if int(k) >= 0]
-    classes = Counter(k for _, k in known)
-    if len(classes) < 2 or len({s for s, _ in known}) < 2:
-        return Finding("source shortcut", CANNOT_TELL, {}, "it takes two sources and two classes to compare")
-    table: dict[str, Counter] = defaultdict(Counter)
-    for source, label in known:
-        table[source][label] += 1
-    # Share of each class among its images of a source, corrected for class sizes: chance is 1 / number of classes.
-    right: Counter = Counter()
-    for counts in table.values():
-        guess = max(counts, key=lambda k: counts[k] / classes[k])
-        right[guess] += counts[guess]
-    accuracy = float(np.mean([right[k] / n for k, n in classes.items()]))
-    limit = 1 / len(classes) + 0.2
-    return Finding(
-        "source shortcut",
-        verdict(accuracy > limit),
-        {"balanced_accuracy_from_source": accuracy, "chance": 1 / len(classes)},
-        f"the source alone gives the class with a balanced accuracy of {accuracy:.2f} (limit {limit:.2f})",
+    names, classes = sorted({s for s, _ in known}), sorted({k for _, k in known})
+    advice = (
         "take tumors and healthy images from the same sources, or sample every class of a source alike, and report "
-        "results by source",
+        "results by source"
     )
+    if len(classes) < 2 or len(names) < 2:
+        given = f"{len(names)} source and {len(classes)} class{'es' if len(classes) != 1 else ''}"
+        return Finding(
+            SHORTCUT, CANNOT_TELL, {}, f"it takes two sources and two classes to compare; given: {given}", advice
+        )
+    source = np.array([names.index(s) for s, _ in known])
+    label = np.array([classes.index(k) for _, k in known])
+    accuracy = _accuracy_from(source, label)
+    rng = np.random.default_rng(0)
+    by_chance = [_accuracy_from(source, rng.permutation(label)) for _ in range(draws)]
+    p = float(np.mean([value >= accuracy - 1e-12 for value in by_chance]))
+    chance, limit = 1 / len(classes), 1 / len(classes) + 0.2
+    figures = {"balanced_accuracy_from_source": accuracy, "chance": chance, "p_by_chance": p}
+    reason = f"the source alone gives the class with a balanced accuracy of {accuracy:.2f} (limit {limit:.2f})"
+    if accuracy > limit and p > 0.05:
+        counts = Counter(s for s, _ in known)
+        reason += f", but so it does for {p:.0%} of shuffled labels: {len(known)} images of {len(counts)} sources"
+        return Finding(SHORTCUT, CANNOT_TELL, figures, reason, "give more images")
+    return Finding(SHORTCUT, verdict(accuracy > limit), figures, reason, advice)
+
+
+def _accuracy_from(source: np.ndarray, label: np.ndarray) -> float:
+    """Balanced accuracy of the class that is most over-represented in each source; chance is 1 / number of classes."""
+    table = np.zeros((source.max() + 1, label.max() + 1))
+    np.add.at(table, (source, label), 1)
+    share = table / table.sum(0)
+    return float(share.max(1).sum() / table.shape[1])
 
 
 def coarse_grid(tumor: Tensor, foreground: Tensor, layer_size: Sequence[int]) -> Finding:
@@ -206,17 +181,18 @@ def coarse_grid(tumor: Tensor, foreground: Tensor, layer_size: Sequence[int]) ->
         foreground: (B, 1, *spatial), 0 or 1.
         layer_size: grid of the layer.
     """
+    cause, cells = "coarse grid", float(math.prod(layer_size))
     with_tumor = tumor.flatten(1).any(1)
     if not bool(with_tumor.any()):
-        return Finding("coarse grid", CANNOT_TELL, {}, "no image has a tumor mask")
+        return Finding(cause, CANNOT_TELL, {"cells": cells}, "no image has a tumor mask", "give masks of some tumors")
     tumor, foreground = tumor[with_tumor], foreground[with_tumor]
     measures = case_measures(torch.ones(len(tumor), 1, *layer_size), tumor, foreground)
     oracle, area = float(measures["oracle_tumor_energy"].mean()), float(measures["tumor_area"].mean())
     return Finding(
-        "coarse grid",
+        cause,
         verdict(oracle < 0.5),
-        {"oracle_tumor_energy": oracle, "tumor_area": area, "cells": float(math.prod(layer_size))},
+        {"oracle_tumor_energy": oracle, "tumor_area": area, "cells": cells},
         f"a perfect map on a grid of {' x '.join(map(str, layer_size))} has {oracle:.0%} of its energy in the tumor "
-        "(limit 50 %)",
-        "explain a layer of a finer grid",
+        f"(limit 50 %), over {len(tumor)} tumors",
+        "explain a layer of a finer grid, or give the network larger images",
     )

@@ -16,6 +16,8 @@ from torch.utils.hooks import RemovableHandle
 __all__ = [
     "LayerError",
     "Recorder",
+    "check_spatial",
+    "chosen_layers",
     "default_aliases",
     "default_layer",
     "evaluating",
@@ -337,3 +339,29 @@ def default_layer(
 
 def _shape(output: Any) -> torch.Size:
     return output.shape if isinstance(output, Tensor) else torch.Size()
+
+
+def chosen_layers(
+    model: nn.Module,
+    x: Tensor,
+    layers: str | Sequence[str] | None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    dense: bool = False,
+) -> list[str]:
+    """Names of the layers to explain as they were given, or the one of `default_layer` for None."""
+    if layers is None:
+        return [default_layer(model, x, forward_kwargs, dense)]
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
+def check_spatial(model: nn.Module, name: str, activation: Tensor, x: Tensor) -> None:
+    """Make sure that a layer's output is (B, C, *spatial) with the batch and the spatial axes of the input.
+
+    Raises:
+        LayerError: naming the layer.
+    """
+    if activation.dim() != x.dim() or len(activation) != len(x):
+        raise LayerError(
+            f"layer {name!r} of {type(model).__name__} puts out {tuple(activation.shape)}; expected "
+            f"({len(x)}, C, *spatial) with {x.dim() - 2} spatial axes"
+        )

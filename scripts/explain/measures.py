@@ -53,7 +53,10 @@ def _mask(mask: Tensor, like: Tensor | None, what: str) -> Tensor:
 
 
 def oracle_map(tumor: Tensor, layer_size: Sequence[int]) -> Tensor:
-    """Best map that a layer of that grid can draw: the share of tumor area in each cell, (B, 1, *layer_size)."""
+    """The tumor drawn as exactly as a layer of that grid can: its share of each cell's area, (B, 1, *layer_size).
+
+    Not a bound of `tumor_energy`: a map of the tumor's middle alone, without its rim, has more of its energy inside.
+    """
     return ADAPTIVE_MEAN[len(layer_size)](tumor.double(), tuple(layer_size))
 
 

@@ -15,6 +15,7 @@ from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated
 from scripts.explain.layers import evaluating
 from scripts.explain.maps import combine_maps, scale_maps, upsample
 from scripts.explain.perturbation import occlusion, scorecam
+from scripts.explain.scores import one_tensor
 from scripts.explain.targets import ClassScore, LogitTarget, SegmentationRegion, Target
 
 __all__ = ["METHODS", "Explanation", "explain"]
@@ -200,9 +201,7 @@ def _target(
     if isinstance(target, Target):
         return target
     with torch.no_grad(), evaluating(model):
-        output = model(x.clone(), **kwargs)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"{type(model).__name__} returned {type(output).__name__}; expected one tensor")
+        output = one_tensor(model, model(x.clone(), **kwargs))
     if output.dim() == 2:
         return ClassScore(target)
     if target is not None and not isinstance(target, int):

@@ -1,4 +1,4 @@
-"""Causes of a heatmap in the background that lie in the network: normalization, pooling, gradients, class, layer."""
+"""Causes of a heatmap in the background that lie in the network's forward pass: normalization and pooling."""
 
 from __future__ import annotations
 
@@ -16,70 +16,53 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from scripts.explain.baselines import check_foreground
-from scripts.explain.cam import MIN_COHERENCE, cam_pass, gradcam, gradient_coherence, hirescam
-from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS, Finding, verdict
-from scripts.explain.layers import LayerError, evaluating, frozen, record, resolve_layer
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, Finding, verdict
+from scripts.explain.gradient_findings import activations_and_gradients, cells_with_head, normalizations
+from scripts.explain.layers import LayerError, default_layer, evaluating, record
 from scripts.explain.scores import plain
-from scripts.explain.targets import ClassScore, SegmentationRegion, Target
+from scripts.explain.targets import SegmentationRegion, Target
 
-__all__ = [
-    "activations_and_gradients",
-    "first_normalization",
-    "gradient_averaging",
-    "lost_gradient",
-    "normalization_leak",
-    "pooling_over_air",
-    "unsuitable_layer",
-    "wrong_class",
-]
+__all__ = ["first_normalization", "normalization_leak", "pad_with_air", "pooling_over_air", "with_more_air"]
+
+# Images looked at for a property of the network that does not depend on the image.
+SAMPLES = 8
 
 
-def activations_and_gradients(
-    model: nn.Module, x: Tensor, layer: str, target: Target, kwargs: Mapping[str, Any]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score (B,), activations and gradients (B, C, *grid) of a layer.
-
-    Raises:
-        LayerError: for a layer that cannot be explained.
-    """
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
-        with record(model, [layer]) as recorder:
-            output = model(plain(x).clone(), **kwargs)
-        score = target(output)
-        gradients = recorder.gradients(score)
-    name = recorder.layers[0]
-    return score.detach(), recorder.activations[name].detach().float(), gradients[name].float()
+def _air_value(x: Tensor, inside: Tensor) -> Tensor:
+    """Median of each sample's and channel's air, (B, C, 1, ...); 0 without air."""
+    values = torch.zeros(x.shape[:2])
+    for b, (image, where) in enumerate(zip(x.float(), inside, strict=True)):
+        if not bool(where.all()):
+            values[b] = image[:, ~where[0]].median(1).values
+    return values.reshape(*values.shape, *[1] * (x.dim() - 2)).to(x)
 
 
-def _cells(foreground: Tensor, size: Sequence[int]) -> Tensor:
-    """Cells of a layer's grid with any foreground, (B, 1, *size), bool."""
-    pool: Any = F.adaptive_max_pool3d if len(size) == 3 else F.adaptive_max_pool2d
-    return pool(foreground.float(), tuple(size)) > 0
+def pad_with_air(x: Tensor, foreground: Tensor, pad: int) -> Tensor:
+    """Images (B, C, *spatial) with `pad` pixels more of their own air on every side."""
+    value = _air_value(x, check_foreground(foreground, x))
+    return _padded(x - value, pad) + value
 
 
 def _padded(t: Tensor, pad: int) -> Tensor:
     return F.pad(t, [pad] * 2 * (t.dim() - 2))
 
 
-def _padded_arguments(kwargs: Mapping[str, Any], x: Tensor, pad: int) -> dict[str, Any]:
-    """Arguments of `forward`, images among them padded like the input."""
-    return {
-        k: _padded(v, pad) if isinstance(v, Tensor) and v.shape[2:] == x.shape[2:] and v.dim() == x.dim() else v
-        for k, v in kwargs.items()
-    }
+def _arguments(kwargs: Mapping[str, Any], x: Tensor, pad: int = 0, count: int | None = None) -> dict[str, Any]:
+    """Arguments of `forward`, images among them padded like the input, and cut to the first `count` samples."""
+    images = {k: v for k, v in kwargs.items() if isinstance(v, Tensor) and v.shape[2:] == x.shape[2:]}
+    return {**kwargs, **{k: _padded(v[:count], pad) for k, v in images.items()}}
 
 
 def first_normalization(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> str | None:
-    """Name of the first layer to run whose class name says that it normalizes, and whose output is spatial."""
+    """Name of the first of `normalizations` to run with a spatial output."""
     ran: list[str] = []
     handles = []
     try:
-        for name, module in model.named_modules():
-            if "norm" in type(module).__name__.lower():
-                hook = lambda _m, _a, out, name=name: ran.append(name) if _spatial(out, x) else None  # noqa: E731
-                handles.append(module.register_forward_hook(hook))
+        for name, module in normalizations(model):
+            hook = lambda _m, _a, out, name=name: ran.append(name) if _spatial(out, x) else None  # noqa: E731
+            handles.append(module.register_forward_hook(hook))
         with torch.no_grad(), evaluating(model):
-            model(x.clone(), **kwargs)
+            model(x[:1].clone(), **_arguments(kwargs, x, count=1))
     finally:
         for handle in handles:
             handle.remove()
@@ -90,14 +73,27 @@ def _spatial(output: Any, x: Tensor) -> bool:
     return isinstance(output, Tensor) and output.dim() == x.dim()
 
 
-def _with_more_air(
-    model: nn.Module, x: Tensor, layer: str, kwargs: Mapping[str, Any], pad: int
+def with_more_air(
+    model: nn.Module, x: Tensor, foreground: Tensor, layer: str, kwargs: Mapping[str, Any], pad: int
 ) -> tuple[Tensor, Tensor, list[Any]]:
-    """Features of a layer, those of the padded input at the same places, and the two outputs."""
+    """Features of a layer, those of the padded input at the same places, and the two outputs.
+
+    Raises:
+        ValueError: for a network that takes no larger input.
+    """
     features, outputs = [], []
-    for image, arguments in ((x, kwargs), (_padded(x, pad), _padded_arguments(kwargs, x, pad))):
-        with torch.no_grad(), evaluating(model), record(model, [layer]) as recorder:
-            outputs.append(model(image.clone(), **arguments))
+    for image, arguments in (
+        (plain(x).clone(), kwargs),
+        (pad_with_air(plain(x), foreground, pad), _arguments(kwargs, x, pad)),
+    ):
+        try:
+            with torch.no_grad(), evaluating(model), record(model, [layer]) as recorder:
+                outputs.append(model(image, **arguments))
+        except (RuntimeError, AssertionError) as error:
+            if not outputs:
+                raise
+            grid = "x".join(map(str, image.shape[2:]))
+            raise ValueError(f"the network takes no input of {grid}: {str(error).splitlines()[0]}") from error
         recorder.check()
         features.append(recorder.activations[recorder.layers[0]].float())
     plain_size, more = features[0].shape[2:], features[1]
@@ -111,6 +107,38 @@ def _relative_change(features: Tensor, more: Tensor, cells: Tensor) -> float:
     return float(((more - features).abs() * cells).max() / (features.abs() * cells).max().clamp(min=1e-12))
 
 
+def _mixing(model: nn.Module, x: Tensor, inside: Tensor, kwargs: Mapping[str, Any]) -> dict[str, float]:
+    """For each normalization layer, how much its output in the head changes with its input in the air.
+
+    The air cells of the layer's own input are moved by one deviation of that input, everything else is left; the change
+    is the largest in the head, as a share of the largest output there. Exactly 0 for a layer that works cell by cell
+    (batch norm in evaluation mode) or knows the foreground. Layers without a cell of air are left out.
+    """
+    found: dict[str, float] = {}
+
+    def look(name: str, module: nn.Module, args: tuple, kw: dict, output: Any) -> None:
+        if not args or not _spatial(args[0], x) or not _spatial(output, x) or args[0].shape[2:] != output.shape[2:]:
+            return
+        head = cells_with_head(inside, output.shape[2:])
+        air = ~head.expand_as(args[0])
+        if bool(air.any()):
+            moved = args[0] + air * args[0].float().std().to(args[0])
+            again = module.forward(moved, *args[1:], **kw)  # not by call: no hook, and no second look
+            found[name] = max(found.get(name, 0.0), _relative_change(output.float(), again.float(), head))
+
+    handles = []
+    try:
+        for name, module in normalizations(model):
+            hook = lambda m, a, kw, out, name=name: look(name, m, a, kw, out)  # noqa: E731
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        with torch.no_grad(), evaluating(model):
+            model(x.clone(), **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def normalization_leak(
     model: nn.Module,
     x: Tensor,
@@ -121,14 +149,15 @@ def normalization_leak(
 ) -> Finding:
     """Whether a normalization mixes the air into the statistics of the head, and writes them into the air.
 
-    Looks behind the first normalization: adding air around the image must not change the features of the head there
-    (instance, group and layer norm: their statistics include the air; batch norm in evaluation mode: they do not). With
-    20 images or more of two classes, a linear probe on the features of one corner cell says how much of the label
-    stands in the air (cross-validated ROC AUC).
+    Every normalization layer is tried alone: its air is moved by one deviation, and its output in the head must stay
+    (instance, group and layer norm over space: it does not; batch norm in evaluation mode and foreground-aware norms:
+    it does, exactly). Beside it: what more air around the image does to the features behind the first normalization;
+    and, with 20 images or more of two classes, how much of the label a linear probe reads from the features of one
+    corner cell (cross-validated ROC AUC).
 
     Args:
         model: the network.
-        x: (B, C, *spatial), with air of 0.
+        x: (B, C, *spatial).
         foreground: (B, 1, *spatial), non-zero inside.
         labels: class of each image, for the probe.
         forward_kwargs: arguments of `forward`; images among them are padded too.
@@ -138,40 +167,85 @@ def normalization_leak(
     inside = check_foreground(foreground, x)
     layer = first_normalization(model, x, kwargs)
     if layer is None:
-        return Finding(cause, DOES_NOT_HOLD, {}, "the network has no normalization layer")
-    features, more, _ = _with_more_air(model, x, layer, kwargs, pad)
-    cells = _cells(inside, features.shape[2:])
-    change = _relative_change(features, more, cells)
-    figures = {"change_of_features_with_more_air": change}
-    air = (~cells).expand_as(features)
-    if bool(air.any()):
-        size = features.abs()
-        figures["air_to_head_magnitude"] = float(size[air].mean() / size[~air].mean().clamp(min=1e-12))
-    figures |= _probe(features, cells, labels)
-    probe = (
-        f"; a corner pixel tells the class with an AUC of {figures['corner_auc']:.2f}"
-        if "corner_auc" in figures
-        else ""
+        return Finding(cause, DOES_NOT_HOLD, {}, "the network has no normalization layer (told by class names)")
+    few, few_inside, few_kwargs = x[:SAMPLES], inside[:SAMPLES], _arguments(kwargs, x, count=SAMPLES)
+    mixing = _mixing(model, few, few_inside, few_kwargs)
+    if not mixing:
+        return Finding(cause, CANNOT_TELL, {}, "no normalization layer has a cell without any foreground")
+    leaking = [name for name, change in mixing.items() if change > 1e-3]
+    worst = max(mixing, key=lambda name: mixing[name])
+    figures = {
+        "normalization_layers": float(len(mixing)),
+        "layers_that_mix_air": float(len(leaking)),
+        "largest_change_by_air": mixing[worst],
+    }
+    reason = (
+        f"{len(leaking)} of {len(mixing)} normalization layers mix the air into the head: air moved by one deviation "
+        f"changes the head's features behind {worst!r} by {mixing[worst]:.1%} of the largest (limit 0.1 %)"
     )
+    try:
+        features, more, _ = with_more_air(model, few, few_inside, layer, few_kwargs, pad)
+        cells = cells_with_head(few_inside, features.shape[2:])
+        change = _relative_change(features, more, cells)
+        figures["change_of_features_with_more_air"] = change
+        reason += f"; {pad} pixels more air change those behind {layer!r} by {change:.1%}"
+    except ValueError as error:
+        reason += f"; more air could not be tried: {error}"
+    figures |= _in_the_air(model, x, inside, layer, kwargs, labels)
+    if "corner_auc" in figures:
+        reason += (
+            f"; a probe on a corner pixel tells the class with an AUC of {figures['corner_auc']:.2f} (chance 0.50)"
+        )
     return Finding(
         cause,
-        verdict(change > 0.01),
+        verdict(bool(leaking)),
         figures,
-        f"{pad} pixels more air change the head's features behind {layer!r} by {change:.1%} of the largest (limit 1 %)"
-        f"{probe}",
-        "normalize with the statistics of the foreground alone, and write 0 to the air behind every normalization",
+        reason,
+        "normalize with the statistics of the foreground alone and write 0 to the air behind every normalization "
+        "(scripts.networks.normalization.ForegroundInstanceNorm); batch norm does not leak in evaluation mode",
     )
 
 
-def _probe(features: Tensor, cells: Tensor, labels: Sequence[int] | None) -> dict[str, float]:
-    """Cross-validated ROC AUC of a linear probe on the corner cell, for class 0 against the others."""
-    in_head = bool(cells.flatten(2)[:, 0, 0].any())  # the first cell is the corner, in 2D and 3D
-    if labels is None or in_head:
+def _in_the_air(
+    model: nn.Module,
+    x: Tensor,
+    inside: Tensor,
+    layer: str,
+    kwargs: Mapping[str, Any],
+    labels: Sequence[int] | None,
+) -> dict[str, float]:
+    """What stands in the air behind a layer: its size as a share of the head's, and what a corner says of the class."""
+    corners, air_size, head_size = [], [], []
+    in_head = False
+    for start in range(0, len(x), SAMPLES):
+        part = slice(start, start + SAMPLES)
+        own = {k: v[part] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
+        with torch.no_grad(), evaluating(model), record(model, [layer]) as recorder:
+            model(plain(x)[part].clone(), **own)
+        features = recorder.activations[recorder.layers[0]].float()
+        head = cells_with_head(inside[part], features.shape[2:])
+        in_head |= bool(head.flatten(2)[:, 0, 0].any())  # the first cell is the corner, in 2D and 3D
+        air = (~head).expand_as(features)
+        air_size.append(features.abs()[air])
+        head_size.append(features.abs()[~air].mean())
+        corners.append(features.flatten(2)[:, :, 0])
+    figures = {}
+    if any(len(size) for size in air_size):
+        figures["air_to_head_magnitude"] = float(torch.cat(air_size).mean() / torch.stack(head_size).mean())
+    if not in_head:
+        figures |= _probe(torch.cat(corners), labels)
+    return figures
+
+
+def _probe(corners: Tensor, labels: Sequence[int] | None) -> dict[str, float]:
+    """Cross-validated ROC AUC of a linear probe on the corner cells (B, C), for class 0 against the others."""
+    if labels is None:
         return {}
-    truth = np.array([int(label) > 0 for label in labels])
+    known = np.array([int(label) >= 0 for label in labels])
+    truth = np.array([int(label) > 0 for label in labels])[known]
     if len(truth) < 20 or min(truth.sum(), (~truth).sum()) < 5:
         return {}
-    values = features.flatten(2)[:, :, 0].cpu().numpy()
+    values = corners.cpu().numpy()[known]
     if bool((values == values[:1]).all()):  # as in air that is exactly 0: there is nothing to read
         return {"corner_auc": 0.5}
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -185,7 +259,7 @@ def pooling_over_air(
     x: Tensor,
     foreground: Tensor,
     target: Target,
-    layer: str,
+    layer: str | None = None,
     forward_kwargs: Mapping[str, Any] | None = None,
     pad: int = 16,
 ) -> Finding:
@@ -197,12 +271,21 @@ def pooling_over_air(
     Args:
         model, x, foreground, forward_kwargs, pad: see `normalization_leak`.
         target: the explained score.
-        layer: the last spatial features in front of the pooling.
+        layer: the last spatial features in front of the pooling, whatever layer is explained; None:
+            `layers.default_layer`.
     """
     cause, kwargs = "pooling over air", dict(forward_kwargs or {})
     inside = check_foreground(foreground, x)
-    score, _, gradients = activations_and_gradients(model, x, layer, target, kwargs)
-    cells = _cells(inside, gradients.shape[2:])
+    if isinstance(target, SegmentationRegion):
+        return Finding(
+            cause, DOES_NOT_HOLD, {}, "the network puts out a segmentation, and the score is its mean over a region"
+        )
+    try:
+        layer = layer or default_layer(model, x[:1], _arguments(kwargs, x, count=1))
+        score, _, gradients = activations_and_gradients(model, x, layer, target, kwargs)
+    except LayerError as error:
+        return Finding(cause, CANNOT_TELL, {}, f"the features in front of the pooling were not found: {error}")
+    cells = cells_with_head(inside, gradients.shape[2:])
     figures: dict[str, float] = {"share_of_air": float((~cells).double().mean())}
     if not bool((~cells).any()):
         return Finding(cause, CANNOT_TELL, figures, f"layer {layer!r} has no cell without foreground")
@@ -213,182 +296,25 @@ def pooling_over_air(
     figures["share_of_gradient_in_air"] = share
     reason = f"{share:.1%} of the score's gradient at {layer!r} lies in cells without foreground (limit 1 %)"
     diluted = False
-    if not isinstance(target, SegmentationRegion):
-        features, more, outputs = _with_more_air(model, x, layer, kwargs, pad)
-        change = float((target.bind(outputs[0])(outputs[1]) - score).abs().max())
-        figures["score_change_with_more_air"] = change
-        same = _relative_change(features, more, cells) < 1e-3
-        diluted = same and change > 1e-3 * max(1.0, float(score.abs().max()))
-        if diluted and share <= 0.01:
-            reason = (
-                f"{pad} pixels more air change the score by {change:.3f}, though not the head's features at {layer!r}"
-            )
-    return Finding(cause, verdict(share > 0.01 or diluted), figures, reason, "pool over the foreground only")
-
-
-def gradient_averaging(
-    model: nn.Module,
-    x: Tensor,
-    foreground: Tensor,
-    target: Target,
-    layer: str,
-    forward_kwargs: Mapping[str, Any] | None = None,
-) -> Finding:
-    """Whether Grad-CAM paints the air because it averages gradients over space, or the average is rounding noise.
-
-    HiResCAM is the same product without the average: what Grad-CAM has in the air beyond it is the average's doing.
-    That Grad-CAM also paints tissue without gradient is told as a figure, and is no fault by itself: behind a
-    log-sum-exp pooling it makes Grad-CAM the evidence.
-
-    Args:
-        model, x, foreground, target, layer, forward_kwargs: see `pooling_over_air`.
-    """
-    cause, kwargs = "gradient averaging", dict(forward_kwargs or {})
-    inside = check_foreground(foreground, x)
-    _, activations, gradients = activations_and_gradients(model, x, layer, target, kwargs)
-    coherence = gradient_coherence(gradients)
-    maps = {
-        "gradcam": gradcam(activations, gradients).clamp(min=0),
-        "hirescam": hirescam(activations, gradients).clamp(min=0),
-    }
-    size = gradients.abs().sum(1, keepdim=True)
-    silent = size < 1e-3 * size.flatten(1).amax(1).reshape(-1, *[1] * (size.dim() - 1))
-    cells = _cells(inside, gradients.shape[2:])
-    figures = {"coherence": float(coherence.nan_to_num(0).mean())}
-    for name, value in maps.items():
-        total = float(value.sum())
-        if total > 0:
-            figures[f"{name}_energy_in_air"] = float((value * ~cells).sum()) / total
-    cam_total = float(maps["gradcam"].sum())
-    if cam_total == 0:
-        return Finding(cause, CANNOT_TELL, figures, "Grad-CAM is empty for every image")
-    painted = float((maps["gradcam"] * silent).sum()) / cam_total
-    figures["gradcam_energy_without_gradient"] = painted
-    beyond = figures["gradcam_energy_in_air"] - figures.get("hirescam_energy_in_air", 0.0)
-    cancelled = bool((coherence < MIN_COHERENCE).any())
-    if cancelled:
-        least = float(coherence.min())
-        reason = f"the gradients at {layer!r} cancel over space (coherence {least:.1e}): their mean is rounding"
-    else:
-        reason = f"Grad-CAM at {layer!r} has {beyond:+.1%} more of its energy in air than HiResCAM (limit 5 %)"
-    return Finding(
-        cause,
-        verdict(cancelled or beyond > 0.05),
-        figures,
-        reason,
-        "use HiResCAM, or a layer with nothing but a linear map and the pooling behind it",
-    )
-
-
-def wrong_class(
-    model: nn.Module,
-    x: Tensor,
-    labels: Sequence[int],
-    class_idx: int,
-    layer: str,
-    forward_kwargs: Mapping[str, Any] | None = None,
-) -> Finding:
-    """Whether the explained class is another than meant, or its evidence lies in another class's logit.
-
-    Args:
-        model, x, layer, forward_kwargs: see `pooling_over_air`.
-        labels: true class of each image, below 0 for unknown.
-        class_idx: the class whose logit is explained.
-    """
-    cause, kwargs = "wrong class index", dict(forward_kwargs or {})
-    with torch.no_grad(), evaluating(model):
-        logits = model(x.clone(), **kwargs)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or not 0 <= class_idx < logits.shape[1]:
-        return Finding(cause, CANNOT_TELL, {}, f"the output is no logits (B, K) with a class {class_idx}")
-    truth = np.array([int(k) for k in labels])
-    known = truth >= 0
-    positive = truth[known] == class_idx
-    figures: dict[str, float] = {}
-    others = [k for k in range(logits.shape[1]) if k != class_idx]
-    if others:
-        rival = others[int(logits[:, others].mean(0).argmax())]
-        own, other = (
-            activations_and_gradients(model, x, layer, ClassScore(k), kwargs)[2].norm() for k in (class_idx, rival)
-        )
-        figures["share_of_margin_in_its_own_logit"] = float(own / (own + other).clamp(min=1e-30))
-    if positive.any() and not positive.all():
-        margin = logits[:, class_idx] - (logits[:, others].amax(1) if others else 0)
-        figures["auc_for_its_own_label"] = float(roc_auc_score(positive, margin.float().cpu().numpy()[known]))
-    elif not figures:
-        return Finding(cause, CANNOT_TELL, figures, f"images with and without class {class_idx} are needed")
-    auc, share = figures.get("auc_for_its_own_label"), figures.get("share_of_margin_in_its_own_logit", 1.0)
-    swapped, elsewhere = auc is not None and auc < 0.4, share < 0.2
-    if not swapped and not elsewhere and auc is None:
-        return Finding(cause, CANNOT_TELL, figures, f"images with and without class {class_idx} are needed")
-    reason = (
-        f"class {class_idx} separates its own images with an AUC of {auc:.2f} (limit 0.40)"
-        if swapped
-        else (f"{share:.0%} of the margin's gradient lies in the logit of class {class_idx} (limit 20 %)")
-    )
-    return Finding(
-        cause,
-        verdict(swapped or elsewhere),
-        figures,
-        reason,
-        "explain the margin to the other class, and check the index",
-    )
-
-
-def lost_gradient(
-    model: nn.Module,
-    x: Tensor,
-    target: Target,
-    layer: str,
-    forward_kwargs: Mapping[str, Any] | None = None,
-) -> Finding:
-    """Whether the gradient is dead or saturated: too small to say anything.
-
-    Args:
-        model, x, target, layer, forward_kwargs: see `pooling_over_air`.
-    """
-    score, activations, gradients = activations_and_gradients(model, x, layer, target, dict(forward_kwargs or {}))
-    effect = (activations * gradients).abs().flatten(1).sum(1)
-    dead = effect < 1e-6 * score.abs().clamp(min=1.0)
-    silent = (gradients.flatten(2).abs().amax(2) == 0).double().mean()
-    figures = {
-        "share_of_images_without_gradient": float(dead.double().mean()),
-        "share_of_channels_without_gradient": float(silent),
-        "smallest_effect": float(effect.min()),
-    }
-    return Finding(
-        "dead or saturated gradient",
-        verdict(bool(dead.any())),
-        figures,
-        f"in {figures['share_of_images_without_gradient']:.0%} of the images activations times gradients at {layer!r} "
-        "are below one millionth of the score",
-        "explain the logit or the margin, not a probability; look for activations that never open at this layer",
-    )
-
-
-def unsuitable_layer(
-    model: nn.Module,
-    x: Tensor,
-    target: Target,
-    layer: str,
-    forward_kwargs: Mapping[str, Any] | None = None,
-) -> Finding:
-    """Whether the layer cannot carry a Grad-CAM: absent, run twice, no spatial output, cancelling, or a normalization.
-
-    Args:
-        model, x, target, layer, forward_kwargs: see `pooling_over_air`.
-    """
-    cause, advice = (
-        "unsuitable layer",
-        "name a whole block, or leave the choice to scripts.explain.layers.default_layer",
-    )
+    few, few_inside, few_kwargs = x[:SAMPLES], inside[:SAMPLES], _arguments(kwargs, x, count=SAMPLES)
     try:
-        cam_pass(model, x, layer, target, "gradcam", forward_kwargs)
-    except LayerError as error:
-        return Finding(cause, HOLDS, {}, str(error), advice)
-    module = model.get_submodule(resolve_layer(model, layer))
-    kind = type(module).__name__
-    _, activations, _ = activations_and_gradients(model, x, layer, target, dict(forward_kwargs or {}))
-    figures = {"share_of_negative_activations": float((activations < 0).double().mean())}
-    normalizes = "norm" in kind.lower()
-    reason = f"{layer!r} is a {kind}" + (": its output is not what the layers behind it read" if normalizes else "")
-    return Finding(cause, verdict(normalizes), figures, reason, advice)
+        features, more, outputs = with_more_air(model, few, few_inside, layer, few_kwargs, pad)
+    except ValueError as error:
+        reason += f"; more air could not be tried: {error}"
+    else:
+        taken = target.take(torch.arange(len(few)))
+        bound = taken.bind(outputs[0])
+        change = float((bound(outputs[1]) - bound(outputs[0])).abs().max())
+        figures["score_change_with_more_air"] = change
+        same = _relative_change(features, more, cells[:SAMPLES]) < 1e-3
+        diluted = same and change > 1e-3 * max(1.0, float(score.abs().max()))
+        reason += f"; {pad} pixels more air change the score by up to {change:.3g}" + (
+            f", though not the head's features at {layer!r}" if diluted else ""
+        )
+    return Finding(
+        cause,
+        verdict(share > 0.01 or diluted),
+        figures,
+        reason,
+        "pool over the foreground only (head: evidence with masked pooling), or crop the images to the head",
+    )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scripts.explain.baselines import Baseline, baseline_image
 from scripts.explain.cam import CamPass
 from scripts.explain.gradients import INPUT
-from scripts.explain.layers import LayerError, default_layer, resolve_layer
+from scripts.explain.layers import LayerError, check_spatial, chosen_layers, resolve_layer
 from scripts.explain.maps import upsample
 from scripts.explain.scores import Scorer
 from scripts.explain.targets import SegmentationRegion, Target
@@ -149,10 +149,8 @@ def scorecam(
     """
     if weighting not in ("softmax", "increase"):
         raise ValueError(f"weighting: expected 'softmax' or 'increase', got {weighting!r}")
-    if layers is None:
-        kwargs = {**(forward_kwargs or {}), **({foreground_kwarg: foreground} if foreground_kwarg else {})}
-        layers = default_layer(model, x, kwargs, dense=isinstance(target, SegmentationRegion))
-    names = [layers] if isinstance(layers, str) else list(layers)
+    kwargs = {**(forward_kwargs or {}), **({foreground_kwarg: foreground} if foreground_kwarg else {})}
+    names = chosen_layers(model, x, layers, kwargs, dense=isinstance(target, SegmentationRegion))
     scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg, names, aliases)
     start = baseline_image(scorer.x, scorer.foreground, baseline, sigma_pixels)
     samples = torch.arange(len(scorer.x), device=scorer.x.device)
@@ -160,11 +158,7 @@ def scorecam(
     result = CamPass(scorer.output, scorer.score)
     for name in names:
         activations = scorer.activations[resolve_layer(model, name, aliases)]
-        if activations.dim() != scorer.x.dim() or len(activations) != len(samples):
-            raise LayerError(
-                f"layer {name!r} of {type(model).__name__} puts out {tuple(activations.shape)}; expected "
-                f"({len(samples)}, C, *spatial) with {scorer.x.dim() - 2} spatial axes"
-            )
+        check_spatial(model, name, activations, scorer.x)
         activations = activations.float()
         weights = _channel_weights(scorer, activations, start, base, weighting, batch_size, name)
         cam = (weights.reshape(*weights.shape, *[1] * (activations.dim() - 2)) * activations).sum(1, keepdim=True)

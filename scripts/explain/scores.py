@@ -13,7 +13,7 @@ from scripts.explain.baselines import check_foreground
 from scripts.explain.layers import FP16_SCALE, evaluating, frozen, record
 from scripts.explain.targets import Target
 
-__all__ = ["Scorer", "copies_at_once", "plain"]
+__all__ = ["Scorer", "checked_score", "copies_at_once", "one_tensor", "plain"]
 
 # A CPU gains nothing from larger batches and pays for fresh memory: a DynUNet encoder at 256 x 256 took 86 ms an image
 # alone, 90 in pairs and 193 in a batch of 16 (97 where glibc keeps its memory, see the Makefile).
@@ -38,6 +38,35 @@ def plain(t: Tensor) -> Tensor:
     """Detached plain tensor that autograd can work with, also if it was made under `torch.inference_mode`."""
     t = t.as_subclass(Tensor).detach()
     return t.clone() if t.is_inference() else t
+
+
+def one_tensor(model: nn.Module, output: Any) -> Tensor:
+    """The output of a network as a plain tensor.
+
+    Raises:
+        TypeError: when it is anything else.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
+            "forward_kwargs, or wrap the network in a module that returns one"
+        )
+    return output.as_subclass(Tensor)
+
+
+def checked_score(model: nn.Module, target: Target, output: Tensor) -> Tensor:
+    """Score (B,) of an output whose first axis is the batch.
+
+    Raises:
+        ValueError: when the target does not give one number a sample.
+        FloatingPointError: when one of them is not finite.
+    """
+    score = target(output)
+    if score.shape != (len(output),):
+        raise ValueError(f"target {target.name} gave {tuple(score.shape)}; expected ({len(output)},)")
+    if not bool(torch.isfinite(score).all()):
+        raise FloatingPointError(f"target {target.name}: a score of {type(model).__name__} is not finite")
+    return score
 
 
 class Scorer:
@@ -100,7 +129,7 @@ class Scorer:
             else:
                 self.output = self._forward(self.x, everything)
             self._target = target.bind(self.output)
-            self.score = self._checked(target(self.output), len(self.x))
+            self.score = checked_score(model, target, self.output)
         half = (*[p.dtype for p in model.parameters()], self.x.dtype)
         amp = torch.is_autocast_enabled(self.x.device.type) and torch.get_autocast_dtype(self.x.device.type)
         self.scale = FP16_SCALE if torch.float16 in (*half, amp) else 1.0
@@ -127,22 +156,7 @@ class Scorer:
             for k, v in self._kwargs.items()
         }
         with evaluating(self.model), frozen(self.model):
-            output = self.model(inputs.clone(), **kwargs)  # a copy, because the first layer may work in place
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"{type(self.model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
-                "forward_kwargs, or wrap the network in a module that returns one"
-            )
-        return output.as_subclass(Tensor)
-
-    def _checked(self, score: Tensor, count: int) -> Tensor:
-        if score.shape != (count,):
-            raise ValueError(f"target {self._target.name} gave {tuple(score.shape)}; expected ({count},)")
-        if not bool(torch.isfinite(score).all()):
-            raise FloatingPointError(
-                f"target {self._target.name}: a score of {type(self.model).__name__} is not finite"
-            )
-        return score
+            return one_tensor(self.model, self.model(inputs.clone(), **kwargs))  # the first layer may work in place
 
     def __call__(self, inputs: Tensor, index: Tensor) -> Tensor:
         """Scores of changed samples.
@@ -158,7 +172,7 @@ class Scorer:
             ValueError: when the input needs a gradient and none reaches it.
             FloatingPointError: when a score is not finite.
         """
-        score = self._checked(self._target.take(index)(self._forward(inputs, index)), len(inputs))
+        score = checked_score(self.model, self._target.take(index), self._forward(inputs, index))
         if torch.is_grad_enabled() and inputs.requires_grad and not score.requires_grad:
             raise ValueError(
                 f"no gradient of {self._target.name} reaches the input of {type(self.model).__name__}: a part of it "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ClassMargin", "ClassScore", "LogitTarget", "SegmentationRegion", "Target", "TumorLogOdds"]
+__all__ = [
+    "ClassMargin",
+    "ClassScore",
+    "LogitTarget",
+    "SegmentationRegion",
+    "Target",
+    "TumorLogOdds",
+    "named_target",
+    "precise",
+]
 
 
 @runtime_checkable
@@ -33,7 +44,7 @@ class Target(Protocol):
         """Target of the batch that holds the samples `index` (N,), int64, of this one, repeats allowed."""
 
 
-def _precise(output: Tensor) -> Tensor:
+def precise(output: Tensor) -> Tensor:
     """Plain tensor in at least float32, so that scores of half-precision networks are not rounded again."""
     output = output.as_subclass(Tensor)
     return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
@@ -47,7 +58,7 @@ def _class_logits(output: Tensor, target: str, minimum: int = 1) -> Tensor:
             f"target {target} expects class logits (B, K) with K >= {minimum}, got {shape}; "
             "SegmentationRegion explains dense outputs, and ClassScore(0) a single logit"
         )
-    return _precise(output)
+    return precise(output)
 
 
 class LogitTarget:
@@ -148,7 +159,7 @@ class ClassScore(LogitTarget):
         bound = ClassScore(self.classes(_class_logits(output, self.name)))
         return _Named(bound, self.name)
 
-    def take(self, index: Tensor) -> Target:
+    def take(self, index: Tensor) -> ClassScore:
         """Classes of the samples `index`."""
         if isinstance(self.class_idx, Tensor):
             return ClassScore(self.class_idx[index.to(self.class_idx.device)])
@@ -180,39 +191,49 @@ class ClassMargin(LogitTarget):
     """Logit of one class minus that of another: with softmax logits, evidence for one can lie, negated, in the other.
 
     Args:
-        positive: the class argued for.
-        negative: the class argued against.
+        positive: the class argued for, one for all samples or one a sample, (B,) integers.
+        negative: the class argued against, likewise.
+
+    Raises:
+        ValueError: when the two are the same class.
 
     >>> ClassMargin(1, 0)(torch.tensor([[0.5, 2.0]]))
     tensor([1.5000])
+    >>> ClassMargin([1, 2], 0)(torch.tensor([[0.5, 2.0, 9.0], [0.5, 9.0, 3.0]]))
+    tensor([1.5000, 2.5000])
     """
 
-    def __init__(self, positive: int, negative: int) -> None:
-        if positive == negative:
-            raise ValueError(f"the margin of class {positive} to itself is always 0; give two different classes")
-        self.positive, self.negative = positive, negative
+    def __init__(self, positive: int | Tensor | Sequence[int], negative: int | Tensor | Sequence[int]) -> None:
+        if positive is None or negative is None:
+            raise TypeError(f"expected two classes, got {positive!r} and {negative!r}")
+        self.positive, self.negative = ClassScore(positive), ClassScore(negative)
+        same = torch.as_tensor(self.positive.class_idx) == torch.as_tensor(self.negative.class_idx)
+        if bool(same.any()):
+            raise ValueError(
+                f"the margin of a class to itself is always 0, got {positive!r} and {negative!r}; give two different "
+                "classes"
+            )
 
     @property
     def name(self) -> str:
-        """`class_1_minus_class_0`."""
-        return f"class_{self.positive}_minus_class_{self.negative}"
-
-    def _checked(self, output: Tensor) -> Tensor:
-        logits = _class_logits(output, self.name, minimum=2)
-        for index in (self.positive, self.negative):
-            _check_class(index, logits.shape[1], self.name)
-        return logits
+        """`class_1_minus_class_0`; `given_class` for one class a sample."""
+        return f"{self.positive.name}_minus_{self.negative.name}"
 
     def __call__(self, output: Tensor) -> Tensor:
         """Difference of the two logits, (B,)."""
-        logits = self._checked(output)
-        return logits[:, self.positive] - logits[:, self.negative]
+        logits = _class_logits(output, self.name, minimum=2)
+        return self.positive(logits) - self.negative(logits)
 
     def weights(self, logits: Tensor) -> Tensor:
         """+1 and -1 at the two classes, (B, K)."""
-        weights = torch.zeros_like(self._checked(logits))
-        weights[:, self.positive], weights[:, self.negative] = 1.0, -1.0
-        return weights
+        logits = _class_logits(logits, self.name, minimum=2)
+        return self.positive.weights(logits) - self.negative.weights(logits)
+
+    def take(self, index: Tensor) -> Target:
+        """Classes of the samples `index`."""
+        result = copy.copy(self)
+        result.positive, result.negative = self.positive.take(index), self.negative.take(index)
+        return result
 
 
 class TumorLogOdds(LogitTarget):
@@ -288,7 +309,7 @@ class SegmentationRegion:
     def __call__(self, output: Tensor) -> Tensor:
         """Mean or sum of the channel's logit over each sample's region, (B,)."""
         region = self.region(output).flatten(1)
-        inside = _precise(output)[:, self.channel].flatten(1).masked_fill(~region, 0.0)
+        inside = precise(output)[:, self.channel].flatten(1).masked_fill(~region, 0.0)
         total = inside.sum(1)
         return total if self.reduction == "sum" else total / region.sum(1).clamp(min=1)
 
@@ -301,3 +322,52 @@ class SegmentationRegion:
         """Regions of the samples `index`."""
         mask = None if self.mask is None else self.mask[index.to(self.mask.device)]
         return SegmentationRegion(mask, self.channel, self.reduction, self.mask_name)
+
+
+NAMED_CLASS = re.compile(r"(true_class|class_\d+)(?:_minus_(class_\d+))?")
+NAMED_REGION = re.compile(r"segmentation_(\d+)_(predicted|true_mask)")
+
+
+def named_target(name: str, true_class: Tensor | None = None, true_mask: Tensor | None = None) -> Target:
+    """Target of a name, as it stands in a config and in the rows of localization.json.
+
+    Args:
+        name: "tumor_log_odds", "top_class", "true_class", "class_2", "class_2_minus_class_0",
+            "true_class_minus_class_0", "segmentation_1_predicted" or "segmentation_1_true_mask", with any class or
+            channel in place of the numbers.
+        true_class: (B,) integers, for the names that begin with "true_class".
+        true_mask: (B, 1, *spatial), for those that end in "true_mask".
+
+    Returns:
+        a target whose `name` is the given one.
+
+    Raises:
+        ValueError: for another name, or when the classes or the mask that it needs are not given.
+
+    >>> named_target("class_2_minus_class_0")(torch.tensor([[0.5, 9.0, 3.0]]))
+    tensor([2.5000])
+    """
+    if name == "tumor_log_odds":
+        return TumorLogOdds()
+    if name == "top_class":
+        return ClassScore()
+    region = NAMED_REGION.fullmatch(name)
+    if region is not None:
+        if region[2] == "predicted":
+            return SegmentationRegion(channel=int(region[1]))
+        if true_mask is None:
+            raise ValueError(f"target {name} needs the true masks of the cases; none are given")
+        return SegmentationRegion(true_mask, int(region[1]), mask_name="true_mask")
+    classes = NAMED_CLASS.fullmatch(name)
+    if classes is None:
+        raise ValueError(
+            f"unknown target {name!r}; expected tumor_log_odds, top_class, true_class, class_2, class_2_minus_class_0, "
+            "true_class_minus_class_0, segmentation_1_predicted or segmentation_1_true_mask, with any numbers"
+        )
+    positive, negative = classes[1], classes[2]
+    if positive == "true_class" and true_class is None:
+        raise ValueError(f"target {name} needs the true classes of the cases; none are given")
+    index = true_class if positive == "true_class" else int(positive.removeprefix("class_"))
+    if negative is None:
+        return _Named(ClassScore(index), name)
+    return _Named(ClassMargin(index, int(negative.removeprefix("class_"))), name)  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def test_rows_say_what_was_met():
 
 def test_command_line(tmp_path, monkeypatch, capsys, small):
     monkeypatch.setattr(benchmark, "make_network", lambda: small[0])
-    monkeypatch.setattr(benchmark, "measure", lambda *_: [benchmark.Row("a", 1.9, 10.0, 1.8)])
+    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: [benchmark.Row("a", 1.9, 10.0, 1.8)])
     out = tmp_path / "explain.json"
     assert benchmark.main(["--size", "32", "--repeats", "1", "--out", str(out)]) == 0
     assert "MISSED" in capsys.readouterr().out

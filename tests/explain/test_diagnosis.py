@@ -3,36 +3,24 @@ from __future__ import annotations
 import math
 
 import matplotlib
-import numpy as np
 import pytest
 import torch
 from monai.networks.nets import DenseNet121
 from monai.visualize.class_activation_maps import default_normalizer
 from torch import nn
 
-from scripts.explain.diagnosis import diagnose
-from scripts.explain.findings import (
-    CANNOT_TELL,
-    DOES_NOT_HOLD,
-    HOLDS,
-    air_not_zero,
-    coarse_grid,
-    inverted_normalizer,
-    order_of_transforms,
-    source_shortcut,
-    swapped_colors,
-)
-from scripts.explain.maps import max_scaling
-from scripts.explain.network_findings import (
-    first_normalization,
+from scripts.explain.diagnosis import CAUSES, diagnose
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
+from scripts.explain.gradient_findings import (
     gradient_averaging,
     lost_gradient,
-    normalization_leak,
-    pooling_over_air,
+    normalizations,
     unsuitable_layer,
     wrong_class,
 )
-from scripts.explain.targets import ClassMargin, ClassScore, TumorLogOdds
+from scripts.explain.maps import max_scaling
+from scripts.explain.network_findings import first_normalization, normalization_leak, pooling_over_air
+from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, TumorLogOdds
 from tests.explain.nets import InplaceResidual, PooledLinear, assert_same_state, state_of
 from tests.networks.nets import heads, tiny
 
@@ -43,74 +31,8 @@ def stock(**options):
     return tiny(normalization="instance", head="average_pool", **options)
 
 
-def air_and_head(values):
-    """One-row images (B, 1, 1, N) and a foreground that leaves out the first two pixels."""
-    x = torch.tensor(values)[:, None, None]
-    inside = torch.ones_like(x)
-    inside[..., :2] = 0
-    return x, inside
-
-
 def turbo(values):
     return matplotlib.colormaps["turbo"](values)
-
-
-def test_inverted_normalizer():
-    found = inverted_normalizer(default_normalizer)
-    assert found.verdict == HOLDS
-    assert found.figures == {"strongest_becomes": 0.0, "weakest_becomes": 1.0, "empty_map_becomes": 0.0}
-    assert inverted_normalizer(max_scaling).verdict == DOES_NOT_HOLD
-    assert inverted_normalizer(lambda m: m * 0).verdict == CANNOT_TELL
-
-
-def test_swapped_colors():
-    assert swapped_colors(lambda m: matplotlib.colormaps["jet"](m)).verdict == DOES_NOT_HOLD
-    assert swapped_colors(lambda m: matplotlib.colormaps["jet"](m)[..., 2::-1]).verdict == HOLDS
-    assert (
-        swapped_colors(lambda m: (255 * matplotlib.colormaps["jet"](m)[..., 2::-1]).astype(np.uint8)).verdict == HOLDS
-    )
-    assert swapped_colors(lambda m: np.stack([m] * 3, -1)).verdict == CANNOT_TELL
-    with pytest.raises(ValueError, match=r"expected RGB \(H, W, 3\)"):
-        swapped_colors(lambda m: m)
-
-
-def test_air_not_zero_by_hand():
-    found = air_not_zero(*air_and_head([[0.0, 0.5, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]]))
-    assert found.verdict == HOLDS
-    assert found.figures == {"share_of_air_not_zero": 0.25, "largest_value_in_air": 0.5}
-    assert air_not_zero(*air_and_head([[0.0, 0.0, 0.0, 2.0]])).verdict == DOES_NOT_HOLD
-    assert air_not_zero(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).verdict == CANNOT_TELL
-
-
-def test_order_of_transforms_by_hand():
-    # Masked, then normalized over the whole image: one constant. Never masked: noise. Right: 0.
-    found = order_of_transforms(*air_and_head([[-1.0, -1.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]]))
-    assert found.verdict == HOLDS
-    assert found.figures == {"share_of_images": 0.5, "air_value": -0.5, "share_of_air_of_one_value": 1.0}
-    assert order_of_transforms(*air_and_head([[-1.0, -0.8, 1.0, 2.0]])).verdict == DOES_NOT_HOLD
-    assert order_of_transforms(*air_and_head([[0.0, 0.0, 1.0, 2.0]])).verdict == DOES_NOT_HOLD
-    assert order_of_transforms(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).verdict == CANNOT_TELL
-
-
-def test_source_shortcut_by_hand():
-    found = source_shortcut(["a"] * 4 + ["b"] * 8, [1] * 4 + [0] * 8)
-    assert (found.verdict, found.figures["balanced_accuracy_from_source"]) == (HOLDS, 1.0)
-    # Both sources have both classes alike, though one class is rare: guessing the source gives nothing.
-    even = source_shortcut(["a"] * 10 + ["b"] * 10, ([1] * 2 + [0] * 8) * 2)
-    assert (even.verdict, even.figures["balanced_accuracy_from_source"]) == (DOES_NOT_HOLD, 0.5)
-    assert source_shortcut(["a", "a"], [0, 1]).verdict == CANNOT_TELL
-    assert source_shortcut(["a", "b", "b"], [0, 1, -1]).verdict == HOLDS
-
-
-def test_coarse_grid_by_hand():
-    tumor = torch.zeros(1, 1, 8, 8)
-    tumor[..., :2, :2] = 1
-    inside = torch.ones(1, 1, 8, 8)
-    assert coarse_grid(tumor, inside, (8, 8)).figures["oracle_tumor_energy"] == 1.0
-    assert coarse_grid(tumor, inside, (8, 8)).verdict == DOES_NOT_HOLD
-    found = coarse_grid(tumor, inside, (1, 1))
-    assert (found.verdict, found.figures["oracle_tumor_energy"]) == (HOLDS, 4 / 64)
-    assert coarse_grid(tumor * 0, inside, (8, 8)).verdict == CANNOT_TELL
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -121,10 +43,12 @@ def test_normalization_leak_is_found_in_the_stock_net_and_not_in_ours(dims):
     assert leak.verdict == HOLDS
     assert leak.figures["change_of_features_with_more_air"] > 0.05
     assert leak.figures["air_to_head_magnitude"] > 0.05
+    assert leak.figures["layers_that_mix_air"] == leak.figures["normalization_layers"] > 1
     ours = normalization_leak(tiny(dims), x, inside, forward_kwargs=CLS, pad=4)
     assert ours.verdict == DOES_NOT_HOLD
     assert ours.figures["change_of_features_with_more_air"] < 1e-5
     assert ours.figures["air_to_head_magnitude"] == 0.0
+    assert ours.figures["largest_change_by_air"] == 0.0
 
 
 def test_batch_norm_in_evaluation_mode_does_not_leak_and_no_norm_cannot():
@@ -202,7 +126,7 @@ def test_gradient_averaging_by_hand():
         "hirescam_energy_in_air": 0.0,
         "gradcam_energy_without_gradient": 0.75,
     }
-    assert "+75.0% more" in found.reason
+    assert "+75.0% against HiResCAM" in found.reason
     network, image = tiny(), heads()
     ours = gradient_averaging(network, image, image != 0, TumorLogOdds(), "head.features", CLS)
     assert (ours.verdict, ours.figures["gradcam_energy_in_air"]) == (DOES_NOT_HOLD, 0.0)
@@ -228,19 +152,86 @@ class TwoLogits(nn.Module):
         return torch.stack([-self.weight * mean, mean], 1)
 
 
+def levels(count=12):
+    """Images of one value each, 0 to count - 1."""
+    return torch.arange(float(count)).reshape(count, 1, 1, 1).expand(count, 1, 3, 3)
+
+
 def test_wrong_class_by_hand():
-    x = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 1, 3, 3)
-    right = wrong_class(TwoLogits(1.0), x, [0, 0, 1, 1], 1, "features")
+    x, halves = levels(), [0] * 6 + [1] * 6
+    right = wrong_class(TwoLogits(1.0), x, halves, ClassScore(1), "features")
     assert right.verdict == DOES_NOT_HOLD
     assert right.figures["auc_for_its_own_label"] == 1.0
     assert right.figures["share_of_margin_in_its_own_logit"] == pytest.approx(0.5)
-    swapped = wrong_class(TwoLogits(1.0), x, [1, 1, 0, 0], 1, "features")
+    swapped = wrong_class(TwoLogits(1.0), x, halves[::-1], ClassScore(1), "features")
     assert (swapped.verdict, swapped.figures["auc_for_its_own_label"]) == (HOLDS, 0.0)
-    elsewhere = wrong_class(TwoLogits(9.0), x, [0, 0, 1, 1], 1, "features")
+    elsewhere = wrong_class(TwoLogits(9.0), x, halves, ClassScore(1), "features")
     assert elsewhere.verdict == HOLDS
     assert elsewhere.figures["share_of_margin_in_its_own_logit"] == pytest.approx(0.1)
-    assert wrong_class(TwoLogits(1.0), x, [1, 1, 1, 1], 1, "features").verdict == CANNOT_TELL
-    assert wrong_class(TwoLogits(1.0), x, [0, 0, 1, 1], 2, "features").verdict == CANNOT_TELL
+    assert wrong_class(TwoLogits(1.0), x, halves, TumorLogOdds(), "features").verdict == DOES_NOT_HOLD
+    assert wrong_class(TwoLogits(1.0), x, halves[::-1], TumorLogOdds(), "features").verdict == HOLDS
+    assert wrong_class(TwoLogits(1.0), x, halves[::-1], ClassMargin(1, 0), "features").verdict == HOLDS
+    assert wrong_class(TwoLogits(1.0), x, halves, ClassMargin(1, 0), "features").verdict == DOES_NOT_HOLD
+
+
+def test_wrong_class_says_when_it_cannot_tell():
+    x, halves = levels(), [0] * 6 + [1] * 6
+    unclear = [0, 1] * 6
+    for labels, target, why in (
+        ([1] * 12, ClassScore(1), "images that it should be high for, and others, are needed"),
+        (unclear, ClassScore(1), "hardly tells"),
+        (halves, ClassScore(), "own top class"),
+        (None, ClassScore(1), "labels of the images were not given"),
+    ):
+        found = wrong_class(TwoLogits(1.0), x, labels, target, "features")
+        assert found.verdict == CANNOT_TELL
+        assert why in found.reason
+
+
+class Levels(nn.Module):
+    """Logits that peak at images of value 1, 5 and 9, in the given order of classes."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.features, self.order = nn.Conv2d(1, 1, 1, bias=False), order
+        nn.init.constant_(self.features.weight, 1.0)
+
+    def forward(self, x):
+        mean = self.features(x).flatten(1).mean(1)
+        return torch.stack([-((mean - (1 + 4 * k)) ** 2) for k in self.order], 1)
+
+
+def test_classes_in_another_order_than_the_labels_are_found_by_the_class_that_fits_better():
+    x, labels = levels(), [0] * 4 + [1] * 4 + [2] * 4
+    found = wrong_class(Levels([0, 2, 1]), x, labels, ClassScore(1), "features")
+    assert found.verdict == HOLDS
+    right = wrong_class(Levels([0, 1, 2]), x, labels, ClassScore(1), "features")
+    assert right.verdict == DOES_NOT_HOLD
+    assert right.figures["auc_of_the_best_class"] == right.figures["auc_for_its_own_label"] > 0.98
+
+
+def test_the_background_channel_of_a_segmentation_is_the_wrong_one():
+    tumor = torch.zeros(1, 1, 6, 6)
+    tumor[..., :2, :2] = 1
+
+    class Segmenter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Conv2d(1, 1, 1)
+            nn.init.constant_(self.features.weight, 1.0)
+
+        def forward(self, x):
+            seen = self.features(x)
+            return torch.cat([-seen, seen], 1)
+
+    x = tumor * 2 - 1
+    background = wrong_class(Segmenter(), x, None, SegmentationRegion(channel=0), "features", tumor=tumor)
+    assert (background.verdict, background.figures["auc_for_tumor_pixels"]) == (HOLDS, 0.0)
+    assert (
+        wrong_class(Segmenter(), x, None, SegmentationRegion(channel=1), "features", tumor=tumor).verdict
+        == DOES_NOT_HOLD
+    )
+    assert wrong_class(Segmenter(), x, None, SegmentationRegion(channel=1), "features").verdict == CANNOT_TELL
 
 
 def test_lost_gradient():
@@ -305,7 +296,7 @@ def test_nothing_holds_on_our_network_and_the_pipeline_as_it_should_be():
         "swapped colors": DOES_NOT_HOLD,
         "air not zero": DOES_NOT_HOLD,
         "order of transforms": DOES_NOT_HOLD,
-        "source shortcut": CANNOT_TELL,
+        "source or air shortcut": CANNOT_TELL,
         "normalization leak": DOES_NOT_HOLD,
         "pooling over air": DOES_NOT_HOLD,
         "gradient averaging": DOES_NOT_HOLD,
@@ -314,6 +305,7 @@ def test_nothing_holds_on_our_network_and_the_pipeline_as_it_should_be():
         "unsuitable layer": DOES_NOT_HOLD,
         "coarse grid": DOES_NOT_HOLD,
     }
+    assert [f.cause for f in found] == list(CAUSES)
     assert all(f.reason for f in found)
     assert all(f.advice for f in found if f.verdict != CANNOT_TELL and f.figures)
 
@@ -324,14 +316,15 @@ def test_the_stock_design_is_told_its_two_faults_and_no_other():
 
 
 def test_faults_of_the_pipeline_are_told_apart_from_those_of_the_network():
-    x = heads()
+    x = heads(batch=2).repeat(4, 1, 1, 1)
     given = arguments(x)
     mean = x.mean((1, 2, 3), keepdim=True)
     given |= {
         "x": (x - mean) / x.std((1, 2, 3), keepdim=True),  # over the whole image, after masking
         "postprocessing": default_normalizer,
         "colorize": lambda values: turbo(values)[..., 2::-1],
-        "sources": ["healthy", "tumors"],
+        "labels": [1, 0] * 4,  # as this network tells them
+        "sources": ["tumors", "healthy"] * 4,
     }
     given["forward_kwargs"] = {**CLS, "foreground": given["foreground"].float()}
     found = diagnose(tiny(), target=TumorLogOdds(), **given)
@@ -340,8 +333,63 @@ def test_faults_of_the_pipeline_are_told_apart_from_those_of_the_network():
         "swapped colors",
         "air not zero",
         "order of transforms",
-        "source shortcut",
+        "source or air shortcut",
     ]
+
+
+def test_the_reference_class_has_a_dead_gradient_and_the_layer_is_not_to_blame():
+    network, x = tiny(), heads()
+    found = {f.cause: f for f in diagnose(network, target=ClassScore(0), **arguments(x))}
+    assert found["dead or saturated gradient"].verdict == HOLDS
+    assert "exactly 0 everywhere: class_0 is a constant" in found["dead or saturated gradient"].reason
+    assert found["unsuitable layer"].verdict == DOES_NOT_HOLD
+    assert found["gradient averaging"].verdict == CANNOT_TELL
+
+
+def test_a_logit_that_is_fixed_has_no_gradient_though_the_layer_is_sound():
+    class Fixed(PooledLinear):
+        def forward(self, x):
+            return torch.cat([super().forward(x)[:, 1:], torch.zeros(len(x), 1)], 1)
+
+    x = heads()
+    for target, why in ((ClassScore(2), "constant"), (ConstantTarget(), "constant")):
+        found = {f.cause: f for f in diagnose(Fixed(), x, x != 0, target, "relu", labels=[0, 2], pad=4)}
+        assert found["dead or saturated gradient"].verdict == HOLDS
+        assert why in found["dead or saturated gradient"].reason
+        assert found["unsuitable layer"].verdict != HOLDS
+
+
+class ConstantTarget(ClassScore):
+    """A score that is cut off from the network."""
+
+    def __call__(self, output):
+        return torch.zeros(len(output), requires_grad=True)
+
+    def take(self, index):
+        return self
+
+
+def test_a_network_of_one_input_size_is_diagnosed_without_more_air():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(2304, 2)
+    )
+    x = heads()
+    leak = normalization_leak(net, x, x != 0, pad=8)
+    assert leak.verdict == HOLDS
+    assert "more air could not be tried: the network takes no input of 40x40" in leak.reason
+    pooled = pooling_over_air(net, x, x != 0, ClassScore(1), None, None, 8)
+    assert pooled.verdict == HOLDS  # a linear layer over all cells reads the air's
+    assert "could not be tried" in pooled.reason
+
+
+def test_blocks_that_hold_a_normalization_are_no_normalizations():
+    class ConvNorm(nn.Sequential):
+        pass
+
+    net = nn.Sequential(ConvNorm(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)), nn.ReLU())
+    assert [name for name, _ in normalizations(net)] == ["0.1"]
+    assert normalization_leak(net.eval(), heads(), heads() != 0, pad=4).verdict == DOES_NOT_HOLD
 
 
 def test_a_layer_that_is_not_there_is_a_finding_and_the_rest_cannot_tell():

@@ -60,6 +60,19 @@ def test_network_is_left_alone_and_multitask_takes_one_pass():
     torch.testing.assert_close(result.maps["evidence", "evidence"], net(x, "evidence")[:, 1:2].detach().clamp(min=0))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close_and_float32(dtype):
+    torch.manual_seed(0)
+    net, x = EvidenceNet(), torch.randn(2, 1, 8, 8)
+    expected = evidence_pass(net, x, TumorLogOdds(), signed=True).maps["evidence", "evidence"]
+    with torch.autocast("cpu", dtype):
+        automatic = evidence_pass(net, x, TumorLogOdds(), signed=True)
+    for found in (automatic, evidence_pass(net.to(dtype), x.to(dtype), TumorLogOdds(), signed=True)):
+        maps = found.maps["evidence", "evidence"]
+        assert maps.dtype == torch.float32
+        assert 0 < float((maps - expected).abs().max()) < 0.03 * float(expected.abs().max())
+
+
 def test_shapes_and_values_are_checked():
     with pytest.raises(ValueError, match="expected evidence"):
         evidence_map(torch.zeros(2, 3, 4, 4), torch.zeros(2, 2), TumorLogOdds())

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
+from scripts.explain.targets import (
+    ClassMargin,
+    ClassScore,
+    SegmentationRegion,
+    Target,
+    TumorLogOdds,
+    named_target,
+)
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [3.0, -1.0, 0.0]])
 
@@ -56,7 +63,63 @@ def test_margin_and_log_odds_by_hand():
     torch.testing.assert_close(TumorLogOdds()(LOGITS).sigmoid(), probability)
 
 
-@pytest.mark.parametrize("target", [ClassScore(1), ClassScore(), ClassScore([2, 0]), ClassMargin(2, 1), TumorLogOdds()])
+def test_margin_takes_a_class_per_sample():
+    margin = ClassMargin([1, 2], 0)
+    assert margin(LOGITS).tolist() == [1.0, -3.0]
+    assert margin.name == "given_class_minus_class_0"
+    assert margin.take(torch.tensor([1, 1, 0]))(LOGITS[[1, 1, 0]]).tolist() == [-3.0, -3.0, 1.0]
+    assert margin.weights(LOGITS).tolist() == [[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
+    for positive, negative in ((1, 1), ([1, 2], [0, 2]), (torch.tensor([0, 1]), 1)):
+        with pytest.raises(ValueError, match="the margin of a class to itself is always 0"):
+            ClassMargin(positive, negative)
+    with pytest.raises(TypeError, match="expected two classes"):
+        ClassMargin(None, 0)
+
+
+def test_targets_by_name_carry_the_name_and_score_what_it_says():
+    classes, mask = torch.tensor([2, 1]), torch.tensor([[[0, 1]], [[1, 1]]])
+    dense = torch.tensor([[[[1.0, 2.0]], [[3.0, 5.0]]], [[[0.0, 0.0]], [[7.0, 9.0]]]])
+    expected = {
+        "tumor_log_odds": TumorLogOdds()(LOGITS).tolist(),
+        "top_class": [2.0, 3.0],
+        "class_1": [2.0, -1.0],
+        "true_class": [0.5, -1.0],
+        "class_1_minus_class_0": [1.0, -4.0],
+        "true_class_minus_class_0": [-0.5, -4.0],
+        "segmentation_1_true_mask": [5.0, 8.0],
+        "segmentation_1_predicted": [4.0, 8.0],
+        "segmentation_0_true_mask": [2.0, 0.0],
+    }
+    for name, scores in expected.items():
+        target = named_target(name, classes, mask)
+        output = dense if name.startswith("segmentation") else LOGITS
+        assert target(output).tolist() == scores, name
+        assert target.name == name
+        bound = target.bind(output)
+        assert bound.name == name
+        assert bound.take(torch.tensor([1]))(output[1:]).tolist() == scores[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tumor", "unknown target 'tumor'; expected tumor_log_odds, top_class"),
+        ("segmentation_1", "unknown target"),
+        ("true_class", "needs the true classes of the cases"),
+        ("true_class_minus_class_0", "needs the true classes of the cases"),
+        ("segmentation_1_true_mask", "needs the true masks of the cases"),
+        ("class_1_minus_class_1", "the margin of a class to itself"),
+    ],
+)
+def test_a_name_that_says_nothing_or_needs_more_is_an_error(name, message):
+    with pytest.raises(ValueError, match=message):
+        named_target(name)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [ClassScore(1), ClassScore(), ClassScore([2, 0]), ClassMargin(2, 1), ClassMargin([2, 0], 1), TumorLogOdds()],
+)
 def test_weights_are_the_gradient_by_the_logits(target):
     logits = LOGITS.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(target(logits).sum(), logits)

@@ -1,0 +1,410 @@
+"""Causes of a heatmap in the background that lie in the gradient: its average, the class, its size, the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import mannwhitneyu
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from scripts.explain.baselines import check_foreground
+from scripts.explain.cam import MIN_COHERENCE, gradcam, gradient_coherence, hirescam
+from scripts.explain.findings import CANNOT_TELL, HOLDS, Finding, verdict
+from scripts.explain.layers import LayerError, evaluating, frozen, record, resolve_layer
+from scripts.explain.scores import plain
+from scripts.explain.targets import ClassMargin, ClassScore, LogitTarget, SegmentationRegion, Target
+
+__all__ = [
+    "NoGradientError",
+    "activations_and_gradients",
+    "cells_with_head",
+    "gradient_averaging",
+    "logits_of",
+    "lost_gradient",
+    "normalizations",
+    "unsuitable_layer",
+    "wrong_class",
+]
+
+BATCH = 8
+# Methods that weigh a channel by one number over space.
+AVERAGING = ("gradcam", "gradcam++", "scorecam")
+REFERENCE_ADVICE = "explain another class, or the margin to it: this one is the reference of the others, or never used"
+BLOCK_ADVICE = "name a whole block, or leave the choice to scripts.explain.layers.default_layer"
+
+
+class NoGradientError(LayerError):
+    """The explained score does not depend on the layer, though another score of the network does."""
+
+
+def normalizations(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Normalization layers by their class names; blocks that hold one, and normalized weights, left out."""
+    for name, module in model.named_modules():
+        if not name or "norm" not in type(module).__name__.lower() or "parametrizations" in name:
+            continue
+        inner = [child for child in module.modules() if child is not module]
+        if not any("norm" in type(child).__name__.lower() or "conv" in type(child).__name__.lower() for child in inner):
+            yield name, module
+
+
+def cells_with_head(foreground: Tensor, size: Sequence[int]) -> Tensor:
+    """Cells of a layer's grid with any foreground, (B, 1, *size), bool."""
+    pool: Any = F.adaptive_max_pool3d if len(size) == 3 else F.adaptive_max_pool2d
+    return pool((foreground != 0).float(), tuple(size)) > 0
+
+
+def _batches(x: Tensor, kwargs: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Index, images and arguments of `forward`, a few samples at a time."""
+    for start in range(0, len(x), BATCH):
+        index = torch.arange(start, min(start + BATCH, len(x)))
+        own = {k: v[index] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
+        yield index, plain(x)[index].clone(), own
+
+
+def activations_and_gradients(
+    model: nn.Module, x: Tensor, layer: str, target: Target, kwargs: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score (B,), activations and gradients (B, C, *grid) of a layer, float32.
+
+    Raises:
+        NoGradientError: when the score does not depend on the layer, though another output of the network does.
+        LayerError: for a layer that cannot be explained.
+    """
+    scores, activations, gradients = [], [], []
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
+        for index, images, own in _batches(x, kwargs):
+            with record(model, [layer]) as recorder:
+                output = model(images, **own)
+                recorder.check()
+            name = recorder.layers[0]
+            score = target.take(index)(output)
+            try:
+                gradients.append(recorder.gradients(score, retain_graph=True)[name].float())
+            except LayerError as error:
+                if isinstance(output, Tensor) and _depends(output, recorder.activations[name]):
+                    raise NoGradientError(f"target {target.name} has no gradient at layer {layer!r}") from error
+                raise
+            scores.append(score.detach().float())
+            activations.append(recorder.activations[name].detach().float())
+    found = torch.cat(activations)
+    if found.dim() != x.dim() or len(found) != len(x):
+        raise LayerError(f"layer {layer!r} puts out {tuple(found.shape)}; expected (B, C, *spatial) as the input")
+    return torch.cat(scores), found, torch.cat(gradients)
+
+
+def _depends(output: Tensor, activation: Tensor) -> bool:
+    if not output.requires_grad or not activation.requires_grad:
+        return False
+    return torch.autograd.grad(output.sum(), [activation], allow_unused=True)[0] is not None
+
+
+def logits_of(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
+    """Output of the network, a few samples at a time, detached, float32.
+
+    Raises:
+        TypeError: when it is not one tensor.
+    """
+    outputs = []
+    with torch.no_grad(), evaluating(model):
+        for _, images, own in _batches(x, kwargs):
+            output = model(images, **own)
+            if not isinstance(output, Tensor):
+                raise TypeError(
+                    f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
+                    "arguments of forward, or wrap the network in a module that returns one"
+                )
+            outputs.append(output.float())
+    return torch.cat(outputs)
+
+
+def gradient_averaging(
+    model: nn.Module,
+    x: Tensor,
+    foreground: Tensor,
+    target: Target,
+    layer: str,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    method: str = "gradcam",
+) -> Finding:
+    """Whether Grad-CAM paints the air because it averages gradients over space, or the average is rounding noise.
+
+    HiResCAM is the same product without the average: what Grad-CAM has in the air beyond it is the average's doing.
+    That Grad-CAM also paints tissue without gradient is told as a figure, and is no fault by itself: behind a
+    log-sum-exp pooling it makes Grad-CAM the evidence.
+
+    Args:
+        model, x, foreground, target, forward_kwargs: see `network_findings.pooling_over_air`.
+        layer: the explained layer.
+        method: the one that is looked at; only those of `AVERAGING` can suffer from it.
+    """
+    cause, kwargs = "gradient averaging", dict(forward_kwargs or {})
+    inside = check_foreground(foreground, x)
+    _, activations, gradients = activations_and_gradients(model, x, layer, target, kwargs)
+    coherence = gradient_coherence(gradients)
+    maps = {
+        "gradcam": gradcam(activations, gradients).clamp(min=0),
+        "hirescam": hirescam(activations, gradients).clamp(min=0),
+    }
+    size = gradients.abs().sum(1, keepdim=True)
+    silent = size < 1e-3 * size.flatten(1).amax(1).reshape(-1, *[1] * (size.dim() - 1))
+    cells = cells_with_head(inside, gradients.shape[2:])
+    figures = {"coherence": float(coherence.nan_to_num(0).mean())}
+    for name, value in maps.items():
+        total = float(value.sum())
+        if total > 0:
+            figures[f"{name}_energy_in_air"] = float((value * ~cells).sum()) / total
+    cam_total = float(maps["gradcam"].sum())
+    if cam_total == 0:
+        return Finding(cause, CANNOT_TELL, figures, "Grad-CAM is empty for every image")
+    figures["gradcam_energy_without_gradient"] = float((maps["gradcam"] * silent).sum()) / cam_total
+    beyond = figures["gradcam_energy_in_air"] - figures.get("hirescam_energy_in_air", 0.0)
+    cancelled = bool((coherence < MIN_COHERENCE).any())
+    if cancelled:
+        least = float(coherence.min())
+        reason = (
+            f"the gradients at {layer!r} cancel over space (coherence {least:.1e}, limit {MIN_COHERENCE:.0e}): their "
+            "mean is rounding"
+        )
+    else:
+        reason = (
+            f"Grad-CAM at {layer!r} has {figures['gradcam_energy_in_air']:.1%} of its energy in cells of air, "
+            f"{beyond + 0.0:+.1%} against HiResCAM (limit +5 %)"
+        )
+    if method not in AVERAGING:
+        reason = f"{method} averages no gradient; {reason}"
+    return Finding(
+        cause,
+        verdict(method in AVERAGING and (cancelled or beyond > 0.05)),
+        figures,
+        reason,
+        "use HiResCAM, or a layer with nothing but a linear map and the pooling behind it",
+    )
+
+
+def _wanted(target: Target, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which images the target speaks for and which it has to be compared with, (B,) bool; None for no such target."""
+    if isinstance(target, ClassMargin):
+        positive, negative = target.positive.class_idx, target.negative.class_idx
+        if not isinstance(positive, int) or not isinstance(negative, int):
+            return None
+        return labels == positive, labels == negative
+    if isinstance(target, ClassScore):
+        if not isinstance(target.class_idx, int):
+            return None
+        own = labels > 0 if classes == 1 else labels == target.class_idx
+        return own, (labels >= 0) & ~own
+    return (labels > 0, labels == 0) if isinstance(target, LogitTarget) else None
+
+
+def _auc(score: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """ROC AUC, and how probable one as far from chance is by chance (Mann-Whitney)."""
+    truth = np.r_[np.ones(own.sum()), np.zeros(others.sum())]
+    auc = float(roc_auc_score(truth, np.r_[score[own], score[others]]))
+    return auc, float(mannwhitneyu(score[own], score[others]).pvalue)
+
+
+def _against_others(logits: np.ndarray, k: int) -> np.ndarray:
+    others = np.delete(logits, k, axis=1)
+    return logits[:, k] - (others.max(1) if others.size else 0)
+
+
+def wrong_class(
+    model: nn.Module,
+    x: Tensor,
+    labels: Sequence[int] | None,
+    target: Target,
+    layer: str,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    tumor: Tensor | None = None,
+) -> Finding:
+    """Whether the explained score is another class's than meant, or its evidence lies in another class's logit.
+
+    Signs: the score is lower where it should be higher; another class's logit picks the images of this label far
+    better (classes in another order); most of the margin's gradient lies in the rival's logit.
+
+    Args:
+        model, x, layer, forward_kwargs: see `gradient_averaging`.
+        labels: true class of each image, below 0 for unknown.
+        target: the explained score; the images that it should be high for follow from it.
+        tumor: masks (B, 1, *spatial): for a segmentation, the explained channel has to be high in them.
+    """
+    cause, kwargs = "wrong class index", dict(forward_kwargs or {})
+    advice = "check the order of the classes and the index, and explain the margin to the other class"
+    output = logits_of(model, x, kwargs)
+    if isinstance(target, SegmentationRegion):
+        return _wrong_channel(output, target.channel, tumor)
+    if output.dim() != 2 or labels is None:
+        what = "the output is no logits (B, K)" if labels is not None else "the labels of the images were not given"
+        return Finding(cause, CANNOT_TELL, {}, what, "give labels by a datalist or by folders of classes")
+    logits, truth = output.cpu().numpy(), np.array([int(k) for k in labels])
+    sides = _wanted(target, truth, logits.shape[1])
+    if sides is None:
+        known = truth >= 0
+        figures = {"accuracy": float((logits.argmax(1) == truth)[known].mean())} if known.any() else {}
+        return Finding(
+            cause,
+            CANNOT_TELL,
+            figures,
+            "each image's own top class is explained: there is no index to be wrong",
+            "name the class that you mean",
+        )
+    own, others = sides
+    if not own.any() or not others.any():
+        reason = f"{target.name}: images that it should be high for, and others, are needed; got {own.sum()} and "
+        return Finding(cause, CANNOT_TELL, {}, reason + str(others.sum()), "give images of both kinds")
+    score = target(output).cpu().numpy()
+    if isinstance(target, ClassScore):
+        score = _against_others(logits, int(target.class_idx or 0))  # type: ignore[arg-type]
+    auc, p = _auc(score, own, others)
+    figures = {"auc_for_its_own_label": auc, "p_by_chance": p}
+    reason = (
+        f"the score {target.name} separates the {own.sum()} images that it should be high for from {others.sum()} "
+        f"others with an AUC of {auc:.2f} (holds below 0.40)"
+    )
+    if auc < 0.4 and p < 0.01:
+        return Finding(cause, HOLDS, figures, reason, advice)
+    if isinstance(target, ClassScore) and logits.shape[1] > 1:
+        index = int(target.class_idx or 0)  # type: ignore[arg-type]
+        best, best_auc = _best_class(logits, own, others)
+        figures["auc_of_the_best_class"] = best_auc
+        if best != index and best_auc > 0.7 and best_auc - auc > 0.2:
+            reason += f"; the logit of class {best} separates them with {best_auc:.2f} (limit 0.20 more)"
+            return Finding(cause, HOLDS, figures, reason, advice)
+        share = _share_in_own_logit(model, x, logits, index, layer, kwargs)
+        figures["share_of_margin_in_its_own_logit"] = share
+        reason += f"; {share:.0%} of the margin's gradient lies in its own logit (limit 20 %)"
+        if share < 0.2:
+            return Finding(cause, HOLDS, figures, reason, advice)
+    if auc < 0.6 or p > 0.05:
+        few = f"; the network hardly tells these {len(logits)} images apart (by chance in {p:.0%} of cases)"
+        return Finding(cause, CANNOT_TELL, figures, reason + few, "give more images, or a trained network")
+    return Finding(cause, verdict(False), figures, reason, advice)
+
+
+def _best_class(logits: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[int, float]:
+    found = [_auc(_against_others(logits, k), own, others)[0] for k in range(logits.shape[1])]
+    return int(np.argmax(found)), float(np.max(found))
+
+
+def _share_in_own_logit(
+    model: nn.Module, x: Tensor, logits: np.ndarray, index: int, layer: str, kwargs: Mapping[str, Any]
+) -> float:
+    """Norm of the class's gradient at the layer, as a share of that and the strongest rival's."""
+    rival = int(np.argmax(np.where(np.arange(logits.shape[1]) == index, -np.inf, logits.mean(0))))
+    norms = []
+    for k in (index, rival):
+        try:
+            norms.append(float(activations_and_gradients(model, x, layer, ClassScore(k), kwargs)[2].norm()))
+        except NoGradientError:  # a reference class whose logit is fixed
+            norms.append(0.0)
+    return norms[0] / max(sum(norms), 1e-30)
+
+
+def _wrong_channel(output: Tensor, channel: int, tumor: Tensor | None) -> Finding:
+    """Whether the explained channel of a segmentation is low where the tumor is."""
+    cause, advice = "wrong class index", "explain the tumor's channel: channel 0 is the background in most networks"
+    if tumor is None or not bool((tumor != 0).any()) or output.shape[2:] != tumor.shape[2:]:
+        reason = "the channel of a segmentation is checked by tumor masks on the output's grid, and there are none"
+        return Finding(cause, CANNOT_TELL, {}, reason, "give masks of some tumors")
+    truth = (tumor != 0).flatten().cpu().numpy()
+    others = [k for k in range(output.shape[1]) if k != channel]
+    margin = output[:, channel] - (output[:, others].amax(1) if others else 0)
+    auc = float(roc_auc_score(truth, margin.flatten().cpu().numpy()))
+    reason = f"channel {channel} separates tumor pixels from all others with an AUC of {auc:.2f} (holds below 0.40)"
+    figures = {"auc_for_tumor_pixels": auc}
+    if 0.4 <= auc < 0.6:
+        return Finding(cause, CANNOT_TELL, figures, reason + ": the network hardly tells them apart", advice)
+    return Finding(cause, verdict(auc < 0.4), figures, reason, advice)
+
+
+def lost_gradient(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    layer: str,
+    forward_kwargs: Mapping[str, Any] | None = None,
+) -> Finding:
+    """Whether the gradient is dead or saturated: too small to say anything.
+
+    Args:
+        model, x, target, layer, forward_kwargs: see `gradient_averaging`.
+    """
+    cause = "dead or saturated gradient"
+    advice = "explain the logit or the margin, not a probability; look for activations that never open at this layer"
+    try:
+        found = activations_and_gradients(model, x, layer, target, dict(forward_kwargs or {}))
+    except NoGradientError as error:
+        reason = f"{error}: it is a constant there, while other outputs are not"
+        return Finding(
+            cause,
+            HOLDS,
+            {"share_of_images_without_gradient": 1.0},
+            reason,
+            REFERENCE_ADVICE,
+        )
+    score, activations, gradients = found
+    effect = (activations * gradients).abs().flatten(1).sum(1)
+    dead = effect < 1e-6 * score.abs().clamp(min=1.0)
+    silent = (gradients.flatten(2).abs().amax(2) == 0).double().mean()
+    figures = {
+        "share_of_images_without_gradient": float(dead.double().mean()),
+        "share_of_channels_without_gradient": float(silent),
+        "smallest_effect": float(effect.min()),
+    }
+    if not bool(gradients.any()):
+        reason = f"the gradient at {layer!r} is exactly 0 everywhere: {target.name} is a constant there"
+        return Finding(cause, HOLDS, figures, reason, REFERENCE_ADVICE)
+    return Finding(
+        cause,
+        verdict(bool(dead.any())),
+        figures,
+        f"in {figures['share_of_images_without_gradient']:.0%} of the images activations times gradients at {layer!r} "
+        f"are below one millionth of the score (limit: none); the smallest sum is {figures['smallest_effect']:.3g}",
+        advice,
+    )
+
+
+def unsuitable_layer(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    layer: str,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    method: str = "gradcam",
+) -> Finding:
+    """Whether the layer cannot carry a Grad-CAM: absent, run twice, no spatial output, cancelling, or a normalization.
+
+    Args:
+        model, x, target, layer, forward_kwargs, method: see `gradient_averaging`.
+    """
+    cause = "unsuitable layer"
+    try:
+        _, activations, gradients = activations_and_gradients(model, x, layer, target, dict(forward_kwargs or {}))
+    except NoGradientError as error:
+        return Finding(cause, CANNOT_TELL, {}, f"{error}: see 'dead or saturated gradient'")
+    except LayerError as error:
+        return Finding(cause, HOLDS, {}, str(error), BLOCK_ADVICE)
+    name = resolve_layer(model, layer)
+    kind = type(model.get_submodule(name)).__name__
+    coherence = float(gradient_coherence(gradients).nan_to_num(1.0).min())
+    grid = "x".join(map(str, activations.shape[2:]))
+    figures = {"share_of_negative_activations": float((activations < 0).double().mean()), "coherence": coherence}
+    if name in dict(normalizations(model)):
+        reason = (
+            f"{layer!r} is a {kind}: its output is not what the layers behind it read, and "
+            f"{figures['share_of_negative_activations']:.0%} of it is negative"
+        )
+        return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
+    if coherence < MIN_COHERENCE and method in AVERAGING:
+        reason = (
+            f"no Grad-CAM at {layer!r}: the gradients of every channel cancel over space (coherence {coherence:.1e}, "
+            f"limit {MIN_COHERENCE:.0e}), because a normalization stands behind it"
+        )
+        return Finding(cause, HOLDS, figures, reason, "use HiResCAM there, or the layer behind the normalization")
+    reason = f"{layer!r} is a {kind} on a grid of {grid} that runs once (coherence of its gradients {coherence:.1e})"
+    return Finding(cause, verdict(False), figures, reason, BLOCK_ADVICE)
