@@ -180,7 +180,7 @@ def _located(item: dict[str, Any], root: Path) -> dict[str, Any]:
     """The item's files, absolute; the label only where the diagnosis has to be taken from it."""
     image = item["image"]
     located = {"image": str(root / image) if isinstance(image, str) else [str(root / path) for path in image]}
-    located |= {key: item[key] for key in ("slice",) if key in item}
+    located |= {key: item[key] for key in ("slice", "plane") if key in item}
     located |= {key: str(root / item[key]) for key in ("foreground",) if key in item}
     if "diagnosis" not in item and "label" in item:
         located["label"] = str(root / item["label"])

@@ -29,7 +29,7 @@ from transforms.cropping import CropToForegroundd, PadToFitd, ResizeToFitd
 from transforms.describe import Untraced
 from transforms.foreground import ForegroundMaskd, foreground_mask
 from transforms.intensity import NormalizeForegroundd, ScaleRobustd, plain
-from transforms.labels import Finalized, LabelCoveraged
+from transforms.labels import Finalized, LabelCoveraged, slice_suffix
 from transforms.loading import LoadCased
 from transforms.masking import MaskBackgroundd
 from transforms.order import Pipeline, check_order
@@ -185,7 +185,7 @@ def resolve_items(items: Sequence[Mapping[str, Any]], dataset_dir: str | Path) -
         dataset_dir: folder of the images.
 
     Returns:
-        new items with ``name``: the file's stem (and ``_sNNN``), with as many parent folders before it as it takes to
+        new items with ``name``: the file's stem (and ``_sNNN``, ``_corNNN``, ``_sagNNN`` of slices), with as many parent folders before it as it takes to
         tell the cases apart.
 
     Raises:
@@ -233,8 +233,7 @@ def _stem(item: Mapping[str, Any], parents: int) -> str:
     path = Path(str(image))
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     folders = [part for part in path.parts[:-1] if part != path.anchor][-parents:] if parents else []
-    plane = item.get("slice")
-    return "_".join([*folders, stem]) + ("" if plane is None else f"_s{int(plane):03d}")
+    return "_".join([*folders, stem]) + slice_suffix(item)
 
 
 def make_dataset(

@@ -13,8 +13,9 @@ from PIL import Image
 
 from scripts import datalists
 from scripts.datalists.__main__ import main
-from scripts.datalists.folders import class_names
-from scripts.datalists.volumes import choose_slices, load_oriented
+from scripts.datalists.folders import _places, class_names
+from scripts.datalists.slices import qualifying_slices, share_out, spread
+from scripts.datalists.volumes import load_oriented
 from scripts.phantoms import make_phantoms, phantom_slice
 
 
@@ -194,6 +195,34 @@ def test_groups_join_over_chains_and_by_content():
     assert datalists.group_near_duplicates(hashes, 39, same)[0].tolist() == [0, 1, 2, 3, 0]
 
 
+def test_neighbors_in_the_order_of_files_may_differ_more():
+    hashes = np.zeros((4, 256), dtype=bool)
+    hashes[1, :68] = True  # 68 bits from 0
+    hashes[2, 100:169] = True  # 69 bits from 0
+    hashes[3, 32:100] = True  # 68 bits from 0, 64 from 1
+    assert datalists.group_near_duplicates(hashes)[0].tolist() == [0, 1, 2, 3]
+    assert datalists.group_near_duplicates(hashes, order=np.array([1, 0, 2, 9]))[0].tolist() == [0, 0, 1, 2]
+    assert datalists.group_near_duplicates(hashes, order=np.array([1, 8, 7, 3]))[0].tolist() == [0, 1, 2, 0]
+    assert datalists.group_near_duplicates(hashes, order=np.array([1, 4, 7, 10]))[0].tolist() == [0, 1, 2, 3]
+    views = np.random.default_rng(0).integers(0, 2, (2, 5, 256)).astype(bool)
+    views[1, 3] = views[0, 1]  # the turned head, mirrored
+    views[1, 3, :61] ^= True  # 61 bits of 0.9 * 68
+    assert datalists.group_near_duplicates(views)[0].tolist() == [0, 1]
+    assert datalists.group_near_duplicates(views, order=np.array([5, 6]))[0].tolist() == [0, 0]
+
+
+def test_the_order_of_names_counts_numbers_by_value(tmp_path, pool):
+    folder = fill(tmp_path, {"no_tumor": pool[:12], "tumor": pool[12:]})
+    tumors = folder / "images" / "tumor"
+    names = [path.name for path in sorted(tumors.iterdir())]
+    for k, name in enumerate(names):
+        (tumors / name).rename(tumors / f"scan {k + 1}.png")
+    files = {"tumor": sorted(tumors.iterdir())}
+    assert [path.name for path in files["tumor"]][:3] == ["scan 1.png", "scan 10.png", "scan 11.png"]
+    places = _places(files, folder)
+    assert [places[f"images/tumor/scan {k + 1}.png"] for k in range(12)] == list(range(1000, 1012))
+
+
 def test_a_chain_through_most_images_lowers_the_distance():
     hashes = np.zeros((60, 512), dtype=bool)
     for k in range(60):
@@ -334,14 +363,24 @@ def test_nothing_usable_is_an_error(tmp_path):
 # Volumes
 
 
-def test_slices_are_spread_over_those_that_qualify():
+def test_slices_that_qualify_are_found_and_taken_at_even_steps():
     area = np.array([0, 0, 0, 0, 0.001, 0.01, 0.02, 0.03, 0.02, 0.01, 0, 0, 0, 0, 0, 0])
     head = np.array([0.05] + [0.4] * 14 + [0.05])
-    tumor, normal = choose_slices(area, head, 3, 4, min_tumor_area=0.005, min_foreground=0.1)
-    assert tumor == [5, 7, 9]  # of 5..9
-    assert normal == [1, 11, 12, 14]  # of 1, 2, 11, 12, 13, 14 without: 4 has tumor, 3 and 10 are next to it
-    assert choose_slices(area, head, 9, 9, 0.005, 0.1) == ([5, 6, 7, 8, 9], [1, 2, 11, 12, 13, 14])
-    assert choose_slices(area, head, 9, 9, 0.5, 0.5) == ([], [])
+    tumor, normal = qualifying_slices(area, head, min_tumor_area=0.005, min_foreground=0.1)
+    assert tumor == [5, 6, 7, 8, 9]
+    assert normal == [1, 2, 11, 12, 13, 14]  # 4 has tumor, 3 and 10 are next to it
+    assert qualifying_slices(area, head, 0.5, 0.5) == ([], [])
+    assert spread(tumor, 3) == [5, 7, 9]
+    assert spread(normal, 4) == [1, 11, 12, 14]
+    assert spread(normal, 9) == normal
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [([9, 9], 4, [2, 2]), ([1, 9, 9], 7, [1, 3, 3]), ([9, 9, 9], 2, [1, 0, 1]), ([2, 1], 9, [2, 1]), ([], 3, [])],
+)
+def test_a_count_is_shared_out_evenly_as_far_as_the_lists_reach(sizes, count, expected):
+    assert share_out(sizes, count) == expected
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "PIR", "ASL"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import itk
@@ -14,7 +15,7 @@ from scripts import datalists
 from scripts.datalists.__main__ import main
 from scripts.datalists.naming import role
 from scripts.datalists.slices import SliceRule
-from scripts.preprocessing import make_preprocessing
+from scripts.preprocessing import make_preprocessing, resolve_items
 from tests.transforms.images import disc, head
 from transforms.loading import LoadCased
 
@@ -182,18 +183,42 @@ def test_planes_show_the_tumor_where_it_is(tmp_path):
     for k in range(3):
         save(head((40, 44, 36), 16, k)[0], tmp_path / f"p{k}" / "flair.nii.gz", iso)
         save(ball, tmp_path / f"p{k}" / "seg.nii.gz", iso)
-    rule = SliceRule(("axial", "coronal", "sagittal"), tumor_slices=1, normal_slices=0)
+    rule = SliceRule(("axial", "coronal", "sagittal"), tumor_slices=3, normal_slices=0)
     datalist, _ = datalists.nifti_cases(tmp_path, rule=rule, progress=False)
     found = {item.get("plane", "axial"): item for item in items_of(datalist) if item["patient"] == "p0"}
     # Middles of the ball; superior is the first row of coronal and sagittal pictures: 35 - 20 = 15.
     assert {plane: item["slice"] for plane, item in found.items()} == {"axial": 20, "coronal": 30, "sagittal": 12}
-    assert found["coronal"]["name"] == "p0_flair_cor030"
+    names = [item["name"] for item in resolve_items(items_of(datalist), tmp_path)]
+    assert len(set(names)) == 9
+    assert {"p0_flair_s020", "p0_flair_cor030", "p0_flair_sag012"} <= set(names)
     for plane, center in {"axial": (12, 30), "coronal": (12, 15), "sagittal": (30, 15)}.items():
         item = found[plane]
         loaded = LoadCased()({**item, "image": str(tmp_path / item["image"]), "label": str(tmp_path / item["label"])})
         assert np.argwhere(loaded["label"][0].numpy()).mean(axis=0).round().tolist() == list(center)
         place = loaded["label"].affine.numpy() @ [*center, 0, 1]
         assert np.allclose(place, iso @ [12, 30, 20, 1])  # the same point of the patient
+
+
+def test_counts_hold_for_a_patient_over_time_points_and_planes(tmp_path):
+    iso = np.diag([-1.0, -1.0, 1.0, 1.0])
+    ball = disc((40, 44, 36), 6, (12, 30, 20))
+    for k, name in enumerate(["p0_study1", "p0_study2", "p0_study3", "p1_study1", "p2_study1"]):
+        save(head((40, 44, 36), 16, k)[0], tmp_path / name / "flair.nii.gz", iso)
+        save(ball, tmp_path / name / "seg.nii.gz", iso)
+    rule = SliceRule(("axial", "sagittal"), tumor_slices=7, normal_slices=2)
+    datalist, report = datalists.nifti_cases(tmp_path, rule=rule, progress=False)
+    own = [item for item in items_of(datalist) if item["patient"] == "p0"]
+    views = Counter((item["image"], item.get("plane", "axial")) for item in own if item["diagnosis"])
+    assert sorted(views.values()) == [1, 1, 1, 1, 1, 2]  # seven from three volumes in two planes
+    assert sum(item["diagnosis"] == 0 for item in own) == 2
+    for patient in ("p1", "p2"):
+        views = Counter(
+            item.get("plane", "axial")
+            for item in items_of(datalist)
+            if item["diagnosis"] and item["patient"] == patient
+        )
+        assert sorted(views.values()) == [3, 4]
+    assert report.figures["slices_that_qualify"] > len(items_of(datalist)) == 27
 
 
 def test_a_plane_of_long_pixels_is_refused_with_their_size(tmp_path):

@@ -42,8 +42,8 @@ def unlike(seed: int) -> np.ndarray:
     """A head (160, 160) that is no near-duplicate of another seed's."""
     image, _ = head()
     rng = np.random.default_rng(seed)
-    for _ in range(12):
-        image[disc((160, 160), rng.uniform(4, 10), tuple(rng.uniform(50, 110, 2)))] = rng.uniform(20, 190)
+    for _ in range(25):
+        image[disc((160, 160), rng.uniform(6, 18), tuple(rng.uniform(45, 115, 2)))] = rng.uniform(20, 190)
     return image
 
 

@@ -148,11 +148,16 @@ def _affine_grid(theta: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class _RandForeground(RandomizableTransform, MapTransform):
-    """One random change of the image's intensities; subclasses say which."""
+    """One random change of the image's intensities; subclasses say which.
+
+    Args:
+        prob: probability.
+        image_key, foreground_key: float (C, X, Y[, Z]) and its mask (1, X, Y[, Z]).
+    """
 
     stage = "intensity"
 
-    def __init__(self, image_key: str, foreground_key: str, prob: float) -> None:
+    def __init__(self, prob: float, image_key: str = "image", foreground_key: str = "foreground") -> None:
         MapTransform.__init__(self, image_key)
         RandomizableTransform.__init__(self, prob)
         self.image_key, self.foreground_key = image_key, foreground_key
@@ -211,16 +216,11 @@ class RandGammaForegroundd(_RandForeground):
     Args:
         gamma: bounds of the exponent.
         prob: probability.
+        keys: ``image_key`` and ``foreground_key``.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        foreground_key: str = "foreground",
-        prob: float = 0.3,
-        gamma: tuple[float, float] = (0.7, 1.5),
-    ) -> None:
-        super().__init__(image_key, foreground_key, prob)
+    def __init__(self, gamma: tuple[float, float] = (0.7, 1.5), prob: float = 0.3, **keys: str) -> None:
+        super().__init__(prob, **keys)
         self.gamma = gamma
 
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -235,17 +235,13 @@ class RandContrastForegroundd(_RandForeground):
         factor: bounds of the factor.
         shift: largest constant, in standard deviations of the foreground.
         prob: probability.
+        keys: ``image_key`` and ``foreground_key``.
     """
 
     def __init__(
-        self,
-        image_key: str = "image",
-        foreground_key: str = "foreground",
-        prob: float = 0.3,
-        factor: tuple[float, float] = (0.85, 1.15),
-        shift: float = 0.1,
+        self, factor: tuple[float, float] = (0.85, 1.15), shift: float = 0.1, prob: float = 0.3, **keys: str
     ) -> None:
-        super().__init__(image_key, foreground_key, prob)
+        super().__init__(prob, **keys)
         self.factor, self.shift = factor, shift
 
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -258,22 +254,21 @@ class RandNoiseForegroundd(_RandForeground):
     Args:
         std: bounds of its standard deviation, in those of the foreground.
         prob: probability.
+        keys: ``image_key`` and ``foreground_key``.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        foreground_key: str = "foreground",
-        prob: float = 0.2,
-        std: tuple[float, float] = (0.0, 0.15),
-    ) -> None:
-        super().__init__(image_key, foreground_key, prob)
+    def __init__(self, std: tuple[float, float] = (0.0, 0.15), prob: float = 0.2, **keys: str) -> None:
+        super().__init__(prob, **keys)
         self.std = std
 
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         std = self._uniform(self.std)
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
-        return image + std * torch.randn(image.shape, generator=generator)
+        where, out = inside[0].numpy(), image.numpy().copy()
+        count = np.count_nonzero(where)  # air needs none: it is masked next
+        for plane in out:
+            plane[where] += std * torch.randn(count, generator=generator).numpy()
+        return torch.from_numpy(out)
 
 
 class RandBlurForegroundd(_RandForeground):
@@ -282,16 +277,11 @@ class RandBlurForegroundd(_RandForeground):
     Args:
         sigma: bounds of its width, pixels.
         prob: probability.
+        keys: ``image_key`` and ``foreground_key``.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        foreground_key: str = "foreground",
-        prob: float = 0.15,
-        sigma: tuple[float, float] = (0.4, 1.2),
-    ) -> None:
-        super().__init__(image_key, foreground_key, prob)
+    def __init__(self, sigma: tuple[float, float] = (0.4, 1.2), prob: float = 0.15, **keys: str) -> None:
+        super().__init__(prob, **keys)
         self.sigma = sigma
 
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -326,16 +316,11 @@ class RandBiasForegroundd(_RandForeground):
     Args:
         strength: bounds of the field's amplitude in log units (0.3: about 0.74 to 1.35 times).
         prob: probability.
+        keys: ``image_key`` and ``foreground_key``.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        foreground_key: str = "foreground",
-        prob: float = 0.3,
-        strength: tuple[float, float] = (0.1, 0.4),
-    ) -> None:
-        super().__init__(image_key, foreground_key, prob)
+    def __init__(self, strength: tuple[float, float] = (0.1, 0.4), prob: float = 0.3, **keys: str) -> None:
+        super().__init__(prob, **keys)
         self.strength = strength
 
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -343,8 +328,7 @@ class RandBiasForegroundd(_RandForeground):
         coarse = self.R.uniform(-1, 1, [3] * (image.ndim - 1)).astype(np.float32) * np.float32(amplitude)
         for axis, size in enumerate(image.shape[1:]):
             coarse = np.moveaxis(np.tensordot(_cubic_weights(size), coarse, axes=(1, axis)), 0, axis)
-        field = np.exp(coarse)
-        return _change_values(image, inside, lambda values, where: values * field[where])
+        return _change_values(image, inside, lambda values, where: values * np.exp(coarse[where]))
 
 
 @lru_cache(maxsize=16)

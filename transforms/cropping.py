@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -131,12 +132,29 @@ class ResizeToFit(Resize):
             )
         if not planar and traced is not None:
             return traced if isinstance(img, MetaTensor) else plain(traced)
+        if traced is None and (mode or self.mode) == "nearest-exact":
+            return _pick(img, target)
         # torch's own anti-aliasing, where it has one: ten times as fast as MONAI's Gaussian before the interpolation.
         pixels = plain(img).to(torch.float32)
         if planar or target != shape:
             options = {"align_corners": False, "antialias": True} if planar else {"align_corners": align_corners}
             pixels = torch.nn.functional.interpolate(pixels[None], target, mode=mode or self.mode, **options)[0]
         return pixels if traced is None else like(pixels, traced)
+
+
+def _pick(mask: torch.Tensor, target: tuple[int, ...]) -> torch.Tensor:
+    """Nearest-neighbor interpolation (torch's "nearest-exact", a third of its time): float32 (C, *target)."""
+    picked = mask.numpy()
+    for axis, size in enumerate(target, start=1):
+        picked = picked.take(_nearest(picked.shape[axis], size), axis=axis)
+    return torch.from_numpy(picked.astype(np.float32))
+
+
+@lru_cache(maxsize=1024)
+def _nearest(size: int, target: int) -> np.ndarray:
+    """Which of ``size`` voxels torch takes for each of ``target``."""
+    places = torch.arange(size, dtype=torch.float64)[None, None]
+    return torch.nn.functional.interpolate(places, target, mode="nearest-exact")[0, 0].to(torch.int64).numpy()
 
 
 class ResizeToFitd(Resized):

@@ -11,14 +11,16 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from transforms.describe import describe
 
 # The mask is found on a grid of one to two times this many cells a side: averaging takes the noise out, and it is fast.
 _GRID = {2: 128, 3: 80}
 _LOW_SHARE = 0.12  # of the way from air to tissue; brain extraction (BET) uses 0.1
-_NOISE_SHARE = 0.25  # noise in the rim's belt may raise the lower threshold up to this share of the way, no further
+_NOISE_SHARE = 0.25  # noise outside the head may raise the lower threshold up to this share of the way, no further
+_NOISE_WIDTH = 3.0  # above the median of what is outside, so many times its distance to the 20 % quantile
+_CLEAR = 8  # what is nearer to sure tissue than this part of the image's side is not looked at for noise
+_BINS = 256
 _MIN_COMPONENT = 0.03  # of the largest component; burnt-in letters are below 0.005
 _MIN_AREA = 0.003  # of the image
 _MIN_NEIGHBOR_CORRELATION = 0.4  # white noise: below 0.1 after averaging; heads: above 0.9
@@ -45,16 +47,15 @@ def foreground_mask(image: np.ndarray | torch.Tensor) -> np.ndarray:
     """
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu().numpy()
-    # A contiguous copy in native byte order: torch takes neither negative strides nor big-endian or uint16 arrays.
-    data = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    data = np.ascontiguousarray(image, dtype=np.float32)
     if data.ndim == 2:
         data = data[None]
     dims = data.ndim - 1
     if dims not in (2, 3) or 0 in data.shape:
-        raise ValueError(f"expected an image of shape (C, X, Y) or (C, X, Y, Z), got {tuple(data.shape)}")
-    if not np.isfinite(data.sum(dtype=torch.float64).item()):
-        raise ValueError(f"{int((~torch.isfinite(data)).sum())} values are not finite (NaN or infinite)")
-    shape = tuple(data.shape[1:])
+        raise ValueError(f"expected an image of shape (C, X, Y) or (C, X, Y, Z), got {data.shape}")
+    if not np.isfinite([data.min(), data.max()]).all():  # NaN is passed on by both
+        raise ValueError(f"{int((~np.isfinite(data)).sum())} values are not finite (NaN or infinite)")
+    shape = data.shape[1:]
     factors = tuple(max(1, n // _GRID[dims]) for n in shape)
     found, reasons = None, []
     for channel in data:
@@ -66,39 +67,55 @@ def foreground_mask(image: np.ndarray | torch.Tensor) -> np.ndarray:
         found = mask if found is None else found | mask
     if found is None:
         raise ValueError(f"no foreground found: {'; '.join(dict.fromkeys(reasons))}")
-    for axis, factor in enumerate(factors):
-        found = np.repeat(found, factor, axis=axis) if factor > 1 else found
-    return np.ascontiguousarray(found[tuple(slice(n) for n in shape)])
+    return _enlarge(found, factors, shape)
 
 
 class _NothingFound(ValueError):
     """One channel shows no foreground."""
 
 
-def _coarse_mask(channel: torch.Tensor, factors: tuple[int, ...]) -> np.ndarray:
+def _enlarge(coarse: np.ndarray, factors: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Every cell as a block of ``factors`` pixels, cut to ``shape``."""
+    for axis in reversed(range(coarse.ndim)):  # the last axis first: what is copied most then lies in one piece
+        coarse = np.repeat(coarse, factors[axis], axis=axis) if factors[axis] > 1 else coarse
+    return np.ascontiguousarray(coarse[tuple(slice(n) for n in shape)])
+
+
+def _pool(channel: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+    """Means over blocks of ``factors`` pixels, the last ones over what is left (a third of the time of torch's)."""
+    for axis, factor in enumerate(factors):
+        whole = channel.shape[axis] // factor * factor
+        source = np.moveaxis(channel, axis, 0)
+        out = source[0:whole:factor].copy(order="K")
+        for k in range(1, factor):
+            out += source[k:whole:factor]
+        out *= np.float32(1 / factor)
+        if whole < len(source):
+            out = np.concatenate([out, source[whole:].mean(axis=0, keepdims=True)])
+        channel = np.moveaxis(out, 0, axis)
+    return channel
+
+
+def _coarse_mask(channel: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
     """Mask of one channel on the coarse grid, ``ceil(n / factor)`` cells a side."""
     low, high = float(channel.min()), float(channel.max())
     if high <= low:
         raise _NothingFound("the image is constant")
-    channel = (channel - low) / (high - low)
-    air_value = _constant_air(channel)
+    air_value = _constant_air(channel, low, high)
     if air_value is not None:
-        channel = (channel - air_value).abs()
-    pool = torch.nn.functional.avg_pool2d if channel.ndim == 2 else torch.nn.functional.avg_pool3d
-    kernel: Any = factors
-    coarse = pool(channel[None, None], kernel, ceil_mode=True)[0, 0].numpy()
+        channel, low = np.abs(channel - np.float32(air_value)), 0.0
+    coarse = (_pool(channel, factors) - np.float32(low)) * np.float32(1 / (high - low))
     _refuse_noise(coarse)
-    signal = ndimage.uniform_filter(coarse, 3, mode="nearest")
-    signal = np.minimum(signal, np.quantile(signal[::2, ::2], 0.995))
-    ring = _ring(signal.shape)
-    page = _white_page(signal, ring)
+    signal = _smooth(coarse)
+    np.minimum(signal, np.float32(_quantile(signal[::2, ::2].ravel(), 0.995)), out=signal)
+    page = _white_page(signal)
     if page is not None:
         # The averaging blurred the page's edge over two cells: they would stay behind as a bright frame.
         rim = _dilate(_dilate(page))
         signal = np.where(rim, signal.min(), signal)
-    threshold_high, threshold_low = _thresholds(signal, ring)
+    threshold_high, threshold_low = _thresholds(signal)
     mask = _keep_components(signal > threshold_low, signal > threshold_high)
-    share = float(mask.mean())
+    share = np.count_nonzero(mask) / mask.size
     if share < _MIN_AREA:
         raise _NothingFound(
             f"the largest bright region covers {share:.2%} of the image, at least {_MIN_AREA:.1%} expected"
@@ -109,85 +126,124 @@ def _coarse_mask(channel: torch.Tensor, factors: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def _ring(shape: tuple[int, ...]) -> np.ndarray:
-    """True on the outermost cells; for volumes on the in-plane rim only, since heads are cut at the first slice."""
-    ring = np.zeros(shape, bool)
-    for axis in range(2):
-        index: list[Any] = [slice(None)] * len(shape)
-        for end in (0, -1):
-            index[axis] = end
-            ring[tuple(index)] = True
-    return ring
+def _smooth(cells: np.ndarray) -> np.ndarray:
+    """Mean over 3 cells along each axis, the outermost repeated (a third of scipy's time on these small grids)."""
+    for axis in range(cells.ndim):
+        source, smooth = np.moveaxis(cells, axis, 0), cells.copy(order="K")
+        out = np.moveaxis(smooth, axis, 0)
+        out[1:] += source[:-1]
+        out[:-1] += source[1:]
+        out[0] += source[0]
+        out[-1] += source[-1]
+        smooth *= np.float32(1 / 3)
+        cells = smooth
+    return cells
 
 
-def _constant_air(channel: torch.Tensor) -> float | None:
+def _rim(cells: np.ndarray) -> np.ndarray:
+    """Values of the outermost cells; for volumes of the in-plane rim only, since heads are cut at the first slice."""
+    return np.concatenate([cells[0], cells[-1], cells[1:-1, 0], cells[1:-1, -1]], axis=None)
+
+
+def _constant_air(channel: np.ndarray, low: float, high: float) -> float | None:
     """Air that is one exact value in the middle of the range, as in z-scored skull-stripped images; else None."""
-    rim = torch.cat([channel[0].flatten(), channel[-1].flatten(), channel[:, 0].flatten(), channel[:, -1].flatten()])
-    value = float(rim.median())
-    if not 0.02 < value < 0.9 or float((rim == value).float().mean()) < 0.5:
+    rim = _rim(channel)
+    value = float(np.partition(rim, rim.size // 2)[rim.size // 2])
+    share = (value - low) / (high - low)
+    if not 0.02 < share < 0.9 or np.count_nonzero(rim == np.float32(value)) < 0.5 * rim.size:
         return None
-    return value if float((channel < value - 0.02).float().mean()) > 0.02 else None
+    below = np.count_nonzero(channel < value - 0.02 * (high - low))
+    return value if below > 0.02 * channel.size else None
 
 
 def _refuse_noise(coarse: np.ndarray) -> None:
     """Raise when neighboring cells are unrelated: noise without a head."""
     centered = coarse - coarse.mean()
-    products = (centered[1:] * centered[:-1]).mean(), (centered[:, 1:] * centered[:, :-1]).mean()
-    correlation = float(np.mean(products)) / max(float((centered**2).mean()), 1e-20)
+    flat = centered.reshape(len(centered), -1)
+    pairs = np.einsum("ij,ij", flat[1:], flat[:-1]) / flat[1:].size
+    step = flat.shape[1] // centered.shape[1]
+    pairs += np.einsum("ij,ij", flat[:, step:], flat[:, :-step]) / (flat.size - len(flat) * step)
+    correlation = 0.5 * float(pairs) / max(float(np.vdot(flat, flat)) / flat.size, 1e-20)
     if correlation < _MIN_NEIGHBOR_CORRELATION:
         raise _NothingFound(f"the image is noise (neighboring pixels correlate at {correlation:.2f})")
 
 
-def _white_page(signal: np.ndarray, ring: np.ndarray) -> np.ndarray | None:
+def _white_page(signal: np.ndarray) -> np.ndarray | None:
     """Cells of a white page around the head, or around the picture's black frame; None if there is no page."""
     bottom, top = float(signal.min()), float(signal.max())
-    white = signal > bottom + 0.85 * (top - bottom)
-    if white[ring].mean() < 0.25:
+    level = bottom + 0.85 * (top - bottom)
+    rim = _rim(signal)
+    if np.count_nonzero(rim > level) < 0.25 * rim.size:
         return None
-    labels, count = ndimage.label(white)
-    contact = np.bincount(labels[ring], minlength=count + 1)
+    labels, count = ndimage.label(signal > level)
+    contact = np.bincount(_rim(labels), minlength=count + 1)
     contact[0] = 0
-    return (contact >= 0.1 * ring.sum())[labels]
+    return (contact >= 0.1 * rim.size)[labels]
 
 
-def _thresholds(signal: np.ndarray, ring: np.ndarray) -> tuple[float, float]:
+def _thresholds(signal: np.ndarray) -> tuple[float, float]:
     """Otsu's threshold (surely tissue) and the lower one (tissue where connected to tissue)."""
-    top = float(signal.max())
-    if top <= float(signal.min()):
+    darkest, top = float(signal.min()), float(signal.max())
+    if top <= darkest:
         raise _NothingFound("nothing stands out from the background")
-    counts = np.bincount((signal * (127.999 / top)).astype(np.uint8).ravel(), minlength=128)
-    high = float(threshold_otsu(hist=(counts, (np.arange(128) + 0.5) * (top / 128))))
-    tissue = float(np.median(signal[signal > high]))
-    rim = signal[ring]
-    rim = rim[rim <= high]
-    darkest = float(signal.min())
-    air = float(np.median(rim)) if rim.size > 0.05 * ring.sum() else darkest
-    spread = 1.4826 * float(np.median(np.abs(rim - air))) if rim.size else 0.0
+    counts = np.bincount((signal * (_BINS * 0.9999 / top)).astype(np.uint8).ravel(), minlength=_BINS)
+    high = otsu(counts) * top / _BINS
+    tissue = _quantile(signal[signal > high], 0.5)
+    rim = _rim(signal)
+    dark = rim[rim <= high]
+    air = _quantile(dark, 0.5) if dark.size > 0.05 * rim.size else darkest
+    spread = 1.4826 * _quantile(np.abs(dark - np.float32(air)), 0.5) if dark.size else 0.0
     reach = tissue - darkest
     if air > darkest + 0.3 * reach or spread > 0.1 * reach:  # the head is cut all around: the rim shows tissue, not air
         return high, darkest + _LOW_SHARE * reach
     low = air + max(_LOW_SHARE * (tissue - air), 4 * spread)
-    # A field of view with blank (exactly 0) sides hides its noise from the rim: look a little further in.
-    sure = _dilate(_dilate(_fill(_dilate(_erode(signal > high)))))
-    belt = signal[_belt(signal.shape) & ~sure]
-    if belt.size > 0.02 * signal.size:
-        noise = air + 1.3 * (float(np.quantile(belt, 0.8)) - air)
-        low = max(low, min(noise, air + _NOISE_SHARE * (tissue - air)))
-    return high, min(low, high)
+    return high, min(max(low, min(_noise(signal, high, air, tissue), air + _NOISE_SHARE * (tissue - air))), high)
 
 
-def _belt(shape: tuple[int, ...]) -> np.ndarray:
-    """True within a tenth of the in-plane rim."""
-    belt = np.ones(shape, bool)
-    belt[tuple(slice(n // 10, n - n // 10) for n in shape[:2])] = False
-    return belt
+def _noise(signal: np.ndarray, high: float, air: float, tissue: float) -> float:
+    """Upper end of the noise well outside of sure tissue, where there is more than blank; else minus infinity.
+
+    A field of view with blank (exactly 0) sides hides its noise from the rim. The lower half of what is outside tells
+    the width: dim tissue is in the upper one.
+    """
+    few = signal[::2, ::2]
+    near = _erode(few > high)
+    for step in _steps(1 + min(few.shape[:2]) // _CLEAR):
+        near = _dilate(near, step)
+    outside = few[(few > air + 0.01 * (tissue - air)) & ~near]
+    if outside.size < 0.03 * few.size:
+        return -np.inf
+    middle = _quantile(outside, 0.5)
+    return middle + _NOISE_WIDTH * (middle - _quantile(outside, 0.2))
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    """The value below which this share lies, without interpolation (a third of numpy's time)."""
+    place = int(share * (values.size - 1))
+    return float(np.partition(values, place)[place])
+
+
+def otsu(counts: np.ndarray) -> float:
+    """Otsu's threshold of a histogram, in bins: the middle of the bin that separates two classes best.
+
+    The same as scikit-image's, in a fifth of its time.
+
+    Args:
+        counts: int (N,), N >= 2.
+    """
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    moment = np.cumsum(counts * np.arange(len(counts), dtype=np.float64))
+    total, above = moment[-1], counts.sum() - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (total * below - moment[:-1] * (below + above)) ** 2 / (below * above)
+    return float(np.nanargmax(between)) + 0.5
 
 
 def _keep_components(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Opened components that hold sure tissue and are not small beside the largest."""
     opened = _dilate(_erode(low))
     labels, count = ndimage.label(opened)
-    if count == 0:
+    if count == 0 or (count == 1 and (opened & high).any()):
         return opened
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sure = np.bincount(labels[high], minlength=count + 1) > 0
@@ -201,29 +257,39 @@ def _fill(mask: np.ndarray) -> np.ndarray:
     """Fill what has mask on all sides but at most one: holes, and bays cut open by the image's edge."""
     sides = np.zeros(mask.shape, np.uint8)
     for axis, size in enumerate(mask.shape):
-        index = np.arange(size).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
+        index = np.arange(size, dtype=np.int16).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
         hit = mask.any(axis=axis, keepdims=True)
-        first = np.where(hit, mask.argmax(axis=axis, keepdims=True), size)
-        last = np.where(hit, size - 1 - np.flip(mask, axis).argmax(axis=axis, keepdims=True), -1)
-        sides += index >= first
-        sides += index <= last
+        first = mask.argmax(axis=axis, keepdims=True).astype(np.int16)
+        last = np.int16(size - 1) - np.flip(mask, axis).argmax(axis=axis, keepdims=True).astype(np.int16)
+        # Wherever there is mask along the axis, it lies on one side at least; between first and last on both.
+        sides += hit
+        sides += (index >= first) & (index <= last) & hit
     return mask | (sides >= 2 * mask.ndim - 1)
 
 
-def _dilate(mask: np.ndarray) -> np.ndarray:
-    """Grow by one cell along each axis (ten times as fast as scipy's on these small grids)."""
+def _dilate(mask: np.ndarray, step: int = 1) -> np.ndarray:
+    """Add the mask shifted by ``step`` cells along each axis (ten times as fast as scipy's on these small grids)."""
     grown = mask.copy()
     for axis in range(mask.ndim):
         to, source = grown.swapaxes(axis, 0), mask.swapaxes(axis, 0)
-        to[1:] |= source[:-1]
-        to[:-1] |= source[1:]
+        to[step:] |= source[:-step]
+        to[:-step] |= source[step:]
     return grown
+
+
+def _steps(radius: int) -> list[int]:
+    """Steps that together grow a mask by a radius without gaps: 1, 2, 4, ... and the rest."""
+    steps = []
+    while radius > 0:
+        steps.append(min(1 + sum(steps), radius))
+        radius -= steps[-1]
+    return steps
 
 
 def _erode(mask: np.ndarray) -> np.ndarray:
     """Shrink by one cell along each axis; beyond the edge of the image is outside, so that a frame line goes."""
     shrunk = ~_dilate(~mask)
-    shrunk[_ring(mask.shape)] = False
+    shrunk[0] = shrunk[-1] = shrunk[:, 0] = shrunk[:, -1] = False  # of a volume not the first and last slice
     return shrunk
 
 
@@ -304,7 +370,7 @@ class ForegroundMaskd(MapTransform):
         given = item.get(self.foreground_key)
         if given is None:
             try:
-                mask = torch.from_numpy(foreground_mask(image))[None].to(torch.uint8)
+                mask = torch.from_numpy(foreground_mask(image)[None].view(np.uint8))
             except ValueError as error:
                 raise ValueError(
                     f"{describe(item, self.keys[0])}: {error}. "

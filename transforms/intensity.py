@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def scale_robust(image: torch.Tensor, upper: float = 99.9) -> torch.Tensor:
     out = np.empty_like(pixels)
     for channel, array in enumerate(pixels):
         low = array.min()
-        span = np.float32(np.percentile(_raster(array), upper)) - low
+        span = percentiles(_raster(array), upper)[0] - low
         if not span > 0:
             span = max(array.max() - low, np.finfo(np.float32).tiny)
         np.subtract(array, low, out=out[channel])
@@ -50,6 +51,36 @@ def _raster(values: np.ndarray) -> np.ndarray:
     """At most about 33,000 values at regular steps: percentiles of all of them would take most of the time."""
     flat = values.reshape(-1)
     return np.ascontiguousarray(flat[:: max(1, flat.size // 16384)])
+
+
+def percentiles(values: np.ndarray, *shares: float) -> list[np.float32]:
+    """``np.percentile`` (linear interpolation) of flat values, in a third of its time where the shares are extreme.
+
+    Args:
+        values: float32 (N,), N >= 1.
+        shares: percentiles, 0 to 100.
+    """
+    return [_percentile(values, share / 100 * (values.size - 1)) for share in shares]
+
+
+def _percentile(values: np.ndarray, place: float) -> np.float32:
+    low, high = int(place), min(int(place) + 1, values.size - 1)
+    # Of the values of one end, found by a bound from a sample of them, the others need not be put in order.
+    sample = np.sort(values[:: max(1, values.size // 512)])
+    step, margin = values.size / sample.size, 8
+    skipped = 0
+    if low > values.size // 2:
+        rank = sample.size - math.ceil(2 * (values.size - low) / step) - margin
+        few = values[values >= sample[rank]] if rank > 0 else values
+        skipped = values.size - few.size
+    else:
+        rank = math.ceil(2 * (high + 1) / step) + margin
+        few = values[values <= sample[rank]] if rank < sample.size else values
+    if not skipped <= low <= high < skipped + few.size:
+        few, skipped = values, 0
+    ordered = np.partition(few, sorted({low - skipped, high - skipped}))
+    first, second = ordered[low - skipped], ordered[high - skipped]
+    return np.float32(first + (float(second) - float(first)) * (place - low))
 
 
 def normalize_foreground(
@@ -77,7 +108,7 @@ def normalize_foreground(
     out = np.empty(pixels.shape, np.float32)
     for channel, array in enumerate(pixels):
         values = array[inside]
-        low, high = np.percentile(_raster(values), [lower, upper]).astype(np.float32)
+        low, high = percentiles(_raster(values), lower, upper)
         clipped = np.clip(values, low, high).astype(np.float64)
         mean = float(clipped.mean())
         clipped -= mean

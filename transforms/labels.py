@@ -53,14 +53,25 @@ class LabelCoveraged(MapTransform):
 
 
 def case_name(item: Mapping[Hashable, Any], image_key: str = "image") -> str:
-    """Name of a loaded case: ``item["name"]``, or the file's stem, with ``_sNNN`` for a slice."""
+    """Name of a loaded case: ``item["name"]``, or the file's stem, with ``slice_suffix`` for a slice."""
     if item.get("name"):
         return str(item["name"])
     path = file_of(item, image_key)
     stem = Path(path).name.removesuffix(".gz") if path else "case"
     stem = stem.rsplit(".", 1)[0] if "." in stem else stem
-    plane = item.get("slice")
-    return stem if plane is None else f"{stem}_s{int(plane):03d}"
+    return stem + slice_suffix(item)
+
+
+def slice_suffix(item: Mapping[Hashable, Any]) -> str:
+    """What tells slices of one volume apart in a name; "" for what is no slice.
+
+    >>> slice_suffix({"slice": 7}), slice_suffix({"slice": 7, "plane": "coronal"}), slice_suffix({})
+    ('_s007', '_cor007', '')
+    """
+    if item.get("slice") is None:
+        return ""
+    plane = str(item.get("plane") or "axial")
+    return f"_{'s' if plane == 'axial' else plane[:3]}{int(item['slice']):03d}"
 
 
 def _bits(mask: np.ndarray) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -64,7 +65,7 @@ class LoadCased(MapTransform):
         if view not in PLANES:
             raise ValueError(f"{where}: unknown plane {view!r}; expected one of {', '.join(PLANES)}")
         image = self._load(item[self.image_key], item.get("slice"), view, where, mask=False)
-        if not torch.isfinite(image.sum()):
+        if not math.isfinite(image.as_tensor().sum().item()):
             bad = int((~torch.isfinite(image)).sum())
             raise ValueError(f"{where}: {bad} values are not finite (NaN or infinite); replace them by the air's value")
         for key in (self.label_key, self.foreground_key):
@@ -88,14 +89,14 @@ class LoadCased(MapTransform):
         if not paths:
             raise ValueError(f"{where}: an empty list of files")
         loaded = [self._load_one(path, plane, view, mask) for path in paths]
+        if len(loaded) == 1:
+            return loaded[0]
         for path, tensor in zip(paths, loaded, strict=True):
             if tensor.shape[1:] != loaded[0].shape[1:]:
                 raise ValueError(
                     f"channels differ in size: {paths[0]} has {tuple(loaded[0].shape[1:])}, "
                     f"{path} has {tuple(tensor.shape[1:])}"
                 )
-        if len(loaded) == 1:
-            return loaded[0]
         merged = torch.cat([tensor.as_tensor() for tensor in loaded])
         if mask:
             merged = merged.amax(0, keepdim=True)

@@ -25,9 +25,10 @@ def mask_background(image: torch.Tensor, foreground: torch.Tensor) -> torch.Tens
     Returns:
         float32 (C, X, Y[, Z]); ``out != 0`` equals the foreground in every channel.
     """
-    inside = plain(foreground).numpy() != 0
-    pixels = np.where(inside, plain(image).numpy(), np.float32(0)).astype(np.float32, copy=False)
-    holes = (pixels == 0) & inside
+    inside, values = plain(foreground).numpy() != 0, plain(image).numpy()
+    pixels = np.zeros(values.shape, np.float32)
+    np.copyto(pixels, values, where=inside)
+    holes = (values == 0) & inside
     if holes.any():
         pixels[holes] = NUDGE
     return like(torch.from_numpy(pixels), image)

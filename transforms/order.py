@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
-from monai.transforms import Compose
+from monai.transforms import Compose, LazyTrait, ThreadUnsafe
 
 from transforms.describe import describe
 
@@ -142,9 +143,23 @@ class Pipeline(Compose):
     ) -> Any:
         """Process one item; arguments as in MONAI's Compose."""
         try:
-            return super().__call__(input_, start=start, end=end, threading=threading, lazy=lazy)
+            if not isinstance(input_, Mapping) or lazy or self.lazy or self.log_stats:
+                return super().__call__(input_, start=start, end=end, threading=threading, lazy=lazy)
+            return self._straight(input_, start, len(self.transforms) if end is None else end, threading)
         except Exception as error:
             raise self._named(error, input_) from error
+
+    def _straight(self, item: Any, start: int, end: int, threading: bool) -> Any:
+        """What MONAI's loop does with one dictionary, without its checks at every step (together 0.3 ms)."""
+        if not 0 <= start <= end <= len(self.transforms):
+            raise ValueError(f"transforms {start} to {end} asked for, there are {len(self.transforms)}")
+        for index in range(start, end):
+            if not isinstance(item, Mapping):  # several items from one: MONAI knows what to do
+                return super().__call__(item, start=index, end=end, threading=threading)
+            transform = self.transforms[index]
+            transform = deepcopy(transform) if threading and isinstance(transform, ThreadUnsafe) else transform
+            item = transform(item, lazy=False) if isinstance(transform, LazyTrait) else transform(item)
+        return item
 
     def _named(self, error: BaseException, item: Any) -> ValueError:
         # Below MONAI's "applying transform ..." wrappers stands the error that was written for the reader.

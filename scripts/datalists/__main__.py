@@ -54,8 +54,8 @@ def _add_slices(command: argparse.ArgumentParser) -> None:
     command.add_argument("--classes", nargs=2, default=BINARY, metavar=("NONE", "TUMOR"), help="names of the classes")
     command.add_argument("--planes", nargs="+", choices=PLANES, default=rule.planes)
     command.add_argument("--whole-volumes", action="store_true", help="one item a volume, for 3D networks")
-    command.add_argument("--tumor-slices", type=int, default=rule.tumor_slices, help="at most so many a volume")
-    command.add_argument("--normal-slices", type=int, default=rule.normal_slices, help="at most so many a volume")
+    command.add_argument("--tumor-slices", type=int, default=rule.tumor_slices, help="at most so many a patient")
+    command.add_argument("--normal-slices", type=int, default=rule.normal_slices, help="at most so many a patient")
     command.add_argument("--min-tumor-area", type=float, default=rule.min_tumor_area, help="share of the slice")
     command.add_argument("--min-foreground", type=float, default=rule.min_foreground, help="share of the slice")
     command.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,7 +195,8 @@ def image_folder(
     """Build a datalist of `folder/images/<class>/*` with optional masks `folder/masks/<same stem>.png`.
 
     Masks of head or brain of the user's own, where there are some, lie in `folder/foregrounds/<same stem>.png`.
-    Patients are unknown: near-duplicates (see `scripts.datalists.similarity`) form a `group`, which is never split.
+    Patients are unknown: near-duplicates, and similar pictures that follow each other in the order of names (see
+    `scripts.datalists.similarity`), form a `group`, which is never split.
     The split is stratified by class and by having a mask. Every file that is not used is in the report.
 
     Args:
@@ -231,6 +233,7 @@ def image_folder(
     files = _list_images(folder, classes, report)
     masks = _list_masks(folder, "masks", files, report)
     foregrounds = _list_masks(folder, "foregrounds", files, report)
+    places = _places(files, root)
     listed = sum(map(len, files.values())) + len(report.unusable)
     if limit is not None:
         files = _draw(files, limit, seed)
@@ -251,7 +254,7 @@ def image_folder(
             f"{len(report.unusable)} unusable"
             + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
         )
-    items = _items(pictures, classes, name, max_distance, report)
+    items = _items(pictures, places, classes, name, max_distance, report)
     left = listed - len(items) - len(report.unusable)
     report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
     strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
@@ -278,12 +281,34 @@ def _without_contradictions(pictures: list[_Picture], report: Report) -> list[_P
     return [picture for picture in pictures if len(kinds[picture.content]) == 1]
 
 
+def _places(files: dict[str, list[Path]], root: Path) -> dict[str, int]:
+    """Place of every file in the order of names within its class folder, numbers by value; gaps between folders."""
+    places: dict[str, int] = {}
+    for own in files.values():
+        start = max(places.values(), default=0) + 1000
+        natural = sorted(own, key=lambda path: _natural(path.name))
+        places |= {path.relative_to(root).as_posix(): start + k for k, path in enumerate(natural)}
+    return places
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sort key by which `p9` comes before `p10`."""
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", name))]
+
+
 def _items(
-    pictures: list[_Picture], classes: Sequence[str], name: str, max_distance: int, report: Report
+    pictures: list[_Picture],
+    places: dict[str, int],
+    classes: Sequence[str],
+    name: str,
+    max_distance: int,
+    report: Report,
 ) -> list[Item]:
     contents = {content: k for k, content in enumerate(dict.fromkeys(picture.content for picture in pictures))}
     same = np.array([contents[picture.content] for picture in pictures])
-    groups, distance = group_near_duplicates(np.array([picture.hash for picture in pictures]), max_distance, same)
+    order = np.array([places[picture.name] for picture in pictures])
+    hashes = np.array([picture.hash for picture in pictures])
+    groups, distance = group_near_duplicates(hashes, max_distance, same, order=order)
     sizes = np.bincount(groups)
     mixed = sum(
         len({p.kind for p, g in zip(pictures, groups, strict=True) if g == k}) > 1 for k in np.nonzero(sizes > 1)[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from scripts.datalists.schema import PLANES, Item
 from transforms.foreground import air_level
 from transforms.loading import view_plane
 from transforms.reading import file_kind, orient_lps, read_volume
+
+T = TypeVar("T")
 
 # Labels of BRATS, whichever year: 1 necrosis, 2 edema, 3 non-enhancing, 4 enhancing tumor.
 LABELS = (0, 1, 2, 3, 4)
@@ -27,12 +31,13 @@ class SliceRule:
     """Which slices of a volume are taken.
 
     A tumor slice has at least `min_tumor_area` of tumor; a normal one has no tumor, nor has the slice before or behind.
-    Both show at least `min_foreground` of head. Of those, at most so many are taken, spread evenly.
+    Both show at least `min_foreground` of head. Of those, at most so many a patient are taken, shared out among the
+    volumes (time points) and planes, and spread evenly over each.
 
     Attributes:
-        planes: of "axial", "coronal", "sagittal"; the counts hold for each. Empty: no slices, whole volumes (3D).
-        tumor_slices: at most so many with tumor per volume and plane.
-        normal_slices: at most so many without tumor per volume and plane.
+        planes: of "axial", "coronal", "sagittal". Empty: no slices, whole volumes (3D).
+        tumor_slices: at most so many with tumor per patient, over all volumes and planes.
+        normal_slices: at most so many without tumor per patient, over all volumes and planes.
         min_tumor_area: share of the slice's pixels, more than 0.
         min_foreground: share of the slice's pixels in the given brain mask, else brighter than Otsu's threshold.
         shifted_air: take volumes whose air is not 0 (normalized before) without a brain mask too.
@@ -119,16 +124,14 @@ def load_channels(path: Path | str) -> tuple[list[NDArray], NDArray[np.float64]]
     return ([data] if data.ndim == 3 else [data[..., k] for k in range(data.shape[3])]), affine
 
 
-def choose_slices(
+def qualifying_slices(
     tumor_area: NDArray[np.float64],
     foreground_share: NDArray[np.float64],
-    tumor_slices: int,
-    normal_slices: int,
     min_tumor_area: float,
     min_foreground: float,
     margin: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Choose slices of one volume, spread evenly over those that qualify.
+    """Slices of one volume that may be taken.
 
     A tumor slice has at least `min_tumor_area`; a normal one has no tumor pixel, nor has a slice up to `margin` away.
     Both have at least `min_foreground`. Slices with less tumor than the minimum are neither.
@@ -136,8 +139,6 @@ def choose_slices(
     Args:
         tumor_area: (Z,) share of tumor pixels of each slice.
         foreground_share: (Z,) share of pixels of the head of each slice.
-        tumor_slices: at most so many slices with tumor.
-        normal_slices: at most so many without.
         min_tumor_area: share of the slice, more than 0.
         min_foreground: share of the slice.
         margin: slices between tumor and a normal slice.
@@ -149,17 +150,57 @@ def choose_slices(
     touched = np.convolve(tumor_area > 0, np.ones(2 * margin + 1), mode="same") > 0.5
     if 2 * margin + 1 > len(tumor_area):  # numpy would return the kernel's length
         touched = np.full(len(tumor_area), bool((tumor_area > 0).any()))
+    return np.nonzero(head & (tumor_area >= min_tumor_area))[0].tolist(), np.nonzero(head & ~touched)[0].tolist()
 
-    def spread(candidates: NDArray, count: int) -> list[int]:
-        if len(candidates) <= count:
-            return candidates.tolist()
-        # Middles of `count` equal stretches, so that the ends are not always chosen.
-        return candidates[((np.arange(count) + 0.5) * len(candidates) / count).astype(int)].tolist()
 
-    return (
-        spread(np.nonzero(head & (tumor_area >= min_tumor_area))[0], tumor_slices),
-        spread(np.nonzero(head & ~touched)[0], normal_slices),
-    )
+def spread(candidates: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the candidates, at even steps: the middles of stretches, so that the ends are not favored.
+
+    >>> spread(range(10), 3), spread("ab", 3)
+    ([1, 5, 8], ['a', 'b'])
+    """
+    if len(candidates) <= count:
+        return list(candidates)
+    return [candidates[int((k + 0.5) * len(candidates) / count)] for k in range(count)]
+
+
+def share_out(sizes: Sequence[int], count: int) -> list[int]:
+    """How many each of several lists gives so that together they give at most `count`, as evenly as their sizes allow.
+
+    >>> share_out([9, 1, 9], 6), share_out([9, 9, 9], 1), share_out([2, 1], 5)
+    ([3, 1, 2], [0, 1, 0], [2, 1])
+    """
+    given = [0] * len(sizes)
+    left = min(count, sum(sizes))
+    while left:
+        able = [k for k, size in enumerate(sizes) if given[k] < size]
+        for k in spread(able, left):
+            given[k] += 1
+            left -= 1
+    return given
+
+
+def limit_slices(items: Sequence[Item], rule: SliceRule) -> list[Item]:
+    """At most as many slices with and without tumor of one patient as the rule says; whole volumes are all kept.
+
+    Args:
+        items: all qualifying slices of one patient, as `case_candidates` lists them.
+        rule: says how many.
+
+    Returns:
+        The items that are taken, in the order given.
+    """
+    lists: dict[bool, dict[Any, list[int]]] = {True: {}, False: {}}
+    for k, item in enumerate(items):
+        if "slice" in item:
+            view = str(item["image"]), item.get("plane")
+            lists[item["diagnosis"] > 0].setdefault(view, []).append(k)
+    taken = {k for k, item in enumerate(items) if "slice" not in item}
+    for tumor, count in ((True, rule.tumor_slices), (False, rule.normal_slices)):
+        own = list(lists[tumor].values())
+        for numbers, share in zip(own, share_out([len(numbers) for numbers in own], count), strict=True):
+            taken.update(spread(numbers, share))
+    return [item for k, item in enumerate(items) if k in taken]
 
 
 def _check_channel(scan: NDArray, name: str) -> None:
@@ -241,7 +282,12 @@ def _head(case: Case, scan: NDArray, affine: NDArray) -> NDArray[np.bool_]:
 
 
 def case_items(case: Case, rule: SliceRule, root: Path, source: str, found: Findings) -> list[Item]:
-    """Read the volumes of a case once and make its items.
+    """Items of a case that is all there is of its patient; as `case_candidates`, limited by the rule."""
+    return limit_slices(case_candidates(case, rule, root, source, found), rule)
+
+
+def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found: Findings) -> list[Item]:
+    """Read the volumes of a case once and make items of all slices that qualify.
 
     Args:
         case: the files.
@@ -273,10 +319,7 @@ def case_items(case: Case, rule: SliceRule, root: Path, source: str, found: Find
     for plane in rule.planes:
         for index, diagnosis in _plane_slices(plane, case, rule, scan, affine, tumor, head):
             item = {**base, "diagnosis": diagnosis, **about, "slice": index}
-            if plane != "axial":
-                stem = f"{images[0].rsplit('/', 1)[-1].split('.')[0]}_{plane[:3]}{index:03d}"
-                item |= {"plane": plane, "name": f"{case.patient}_{stem}".replace("/", "_")}
-            items.append(item)
+            items.append(item if plane == "axial" else {**item, "plane": plane})
     found.contents[content] = images[0]
     if tumor.any() or f"patient {case.patient}" not in found.strata:
         found.strata[f"patient {case.patient}"] = "tumor" if tumor.any() else "healthy"
@@ -295,13 +338,11 @@ def _plane_slices(
             f"at most {MAX_ANISOTROPY} times as long as wide are taken: leave this plane out"
         )
     area, share = (view_plane(mask, plane)[0].mean(axis=(0, 1)) for mask in (tumor, head))
-    with_tumor, without = choose_slices(
-        area, share, rule.tumor_slices, rule.normal_slices, rule.min_tumor_area, rule.min_foreground
-    )
+    with_tumor, without = qualifying_slices(area, share, rule.min_tumor_area, rule.min_foreground)
     if not with_tumor and not without:
         raise ValueError(
             f"no {plane} slice has {rule.min_foreground:g} of head with {rule.min_tumor_area:g} of tumor or none "
             f"at all (most head {share.max():.3f}, most tumor {area.max():.4f})"
         )
     healthy = 0 if case.label is not None else case.diagnosis
-    return [*((int(k), 1) for k in with_tumor), *((int(k), healthy) for k in without)]
+    return [*((k, 1) for k in with_tumor), *((k, healthy) for k in without)]

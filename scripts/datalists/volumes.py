@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from scripts.datalists.naming import CHANNELS, patient_of, role, stem_of, volume_suffix
 from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
-from scripts.datalists.slices import Case, Findings, SliceRule, case_items, choose_slices, load_oriented
+from scripts.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
 
-__all__ = ["choose_slices", "load_oriented", "nifti_cases", "nifti_volumes"]
+__all__ = ["load_oriented", "nifti_cases", "nifti_volumes"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +58,16 @@ def collect(
     Raises:
         ValueError: when none can be used.
     """
-    items: list[Item] = []
+    by_patient: dict[str, list[Item]] = {}
     found = Findings()
     used = 0
     for where, case in tqdm(cases, desc=name, unit="volume", disable=not progress):
         try:
-            items += case_items(case, rule, root, name, found)
+            by_patient.setdefault(case.patient, []).extend(case_candidates(case, rule, root, name, found))
             used += 1
         except (ValueError, OSError) as error:
             report.reject(where, str(error).replace(f"{root}/", ""))
+    items = [item for own in by_patient.values() for item in limit_slices(own, rule)]
     if not items:
         first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
         raise ValueError(f"no usable patient or volume in {name}: {len(report.unusable)} unusable{first}")
@@ -75,6 +76,7 @@ def collect(
         "used": used,
         "refused": len(report.unusable),
         "patients": len({item["patient"] for item in items}),
+        "slices_that_qualify": sum("slice" in item for own in by_patient.values() for item in own),
         "healthy_patients": sum(stratum == "healthy" for stratum in found.strata.values()),
         "tumor_slices": sum(item["diagnosis"] == 1 for item in items),
         "normal_slices": sum(item["diagnosis"] == 0 for item in items),
