@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.utils import convert_to_tensor
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from scripts import parallel
 from scripts.networks import MultiTaskDynUNet
 
+logger = logging.getLogger(__name__)
+
 TARGETS = ("label", "foreground", "has_mask", "diagnosis")
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class MultiTaskStep(nn.Module):
@@ -19,14 +26,21 @@ class MultiTaskStep(nn.Module):
     Its ``forward`` is what distributed training wraps: calling a method of a wrapped network would leave its gradients
     unsynchronized. In training mode the decoder runs for the items with a mask only.
 
+    With ``accumulation_steps`` > 1 a training batch goes through the network in so many parts, one after the other,
+    and only one part's activations are kept at a time: those of the others are computed again for the backward pass
+    (one forward pass more). The loss sees the outputs of the whole batch, so loss and gradients are those of the whole
+    batch, also where it is not a mean over items (soft Dice, means over the items with a mask).
+
     Args:
         network: the network that checkpoints hold.
-        segmentation, classification: outputs to compute.
+        segmentation, classification, evidence: outputs to compute; the last, if not given, with the one before it.
         frozen: parts ("encoder", "decoder", "head") without gradients, kept in evaluation mode.
-        precision: "float32", or "bfloat16" for autocast, on CPU as on GPU.
+        precision: "float32", or "bfloat16" or, on a GPU, "float16" for autocast. float16 needs scaled gradients: give
+            the trainer ``amp`` (see `scales_gradients`).
+        accumulation_steps: parts that a training batch is computed in.
 
     Raises:
-        ValueError: when precision is another word.
+        ValueError: when precision is another word or does not fit the device, or accumulation_steps is less than 1.
     """
 
     def __init__(
@@ -36,14 +50,18 @@ class MultiTaskStep(nn.Module):
         classification: bool = True,
         frozen: Sequence[str] = (),
         precision: str = "float32",
+        accumulation_steps: int = 1,
+        evidence: bool | None = None,
     ):
         super().__init__()
-        dtypes = {"float32": None, "bfloat16": torch.bfloat16}
-        if precision not in dtypes:
-            raise ValueError(f"precision is one of {', '.join(dtypes)}, got {precision!r}")
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps is 1 or more, got {accumulation_steps}")
         self.network = network
-        self.segmentation, self.classification = segmentation, classification
-        self.frozen, self.dtype = tuple(frozen), dtypes[precision]
+        self.segmentation = segmentation and network.has_segmentation
+        self.classification = classification
+        self.evidence = (classification if evidence is None else evidence) and network.has_evidence
+        self.frozen, self.accumulation_steps = tuple(frozen), accumulation_steps
+        self.precision, self.dtype = precision, autocast_dtype(precision, next(network.parameters()).device)
         for part in self.frozen:
             for parameter in network.parameters_of(part):
                 parameter.requires_grad_(False)
@@ -64,32 +82,80 @@ class MultiTaskStep(nn.Module):
             has_mask: (B,) bool; in training mode "seg" is computed for these items alone, in order.
 
         Returns:
-            "seg" (M, 2, H, W[, D]), "cls" (B, K), "evidence" (B, K, h, w[, d]), as far as asked, float32 logits.
+            "seg" (M, 2, H, W[, D]), "cls" (B, K), "evidence" (B, K, h, w[, d]), as far as asked, float32 logits. In
+            training with several processes also "anchor", a 0 that ties the loss to a parameter: a process whose items
+            have no target must send gradients of 0, or the others wait for it.
         """
+        masked = has_mask if self.training else None
+        parts = min(self.accumulation_steps, len(image)) if self.training else 1
+        if parts == 1:
+            result = self._outputs(image, masked)
+        else:
+            images = image.chunk(parts)
+            chunks = list(zip(images, [None] * len(images) if masked is None else masked.chunk(parts), strict=True))
+            # The last part's activations are freed first in the backward pass, so they may stay.
+            outputs = [checkpoint(self._outputs, *chunk, use_reentrant=False) for chunk in chunks[:-1]]
+            outputs.append(self._outputs(*chunks[-1]))
+            names = [name for name in ("seg", "cls", "evidence") if any(name in output for output in outputs)]
+            result = {name: torch.cat([o[name] for o in outputs if name in o]) for name in names}
+        if self.training and parallel.world() > 1:
+            trained = next(p for p in self.network.parameters() if p.requires_grad)
+            result["anchor"] = 0.0 * trained.flatten()[0].float()
+        return result
+
+    def _outputs(self, image: torch.Tensor, masked: torch.Tensor | None) -> dict[str, torch.Tensor]:
         with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             features, masks = self.network.encode(image)
             result: dict[str, torch.Tensor] = {}
             if self.segmentation:
-                chosen = has_mask if self.training and has_mask is not None else None
-                if chosen is None or bool(chosen.all()):
+                if masked is None or bool(masked.all()):
                     result["seg"] = self.network.decode(features, masks)
-                elif bool(chosen.any()):
-                    result["seg"] = self.network.decode([f[chosen] for f in features], [m[chosen] for m in masks])
-            if self.classification:
+                elif bool(masked.any()):
+                    result["seg"] = self.network.decode([f[masked] for f in features], [m[masked] for m in masks])
+            if self.classification or self.evidence:
                 logits, evidence = self.network.classify(features, masks)
-                result["cls"] = logits
-                if self.network.has_evidence:
+                if self.classification:
+                    result["cls"] = logits
+                if self.evidence:
                     result["evidence"] = evidence
         return result
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Data type of autocast on a device; None for float32. What takes effect is logged.
+
+    Raises:
+        ValueError: when precision is another word, or the device cannot train in it.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"precision is one of {', '.join(DTYPES)}, got {precision!r}")
+    if precision == "float16" and device.type == "cpu":
+        raise ValueError(
+            "precision float16 needs a GPU: its gradients underflow without loss scaling, which MONAI's engines do on "
+            "CUDA alone; use bfloat16 or float32 on the CPU"
+        )
+    if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use float16 or float32")
+    if precision != "float32":
+        logger.info("precision: %s autocast on %s, weights and loss in float32", precision, device)
+    return DTYPES[precision]
+
+
+def scales_gradients(precision: str) -> bool:
+    """Whether the trainer has to scale the loss: what its ``amp`` is for, float16 alone needs it."""
+    return precision == "float16"
 
 
 def prepare_batch(
     batch: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], tuple, dict[str, Any]]:
-    """Split a collated batch for MONAI's engines: image, targets, and the step's keyword arguments."""
-    target = {key: torch.as_tensor(batch[key]).to(device, non_blocking=non_blocking) for key in TARGETS}
-    image = torch.as_tensor(batch["image"]).to(device, non_blocking=non_blocking)
-    return image, target, (), {"has_mask": target["has_mask"]}
+    """Split a collated batch for MONAI's engines: image, targets, and the step's keyword arguments, plain tensors."""
+
+    def moved(key: str) -> torch.Tensor:
+        return convert_to_tensor(torch.as_tensor(batch[key]), track_meta=False).to(device, non_blocking=non_blocking)
+
+    target = {key: moved(key) for key in TARGETS}
+    return moved("image"), target, (), {"has_mask": target["has_mask"]}
 
 
 def parameter_groups(

@@ -1,4 +1,4 @@
-"""Batches with given shares of masks, classes and sources."""
+"""Batches with given shares of masks, classes and sources, each process its part of every batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,88 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from monai.transforms import Randomizable
 from scipy.optimize import Bounds, LinearConstraint, milp
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 logger = logging.getLogger(__name__)
 
 MASK, EQUAL = "mask", "equal"
 Shares = Mapping[Any, float] | str
+
+
+class Draw(int):
+    """Index of an item, with its place in the epoch: what its augmentation is seeded with.
+
+    Attributes:
+        place: 0 for the first item of the epoch, over all batches and processes.
+        filler: the item only fills the empty part of a process and must not count.
+    """
+
+    place: int
+    filler: bool
+
+    def __new__(cls, index: int, place: int, filler: bool = False) -> Draw:  # noqa: D102
+        draw = super().__new__(cls, index)
+        draw.place, draw.filler = place, filler
+        return draw
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Draw, (int(self), self.place, self.filler))
+
+
+class DrawnItems(Dataset):
+    """Items as a sampler draws them: augmentation is a function of seed, epoch and place in the epoch alone.
+
+    So neither the number of processes or loader workers nor what was drawn before changes an item.
+
+    Args:
+        dataset: with a ``transform``; a random one is seeded anew for every item.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Any, seed: int = 0):
+        self.dataset, self.seed, self.epoch = dataset, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose augmentation the next items get."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        place = getattr(index, "place", int(index))
+        if isinstance(self.dataset.transform, Randomizable):
+            seed = int(np.random.SeedSequence((self.seed, self.epoch, place)).generate_state(1)[0])
+            self.dataset.transform.set_random_state(seed=seed)
+        item = self.dataset[int(index)]
+        if getattr(index, "filler", False):
+            item = {**item, "has_mask": False, "diagnosis": -1}
+        return item
+
+
+class ShareSampler(Sampler[int]):
+    """The items of one process, in order: every ``world``-th from the ``rank``-th on, none twice, none filled up.
+
+    Args:
+        dataset: whose items are shared.
+        rank, world: number of this process, and of all.
+
+    Raises:
+        ValueError: when a process would have no item.
+    """
+
+    def __init__(self, dataset: Any, rank: int = 0, world: int = 1):
+        if len(dataset) < world:
+            raise ValueError(f"{len(dataset)} items cannot be shared by {world} processes; start fewer")
+        self.indices = range(rank, len(dataset), world)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
 
 
 class MixedBatchSampler(Sampler[list[int]]):
@@ -38,10 +113,13 @@ class MixedBatchSampler(Sampler[list[int]]):
             ``"equal"``, or None for whatever comes. Values are compared as text: YAML's 0 and "0" are the same.
         alternating: every batch has either only items with a mask or only items without; ``masked_share`` is then the
             share of batches (one half if None).
+        rank, world: number of this process, and of all. Each gets its part of every batch, with the same mix, so that
+            together they train on the batches of one. A last batch with fewer items than processes is filled up by
+            items that do not count (see `Draw`).
 
     Raises:
-        ValueError: when there are no items, shares do not sum to 1, name an unknown value or leave one unnamed, ask for
-            items that do not exist, or contradict each other.
+        ValueError: when there are no items, a batch has fewer items than there are processes, shares do not sum to 1,
+            name an unknown value or leave one unnamed, ask for items that do not exist, or contradict each other.
     """
 
     def __init__(
@@ -53,13 +131,20 @@ class MixedBatchSampler(Sampler[list[int]]):
         groups: Mapping[str, Sequence[Any]] | None = None,
         shares: Mapping[str, Shares | None] | None = None,
         alternating: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ):
+        self.rank, self.world = rank, world
         self.batch_size, self.seed, self.epoch, self.alternating = batch_size, seed, 0, alternating
         self.total = len(has_mask)
         if self.total == 0:
             raise ValueError("no items to draw batches from: the training part of the datalist is empty for this stage")
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        if batch_size < world:
+            raise ValueError(
+                f"batch_size {batch_size} is less than {world} processes: it counts the items of all of them"
+            )
         flags = ["with" if flag else "without" for flag in has_mask]
         wanted = _mask_shares(flags, masked_share, alternating, len(self))
         values = {MASK: flags}
@@ -73,16 +158,16 @@ class MixedBatchSampler(Sampler[list[int]]):
                 raise ValueError(f"{name!r} has {len(values[name])} values for {self.total} items")
             wanted[name] = _checked_shares(name, given, values[name])
         self.counts = {name: _whole(own, len(self) * batch_size) for name, own in wanted.items()}
+        self._kinds = list(zip(*values.values(), strict=True))
         self._cells: dict[tuple[str, ...], np.ndarray] = {}
         self._drawn: dict[tuple[str, ...], int] = {}
         if wanted:
-            self._plan(values)
+            self._plan(list(values), self._kinds)
 
-    def _plan(self, values: dict[str, list[str]]) -> None:
-        rows = list(zip(*values.values(), strict=True))
+    def _plan(self, names: list[str], rows: list[tuple[str, ...]]) -> None:
         self._cells = {cell: np.asarray([i for i, row in enumerate(rows) if row == cell]) for cell in sorted(set(rows))}
         sizes = {cell: len(items) for cell, items in self._cells.items()}
-        self._drawn = _cell_counts(list(values), sizes, self.counts)
+        self._drawn = _cell_counts(names, sizes, self.counts)
         logger.info("items an epoch, of %d: %s", len(self) * self.batch_size, self.counts)
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,6 +178,16 @@ class MixedBatchSampler(Sampler[list[int]]):
         return -(-self.total // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        place = 0
+        for batch in self.whole_batches():
+            draws: list[int] = [Draw(index, place + k) for k, index in enumerate(batch)]
+            if self.world > 1:  # dealt kind by kind: a process without masks would wait for the others' decoders
+                draws = sorted(draws, key=lambda draw: self._kinds[draw])[self.rank :: self.world]
+            yield draws or [Draw(batch[0], place, filler=True)]
+            place += len(batch)
+
+    def whole_batches(self) -> Iterator[list[int]]:
+        """The batches of the epoch over all processes."""
         rng = np.random.default_rng((self.seed, self.epoch))
         if not self._cells:
             order = rng.permutation(self.total)

@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import LrScheduleHandler, ValidationHandler
-from monai.inferers import SimpleInferer
-from monai.optimizers import WarmupCosineSchedule
-from monai.transforms import Compose, RandScaleIntensityd
-from torch.utils.tensorboard import SummaryWriter
 
 from scripts.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic
-from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
-from scripts.handlers import EpochSeed, GradientClip, ValidationMetrics
-from scripts.losses import MultiTaskLoss
-from scripts.samplers import MixedBatchSampler, has_mask
-from tests.networks.nets import heads, tiny
-
-EPOCHS, BATCHES = 4, 3
+from scripts.metrics import fit_temperature, tumor_probability
+from tests.networks.nets import tiny
+from tests.stages import BATCHES, EPOCHS, Stage, Stopped, assert_same
 
 
 def test_failed_save_leaves_the_old_file(tmp_path):
@@ -93,108 +82,6 @@ class TestLoadWeights:
             load_weights(tiny(), tmp_path / "model.pt")
 
 
-class Stopped(Exception):
-    """The machine goes away."""
-
-
-class Stage:
-    """A stage of `EPOCHS` epochs of `BATCHES` batches, with everything random that a real one has."""
-
-    def __init__(self, folder: Path, max_epochs: int = EPOCHS, seed: int = 3, key_metric: str = "combined"):
-        images = torch.cat([heads(size=16, batch=3), heads(size=16, batch=3, touching=True)])
-        items = []
-        for i, image in enumerate(images):
-            masked = i % 2 == 0
-            items.append(
-                {
-                    "image": image,
-                    "label": ((image > 1) & torch.tensor(masked)).to(torch.uint8),
-                    "foreground": (image != 0).to(torch.uint8),
-                    "has_mask": masked,
-                    "diagnosis": i % 3,
-                    "name": f"case{i}",
-                }
-            )
-        augment = Compose([RandScaleIntensityd(keys="image", factors=0.3, prob=1.0)])
-        train_data, valid_data = Dataset(items, augment), Dataset(items)
-        flags = has_mask([{"label": 1} if item["has_mask"] else {} for item in items])
-        self.sampler = sampler = MixedBatchSampler(flags, batch_size=2, masked_share=0.5, seed=seed)
-        loader = DataLoader(train_data, batch_sampler=sampler)
-        self.network = tiny(dropout=0.2)
-        step = MultiTaskStep(self.network)
-        loss = MultiTaskLoss()
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.network, 0.02, 0.5), lr=0.02)
-        scheduler = WarmupCosineSchedule(
-            self.optimizer, warmup_steps=BATCHES, t_total=max_epochs * BATCHES, warmup_multiplier=0.05
-        )
-        metrics = ValidationMetrics()
-        self.evaluator = SupervisedEvaluator(
-            device="cpu",
-            val_data_loader=DataLoader(valid_data, batch_size=3),
-            network=MultiTaskStep(self.network),
-            inferer=SimpleInferer(),
-            prepare_batch=prepare_batch,
-            val_handlers=[metrics],
-            decollate=False,
-        )
-        self.trainer = SupervisedTrainer(
-            max_epochs=max_epochs,
-            device="cpu",
-            train_data_loader=loader,
-            network=step,
-            optimizer=self.optimizer,
-            loss_function=loss,
-            inferer=SimpleInferer(),
-            prepare_batch=prepare_batch,
-            train_handlers=[
-                EpochSeed(seed, train_data, sampler),
-                GradientClip(list(step.parameters()), 5.0),
-                LrScheduleHandler(scheduler, print_lr=False, epoch_level=False),
-                ValidationHandler(interval=1, validator=self.evaluator, exec_at_start=True),
-            ],
-            decollate=False,
-        )
-        self.folder = folder
-        self.checkpoint = StageCheckpoint(
-            folder, self.network, self.optimizer, scheduler, metrics, key_metric, SummaryWriter(str(folder))
-        )
-        self.checkpoint.attach(self.trainer, self.evaluator)
-        self.values: dict[int, float] = {}
-        self.evaluator.add_event_handler(Events.COMPLETED, self._note)
-
-    def _note(self, engine) -> None:
-        self.values[self.trainer.state.epoch] = engine.state.metrics["combined"]
-
-    def stop_after(self, iteration: int) -> None:
-        def stop() -> None:
-            raise Stopped
-
-        self.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), stop)
-
-    def run(self) -> Stage:
-        self.checkpoint.run()
-        return self
-
-    def files(self) -> dict[str, dict]:
-        return {name: torch.load(self.folder / name, weights_only=True) for name in (WEIGHTS, CHECKPOINT)}
-
-
-def assert_same(a, b, where: str = "") -> None:
-    """Equal bit for bit, through all levels."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f"{where}/{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> Stage:
     return Stage(tmp_path_factory.mktemp("unbroken")).run()
@@ -229,7 +116,7 @@ def test_interrupted_stage_ends_like_the_unbroken_one(unbroken, tmp_path, stops)
     for epoch, value in stage.values.items():
         assert value == unbroken.values[epoch]
     if stops == [2 * BATCHES + 2]:
-        assert sorted(stage.values) == [2, 3, 4], "whole epochs were not run again"
+        assert sorted(stage.values) == [3, 4], "whole epochs were not run again, nor the validation after them"
 
 
 def test_stop_between_the_two_files_of_an_epoch(unbroken, tmp_path):
@@ -265,17 +152,21 @@ def test_selected_weights_start_the_next_stage_where_this_one_was(unbroken, tmp_
     assert_same(selected, first)
 
 
+def test_same_seed_is_the_same_run(unbroken, tmp_path):
+    assert_same(Stage(tmp_path).run().files(), unbroken.files())
+
+
 def test_other_seed_is_another_run(unbroken, tmp_path):
     other = Stage(tmp_path, seed=1).run()
     name = "bottleneck.conv1.conv.weight"
     assert not torch.equal(other.files()[CHECKPOINT]["network"][name], unbroken.files()[CHECKPOINT]["network"][name])
 
 
-def test_damaged_checkpoint_is_refused(unbroken, tmp_path):
+def test_damaged_checkpoint_with_none_before_it_is_refused(unbroken, tmp_path):
     whole = (unbroken.folder / CHECKPOINT).read_bytes()
     for content in (whole[: len(whole) // 2], b"not a checkpoint"):
         (tmp_path / CHECKPOINT).write_bytes(content)
-        message = r"(?s)checkpoint .* is not readable .* delete it to start this stage anew"
+        message = r"(?s)checkpoint .* is not readable .* none before it: delete it to start this stage anew"
         with pytest.raises(ValueError, match=message) as info:
             Stage(tmp_path).run()
         assert "\n" not in str(info.value)
@@ -301,10 +192,14 @@ class Selecting:
         self.metrics = SimpleNamespace(
             logits=np.array([[1.0, 0.0, 0.0], [0.0, 0.2, 0.0], [0.3, 0.0, 0.0], [0.0, 0.0, 1.0]]),
             diagnosis=np.array([0, 1, 1, 2]),
+            by_source={"a": {"dice": 0.25}},
         )
-        writer = SimpleNamespace(add_scalar=lambda *args: self.scalars.append(args))
+        writer = SimpleNamespace(
+            add_scalar=lambda *args: self.scalars.append(args), add_pr_curve=lambda *args: self.curves.append(args)
+        )
+        self.curves: list[tuple] = []
         self.checkpoint = StageCheckpoint(folder, self.network, None, None, self.metrics, key_metric, writer)
-        self.checkpoint.trainer = SimpleNamespace(state=SimpleNamespace(epoch=0))
+        self.checkpoint.trainer = SimpleNamespace(state=SimpleNamespace(epoch=0, max_epochs=9))
 
     def select(self, epoch: int, **metrics: float) -> None:
         self.checkpoint.trainer.state.epoch = epoch
@@ -320,7 +215,12 @@ def test_best_weights_are_kept_and_the_first_validation_counts(tmp_path):
         assert torch.load(tmp_path / WEIGHTS)["head.bias"].tolist() == [kept] * 3, epoch
         assert stage.checkpoint.best_epoch == stage.checkpoint.trainer.state.best_metric_epoch == kept
     assert stage.checkpoint.best_metric == 0.7
-    assert stage.scalars[:2] == [("validation/dice", 0.5, 0), ("validation/auc", 0.1, 0)]
+    assert stage.scalars[:3] == [
+        ("validation/dice", 0.5, 0), ("validation/auc", 0.1, 0), ("validation_by_source/a/dice", 0.25, 0),
+    ]  # fmt: skip
+    tag, truth, probability, epoch = stage.curves[0]
+    assert (tag, truth.tolist(), epoch) == ("validation/tumor", [False, True, True, True], 0)
+    assert probability == pytest.approx(tumor_probability(stage.metrics.logits))
 
 
 def test_threshold_and_temperature_of_the_selecting_validation_are_stored(tmp_path):
@@ -335,10 +235,8 @@ def test_threshold_and_temperature_of_the_selecting_validation_are_stored(tmp_pa
     assert (p >= threshold).tolist() == [False, True, True, True]
     assert threshold == pytest.approx((p[0] + p[2]) / 2, abs=1e-6)
 
-    def loss(t: float) -> float:
-        return -np.log(np.exp(logits / t)[range(4), diagnosis] / np.exp(logits / t).sum(1)).mean()
-
-    assert loss(temperature) < min(loss(temperature * 0.9), loss(temperature * 1.1), loss(1.0))
+    assert temperature == pytest.approx(fit_temperature(logits, diagnosis), rel=1e-6)
+    assert stage.checkpoint.calibration == "fitted on 4 validation cases"
     stage.metrics.logits = stage.metrics.logits * 10
     stage.select(1, dice=0.4)
     assert float(stage.network.temperature) == temperature, "a validation that is not selected changes nothing"

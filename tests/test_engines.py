@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
+from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch, scales_gradients
 from scripts.losses import MultiTaskLoss
 from scripts.networks import MultiTaskDynUNet
 from tests.networks.nets import gradients, heads, tiny
@@ -80,8 +80,12 @@ def test_freezing_leaves_the_rest_trainable():
 def test_wrong_part_or_precision_is_refused():
     with pytest.raises(ValueError, match="part is one of encoder, decoder, head, got 'backbone'"):
         MultiTaskStep(tiny(), frozen=["backbone"])
-    with pytest.raises(ValueError, match="precision is one of float32, bfloat16, got 'float16'"):
+    with pytest.raises(ValueError, match="precision is one of float32, bfloat16, float16, got 'half'"):
+        MultiTaskStep(tiny(), precision="half")
+    with pytest.raises(ValueError, match="float16 needs a GPU: its gradients underflow without loss scaling"):
         MultiTaskStep(tiny(), precision="float16")
+    with pytest.raises(ValueError, match="accumulation_steps is 1 or more, got 0"):
+        MultiTaskStep(tiny(), accumulation_steps=0)
 
 
 class Seen:
@@ -201,3 +205,80 @@ def test_frozen_parts_are_in_no_group():
     MultiTaskStep(network, frozen=PARTS)
     with pytest.raises(ValueError, match="all parameters are frozen; nothing to train"):
         parameter_groups(network, 0.01)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 9])
+@pytest.mark.parametrize("masks", [[True, False, True, False], [False, False, False, True], [False] * 4, [True] * 4])
+def test_accumulated_parts_have_the_loss_and_gradients_of_the_whole_batch(masks, steps):
+    x, target = batch(masks)
+    x, whole, parts = x.double(), tiny().double(), tiny().double()  # so that rounding hides nothing
+    losses = [MultiTaskLoss(label_smoothing=0.1, class_weights=[1.0, 2.0, 0.5]).double() for _ in range(2)]
+    one = losses[0](MultiTaskStep(whole).train()(x, target["has_mask"]), target)
+    two = losses[1](MultiTaskStep(parts, accumulation_steps=steps).train()(x, target["has_mask"]), target)
+    one.backward()
+    two.backward()
+    assert float(two.detach()) == pytest.approx(float(one.detach()), abs=1e-9)
+    assert losses[1].parts.keys() == losses[0].parts.keys()
+    expected = gradients(whole)
+    assert max(float(g.abs().max()) for g in expected.values() if g is not None) > 0.01
+    for name, gradient in gradients(parts).items():
+        if expected[name] is None:
+            assert gradient is None, name
+        else:
+            torch.testing.assert_close(gradient, expected[name], atol=1e-9, rtol=0, msg=name)
+
+
+def kept_for_backward(accumulation_steps: int) -> int:
+    """Bytes that a training forward pass keeps for the backward pass, the parameters aside."""
+    network = tiny()
+    x, target = batch([True] * 4)
+    own = {p.data_ptr() for p in network.parameters()} | {x.data_ptr()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    step = MultiTaskStep(network, accumulation_steps=accumulation_steps).train()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = step(x, target["has_mask"])
+    assert result["seg"].requires_grad
+    return sum(kept.values())
+
+
+def test_accumulation_keeps_the_activations_of_one_part():
+    assert kept_for_backward(4) < 0.35 * kept_for_backward(1)
+
+
+def test_dropout_is_the_same_when_a_part_is_computed_again():
+    x, target = batch([True] * 4)
+    network = tiny(dropout=0.5)
+    step = MultiTaskStep(network, accumulation_steps=2).train()
+    torch.manual_seed(1)
+    result = step(x, target["has_mask"])
+    value = result["cls"].square().sum()
+    value.backward()
+    # Along its own gradient the value falls as fast as the gradient says, with the dropout of the first pass.
+    weight = network.head.bias
+    size, slope = 1e-2, float(weight.grad.square().sum())
+    with torch.no_grad():
+        weight -= size * weight.grad
+    torch.manual_seed(1)
+    after = step(x, target["has_mask"])["cls"].square().sum()
+    assert float((value - after).detach()) == pytest.approx(size * slope, rel=0.1)
+
+
+def test_evidence_alone_comes_without_class_logits():
+    x, target = batch([True] * 4)
+    step = MultiTaskStep(tiny(), segmentation=False, classification=False, evidence=True).train()
+    assert sorted(step(x, target["has_mask"])) == ["evidence"]
+
+
+def test_precision_that_takes_effect_is_logged(caplog):
+    with caplog.at_level("INFO"):
+        MultiTaskStep(tiny(), precision="bfloat16")
+        MultiTaskStep(tiny())
+    (record,) = caplog.records
+    assert record.getMessage() == "precision: bfloat16 autocast on cpu, weights and loss in float32"
+    assert [scales_gradients(p) for p in ("float32", "bfloat16", "float16")] == [False, False, True]

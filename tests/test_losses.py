@@ -267,7 +267,9 @@ class TestMultiTaskLoss:
         with pytest.raises(ValueError, match=r"no part of the loss applies .* 0 items with a mask, 0 with a diagnosis"):
             MultiTaskLoss()({"cls": LOGITS}, unknown)
         pred, target = full_batch()
-        with pytest.raises(ValueError, match=r"outputs \['cls', 'evidence', 'seg'\].* seg 0, cls 0, evidence 0"):
+        with pytest.raises(
+            ValueError, match=r"outputs \['cls', 'evidence', 'seg'\].* segmentation 0, classification 0, evidence 0"
+        ):
             MultiTaskLoss(0, 0, 0)(pred, target)
 
     def test_masks_of_all_zeros_are_no_masks(self):

@@ -1,0 +1,28 @@
+"""Ignite handlers of training and validation."""
+
+from scripts.handlers.control import EpochSeed, GradientClip, SameGradients
+from scripts.handlers.monitoring import (
+    StageProgress,
+    StageWriter,
+    TrainingScalars,
+    adapt_tracking,
+    check_tracking,
+    plain_values,
+)
+from scripts.handlers.validation import ValidationImages, ValidationMetrics, describe, evidence_strength
+
+__all__ = [
+    "EpochSeed",
+    "GradientClip",
+    "SameGradients",
+    "StageProgress",
+    "StageWriter",
+    "TrainingScalars",
+    "ValidationImages",
+    "ValidationMetrics",
+    "adapt_tracking",
+    "check_tracking",
+    "describe",
+    "evidence_strength",
+    "plain_values",
+]
