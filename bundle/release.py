@@ -78,7 +78,11 @@ def find_weights(run: Path | None, root: Path = ROOT) -> Weights:
                 f"no weights to release: {path} does not exist; give the run that trained them, "
                 "as in: make bundle RUN=runs/demo/ours"
             )
-        return Weights(path)
+        overlay = root / "models" / "network.yaml"
+        if not overlay.is_file():
+            return Weights(path)
+        shipped = yaml.safe_load(overlay.read_text(encoding="utf-8"))
+        return Weights(path, {key: shipped[key] for key in VALUES})
     folder = runs.last_stage(run)
     config = yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8"))
     overlay = run / "network.yaml"

@@ -1,11 +1,13 @@
-"""metrics.json and cases.csv of a trained run: one row a case, figures over cases, thresholds from validation."""
+"""metrics.json and the tables of a trained run: one row a case, figures over cases, thresholds from validation."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,34 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+from scipy.special import softmax
 
-from scripts.metrics import case_summary, classification_metrics, decide, tumor_probability
+from scripts.bootstrap import case_summary
+from scripts.evaluation_items import ClassComparison
+from scripts.lesions import count_lesions, lesion_summary
+from scripts.metrics import classification_metrics, decide, one_class_metrics
 from scripts.runs import write_json
+from scripts.volumes import group_rows, patient_summary, volume_summary
 
 logger = logging.getLogger(__name__)
 
-SEGMENTATION = ("dice", "iou", "hd95")
+SEGMENTATION = ("dice", "iou", "hd95", "hd95_mm")
+# Tumor area as a share of the head's in the same slice.
+AREAS = (0.0, 0.005, 0.01, 0.02, 0.05, 1.0)
+# Columns of cases.csv that are not lists.
+HIDDEN = ("logits", "probability", "unit")
+NAN = float("nan")
 
 
 class CaseResults:
     """Collects one row a case from an evaluator whose step computes segmentation and classification.
 
-    A row: name, patient (or near-duplicate group), source, diagnosis (-1 unknown), logits, has_mask, tumor_pixels and
-    predicted_pixels on the network's grid, label_coverage, and dice, iou, hd95 (pixels of the network's grid), NaN
-    without a tumor in the mask.
+    A row: name, patient (or near-duplicate group, or the name), unit (the same, a patient with its source before it:
+    what is resampled), source, volume, slice, diagnosis (-1 unknown), logits, has_mask, pixels of head, tumor,
+    prediction and their overlap on the network's grid, pixel_area (pixels of the image in one of them), tumor and
+    predicted area in mm2 and slice_mm (NaN where the file does not say), label_coverage, and with a tumor in the mask
+    dice, iou, hd95 (pixels of the network's grid), hd95_mm, lesions, lesions_found, false_lesions, dice_whole_head and
+    dice_random (what these masks would score), else NaN.
     """
 
     def __init__(self) -> None:
@@ -42,32 +57,143 @@ class CaseResults:
         """Add the cases of a batch."""
         batch, pred, target = engine.state.batch, engine.state.output["pred"], engine.state.output["label"]
         label = target["label"].float().cpu()
-        segmented = (pred["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu()
-        dice, iou = compute_dice(segmented, label), compute_iou(segmented, label)
+        segmented = (pred["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if "seg" in pred else None
         for i in range(len(label)):
-            masked = bool(target["has_mask"][i])
-            tumor, predicted = int(label[i].sum()), int(segmented[i].sum())
-            scored = masked and tumor > 0
             self.rows.append(
                 {
-                    "name": batch["name"][i],
-                    "patient": batch["patient"][i] or batch["group"][i] or batch["name"][i],
-                    "source": batch["source"][i],
+                    **identity(batch, i),
                     "diagnosis": int(target["diagnosis"][i]),
                     "logits": [float(v) for v in pred["cls"][i]],
-                    "has_mask": masked,
-                    "tumor_pixels": tumor if masked else None,
-                    "predicted_pixels": predicted,
                     "label_coverage": float(batch["label_coverage"][i]),
-                    "dice": float(dice[i]) if scored else float("nan"),
-                    "iou": float(iou[i]) if scored else float("nan"),
-                    "hd95": _hd95(segmented[i : i + 1], label[i : i + 1]) if scored and predicted else float("nan"),
+                    **mask_measures(
+                        None if segmented is None else segmented[i],
+                        label[i] if bool(target["has_mask"][i]) else None,
+                        torch.as_tensor(target["foreground"][i]).cpu() != 0,
+                        batch["pixel_mm"][i],
+                        batch["name"][i],
+                    ),
                 }
             )
 
 
-def _hd95(segmented: torch.Tensor, label: torch.Tensor) -> float:
-    return float(compute_hausdorff_distance(segmented, label, include_background=True, percentile=95))
+def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Who and where a case is, of a collated batch."""
+    patient, source = batch["patient"][i], batch["source"][i]
+    known = patient or batch["group"][i] or batch["name"][i]
+    return {
+        "name": batch["name"][i],
+        "patient": known,
+        "unit": f"{source}: {patient}" if patient else known,
+        "source": source,
+        "volume": batch["volume"][i],
+        "slice": int(batch["slice"][i]),
+        "pixel_area": float(batch["pixel_area"][i]),
+        "pixel_mm2": float(torch.as_tensor(batch["pixel_mm"][i]).prod()),
+        "slice_mm": float(batch["slice_mm"][i]),
+    }
+
+
+def mask_measures(
+    segmented: torch.Tensor | None, label: torch.Tensor | None, head: torch.Tensor, pixel_mm: torch.Tensor, name: str
+) -> dict[str, Any]:
+    """Measures of a predicted mask.
+
+    Args:
+        segmented: (1, X, Y[, Z]), 0 or 1; None of a network that does not segment: nothing is predicted, not 0.
+        label: the same, or None without a mask.
+        head: bool, the foreground.
+        pixel_mm: (D,) size of a pixel by axis, NaN where unknown.
+        name: of the case; seeds its random mask.
+    """
+    tumor = 0 if label is None else int(label.sum())
+    predicted, mm2 = None if segmented is None else int(segmented.sum()), float(pixel_mm.prod())
+    row: dict[str, Any] = {
+        "has_mask": label is not None,
+        "head_pixels": int(head.sum()),
+        "tumor_pixels": None if label is None else tumor,
+        "predicted_pixels": predicted,
+        "shared_pixels": None if label is None or segmented is None else int((segmented * label).sum()),
+        "tumor_mm2": NAN if label is None else tumor * mm2,
+        "predicted_mm2": NAN if predicted is None else predicted * mm2,
+    }
+    row |= dict.fromkeys((*SEGMENTATION, "dice_whole_head", "dice_random"), NAN)
+    row |= dict.fromkeys(("lesions", "lesions_found", "false_lesions"), None)
+    if label is None:
+        return row
+    if tumor:
+        row["dice_whole_head"] = _dice(head, label)
+        row["dice_random"] = _dice(random_mask(head, tumor, name), label)
+    if segmented is None:
+        return row
+    row |= count_lesions(segmented[0].numpy(), label[0].numpy())
+    if not tumor:
+        return row
+    row["dice"], row["iou"] = (float(f(segmented[None], label[None])) for f in (compute_dice, compute_iou))
+    if predicted:
+        row["hd95"] = _hd95(segmented, label, [1.0] * len(pixel_mm))
+        if bool(torch.isfinite(pixel_mm).all()):
+            row["hd95_mm"] = _hd95(segmented, label, [float(side) for side in pixel_mm])
+    return row
+
+
+def _dice(mask: torch.Tensor, label: torch.Tensor) -> float:
+    return float(compute_dice(mask.float()[None], label[None]))
+
+
+def _hd95(segmented: torch.Tensor, label: torch.Tensor, spacing: list[float]) -> float:
+    return float(
+        compute_hausdorff_distance(
+            segmented[None], label[None], include_background=True, percentile=95, spacing=spacing
+        )
+    )
+
+
+def random_mask(head: torch.Tensor, pixels: int, name: str, cell: int = 4) -> torch.Tensor:
+    """The highest pixels of a random map inside the head, as many as asked: what chance scores at a known area.
+
+    Args:
+        head: bool (1, X, Y[, Z]).
+        pixels: how many.
+        name: of the case; seeds the map.
+        cell: pixels a side of the map's cells, between which it is interpolated.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    coarse = torch.rand((1, 1, *(-(-n // cell) for n in head.shape[1:])), generator=generator)
+    mode = "bilinear" if coarse.ndim == 4 else "trilinear"
+    noise = torch.nn.functional.interpolate(coarse, size=tuple(head.shape[1:]), mode=mode)[0]
+    noise[~head] = -1
+    chosen = torch.zeros(head.numel(), dtype=torch.bool)
+    chosen[noise.flatten().topk(pixels).indices] = True
+    return chosen.view(head.shape)
+
+
+def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return case_summary(np.array([row[name] for row in rows], dtype=float), [row["unit"] for row in rows])
+
+
+def _not_segmented(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row["predicted_pixels"] is None for row in rows)
+
+
+def is_free(row: Mapping[str, Any]) -> bool:
+    """Whether a case has no tumor: by its mask, or without one by its diagnosis."""
+    return row["diagnosis"] == 0 if row["tumor_pixels"] is None else row["tumor_pixels"] == 0
+
+
+def segmentation_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The block "segmentation": S of each measure, and how many tumors have no predicted pixel (so no HD95)."""
+    free = [row for row in rows if is_free(row) and row["predicted_pixels"] is not None]
+    tumors = [row for row in rows if row["tumor_pixels"]]
+    return {
+        **{name: _column(rows, name) for name in SEGMENTATION},
+        "hd95_missed": None if _not_segmented(rows) else sum(row["predicted_pixels"] == 0 for row in tumors),
+        "false_positive_pixels": _column(free, "predicted_pixels"),
+        "false_positive_mm2": _column(free, "predicted_mm2"),
+        "false_positive_rate": case_summary(
+            np.array([float(row["predicted_pixels"] > 0) for row in free]), [row["unit"] for row in free]
+        ),
+        "label_coverage": _column(tumors, "label_coverage"),
+    }
 
 
 def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: float) -> dict[str, Any]:
@@ -78,7 +204,6 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
         threshold, temperature: from validation.
     """
     known = [row for row in rows if row["diagnosis"] >= 0]
-    groups = [row["patient"] for row in rows]
     result: dict[str, Any] = {"n": len(rows)}
     if known:
         result["classification"] = classification_metrics(
@@ -86,18 +211,100 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
             np.array([row["diagnosis"] for row in known]),
             threshold,
             temperature,
-            [row["patient"] for row in known],
+            [row["unit"] for row in known],
         )
-    result["segmentation"] = {
-        name: case_summary(np.array([row[name] for row in rows], dtype=float), groups) for name in SEGMENTATION
-    }
-    free = [row for row in rows if row["tumor_pixels"] == 0 or (row["tumor_pixels"] is None and row["diagnosis"] == 0)]
-    result["segmentation"]["false_positive_pixels"] = case_summary(
-        np.array([row["predicted_pixels"] for row in free], dtype=float), [row["patient"] for row in free]
-    )
-    coverage = np.array([row["label_coverage"] if row["tumor_pixels"] else np.nan for row in rows], dtype=float)
-    result["segmentation"]["label_coverage"] = case_summary(coverage, groups)
+    result["segmentation"] = segmentation_summary(rows)
     return result
+
+
+def by_class(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """{class: {classification: that class against all others, segmentation: of its cases}} of the classes present.
+
+    Args:
+        rows: of `decided`.
+        names: of the classes.
+    """
+    known = [row for row in rows if row["diagnosis"] >= 0]
+    found: dict[str, Any] = {}
+    for k, name in enumerate(names):
+        own = [row for row in known if row["diagnosis"] == k]
+        if own:
+            diagnosis, predicted = (np.array([row[key] for row in known]) for key in ("diagnosis", "predicted"))
+            score = np.array([row["probability"][k] for row in known])
+            found[name] = {
+                "n": len(own),
+                "classification": one_class_metrics(diagnosis, predicted, score, k, [row["unit"] for row in known]),
+                "segmentation": segmentation_summary(own),
+            }
+    return found
+
+
+def by_area(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Performance by tumor area as a share of the head's, in the bins of `AREAS`, over cases with a tumor in the mask.
+
+    Returns:
+        entries {low, high, n, dice S, detected S (share of cases called tumor), segmented S (share with any overlap)}.
+    """
+    tumors = [row for row in rows if row["tumor_pixels"]]
+    found = []
+    for low, high in pairwise(AREAS):
+        own = [row for row in tumors if low < row["tumor_pixels"] / row["head_pixels"] <= high]
+        units = [row["unit"] for row in own]
+        found.append(
+            {
+                "low": low,
+                "high": high,
+                "n": len(own),
+                "dice": _column(own, "dice"),
+                "detected": case_summary(np.array([float(row["predicted"] > 0) for row in own]), units),
+                "segmented": case_summary(
+                    np.array([NAN if row["shared_pixels"] is None else float(row["shared_pixels"] > 0) for row in own]),
+                    units,
+                ),
+            }
+        )
+    return found
+
+
+def baselines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """What is scored without looking: the most frequent class for all, the whole head and a random map as mask."""
+    diagnosis = np.array([row["diagnosis"] for row in rows if row["diagnosis"] >= 0], dtype=int)
+    found: dict[str, Any] = {
+        "whole_head": {"dice": _column(rows, "dice_whole_head")},
+        "random_map": {"dice": _column(rows, "dice_random")},
+    }
+    if len(diagnosis):
+        count = np.bincount(diagnosis)
+        found["majority"] = {
+            "class": names[int(count.argmax())],
+            "accuracy": float(count.max() / len(diagnosis)),
+            "balanced_accuracy": 1 / int((count > 0).sum()),
+        }
+    return found
+
+
+def decided(
+    rows: Sequence[dict[str, Any]], threshold: float, temperature: float, classes: ClassComparison | None = None
+) -> list[dict[str, Any]]:
+    """Rows with the classes that are compared, ``probability`` by class, ``tumor_probability`` and ``predicted``."""
+    found = []
+    for row in rows:
+        logits = np.array([row["logits"]], dtype=float)
+        diagnosis = row["diagnosis"]
+        if classes is not None:
+            logits, diagnosis = classes.logits(logits, temperature), classes.diagnosis(diagnosis)
+        probability = softmax(logits[0] / temperature)
+        found.append(
+            {
+                **row,
+                "logits": logits[0].tolist(),
+                "diagnosis": diagnosis,
+                "probability": probability.tolist(),
+                "tumor_probability": float(1 - probability[0]),
+                "predicted": int(decide(logits, threshold, temperature)[0]),
+            }
+        )
+    return found
 
 
 def write_evaluation(
@@ -107,8 +314,10 @@ def write_evaluation(
     temperature: float,
     part: str = "test",
     bootstrap_by: str = "patient",
+    classes: ClassComparison | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write metrics.json and cases.csv.
+    """Write metrics.json, cases.csv, patients.csv and, of volumes evaluated by their slices, volumes.csv.
 
     Args:
         rows: of `CaseResults`.
@@ -116,31 +325,57 @@ def write_evaluation(
         threshold, temperature: from validation.
         part: name of the datalist's part.
         bootstrap_by: what ``patient`` of the rows really is: "patient" or "near-duplicate group".
+        classes: how the datalist's classes meet the network's; None: they are the same, called by number.
+        provenance: of the cases, see `scripts.evaluation_items.provenance`.
 
     Returns:
         the content of metrics.json.
     """
+    rows = decided(rows, threshold, temperature, classes)
+    names = classes.names if classes else [f"class {k}" for k in range(len(rows[0]["logits"]))]
     sources = sorted({row["source"] for row in rows})
-    result = {
+    patients, volumes = (group_rows(rows, key, threshold) for key in ("unit", "volume"))
+    result: dict[str, Any] = {
         part: {
             "overall": summarize(rows, threshold, temperature),
             "by_source": {s: summarize([r for r in rows if r["source"] == s], threshold, temperature) for s in sources},
+            "by_class": by_class(rows, names),
+            "by_patient": patient_summary(patients),
+            "by_area": by_area(rows),
+            "lesions": lesion_summary(rows),
+            "baselines": baselines(rows, names),
         },
+        "classes": names,
+        "notes": (classes.notes if classes else []) + _task_notes(rows, provenance or {}),
+        "provenance": dict(provenance or {}),
         "intervals": f"95 % percentile bootstrap by {bootstrap_by}",
-        "grid": "the network's; hd95 in its pixels, Dice over cases with a tumor in the mask",
+        "grid": "the network's; HD95 in its pixels, and in millimeters where the file knows its spacing, both over tumors "
+        "with a predicted pixel; Dice over cases with a tumor in the mask",
+        "areas": "tumor area as a share of the head's area in the same slice",
     }
+    if volumes:
+        result[part]["volumes"] = volume_summary(volumes, len(names))
+        write_csv([_shown(row) for row in volumes], Path(folder) / "volumes.csv")
+    write_csv([_shown(row) for row in patients], Path(folder) / "patients.csv")
+    write_csv([_shown(row) for row in rows], Path(folder) / "cases.csv")
     write_json(result, Path(folder) / "metrics.json")
-    table = [
-        {
-            **{k: v for k, v in row.items() if k != "logits"},
-            "tumor_probability": float(tumor_probability(np.array([row["logits"]]), temperature)[0]),
-            "predicted": int(decide(np.array([row["logits"]]), threshold, temperature)[0]),
-        }
-        for row in rows
-    ]
-    write_csv(table, Path(folder) / "cases.csv")
     logger.info("%d cases evaluated, figures in %s", len(rows), folder)
     return result
+
+
+def _task_notes(rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> list[str]:
+    """What the figures do not hold because the run was not trained for it."""
+    notes = []
+    if _not_segmented(rows):
+        notes.append("this run segments nothing: there are no figures of segmentation")
+    if "classification" not in provenance.get("tasks", ["classification"]):
+        notes.append("the head of this run was not trained: its figures of classification are those of random weights")
+    return notes
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    by_class = {f"probability_{k}": p for k, p in enumerate(row.get("probability", ()))}
+    return {k: v for k, v in row.items() if k not in HIDDEN} | by_class
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: str | Path) -> None:

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-__all__ = ["comparison_picture", "confusion_matrix", "dice_histogram", "roc", "training_curves"]
+__all__ = ["comparison_picture", "confusion_matrix", "dice_histogram", "new_axes", "png", "roc", "training_curves"]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
@@ -52,13 +52,15 @@ CURVES: tuple[tuple[str, str, str, tuple[float | None, float | None]], ...] = (
 Curve = Sequence[tuple[int, float]]
 
 
-def _axes(height: float = 3.3) -> tuple[Figure, Any]:
+def new_axes(height: float = 3.3) -> tuple[Figure, Any]:
+    """A figure of the common width, and its one axis."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()
@@ -81,7 +83,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], ti
     if counts.sum() == 0:
         raise ValueError("confusion matrix without any case")
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(3.7)
+        figure, axes = new_axes(3.7)
         rows = counts.sum(axis=1, keepdims=True)
         share = counts / np.maximum(rows, 1)
         picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -95,7 +97,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], ti
         axes.grid(False)
         bar = figure.colorbar(picture, ax=axes, fraction=0.045, ticks=[0, 0.5, 1])
         bar.set_label("share of the true class")
-        return _png(figure)
+        return png(figure)
 
 
 def roc(runs: Mapping[str, tuple[Any, Any]]) -> bytes:
@@ -108,7 +110,7 @@ def roc(runs: Mapping[str, tuple[Any, Any]]) -> bytes:
         ValueError: when a run has cases of one class alone.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(4.0)
+        figure, axes = new_axes(4.0)
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="chance")
         for i, (label, (tumor, probability)) in enumerate(runs.items()):
             tumor = np.asarray(tumor, dtype=bool)
@@ -125,7 +127,7 @@ def roc(runs: Mapping[str, tuple[Any, Any]]) -> bytes:
             aspect="equal",
         )
         axes.legend(loc="lower right")
-        return _png(figure)
+        return png(figure)
 
 
 def dice_histogram(runs: Mapping[str, Any]) -> bytes:
@@ -138,7 +140,7 @@ def dice_histogram(runs: Mapping[str, Any]) -> bytes:
         ValueError: when a run has no case.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes()
+        figure, axes = new_axes()
         for i, (label, values) in enumerate(runs.items()):
             values = np.asarray(values, dtype=float)
             if len(values) == 0:
@@ -159,7 +161,7 @@ def dice_histogram(runs: Mapping[str, Any]) -> bytes:
         )
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper left")
-        return _png(figure)
+        return png(figure)
 
 
 def training_curves(stages: Sequence[tuple[str, Mapping[str, Curve]]]) -> dict[str, bytes]:
@@ -182,7 +184,7 @@ def training_curves(stages: Sequence[tuple[str, Mapping[str, Curve]]]) -> dict[s
         if not tags:
             continue
         with matplotlib.rc_context(STYLE):
-            figure, axes = _axes()
+            figure, axes = new_axes()
             for i, tag in enumerate(tags):
                 for (_, scalars), offset in zip(stages, offsets, strict=True):
                     curve = [(offset + e, v) for e, v in scalars.get(tag, ()) if np.isfinite(v)]
@@ -208,7 +210,7 @@ def training_curves(stages: Sequence[tuple[str, Mapping[str, Curve]]]) -> dict[s
                 )
             if len(tags) > 1:
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2 if len(tags) in (2, 4) else 3)
-            charts[title] = _png(figure)
+            charts[title] = png(figure)
     return charts
 
 
@@ -241,4 +243,4 @@ def comparison_picture(columns: Sequence[str], rows: Sequence[tuple[str, Sequenc
                 axes.set_xlabel(text, fontsize=9.5, labelpad=3)
                 if i == 0:
                     axes.set_title(columns[j], loc="center")
-        return _png(figure)
+        return png(figure)

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation
 
-__all__ = ["TITLES", "colorize", "gray_image", "legible_scale", "overlay", "panel", "save"]
+__all__ = [
+    "TITLES",
+    "colorize",
+    "gray_image",
+    "legible_scale",
+    "overlay",
+    "panel",
+    "save",
+    "say_empty",
+    "write_line",
+]
 
 RGB = NDArray[np.uint8]
 
@@ -124,7 +134,13 @@ def _draw_contour(picture: RGB, mask: NDArray[np.bool_], color: tuple[int, int, 
 
 
 def overlay(
-    image: Any, heatmap: Any, mask: Any = None, predicted: Any = None, alpha: float = 0.6, scale: int = 1
+    image: Any,
+    heatmap: Any,
+    mask: Any = None,
+    predicted: Any = None,
+    alpha: float = 0.6,
+    scale: int = 1,
+    brightness: float = 1.0,
 ) -> RGB:
     """Heatmap over the gray image; opacity is proportional to the value, so that 0 leaves the image as it is.
 
@@ -137,6 +153,7 @@ def overlay(
         mask, predicted: (1, X, Y) 0/1, or None.
         alpha: opacity where the heatmap is 1.
         scale: whole enlargement factor; `legible_scale` gives one for reading on a page.
+        brightness: factor of the gray image, in [0, 1]: thin maps are lost on a bright tumor.
 
     Returns:
         (Y * scale, X * scale, 3) uint8, rows from top to bottom.
@@ -147,7 +164,9 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected 0 to 1, got {alpha}")
     shape = np.asarray(image).shape
-    gray = gray_image(image, scale)
+    if not 0 <= brightness <= 1:
+        raise ValueError(f"brightness: expected 0 to 1, got {brightness}")
+    gray = brightness * gray_image(image, scale).astype(np.float32)
     heat = _heat(heatmap, shape, scale)
     opacity = alpha * heat[..., None]
     picture = np.rint((1 - opacity) * gray + opacity * colorize(heat)).astype(np.uint8)
@@ -205,7 +224,7 @@ def panel(
     over = overlay(image, heatmap, mask=mask, alpha=alpha, scale=scale)
     if empty:
         heat_tile = _text(np.full_like(gray, 238), EMPTY, middle, 17, INK, box=False)
-        over = _text(over, EMPTY, (width / 2, height - 16), 13, INK, box=True)
+        over = say_empty(over)
     else:
         heat_tile = colorize(heat)
     masks = overlay(image, np.zeros(shape), mask=mask, predicted=predicted, scale=scale)
@@ -216,11 +235,11 @@ def panel(
     for i, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
         left = i * (width + GAP)
         canvas.paste(Image.fromarray(tile), (left, LINE))
-        draw.text((left, LINE / 2), _shortened(title, width), font=_font(13), fill=INK, anchor="lm")
+        write_line(canvas, title, (left, LINE / 2), width)
     middle_y = LINE + height + LINE / 2
     bar = min(160, width)
     bar_left = canvas.width - bar - 14
-    draw.text((0, middle_y), _shortened(caption, bar_left - 20), font=_font(13), fill=INK, anchor="lm")
+    write_line(canvas, caption, (0, middle_y), bar_left - 20)
     ramp = np.broadcast_to(colorize(np.linspace(0, 1, bar)), (10, bar, 3))
     canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (bar_left, int(middle_y) - 5))
     draw.text((bar_left - 4, middle_y), "0", font=_font(13), fill=INK, anchor="rm")
@@ -228,13 +247,19 @@ def panel(
     return np.asarray(canvas)
 
 
-def _shortened(text: str, width: float) -> str:
-    """Text cut to a width in pixels, with an ellipsis where something is missing."""
-    if _font(13).getlength(text) <= width:
-        return text
-    while text and _font(13).getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+def say_empty(picture: RGB) -> RGB:
+    """The picture of an empty map with the words that say so."""
+    return _text(picture, EMPTY, (picture.shape[1] / 2, picture.shape[0] - 16), 13, INK, box=True)
+
+
+def write_line(canvas: Image.Image, text: str, left_middle: tuple[float, float], width: float, size: int = 13) -> None:
+    """Write one line of text onto a picture, cut to a width in pixels with an ellipsis where something is missing."""
+    font = _font(size)
+    if font.getlength(text) > width:
+        while text and font.getlength(text + "…") > width:
+            text = text[:-1]
+        text += "…"
+    ImageDraw.Draw(canvas).text(left_middle, text, font=font, fill=INK, anchor="lm")
 
 
 def save(picture: RGB, path: str | Path) -> Path:

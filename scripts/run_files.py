@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from scripts import datalists
 
-__all__ = ["Document", "Run", "Stage", "data_summary", "format_number", "read_scalars"]
+__all__ = ["Document", "Run", "Stage", "data_summary", "format_number", "optional", "read_scalars"]
 
 MISSING = "n/a"
 METHODS = {
@@ -22,8 +22,16 @@ METHODS = {
     "gradcam++": "Grad-CAM++",
     "hirescam": "HiResCAM",
     "layercam": "Layer-CAM",
+    "scorecam": "Score-CAM",
+    "integrated_gradients": "integrated gradients",
+    "saliency": "saliency",
+    "smoothgrad": "SmoothGrad",
+    "occlusion": "occlusion",
     "uniform": "uniform map",
     "random": "random map",
+    "oracle": "true mask on the layer's grid",
+    "test_time_augmentation": "test-time augmentation",
+    "mc_dropout": "MC dropout",
 }
 
 
@@ -121,8 +129,20 @@ class Document:
         return True
 
 
+def optional(root: Path, *names: str) -> Document | None:
+    """The first of some files that is there; None where none is.
+
+    Raises:
+        ValueError: when it is there and can not be read.
+    """
+    return next((Document(root, name) for name in names if (root / name).is_file()), None)
+
+
 class Run:
     """The documents of one run and what is chosen from them.
+
+    `uncertainty`, `robustness`, `scope`, `faithfulness`, `shown_cases` and `audit` are None where the run has no such
+    file; `elsewhere` are the evaluations on other datalists or parts.
 
     Args:
         root: folder of all runs.
@@ -135,11 +155,25 @@ class Run:
         self.key, self.title, self.part, self.folder = key, title, part, root / key
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder} is missing: there is no run of that name")
-        self.metrics = Document(root, f"{key}/evaluation/metrics.json")
-        self.cases = Document(root, f"{key}/evaluation/cases.csv")
+        self.evaluation = "evaluation" if part == "test" else f"evaluation_{part}"
+        self.metrics = Document(root, f"{key}/{self.evaluation}/metrics.json")
+        self.cases = Document(root, f"{key}/{self.evaluation}/cases.csv")
         self.localization = Document(root, f"{key}/explanations/localization.json")
         self.gallery = Document(root, f"{key}/explanations/gallery.json")
         self.metrics.value(f"/{part}/overall")
+        found = {
+            name: optional(root, f"{key}/{self.evaluation}/{name}.json")
+            for name in ("uncertainty", "robustness", "scope")
+        }
+        self.uncertainty, self.robustness, self.scope = found.values()
+        self.shown_cases = optional(root, f"{key}/{self.evaluation}/cases.json")
+        self.faithfulness = optional(root, f"{key}/explanations/faithfulness.json")
+        self.audit = optional(root, *(f"{place}audit.json" for place in (f"{key}/", f"{key}/audit/", "", "audit/")))
+        self.elsewhere = [
+            Document(root, path.relative_to(root).as_posix())
+            for path in sorted(self.folder.glob("evaluation*/metrics.json"))
+            if path.parent.name != self.evaluation
+        ]
         if not self.gallery.content:
             raise ValueError(f"{self.gallery.name} lists no case: draw some first")
         first = self.gallery.content[0]
@@ -158,22 +192,27 @@ class Run:
     def localization_row(self, source: str) -> int:
         """Index of the run's own map in localization.json."""
         wanted = (self.method, self.layer, self.target, source)
-        for i, row in enumerate(self.localization.content):
+        for i, row in self.measured():
             if (row["method"], row["layer"], row["target"], row["source"]) == wanted:
                 return i
         raise ValueError(f"{self.localization.name} has no row of method, layer, target, source = {', '.join(wanted)}")
 
+    def measured(self) -> list[tuple[int, dict[str, Any]]]:
+        """Index and content of the rows of localization.json over all classes, against the true masks."""
+        rows = enumerate(self.localization.content)
+        return [(i, row) for i, row in rows if row.get("mask", "true") == "true" and row.get("class", "all") == "all"]
+
     @property
     def classes_tested(self) -> int:
-        """Number of classes with a case in the test."""
-        matrix = self.metrics.value(f"/{self.part}/overall/classification/confusion_matrix")
-        return sum(sum(row) > 0 for row in matrix)
+        """Number of classes with a case in the test; 0 without any diagnosis."""
+        pointer = f"/{self.part}/overall/classification/confusion_matrix"
+        return sum(sum(row) > 0 for row in self.metrics.value(pointer)) if self.metrics.has(pointer) else 0
 
-    def picture(self, entry: Mapping[str, Any], what: str) -> Path:
-        """File of a picture of the gallery."""
-        path = self.folder / "explanations" / entry[what]
+    def picture(self, entry: Mapping[str, Any], what: str, folder: str = "explanations") -> Path:
+        """File of a picture that a list of cases names, relative to a folder of the run."""
+        path = self.folder / folder / entry[what]
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing, though {self.gallery.name} lists it for case {entry['name']}")
+            raise FileNotFoundError(f"{path} is missing, though the files of {folder} list it for {entry['name']}")
         return path
 
     def shown(self) -> list[tuple[int, dict[str, Any]]]:

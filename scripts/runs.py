@@ -20,8 +20,8 @@ import yaml
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
-from scripts import datalists
-from scripts.checkpoints import WEIGHTS, load_weights
+from scripts import datalists, parallel
+from scripts.checkpoint_files import CHECKPOINT, WEIGHTS, load_weights
 from scripts.networks import MultiTaskDynUNet
 from scripts.preprocessing import resolve_items
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "itk", "scikit-learn", "scikit-image", "scipy")
 STAGES = ("stage1_segmentation", "stage2_classification", "stage3_joint")
+JOINT = "joint"  # one stage in place of the three, from random weights
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 
 
@@ -50,6 +51,11 @@ def read_datalist(datalist_file: str | None, dataset_dir: str | None) -> dict[st
 def num_classes(datalist: dict[str, Any]) -> int:
     """Number of classes K of a datalist, "no tumor" included."""
     return len(datalist["classes"])
+
+
+def count_classes(datalist_file: str | None, dataset_dir: str | None, classes: dict[str, str]) -> int:
+    """Number of classes of a datalist file; without one (MONAI Label gives none), of the config's classes."""
+    return len(classes) if datalist_file is None else num_classes(read_datalist(datalist_file, dataset_dir))
 
 
 def stage_items(datalist: dict[str, Any], part: str, dataset_dir: str, need: str = "any") -> list[dict[str, Any]]:
@@ -82,41 +88,67 @@ def stage_items(datalist: dict[str, Any], part: str, dataset_dir: str, need: str
 
 def start_stage(
     stage_dir: str | Path,
-    datalist_file: str,
+    datalist_file: str | None,
     seed: int,
     config: dict[str, Any] | None = None,
+    items: Sequence[dict[str, Any]] = (),
+    bundle_root: str | None = None,
     **resolved: Any,
 ) -> None:
-    """Write config.yaml and manifest.json of a stage.
+    """Write config.yaml and manifest.json of a stage, in the first process; the others wait.
+
+    Without a config it is that of the ``monai.bundle run`` command in ``sys.argv``, or what the folder holds (see
+    `write_config`), or, where MONAI Label starts the stage from its own program, the bundle's train.yaml.
 
     Args:
         stage_dir: made if absent.
-        datalist_file: its hash goes into the manifest.
+        datalist_file: its hash goes into the manifest; None: that of the items.
         seed: of the run.
-        config: the merged config; None: that of the ``monai.bundle run`` command in ``sys.argv``.
+        config: the merged config, or None.
+        items: of the training part.
+        bundle_root: of the bundle.
         resolved: values that replace expressions in the saved config, so that it can be read without the data.
     """
-    folder = Path(stage_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = dict(config if config is not None else bundle_config(sys.argv))
-    if (folder / CONFIG).is_file() and not config:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    if config:
-        config.update(resolved)
-        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if parallel.first():
+        folder = Path(stage_dir)
+        config = dict(config if config is not None else bundle_config(sys.argv))
+        if (folder / CONFIG).is_file() and not config:
+            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        if not config and datalist_file is None and bundle_root is not None:
+            config = merged_config([str(Path(bundle_root) / "configs" / "train.yaml")], {"bundle_root": bundle_root})
+        if config:
+            write_config(folder, {**config, **resolved})
+        write_json(_manifest(folder, datalist_file, seed, items), folder / MANIFEST)
+    parallel.wait()
+
+
+def write_config(stage_dir: str | Path, config: dict[str, Any]) -> None:
+    """Write the merged config of a stage, in the first process."""
+    if parallel.first():
+        write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), Path(stage_dir) / CONFIG)
+
+
+def _manifest(folder: Path, datalist_file: str | None, seed: int, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    now, before = time.strftime("%Y-%m-%dT%H:%M:%S"), {}
+    if (folder / MANIFEST).is_file():
+        before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    content = json.dumps(list(items)).encode() if datalist_file is None else Path(datalist_file).read_bytes()
     manifest = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "started": before.get("started", now),
         "seed": seed,
         "command": " ".join(sys.argv),
         "commit": commit(),
-        "datalist": str(datalist_file),
-        "datalist_sha256": hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest(),
+        "datalist": f"{len(items)} items given" if datalist_file is None else str(datalist_file),
+        "datalist_sha256": hashlib.sha256(content).hexdigest(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
+        "processes": parallel.world(),
     }
-    write_json(manifest, folder / MANIFEST)
+    if (folder / CHECKPOINT).is_file():
+        manifest["continued"] = [*before.get("continued", []), now]
+    return manifest
 
 
 def finished(stage_dir: str | Path, config: dict[str, Any], datalist_file: str) -> bool:
@@ -149,14 +181,16 @@ def finished(stage_dir: str | Path, config: dict[str, Any], datalist_file: str) 
     return "finished" in manifest
 
 
-def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int) -> None:
-    """Mark a stage as run to its end in its manifest."""
-    path = Path(stage_dir) / MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest.update(
-        {"finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "best_metric": best_metric, "best_epoch": best_epoch}
-    )
-    write_json(manifest, path)
+def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int, **facts: Any) -> None:
+    """Mark a stage as run to its end in its manifest, in the first process; the others wait."""
+    if parallel.first():
+        path = Path(stage_dir) / MANIFEST
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest.update(
+            {"finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "best_metric": best_metric, "best_epoch": best_epoch}
+        )
+        write_json({**manifest, **facts}, path)
+    parallel.wait()
 
 
 def bundle_config(argv: Sequence[str]) -> dict[str, Any]:
@@ -193,10 +227,15 @@ def write_json(value: Any, path: str | Path) -> None:
     Raises:
         ValueError: when a number is not finite.
     """
+    write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text file whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -221,11 +260,12 @@ def last_stage(run_dir: str | Path) -> Path:
         FileNotFoundError: when there is none.
     """
     run = Path(run_dir)
-    candidates = [run, *(run / stage for stage in STAGES)]
+    candidates = [run, *(run / stage for stage in (JOINT, *STAGES))]
     found = [folder for folder in candidates if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()]
     if not found:
         raise FileNotFoundError(
-            f"{run} holds no trained stage ({WEIGHTS} beside {CONFIG} in it or in {', '.join(STAGES)}); train it first"
+            f"{run} holds no trained stage ({WEIGHTS} beside {CONFIG} in it or in {', '.join((*STAGES, JOINT))}); "
+            "train it first"
         )
     return found[-1]
 
@@ -237,6 +277,25 @@ def load_run(run_dir: str | Path) -> tuple[MultiTaskDynUNet, dict[str, Any], Pat
     network = ConfigParser(config).get_parsed_content("network_def")
     load_weights(network, folder / WEIGHTS)
     return network.eval(), config, folder
+
+
+def trained_tasks(stage_dir: str | Path) -> set[str]:
+    """What a stage and the stages before it were trained for: of "segmentation" and "classification".
+
+    Args:
+        stage_dir: folder with a config.yaml.
+    """
+    folder = Path(stage_dir)
+    config = ConfigParser(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    flags = {"segmentation": "seg_weight", "classification": "cls_weight"}
+    found = {task for task, weight in flags.items() if config.get(f"train_{task}", True) and config.get(weight, 1.0)}
+    before = config.get_parsed_content("initial_weights") if config.get("initial_weights") else None
+    if before is not None:
+        # A run may have been moved: its stages are looked for beside each other first.
+        for earlier in (folder.parent / Path(before).parent.name, Path(before).parent):
+            if (earlier / CONFIG).is_file():
+                return found | trained_tasks(earlier)
+    return found
 
 
 def bootstrap_unit(datalist: dict[str, Any]) -> str:
@@ -263,11 +322,9 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
     overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
     overlay |= {"classes": classes, "weights": str(folder / WEIGHTS)}
     path = Path(run_dir) / "network.yaml"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(
+    write_text(
         "# Overlay of configs/inference.yaml: the network, its input size and its weights as this run trained them.\n"
         + yaml.safe_dump(overlay, sort_keys=False, allow_unicode=True),
-        encoding="utf-8",
+        path,
     )
-    os.replace(partial, path)
     return path

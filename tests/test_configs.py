@@ -20,6 +20,7 @@ from PIL import Image
 
 from scripts import runs
 from scripts.demo import run_config
+from scripts.explain.methods import METHODS
 from scripts.metrics import balanced_accuracy
 from scripts.preprocessing import make_training_pipeline, resolve_items
 from scripts.results import inference_items
@@ -50,7 +51,9 @@ def test_metrics_equal_the_cases_averaged_by_hand(evaluated):
 
 def test_localization_has_the_required_layers_baselines_and_no_energy_in_air_at_the_layer(evaluated):
     table = json.loads((evaluated.run("ours") / "explanations" / "localization.json").read_text(encoding="utf-8"))
-    rows = {(r["method"], r["layer"]): r for r in table if r["source"] == "all"}
+    rows = {
+        (r["method"], r["layer"]): r for r in table if (r["source"], r["class"], r["mask"]) == ("all", "all", "true")
+    }
     for layer in ("bottleneck", "downsamples.0", "downsamples.1", "upsamples.0", "upsamples.1", "upsamples.2"):
         assert ("gradcam", layer) in rows
         assert ("hirescam", layer) in rows
@@ -77,6 +80,35 @@ def test_explanations_write_overlays_and_maps_on_the_original_grid(evaluated):
                 assert np.allclose(nib.as_closest_canonical(written).affine[:2, :2], source.affine[:2, :2])
                 checked += 1
     assert checked
+
+
+@pytest.mark.parametrize("run", ["ours", "baseline"])
+def test_explaining_by_all_methods_writes_every_file_and_prints_the_sorted_table(evaluated, run, tmp_path, capsys):
+    out = tmp_path / "explanations"
+    options = {
+        "integrated_gradients": {"n_steps": 2},
+        "smoothgrad": {"n_samples": 1},
+        "occlusion": {"window": 32, "stride": 32},
+    }
+    values = {"methods": "all", "slow_cases": 1, "options": options, "gallery_cases": 1, "test_cases": 1}
+    run_config("explain.yaml", run_dir=str(evaluated.run(run)), output_dir=str(out), **values, **evaluated.paths)
+    table = json.loads((out / "localization.json").read_text(encoding="utf-8"))
+    found = {row["method"] for row in table} - {"uniform", "random", "oracle"}
+    assert found == set(METHODS) - ({"evidence"} if run == "baseline" else set())
+    assert len({row["layer"] for row in table if row["method"] == "scorecam"}) >= 5
+    assert {row["mask"] for row in table} >= {"true"}
+    slow = [row for row in table if row["method"] == "occlusion" and row["source"] == row["class"] == "all"]
+    assert all(row["n"] == 1 for row in slow if row["mask"] == "true")
+    targets = ("tumor_log_odds", "segmentation_1_predicted")
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    energy = [float(line[line.index("%") - 1]) for line in printed if len(line) > 5 and line[2] in targets]
+    assert len(energy) == sum((r["mask"], r["source"], r["class"]) == ("true", "all", "all") for r in table) > 40
+    assert energy == sorted(energy, reverse=True)
+    for name in ("localization.png", "faithfulness.json", "faithfulness.png", "cases.csv", "galleries.json"):
+        assert (out / name).stat().st_size > 0
+    assert {p.stem for p in (out / "methods").iterdir()} == set(targets)
+    for entry in json.loads((out / "galleries.json").read_text(encoding="utf-8")):
+        assert (out / entry["file"]).is_file()
 
 
 def test_the_same_image_feeds_training_and_inference_bit_for_bit(small_run):
@@ -136,7 +168,7 @@ def test_inference_writes_mask_and_evidence_on_the_original_grid_and_prints_the_
     result = json.loads((out / "single_result.json").read_text(encoding="utf-8"))
     assert 0 <= result["tumor_probability"] <= 1
     assert f"probability {result['tumor_probability']:.4f}" in printed
-    assert result["tumor_pixels"] == (mask > 0).sum()
+    assert result["tumor_voxels"] == (mask > 0).sum()
 
 
 def test_inference_of_a_volume_slice_keeps_its_place_in_space(small_run, tmp_path):
@@ -151,13 +183,12 @@ def test_inference_of_a_volume_slice_keeps_its_place_in_space(small_run, tmp_pat
     workflow.run()
     mask = nib.load(next(tmp_path.glob("*_mask.nii.gz")))
     evidence = nib.load(next(tmp_path.glob("*_evidence.nii.gz")))
-    source = nib.as_closest_canonical(nib.load(volume))
-    assert sorted(mask.shape[:2]) == sorted(source.shape[:2])
-    assert np.allclose(mask.affine, evidence.affine)
-    center = mask.affine @ [mask.shape[0] / 2, mask.shape[1] / 2, 0, 1]
-    low, high = source.affine @ [0, 0, 0, 1], source.affine @ [*source.shape, 1]
-    assert np.all(center >= np.minimum(low, high) - 1)
-    assert np.all(center <= np.maximum(low, high) + 1)
+    source = nib.load(volume)
+    assert mask.shape == evidence.shape == source.shape
+    assert np.allclose(mask.affine, source.affine, atol=1e-4)
+    assert np.allclose(evidence.affine, source.affine, atol=1e-4)
+    result = json.loads(next(tmp_path.glob("*_result.json")).read_text(encoding="utf-8"))
+    assert [i for i, p in enumerate(result["slice_probabilities"]) if p is not None] == [8]
 
 
 def test_stage_runs_alone_by_monai_bundle(small_data, tmp_path):

@@ -9,7 +9,16 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.evaluation import CaseResults, summarize, write_csv, write_evaluation
+from scripts.evaluation import (
+    CaseResults,
+    by_area,
+    by_class,
+    decided,
+    random_mask,
+    summarize,
+    write_csv,
+    write_evaluation,
+)
 from scripts.metrics import classification_metrics
 
 
@@ -34,9 +43,15 @@ def batch(cases: list[dict]) -> tuple[dict, dict]:
         "group": [case.get("group", "") for case in cases],
         "source": [case.get("source", "a") for case in cases],
         "label_coverage": torch.tensor([case.get("label_coverage", 1.0) for case in cases]),
+        "volume": [case.get("volume", "") for case in cases],
+        "slice": torch.tensor([case.get("slice", -1) for case in cases]),
+        "pixel_mm": torch.tensor([case.get("pixel_mm", [float("nan")] * 2) for case in cases], dtype=torch.float64),
+        "pixel_area": torch.tensor([case.get("pixel_area", 1.0) for case in cases]),
+        "slice_mm": torch.tensor([case.get("slice_mm", float("nan")) for case in cases]),
     }
     target = {
         "label": torch.stack([case.get("label", NOTHING) for case in cases]).to(torch.uint8),
+        "foreground": torch.ones(len(cases), 1, 12, 12, dtype=torch.uint8),
         "has_mask": torch.tensor(["label" in case for case in cases]),
         "diagnosis": torch.tensor([case.get("diagnosis", -1) for case in cases]),
     }
@@ -181,6 +196,7 @@ def test_files_say_what_was_computed(rows, tmp_path):
     assert test["by_source"]["a"]["segmentation"]["dice"]["mean"] == pytest.approx(0.5)
     assert test["by_source"]["b"]["classification"]["n"] == 2
     assert "near-duplicate group" in result["intervals"]
+    assert test["baselines"]["majority"] == {"class": "class 1", "accuracy": 4 / 6, "balanced_accuracy": 0.5}
     measures = {"n", "mean", "std", "median", "ci95"}
     assert all(set(test["overall"]["segmentation"][name]) == measures for name in ("dice", "iou", "hd95"))
 
@@ -192,7 +208,72 @@ def test_files_say_what_was_computed(rows, tmp_path):
     assert (table["hit"]["predicted"], table["exact"]["predicted"], table["miss"]["predicted"]) == ("1", "1", "0")
     assert (table["healthy"]["dice"], table["maskless"]["tumor_pixels"], table["miss"]["hd95"]) == ("", "", "")
     assert table["healthy"]["tumor_pixels"] == "0"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "metrics.json"], "nothing half-written is left"
+    names = ["cases.csv", "metrics.json", "patients.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names, "nothing half-written is left, no volume was evaluated"
+
+
+def test_dice_averaged_by_hand_over_the_table_equals_the_reported_one(rows, tmp_path):
+    result = write_evaluation(rows, tmp_path, 0.6, 2.0)
+    with open(tmp_path / "cases.csv", encoding="utf-8", newline="") as file:
+        dice = [float(row["dice"]) for row in csv.DictReader(file) if row["dice"]]
+    assert result["test"]["overall"]["segmentation"]["dice"]["mean"] == pytest.approx(sum(dice) / len(dice), abs=1e-15)
+
+
+def test_missed_tumors_are_counted_beside_the_distance(rows):
+    result = summarize(rows, 0.5, 1.0)["segmentation"]
+    assert (result["hd95"]["n"], result["hd95_missed"]) == (3, 1)
+    assert result["hd95"]["n"] + result["hd95_missed"] == result["dice"]["n"]
+    assert result["hd95_mm"]["n"] == 0, "pictures do not say how large a pixel is"
+
+
+def test_distance_in_millimeters_takes_the_spacing_of_each_axis():
+    # The prediction is the tumor moved by 2 along the second axis.
+    row = rows_of([{**HIT, "pixel_mm": [1.0, 0.75]}])[0]
+    assert (row["hd95"], row["hd95_mm"]) == (2.0, pytest.approx(1.5))
+    assert row["tumor_mm2"] == pytest.approx(16 * 0.75)
+
+
+def test_whole_head_and_random_map_stand_beside_the_dice(rows):
+    row = rows_of([HIT])[0]
+    assert row["dice_whole_head"] == pytest.approx(2 * 16 / (144 + 16))
+    assert 0 <= row["dice_random"] < 0.5
+    assert row["dice_random"] == rows_of([HIT])[0]["dice_random"], "seeded by the name"
+    head = torch.zeros(1, 12, 12, dtype=torch.bool)
+    head[0, 3:9, 3:9] = True
+    mask = random_mask(head, 10, "x")
+    assert int(mask.sum()) == 10
+    assert not bool((mask & ~head).any()), "inside the head only"
+
+
+def test_patients_of_two_sources_with_the_same_name_are_two():
+    same = [{**EXACT, "patient": "p1", "source": "a"}, {**MISS, "patient": "p1", "source": "b"}]
+    low, high = summarize(rows_of(same), 0.5, 1.0)["segmentation"]["dice"]["ci95"]
+    assert (low, high) == (0.0, 1.0), "resampled apart"
+    groups = [{**EXACT, "patient": "", "group": "g", "source": s} for s in "ab"]
+    assert {row["unit"] for row in rows_of(groups)} == {"g"}, "a near-duplicate group may span sources"
+
+
+def test_area_bins_are_shares_of_the_head():
+    small = rectangle(slice(0, 1), slice(0, 1))  # 1 of 144 pixels: 0.7 %
+    rows = decided(rows_of([{**EXACT, "label": small, "predicted": small}, HIT, MISS, HEALTHY]), 0.5, 1.0)
+    bins = by_area(rows)
+    assert [(b["low"], b["high"], b["n"]) for b in bins] == [
+        (0.0, 0.005, 0), (0.005, 0.01, 1), (0.01, 0.02, 0), (0.02, 0.05, 0), (0.05, 1.0, 2),
+    ]  # fmt: skip
+    assert bins[1]["dice"]["mean"] == 1.0
+    assert bins[4]["dice"]["mean"] == pytest.approx(0.25), "hit 0.5, miss 0"
+    assert bins[4]["detected"]["mean"] == bins[4]["segmented"]["mean"] == 0.5
+
+
+def test_figures_by_class_are_of_one_class_against_the_others():
+    logits = {"a": [4.0, 0, 0], "b": [0, 4.0, 0], "c": [0, 0, 4.0]}
+    cases = [("1", 0, "a"), ("2", 1, "b"), ("3", 1, "c"), ("4", 2, "c")]
+    given = [{"name": n, "diagnosis": d, "logits": logits[p], "label": TUMOR if d else NOTHING} for n, d, p in cases]
+    result = by_class(decided(rows_of(given), 0.5, 1.0), ["none", "x", "y", "never"])
+    assert list(result) == ["none", "x", "y"]
+    assert (result["x"]["n"], result["x"]["classification"]["sensitivity"]) == (2, 0.5)
+    assert result["y"]["classification"]["precision"] == 0.5
+    assert result["x"]["segmentation"]["dice"]["n"] == 2
 
 
 def test_table_is_written_whole_or_not_at_all(tmp_path):

@@ -15,13 +15,13 @@ from scripts import figures
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are turned into PNG, in order."""
     seen: list[Figure] = []
-    png = figures._png
+    png = figures.png
 
     def keep(figure: Figure) -> bytes:
         seen.append(figure)
         return png(figure)
 
-    monkeypatch.setattr(figures, "_png", keep)
+    monkeypatch.setattr(figures, "png", keep)
     return seen
 
 

@@ -16,7 +16,17 @@ OURS = ("transforms", "scripts", "bundle", "tests")
 # The line each module stands in; a module imports from its own line or from lines before.
 LINES = [
     ["transforms"],
-    ["scripts.networks", "scripts.losses", "scripts.metrics", "scripts.samplers", "scripts.caching"],
+    [
+        "scripts.networks",
+        "scripts.parallel",
+        "scripts.losses",
+        "scripts.bootstrap",
+        "scripts.metrics",
+        "scripts.samplers",
+        "scripts.caching",
+        "scripts.averaging",
+        "scripts.checkpoint_files",
+    ],
     [
         "scripts.preprocessing",
         "scripts.inferers",
@@ -197,7 +207,7 @@ def foreign_names(key: str, text: str, known: set[str]) -> set[str]:
     return used - known - set(CONFIG_ROOTS) - set(dir(builtins))
 
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -7,14 +7,16 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
+from scripts.bootstrap import Resamples, bootstrap_interval, case_summary
 from scripts.metrics import (
-    bootstrap_interval,
-    case_summary,
+    calibration_bins,
     choose_threshold,
     classification_metrics,
     decide,
     expected_calibration_error,
     fit_temperature,
+    one_class_metrics,
+    temperature_at_bound,
     tumor_probability,
 )
 
@@ -57,6 +59,7 @@ def test_figures_equal_those_of_scikit_learn():
         "precision": sk.precision_score(tumor, positive),
         "f1": sk.f1_score(tumor, positive),
         "roc_auc": sk.roc_auc_score(tumor, 1 - softmax(logits / 1.3, axis=1)[:, 0]),
+        "average_precision": sk.average_precision_score(tumor, 1 - softmax(logits / 1.3, axis=1)[:, 0]),
         "mcc": sk.matthews_corrcoef(diagnosis, predicted),
         "majority_accuracy": max(np.bincount(diagnosis)) / 200,
         "threshold": 0.6,
@@ -181,14 +184,28 @@ def test_temperature_lowers_the_likelihood_loss_and_keeps_the_ranking():
         return -log_softmax(logits / t, axis=1)[np.arange(400), diagnosis].mean()
 
     assert loss(temperature) < loss(1.0)
-    assert loss(temperature) <= min(loss(temperature * 0.9), loss(temperature * 1.1))
+    best = min(loss(t) for t in np.geomspace(0.05, 20, 400))
+    assert loss(temperature) == pytest.approx(best, rel=0.01), "smoothed targets move it by little"
     assert ((logits / temperature).argmax(axis=1) == logits.argmax(axis=1)).all()
 
 
-def test_temperature_stays_in_its_range_for_perfect_and_for_useless_logits():
-    weak = np.array([NO, GLIOMA]) / 10
-    assert 0.05 <= fit_temperature(weak, np.array([0, 1])) < 0.06
-    assert 19 < fit_temperature(np.array([NO, GLIOMA]), np.array([1, 0])) <= 20
+def test_temperature_of_separable_validation_data_does_not_run_to_its_bound():
+    # 30 of either class, each right by a margin of 4: the smoothed target is 31/32, so the margin becomes log(31).
+    logits = np.array([[4.0, 0.0]] * 30 + [[0.0, 4.0]] * 30)
+    temperature = fit_temperature(logits, np.repeat([0, 1], 30))
+    assert temperature == pytest.approx(4 / math.log(31), rel=1e-3)
+    assert not temperature_at_bound(temperature)
+    assert tumor_probability(logits, temperature)[-1] == pytest.approx(31 / 32, rel=1e-3)
+
+
+def test_temperature_of_useless_logits_is_at_its_bound_and_said_to_be():
+    temperature = fit_temperature(np.array([NO, GLIOMA] * 40), np.array([1, 0] * 40))
+    assert 19 < temperature <= 20
+    assert temperature_at_bound(temperature)
+    assert temperature_at_bound(0.050000328570604324)
+    logits, diagnosis = random_cases()
+    assert classification_metrics(logits, diagnosis, 0.5, temperature=0.05)["temperature_at_bound"]
+    assert not classification_metrics(logits, diagnosis, 0.5, temperature=1.0)["temperature_at_bound"]
 
 
 def test_calibration_error_by_hand():
@@ -262,3 +279,40 @@ def test_summary_of_nothing_is_none_and_of_one_case_has_no_spread():
     assert case_summary(np.array([0.7]), ["a"]) == {
         "n": 1, "mean": 0.7, "std": 0.0, "median": 0.7, "ci95": [pytest.approx(0.7)] * 2,
     }  # fmt: skip
+
+
+def test_resampled_figures_equal_those_of_scikit_learn_on_the_repeated_cases():
+    logits, diagnosis = random_cases(60)
+    groups = [f"p{i // 3}" for i in range(60)]
+    predicted, score = decide(logits, 0.5), np.round(tumor_probability(logits), 1)  # rounded: ties
+    drawn = Resamples(groups, resamples=5)
+    confusion, auc, mean = drawn.confusion(diagnosis, predicted, 3), drawn.auc(diagnosis > 0, score), drawn.mean(score)
+    for r, counts in enumerate(drawn.counts):
+        assert counts.sum() == 20, "as many groups as there are"
+        index = np.repeat(np.arange(60), counts[drawn.index].astype(int))
+        np.testing.assert_array_equal(confusion[r], sk.confusion_matrix(diagnosis[index], predicted[index]))
+        assert auc[r] == pytest.approx(sk.roc_auc_score(diagnosis[index] > 0, score[index]))
+        assert mean[r] == pytest.approx(score[index].mean())
+
+
+def test_one_class_against_the_others_by_hand():
+    # Truth 0 0 1 1 1 2, predicted 0 1 1 1 2 2.
+    diagnosis, predicted = np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 1, 1, 2, 2])
+    score = np.array([0.1, 0.8, 0.9, 0.7, 0.3, 0.2])
+    result = one_class_metrics(diagnosis, predicted, score, 1, list("abcdef"))
+    assert (result["n"], result["predicted"]) == (3, 3)
+    assert result["sensitivity"] == result["precision"] == pytest.approx(2 / 3)
+    assert result["specificity"] == pytest.approx(2 / 3)
+    assert result["roc_auc"] == pytest.approx(7 / 9)
+    low, high = result["sensitivity_ci95"]
+    assert low < 2 / 3 < high
+
+
+def test_reliability_bins_by_hand():
+    bins = calibration_bins(np.array([0.62, 0.64, 0.92, 1.0]), np.array([True, False, True, True]))
+    assert len(bins) == 10
+    assert [b["n"] for b in bins] == [0, 0, 0, 0, 0, 0, 2, 0, 0, 2]
+    assert (bins[6]["low"], bins[6]["high"], bins[6]["observed"]) == (0.6, 0.7, 0.5)
+    assert bins[6]["predicted"] == pytest.approx(0.63)
+    assert (bins[9]["predicted"], bins[9]["observed"]) == (pytest.approx(0.96), 1.0)
+    assert bins[0]["predicted"] is None

@@ -74,6 +74,17 @@ def test_opacity_is_proportional_to_the_value(image):
     assert overlay(image, heat(3, 2), alpha=1.0)[2, 3].tolist() == colorize(np.array(1.0)).tolist()
 
 
+def test_a_darker_image_leaves_the_colors_as_they_are(image):
+    dim = overlay(image, heat(3, 2), alpha=1.0, brightness=0.5)
+    assert dim[2, 3].tolist() == colorize(np.array(1.0)).tolist()
+    dim[2, 3] = 0
+    gray = gray_image(image)
+    gray[2, 3] = 0
+    assert np.abs(dim - gray / 2).max() <= 0.5
+    with pytest.raises(ValueError, match="brightness: expected 0 to 1, got 2"):
+        overlay(image, heat(3, 2), brightness=2)
+
+
 def test_first_axis_runs_to_the_right_and_second_down(image):
     picture = overlay(image, heat(5, 1), alpha=1.0)
     assert picture[1, 5].tolist() == colorize(np.array(1.0)).tolist()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import yaml
 from scipy.ndimage import gaussian_filter
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts import overlays, report
+from scripts import overlays, report, robustness, scope_evaluation, uncertainty_evaluation
 from scripts.evaluation import write_csv, write_evaluation
+from scripts.evaluation_items import ClassComparison
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.measures import aggregate, case_measures, case_rows, random_baseline, uniform_baseline
 from scripts.run_files import Document, format_number
@@ -63,8 +65,69 @@ def raw_map(case: dict, run: str, rng: np.random.Generator, grid: int) -> torch.
     return torch.roll(cells, 2, dims=2) if rng.random() < 0.2 else cells
 
 
-def write_run(folder: Path, run: str, test: list[dict], quality: float) -> None:
-    """What training, evaluation and explanation leave of a run."""
+def write_checks(folder: Path, test: list[dict]) -> None:
+    """What the costlier parts of the evaluation leave of a run; one of its figures is not defined."""
+    rng = np.random.default_rng(1)
+    doubts = [
+        {
+            **{k: case[k] for k in ("name", "source")},
+            **{"unit": case["patient"], "wrong": bool(i % 5 == 0), "mask_disagreement": float(rng.random())},
+            **{k: float(rng.random()) for k in ("probability_std", "entropy", "single_entropy", "mean_std")},
+            **{k: float(rng.random()) if i % 3 == 0 else float("nan") for k in ("pixel_auroc", "single_pixel_auroc")},
+            "dice": 0.5 + 0.4 * rng.random() if i % 3 == 0 else float("nan"),
+        }
+        for i, case in enumerate(test)
+    ]
+    shutil.copytree(folder.parent / "explanations" / "overlays", folder / "uncertainty")
+    shown = [{k: test[0][k] for k in ("name",)} | {"mask_disagreement": 0.31, "probability_std": 0.1, "dice": None}]
+    files = {"image": f"uncertainty/{test[0]['name']}_image.png", "std": f"uncertainty/{test[0]['name']}_overlay.png"}
+    write_json(
+        {
+            **{"n": 36, "of": 36, "views": ["as it is", "mirrored"], "samples": 16, "poor_dice": 0.7},
+            "methods": {"test_time_augmentation": uncertainty_evaluation.summarize(doubts)},
+            "unavailable": {"mc_dropout": "the network was trained without dropout"},
+            "pictures": [entry | files for entry in shown],
+        },
+        folder / "uncertainty.json",
+    )
+    rows = [
+        {
+            **{"unit": case["patient"], "diagnosis": case["diagnosis"], "predicted": case["diagnosis"]},
+            **{"tumor_probability": 0.2 + 0.6 * case["diagnosis"], "dice": 0.8, "tumor_energy": float("nan")},
+        }
+        for case in test
+    ]
+    level = robustness.summarize(rows, 2, ["no foreground found"])
+    kinds = [("noise", "share", 0.1), ("JPEG", "quality", 5.0)]
+    corruptions = [{"name": n, "unit": u, "levels": [{"strength": s, **level}]} for n, u, s in kinds]
+    content = {"n": 36, "of": 36, "applied": "to the values", "clean": level, "corruptions": corruptions}
+    write_json(content, folder / "robustness.json")
+    inside, units = rng.random(20), [str(i) for i in range(20)]
+    outside = [
+        {"name": "CT (drawn)", "kind": "drawn", **scope_evaluation.compare(inside, units, inside + 0.5, units, 0)},
+        {"name": "noise", "kind": "drawn", **scope_evaluation.compare(inside, units, np.empty(0), [], 16)},
+    ]
+    write_json(
+        {
+            **{"limit_quantile": 0.95, "training": 60, "validation": 15, "outside": outside},
+            "inside": {"n": 36, "refused": 0, "flagged": 0.0625},
+        },
+        folder / "scope.json",
+    )
+    write_json(
+        [
+            {
+                **{"kind": kind, "name": test[0]["name"], "source": "patients", "dice": 0.123, "diagnosis": 1},
+                **{"predicted": 0, "tumor_probability": 0.321, "image": files["image"], "evidence": files["std"]},
+            }
+            for kind in ("worst", "misdiagnosed")
+        ],
+        folder / "cases.json",
+    )
+
+
+def write_run(folder: Path, run: str, test: list[dict], quality: float, logit: float | None = None) -> None:
+    """What training, evaluation and explanation leave of a run; `logit`: of every case, if given."""
     rng = np.random.default_rng(len(run))
     for i, stage in enumerate(("stage1_segmentation", "stage2_classification", "stage3_joint")):
         stage_dir = folder / stage
@@ -104,16 +167,26 @@ def write_run(folder: Path, run: str, test: list[dict], quality: float) -> None:
         rows.append(
             {
                 **{k: case[k] for k in ("name", "patient", "source", "diagnosis", "has_mask")},
-                "logits": [0.0, float(margin)],
+                **{"unit": case["patient"], "volume": "", "slice": -1, "pixel_area": 1.0},
+                **dict.fromkeys(("pixel_mm2", "slice_mm", "tumor_mm2", "predicted_mm2", "hd95_mm"), float("nan")),
+                "logits": [0.0, float(margin) if logit is None else logit],
+                "head_pixels": int(case["foreground"].sum()),
                 "tumor_pixels": int(case["label"].sum()) if scored else None,
                 "predicted_pixels": int(case["label"].sum() * rng.uniform(0.7, 1.3)),
+                "shared_pixels": int(case["label"].sum() * dice) if scored else None,
+                "lesions": int(scored),
+                "lesions_found": int(scored and dice > 0.6),
+                "false_lesions": 1,
                 "label_coverage": 1.0,
                 "dice": dice if scored else float("nan"),
                 "iou": dice / (2 - dice) if scored else float("nan"),
                 "hd95": float(rng.uniform(1, 9)) if scored else float("nan"),
+                "dice_whole_head": 0.1 if scored else float("nan"),
+                "dice_random": 0.05 if scored else float("nan"),
             }
         )
-    write_evaluation(rows, folder / "evaluation", threshold=0.47, temperature=1.3)
+    names = ClassComparison(["no_tumor", "tumor"], [0, 1])
+    write_evaluation(rows, folder / "evaluation", threshold=0.47, temperature=1.3, classes=names)
 
     method, layer = ("evidence", "evidence") if run == "ours" else ("gradcam", "bottleneck")
     explained, gallery = [], []
@@ -154,12 +227,18 @@ def write_run(folder: Path, run: str, test: list[dict], quality: float) -> None:
                     "image": f"overlays/{case['name']}_image.png",
                 }
             )
-    write_json(aggregate(explained), folder / "explanations" / "localization.json")
+    table = [{**row, "mask": "true", "class": "all"} for row in aggregate(explained)]
+    # Further strata, which the page leaves out.
+    table += [{**row, "class": "tumor", "pointing_game": 0.123} for row in table if row["source"] == "all"]
+    table += [{**row, "mask": "predicted", "pointing_game": 0.123} for row in table]
+    write_json(table, folder / "explanations" / "localization.json")
     write_csv(explained, folder / "explanations" / "cases.csv")
     write_json(gallery, folder / "explanations" / "gallery.json")
+    if run == "ours":
+        write_checks(folder / "evaluation", test)
 
 
-def make_demo(folder: Path, count: int = 36, size: int = 48) -> Path:
+def make_demo(folder: Path, count: int = 36, size: int = 48, logits: dict[str, float] | None = None) -> Path:
     """A folder as `make demo` leaves it, with ours and baseline."""
     datalist = {"name": "phantoms <b>", "classes": CLASSES, "training": [], "validation": [], "test": []}
     for part, n in (("training", 60), ("validation", 15), ("test", count)):
@@ -172,8 +251,9 @@ def make_demo(folder: Path, count: int = 36, size: int = 48) -> Path:
         report.data_summary(datalist, ["Phantoms are drawn by a program; they are no people."]), folder / "data.json"
     )
     test = cases(count, size)
-    write_run(folder / "ours", "ours", test, 0.88)
-    write_run(folder / "baseline", "baseline", test, 0.9)
+    given = logits or {}
+    write_run(folder / "ours", "ours", test, 0.88, given.get("ours"))
+    write_run(folder / "baseline", "baseline", test, 0.9, given.get("baseline"))
     return folder
 
 
@@ -247,6 +327,98 @@ def test_every_number_on_the_page_equals_its_file(demo):
             assert f"{run}/evaluation/{name}" in files
         for name in ("localization.json", "gallery.json"):
             assert f"{run}/explanations/{name}" in files
+    for name in ("uncertainty", "robustness", "scope", "cases"):
+        assert f"ours/evaluation/{name}.json" in files
+
+
+def test_dice_averaged_by_hand_is_the_one_on_the_page(demo):
+    with open(demo / "ours" / "evaluation" / "cases.csv", encoding="utf-8", newline="") as file:
+        dice = [float(row["dice"]) for row in csv.DictReader(file) if row["dice"]]
+    pointer = "ours/evaluation/metrics.json#/test/overall/segmentation/dice/mean"
+    shown = [n for n in read(demo).numbers if n["data-source"] == pointer]
+    assert len(shown) >= 2, "in the first sentence and in the tables"
+    assert all(float(n["data-value"]) == pytest.approx(sum(dice) / len(dice), abs=1e-12) for n in shown)
+
+
+def test_always_tumor_has_balanced_accuracy_one_half_and_the_page_says_so(tmp_path):
+    folder = make_demo(tmp_path, logits={"ours": 5.0})
+    assert look_up(folder, "ours/evaluation/metrics.json#/test/overall/classification/balanced_accuracy") == 0.5
+    accuracy = look_up(folder, "ours/evaluation/metrics.json#/test/overall/classification/accuracy")
+    assert accuracy == pytest.approx(2 / 3)
+    report.write_report(folder, RUNS)
+    text = " ".join(read(folder).text.split())
+    assert "TumorLens calls every case “tumor”: its balanced accuracy of 0.500 is what always naming one class" in text
+    assert "whatever its accuracy (0.667)" in text
+    assert "stock design calls every case" not in text
+
+
+def test_shortcuts_of_the_audit_stand_on_top_and_their_absence_is_said_too(demo, tmp_path):
+    without = " ".join(read(demo).text.split())
+    assert "No shortcut audit lies in the run" in without
+    row = {"target": "diagnosis", "value": "tumor", "auc_ci95": [0.8, 0.95], "limit": 0.7}
+    rows = [
+        {**row, "features": "geometry", "stage": "before", "auc": 0.97, "flagged": True},
+        {**row, "features": "geometry", "stage": "after", "auc": 0.91, "flagged": True},
+        {**row, "features": "air", "stage": "before", "auc": 0.6, "flagged": False},
+        {**row, "features": "air", "stage": "after", "auc": 0.5, "flagged": False},
+    ]
+    write_json({"name": "x", "n": 96, "rows": rows}, demo / "audit" / "audit.json")
+    try:
+        page = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(demo / "audit")
+    text = " ".join(page.text.split())
+    assert "geometry alone, without the brain, tells the diagnosis after the pipeline too: AUC of tumor (0.910)" in text
+    assert text.index("geometry alone") < text.index("Where each network looked")
+    assert "air alone" not in text.replace("air only", "")
+    shown = {n["data-source"]: n["text"] for n in page.numbers}
+    assert (shown["audit/audit.json#/rows/0/auc"], shown["audit/audit.json#/rows/2/auc"]) == ("0.970", "0.600")
+
+
+def test_temperature_at_its_bound_and_images_seen_in_training_are_said(demo, tmp_path):
+    path = demo / "ours" / "evaluation" / "metrics.json"
+    before = path.read_text(encoding="utf-8")
+    metrics = json.loads(before)
+    metrics["test"]["overall"]["classification"]["temperature_at_bound"] = True
+    metrics["provenance"] = {"datalist": "other", "own": False, "seen": 7}
+    metrics["notes"] = ["the datalist has no class x, which the run may predict"]
+    path.write_text(json.dumps(metrics))
+    try:
+        text = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text(encoding="utf-8")).text
+    finally:
+        path.write_text(before)
+    assert "TumorLens: the temperature (1.3) stands at a bound of its fit" in text
+    assert "TumorLens: 7 of the evaluated images were trained or selected on" in text
+    assert "evaluated on a datalist that it was not trained on" in text
+    assert "has no class x" in text
+    assert "stock design: the temperature" not in text
+
+
+def test_what_was_not_measured_is_said(demo):
+    page = report.write_report(demo, {"baseline": "stock"}, out="baseline.html")
+    text = " ".join(Page(page.read_text(encoding="utf-8")).text.split())
+    for name in ("uncertainty", "robustness", "scope"):
+        assert f"the runs hold no {name}.json" in text
+
+
+def test_one_run_alone_is_reported_into_its_own_folder(demo, capsys):
+    report.main([str(demo / "ours")])
+    page = demo / "ours" / "report.html"
+    assert str(page) in capsys.readouterr().out
+    assert "ours on phantoms" in page.read_text(encoding="utf-8")
+    page.unlink()
+
+
+def test_evaluations_on_other_data_have_a_table(demo, tmp_path):
+    folder = demo / "ours" / "evaluation_elsewhere"
+    shutil.copytree(demo / "ours" / "evaluation", folder)
+    try:
+        page = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(folder)
+    assert "TumorLens on other data" in page.text
+    pointer = "ours/evaluation_elsewhere/metrics.json#/test/overall/segmentation/dice/mean"
+    assert pointer in {n["data-source"] for n in page.numbers}
 
 
 def test_comparison_shows_value_interval_and_n_of_both_runs(demo):

@@ -122,7 +122,7 @@ class MultiTaskDynUNet(DynUNet):
             self.head.apply(self.initialize_weights)
             # Start near "no evidence": log-sum-exp of large random maps would dominate the first logits.
             nn.init.normal_(self.head.evidence.conv.weight, std=0.01)
-        self.has_evidence = head == "evidence"
+        self.has_segmentation, self.has_evidence = True, head == "evidence"
         self.default_cam_layer = "head.features" if self.has_evidence else "bottleneck"
         # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
         self.register_buffer("threshold", torch.tensor(0.5))

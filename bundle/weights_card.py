@@ -1,0 +1,240 @@
+"""Model card of the shipped weights: every number of ``docs/README.md``, measured again by one command.
+
+    python -m bundle.weights_card --dataset_dir BRISC [--volumes A.nii.gz B.nii.gz ...]
+
+evaluates and explains ``models/model.pt`` on the test part of ``docs/training/datalist.json``, keeps what the card
+shows in ``docs/training/results.json`` and writes the card from it. ``--render`` writes the card anew from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from sklearn.metrics import recall_score
+
+from bundle.predictor import Predictor
+from scripts import datalists, runs
+from scripts.cli import one_sentence_errors, start_logging
+from scripts.demo import run_config
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING = ROOT / "docs" / "training"
+DATALIST, RESULTS = TRAINING / "datalist.json", TRAINING / "results.json"
+PLANES = {"_ax_": "axial", "_co_": "coronal", "_sa_": "sagittal"}
+MAPS = ("evidence", "gradcam", "hirescam", "uniform", "random", "oracle")
+# What the weights were to reach: measure, comparison, value.
+TARGETS = (
+    ("Dice over tumor cases", "dice", ">=", 0.85),
+    ("4-class balanced accuracy", "balanced_accuracy", ">=", 0.96),
+    ("ROC AUC, tumor against none", "roc_auc", ">=", 0.99),
+    ("ECE, 4 classes", "ece", "<=", 0.03),
+    ("Pointing game", "pointing_game", ">=", 0.95),
+    ("Energy in tumor", "tumor_energy", ">=", 0.75),
+    ("Energy in tumor, share of the oracle's", "oracle_share", ">=", 0.9),
+    ("Energy in air, layer's grid", "background_energy_layer", "<=", 0.0),
+    ("Energy in air, image grid", "background_energy", "<=", 0.001),
+)
+
+
+def assemble_run(folder: Path, training: Path = TRAINING, weights: Path = ROOT / "models" / runs.WEIGHTS) -> Path:
+    """A run folder of the kept configs and the shipped weights, for `configs/evaluate.yaml` and its like.
+
+    Raises:
+        FileNotFoundError: when configs or weights are not there.
+    """
+    stages = [path.parent for path in sorted(training.glob("stage*/config.yaml"))]
+    if not stages:
+        raise FileNotFoundError(f"no stage*/config.yaml in {training}; the card needs the configs of the training")
+    for stage in stages:
+        target = folder / stage.name
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("config.yaml", "manifest.json"):
+            shutil.copyfile(stage / name, target / name)
+    shutil.copyfile(weights, folder / stages[-1].name / runs.WEIGHTS)
+    return folder
+
+
+def by_plane(cases_file: Path) -> list[dict[str, Any]]:
+    """Dice and accuracy of each plane, which BRISC writes into the file names.
+
+    Args:
+        cases_file: ``cases.csv`` of the evaluation.
+
+    Returns:
+        rows of plane, n images, n_tumor, dice (mean over tumor cases), balanced_accuracy.
+    """
+    with cases_file.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = []
+    for code, plane in PLANES.items():
+        own = [row for row in rows if code in row["name"]]
+        if not own:
+            continue
+        dice = [float(row["dice"]) for row in own if row["dice"] != ""]
+        true, predicted = ([int(row[key]) for row in own] for key in ("diagnosis", "predicted"))
+        balanced = float(recall_score(true, predicted, average="macro", zero_division=0, labels=sorted(set(true))))
+        entry = {"plane": plane, "n": len(own), "n_tumor": len(dice), "balanced_accuracy": balanced}
+        found.append({**entry, "dice": sum(dice) / len(dice) if dice else None})
+    return found
+
+
+def localization(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of ``localization.json``: tumor log-odds, all sources, true masks; one row a method, its best layer."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        kind = (row["source"], row.get("class", "all"), row.get("mask", "true"), row["target"])
+        if row["method"] not in MAPS or kind != ("all", "all", "true", "tumor_log_odds"):
+            continue
+        best = chosen.get(row["method"])
+        if best is None or (row["tumor_energy"] or 0) > (best["tumor_energy"] or 0):
+            chosen[row["method"]] = dict(row)
+    return [chosen[name] for name in MAPS if name in chosen]
+
+
+def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, Any]]:
+    """What the weights say to volumes of other sequences, none of which they were trained on."""
+    found = []
+    for file in files:
+        prediction = predictor.predict(file)
+        scores = [p for p in prediction.slice_probabilities or [] if p is not None]
+        found.append(
+            {
+                "volume": file.name,
+                "plane": prediction.plane,
+                "tumor_probability": prediction.probability,
+                "verdict": prediction.verdict,
+                "predicted_class": prediction.predicted_class,
+                "slices_above": sum(
+                    p is not None and p >= prediction.threshold for p in prediction.slice_probabilities or []
+                ),
+                "slices": len(scores),
+                "tumor_voxels": int((prediction.mask > 0).sum()),
+                "flags": sorted({flag["code"] for flag in prediction.flags}),
+            }
+        )
+    return found
+
+
+def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Everything that the card shows, from the shipped weights and the images."""
+    run = assemble_run(folder)
+    paths = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "datalist_file": str(DATALIST)}
+    evaluation, explanations = run / "evaluation", run / "explanations"
+    run_config("evaluate.yaml", **paths, output_dir=str(evaluation))
+    run_config("explain.yaml", **paths, output_dir=str(explanations), tests=[])
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["test"]
+    rows = json.loads((explanations / "localization.json").read_text(encoding="utf-8"))
+    datalist = datalists.read(str(DATALIST))
+    network, config, _ = runs.load_run(run)
+    extras = {}
+    for name in ("robustness", "uncertainty", "scope"):
+        path = evaluation / f"{name}.json"
+        extras[name] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return {
+        "date": date.today().isoformat(),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "spatial_size": config["spatial_size"],
+        "classes": datalist["classes"],
+        "counts": {part: len(datalist[part]) for part in datalists.SPLITS},
+        "stages": stages(),
+        "overall": metrics["overall"],
+        "by_class": metrics["by_class"],
+        "by_plane": by_plane(evaluation / "cases.csv"),
+        "by_area": metrics.get("by_area"),
+        "localization": localization(rows),
+        **extras,
+        "volumes": on_volumes(volumes, Predictor()),
+    }
+
+
+def stages() -> list[dict[str, Any]]:
+    """Name, epochs, selected metric of each stage, from the kept manifests and configs."""
+    found = []
+    for path in sorted(TRAINING.glob("stage*/manifest.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
+        epochs = config["max_epochs"]
+        epochs = epochs if isinstance(epochs, int) else config["stage_epochs"][config["stage"]]
+        entry = {"stage": config["stage"], "epochs": epochs, "key_metric": config["key_metric"]}
+        found.append({**entry, "best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]})
+    return found
+
+
+def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each target with the value reached, its interval, and by how much it is missed (0: reached)."""
+    overall, maps = results["overall"], {row["method"]: row for row in results["localization"]}
+    evidence, oracle = maps["evidence"], maps["oracle"]
+    values: dict[str, Any] = {
+        "dice": (overall["segmentation"]["dice"]["mean"], overall["segmentation"]["dice"]["ci95"]),
+        "oracle_share": (evidence["tumor_energy"] / oracle["tumor_energy"], None),
+        **{name: (overall["classification"][name], overall["classification"].get(f"{name}_ci95"))
+           for name in ("balanced_accuracy", "roc_auc", "ece")},
+        **{name: (evidence[name], evidence.get(f"{name}_ci95"))
+           for name in ("pointing_game", "tumor_energy", "background_energy_layer", "background_energy")},
+    }  # fmt: skip
+    found = []
+    for title, name, sign, goal in TARGETS:
+        value, interval = values[name]
+        missed = max(0.0, goal - value if sign == ">=" else value - goal)
+        found.append({"title": title, "goal": f"{sign} {goal:g}", "value": value, "ci95": interval, "missed": missed})
+    return found
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for the card; "n/a" for none."""
+    return "n/a" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(bounds: Sequence[float | None] | None) -> str:
+    """An interval for the card, empty for none."""
+    if not bounds or bounds[0] is None or bounds[1] is None:
+        return ""
+    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """Text of the card."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        autoescape=False,
+    )  # fmt: skip
+    environment.filters.update(number=number, interval=interval)
+    return environment.get_template("model_card.md.j2").render(**results, targets=targets(results))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bundle.weights_card", description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset_dir", type=Path, help="folder of BRISC 2025: images/<class>, masks")
+    parser.add_argument("--volumes", type=Path, nargs="*", default=[], help="volumes of other sequences to try")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "weights_card", help="evaluation and explanations")
+    parser.add_argument("--render", action="store_true", help="write the card from results.json, measure nothing")
+    arguments = parser.parse_args(argv)
+    start_logging()
+    if not arguments.render:
+        if arguments.dataset_dir is None:
+            raise ValueError("--dataset_dir is required: the folder of BRISC 2025; or give --render")
+        runs.write_json(measure(arguments.dataset_dir, arguments.volumes, arguments.out), RESULTS)
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    (ROOT / "docs" / "README.md").write_text(render(results), encoding="utf-8")
+    for row in targets(results):
+        logger.info("%s: %.4f (target %s)", row["title"], row["value"], row["goal"])
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()
