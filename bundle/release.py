@@ -54,8 +54,9 @@ class Weights:
 
     Attributes:
         path: a plain state dict.
-        values: by id of ``inference.yaml``; empty: the configs fit as they are.
-        data_source: a sentence on the training data; None: as ``metadata.json`` says.
+        values: by id of ``inference.yaml``.
+        data_source: a sentence on the training data; None: the shipped weights, which ``metadata.json`` and ``docs``
+            describe.
         figures: from `bundle.model_card.evaluated`.
     """
 
@@ -78,10 +79,7 @@ def find_weights(run: Path | None, root: Path = ROOT) -> Weights:
                 f"no weights to release: {path} does not exist; give the run that trained them, "
                 "as in: make bundle RUN=runs/demo/ours"
             )
-        overlay = root / "models" / "network.yaml"
-        if not overlay.is_file():
-            return Weights(path)
-        shipped = yaml.safe_load(overlay.read_text(encoding="utf-8"))
+        shipped = yaml.safe_load((root / "configs" / "inference.yaml").read_text(encoding="utf-8"))
         return Weights(path, {key: shipped[key] for key in VALUES})
     folder = runs.last_stage(run)
     config = yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8"))
@@ -108,23 +106,26 @@ def content(root: Path) -> Iterator[Path]:
             yield Path("docs", doc)
 
 
-def write_configs(folder: Path, weights: Weights) -> None:
-    """Write the values of the weights into the released configs, and what follows from them into ``metadata.json``."""
-    inference, train = (folder / "configs" / name for name in ("inference.yaml", "train.yaml"))
-    if weights.values:
-        inference.write_text(set_values(inference.read_text(encoding="utf-8"), weights.values), encoding="utf-8")
-        # The number of classes follows from the datalist or, in MONAI Label, from the classes.
-        own = {key: value for key, value in weights.values.items() if key != "num_classes"}
-        train.write_text(set_values(train.read_text(encoding="utf-8"), own), encoding="utf-8")
+def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
+    """Write the values of the weights into ``configs/inference.yaml``, and what follows from them into metadata.json.
+
+    Returns:
+        the parsed ``inference.yaml``.
+
+    Raises:
+        ValueError: when the weights do not fit the network.
+    """
+    inference, meta_file = (folder / "configs" / name for name in ("inference.yaml", "metadata.json"))
+    inference.write_text(set_values(inference.read_text(encoding="utf-8"), weights.values), encoding="utf-8")
     parser = ConfigParser()
     parser.read_config(str(inference))
     network = parser.get_parsed_content("network_def")
     load_weights(network, weights.path)
     strides: list[int] = network.total_stride
-    meta_file = folder / "configs" / "metadata.json"
     meta = json.loads(meta_file.read_text(encoding="utf-8"))
     if weights.data_source is not None:
         meta["data_source"] = weights.data_source
+        meta.pop("eval_metrics", None)
     if weights.figures:
         meta["eval_metrics"] = weights.figures
     for part in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
@@ -134,14 +135,24 @@ def write_configs(folder: Path, weights: Weights) -> None:
     if image["num_channels"] != channels:
         image.update(num_channels=channels, channel_def={str(i): f"channel {i}" for i in range(channels)})
     meta_file.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    return parser
+
+
+def write_configs(folder: Path, weights: Weights) -> None:
+    """Write the values of the weights into the released configs."""
+    parser = write_inference_config(folder, weights)
+    train = folder / "configs" / "train.yaml"
+    # The number of classes follows from the datalist or, in MONAI Label, from the classes.
+    own = {key: value for key, value in weights.values.items() if key != "num_classes"}
+    train.write_text(set_values(train.read_text(encoding="utf-8"), own), encoding="utf-8")
     # monai.bundle.load reads JSON alone and builds the network from <workflow_type>.json.
-    raw = yaml.safe_load(inference.read_text(encoding="utf-8"))
+    raw = yaml.safe_load((folder / "configs" / "inference.yaml").read_text(encoding="utf-8"))
     definition = {**raw["network_def"], "num_classes": parser.get_parsed_content("num_classes")}
     runs.write_json({"bundle_root": ".", "network_def": definition}, folder / "configs" / "infer.json")
 
 
 def write_docs(folder: Path, weights: Weights) -> None:
-    """Write data terms and a minimal model card where the checkout has none."""
+    """Write data terms and a minimal model card: those of the checkout speak of the shipped weights alone."""
     meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     inference = yaml.safe_load((folder / "configs" / "inference.yaml").read_text(encoding="utf-8"))
     docs = folder / "docs"
@@ -150,7 +161,7 @@ def write_docs(folder: Path, weights: Weights) -> None:
         "README.md": lambda: model_card.model_card(meta, inference, meta.get("eval_metrics", {})),
     }
     for name, text in texts.items():
-        if not (docs / name).is_file():
+        if weights.data_source is not None or not (docs / name).is_file():
             (docs / name).write_text(text(), encoding="utf-8")
 
 

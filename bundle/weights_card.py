@@ -2,14 +2,16 @@
 
     python -m bundle.weights_card --dataset_dir BRISC [--volumes A.nii.gz B.nii.gz ...]
 
-evaluates and explains ``models/model.pt`` on the test part of ``docs/training/datalist.json``, keeps what the card
-shows in ``docs/training/results.json`` and writes the card from it. ``--render`` writes the card anew from that file.
+evaluates and explains ``models/model.pt`` on the test part of its datalist in ``docs/training`` (see
+`bundle.shipping`), keeps what the card shows in ``docs/training/results.json`` and writes the card from it.
+``--render`` writes the card anew from that file.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = ROOT / "docs" / "training"
-DATALIST, RESULTS = TRAINING / "datalist.json", TRAINING / "results.json"
+RESULTS = TRAINING / "results.json"
 PLANES = {"_ax_": "axial", "_co_": "coronal", "_sa_": "sagittal"}
 MAPS = ("evidence", "gradcam", "hirescam", "uniform", "random", "oracle")
 # What the weights were to reach: measure, comparison, value.
@@ -49,21 +51,32 @@ TARGETS = (
 )
 
 
+def kept_stages(training: Path = TRAINING) -> list[Path]:
+    """Folders of the stages that led to the shipped weights, in the order of training.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    found = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in training.glob("*/*/manifest.json")}
+    if not found:
+        raise FileNotFoundError(
+            f"no <run>/<stage>/manifest.json in {training}; ship weights with python -m bundle.shipping"
+        )
+    return sorted(found, key=lambda folder: found[folder]["started"])
+
+
 def assemble_run(folder: Path, training: Path = TRAINING, weights: Path = ROOT / "models" / runs.WEIGHTS) -> Path:
-    """A run folder of the kept configs and the shipped weights, for `configs/evaluate.yaml` and its like.
+    """A run folder of the last kept config and the shipped weights, for `configs/evaluate.yaml` and its like.
 
     Raises:
         FileNotFoundError: when configs or weights are not there.
     """
-    stages = [path.parent for path in sorted(training.glob("stage*/config.yaml"))]
-    if not stages:
-        raise FileNotFoundError(f"no stage*/config.yaml in {training}; the card needs the configs of the training")
-    for stage in stages:
-        target = folder / stage.name
-        target.mkdir(parents=True, exist_ok=True)
-        for name in ("config.yaml", "manifest.json"):
-            shutil.copyfile(stage / name, target / name)
-    shutil.copyfile(weights, folder / stages[-1].name / runs.WEIGHTS)
+    stage = kept_stages(training)[-1]
+    target = folder / stage.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (runs.CONFIG, runs.MANIFEST):
+        shutil.copyfile(stage / name, target / name)
+    shutil.copyfile(weights, target / runs.WEIGHTS)
     return folder
 
 
@@ -131,13 +144,14 @@ def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, An
 def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[str, Any]:
     """Everything that the card shows, from the shipped weights and the images."""
     run = assemble_run(folder)
-    paths = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "datalist_file": str(DATALIST)}
+    datalist_file = kept_stages()[-1].parent / "datalist.json"
+    paths = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "datalist_file": str(datalist_file)}
     evaluation, explanations = run / "evaluation", run / "explanations"
     run_config("evaluate.yaml", **paths, output_dir=str(evaluation))
     run_config("explain.yaml", **paths, output_dir=str(explanations), tests=[])
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["test"]
     rows = json.loads((explanations / "localization.json").read_text(encoding="utf-8"))
-    datalist = datalists.read(str(DATALIST))
+    datalist = datalists.read(datalist_file)
     network, config, _ = runs.load_run(run)
     extras = {}
     for name in ("robustness", "uncertainty", "scope"):
@@ -145,6 +159,7 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
         extras[name] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return {
         "date": date.today().isoformat(),
+        "weights_sha256": hashlib.sha256((ROOT / "models" / runs.WEIGHTS).read_bytes()).hexdigest(),
         "parameters": sum(p.numel() for p in network.parameters()),
         "spatial_size": config["spatial_size"],
         "classes": datalist["classes"],
@@ -161,14 +176,24 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
 
 
 def stages() -> list[dict[str, Any]]:
-    """Name, epochs, selected metric of each stage, from the kept manifests and configs."""
+    """Run, stage, images, epochs and selected metric of each stage, from the kept manifests, configs and datalists."""
     found = []
-    for path in sorted(TRAINING.glob("stage*/manifest.json")):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
+    for folder in kept_stages():
+        manifest = json.loads((folder / runs.MANIFEST).read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8"))
+        datalist = datalists.read(folder.parent / "datalist.json")
         epochs = config["max_epochs"]
         epochs = epochs if isinstance(epochs, int) else config["stage_epochs"][config["stage"]]
-        entry = {"stage": config["stage"], "epochs": epochs, "key_metric": config["key_metric"]}
+        # An expression stands for the default where masks and classes are given: mean of Dice and balanced accuracy.
+        metric = "combined" if config["key_metric"].startswith("$") else config["key_metric"]
+        entry = {
+            "run": folder.parent.name,
+            "key_metric": metric,
+            "stage": config["stage"],
+            "images": len(datalist["training"]),
+        }
+        entry |= {"validation_images": len(datalist["validation"]), "epochs": epochs}
+        entry |= {"started": manifest["started"], "finished": manifest["finished"], "command": manifest["command"]}
         found.append({**entry, "best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]})
     return found
 

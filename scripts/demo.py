@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from scripts import datalists, phantoms, report, runs
+from scripts import datalists, phantoms, report, runs, shipped
 from scripts.cli import one_sentence_errors, start_logging
 from scripts.train import CONFIGS, ROOT, train
 
@@ -108,8 +108,10 @@ def demo(
         run_config("evaluate.yaml", run_dir=str(out / name), **EXTRAS[name], **paths)
         run_config("explain.yaml", run_dir=str(out / name), **paths)
     page = report.write_report(out, RUNS)
+    first_look = None if data is None else shipped.predict_some(datalist, folder, out / "shipped")
     logger.info("finished in %.1f minutes", (time.monotonic() - start) / 60)
-    return f"{report.comparison_table(out, RUNS)}\n\nreport: {page}\ncurves: tensorboard --logdir {out}"
+    tables = [report.comparison_table(out, RUNS), *([first_look] if first_look else [])]
+    return "\n\n".join([*tables, f"report: {page}\ncurves: tensorboard --logdir {out}"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

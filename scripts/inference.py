@@ -26,8 +26,7 @@ class Inference:
     Args:
         bundle_root: folder that holds ``configs`` and ``models``.
         weights: state dict; None: those that the overlay names, else ``models/model.pt``.
-        overlay: config files merged over ``configs/inference.yaml``, for example a run's ``network.yaml``. Where neither
-            overlay nor weights are given, ``models/network.yaml`` with the shipped weights' values, if it is there.
+        overlay: config files merged over ``configs/inference.yaml``, for example a run's ``network.yaml``.
         device: "cpu", "cuda", ...; None: as the config says.
         overrides: further values by config id, for example ``plane``.
 
@@ -51,9 +50,6 @@ class Inference:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         root = Path(bundle_root)
-        shipped = root / "models" / "network.yaml"
-        if overlay is None and weights is None and shipped.is_file():
-            overlay = shipped
         overlays = [overlay] if isinstance(overlay, (str, Path)) else list(overlay or [])
         files = [root / "configs" / "inference.yaml", *map(Path, overlays)]
         for file in files:

@@ -1,0 +1,145 @@
+"""Ship a run's weights with the repository: ``models`` gets what inference needs, ``docs/training`` how they were made.
+
+    python -m bundle.shipping runs/weights [runs/weights_continued ...]
+
+The last run's selected weights become ``models/model.pt``, and its network, input size and classes the values of
+``configs/inference.yaml``. Of every stage of every run config, manifest and curves are kept, without paths of this
+machine and without pictures of the data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from bundle.model_card import data_description
+from bundle.release import Weights, write_inference_config
+from scripts import datalists, runs
+from scripts.checkpoint_files import WEIGHTS
+from scripts.cli import one_sentence_errors, start_logging
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING = Path("docs", "training")
+DATALIST, EVENTS = "datalist.json", "events.out.tfevents.0.scalars"
+DATASET_DIR = "DATASET_DIR"
+
+
+def stage_folders(run: Path) -> list[Path]:
+    """Folders of a run's finished stages, in the order of training.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    found = []
+    for stage in (*runs.STAGES, runs.JOINT):
+        manifest = run / stage / runs.MANIFEST
+        if manifest.is_file() and "finished" in json.loads(manifest.read_text(encoding="utf-8")):
+            found.append(run / stage)
+    if not found:
+        raise FileNotFoundError(f"{run} holds no finished stage; train it first")
+    return found
+
+
+def replaced(text: str, names: Mapping[str, str]) -> str:
+    """The text with each path replaced by its name, longer paths first."""
+    for path in sorted(names, key=len, reverse=True):
+        text = text.replace(path, names[path])
+    return text
+
+
+def keep_curves(stage: Path, target: Path) -> None:
+    """One event file with the scalars of all of a stage's event files; pictures show the data set and stay out."""
+    target.mkdir(parents=True, exist_ok=True)
+    events = EventAccumulator(str(stage), size_guidance={"scalars": 0}).Reload()
+    with SummaryWriter(str(target)) as writer:
+        for tag in events.Tags()["scalars"]:
+            for event in events.Scalars(tag):
+                writer.add_scalar(tag, event.value, event.step, walltime=event.wall_time)
+    written = max(target.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
+    os.replace(written, target / EVENTS)  # its own name holds the machine's
+
+
+def keep_run(run: Path, root: Path) -> None:
+    """Keep datalist, configs, manifests and curves of a run in ``docs/training/<run>``."""
+    kept = root / TRAINING / run.name
+    shutil.rmtree(kept, ignore_errors=True)
+    for stage in stage_folders(run):
+        text = (stage / runs.CONFIG).read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+        command = json.loads((stage / runs.MANIFEST).read_text(encoding="utf-8"))["command"].split()[0]
+        names = {
+            str(config["dataset_dir"]): DATASET_DIR,
+            str(config["datalist_file"]): (TRAINING / run.name / DATALIST).as_posix(),
+            str(config["run_dir"]): f"runs/{run.name}",
+            # Another run of the same folder, whose weights this one started from.
+            f"{Path(config['run_dir']).resolve().parent}/": "runs/",
+            f"{Path(command).parents[1]}/": "",
+        }
+        names = {path: name for path, name in names.items() if path != "/"}
+        target = kept / stage.name
+        keep_curves(stage, target)
+        for name in (runs.CONFIG, runs.MANIFEST):
+            kept_text = replaced((stage / name).read_text(encoding="utf-8"), names)
+            (target / name).write_text(kept_text, encoding="utf-8")
+        datalist = datalists.read(config["datalist_file"])
+        # One line: the file is read by programs, and half as large so.
+        (kept / DATALIST).write_text(json.dumps(datalist, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def ship(run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = None) -> Path:
+    """Make the last run's weights those of the repository.
+
+    Args:
+        run_dirs: runs in the order of training, each but the first started from the weights of the one before it.
+        root: checkout.
+        data_source: a sentence on the training data for ``metadata.json``; None: made from the datalist.
+
+    Returns:
+        ``models/model.pt``.
+
+    Raises:
+        FileNotFoundError: when a run has no finished stage.
+    """
+    for run in run_dirs:
+        stage_folders(run)  # all are looked at before anything is written
+    shutil.rmtree(root / TRAINING, ignore_errors=True)
+    for run in run_dirs:
+        keep_run(run, root)
+    stage = stage_folders(run_dirs[-1])[-1]
+    config = yaml.safe_load((stage / runs.CONFIG).read_text(encoding="utf-8"))
+    values = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
+    values["classes"] = dict(datalists.read(config["datalist_file"])["classes"])
+    write_inference_config(root, Weights(stage / WEIGHTS, values, data_source or data_description(config)))
+    models = root / "models"
+    models.mkdir(exist_ok=True)
+    partial = models / f".{WEIGHTS}.partial"
+    shutil.copyfile(stage / WEIGHTS, partial)
+    os.replace(partial, models / WEIGHTS)
+    return models / WEIGHTS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bundle.shipping", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders in the order of training")
+    parser.add_argument("--data_source", help="a sentence on the training data, with publisher and license")
+    arguments = parser.parse_args(argv)
+    start_logging()
+    path = ship([run.resolve() for run in arguments.runs], data_source=arguments.data_source)
+    logger.info("%s (%.1f MB), configs/inference.yaml, %s", path, path.stat().st_size / 2**20, TRAINING)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

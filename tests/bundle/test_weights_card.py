@@ -1,0 +1,73 @@
+"""The card of the shipped weights says what the kept results say, and the weights are those it speaks of."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bundle import weights_card
+from bundle.weights_card import RESULTS, interval, number, render, targets
+from scripts import datalists
+from scripts.inference import Inference
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    return json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def test_card_is_what_the_results_give(results):
+    assert (ROOT / "docs" / "README.md").read_text(encoding="utf-8") == render(results)
+
+
+def test_results_are_of_the_shipped_weights(results):
+    weights = (ROOT / "models" / "model.pt").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == results["weights_sha256"]
+    assert len(weights) <= 25 * 2**20
+    network = Inference(ROOT).network
+    assert sum(p.numel() for p in network.parameters()) == results["parameters"] <= 2_500_000
+
+
+def test_shipped_config_is_that_of_the_last_stage(results):
+    kept = yaml.safe_load((weights_card.kept_stages()[-1] / "config.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    assert all(shipped[key] == kept[key] for key in ("spatial_size", "num_classes", "network_def"))
+    assert shipped["classes"] == results["classes"]
+
+
+def test_no_group_and_no_tested_image_was_trained_on(results):
+    """In no stage of any run: the tested images are in the test part of each."""
+    lists = [datalists.read(path) for path in weights_card.TRAINING.glob("*/datalist.json")]
+    last = datalists.read(weights_card.kept_stages()[-1].parent / "datalist.json")
+    datalists.assert_no_overlap(last)
+    tested = {item["image"] for item in last["test"]}
+    assert len(tested) == results["counts"]["test"] == results["overall"]["n"]
+    for one in lists:
+        assert tested.isdisjoint(item["image"] for part in ("training", "validation") for item in one[part])
+        assert tested <= {item["image"] for item in one["test"]}
+
+
+def test_missed_target_is_told_by_how_much(results):
+    worse = copy.deepcopy(results)
+    worse["overall"]["segmentation"]["dice"]["mean"] = 0.5
+    worse["overall"]["classification"]["ece"] = 0.01
+    rows = {row["title"]: row for row in targets(worse)}
+    assert rows["Dice over tumor cases"]["missed"] == pytest.approx(0.35)
+    assert rows["ECE, 4 classes"]["missed"] == 0.0
+    assert re.search(r"\| Dice over tumor cases \| >= 0\.85 \| 0\.5000 .* \| 0\.3500 \|", render(worse))
+
+
+def test_numbers_of_nothing_are_not_invented():
+    assert number(None) == number(float("nan")) == "n/a"
+    assert number(0.12345) == "0.123"
+    assert number(0.12345, 4) == "0.1235"
+    assert interval(None) == interval([None, 1.0]) == ""
+    assert interval([0.1, 0.2]) == "[0.100, 0.200]"
