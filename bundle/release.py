@@ -26,7 +26,7 @@ from monai.bundle import ConfigParser
 
 from bundle import model_card
 from bundle.config_values import set_values
-from scripts import runs
+from scripts import runs, scope
 from scripts.checkpoint_files import WEIGHTS, load_weights
 from scripts.cli import one_sentence_errors, start_logging
 
@@ -224,6 +224,8 @@ def release(
         shutil.copyfile(root / file, target)
     (partial / "models").mkdir()
     shutil.copyfile(weights.path, partial / "models" / WEIGHTS)
+    if (weights.path.parent / scope.FILE).is_file():
+        shutil.copyfile(weights.path.parent / scope.FILE, partial / "models" / scope.FILE)
     if metadata:
         path = partial / "configs" / "metadata.json"
         runs.write_json({**json.loads(path.read_text(encoding="utf-8")), **metadata}, path)

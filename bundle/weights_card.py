@@ -17,7 +17,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sklearn.metrics import recall_score
 
 from bundle.predictor import Predictor
 from scripts import datalists, runs
+from scripts.audit import audit
 from scripts.cli import one_sentence_errors, start_logging
 from scripts.demo import run_config
 
@@ -104,6 +105,33 @@ def by_plane(cases_file: Path) -> list[dict[str, Any]]:
     return found
 
 
+def failures(cases_file: Path, classes: Mapping[str, str], count: int = 6) -> list[dict[str, Any]]:
+    """The masks with the lowest Dice, then the wrong diagnoses with the least probability of the truth.
+
+    Args:
+        cases_file: ``cases.csv`` of the evaluation.
+        classes: names by index.
+        count: at most so many of each kind; a case that is both stands once.
+    """
+    with cases_file.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    masks = sorted((row for row in rows if row["dice"] != ""), key=lambda row: float(row["dice"]))[:count]
+    wrong = [row for row in rows if row["diagnosis"] != row["predicted"]]
+    wrong.sort(key=lambda row: float(row[f"probability_{row['diagnosis']}"]))
+    chosen = {row["name"]: row for row in [*masks, *wrong[:count]]}
+    return [
+        {
+            "name": row["name"],
+            "truth": classes[row["diagnosis"]],
+            "said": classes[row["predicted"]],
+            "tumor_probability": float(row["tumor_probability"]),
+            "dice": float(row["dice"]) if row["dice"] != "" else None,
+            "area": int(row["tumor_pixels"]) / int(row["head_pixels"]) if row["dice"] != "" else None,
+        }
+        for row in chosen.values()
+    ]
+
+
 def localization(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of ``localization.json``: tumor log-odds, all sources, true masks; one row a method, its best layer."""
     chosen: dict[str, dict[str, Any]] = {}
@@ -164,13 +192,24 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
         "spatial_size": config["spatial_size"],
         "classes": datalist["classes"],
         "counts": {part: len(datalist[part]) for part in datalists.SPLITS},
-        "stages": stages(),
+        "stages": (trained := stages()),
+        "training_hours": sum(
+            (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"])).total_seconds()
+            / 3600
+            for stage in trained
+        ),
         "overall": metrics["overall"],
         "by_class": metrics["by_class"],
         "by_plane": by_plane(evaluation / "cases.csv"),
         "by_area": metrics.get("by_area"),
+        "failures": failures(evaluation / "cases.csv", datalist["classes"]),
         "localization": localization(rows),
         **extras,
+        "audit": [
+            row
+            for row in audit(datalist, dataset_dir, spatial_size=max(config["spatial_size"]))["rows"]
+            if row["target"] == "diagnosis" and row["value"] == "tumor"
+        ],
         "volumes": on_volumes(volumes, Predictor()),
     }
 
