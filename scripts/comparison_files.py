@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,12 +248,13 @@ def write(result: Mapping[str, Any], out: str | Path, name: str) -> None:
     (out / "section.html").write_text(section(out, name), encoding="utf-8")
 
 
-def section(out: Path, name: str) -> str:
+def section(out: Path, name: str, root: Path | None = None) -> str:
     """A part of a page that needs no other file; every number of ``<name>.json`` by `Document.number`.
 
     Args:
-        out: folder that the JSON lies in; sources on the page are relative to it.
+        out: folder that the JSON lies in.
         name: "comparison" or "ablation".
+        root: folder that sources on the page are relative to; None: `out`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -261,7 +263,8 @@ def section(out: Path, name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    document = Document(out, f"{name}.json")
+    root = out if root is None else root
+    document = Document(root, Path(os.path.relpath(out / f"{name}.json", root)).as_posix())
     result = document.content
     names = [p for p in ("model_comparison.png", "paired_differences.png") if (out / p).is_file()]
     pictures = {p: "data:image/png;base64," + base64.b64encode((out / p).read_bytes()).decode() for p in names}

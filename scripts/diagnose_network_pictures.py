@@ -12,6 +12,7 @@ from scripts.diagnose_panels import (
     AIR,
     case_of,
     contour,
+    height_of,
     new_figure,
     overlay_of,
     plane_of,
@@ -58,7 +59,7 @@ def leak_picture(study: Study) -> bytes | None:
     # The channel whose air stands out most from its head shows best what is written there.
     corner, size = before[0].flatten(1)[:, 0].abs(), before[0].flatten(1).std(1).clamp(min=1e-12)
     channel = int((corner / size).argmax())
-    planes = [plane_of(t[0, channel : channel + 1])[0].T for t in (before, after)]
+    planes = [plane_of(t[0, channel : channel + 1], height_of(study, i))[0].T for t in (before, after)]
     bound = float(np.percentile(np.abs(planes[0]), 98)) or 1.0
     figure, grid = new_figure(2.6, 4, width_ratios=[1, 1, 1, 1.1])
     for axes, plane, said in zip(
@@ -114,7 +115,7 @@ def pooling_picture(study: Study) -> bytes | None:
     for axes, i, value in zip(grid[0], cases, size, strict=False):
         cells = cells_with_head(samples.foreground[i : i + 1], value.shape[1:])[0]
         share = float((value * ~cells).sum() / value.sum().clamp(min=1e-30))
-        plane = plane_of(value)[0].T
+        plane = plane_of(value, height_of(study, i))[0].T
         seen = show(
             axes,
             plane,
@@ -206,7 +207,7 @@ def layer_picture(study: Study) -> bytes | None:
     for axes in grid[0]:
         axes.set_axis_off()
     for k, i in enumerate(cases):
-        mean = plane_of(activations[k].mean(0, keepdim=True))[0].T
+        mean = plane_of(activations[k].mean(0, keepdim=True), height_of(study, i))[0].T
         bound = float(np.abs(mean).max()) or 1.0
         seen = show(grid[0][2 * k], mean, f"{study.layer}, mean"[-30:], cmap="RdBu_r", vmin=-bound, vmax=bound)
         figure.colorbar(seen, ax=grid[0][2 * k], shrink=0.7)

@@ -22,6 +22,7 @@ __all__ = [
     "WIDTH",
     "case_of",
     "contour",
+    "height_of",
     "new_figure",
     "overlay_of",
     "plane_of",
@@ -70,13 +71,27 @@ def short(name: str, length: int = 13) -> str:
     return name if len(name) <= length else "…" + name[1 - length :]
 
 
-def plane_of(t: Tensor, like: Tensor | None = None) -> np.ndarray:
-    """(1, X, Y) of one sample (C, X, Y[, Z]): first channel; of a volume the slice in which `like` is largest."""
+def height_of(study: Study, i: int) -> float:
+    """Height of the shown slice of a volume, in (0, 1): where most of the tumor lies in the head, else most head.
+
+    One height for all pictures of a case, whatever grid they are on; 0.5 for an image.
+    """
+    samples = study.subject.samples
+    inside = samples.foreground[i]
+    if inside.dim() == 3:
+        return 0.5
+    area = inside.float().sum((0, 1, 2))
+    if samples.tumor is not None:
+        tumor = (samples.tumor[i] * inside).sum((0, 1, 2))
+        area = tumor if bool(tumor.any()) else area
+    return (int(area.argmax()) + 0.5) / len(area)
+
+
+def plane_of(t: Tensor, height: float = 0.5) -> np.ndarray:
+    """(1, X, Y) of one sample (C, X, Y[, Z]): first channel; of a volume the slice at that height, see `height_of`."""
     array = t[:1].detach().float()
     if array.dim() == 4:
-        depth = array.shape[3]
-        at = depth // 2 if like is None or not bool(like.any()) else int(like.float().sum((0, 1, 2)).argmax())
-        array = array[..., min(at, depth - 1)]
+        array = array[..., int(height * array.shape[3])]
     return array.numpy()
 
 
@@ -84,11 +99,12 @@ def case_of(study: Study, i: int, heat: Tensor | None = None) -> tuple[np.ndarra
     """Image with air 0, map in [0, 1] and mask of a case, each (1, X, Y)."""
     samples = study.subject.samples
     tumor = None if samples.tumor is None or not bool(samples.tumor[i].any()) else samples.tumor[i]
-    inside = plane_of(samples.foreground[i], tumor) != 0
-    image = plane_of(samples.images[i], tumor)
+    height = height_of(study, i)
+    inside = plane_of(samples.foreground[i], height) != 0
+    image = plane_of(samples.images[i], height)
     image = np.where(inside, np.where(image == 0, 1e-6, image), 0)
-    shown = np.zeros_like(image) if heat is None else plane_of(heat, tumor)
-    return image, np.clip(shown, 0, 1), None if tumor is None else plane_of(tumor)
+    shown = np.zeros_like(image) if heat is None else plane_of(heat, height)
+    return image, np.clip(shown, 0, 1), None if tumor is None else plane_of(tumor, height)
 
 
 def show(axes: Any, picture: np.ndarray, title: str, **options: Any) -> Any:
@@ -106,7 +122,7 @@ def overlay_of(study: Study, i: int, heat: Tensor) -> np.ndarray:
 
 def contour(axes: Any, study: Study, i: int, size: tuple[int, int] | None = None) -> None:
     """Draw the outline of the head, on a grid of `size` (X, Y) cells if given."""
-    inside = plane_of(study.subject.samples.foreground[i])[0].T
+    inside = plane_of(study.subject.samples.foreground[i], height_of(study, i))[0].T
     x, y = inside.shape[1], inside.shape[0]
     fx, fy = (1.0, 1.0) if size is None else (size[0] / x, size[1] / y)
     grid = np.arange(x) * fx + fx / 2 - 0.5, np.arange(y) * fy + fy / 2 - 0.5

@@ -21,6 +21,7 @@ from scripts.diagnose_panels import (
     WIDTH,
     case_of,
     contour,
+    height_of,
     new_figure,
     overlay_of,
     plane_of,
@@ -75,7 +76,7 @@ def normalizer_picture(study: Study) -> bytes | None:
         raw = upsample(study.maps, samples.images.shape[2:])[i : i + 1]
         shown = torch.as_tensor(np.asarray(normalizer(raw.clone()))).float()
         for axes, value, said in ((grid[0][1], raw, "raw map"), (grid[0][2], shown, "behind the normalizer")):
-            seen = show(axes, plane_of(value[0])[0].T, said, cmap="inferno")
+            seen = show(axes, plane_of(value[0], height_of(study, i))[0].T, said, cmap="inferno")
             contour(axes, study, i)
             figure.colorbar(seen, ax=axes, shrink=0.8)
     return png(figure)
@@ -123,9 +124,9 @@ def air_picture(study: Study) -> bytes | None:
     i = -max(different)[1] if max(different)[0] else shown_cases(study)[0]
     image, _, _ = case_of(study, i)
     show(grid[0][0], overlays.gray_image(image), f"{short(samples.names[i])}: the head")
-    outside = np.where(plane_of(samples.foreground[i])[0] != 0, np.nan, plane_of(samples.images[i])[0]).T
-    cmap = matplotlib.colormaps["viridis"].copy()
-    cmap.set_bad("#dddddd")
+    head_there, pixels = (plane_of(t[i], height_of(study, i))[0] for t in (samples.foreground, samples.images))
+    outside = np.where(head_there != 0, np.nan, pixels).T
+    cmap = matplotlib.colormaps["viridis"].with_extremes(bad="#dddddd")
     low, high = (float(np.nanmin(outside)), float(np.nanmax(outside))) if np.isfinite(outside).any() else (0.0, 0.0)
     if low == high == 0:
         high = 1.0
@@ -166,7 +167,7 @@ def order_picture(study: Study) -> bytes | None:
             axes.plot(i, air[1], "o", color=AIR, markersize=3)
     axes.axhline(0, color=LIMIT, linewidth=1, linestyle=":")
     axes.set(title="Air and head at the network's input", xlabel="image", ylabel="value")
-    axes.legend(loc="upper right", ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # above: the lines fill the axes
     return png(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,13 @@ class MultiTaskStep(nn.Module):
         precision: "float32", or "bfloat16" or, on a GPU, "float16" for autocast. float16 needs scaled gradients: give
             the trainer ``amp`` (see `scales_gradients`).
         accumulation_steps: parts that a training batch is computed in.
+        cache_features: keep the frozen encoder's features of each training item and compute them once. The items must
+            not be augmented then.
+        items: number of training items, for ``cache_features``.
 
     Raises:
-        ValueError: when precision is another word or does not fit the device, or accumulation_steps is less than 1.
+        ValueError: when precision is another word or does not fit the device, accumulation_steps is less than 1, or
+            cache_features is asked for an encoder that is not frozen or beside the segmentation.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class MultiTaskStep(nn.Module):
         precision: str = "float32",
         accumulation_steps: int = 1,
         evidence: bool | None = None,
+        cache_features: bool = False,
+        items: int = 0,
     ):
         super().__init__()
         if accumulation_steps < 1:
@@ -61,6 +68,12 @@ class MultiTaskStep(nn.Module):
         self.classification = classification
         self.evidence = (classification if evidence is None else evidence) and network.has_evidence
         self.frozen, self.accumulation_steps = tuple(frozen), accumulation_steps
+        if cache_features and ("encoder" not in self.frozen or self.segmentation):
+            raise ValueError(
+                "cache_features needs a frozen encoder and no segmentation, as in stage 2: features of weights that "
+                "change cannot be kept"
+            )
+        self.kept = KeptFeatures(items) if cache_features else None
         self.precision, self.dtype = precision, autocast_dtype(precision, next(network.parameters()).device)
         for part in self.frozen:
             for parameter in network.parameters_of(part):
@@ -74,25 +87,29 @@ class MultiTaskStep(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, image: torch.Tensor, has_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    def forward(
+        self, image: torch.Tensor, has_mask: torch.Tensor | None = None, index: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Run.
 
         Args:
             image: (B, C, H, W[, D]).
             has_mask: (B,) bool; in training mode "seg" is computed for these items alone, in order.
+            index: (B,) int, the items' places in their dataset; for ``cache_features``.
 
         Returns:
             "seg" (M, 2, H, W[, D]), "cls" (B, K), "evidence" (B, K, h, w[, d]), as far as asked, float32 logits. In
             training with several processes also "anchor", a 0 that ties the loss to a parameter: a process whose items
             have no target must send gradients of 0, or the others wait for it.
         """
-        masked = has_mask if self.training else None
+        masked, index = (has_mask, index) if self.training else (None, None)
         parts = min(self.accumulation_steps, len(image)) if self.training else 1
         if parts == 1:
-            result = self._outputs(image, masked)
+            result = self._outputs(image, masked, index)
         else:
             images = image.chunk(parts)
-            chunks = list(zip(images, [None] * len(images) if masked is None else masked.chunk(parts), strict=True))
+            given = ([None] * len(images) if t is None else t.chunk(parts) for t in (masked, index))
+            chunks = list(zip(images, *given, strict=True))
             # The last part's activations are freed first in the backward pass, so they may stay.
             outputs = [checkpoint(self._outputs, *chunk, use_reentrant=False) for chunk in chunks[:-1]]
             outputs.append(self._outputs(*chunks[-1]))
@@ -103,9 +120,14 @@ class MultiTaskStep(nn.Module):
             result["anchor"] = 0.0 * trained.flatten()[0].float()
         return result
 
-    def _outputs(self, image: torch.Tensor, masked: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def _outputs(
+        self, image: torch.Tensor, masked: torch.Tensor | None, index: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            features, masks = self.network.encode(image)
+            if self.kept is None or index is None:
+                features, masks = self.network.encode(image)
+            else:
+                features, masks = self.kept.of(self.network, image, index.tolist())
             result: dict[str, torch.Tensor] = {}
             if self.segmentation:
                 if masked is None or bool(masked.all()):
@@ -119,6 +141,60 @@ class MultiTaskStep(nn.Module):
                 if self.evidence:
                     result["evidence"] = evidence
         return result
+
+
+class KeptFeatures:
+    """What the head reads of the frozen encoder, by item, in the memory of the CPU and as precise as computed.
+
+    Every item goes through the encoder alone, so that its features do not depend on the batch in which it comes first:
+    an interrupted run, which begins with an empty cache, continues to the same weights.
+
+    Args:
+        items: how many there will be.
+    """
+
+    def __init__(self, items: int):
+        self.items = items
+        self.found: dict[int, list[torch.Tensor]] = {}
+
+    def of(
+        self, network: MultiTaskDynUNet, image: torch.Tensor, index: Sequence[int]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Features and foreground masks of a batch, the levels that the head fuses; computed where they are not kept.
+
+        Raises:
+            ValueError: when all items' features would not fit into this machine's memory.
+        """
+        levels = network.evidence_levels
+        for place, item in enumerate(index):
+            if item not in self.found:
+                with torch.no_grad():
+                    features, masks = network.encode(image[place : place + 1])
+                kept = [tensor.cpu() for tensor in (*features[-levels:], *masks[-levels:])]
+                if not self.found:
+                    self._check(sum(tensor.nbytes for tensor in kept))
+                self.found[item] = kept
+        joined = [
+            torch.cat(tensors).to(image.device) for tensors in zip(*(self.found[item] for item in index), strict=True)
+        ]
+        return joined[:levels], joined[levels:]
+
+    def _check(self, size: int) -> None:
+        needed = size * self.items
+        logger.info("features of %d items: %.2f GB of memory, computed in the first epoch", self.items, needed / 1e9)
+        memory = _memory()
+        if memory is not None and needed > 0.8 * memory:
+            raise ValueError(
+                f"cache_features needs {needed / 1e9:.1f} GB for {self.items} items, this machine has "
+                f"{memory / 1e9:.1f} GB of memory; set cache_features to false"
+            )
+
+
+def _memory() -> int | None:
+    """Bytes of physical memory; None where the system does not say (Windows)."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -155,7 +231,8 @@ def prepare_batch(
         return convert_to_tensor(torch.as_tensor(batch[key]), track_meta=False).to(device, non_blocking=non_blocking)
 
     target = {key: moved(key) for key in TARGETS}
-    return moved("image"), target, (), {"has_mask": target["has_mask"]}
+    named = {"index": torch.as_tensor(batch["index"])} if "index" in batch else {}
+    return moved("image"), target, (), {"has_mask": target["has_mask"], **named}
 
 
 def parameter_groups(

@@ -30,7 +30,7 @@ SEGMENTATION = ("dice", "iou", "hd95", "hd95_mm")
 # Tumor area as a share of the head's in the same slice.
 AREAS = (0.0, 0.005, 0.01, 0.02, 0.05, 1.0)
 # Columns of cases.csv that are not lists.
-HIDDEN = ("logits", "probability", "unit")
+HIDDEN = ("logits", "probability")
 NAN = float("nan")
 
 
@@ -39,10 +39,10 @@ class CaseResults:
 
     A row: name, patient (or near-duplicate group, or the name), unit (the same, a patient with its source before it:
     what is resampled), source, volume, slice, diagnosis (-1 unknown), logits, has_mask, pixels of head, tumor,
-    prediction and their overlap on the network's grid, pixel_area (pixels of the image in one of them), tumor and
-    predicted area in mm2 and slice_mm (NaN where the file does not say), label_coverage, and with a tumor in the mask
-    dice, iou, hd95 (pixels of the network's grid), hd95_mm, lesions, lesions_found, false_lesions, dice_whole_head and
-    dice_random (what these masks would score), else NaN.
+    prediction and their overlap on the network's grid, pixel_area (pixels of the image in one of them), head_share
+    (of the whole image), tumor and predicted area in mm2 and slice_mm (NaN where the file does not say),
+    label_coverage, and with a tumor in the mask dice, iou, hd95 (pixels of the network's grid), hd95_mm, lesions,
+    lesions_found, false_lesions, dice_whole_head and dice_random (what these masks would score), else NaN.
     """
 
     def __init__(self) -> None:
@@ -88,6 +88,7 @@ def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
         "volume": batch["volume"][i],
         "slice": int(batch["slice"][i]),
         "pixel_area": float(batch["pixel_area"][i]),
+        "head_share": float(batch["head_share"][i]),
         "pixel_mm2": float(torch.as_tensor(batch["pixel_mm"][i]).prod()),
         "slice_mm": float(batch["slice_mm"][i]),
     }
@@ -349,8 +350,8 @@ def write_evaluation(
         "notes": (classes.notes if classes else []) + _task_notes(rows, provenance or {}),
         "provenance": dict(provenance or {}),
         "intervals": f"95 % percentile bootstrap by {bootstrap_by}",
-        "grid": "the network's; HD95 in its pixels, and in millimeters where the file knows its spacing, both over tumors "
-        "with a predicted pixel; Dice over cases with a tumor in the mask",
+        "grid": "the network's; HD95 in its pixels, and in millimeters where the file knows its spacing, both over "
+        "tumors with a predicted pixel; Dice over cases with a tumor in the mask",
         "areas": "tumor area as a share of the head's area in the same slice",
     }
     if volumes:

@@ -8,15 +8,27 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
-from scripts.figures import COLORS, DASHES, STYLE, confusion_matrix, dice_histogram, new_axes, png, roc
+from scripts.figures import COLORS, DASHES, DPI, STYLE, confusion_matrix, dice_histogram, new_axes, png, roc
 
-__all__ = ["dice_by_area", "glance", "precision_recall", "reliability", "robustness", "write_figures"]
+__all__ = [
+    "dice_by_area",
+    "glance",
+    "precision_recall",
+    "reliability",
+    "robustness",
+    "robustness_curves",
+    "robustness_sheet",
+    "write_figures",
+]
 
 MARKERS = ("o", "s", "D", "^")
 CHANCE = "#888888"
+ROBUSTNESS = (("Dice", "dice"), ("balanced accuracy", "balanced_accuracy"), ("energy in tumor", "tumor_energy"))
 
 
 def _interval(axes: Any, x: float, y: float, limits: Sequence[float | None], color: str, upright: bool) -> None:
@@ -121,8 +133,9 @@ def reliability(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
             aspect="equal",
         )
         legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        for handle in legend.legend_handles[1:]:
-            handle.set_sizes([40])
+        for handle in legend.legend_handles:
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([40])
         return png(figure)
 
 
@@ -165,34 +178,81 @@ def dice_by_area(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
         return png(figure)
 
 
+def robustness_curves(clean: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Label: (value or None, interval) of the clean images and of every level, as far as anything defines it.
+
+    Args:
+        clean, levels: of robustness.json.
+    """
+    curves = {}
+    for label, name in ROBUSTNESS:
+        points = [
+            (level[name]["mean"], level[name]["ci95"])
+            if isinstance(level[name], Mapping)
+            else (level[name], level[f"{name}_ci95"])
+            for level in (clean, *levels)
+        ]
+        if any(value is not None for value, _ in points):
+            curves[label] = points
+    return curves
+
+
+def _corruption(axes: Any, name: str, unit: str, strengths: Sequence[float], curves: Mapping[str, Sequence]) -> None:
+    for i, (label, points) in enumerate(curves.items()):
+        if len(points) != len(strengths) + 1:
+            raise ValueError(f"{label}: {len(points)} points for {len(strengths)} strengths and the clean images")
+        at = [(k + 0.06 * (i - 1), value, limits) for k, (value, limits) in enumerate(points) if value is not None]
+        for x, value, limits in at:
+            _interval(axes, x, value, limits, COLORS[i], upright=True)
+        axes.plot(
+            [x for x, _, _ in at], [v for _, v, _ in at], MARKERS[i], color=COLORS[i], linestyle=DASHES[i],
+            linewidth=1.4, markersize=4.5, label=label,
+        )  # fmt: skip
+    axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:g}" for s in strengths)])
+    axes.set(ylim=(0, 1.02), title=name[:1].upper() + name[1:], xlim=(-0.4, len(strengths) + 0.4))
+    axes.set_xlabel(unit, fontsize=9)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
 def robustness(name: str, unit: str, strengths: Sequence[float], curves: Mapping[str, Sequence[Any]]) -> bytes:
     """Figures under one corruption, from none (left) to its strongest.
 
     Args:
         name, unit: of the corruption.
         strengths: of its levels.
-        curves: label: (value or None, interval) of the clean images and of every level.
+        curves: of `robustness_curves`.
 
     Raises:
         ValueError: when a curve has another length.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(2.9)
-        for i, (label, points) in enumerate(curves.items()):
-            if len(points) != len(strengths) + 1:
-                raise ValueError(f"{label}: {len(points)} points for {len(strengths)} strengths and the clean images")
-            at = [(k + 0.06 * (i - 1), value, limits) for k, (value, limits) in enumerate(points) if value is not None]
-            for x, value, limits in at:
-                _interval(axes, x, value, limits, COLORS[i], upright=True)
-            axes.plot(
-                [x for x, _, _ in at], [v for _, v, _ in at], MARKERS[i], color=COLORS[i], linestyle=DASHES[i],
-                linewidth=1.4, markersize=4.5, label=label,
-            )  # fmt: skip
-        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:g}" for s in strengths)])
-        axes.set(ylim=(0, 1.02), title=name[:1].upper() + name[1:], xlim=(-0.4, len(strengths) + 0.4))
-        axes.set_xlabel(unit, fontsize=9)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        _corruption(axes, name, unit, strengths, curves)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5)
+        return png(figure)
+
+
+def robustness_sheet(content: Mapping[str, Any], columns: int = 4) -> bytes:
+    """Figures under all corruptions, a panel each.
+
+    Args:
+        content: of robustness.json.
+        columns: panels beside each other.
+    """
+    corruptions = content["corruptions"]
+    columns = min(columns, len(corruptions))
+    rows = -(-len(corruptions) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.1 * columns, 2.5 * rows + 0.4), dpi=DPI, layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, one in zip(panels, corruptions, strict=False):
+            curves = robustness_curves(content["clean"], one["levels"])
+            _corruption(axes, one["name"], one["unit"], [level["strength"] for level in one["levels"]], curves)
+        for axes in list(figure.axes)[len(corruptions) :]:
+            axes.set_visible(False)
+        handles = figure.axes[0].get_legend_handles_labels()
+        if handles[0]:
+            figure.legend(*handles, loc="outside lower center", ncols=3)
         return png(figure)
 
 

@@ -66,8 +66,9 @@ class EvaluationDataset(Dataset):
     """Items of the bundle's pipeline, with what is needed to measure in millimeters and over whole volumes.
 
     Adds to each finalized item ``pixel_mm`` (D,), the size of a pixel of the network's grid, NaN where the file does
-    not say; ``pixel_area``, how many pixels (3D: voxels) of the image one of them covers; ``slice_mm``, the distance
-    between neighboring slices of the volume (NaN for a picture); ``slice`` (-1 for a picture) and ``volume``.
+    not say; ``pixel_area``, how many pixels (3D: voxels) of the image one of them covers; ``head_share``, of the image
+    that is head; ``slice_mm``, the distance between neighboring slices of the volume (NaN for a picture); ``slice``
+    (-1 for a picture) and ``volume``.
 
     Args:
         data: of `evaluated_items`.
@@ -101,6 +102,7 @@ class EvaluationDataset(Dataset):
         pixel = before / after  # pixels of the image that one of the network's covers, by axis
         item["pixel_mm"] = torch.from_numpy(spacing * pixel)
         item["pixel_area"] = float(pixel.prod())
+        item["head_share"] = float((cropped["foreground"] != 0).sum() / np.prod(loaded["image"].shape[1:]))
         item["slice_mm"] = between
         item["slice"] = int(source.get("slice", -1))
         item["volume"] = str(source.get("volume", ""))

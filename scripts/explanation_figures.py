@@ -149,7 +149,7 @@ def _gains(axes: Any, rows: Sequence[Mapping[str, Any]], _main: tuple[str, str],
     axes.axvline(0, color=INK, linewidth=0.8)
     _bars_only(axes)
     axes.set(xlabel="area gained over random maps, score", title="Deletion and insertion: above 0 beats chance")
-    axes.legend(loc="lower right")
+    axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 
 def _intervals(axes: Any, places: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -168,13 +168,15 @@ def _randomization(axes: Any, rows: Sequence[Mapping[str, Any]], _main: tuple[st
     last = [s["layers"][-1] if s["layers"] else "none" for s in stages]
     axes.set_xticks(range(len(stages)), last, rotation=35, ha="right", fontsize=7.5)
     axes.axhline(0, color=INK, linewidth=0.8)
+    columns = 2 if len(rows) > 5 else 1
     axes.set(
-        ylim=(-1.05, 1.05),
+        ylim=(-1.1 - 0.17 * -(-len(rows) // columns), 1.05),  # room for the legend below the lines
+        yticks=np.linspace(-1, 1, 5),
         xlabel="weights random from the output down to",
         ylabel="rank correlation",
         title="Randomized weights: should fall to 0",
     )
-    axes.legend(fontsize=7, ncols=2 if len(rows) > 5 else 1, loc="lower left")
+    axes.legend(fontsize=7, ncols=columns, loc="lower left")
 
 
 def _swap(axes: Any, rows: Sequence[Mapping[str, Any]], _main: tuple[str, str], _styles: Any) -> None:

@@ -273,7 +273,7 @@ def _count(shown: int, found: int, asked: int) -> str:
     if found == 0:
         return f"there is no such case ({asked} asked for)"
     if found < asked:
-        return f"there are only {found} ({asked} asked for)"
+        return f"there {'is' if found == 1 else 'are'} only {found} ({asked} asked for)"
     return f"{shown} of {found}"
 
 

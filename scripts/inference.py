@@ -59,6 +59,8 @@ class Inference:
         parser.read_config([str(file) for file in files])
         for key, value in {"bundle_root": str(root), **(overrides or {})}.items():
             parser[key] = value
+        if weights is not None:
+            parser["weights"] = str(weights)
         if device is not None:
             parser["device"] = str(device)
         self.device = torch.device(parser.get_parsed_content("device"))

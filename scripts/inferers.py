@@ -9,6 +9,9 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+# What else is told of (N, C, *size) by a network: name to (N, ...).
+Judge = Callable[[Tensor, Any], dict[str, Tensor]]
+
 
 def spatial_dims(network: Any) -> int:
     """2 or 3: how many spatial axes a network takes, read off its convolutions; scripted networks too."""
@@ -20,6 +23,7 @@ class MultiTaskInferer(Inferer):
 
     Args:
         batch_size: slices in one pass.
+        judge: told of every slice beside the prediction, such as whether it is like the training images.
 
     Example:
         >>> from scripts.networks import MultiTaskDynUNet
@@ -31,8 +35,9 @@ class MultiTaskInferer(Inferer):
          'threshold': (1, 1)}
     """
 
-    def __init__(self, batch_size: int = 8) -> None:
+    def __init__(self, batch_size: int = 8, judge: Judge | None = None) -> None:
         super().__init__()
+        self.judge = judge
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         self.batch_size = batch_size
@@ -50,10 +55,13 @@ class MultiTaskInferer(Inferer):
             "threshold" of tumor probability and "temperature", (B, 1); "evidence" (B, S, 1, *grid), positive where the
             image speaks for a tumor (absent without an evidence head). S is 1 for a picture or a whole volume. Evidence
             of the tumor classes is weighted by their probability among them, so it is the map of the log-odds of any
-            tumor. All float32, on the device of the input.
+            tumor. All float32, on the device of the input. What the judge tells stands beside them, (B, S, ...).
         """
         units, (batch, stack) = _units(inputs, network)
-        parts = [self.infer(part, network) for part in units.split(self.batch_size)]
+        parts = []
+        for part in units.split(self.batch_size):
+            judged = {} if self.judge is None else self.judge(part, network)
+            parts.append({**self.infer(part, network), **judged})
         result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
         result["threshold"] = network.threshold.float().expand(batch, 1)
         result["temperature"] = network.temperature.float().expand(batch, 1)

@@ -19,13 +19,13 @@ from scripts import datalists, runs
 from scripts.cli import one_sentence_errors, parse_overrides, start_logging
 from scripts.demo import run_config
 from scripts.evaluation_items import is_own_datalist
+from scripts.report_studies import SOURCES
 from scripts.train import train
 
 __all__ = ["leave_one_source_out", "without_source"]
 
 logger = logging.getLogger(__name__)
 
-FILE = "leave_one_source_out.json"
 FIGURES = (
     ("dice", "segmentation/dice/mean", "segmentation/dice/ci95"),
     ("balanced_accuracy", "classification/balanced_accuracy", "classification/balanced_accuracy_ci95"),
@@ -121,7 +121,7 @@ def leave_one_source_out(
         for name, value, limits in FIGURES:
             row[name], row[f"{name}_ci95"] = _at(overall, value), _at(overall, limits) or [None, None]
         rows.append(row)
-    runs.write_json(rows, Path(out) / FILE)
+    runs.write_json(rows, Path(out) / SOURCES)
     return rows
 
 
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known.dataset_dir, known.datalist_file, known.out, known.overlay, **parse_overrides(rest)
     )
     print(format_rows(rows))
-    print(f"\nwritten: {Path(known.out) / FILE}")
+    print(f"\nwritten: {Path(known.out) / SOURCES}")
 
 
 if __name__ == "__main__":

@@ -185,8 +185,8 @@ def resolve_items(items: Sequence[Mapping[str, Any]], dataset_dir: str | Path) -
         dataset_dir: folder of the images.
 
     Returns:
-        new items with ``name``: the file's stem (and ``_sNNN``, ``_corNNN``, ``_sagNNN`` of slices), with as many parent folders before it as it takes to
-        tell the cases apart.
+        new items with ``name``: the file's stem (and ``_sNNN``, ``_corNNN``, ``_sagNNN`` of slices), with as many
+        parent folders before it as it takes to tell the cases apart.
 
     Raises:
         ValueError: When an item has no image, or a file does not exist. Lists up to three files.

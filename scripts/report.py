@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from scripts import evaluation_figures, figures, report_comparison, report_findings
+from scripts import evaluation_figures, figures, report_comparison, report_findings, report_studies
 from scripts import report_sections as sections
 from scripts.cli import one_sentence_errors
 from scripts.overlays import colorize
@@ -112,7 +112,11 @@ def write_comparison_picture(
 
 
 def write_report(
-    demo_dir: str | Path, runs: Mapping[str, str] = RUNS, out: str | Path = "report.html", part: str = "test"
+    demo_dir: str | Path,
+    runs: Mapping[str, str] = RUNS,
+    out: str | Path = "report.html",
+    part: str = "test",
+    studies: Sequence[str | Path] | None = None,
 ) -> Path:
     """Write the page.
 
@@ -121,6 +125,7 @@ def write_report(
         runs: {folder: title}, the first is the one reported on, a second one is what it is compared with.
         out: file to write; a relative path is relative to `demo_dir`.
         part: part of the datalist that was evaluated.
+        studies: folders of comparisons, ablations and trainings without a source, see `report_studies.read_studies`.
 
     Returns:
         path of the page, which needs no other file and no network.
@@ -158,6 +163,7 @@ def write_report(
         by_source=sections.by_source(loaded),
         localization=sections.localization_rows(loaded),
         faithfulness=[(run, sections.faithfulness(run)) for run in loaded if run.faithfulness is not None],
+        studies=report_studies.read_studies(root, loaded, studies),
         robustness=[(run, sections.robustness(run)) for run in loaded if run.robustness is not None],
         config_keys=CONFIG_KEYS,
         methods=METHODS,
@@ -196,6 +202,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--run", action="append", metavar="FOLDER=TITLE", help="a run in it; default: ours and baseline"
     )
     parser.add_argument("--out", help="default: report.html in the folder")
+    parser.add_argument(
+        "--study",
+        action="append",
+        metavar="FOLDER",
+        help="folder of comparison.json, ablation.json or leave_one_source_out.json; default: comparison, ablation "
+        "and sources in the folder",
+    )
     parser.add_argument("--part", default="test", help="part of the datalist that was evaluated")
     arguments = parser.parse_args(argv)
     root, out = arguments.folder, arguments.out or "report.html"
@@ -205,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = root.resolve().name
         root, runs, out = root.resolve().parent, {name: name}, str(Path(name) / out)
     print(comparison_table(root, runs, arguments.part))
-    print(f"\nreport: {write_report(root, runs, out, arguments.part)}")
+    print(f"\nreport: {write_report(root, runs, out, arguments.part, arguments.study)}")
 
 
 if __name__ == "__main__":

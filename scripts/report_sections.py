@@ -10,7 +10,6 @@ from scripts import evaluation_figures, figures
 from scripts.run_files import Document, Run, format_number
 
 WORST_CASES = 8
-ROBUSTNESS = (("Dice", "dice"), ("balanced accuracy", "balanced_accuracy"), ("energy in tumor", "tumor_energy"))
 
 
 def uri(png: bytes) -> str:
@@ -130,17 +129,7 @@ def robustness(run: Run) -> list[tuple[str, str]]:
         return []
     content, charts = run.robustness.content, []
     for corruption in content["corruptions"]:
-        levels = [content["clean"], *corruption["levels"]]
-        curves = {}
-        for label, name in ROBUSTNESS:
-            points = [
-                (level[name]["mean"], level[name]["ci95"])
-                if isinstance(level[name], dict)
-                else (level[name], level[f"{name}_ci95"])
-                for level in levels
-            ]
-            if any(value is not None for value, _ in points):
-                curves[label] = points
+        curves = evaluation_figures.robustness_curves(content["clean"], corruption["levels"])
         strengths = [level["strength"] for level in corruption["levels"]]
         picture = evaluation_figures.robustness(corruption["name"], corruption["unit"], strengths, curves)
         charts.append((f"{corruption['name']}: {', '.join(curves)} against strength", uri(picture)))

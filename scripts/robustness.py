@@ -14,6 +14,7 @@ from tqdm import tqdm
 from scripts.bootstrap import case_summary
 from scripts.corruptions import CORRUPTIONS, corrupt
 from scripts.evaluation import decided, identity, mask_measures
+from scripts.evaluation_figures import robustness_sheet
 from scripts.evaluation_items import ClassComparison, EvaluationDataset
 from scripts.explain.evidence import evidence_map
 from scripts.explain.measures import case_measures
@@ -127,7 +128,7 @@ def write_robustness(
     corruptions: Sequence[str] = tuple(CORRUPTIONS),
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Write robustness.json.
+    """Write robustness.json and figures/robustness.png.
 
     Args:
         network: in evaluation mode, one that segments and classifies.
@@ -174,4 +175,7 @@ def write_robustness(
         ],
     }
     write_json(result, Path(folder) / "robustness.json")
+    figures = Path(folder) / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    (figures / "robustness.png").write_bytes(robustness_sheet(result))
     return result

@@ -42,7 +42,8 @@ class Draw(int):
 class DrawnItems(Dataset):
     """Items as a sampler draws them: augmentation is a function of seed, epoch and place in the epoch alone.
 
-    So neither the number of processes or loader workers nor what was drawn before changes an item.
+    So neither the number of processes or loader workers nor what was drawn before changes an item. Items that are dicts
+    carry their "index" in the dataset.
 
     Args:
         dataset: with a ``transform``; a random one is seeded anew for every item.
@@ -65,6 +66,8 @@ class DrawnItems(Dataset):
             seed = int(np.random.SeedSequence((self.seed, self.epoch, place)).generate_state(1)[0])
             self.dataset.transform.set_random_state(seed=seed)
         item = self.dataset[int(index)]
+        if isinstance(item, Mapping):
+            item = {**item, "index": int(index)}
         if getattr(index, "filler", False):
             item = {**item, "has_mask": False, "diagnosis": -1}
         return item

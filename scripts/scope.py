@@ -12,7 +12,9 @@ FLAIR volume of a healthy head stayed at 0.85 and below the limit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from scripts.checkpoints import WEIGHTS
+from scripts.inferers import spatial_dims
 from scripts.runs import last_stage
 from scripts.shortcuts import histogram_features
 
-__all__ = ["FILE", "Scope", "TooFewImages", "features", "fit", "load", "score"]
+__all__ = ["FILE", "Scope", "ScopeJudge", "TooFewImages", "features", "fit", "in_words", "load", "probe", "score"]
+
+logger = logging.getLogger(__name__)
 
 FILE = "scope.npz"
 LEVEL = 1  # of the encoder, 0 is the finest
@@ -46,6 +50,7 @@ class Scope:
         whiten: (F, F), so that the squared length of ``(x - mean) @ whiten`` is the Mahalanobis distance.
         limit: distance that 95 % of the validation images do not exceed.
         training, validation: number of images fitted on.
+        probe: (F,) features of a fixed image, see `probe`: by them a network is known to be the one it was fitted with.
     """
 
     mean: NDArray[np.float64]
@@ -53,6 +58,12 @@ class Scope:
     limit: float
     training: int
     validation: int
+    probe: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    def fits(self, network: Any) -> bool:
+        """Whether it was fitted with this network: its first features of a fixed image are the same."""
+        now = probe(network)
+        return now.shape == self.probe.shape and bool(np.allclose(now, self.probe, rtol=1e-2, atol=1e-2))
 
     def score(self, values: NDArray) -> NDArray[np.float64]:
         """Distance (B,) of features (B, F) as a multiple of the limit: above 1 is unlike the training images."""
@@ -90,6 +101,16 @@ def features(network: Any, image: Tensor, foreground: Tensor | None = None) -> N
     mean = (layer * weight).sum(dim=2)
     deviation = ((layer - mean[..., None]) ** 2 * weight).sum(dim=2).sqrt()
     return np.concatenate([gray, mean.cpu().numpy(), deviation.cpu().numpy()], axis=1)
+
+
+def probe(network: Any) -> NDArray[np.float64]:
+    """Features (F,) of an image of noise with a border of air, the same for every network."""
+    first = next(p for p in network.parameters() if p.ndim > 2)
+    size = [32] * spatial_dims(network)
+    image = torch.zeros(1, first.shape[1], *size)
+    inner = (slice(None), slice(None), *[slice(4, 28)] * len(size))
+    image[inner] = torch.randn(image[inner].shape, generator=torch.Generator().manual_seed(0))
+    return features(network, image.to(first.device))[0]
 
 
 def _gray(image: NDArray, inside: NDArray) -> list[float]:
@@ -134,6 +155,7 @@ def load(path: str | Path) -> Scope:
     try:
         with np.load(file, allow_pickle=False) as content:
             values = {key: content[key] for key in ("mean", "whiten", "limit", "training", "validation")}
+            known = content["probe"] if "probe" in content else np.empty(0)
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"{file} is not a scope: {error}") from error
     return Scope(
@@ -142,15 +164,55 @@ def load(path: str | Path) -> Scope:
         float(values["limit"]),
         int(values["training"]),
         int(values["validation"]),
+        known,
     )
 
 
-def is_current(stage_dir: str | Path) -> bool:
-    """Whether a stage has a scope that is not older than its weights."""
-    file, weights = Path(stage_dir) / FILE, Path(stage_dir) / WEIGHTS
-    return file.is_file() and file.stat().st_mtime >= weights.stat().st_mtime
+def is_current(stage_dir: str | Path, network: Any) -> bool:
+    """Whether a stage has a scope that was fitted with this network."""
+    file = Path(stage_dir) / FILE
+    return file.is_file() and load(file).fits(network)
 
 
 def score(scope: Scope, network: Any, image: Tensor, foreground: Tensor | None = None) -> NDArray[np.float64]:
     """How unlike the training images (B, C, H, W[, D]) are, (B,): at most 1 for 95 % of validation, larger outside."""
     return scope.score(features(network, image, foreground))
+
+
+class ScopeJudge:
+    """Scores every slice at inference where scope.npz lies beside the weights; see `scripts.inferers.Judge`.
+
+    Without one, or with one of other weights (a network trained further, for instance), nothing is scored; the latter
+    is logged.
+
+    Args:
+        weights: file of the network's weights.
+    """
+
+    def __init__(self, weights: str | Path) -> None:
+        file = Path(weights).parent / FILE
+        self.scope = load(file) if file.is_file() else None
+
+    def __call__(self, units: Tensor, network: Any) -> dict[str, Tensor]:
+        """{"scope": (N,)} of slices (N, C, *size), float32."""
+        if self.scope is None:
+            return {}
+        if not self.scope.fits(network):
+            logger.warning("%s was fitted with other weights: images are not scored", FILE)
+            self.scope = None
+            return {}
+        return {"scope": torch.from_numpy(score(self.scope, network, units)).float().to(units.device)}
+
+
+def in_words(stack: Tensor, output: Mapping[str, Tensor], study: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Score of a whole image, the median over its slices, and a flag above 1; for `postprocessing.RestoreStudyd`."""
+    if "scope" not in output:
+        return {}, []
+    found = float(output["scope"].median())
+    if found <= 1:
+        return {"scope": found}, []
+    message = (
+        f"the image is unlike those that the network was trained on (score {found:.2f}; {QUANTILE:.0%} of the "
+        "validation images score at most 1): the result may mean nothing"
+    )
+    return {"scope": found}, [{"code": "outside_scope", "message": message}]

@@ -66,7 +66,9 @@ def fit_scope(
         items = evaluated_items(datalist, part, dataset_dir)
         chosen = [items[i] for i in draw(items, limit)]
         found.append(item_features(network, chosen, transform, desc=f"scope, {part}")[0])
-    return scope.fit(*found)
+    fitted = scope.fit(*found)
+    fitted.probe = scope.probe(network)
+    return fitted
 
 
 def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -94,7 +96,7 @@ def compare(
         refused: how many the pipeline did not take: they are recognized, without a score.
 
     Returns:
-        {n, refused, flagged: share of all that score above 1, recognized: share refused or flagged, auroc of the scored
+        {n, refused, flagged: how many score above 1, recognized: share refused or flagged, auroc of the scored
         ones with interval, None where none is scored}.
     """
     total = len(outside) + refused
@@ -146,7 +148,7 @@ def write_scope(
     """
     stage = last_stage(run_dir)
     try:
-        if own and not scope.is_current(stage):
+        if own and not scope.is_current(stage, network):
             fit_scope(network, datalist, dataset_dir, transform).save(stage / scope.FILE)
         reference = scope.load(stage)
     except (scope.TooFewImages, FileNotFoundError) as error:

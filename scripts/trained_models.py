@@ -166,7 +166,7 @@ def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
     if method is not None:
         found = _read_csv(folder / "explanations" / "cases.csv")
         wanted = {"method": method, "layer": layer, "target": MAIN_TARGET, "mask": "true"}
-        own = [row for row in found if all(row[k] == v for k, v in wanted.items())]
+        own = [row for row in found if all(row.get(k) == v for k, v in wanted.items())]
         # Where there is no tumor an empty map is right: those cases are not for these measures.
         maps = _by_case([row for row in own if float(row["tumor_area"]) > 0], folder)
         if not maps:

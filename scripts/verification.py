@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scripts.datalists import SPLITS, Datalist, Item, paths
-from scripts.datalists.merging import linked
+from scripts.datalists.merging import file_order, linked
 from scripts.datalists.similarity import fingerprint
 from scripts.preprocessing import check_network_input, make_preprocessing
 from transforms.foreground import air_level, doubts, foreground_mask
@@ -298,8 +298,13 @@ def _contrast(result: Result, scaled: NDArray, mask: NDArray[np.bool_]) -> None:
         result.breaks("modality", f"looks like CT (rim {saturated:.2f} saturated, brain {middle:.2f} +- {spread:.2f})")
 
 
-def compare(results: Sequence[Result]) -> None:
-    """Add what only shows between items: duplicates, near-duplicates, patients and groups in two splits."""
+def compare(results: Sequence[Result], dataset_dir: Path | str) -> None:
+    """Add what only shows between items: duplicates, near-duplicates, patients and groups in two splits.
+
+    Args:
+        results: of all items; what is found is added to them.
+        dataset_dir: folder of the images; without patients, their order in it counts (see `merging.file_order`).
+    """
     read = [result for result in results if result.hash is not None]
     if not read:
         return
@@ -309,7 +314,8 @@ def compare(results: Sequence[Result]) -> None:
     for copies in same.values():
         _compare_copies(copies)
     hashes = np.array([result.hash for result in read])
-    groups, _ = linked([result.item for result in read], hashes, [result.content for result in read])
+    items = [result.item for result in read]
+    groups, _ = linked(items, hashes, [result.content for result in read], order=file_order(items, dataset_dir))
     members: dict[int, list[Result]] = {}
     for group, result in zip(groups.tolist(), read, strict=True):
         members.setdefault(group, []).append(result)

@@ -89,7 +89,7 @@ def verify(datalist: Datalist, dataset_dir: Path | str, spatial_size: int = 256,
             results[-1].breaks("readable", fault)
         else:
             results.append(verifier(item, split))
-    compare(results)
+    compare(results, dataset_dir)
     return results
 
 

@@ -3,58 +3,83 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from scripts.bootstrap import case_summary
 from scripts.metrics import diagnosis_metrics
+from scripts.postprocessing import volume_probability
 
-__all__ = ["SLICES_FOR_TUMOR", "group_rows", "patient_summary", "volume_summary"]
+__all__ = ["VolumeRule", "group_rows", "patient_summary", "volume_summary"]
 
-SLICES_FOR_TUMOR = 2
 DICE_RULE = (
     "2 x overlap / (true + predicted), each summed over the slices that were evaluated, in pixels of the image "
     "(slices are scaled to the network's grid one by one)"
 )
-DIAGNOSIS_RULE = (
-    f"tumor if at least {SLICES_FOR_TUMOR} of its evaluated slices (or its only one) reach the threshold of a slice; "
-    f"its score is the tumor probability of number {SLICES_FOR_TUMOR}; the class is the one with the largest sum of "
-    "probability over the slices; truly the most frequent tumor class of its slices, no tumor if none has any"
-)
 
 
-def group_rows(rows: Sequence[dict[str, Any]], key: str, threshold: float) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class VolumeRule:
+    """How a volume (or patient) is diagnosed from its evaluated slices: as at inference, by `volume_probability`.
+
+    `share` of the slices is averaged, the most suspicious; a slice with less than `min_foreground` of head does not
+    count, unless all are so.
+    """
+
+    share: float = 0.1
+    min_foreground: float = 0.1
+
+    def probability(self, own: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Probability by class (K,) of the slices of one volume."""
+        votes = torch.tensor([row["head_share"] >= self.min_foreground for row in own])
+        per_slice = torch.tensor([row["probability"] for row in own], dtype=torch.float64)
+        return [float(p) for p in volume_probability(per_slice, votes, self.share)]
+
+    def __str__(self) -> str:
+        return (
+            f"its probabilities are the mean over the {self.share:.0%} of its evaluated slices with the largest tumor "
+            f"probability (at least one slice; slices with less than {self.min_foreground:.0%} head do not count); "
+            "tumor if the mean reaches the threshold of a slice, then the most probable tumor class; truly the most "
+            "frequent tumor class of its slices, no tumor if none has any"
+        )
+
+
+def group_rows(
+    rows: Sequence[dict[str, Any]], key: str, threshold: float, rule: VolumeRule = VolumeRule()
+) -> list[dict[str, Any]]:
     """One row a volume or patient.
 
     Args:
         rows: of `scripts.evaluation.CaseResults`, with ``probability`` (K,) by class.
         key: "volume" (rows without one are left out) or "unit".
         threshold: of a slice's tumor probability, from validation.
+        rule: how its probabilities follow from those of its slices.
 
     Returns:
         rows of: name, unit, source, n cases, n_masked, dice and mean_case_dice (NaN without tumor in any mask), tumor
-        and predicted milliliters (volumes, NaN without known spacing), diagnosis (-1 unknown), predicted class, score,
-        right: share of cases with the right class.
+        and predicted milliliters (volumes, NaN without known spacing), diagnosis (-1 unknown), predicted class, score
+        (tumor probability), right: share of cases with the right class.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row[key]:
             found.setdefault(row[key], []).append(row)
-    return [_group(name, own, threshold) for name, own in found.items()]
+    return [_group(name, own, threshold, rule) for name, own in found.items()]
 
 
-def _group(name: str, own: Sequence[dict[str, Any]], threshold: float) -> dict[str, Any]:
+def _group(name: str, own: Sequence[dict[str, Any]], threshold: float, rule: VolumeRule) -> dict[str, Any]:
     masked = [row for row in own if row["has_mask"]]
     true, said, both = (
         sum(row[f"{what}_pixels"] * row["pixel_area"] for row in masked if row["shared_pixels"] is not None)
         for what in ("tumor", "predicted", "shared")
     )
     known = [row for row in own if row["diagnosis"] >= 0]
-    scores = sorted((row["tumor_probability"] for row in own), reverse=True)
-    score = scores[min(SLICES_FOR_TUMOR, len(scores)) - 1]
-    classes = np.sum([row["probability"] for row in own], axis=0)
+    probability = rule.probability(own)
+    score = 1 - probability[0]
     tumors = Counter(row["diagnosis"] for row in known if row["diagnosis"] > 0)
     return {
         "name": name,
@@ -67,7 +92,7 @@ def _group(name: str, own: Sequence[dict[str, Any]], threshold: float) -> dict[s
         "tumor_ml": _milliliters(masked, "tumor"),
         "predicted_ml": _milliliters(own, "predicted"),
         "diagnosis": (tumors.most_common(1)[0][0] if tumors else 0) if known else -1,
-        "predicted": int(1 + np.argmax(classes[1:])) if score >= threshold else 0,
+        "predicted": int(1 + np.argmax(probability[1:])) if score >= threshold else 0,
         "score": score,
         "right": _mean([float(row["predicted"] == row["diagnosis"]) for row in known]),
     }
@@ -100,12 +125,13 @@ def patient_summary(patients: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def volume_summary(volumes: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]:
+def volume_summary(volumes: Sequence[dict[str, Any]], classes: int, rule: VolumeRule = VolumeRule()) -> dict[str, Any]:
     """Figures over volumes.
 
     Args:
         volumes: of `group_rows`, at least one.
         classes: number of classes K.
+        rule: that they were diagnosed by.
 
     Returns:
         {n, slices S, dice S, predicted_ml_tumor_free S, classification (of `diagnosis_metrics`, if any diagnosis is
@@ -119,7 +145,7 @@ def volume_summary(volumes: Sequence[dict[str, Any]], classes: int) -> dict[str,
         "dice": _column(volumes, "dice"),
         "predicted_ml_tumor_free": _column(free, "predicted_ml"),
         "dice_rule": DICE_RULE,
-        "diagnosis_rule": DIAGNOSIS_RULE,
+        "diagnosis_rule": str(rule),
     }
     if known:
         diagnosis, predicted = (np.array([row[name] for row in known]) for name in ("diagnosis", "predicted"))

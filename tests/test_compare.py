@@ -218,6 +218,9 @@ def test_runs_that_lack_something_are_refused(tmp_path):
     made_evaluation(run, case_rows(), map_rows(method="gradcam", layer="bottleneck"))
     with pytest.raises(ValueError, match="no map evidence at evidence; explain the run again"):
         read_model("ours", run)
+    made_evaluation(run, case_rows(), [{k: v for k, v in row.items() if k != "mask"} for row in map_rows()])
+    with pytest.raises(ValueError, match="no map evidence at evidence; explain the run again"):
+        read_model("ours", run)  # of an earlier version
     healthy = {**map_rows()[0], "name": "4", "tumor_area": "0.0", "tumor_energy": "", "empty": "1.0"}
     made_evaluation(run, case_rows(), [*map_rows(), healthy])
     assert value_of(read_model("ours", run), BY_NAME["empty"]) == (0.0, 3)  # an empty map is right without a tumor

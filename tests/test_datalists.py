@@ -13,7 +13,8 @@ from PIL import Image
 
 from scripts import datalists
 from scripts.datalists.__main__ import main
-from scripts.datalists.folders import _places, class_names
+from scripts.datalists.folders import class_names
+from scripts.datalists.similarity import places
 from scripts.datalists.slices import qualifying_slices, share_out, spread
 from scripts.datalists.volumes import load_oriented
 from scripts.phantoms import make_phantoms, phantom_slice
@@ -217,10 +218,11 @@ def test_the_order_of_names_counts_numbers_by_value(tmp_path, pool):
     names = [path.name for path in sorted(tumors.iterdir())]
     for k, name in enumerate(names):
         (tumors / name).rename(tumors / f"scan {k + 1}.png")
-    files = {"tumor": sorted(tumors.iterdir())}
-    assert [path.name for path in files["tumor"]][:3] == ["scan 1.png", "scan 10.png", "scan 11.png"]
-    places = _places(files, folder)
-    assert [places[f"images/tumor/scan {k + 1}.png"] for k in range(12)] == list(range(1000, 1012))
+    files = [path.relative_to(folder).as_posix() for path in sorted(tumors.iterdir())]
+    assert files[:2] == ["images/tumor/scan 1.png", "images/tumor/scan 10.png"]
+    found = places([files, ["other.png"]])
+    assert [found[f"images/tumor/scan {k + 1}.png"] for k in range(12)] == list(range(1000, 1012))
+    assert found["other.png"] == 2011
 
 
 def test_a_chain_through_most_images_lowers_the_distance():

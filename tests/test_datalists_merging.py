@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from scripts import datalists
-from scripts.datalists.merging import join_classes
+from scripts.datalists.merging import file_order, join_classes, linked
 from scripts.phantoms import phantom_slice
 
 
@@ -155,3 +155,62 @@ def test_brains_of_two_known_patients_are_joined_only_as_copies():
     assert datalists.group_near_duplicates(hashes[:3], people=people[:3])[0].tolist() == [0, 1, 0]
     # Item 3 is of unknown patient: near to all but 1 (40 bits away: at the limit, so joined as well).
     assert datalists.group_near_duplicates(hashes, 39, people=people)[0].tolist() == [0, 1, 0, 0]
+
+
+def scattered(folder: Path, images: list[Image.Image]) -> dict[str, list[dict]]:
+    """Four pictures in a list's test part, validation, training and again test: two copies of one, one of another."""
+    for k, image in enumerate(images):
+        saved(image, folder / f"{k}.png")
+    parts = ("test", "test", "training", "validation")
+    return {part: [{"image": f"{k}.png", "diagnosis": 0} for k in range(4) if parts[k] == part] for part in parts}
+
+
+def test_a_group_moves_to_the_first_part_it_reaches_into_wherever_most_of_it_is(tmp_path, pool):
+    copies = [pool[0], pool[0].resize((120, 110)), pool[0].resize((140, 150)), pool[1]]  # two tested on, one trained on
+    saved(pool[1].resize((130, 130)), tmp_path / "4.png")
+    parts = scattered(tmp_path, copies)
+    parts["test"].append({"image": "4.png", "diagnosis": 0})
+    merged, report = datalists.merge_sources([listed("a", parts)], [tmp_path], progress=False)
+    assert sides(merged) == {"0.png": "training", "1.png": "training", "2.png": "training",
+                             "3.png": "validation", "4.png": "validation"}  # fmt: skip
+    assert report.figures["moved"] == {"test to training": 2, "test to validation": 1}
+    assert ("0.png", "moved from test to training: linked to images there") in report.notes
+    trained = {item["image"] for item in parts["training"]}
+    assert not trained & {item["image"] for part in ("validation", "test") for item in merged[part]}
+
+
+def test_without_patients_neighbors_in_the_order_of_names_are_joined_as_when_built(tmp_path, pool):
+    """The places are those in the folder: a picture that is in no list keeps two others apart."""
+    bits = np.zeros((4, 5, 256), dtype=bool)
+    for k in range(1, 4):
+        bits[k, :, 40 * k : 40 * k + 30] = True  # 60 bits from each other but for the first, which is 30 away
+        bits[k, :, :15] = True
+    for name in ("p2.png", "p9.png", "p10.png", "p11.png", "p12.png", ".p13.png", "p14.txt"):
+        (tmp_path / name).touch()
+    pictures = [{"image": name} for name in ("p2.png", "p10.png", "p12.png")]
+    assert np.diff(file_order(pictures, tmp_path)).tolist() == [2, 2]
+    known = [{"image": "p9.png", "patient": "a"}, {"image": "p10.png", "slice": 3}, {"image": ["p11.png", "p12.png"]}]
+    assert np.abs(np.diff(file_order([*known, *pictures], tmp_path))[:3]).min() >= 999
+    contents = ["a", "b", "c"]
+    order = file_order(pictures, tmp_path)
+    assert linked(pictures, bits[1:], contents)[0].tolist() == [0, 1, 2]
+    assert linked(pictures, bits[1:], contents, order=order)[0].tolist() == [0, 0, 0]
+    far = [{"image": name} for name in ("p2.png", "p11.png", "p14.png")]
+    assert linked(far[:2], bits[1:3], contents[:2], order=file_order(far[:2], tmp_path))[0].tolist() == [0, 1]
+
+
+def test_slices_of_one_volume_stay_together_without_a_patient():
+    items = [{"image": "v.nii.gz", "slice": k} for k in (3, 60)] + [{"image": ["w.nii.gz", "v.nii.gz"]}]
+    hashes = np.random.default_rng(0).integers(0, 2, (3, 5, 256)).astype(bool)
+    assert linked(items, hashes, ["a", "b", "c"])[0].tolist() == [0, 0, 0]
+
+
+def test_one_source_name_in_two_folders_is_said(tmp_path, pool, caplog):
+    lists = []
+    for k, folder in enumerate(("x", "y")):
+        name = saved(pool[k], tmp_path / folder / "a.png")
+        lists.append(listed("train", {"training": [{"image": name, "diagnosis": 0, "group": "train-00000"}]}))
+    _, report = datalists.merge_sources(lists, [tmp_path / "x", tmp_path / "y"], progress=False)
+    assert [name for name, text in report.notes if "groups of one number count as one" in text] == ["train"]
+    assert "build one of them with another --name" in caplog.text
+    assert report.figures["groups"] == 1

@@ -121,7 +121,11 @@ def test_three_styles_channels_labels_and_time_points(tmp_path):
     assert report.figures["labels"] == [0, 1, 2, 3, 4]
     assert datalist["modality"] == {"0": "T1ce", "1": "FLAIR"}
     items = items_of(datalist)
-    assert len(items) == 4 * 3
+    # Per patient, not per case: the two time points of one patient give two and one together.
+    count = Counter((item["patient"], item["diagnosis"]) for item in items)
+    assert count == {
+        (patient, k): n for patient in ("BraTS20_001", "BraTS-GLI-00007", "old") for k, n in ((1, 2), (0, 1))
+    }
     assert {item["patient"] for item in items} == {"BraTS20_001", "BraTS-GLI-00007", "old"}
     first = next(item for item in items if item["patient"] == "BraTS20_001" and item["diagnosis"] == 1)
     assert first["image"] == ["HGG/BraTS20_001/BraTS20_001_t1ce.nii.gz", "HGG/BraTS20_001/BraTS20_001_flair.nii.gz"]
@@ -259,7 +263,7 @@ def test_volumes_without_masks_are_one_class_and_lesion_masks_no_images(tmp_path
     assert reasons == {
         "LICENSE": "no volume (.nii, .nii.gz, .mha, .nrrd)",
         "loop.nii.gz": "a symbolic link that leads nowhere",
-        "patient20_GOLD.nii.gz": "holds only the values 0, 1: a mask, no image",
+        "patient20_GOLD.nii.gz": "patient20_GOLD.nii.gz holds only the values 0, 1: a mask, no image",
     }
     items = items_of(datalist)
     assert {item["patient"] for item in items} == {"patient01", "patient20", "mni"}

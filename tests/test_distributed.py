@@ -193,7 +193,8 @@ def test_processes_share_every_batch_and_fill_up_an_empty_part():
         assert sorted(d.place for d in draws) == [d.place for d in batch]
     assert [d.filler for d in parts[1][-1]] == [True], "one item is left for two processes"
     data = DrawnItems(Dataset([{"has_mask": True, "diagnosis": 1}] * 13))
-    assert data[parts[1][-1][0]] == {"has_mask": False, "diagnosis": -1}
+    last = parts[1][-1][0]
+    assert data[last] == {"has_mask": False, "diagnosis": -1, "index": int(last)}
     shares = MixedBatchSampler(masks, 4, masked_share=0.5, rank=1, world=2)
     assert sum(masks[i] for batch in shares for i in batch) == len(shares)
     with pytest.raises(ValueError, match="batch_size 4 is less than 5 processes"):

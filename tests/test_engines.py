@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch, scales_gradients
+from scripts.engines import KeptFeatures, MultiTaskStep, parameter_groups, prepare_batch, scales_gradients
 from scripts.losses import MultiTaskLoss
 from scripts.networks import MultiTaskDynUNet
 from tests.networks.nets import gradients, heads, tiny
@@ -188,6 +188,7 @@ def test_batch_is_split_for_the_engines():
     assert target["has_mask"].tolist() == kwargs["has_mask"].tolist() == [True, False]
     assert target["diagnosis"].tolist() == [1, -1]
     assert args == ()
+    assert prepare_batch({**data, "index": torch.tensor([5, 3])}, "cpu")[3]["index"].tolist() == [5, 3]
 
 
 def test_parameter_groups_by_part():
@@ -273,6 +274,70 @@ def test_evidence_alone_comes_without_class_logits():
     x, target = batch([True] * 4)
     step = MultiTaskStep(tiny(), segmentation=False, classification=False, evidence=True).train()
     assert sorted(step(x, target["has_mask"])) == ["evidence"]
+
+
+class TestKeptFeatures:
+    def steps(self, **options) -> tuple[MultiTaskStep, MultiTaskStep]:
+        """The same network with and without kept features, as stage 2 trains it."""
+        stage2 = {"segmentation": False, "frozen": ["encoder", "decoder"]}
+        plain, kept = (MultiTaskStep(tiny(dropout=0.2), **stage2, **options) for _ in range(2))
+        kept.kept = KeptFeatures(4)
+        return plain.train(), kept.train()
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("accumulation_steps", [1, 2])
+    def test_outputs_and_gradients_are_those_without_and_the_encoder_runs_once_an_item(
+        self, precision, accumulation_steps
+    ):
+        x, target = batch([True, False, True, False])
+        plain, kept = self.steps(precision=precision, accumulation_steps=accumulation_steps)
+        seen = Seen(kept.network, "bottleneck")
+        for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 2, 1, 3]):
+            found = []
+            for step in (plain, kept):
+                step.zero_grad()
+                part = {key: value[order] for key, value in target.items()}
+                outputs = step(x[order], part["has_mask"], torch.tensor(order))
+                MultiTaskLoss(seg_weight=0.0)(outputs, part).backward()
+                found.append(({k: v.detach() for k, v in outputs.items()}, gradients(step.network)))
+            tolerance = 1e-6 if precision == "float32" else 1e-2
+            for name, value in found[0][0].items():
+                torch.testing.assert_close(found[1][0][name], value, atol=tolerance, rtol=tolerance, msg=name)
+            for name, gradient in found[0][1].items():
+                assert (gradient is None) == (not name.startswith("head")) == (found[1][1][name] is None), name
+                if gradient is not None:
+                    torch.testing.assert_close(found[1][1][name], gradient, atol=tolerance, rtol=tolerance, msg=name)
+        assert seen.items == [1, 1, 1, 1]
+
+    def test_features_do_not_depend_on_the_batch_in_which_an_item_comes_first(self):
+        x, target = batch([True] * 4)
+        results = []
+        for first in ([0, 1, 2, 3], [3], [2, 0]):
+            _, step = self.steps()
+            step(x[first], target["has_mask"][first], torch.tensor(first))
+            results.append(step(x, target["has_mask"], torch.arange(4)))
+        for result in results[1:]:
+            assert all(torch.equal(result[name], results[0][name]) for name in results[0])
+
+    def test_validation_does_not_use_them(self):
+        x, target = batch([True] * 4)
+        _, step = self.steps()
+        step(x, target["has_mask"], torch.arange(4))
+        shifted = 2 * x
+        found = step.eval()(shifted, target["has_mask"], torch.arange(4))
+        assert torch.equal(found["cls"], step.network.multitask(shifted)["cls"])
+
+    def test_an_encoder_that_learns_or_too_little_memory_is_refused(self, monkeypatch):
+        with pytest.raises(ValueError, match="cache_features needs a frozen encoder and no segmentation"):
+            MultiTaskStep(tiny(), segmentation=False, cache_features=True)
+        with pytest.raises(ValueError, match="cache_features needs a frozen encoder and no segmentation"):
+            MultiTaskStep(tiny(), frozen=["encoder"], cache_features=True)
+        step = MultiTaskStep(tiny(), segmentation=False, frozen=["encoder"], cache_features=True, items=1000).train()
+        monkeypatch.setattr("scripts.engines._memory", lambda: 1000)
+        with pytest.raises(
+            ValueError, match=r"GB for 1000 items, this machine has 0\.0 GB of memory; set cache_features"
+        ):
+            step(heads(), None, torch.arange(2))
 
 
 def test_precision_that_takes_effect_is_logged(caplog):

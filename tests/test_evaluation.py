@@ -47,6 +47,7 @@ def batch(cases: list[dict]) -> tuple[dict, dict]:
         "slice": torch.tensor([case.get("slice", -1) for case in cases]),
         "pixel_mm": torch.tensor([case.get("pixel_mm", [float("nan")] * 2) for case in cases], dtype=torch.float64),
         "pixel_area": torch.tensor([case.get("pixel_area", 1.0) for case in cases]),
+        "head_share": torch.tensor([case.get("head_share", 0.5) for case in cases]),
         "slice_mm": torch.tensor([case.get("slice_mm", float("nan")) for case in cases]),
     }
     target = {

@@ -56,6 +56,7 @@ def test_pixels_of_the_network_grid_are_measured_in_millimeters(folder):
     assert float(head[1] * volume["pixel_mm"][1]) == pytest.approx(0.7 * 120 * 1.25, rel=0.06)
     assert volume["pixel_area"] == pytest.approx(float(volume["pixel_mm"].prod()) / (1.5 * 1.25))
     assert volume["slice_mm"] == pytest.approx(6.0)
+    assert volume["head_share"] == pytest.approx(np.pi * 0.35**2, rel=0.06), "of the whole slice, not of the crop"
     assert (volume["slice"], volume["volume"]) == (1, "v.nii.gz axial")
     assert bool(torch.isnan(picture["pixel_mm"]).all()), "a PNG has no millimeters"
     assert (picture["slice"], picture["volume"]) == (-1, "")

@@ -74,7 +74,13 @@ def test_galleries_hold_the_cases_of_their_class_and_outcome_and_count_them(tmp_
 
 @pytest.mark.parametrize(
     ("found", "words"),
-    [(0, "there is no such case (3 asked for)"), (2, "there are only 2 (3 asked for)"), (3, "3 of 3"), (9, "3 of 9")],
+    [
+        (0, "there is no such case (3 asked for)"),
+        (1, "there is only 1 (3 asked for)"),
+        (2, "there are only 2 (3 asked for)"),
+        (3, "3 of 3"),
+        (9, "3 of 9"),
+    ],
 )
 def test_a_gallery_says_when_there_are_fewer(found, words, monkeypatch, tmp_path):
     headings = []

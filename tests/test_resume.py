@@ -17,7 +17,7 @@ from ignite.engine import Events
 from scripts import checkpoint_files, checkpoints, runs
 from scripts.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, read_checkpoint, save_checkpoint
 from scripts.checkpoints import StageCheckpoint
-from scripts.train import CONFIGS, train
+from scripts.train import CONFIGS, train, train_stage
 from tests.stages import BATCHES, EPOCHS, Stage, age, assert_same, kill_self, killed, logged
 
 SMOKE = CONFIGS / "smoke.yaml"
@@ -215,6 +215,39 @@ def test_stage_that_stands_still_stops_and_stays_stopped(tmp_path):
 def test_run_with_an_average_is_not_continued_without(unbroken):
     with pytest.raises(ValueError, match="the checkpoint has an average of the weights, this run none"):
         Stage(unbroken.folder).run()
+
+
+def test_killed_stage_with_kept_features_ends_like_the_unbroken_one(small_run, tmp_path):
+    """The features are in memory only: a killed run computes them anew, in other batches."""
+    options = {**small_run.paths, "precision": "bfloat16", "max_epochs": 3}
+    options["initial_weights"] = str(small_run.run("ours") / "stage1_segmentation" / WEIGHTS)
+
+    def work(name: str, kill: bool = False) -> Path:
+        save = StageCheckpoint.save
+
+        def save_then_die(self, engine) -> None:
+            save(self, engine)
+            if engine.state.epoch == 1:
+                engine.add_event_handler(Events.ITERATION_COMPLETED, kill_self)
+
+        if kill:
+            StageCheckpoint.save = save_then_die
+        return train_stage(
+            "stage2_classification",
+            [SMOKE, CONFIGS / "cached_features.yaml"],
+            {**options, "run_dir": str(tmp_path / name)},
+        )
+
+    assert killed(lambda: work("killed", kill=True))
+    age(tmp_path / "killed")
+    found, expected = work("killed"), work("whole")
+    for name in (WEIGHTS, CHECKPOINT):
+        assert_same(*(torch.load(folder / name, weights_only=True) for folder in (expected, found)))
+    assert logged(found) == logged(expected)
+    state = torch.load(expected / CHECKPOINT, weights_only=True)["network"]
+    before = torch.load(options["initial_weights"], weights_only=True)
+    assert any(not torch.equal(before[k], state[k]) for k in before if k.startswith("head."))
+    assert all(torch.equal(before[k], state[k]) for k in before if k.startswith(("input_block", "downsamples")))
 
 
 def test_killed_run_of_three_stages_ends_like_the_unbroken_one(small_run, tmp_path, monkeypatch):

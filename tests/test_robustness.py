@@ -112,6 +112,7 @@ def test_file_holds_every_strength_beside_the_clean_images(small_run, tmp_path):
     result = write_robustness(network, dataset, tmp_path, 6, classes, corruptions=["noise", "JPEG"])
     assert Document(tmp_path, "robustness.json").content == result
     assert (result["n"], result["of"]) == (6, len(items))
+    assert (tmp_path / "figures" / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert [c["name"] for c in result["corruptions"]] == ["noise", "JPEG"]
     for corruption in result["corruptions"]:
         assert [level["strength"] for level in corruption["levels"]] == list(CORRUPTIONS[corruption["name"]].strengths)

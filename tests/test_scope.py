@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scripts import scope
 from scripts.evaluation_items import EvaluationDataset, evaluated_items
+from scripts.inference import Inference
+from scripts.inferers import MultiTaskInferer
 from scripts.networks import MultiTaskDynUNet
 from scripts.outsiders import OUTSIDERS
 from scripts.preprocessing import make_preprocessing, make_training_pipeline
@@ -49,9 +52,20 @@ def test_a_scope_needs_images_and_the_features_that_it_was_fitted_on(tmp_path):
         scope.load(tmp_path / "absent.npz")
 
 
-def test_features_see_the_foreground_alone():
+def small_network() -> MultiTaskDynUNet:
     torch.manual_seed(0)
-    network = MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
+    return MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
+
+
+@torch.no_grad()
+def train_further(network: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_features_see_the_foreground_alone():
+    network = small_network()
     image = torch.zeros(1, 1, 32, 32)
     image[..., 8:24, 8:24] = torch.randn(16, 16)
     padded = torch.zeros(1, 1, 48, 48)
@@ -87,6 +101,44 @@ def test_drawn_outsiders_are_seeded_and_air_and_noise_are_refused_by_the_pipelin
             assert pipeline(item)["image"].shape == (1, 64, 64)
 
 
+def at_inference(run, folder):
+    """Inference with a scope beside the weights scores images and flags those that are none of its kind."""
+    inference = Inference(overlay=run / "network.yaml")
+    results = {}
+    for name in ("CT (drawn)", "photograph (drawn)"):
+        picture = OUTSIDERS[name](0)
+        Image.fromarray(np.uint8(255 * (picture - picture.min()) / np.ptp(picture))).save(folder / "x.png")
+        item = inference.prepare({"image": str(folder / "x.png")})
+        results[name] = inference.finish(item, inference.infer(item))["result"]
+    result = results["CT (drawn)"]
+    assert result["scores"]["scope"] > 1
+    (flag,) = [flag for flag in result["flags"] if flag["code"] == "outside_scope"]
+    assert f"score {result['scores']['scope']:.2f}" in flag["message"]
+
+
+def test_at_inference_the_median_slice_decides_and_a_scope_of_other_weights_is_not_used(tmp_path, caplog):
+    assert scope.in_words(torch.zeros(1), {}, None) == ({}, [])
+    numbers, flags = scope.in_words(torch.zeros(1), {"scope": torch.tensor([0.5, 0.9, 7.0])}, None)
+    assert (numbers["scope"], flags) == (pytest.approx(0.9), [])
+    numbers, (flag,) = scope.in_words(torch.zeros(1), {"scope": torch.tensor([0.5, 1.9, 7.0])}, None)
+    assert (numbers["scope"], flag["code"]) == (pytest.approx(1.9), "outside_scope")
+
+    network = small_network()
+    image = torch.randn(24, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    fitted = scope.fit(*[scope.features(network, image)] * 2)
+    fitted.probe = scope.probe(network)
+    fitted.save(tmp_path / scope.FILE)
+    judge = scope.ScopeJudge(tmp_path / "model.pt")
+    output = MultiTaskInferer(5, judge)(image.movedim(0, -1)[None], network)
+    assert output["scope"].shape == (1, 24)
+    np.testing.assert_allclose(output["scope"][0], fitted.score(scope.features(network, image)), rtol=1e-4)
+    assert "scope" not in MultiTaskInferer(5, scope.ScopeJudge(tmp_path / "elsewhere" / "model.pt"))(image, network)
+    train_further(network)
+    with caplog.at_level(logging.WARNING, logger="scripts.scope"):
+        assert "scope" not in MultiTaskInferer(5, judge)(image, network)
+    assert "fitted with other weights" in caplog.text
+
+
 def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, tmp_path):
     run = small_run.run("ours")
     network, config, _ = load_run(run)
@@ -113,7 +165,7 @@ def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, 
         assert by_name["CT (drawn)"]["auroc"] > 0.95
         assert by_name["photograph (drawn)"]["auroc"] > 0.95
         assert by_name["noise"]["recognized"] == by_name["air alone"]["recognized"] == 1.0
-        assert scope.is_current(last_stage(run))
+        assert scope.is_current(last_stage(run), network)
         before = file.read_bytes()
         reference = scope.load(run)
         image = dataset[0]["image"][None]
@@ -121,8 +173,9 @@ def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, 
         np.testing.assert_allclose(scope.score(reference, network, image), reference.score(values), rtol=1e-6)
         other = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=False, cases=4)
         assert (other["inside"]["n"], file.read_bytes() == before) == (4, True)
-        os.utime(file, (0, 0))
-        assert not scope.is_current(last_stage(run)), "older than the weights: fitted anew"
+        at_inference(run, tmp_path)
+        train_further(network)
+        assert not scope.is_current(last_stage(run), network), "of other weights: fitted anew"
     finally:
         file.unlink(missing_ok=True)
     assert fit_scope(network, datalist, folder, pipeline, limit=20).training == 20

@@ -138,9 +138,9 @@ def test_manifest_names_seed_versions_commit_and_datalist(small_run):
     assert manifest["finished"]
 
 
-def workflow(small_run, tmp_path, stage=None, **values):
+def workflow(small_run, tmp_path, stage=None, overlays=(), **values):
     """The parsed training graph of a shipped config; nothing is run."""
-    files = [CONFIGS / "train.yaml", *([CONFIGS / f"{stage}.yaml"] if stage else []), SMOKE]
+    files = [CONFIGS / "train.yaml", *([CONFIGS / f"{stage}.yaml"] if stage else []), SMOKE, *overlays]
     flow = ConfigWorkflow(
         workflow_type="train", config_file=[str(f) for f in files], meta_file=str(CONFIGS / "metadata.json"),
         logging_file=False, run_dir=str(tmp_path), **small_run.paths, **values,
@@ -232,6 +232,21 @@ def test_options_of_the_config_reach_what_they_name(small_run, tmp_path):
     assert handlers["GradientClip"].max_norm == 3.0
     images = [h for h in parser.get_parsed_content("validate#handlers") if type(h).__name__ == "ValidationImages"]
     assert images[0].every == 7
+
+
+@pytest.mark.parametrize("stage", runs.STAGES)
+def test_overlay_of_kept_features_changes_stage_2_alone(small_run, tmp_path, stage):
+    parser = workflow(small_run, tmp_path, stage, [CONFIGS / "cached_features.yaml"], initial_weights=None)
+    step, items = (parser.get_parsed_content(f"train#{name}") for name in ("step", "items"))
+    images = []
+    for epoch in (1, 2):
+        items.set_epoch(epoch)
+        images.append(torch.stack([items[k]["image"] for k in range(8)]))
+    keeps = stage == "stage2_classification"
+    assert torch.equal(*images) == keeps, "without augmentation"
+    assert (step.kept is not None) == keeps
+    if keeps:
+        assert step.kept.items == len(items)
 
 
 def test_schedule_warms_up_and_falls_as_a_cosine_for_each_group(small_run, tmp_path):

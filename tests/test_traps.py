@@ -134,7 +134,10 @@ def test_real_lesion_volumes_are_no_tumor(real_data):
     items = [item for split in datalists.SPLITS for item in datalist[split]]
     assert {item["patient"] for item in items} == {"mni_patient07", "patient01", "patient20"}
     assert {item["diagnosis"] for item in items} == {0}
-    assert dict(report.unusable)["mni_patient07_GOLD.nii.gz"] == "holds only the values 0, 1: a mask, no image"
+    assert (
+        dict(report.unusable)["mni_patient07_GOLD.nii.gz"]
+        == "mni_patient07_GOLD.nii.gz holds only the values 0, 1: a mask, no image"
+    )
 
 
 # Class geometry

@@ -160,7 +160,8 @@ class Cases(Dataset):
         return {
             "image": image, "foreground": foreground, "label": label, "has_mask": True, "diagnosis": i % 2,
             "source": "s", "patient": f"p{i}", "group": "", "name": f"case{i}", "label_coverage": 1.0,
-            "pixel_mm": torch.full((2,), nan), "pixel_area": 1.0, "slice_mm": nan, "slice": -1, "volume": "",
+            "pixel_mm": torch.full((2,), nan), "pixel_area": 1.0, "head_share": 0.5, "slice_mm": nan,
+            "slice": -1, "volume": "",
         }  # fmt: skip
 
 

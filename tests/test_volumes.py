@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from scripts.lesions import count_lesions, lesion_summary
-from scripts.volumes import group_rows, patient_summary, volume_summary
+from scripts.postprocessing import RestoreStudyd
+from scripts.volumes import VolumeRule, group_rows, patient_summary, volume_summary
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def row(volume: str, tumor_probability: float, tumor: int, predicted: int, shared: int, **more) -> dict:
@@ -15,8 +23,9 @@ def row(volume: str, tumor_probability: float, tumor: int, predicted: int, share
         "volume": volume, "unit": f"a: {volume}", "source": "a", "has_mask": True, "diagnosis": int(tumor > 0),
         "predicted": int(p >= 0.5), "probability": [1 - p, 0.7 * p, 0.3 * p],
         "tumor_probability": p, "tumor_pixels": tumor, "predicted_pixels": predicted,
-        "shared_pixels": shared, "pixel_area": 1.0, "tumor_mm2": 2.0 * tumor, "predicted_mm2": 2.0 * predicted,
-        "slice_mm": 5.0, "dice": 2 * shared / union if tumor else float("nan"), **more,
+        "shared_pixels": shared, "pixel_area": 1.0, "head_share": 0.4,
+        "tumor_mm2": 2.0 * tumor, "predicted_mm2": 2.0 * predicted, "slice_mm": 5.0,
+        "dice": 2 * shared / union if tumor else float("nan"), **more,
     }  # fmt: skip
 
 
@@ -40,17 +49,40 @@ def test_slices_of_unequal_scale_are_weighed_by_the_pixels_of_the_image():
     assert group_rows(slices, "volume", 0.5)[0]["dice"] == pytest.approx(2 * 10 / (20 + 20))
 
 
-def test_a_volume_has_a_tumor_if_two_of_its_slices_say_so():
-    v, w = group_rows(SLICES, "volume", 0.5)
-    assert (v["diagnosis"], v["predicted"], v["score"]) == (1, 1, 0.6)
-    assert (w["diagnosis"], w["predicted"], w["score"]) == (0, 0, 0.3), "one slice alone is not enough"
-    alone = group_rows([row("x", 0.9, 5, 5, 5)], "volume", 0.5)[0]
-    assert (alone["predicted"], alone["score"]) == (1, 0.9), "its only slice is"
+def test_a_volume_is_diagnosed_by_the_mean_over_its_most_suspicious_slices():
+    slices = [row("v", p, 5, 5, 5) for p in (0.8, 0.7, 0.3, 0.1)]
+    assert [group_rows(slices, "volume", 0.5, VolumeRule(share))[0]["score"] for share in (0.1, 0.5, 0.75, 1)] == [
+        pytest.approx(0.8), pytest.approx(0.75), pytest.approx(0.6), pytest.approx(1.9 / 4),
+    ]  # fmt: skip
+    assert [group_rows(slices, "volume", 0.5, VolumeRule(share))[0]["predicted"] for share in (0.75, 1)] == [1, 0]
 
 
-def test_the_class_of_a_volume_is_the_one_with_most_probability():
+def test_slices_with_little_head_do_not_count_for_their_volume():
+    slices = [row("v", 0.9, 0, 0, 0, head_share=0.05), row("v", 0.2, 0, 0, 0), row("v", 0.1, 0, 0, 0)]
+    assert group_rows(slices, "volume", 0.5)[0]["score"] == pytest.approx(0.2)
+    assert group_rows(slices[:1], "volume", 0.5)[0]["score"] == pytest.approx(0.9), "unless there is no other"
+
+
+def test_the_class_of_a_volume_is_the_most_probable_of_the_mean():
     slices = [row("v", 0.9, 5, 5, 5, probability=[0.1, 0.5, 0.4]), row("v", 0.8, 5, 5, 5, probability=[0.2, 0.1, 0.7])]
-    assert group_rows(slices, "volume", 0.5)[0]["predicted"] == 2
+    assert group_rows(slices, "volume", 0.5, VolumeRule(share=1))[0]["predicted"] == 2
+    assert group_rows(slices, "volume", 0.5, VolumeRule(share=0.5))[0]["predicted"] == 1, "the first alone"
+
+
+def test_evaluation_and_inference_diagnose_a_volume_by_the_same_rule():
+    config = yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    assert VolumeRule() == VolumeRule(config["volume_share"], config["min_foreground"])
+    probability = torch.softmax(torch.from_numpy(np.random.default_rng(1).normal(size=(24, 3)) * 2), dim=1)
+    share = np.linspace(0.02, 0.5, 24)
+    slices = [
+        row("v", 1 - float(p[0]), 0, 0, 0, probability=p.tolist(), head_share=s)
+        for p, s in zip(probability, share, strict=True)
+    ]
+    study = SimpleNamespace(plane="axial", placements=[SimpleNamespace(share=s) for s in share])
+    inferred = RestoreStudyd(volume_share=config["volume_share"], min_foreground=config["min_foreground"])
+    expected = inferred.probability(probability, study)
+    assert VolumeRule().probability(slices) == pytest.approx(expected.tolist())
+    assert group_rows(slices, "volume", 0.5)[0]["score"] == pytest.approx(1 - float(expected[0]))
 
 
 def test_what_is_not_known_is_not_made_up():
@@ -66,7 +98,9 @@ def test_summaries_count_every_patient_once():
     volumes = group_rows(SLICES, "volume", 0.5)
     result = volume_summary(volumes, 3)
     assert (result["n"], result["dice"]["n"], result["slices"]["mean"]) == (2, 1, 3.0)
-    assert result["classification"]["confusion_matrix"] == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    # Of three slices one stands for the volume: the one false alarm of w makes it sick.
+    assert result["classification"]["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert "the 10% of its evaluated slices" in result["diagnosis_rule"]
     assert result["predicted_ml_tumor_free"]["mean"] == pytest.approx(0.2)
     patients = patient_summary(group_rows(SLICES, "unit", 0.5))
     # v: two of three slices right (the third says nothing and is nothing), w: two of three.

@@ -207,7 +207,7 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     """Mean and population standard deviation."""
     mean = float(values.mean(dtype=np.float64))
     centered = values - np.float32(mean)
-    return mean, math.sqrt(float(centered @ centered) / centered.size)
+    return mean, math.sqrt(float(np.einsum("i,i", centered, centered)) / centered.size)  # not BLAS: see intensity.py
 
 
 class RandGammaForegroundd(_RandForeground):
@@ -265,7 +265,7 @@ class RandNoiseForegroundd(_RandForeground):
         std = self._uniform(self.std)
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
         where, out = inside[0].numpy(), image.numpy().copy()
-        count = np.count_nonzero(where)  # air needs none: it is masked next
+        count = int(np.count_nonzero(where))  # air needs none: it is masked next
         for plane in out:
             plane[where] += std * torch.randn(count, generator=generator).numpy()
         return torch.from_numpy(out)

@@ -163,7 +163,7 @@ def _refuse_noise(coarse: np.ndarray) -> None:
     pairs = np.einsum("ij,ij", flat[1:], flat[:-1]) / flat[1:].size
     step = flat.shape[1] // centered.shape[1]
     pairs += np.einsum("ij,ij", flat[:, step:], flat[:, :-step]) / (flat.size - len(flat) * step)
-    correlation = 0.5 * float(pairs) / max(float(np.vdot(flat, flat)) / flat.size, 1e-20)
+    correlation = 0.5 * float(pairs) / max(float(np.einsum("ij,ij", flat, flat)) / flat.size, 1e-20)
     if correlation < _MIN_NEIGHBOR_CORRELATION:
         raise _NothingFound(f"the image is noise (neighboring pixels correlate at {correlation:.2f})")
 
@@ -279,7 +279,7 @@ def _dilate(mask: np.ndarray, step: int = 1) -> np.ndarray:
 
 def _steps(radius: int) -> list[int]:
     """Steps that together grow a mask by a radius without gaps: 1, 2, 4, ... and the rest."""
-    steps = []
+    steps: list[int] = []
     while radius > 0:
         steps.append(min(1 + sum(steps), radius))
         radius -= steps[-1]

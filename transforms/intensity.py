@@ -112,7 +112,8 @@ def normalize_foreground(
         clipped = np.clip(values, low, high).astype(np.float64)
         mean = float(clipped.mean())
         clipped -= mean
-        std = float(np.sqrt(clipped @ clipped / clipped.size))
+        # Not BLAS: its threads, woken for so short a product, wait for each other longer than the whole pipeline takes.
+        std = float(np.sqrt(np.einsum("i,i", clipped, clipped) / clipped.size))
         if not std > 1e-6 * max(abs(mean), 1e-6):
             raise ValueError(f"the foreground of channel {channel} is constant ({mean:g}): nothing to normalize")
         np.clip(array, low, high, out=out[channel])

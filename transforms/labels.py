@@ -62,7 +62,7 @@ def case_name(item: Mapping[Hashable, Any], image_key: str = "image") -> str:
     return stem + slice_suffix(item)
 
 
-def slice_suffix(item: Mapping[Hashable, Any]) -> str:
+def slice_suffix(item: Mapping[Any, Any]) -> str:
     """What tells slices of one volume apart in a name; "" for what is no slice.
 
     >>> slice_suffix({"slice": 7}), slice_suffix({"slice": 7, "plane": "coronal"}), slice_suffix({})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
-from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates
+from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates, places
 from transforms.loading import binary_mask
 from transforms.reading import file_kind, read_picture
 
@@ -233,7 +232,7 @@ def image_folder(
     files = _list_images(folder, classes, report)
     masks = _list_masks(folder, "masks", files, report)
     foregrounds = _list_masks(folder, "foregrounds", files, report)
-    places = _places(files, root)
+    order = places([path.relative_to(root).as_posix() for path in own] for own in files.values())
     listed = sum(map(len, files.values())) + len(report.unusable)
     if limit is not None:
         files = _draw(files, limit, seed)
@@ -254,7 +253,7 @@ def image_folder(
             f"{len(report.unusable)} unusable"
             + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
         )
-    items = _items(pictures, places, classes, name, max_distance, report)
+    items = _items(pictures, order, classes, name, max_distance, report)
     left = listed - len(items) - len(report.unusable)
     report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
     strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
@@ -281,24 +280,9 @@ def _without_contradictions(pictures: list[_Picture], report: Report) -> list[_P
     return [picture for picture in pictures if len(kinds[picture.content]) == 1]
 
 
-def _places(files: dict[str, list[Path]], root: Path) -> dict[str, int]:
-    """Place of every file in the order of names within its class folder, numbers by value; gaps between folders."""
-    places: dict[str, int] = {}
-    for own in files.values():
-        start = max(places.values(), default=0) + 1000
-        natural = sorted(own, key=lambda path: _natural(path.name))
-        places |= {path.relative_to(root).as_posix(): start + k for k, path in enumerate(natural)}
-    return places
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key by which `p9` comes before `p10`."""
-    return [int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", name))]
-
-
 def _items(
     pictures: list[_Picture],
-    places: dict[str, int],
+    order: dict[str, int],
     classes: Sequence[str],
     name: str,
     max_distance: int,
@@ -306,9 +290,10 @@ def _items(
 ) -> list[Item]:
     contents = {content: k for k, content in enumerate(dict.fromkeys(picture.content for picture in pictures))}
     same = np.array([contents[picture.content] for picture in pictures])
-    order = np.array([places[picture.name] for picture in pictures])
     hashes = np.array([picture.hash for picture in pictures])
-    groups, distance = group_near_duplicates(hashes, max_distance, same, order=order)
+    groups, distance = group_near_duplicates(
+        hashes, max_distance, same, order=np.array([order[picture.name] for picture in pictures])
+    )
     sizes = np.bincount(groups)
     mixed = sum(
         len({p.kind for p, g in zip(pictures, groups, strict=True) if g == k}) > 1 for k in np.nonzero(sizes > 1)[0]

@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from scripts.datalists.folders import IMAGE_SUFFIXES
 from scripts.datalists.schema import (
     DEFAULT_FRACTIONS,
     SPLITS,
@@ -27,7 +28,7 @@ from scripts.datalists.schema import (
     split_units,
     validate,
 )
-from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates
+from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates, places
 from transforms.loading import LoadCased
 
 logger = logging.getLogger(__name__)
@@ -52,27 +53,61 @@ def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.bool_], 
     return fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T, dtype=np.float32))), content
 
 
+def file_order(items: Sequence[Item], dataset_dir: Path | str) -> NDArray[np.int64]:
+    """Places of items in the order of the files of their folders, int64 (N,), for `group_near_duplicates`.
+
+    Only pictures without a known patient have neighbors; every other item stands alone, a thousand places from the
+    next. All pictures of a folder count, also those that are in no list.
+    """
+    root = Path(dataset_dir)
+    folders: dict[Path, list[str]] = {}
+    for item in items:
+        if _in_order(item) and (folder := (root / item["image"]).parent) not in folders:
+            folders[folder] = [path.as_posix() for path in folder.iterdir() if _is_picture(path)]
+    known = places(folders.values())
+    alone = max(known.values(), default=0)
+    found = []
+    for k, item in enumerate(items):
+        place = known.get((root / item["image"]).as_posix()) if _in_order(item) else None
+        found.append(alone + 1000 * (k + 1) if place is None else place)
+    return np.array(found, dtype=np.int64)
+
+
+def _in_order(item: Item) -> bool:
+    return "patient" not in item and "slice" not in item and isinstance(item["image"], str)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def linked(
-    items: Sequence[Item], hashes: NDArray[np.bool_], contents: Sequence[str], max_distance: int = MAX_DISTANCE
+    items: Sequence[Item],
+    hashes: NDArray[np.bool_],
+    contents: Sequence[str],
+    max_distance: int = MAX_DISTANCE,
+    order: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], int]:
-    """Components of items that must stay on one side: same patient, group or content, or near-duplicate pictures.
+    """Components of items that must stay on one side: same patient, group, file or content, or near-duplicates.
 
     Args:
         items: (N) items.
         hashes: bool (N, 5, 256), see `picture_of`.
         contents: (N) content hashes.
         max_distance: bits by which near-duplicates may differ.
+        order: (N) places, see `file_order`: pictures next to each other may differ by more bits.
 
     Returns:
         Component number of every item, int64 (N,), in order of first appearance, and the distance used.
     """
     names = {name: k for k, name in enumerate(dict.fromkeys(str(i["patient"]) for i in items if "patient" in i))}
     people = np.array([names[str(item["patient"])] if "patient" in item else -1 for item in items])
-    groups, used = group_near_duplicates(hashes, max_distance, people=people)
+    groups, used = group_near_duplicates(hashes, max_distance, people=people, order=order)
     keys: dict[tuple[str, str], int] = {}
     links = []
     for k, (item, content, group) in enumerate(zip(items, contents, groups.tolist(), strict=True)):
         own = [(key, str(item[key])) for key in ("patient", "group") if key in item]
+        own += [("image", path) for path in ([item["image"]] if isinstance(item["image"], str) else item["image"])]
         for key in [*own, ("content", content), ("near", str(group))]:
             links.append((k, keys.setdefault(key, k)))
     rows, columns = np.array(links, dtype=np.int64).T
@@ -157,6 +192,18 @@ def _collect(
     return items, sides
 
 
+def _note_shared_names(datalists: Sequence[Datalist], roots: Sequence[Path], report: Report) -> None:
+    """Groups are numbered within their source: two sources of one name would be linked group by group."""
+    homes: dict[str, Path] = {}
+    for one, root in zip(datalists, roots, strict=True):
+        sources = {item.get("source") for split in SPLITS for item in one[split] if "group" in item}
+        for source in sorted(str(name) for name in sources):
+            if homes.setdefault(source, root) != root:
+                text = f"the source's name in {homes[source]} and in {root}: groups of one number count as one"
+                logger.warning("%s is %s; build one of them with another --name if they are two", source, text)
+                report.note(source, text)
+
+
 def _moved(item: Item, old: Path, new: Path) -> Item:
     def move(path: str) -> str:
         return Path(os.path.relpath(old / path, new)).as_posix()
@@ -185,9 +232,11 @@ def merge_sources(
 ) -> tuple[Datalist, Report]:
     """Join datalists of several sources and formats into one without a patient or a near-duplicate on two sides.
 
-    Every image is read once and hashed, slices of volumes like pictures. What is linked by patient, group or a
-    near-duplicate gets one `group`. If a group lies in several splits it moves, whole, to the split where most of it is
-    (on a tie to training). The very same pixels in two classes are refused, both.
+    Every image is read once and hashed, slices of volumes like pictures. What is linked by patient, by a group of the
+    lists, or by a near-duplicate (without patients: also in the order of names, see `scripts.datalists.similarity`)
+    gets one `group`. If a group lies in several splits it moves, whole, to the first of training, validation and test
+    in which it has an item: what was trained on is never tested on, and weights that were trained with the lists can
+    be tested with the result. The very same pixels in two classes are refused, both.
 
     Args:
         datalists: the lists.
@@ -220,6 +269,7 @@ def merge_sources(
     classes, numbers = join_classes(datalists, binary)
     modality = _modality(datalists, mixed_modality)
     items, sides = _collect(datalists, roots, common, numbers, report)
+    _note_shared_names(datalists, roots, report)
     read, hashes, contents = [], [], []
     for item, side in zip(tqdm(items, desc="near-duplicates", unit="image", disable=not progress), sides, strict=True):
         try:
@@ -234,7 +284,8 @@ def merge_sources(
     if not kept:
         raise ValueError(f"nothing left to merge: {len(report.unusable)} of {len(items)} images cannot be used")
     items, sides = [read[k][0] for k in kept], [read[k][1] for k in kept]
-    groups, distance = linked(items, np.array(hashes)[kept], [contents[k] for k in kept], max_distance)
+    order = file_order(items, common)
+    groups, distance = linked(items, np.array(hashes)[kept], [contents[k] for k in kept], max_distance, order)
     sides = _resplit(items, groups, fractions, seed) if resplit else _settle(items, groups, sides, report)
     merged: dict[str, Any] = {
         "name": name or "+".join(str(one.get("name", "unnamed")) for one in datalists),
@@ -244,7 +295,7 @@ def merge_sources(
     }
     for item, group, side in zip(items, groups, sides, strict=True):
         merged[side].append({**item, "group": f"m-{group:05d}"})
-    report.figures = {
+    report.figures |= {
         "found": sum(len(one[split]) for one in datalists for split in SPLITS),
         "used": len(kept),
         "refused": len(report.unusable),
@@ -274,14 +325,19 @@ def _without_contradictions(read: Sequence[tuple[Item, str]], contents: Sequence
 
 
 def _settle(items: Sequence[Item], groups: NDArray, sides: Sequence[str], report: Report) -> list[str]:
-    """Sides with every group on one: where most of it is, on a tie the first in the order of splits."""
-    votes: dict[int, Counter[str]] = {}
+    """Sides with every group on one, the first of training, validation and test in which it has an item.
+
+    Not where most of it is: an item that was trained on would land in the test part with its group.
+    """
+    chosen: dict[int, str] = {}
     for group, side in zip(groups.tolist(), sides, strict=True):
-        votes.setdefault(group, Counter())[side] += 1
-    chosen = {group: max(SPLITS, key=own.__getitem__) for group, own in votes.items()}  # the first of equals
+        chosen[group] = min(chosen.get(group, SPLITS[-1]), side, key=SPLITS.index)
+    moved: Counter[str] = Counter()
     for item, group, side in zip(items, groups.tolist(), sides, strict=True):
         if chosen[group] != side:
+            moved[f"{side} to {chosen[group]}"] += 1
             report.note(paths(item)[0], f"moved from {side} to {chosen[group]}: linked to images there")
+    report.figures["moved"] = dict(sorted(moved.items()))
     return [chosen[group] for group in groups.tolist()]
 
 

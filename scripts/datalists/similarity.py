@@ -25,6 +25,9 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 import imagehash
 import numpy as np
@@ -50,6 +53,27 @@ MAX_DISTANCE_PATIENTS = 8
 MAX_GROUP, MAX_GROUP_SHARE = 20, 0.1
 _STEP = 8
 _BLOCK = 1024
+
+
+def places(folders: Iterable[Iterable[str]]) -> dict[str, int]:
+    """Place of every file in the order of names within its folder, numbers by value, with gaps between folders.
+
+    >>> places([["a/p10.png", "a/p9.png"], ["b/x.png"]])
+    {'a/p9.png': 1000, 'a/p10.png': 1001, 'b/x.png': 2001}
+
+    Args:
+        folders: the paths of the files of each folder.
+    """
+    found: dict[str, int] = {}
+    for own in folders:
+        start = max(found.values(), default=0) + 1000
+        found |= {path: start + k for k, path in enumerate(sorted(own, key=_natural))}
+    return found
+
+
+def _natural(path: str) -> list[str | int]:
+    """Sort key by which `p9` comes before `p10`."""
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", PurePosixPath(path).name))]
 
 
 def gray_image(image: Image.Image) -> Image.Image:
@@ -220,5 +244,5 @@ def group_near_duplicates(
             largest, count, max_distance, lower,
         )  # fmt: skip
         max_distance = lower
-    order = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
-    return np.array([order[label] for label in labels.tolist()], dtype=np.int64), max_distance
+    numbers = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64), max_distance

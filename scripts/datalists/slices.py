@@ -168,7 +168,7 @@ def share_out(sizes: Sequence[int], count: int) -> list[int]:
     """How many each of several lists gives so that together they give at most `count`, as evenly as their sizes allow.
 
     >>> share_out([9, 1, 9], 6), share_out([9, 9, 9], 1), share_out([2, 1], 5)
-    ([3, 1, 2], [0, 1, 0], [2, 1])
+    ([2, 1, 3], [0, 1, 0], [2, 1])
     """
     given = [0] * len(sizes)
     left = min(count, sum(sizes))
@@ -203,11 +203,21 @@ def limit_slices(items: Sequence[Item], rule: SliceRule) -> list[Item]:
     return [item for k, item in enumerate(items) if k in taken]
 
 
+def _few_values(scan: NDArray) -> str | None:
+    """The values of a volume that holds at most four, as masks do; None for an image."""
+    if len(np.unique(scan[::8, ::8, ::4])) > 4:
+        return None
+    values = np.unique(scan)
+    return ", ".join(f"{value:g}" for value in values) if len(values) <= 4 else None
+
+
 def _check_channel(scan: NDArray, name: str) -> None:
     if not np.isfinite(scan).all():
         raise ValueError(f"{name} holds {int((~np.isfinite(scan)).sum())} values that are not finite")
     if scan.min() == scan.max():
         raise ValueError(f"{name} is constant: every voxel is {scan.flat[0]:g}")
+    if (values := _few_values(scan)) is not None:
+        raise ValueError(f"{name} holds only the values {values}: a mask, no image")
     if min(scan.shape[:2]) < MIN_SIDE:
         raise ValueError(f"{name} has {scan.shape[0]} x {scan.shape[1]} pixels a slice, at least {MIN_SIDE} are needed")
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from scripts.datalists.naming import CHANNELS, patient_of, role, stem_of, volume_suffix
@@ -262,14 +261,7 @@ def nifti_volumes(
             report.note(where, f"its name says {role(path)}, the list {modality}: look at it")
     for path in sorted(set(brains.values()) - paired):
         report.reject(path.relative_to(folder).as_posix(), "a brain mask without a volume of the same stem")
-    kept = []
-    for where, case in cases:
-        values = _few_values(case.images[0])
-        if values:
-            report.reject(where, f"holds only the values {values}: a mask, no image")
-        else:
-            kept.append((where, case))
-    items, found = collect(kept, rule or SliceRule(), root, name, report, progress)
+    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
     report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
     return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
 
@@ -280,14 +272,3 @@ def _patient(path: Path) -> str:
     while len(parts) > 1 and role(Path(f"{parts[-1]}.nii")) in CHANNELS:
         parts.pop()
     return patient_of("_".join(parts))
-
-
-def _few_values(path: Path) -> str:
-    """The values of a volume that holds at most four, as masks do; "" for an image or an unreadable file."""
-    try:
-        values = np.unique(load_oriented(path)[0][::2, ::2])
-    except (ValueError, OSError):
-        return ""  # the reason is found, and told, when the case is read
-    if len(values) == 1 or len(values) > 4:
-        return ""
-    return ", ".join(f"{value:g}" for value in values)

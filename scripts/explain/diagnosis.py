@@ -102,8 +102,9 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "coarse grid": (
         "Are the layer's cells larger than the tumor?",
-        "A perfect map on this grid has to have half of its energy in the tumor: below, most of even the best map "
-        "lies outside.",
+        "A perfect map on this grid, each cell the tumor's share of it, has to have half of its energy in the tumor: "
+        "below, most of even the best map lies outside. It blurs into the tissue around the tumor; its share in the "
+        "air is what this cause accounts for there.",
     ),
 }
 WITHOUT_MASK_TOLERANCE = 0.005

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scripts.explain.baselines import check_foreground
-from scripts.explain.measures import case_measures
+from scripts.explain.measures import case_measures, oracle_map
 
 __all__ = [
     "CANNOT_TELL",
@@ -176,6 +176,9 @@ def _accuracy_from(source: np.ndarray, label: np.ndarray) -> float:
 def coarse_grid(tumor: Tensor, foreground: Tensor, layer_size: Sequence[int]) -> Finding:
     """Whether the layer's grid is too coarse to draw the tumor: what a perfect map would score there.
 
+    A grid blurs what it draws, over the tissue around the tumor first; how much of the perfect map falls into the air
+    is told too, so that what is in the air beyond it is looked for in other causes.
+
     Args:
         tumor: (B, 1, *spatial), 0 or 1.
         foreground: (B, 1, *spatial), 0 or 1.
@@ -186,13 +189,15 @@ def coarse_grid(tumor: Tensor, foreground: Tensor, layer_size: Sequence[int]) ->
     if not bool(with_tumor.any()):
         return Finding(cause, CANNOT_TELL, {"cells": cells}, "no image has a tumor mask", "give masks of some tumors")
     tumor, foreground = tumor[with_tumor], foreground[with_tumor]
-    measures = case_measures(torch.ones(len(tumor), 1, *layer_size), tumor, foreground)
-    oracle, area = float(measures["oracle_tumor_energy"].mean()), float(measures["tumor_area"].mean())
+    measures = case_measures(oracle_map(tumor, layer_size), tumor, foreground)
+    oracle, area = float(measures["tumor_energy"].mean()), float(measures["tumor_area"].mean())
+    in_air = float(measures["background_energy"].mean())
     return Finding(
         cause,
         verdict(oracle < 0.5),
-        {"oracle_tumor_energy": oracle, "tumor_area": area, "cells": cells},
+        {"oracle_tumor_energy": oracle, "oracle_background_energy": in_air, "tumor_area": area, "cells": cells},
         f"a perfect map on a grid of {' x '.join(map(str, layer_size))} has {oracle:.0%} of its energy in the tumor "
-        f"(limit 50 %), over {len(tumor)} tumors",
+        f"(limit 50 %) and {in_air:.1%} in the air, over {len(tumor)} tumors"
+        + (": what a map has in the air beyond that has another cause" if oracle < 0.5 else ""),
         "explain a layer of a finer grid, or give the network larger images",
     )

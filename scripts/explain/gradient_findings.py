@@ -173,7 +173,7 @@ def gradient_averaging(
     else:
         reason = (
             f"Grad-CAM at {layer!r} has {figures['gradcam_energy_in_air']:.1%} of its energy in cells of air, "
-            f"{beyond + 0.0:+.1%} against HiResCAM (limit +5 %)"
+            f"{round(beyond, 3) + 0.0:+.1%} against HiResCAM (limit +5 %)"
         )
     if method not in AVERAGING:
         reason = f"{method} averages no gradient; {reason}"

@@ -104,10 +104,12 @@ def test_coarse_grid_by_hand():
     tumor = torch.zeros(1, 1, 8, 8)
     tumor[..., :2, :2] = 1
     inside = torch.ones(1, 1, 8, 8)
+    inside[..., 6:] = 0
     assert coarse_grid(tumor, inside, (8, 8)).figures["oracle_tumor_energy"] == 1.0
     assert coarse_grid(tumor, inside, (8, 8)).verdict == DOES_NOT_HOLD
     found = coarse_grid(tumor, inside, (1, 1))
     assert (found.verdict, found.figures["oracle_tumor_energy"]) == (HOLDS, 4 / 64)
+    assert found.figures["oracle_background_energy"] == 2 / 8
     assert coarse_grid(tumor * 0, inside, (8, 8)).verdict == CANNOT_TELL
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN, SegResNet, UNet
@@ -229,3 +232,15 @@ def test_cam_options_reach_the_pass():
     )
     expected = cam_maps(network, x, "bottleneck", TumorLogOdds(), "gradcam", {"output": "cls"}, foreground=inside)
     torch.testing.assert_close(result.maps["gradcam", "bottleneck"], expected["gradcam", "bottleneck"])
+
+
+def test_the_example_of_the_documentation_runs():
+    text = (Path(__file__).parents[2] / "docs" / "explanation.md").read_text(encoding="utf-8")
+    names: dict = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert names["maps"].shape == names["heat"].shape == (2, 1, 64, 64)
+    assert names["result"].score.shape == names["empty"].shape == (2,)
+    assert ("hirescam", "mean(features.denseblock3, class_layers.relu)") in names["result"].maps
+    for scaled in (names["maps"], names["heat"]):
+        peaks = scaled.amax((1, 2, 3))
+        assert bool(((peaks == 0) | ((peaks - 1).abs() < 1e-5)).all())

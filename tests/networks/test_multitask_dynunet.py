@@ -197,8 +197,9 @@ def test_torchscript_equals_eager(options):
             eager, script = network.multitask(x, given), loaded.multitask(x, given)
             assert eager.keys() == script.keys()
             for name, value in eager.items():
-                torch.testing.assert_close(script[name], value, atol=1e-6, rtol=1e-6)
-                torch.testing.assert_close(loaded(x, given, name), value, atol=1e-6, rtol=1e-6)
+                # Eager normalization runs in blocks, the scripted one in plain operations: rounding.
+                torch.testing.assert_close(script[name], value, atol=2e-5, rtol=2e-5)
+                torch.testing.assert_close(loaded(x, given, name), value, atol=2e-5, rtol=2e-5)
         assert sorted(loaded.multitask(x, None, False, True)) == sorted(network.multitask(x, None, False, True))
     with pytest.raises(Exception, match="is not a multiple of the total stride"):
         loaded(torch.ones(1, 1, *[10] * (x.ndim - 2)))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.networks import normalization
 from scripts.networks.blocks import masked_norm
 from scripts.networks.normalization import ForegroundInstanceNorm, PlainNorm
 
@@ -143,6 +144,43 @@ def test_gradcheck():
         lambda x, w, b: torch.func.functional_call(norm, {"weight": w, "bias": b}, (x, mask)),
         (x, norm.weight, norm.bias),
     )
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_blocks_give_the_values_and_gradients_of_the_plain_operations(monkeypatch, affine, dtype, autocast):
+    monkeypatch.setattr(normalization, "BLOCK", 3 * 7 * 5)  # three channels a block, the last one smaller
+    start = (torch.randn(2, 8, 7, 5) * 2 + 20).to(dtype)
+    mask, upstream = half_mask(2, 7, 5), torch.randn(2, 8, 7, 5).to(dtype)
+
+    def run(blocks: bool) -> list[torch.Tensor]:
+        monkeypatch.setattr(normalization, "in_blocks", lambda x: blocks)
+        norm = ForegroundInstanceNorm(8, affine=affine)
+        if affine:
+            norm.load_state_dict(trained_norm(8).state_dict())
+        norm = norm.to(torch.promote_types(dtype, torch.float32))
+        x = start.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = norm(x, mask.to(x.dtype))
+        y.backward(upstream)
+        return [y.detach(), x.grad, *(p.grad for p in norm.parameters())]
+
+    plain, blocked = run(False), run(True)
+    if dtype == torch.bfloat16:
+        tolerance = 0.02  # of the rounding of values up to 4
+    else:
+        tolerance = 1e-12 if dtype == torch.float64 and not autocast else 2e-4
+    for a, b in zip(blocked, plain, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=2.0**-7 if dtype == torch.bfloat16 else tolerance)
+
+
+def test_second_derivatives_are_refused_and_not_wrong():
+    x = torch.randn(1, 2, 4, 4, requires_grad=True)
+    (first,) = torch.autograd.grad(trained_norm(2)(x, half_mask(1, 4, 4)).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 def test_without_affine_nothing_is_learned_or_stored():
