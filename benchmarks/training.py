@@ -40,6 +40,7 @@ from benchmarks.data import draw
 from scripts import cli, runs
 from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
 from scripts.losses import MultiTaskLoss
+from scripts.networks import normalization
 from scripts.networks.normalization import ForegroundInstanceNorm
 from scripts.preprocessing import collate
 from scripts.runs import write_json
@@ -228,9 +229,9 @@ def tuned_jobs(setting: Setting) -> tuple[dict[str, Job], dict[str, list[float]]
         "bare step with the loss": bare_steps(step_of(joint, "bfloat16"), batch, MultiTaskLoss(1.0, 0.5, 0.5)),
     }
     for precision in ("float32", "bfloat16"):
-        for normalization in ("instance", "foreground"):
-            step = step_of(joint, precision, normalization=normalization)
-            jobs[f"{normalization} {precision}"] = bare_steps(step, batch)
+        for norm in ("instance", "foreground"):
+            step = step_of(joint, precision, normalization=norm)
+            jobs[f"{norm} {precision}"] = bare_steps(step, batch)
     loss = MultiTaskLoss(1.0, 0.5, 0.5)
     jobs["half without masks"] = bare_steps(step_of(joint, "bfloat16"), pick, loss)
     jobs["stock"] = stock_steps(setting, batch)
@@ -392,6 +393,48 @@ def digits(run: Path | None, setting: Setting) -> list[Row]:
     ]
 
 
+def layer_rows(size: int, rounds: int, channels: int = 32) -> list[Row]:
+    """Rows on one normalization layer with its activation, forward and backward: ours against torch's.
+
+    Args:
+        size: side of the image.
+        rounds: counted ones, after one that is thrown away.
+        channels: of the layer.
+    """
+    weight, bias = torch.ones(channels, requires_grad=True), torch.zeros(channels, requires_grad=True)
+    mask = (torch.rand(2, 1, size, size) < 0.6).float()
+    layer = ForegroundInstanceNorm(channels)
+    result = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(2, channels, size, size).to(dtype).requires_grad_()
+        upstream = torch.randn_like(x)
+
+        def ours(plain: bool, x: Tensor = x) -> Tensor:
+            chosen = normalization.in_blocks
+            normalization.in_blocks = (lambda _: False) if plain else chosen
+            try:
+                return layer(x, mask)
+            finally:
+                normalization.in_blocks = chosen
+
+        jobs: dict[str, Callable[[], Tensor]] = {
+            "in blocks": lambda: ours(False),
+            "in plain operations": lambda: ours(True),
+            "torch": lambda x=x: torch.nn.functional.instance_norm(x, weight=weight, bias=bias),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in jobs}
+        for _ in range(rounds + 1):
+            for name, job in jobs.items():
+                start = time.process_time()
+                torch.nn.functional.leaky_relu(job(), 0.01, inplace=True).backward(upstream)
+                taken[name].append(time.process_time() - start)
+        for name in ("in blocks", "in plain operations"):
+            ratios = [a / b for a, b in zip(taken[name][1:], taken["torch"][1:], strict=True)]
+            kind = str(dtype).removeprefix("torch.")
+            result.append(Row(f"normalization layer {name} / torch's, {kind}", statistics.median(ratios)))
+    return result
+
+
 def table(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
     lines = ["| | measured | target |", "|---|---|---|"]
@@ -421,6 +464,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_data(Path(scratch), STEPS * options.batch)
         rows = rows_of(measure(setting, options.rounds), STEPS * options.batch)
         rows.append(Row("gradients of a batch half without masks, difference", gradient_difference(setting), "", 1e-5))
+        rows += layer_rows(options.size, options.rounds, 4 if options.small else 32)
         rows += digits(options.run, setting)
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
     print(table(rows))

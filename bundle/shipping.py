@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bundle.model_card import data_description
 from bundle.release import Weights, write_inference_config
-from scripts import datalists, runs
+from scripts import datalists, runs, scope
 from scripts.checkpoint_files import WEIGHTS
 from scripts.cli import one_sentence_errors, start_logging
 
@@ -126,6 +126,8 @@ def ship(run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = 
     partial = models / f".{WEIGHTS}.partial"
     shutil.copyfile(stage / WEIGHTS, partial)
     os.replace(partial, models / WEIGHTS)
+    # What the images of other weights were like; python -m bundle.weights_card makes it anew.
+    (models / scope.FILE).unlink(missing_ok=True)
     return models / WEIGHTS
 
 

@@ -26,7 +26,7 @@ import yaml
 from sklearn.metrics import recall_score
 
 from bundle.predictor import Predictor
-from scripts import datalists, runs
+from scripts import datalists, runs, scope
 from scripts.audit import audit
 from scripts.cli import one_sentence_errors, start_logging
 from scripts.demo import run_config
@@ -176,6 +176,8 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
     paths = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "datalist_file": str(datalist_file)}
     evaluation, explanations = run / "evaluation", run / "explanations"
     run_config("evaluate.yaml", **paths, output_dir=str(evaluation))
+    # Beside the weights it flags, at inference, what is unlike the training images.
+    shutil.copyfile(runs.last_stage(run) / scope.FILE, ROOT / "models" / scope.FILE)
     run_config("explain.yaml", **paths, output_dir=str(explanations), tests=[])
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["test"]
     rows = json.loads((explanations / "localization.json").read_text(encoding="utf-8"))

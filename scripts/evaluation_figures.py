@@ -123,7 +123,7 @@ def reliability(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
             total = sum(b["n"] for b in filled)
             axes.plot(x, y, color=COLORS[i], linestyle=DASHES[i], linewidth=1.2)
             sizes = [12 + 160 * b["n"] / total for b in filled]
-            axes.scatter(x, y, s=sizes, color=COLORS[i], marker=MARKERS[i], label=label, alpha=0.85)
+            axes.scatter(x, y, s=sizes, color=COLORS[i], marker=MARKERS[i], label=label, zorder=3)
         axes.set(
             xlabel="tumor probability that was said",
             ylabel="share that has a tumor",

@@ -239,6 +239,8 @@ class Stage:
     def configured(self, key: str) -> str:
         """A value of the resolved config as text."""
         value = self.config.content.get(key, MISSING)
+        if value == "$@stage_epochs[@stage]":  # as written in train.yaml
+            value = self.config.content["stage_epochs"].get(self.name, value)
         return "none" if value in (None, []) else str(value)
 
 

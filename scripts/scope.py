@@ -186,12 +186,12 @@ class ScopeJudge:
     is logged.
 
     Args:
-        weights: file of the network's weights.
+        weights: file of the network's weights; None, a network of random ones: nothing is scored.
     """
 
-    def __init__(self, weights: str | Path) -> None:
-        file = Path(weights).parent / FILE
-        self.scope = load(file) if file.is_file() else None
+    def __init__(self, weights: str | Path | None) -> None:
+        file = None if weights is None else Path(weights).parent / FILE
+        self.scope = load(file) if file is not None and file.is_file() else None
 
     def __call__(self, units: Tensor, network: Any) -> dict[str, Tensor]:
         """{"scope": (N,)} of slices (N, C, *size), float32."""

@@ -404,3 +404,19 @@ def test_each_source_by_one_command(tmp_path, capsys):
     capsys.readouterr()
     assert main([*command, "--resplit"]) == 1
     assert "error: --resplit needs --dataset-dir" in capsys.readouterr().err
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders_and_visits_stay_together(tmp_path):
+    cases = ("p0/visit1", "p0/visit2", "p1/visit1", "p2/visit3", "p3")
+    for k, case in enumerate(cases):
+        save(scan(k), tmp_path / case / "flair.nii.gz")
+        save(tumor(), tmp_path / case / "seg.nii.gz")
+    entries = [{"image": f"{case}/flair.nii.gz", "label": f"{case}/seg.nii.gz"} for case in cases]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    listed, _ = datalists.decathlon(tmp_path, progress=False)
+    (tmp_path / "dataset.json").unlink()
+    found, _ = datalists.nifti_cases(tmp_path, progress=False)
+    for datalist in (listed, found):
+        patients = {str(item["image"]).rsplit("/", 1)[0]: item["patient"] for item in items_of(datalist)}
+        assert patients == {"p0/visit1": "p0", "p0/visit2": "p0", "p1/visit1": "p1", "p2/visit3": "p2", "p3": "p3"}
+        assert {len({i["patient"] for i in datalist[split]}) > 0 for split in datalists.SPLITS} == {True}

@@ -300,7 +300,7 @@ class TestKeptFeatures:
                 outputs = step(x[order], part["has_mask"], torch.tensor(order))
                 MultiTaskLoss(seg_weight=0.0)(outputs, part).backward()
                 found.append(({k: v.detach() for k, v in outputs.items()}, gradients(step.network)))
-            tolerance = 1e-6 if precision == "float32" else 1e-2
+            tolerance = 2e-5 if precision == "float32" else 1e-2  # one by one, not in one batch: rounding
             for name, value in found[0][0].items():
                 torch.testing.assert_close(found[1][0][name], value, atol=tolerance, rtol=tolerance, msg=name)
             for name, gradient in found[0][1].items():

@@ -156,7 +156,8 @@ def write_run(folder: Path, run: str, test: list[dict], quality: float, logit: f
             "best_epoch": 5 + i,
         }
         write_json(manifest, stage_dir / "manifest.json")
-        config = {"max_epochs": 8, "batch_size": 16, "spatial_size": [128, 128], "frozen": [], "key_metric": "dice"}
+        config = {"batch_size": 16, "spatial_size": [128, 128], "frozen": [], "key_metric": "dice"}
+        config |= {"max_epochs": "$@stage_epochs[@stage]", "stage_epochs": {stage_dir.name: 8765}}
         (stage_dir / "config.yaml").write_text(yaml.safe_dump(config))
 
     rows = []
@@ -451,6 +452,8 @@ def test_page_names_reproduction_and_limits(demo):
     for words in ("0123456789abcdef", "ab" * 32, "Linux x86_64, 2 cores", "--limit 400", "torch 2.13.0", "17"):
         assert words in text
     assert "not be used for diagnosis" in text
+    assert "8765" in text
+    assert "@stage" not in text, "epochs as a number, not as train.yaml writes them"
     assert "always naming one class scores 0.500" in text
     assert "Source singles has no masks" in text
     assert "Source patients has images of one class alone (tumor)" in text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.datalists.naming import patient_of, stem_of
+from scripts.datalists.naming import patient_of, patient_of_folder, stem_of
 from scripts.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble, validate
 from scripts.datalists.slices import Case, SliceRule
 from scripts.datalists.volumes import BINARY, check_folder, collect
@@ -21,7 +22,31 @@ def _entries(content: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(part, entry) for part in parts for entry in content[part]]
 
 
-def _case(entry: Any, root: Path) -> Case:
+def _first(entry: Any) -> Path | None:
+    """The first image's path of an entry, None without one."""
+    image = entry.get("image") if isinstance(entry, dict) else None
+    named = image[0] if isinstance(image, list) and image else image
+    return Path(named) if isinstance(named, str) and named else None
+
+
+def _patients(entries: Sequence[Any]) -> list[str]:
+    """The patient of each entry: as given, else by the file's name, or by its folder where names are not unique."""
+    firsts = [_first(entry) for entry in entries]
+    stems = Counter(stem_of(path) for path in firsts if path)
+    folders = {path.parent.as_posix() for path in firsts if path}
+    names = Counter(folder.rsplit("/", 1)[-1] for folder in folders)
+    found = []
+    for entry, path in zip(entries, firsts, strict=True):
+        given = entry.get("patient") if isinstance(entry, dict) else None
+        if given or path is None:
+            found.append(str(given or ""))
+        else:
+            folder = path.parent.as_posix()
+            found.append(patient_of(stem_of(path)) if stems[stem_of(path)] == 1 else patient_of_folder(folder, names))
+    return found
+
+
+def _case(entry: Any, root: Path, patient: str) -> Case:
     """The case of one entry; a ValueError says why it cannot be used."""
     if isinstance(entry, str):
         raise ValueError("has no mask: nothing to train or to measure on")
@@ -34,7 +59,6 @@ def _case(entry: Any, root: Path) -> Case:
     for path in [*images, root / entry["label"]]:
         if not path.exists():
             raise ValueError(f"{path} does not exist")
-    patient = str(entry.get("patient") or patient_of(stem_of(images[0])))
     brain = entry.get("foreground")
     return Case(patient, images, root / entry["label"], root / brain if brain else None, stacked=len(images) == 1)
 
@@ -78,12 +102,14 @@ def decathlon(
         raise ValueError(f"{file}: expected an object with 'training', got {type(content).__name__}")
     name = str(name or content.get("name") or folder.resolve().name)
     report, cases, parts = Report(), [], {}
-    for k, (part, entry) in enumerate(_entries(content)):
+    entries = _entries(content)
+    patients = _patients([entry for _, entry in entries])
+    for k, ((part, entry), patient) in enumerate(zip(entries, patients, strict=True)):
         where = entry if isinstance(entry, str) else f"{part} {k}"
         if isinstance(entry, dict) and entry.get("image"):
             where = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
         try:
-            case = _case(entry, folder)
+            case = _case(entry, folder, patient)
             cases.append((where, case))
             parts[case.patient] = part
         except ValueError as error:

@@ -106,15 +106,15 @@ def linked(
     keys: dict[tuple[str, str], int] = {}
     links = []
     for k, (item, content, group) in enumerate(zip(items, contents, groups.tolist(), strict=True)):
-        own = [(key, str(item[key])) for key in ("patient", "group") if key in item]
+        own: list[tuple[str, str]] = [(key, str(item[key])) for key in ("patient", "group") if key in item]
         own += [("image", path) for path in ([item["image"]] if isinstance(item["image"], str) else item["image"])]
         for key in [*own, ("content", content), ("near", str(group))]:
             links.append((k, keys.setdefault(key, k)))
     rows, columns = np.array(links, dtype=np.int64).T
     graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(items), len(items)))
     labels = connected_components(graph, directed=False)[1]
-    order = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
-    return np.array([order[label] for label in labels.tolist()], dtype=np.int64), used
+    numbers = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64), used
 
 
 def join_classes(datalists: Sequence[Datalist], binary: bool = False) -> tuple[list[str], list[list[int]]]:

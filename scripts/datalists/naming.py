@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".nrrd")
@@ -17,7 +18,7 @@ _TOKENS = {
 _CONTRAST = {"ce", "gd", "c", "post", "contrast"}
 # The name of a time point of a patient: BraTS-GLI-00007-001, sub-01_ses-2, patient01_study1.
 _TIME_POINT = re.compile(
-    r"^(?P<brats>brats-[a-z]+-\d{5})-\d{3}$|^(?P<other>.+?)[_-](study|ses|session|visit|tp|time)[_-]?\d+$",
+    r"^(?P<brats>brats-[a-z]+-\d{5})-\d{3}$|^(?P<other>.+?)[_/-](study|ses|session|visit|tp|time)[_-]?\d+$",
     re.IGNORECASE,
 )
 
@@ -58,11 +59,29 @@ def role(path: Path, patient: str = "") -> str | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
+def patient_of_folder(folder: str, names: Mapping[str, int]) -> str:
+    """The patient of a case's folder: by its own name, or by its path where several are called the same.
+
+    >>> names = {"p1": 1, "study1": 1, "study2": 1, "flair": 2}
+    >>> [patient_of_folder(folder, names) for folder in ("HGG/p1", "p2/study1", "p2/study2", "p3/flair")]
+    ['p1', 'p2', 'p2', 'p3/flair']
+
+    Args:
+        folder: path relative to the folder of all cases, with "/".
+        names: how many folders of cases have each name.
+    """
+    name = folder.rsplit("/", 1)[-1]
+    only_time = _TIME_POINT.match(f"x_{name}") is not None and _TIME_POINT.match(name) is None
+    return patient_of(name if names.get(name, 0) <= 1 and not only_time else folder)
+
+
 def patient_of(name: str) -> str:
     """The patient's name without the number of the time point: all time points stay on one side of a split.
 
     >>> patient_of("BraTS-GLI-00007-001"), patient_of("patient01_study1"), patient_of("BraTS20_Training_355")
     ('BraTS-GLI-00007', 'patient01', 'BraTS20_Training_355')
+    >>> patient_of("p7/visit-2")
+    'p7'
     """
     match = _TIME_POINT.match(name)
     return name if match is None else str(match["brats"] or match["other"])

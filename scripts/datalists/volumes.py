@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.datalists.naming import CHANNELS, patient_of, role, stem_of, volume_suffix
+from scripts.datalists.naming import CHANNELS, patient_of, patient_of_folder, role, stem_of, volume_suffix
 from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
 from scripts.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
 
@@ -177,7 +177,7 @@ def nifti_cases(
             for path in own:
                 report.reject(path.relative_to(folder).as_posix(), "no volume, and not in a patient's folder")
             continue
-        patient = patient_of(where.resolve().name if names[where.name] == 1 else relative)
+        patient = patient_of(where.resolve().name) if where == folder else patient_of_folder(relative, names)
         try:
             case = _brats_case(where, own, patient, channels, label_pattern)
             cases.append((relative, case))

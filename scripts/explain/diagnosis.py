@@ -66,7 +66,8 @@ CAUSES: dict[str, tuple[str, str]] = {
     SHORTCUT: (
         "Does the collection an image comes from, or its air, tell the class, so that the network need not look at the "
         "head?",
-        "Source: a balanced accuracy of 0.20 above chance, and better than 95 % of shuffled labels. Air: a "
+        "Source: a balanced accuracy of 0.20 above chance, of the classes or of tumor against none, and better than "
+        "95 % of shuffled labels. Air: a "
         "cross-validated AUC above 0.60 whose 95 % interval leaves 0.50 out, as in scripts.audit.",
     ),
     "normalization leak": (

@@ -100,6 +100,15 @@ def test_source_shortcut_by_hand():
     assert "shuffled labels" in few.reason
 
 
+def test_a_source_that_tells_only_tumor_from_none_is_found_whatever_the_number_of_tumor_classes():
+    labels = [0, 1, 2, 3, 4, 5] * 8
+    told = source_shortcut(["volunteers" if k == 0 else "hospital" for k in labels], labels)
+    assert (told.verdict, told.figures["balanced_accuracy_from_source"], told.figures["chance"]) == (HOLDS, 1.0, 0.5)
+    assert "gives tumor or none with a balanced accuracy of 1.00 (limit 0.70)" in told.reason
+    even = source_shortcut(["a", "b"] * 24, [k // 2 % 6 for k in range(48)])
+    assert even.verdict == DOES_NOT_HOLD
+
+
 def test_coarse_grid_by_hand():
     tumor = torch.zeros(1, 1, 8, 8)
     tumor[..., :2, :2] = 1
