@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,10 @@ def digits(run: Path | None, setting: Setting) -> list[Row]:
     ]
 
 
+def _nowhere(x: Tensor) -> bool:
+    return False
+
+
 def layer_rows(size: int, rounds: int, channels: int = 32) -> list[Row]:
     """Rows on one normalization layer with its activation, forward and backward: ours against torch's.
 
@@ -411,7 +416,8 @@ def layer_rows(size: int, rounds: int, channels: int = 32) -> list[Row]:
 
         def ours(plain: bool, x: Tensor = x) -> Tensor:
             chosen = normalization.in_blocks
-            normalization.in_blocks = (lambda _: False) if plain else chosen
+            if plain:
+                normalization.in_blocks = _nowhere
             try:
                 return layer(x, mask)
             finally:
@@ -420,7 +426,7 @@ def layer_rows(size: int, rounds: int, channels: int = 32) -> list[Row]:
         jobs: dict[str, Callable[[], Tensor]] = {
             "in blocks": lambda: ours(False),
             "in plain operations": lambda: ours(True),
-            "torch": lambda x=x: torch.nn.functional.instance_norm(x, weight=weight, bias=bias),
+            "torch": partial(torch.nn.functional.instance_norm, x, weight=weight, bias=bias),
         }
         taken: dict[str, list[float]] = {name: [] for name in jobs}
         for _ in range(rounds + 1):

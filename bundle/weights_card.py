@@ -147,13 +147,18 @@ def localization(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, Any]]:
     """What the weights say to volumes of other sequences, none of which they were trained on."""
-    found = []
+    found: list[dict[str, Any]] = []
     for file in files:
-        prediction = predictor.predict(file)
+        try:
+            prediction = predictor.predict(file)
+        except ValueError as error:
+            found.append({"volume": file.name, "refused": str(error).replace(f"{file.parent}/", "")})
+            continue
         scores = [p for p in prediction.slice_probabilities or [] if p is not None]
         found.append(
             {
                 "volume": file.name,
+                "refused": None,
                 "plane": prediction.plane,
                 "tumor_probability": prediction.probability,
                 "verdict": prediction.verdict,
