@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,11 @@ from monai.networks.nets import DynUNet
 from torch import Tensor
 
 from benchmarks.data import draw
+from benchmarks.normalization import digits, layer_rows
+from benchmarks.rows import Row, table
 from scripts import cli, runs
 from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
 from scripts.losses import MultiTaskLoss
-from scripts.networks import normalization
-from scripts.networks.normalization import ForegroundInstanceNorm
 from scripts.preprocessing import collate
 from scripts.runs import write_json
 from scripts.train import CONFIGS
@@ -56,28 +55,6 @@ ALLOCATOR = {
 }
 STEPS = 2  # of an epoch
 Job = Callable[[], Any]
-
-
-@dataclass
-class Row:
-    """One line of the result.
-
-    Attributes:
-        name: what is compared, with what.
-        value: ratio of CPU times, or a figure in ``unit``.
-        unit: "x" for a ratio.
-        target: most that it may be; None where nothing is promised.
-    """
-
-    name: str
-    value: float
-    unit: str = "x"
-    target: float | None = None
-
-    @property
-    def met(self) -> bool:
-        """Whether the target is reached."""
-        return self.target is None or self.value <= self.target
 
 
 @dataclass
@@ -347,110 +324,6 @@ def gradient_difference(setting: Setting) -> float:
     return float((found[0] - found[1]).abs().max() / found[1].abs().max())
 
 
-def lost_digits(x: Tensor, mask: Tensor, closed_form: bool = False) -> float:
-    """Largest error of a normalized (B, C, H, W) tensor against float64; in closed form, as ``E[x^2] - E[x]^2``."""
-    exact = ForegroundInstanceNorm(x.shape[1], affine=False)(x.double(), mask.double())
-    if not closed_form:
-        return float((ForegroundInstanceNorm(x.shape[1], affine=False)(x, mask) - exact).abs().max())
-    n = mask.sum((2, 3), keepdim=True)
-    mean = (x * mask).sum((2, 3), keepdim=True) / n
-    variance = (x.square() * mask).sum((2, 3), keepdim=True) / n - mean.square()
-    return float(((x - mean) * torch.rsqrt(variance.clamp(min=0) + 1e-5) * mask - exact).abs().max())
-
-
-def digits(run: Path | None, setting: Setting) -> list[Row]:
-    """Rows on the precision of the normalization: made-up values at mean/std = 100, and a trained run's."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 8, setting.size, setting.size, generator=generator) + 100
-    mask = (torch.rand(2, 1, setting.size, setting.size, generator=generator) < 0.6).float()
-    result = [
-        Row("normalization at mean/std = 100, error", lost_digits(x, mask), "", 1e-4),
-        Row("the same by closed-form sums", lost_digits(x, mask, closed_form=True), ""),
-    ]
-    if run is None:
-        return result
-    network, _, _ = runs.load_run(run)
-    image = batch_of(setting.config("stage3_joint"), 2)[0]
-    worst, ratios = [], []
-
-    def look(layer: ForegroundInstanceNorm, given: tuple[Tensor, Tensor]) -> None:
-        x, m = given
-        n = m.sum((2, 3))
-        mean = (x * m).sum((2, 3)) / n
-        deviation = (((x - mean[..., None, None]) * m).square().sum((2, 3)) / n).sqrt()
-        ratios.append(float((mean.abs() / deviation.clamp(min=1e-3)).max()))
-        worst.append(lost_digits(x, m))
-
-    layers = [m for m in network.modules() if isinstance(m, ForegroundInstanceNorm)]
-    handles = [layer.register_forward_pre_hook(look) for layer in layers]
-    with torch.no_grad():
-        network.multitask(image)
-    for handle in handles:
-        handle.remove()
-    return [
-        *result,
-        Row("trained features, largest mean/std", max(ratios), ""),
-        Row("trained features, error of the normalization", max(worst), "", 1e-4),
-    ]
-
-
-def _nowhere(x: Tensor) -> bool:
-    return False
-
-
-def layer_rows(size: int, rounds: int, channels: int = 32) -> list[Row]:
-    """Rows on one normalization layer with its activation, forward and backward: ours against torch's.
-
-    Args:
-        size: side of the image.
-        rounds: counted ones, after one that is thrown away.
-        channels: of the layer.
-    """
-    weight, bias = torch.ones(channels, requires_grad=True), torch.zeros(channels, requires_grad=True)
-    mask = (torch.rand(2, 1, size, size) < 0.6).float()
-    layer = ForegroundInstanceNorm(channels)
-    result = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.randn(2, channels, size, size).to(dtype).requires_grad_()
-        upstream = torch.randn_like(x)
-
-        def ours(plain: bool, x: Tensor = x) -> Tensor:
-            chosen = normalization.in_blocks
-            if plain:
-                normalization.in_blocks = _nowhere
-            try:
-                return layer(x, mask)
-            finally:
-                normalization.in_blocks = chosen
-
-        jobs: dict[str, Callable[[], Tensor]] = {
-            "in blocks": lambda: ours(False),
-            "in plain operations": lambda: ours(True),
-            "torch": partial(torch.nn.functional.instance_norm, x, weight=weight, bias=bias),
-        }
-        taken: dict[str, list[float]] = {name: [] for name in jobs}
-        for _ in range(rounds + 1):
-            for name, job in jobs.items():
-                start = time.process_time()
-                torch.nn.functional.leaky_relu(job(), 0.01, inplace=True).backward(upstream)
-                taken[name].append(time.process_time() - start)
-        for name in ("in blocks", "in plain operations"):
-            ratios = [a / b for a, b in zip(taken[name][1:], taken["torch"][1:], strict=True)]
-            kind = str(dtype).removeprefix("torch.")
-            result.append(Row(f"normalization layer {name} / torch's, {kind}", statistics.median(ratios)))
-    return result
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table."""
-    lines = ["| | measured | target |", "|---|---|---|"]
-    for row in rows:
-        target = "" if row.target is None else f"<= {row.target:g}: {'met' if row.met else 'MISSED'}"
-        number = f"{row.value:.3f}" if 1e-3 <= abs(row.value) < 1e4 else f"{row.value:.1e}"
-        lines.append(f"| {row.name} | {number} {row.unit} | {target} |")
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--check`` when a target is missed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
@@ -471,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = rows_of(measure(setting, options.rounds), STEPS * options.batch)
         rows.append(Row("gradients of a batch half without masks, difference", gradient_difference(setting), "", 1e-5))
         rows += layer_rows(options.size, options.rounds, 4 if options.small else 32)
-        rows += digits(options.run, setting)
+        rows += digits(batch_of(setting.config("stage3_joint"), 2)[0], options.run)
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
     print(table(rows))
     print(f"{options.size} px, batches of {options.batch}, {options.rounds} rounds, CPU time; {machine}")

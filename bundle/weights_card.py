@@ -25,6 +25,7 @@ import jinja2
 import yaml
 from sklearn.metrics import recall_score
 
+from bundle.model_card import evaluated
 from bundle.predictor import Predictor
 from scripts import datalists, runs, scope
 from scripts.audit import audit
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = ROOT / "docs" / "training"
 RESULTS = TRAINING / "results.json"
+METADATA = ROOT / "configs" / "metadata.json"
 PLANES = {"_ax_": "axial", "_co_": "coronal", "_sa_": "sagittal"}
 MAPS = ("evidence", "gradcam", "hirescam", "uniform", "random", "oracle")
 # What the weights were to reach: measure, comparison, value.
@@ -152,12 +154,14 @@ def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, An
         try:
             prediction = predictor.predict(file)
         except ValueError as error:
-            found.append({"volume": file.name, "refused": str(error).replace(f"{file.parent}/", "")})
+            found.append(
+                {"volume": f"{file.parent.name}/{file.name}", "refused": str(error).replace(f"{file.parent}/", "")}
+            )
             continue
         scores = [p for p in prediction.slice_probabilities or [] if p is not None]
         found.append(
             {
-                "volume": file.name,
+                "volume": f"{file.parent.name}/{file.name}",
                 "refused": None,
                 "plane": prediction.plane,
                 "tumor_probability": prediction.probability,
@@ -300,6 +304,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.dataset_dir is None:
             raise ValueError("--dataset_dir is required: the folder of BRISC 2025; or give --render")
         runs.write_json(measure(arguments.dataset_dir, arguments.volumes, arguments.out), RESULTS)
+        meta = json.loads(METADATA.read_text(encoding="utf-8"))
+        meta["eval_metrics"] = evaluated(arguments.out)
+        METADATA.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     (ROOT / "docs" / "README.md").write_text(render(results), encoding="utf-8")
     for row in targets(results):

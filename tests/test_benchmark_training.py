@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from benchmarks import training
+from benchmarks.normalization import lost_digits
+from benchmarks.rows import Row, table
 
 
 def test_one_round_measures_every_line_and_writes_it(tmp_path, capsys):
@@ -37,7 +39,7 @@ def test_one_round_measures_every_line_and_writes_it(tmp_path, capsys):
 
 def test_digits_are_lost_by_closed_form_sums_and_kept_by_ours():
     x, mask = torch.randn(1, 2, 32, 32) + 100, torch.ones(1, 1, 32, 32)
-    assert training.lost_digits(x, mask) < 1e-5 < training.lost_digits(x, mask, closed_form=True)
+    assert lost_digits(x, mask) < 1e-5 < lost_digits(x, mask, closed_form=True)
 
 
 def test_ratios_are_medians_of_the_rounds():
@@ -50,8 +52,8 @@ def test_ratios_are_medians_of_the_rounds():
     assert rows["half without masks / all with"].value == pytest.approx(0.6)
     assert rows["full step, added to that"].value == 0
     assert rows["loader's share of an epoch, stage 3"].value == pytest.approx(1.0)
-    assert not training.Row("a", 1.2, target=1.0).met
-    assert "MISSED" in training.table([training.Row("a", 1.2, target=1.0)])
+    assert not Row("a", 1.2, target=1.0).met
+    assert "MISSED" in table([Row("a", 1.2, target=1.0)])
 
 
 def test_odd_sizes_are_refused():
