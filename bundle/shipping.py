@@ -84,9 +84,9 @@ def keep_run(run: Path, root: Path) -> None:
             str(config["run_dir"]): f"runs/{run.name}",
             # Another run of the same folder, whose weights this one started from.
             f"{Path(config['run_dir']).resolve().parent}/": "runs/",
-            f"{Path(command).parents[1]}/": "",
         }
-        names = {path: name for path, name in names.items() if path != "/"}
+        if len(Path(command).parents) > 2:  # /.../scripts/train.py; a program of another kind is kept as it is
+            names[f"{Path(command).parents[1]}/"] = ""
         target = kept / stage.name
         keep_curves(stage, target)
         for name in (runs.CONFIG, runs.MANIFEST):

@@ -27,6 +27,7 @@ from sklearn.metrics import recall_score
 
 from bundle.model_card import evaluated
 from bundle.predictor import Predictor
+from bundle.shipping import DATALIST
 from scripts import datalists, runs, scope
 from scripts.audit import audit
 from scripts.cli import one_sentence_errors, start_logging
@@ -68,18 +69,33 @@ def kept_stages(training: Path = TRAINING) -> list[Path]:
     return sorted(found, key=lambda folder: found[folder]["started"])
 
 
-def assemble_run(folder: Path, training: Path = TRAINING, weights: Path = ROOT / "models" / runs.WEIGHTS) -> Path:
+def assemble_run(
+    folder: Path,
+    dataset_dir: Path,
+    training: Path = TRAINING,
+    weights: Path = ROOT / "models" / runs.WEIGHTS,
+) -> Path:
     """A run folder of the last kept config and the shipped weights, for `configs/evaluate.yaml` and its like.
+
+    Args:
+        folder: to write to.
+        dataset_dir: where the images of the training are.
+        training: see `bundle.shipping`.
+        weights: the shipped ones.
 
     Raises:
         FileNotFoundError: when configs or weights are not there.
     """
     stage = kept_stages(training)[-1]
+    datalist_file = stage.parent / DATALIST
     target = folder / stage.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in (runs.CONFIG, runs.MANIFEST):
-        shutil.copyfile(stage / name, target / name)
+    config = yaml.safe_load((stage / runs.CONFIG).read_text(encoding="utf-8"))
+    config |= {"dataset_dir": str(dataset_dir), "datalist_file": str(datalist_file), "run_dir": str(folder)}
+    runs.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), target / runs.CONFIG)
+    shutil.copyfile(stage / runs.MANIFEST, target / runs.MANIFEST)
     shutil.copyfile(weights, target / runs.WEIGHTS)
+    runs.write_network_overlay(folder, datalists.read(datalist_file)["classes"])
     return folder
 
 
@@ -180,8 +196,8 @@ def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, An
 
 def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[str, Any]:
     """Everything that the card shows, from the shipped weights and the images."""
-    run = assemble_run(folder)
-    datalist_file = kept_stages()[-1].parent / "datalist.json"
+    run = assemble_run(folder, dataset_dir)
+    datalist_file = kept_stages()[-1].parent / DATALIST
     paths = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "datalist_file": str(datalist_file)}
     evaluation, explanations = run / "evaluation", run / "explanations"
     run_config("evaluate.yaml", **paths, output_dir=str(evaluation))
@@ -231,7 +247,7 @@ def stages() -> list[dict[str, Any]]:
     for folder in kept_stages():
         manifest = json.loads((folder / runs.MANIFEST).read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8"))
-        datalist = datalists.read(folder.parent / "datalist.json")
+        datalist = datalists.read(folder.parent / DATALIST)
         epochs = config["max_epochs"]
         epochs = epochs if isinstance(epochs, int) else config["stage_epochs"][config["stage"]]
         # An expression stands for the default where masks and classes are given: mean of Dice and balanced accuracy.

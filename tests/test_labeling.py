@@ -210,6 +210,6 @@ def test_volumes_become_slices_and_pictures_stay(records, tmp_path, caplog):
 
 def test_handlers_are_a_literal_list_of_dicts_as_label_needs_them():
     config = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
-    assert all(isinstance(handler, dict) and "_target_" in handler for handler in config["train"]["handlers"])
-    inference = yaml.safe_load((CONFIGS / "inference.yaml").read_text(encoding="utf-8"))
-    assert len(config["classes"]) == inference["num_classes"]
+    handlers = config["train"]["handlers"]
+    assert handlers
+    assert all(isinstance(handler, dict) and "_target_" in handler for handler in handlers)

@@ -89,8 +89,10 @@ def test_unfinished_run_changes_nothing(shipped, small_run, tmp_path):
         main([str(tmp_path / "missing")])
 
 
-def test_run_of_kept_config_and_shipped_weights_is_a_run(shipped, tmp_path):
-    run = weights_card.assemble_run(tmp_path / "run", shipped / "docs" / "training", shipped / "models" / "model.pt")
+def test_run_of_kept_config_and_shipped_weights_is_a_run(shipped, small_run, tmp_path):
+    run = weights_card.assemble_run(
+        tmp_path / "run", small_run.dataset_dir, shipped / "docs" / "training", shipped / "models" / "model.pt"
+    )
     network, _config, stage = weights_card.runs.load_run(run)
     assert stage.name == "stage3_joint"
     assert not network.training
