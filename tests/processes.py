@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+torch.set_num_threads(1)  # a forked process waits forever for the threads that its parent computed with
+
 
 def together(work: Callable[[int], Any], folder: Path, world: int = 2, fails: bool = False) -> list[Any]:
     """Run ``work(rank)`` in so many forked processes with torchrun's environment; what each returns.

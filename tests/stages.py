@@ -33,6 +33,7 @@ from scripts.losses import MultiTaskLoss
 from scripts.samplers import DrawnItems, MixedBatchSampler, has_mask
 from tests.networks.nets import heads, tiny
 
+torch.set_num_threads(1)  # a forked process waits forever for the threads that its parent computed with
 EPOCHS, BATCHES = 4, 3
 
 
