@@ -143,6 +143,18 @@ def test_joint_training_has_the_epochs_of_the_stages_together_and_one_learning_r
     assert {group["lr"] for group in groups} == {0.002}
 
 
+@pytest.mark.parametrize("name", ["segmentation_only", *CLASSIFIERS])
+def test_a_model_of_one_task_is_trained_on_the_items_that_have_its_target(small_data, tmp_path, name):
+    everything = built(small_data, tmp_path, "no_stages", runs.JOINT).get_parsed_content("train#dataset").data
+    items = built(small_data, tmp_path, name, runs.JOINT).get_parsed_content("train#dataset").data
+    # A batch without any target, as the last of an epoch can be, would stop the training.
+    target = "label" if name == "segmentation_only" else "diagnosis"
+    having = [item["name"] for item in everything if item.get(target) is not None]
+    assert [item["name"] for item in items] == having and having
+    if target == "label":
+        assert len(having) < len(everything)
+
+
 def test_every_overlay_of_the_folders_is_a_variant():
     there = {
         f"{p.parent.name}/{p.name}" for folder in ("ablations", "comparison") for p in (CONFIGS / folder).iterdir()
