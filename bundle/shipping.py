@@ -13,9 +13,11 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -58,6 +60,29 @@ def replaced(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
+def portable_command(command: str) -> str:
+    """A command line as a shell takes it from the checkout; earlier manifests held a script's path and bare values.
+
+    >>> print(portable_command("/home/me/checkout/scripts/train.py --joint --stage3_joint {'max_epochs': 20}"))
+    python -m scripts.train --joint --stage3_joint "{'max_epochs': 20}"
+    """
+    script, _, arguments = command.partition(" ")
+    if not script.endswith(".py"):
+        return command
+    given = (pair.partition(" ") for pair in f" {arguments}".split(" --")[1:])
+    options = [
+        f"--{key} {json.dumps(value)}" if value and shlex.quote(value) != value else f"--{key} {value}".strip()
+        for key, _, value in given
+    ]
+    return " ".join([f"python -m {'.'.join(Path(script).with_suffix('').parts[-2:])}", *options])
+
+
+def _checkout(command: str, config: Mapping[str, Any]) -> Path:
+    """Where the code of a run was: the folder of the script, or the bundle's root."""
+    script = Path(command.split()[0])
+    return script.parents[1] if len(script.parents) > 2 else Path(config.get("bundle_root", ROOT)).resolve()
+
+
 def keep_curves(stage: Path, target: Path) -> None:
     """One event file with the scalars of all of a stage's event files; pictures show the data set and stay out."""
     target.mkdir(parents=True, exist_ok=True)
@@ -77,21 +102,20 @@ def keep_run(run: Path, root: Path) -> None:
     for stage in stage_folders(run):
         text = (stage / runs.CONFIG).read_text(encoding="utf-8")
         config = yaml.safe_load(text)
-        command = json.loads((stage / runs.MANIFEST).read_text(encoding="utf-8"))["command"].split()[0]
+        manifest = json.loads((stage / runs.MANIFEST).read_text(encoding="utf-8"))
         names = {
             str(config["dataset_dir"]): DATASET_DIR,
             str(config["datalist_file"]): (TRAINING / run.name / DATALIST).as_posix(),
             str(config["run_dir"]): f"runs/{run.name}",
             # Another run of the same folder, whose weights this one started from.
             f"{Path(config['run_dir']).resolve().parent}/": "runs/",
+            f"{_checkout(manifest['command'], config)}/": "",
         }
-        if len(Path(command).parents) > 2:  # /.../scripts/train.py; a program of another kind is kept as it is
-            names[f"{Path(command).parents[1]}/"] = ""
         target = kept / stage.name
         keep_curves(stage, target)
-        for name in (runs.CONFIG, runs.MANIFEST):
-            kept_text = replaced((stage / name).read_text(encoding="utf-8"), names)
-            (target / name).write_text(kept_text, encoding="utf-8")
+        manifest["command"] = portable_command(manifest["command"])
+        for name, content in ((runs.CONFIG, text), (runs.MANIFEST, json.dumps(manifest, indent=1) + "\n")):
+            (target / name).write_text(replaced(content, names), encoding="utf-8")
         shutil.copyfile(config["datalist_file"], kept / DATALIST)  # byte for byte: the manifest has its checksum
 
 

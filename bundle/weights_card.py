@@ -4,7 +4,7 @@
 
 evaluates and explains ``models/model.pt`` on the test part of its datalist in ``docs/training`` (see
 `bundle.shipping`), keeps what the card shows in ``docs/training/results.json`` and writes the card from it.
-``--render`` writes the card anew from that file.
+``--render`` writes the card anew from that file and the kept training.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from scripts import datalists, runs, scope
 from scripts.audit import audit
 from scripts.cli import one_sentence_errors, start_logging
 from scripts.demo import run_config
+from scripts.run_files import read_scalars
 
 logger = logging.getLogger(__name__)
 
@@ -219,12 +220,8 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
         "spatial_size": config["spatial_size"],
         "classes": datalist["classes"],
         "counts": {part: len(datalist[part]) for part in datalists.SPLITS},
-        "stages": (trained := stages()),
-        "training_hours": sum(
-            (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"])).total_seconds()
-            / 3600
-            for stage in trained
-        ),
+        "machine": runs.machine(),
+        **training(),
         "overall": metrics["overall"],
         "by_class": metrics["by_class"],
         "by_plane": by_plane(evaluation / "cases.csv"),
@@ -242,7 +239,7 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
 
 
 def stages() -> list[dict[str, Any]]:
-    """Run, stage, images, epochs and selected metric of each stage, from the kept manifests, configs and datalists."""
+    """What each stage was and reached on validation, from the kept manifests, configs, datalists and curves."""
     found = []
     for folder in kept_stages():
         manifest = json.loads((folder / runs.MANIFEST).read_text(encoding="utf-8"))
@@ -259,9 +256,20 @@ def stages() -> list[dict[str, Any]]:
             "images": len(datalist["training"]),
         }
         entry |= {"validation_images": len(datalist["validation"]), "epochs": epochs}
-        entry |= {"started": manifest["started"], "finished": manifest["finished"], "command": manifest["command"]}
-        found.append({**entry, "best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]})
+        entry |= {key: manifest[key] for key in ("started", "finished", "command", "commit", "machine")}
+        entry["clean"] = not manifest["commit"].endswith(runs.CHANGES)
+        entry |= {"best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]}
+        curves = read_scalars(folder)
+        reached = {name: dict(curves.get(f"validation/{name}", ())) for name in ("dice", "balanced_accuracy")}
+        found.append({**entry, **{name: values.get(manifest["best_epoch"]) for name, values in reached.items()}})
     return found
+
+
+def training() -> dict[str, Any]:
+    """The stages, and the hours from start to end of each together."""
+    found = stages()
+    spans = (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"]) for stage in found)
+    return {"stages": found, "training_hours": sum(span.total_seconds() / 3600 for span in spans)}
 
 
 def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -313,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset_dir", type=Path, help="folder of BRISC 2025: images/<class>, masks")
     parser.add_argument("--volumes", type=Path, nargs="*", default=[], help="volumes of other sequences to try")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "weights_card", help="evaluation and explanations")
-    parser.add_argument("--render", action="store_true", help="write the card from results.json, measure nothing")
+    parser.add_argument("--render", action="store_true", help="write the card anew, measure nothing")
     arguments = parser.parse_args(argv)
     start_logging()
     if not arguments.render:
@@ -323,7 +331,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         meta = json.loads(METADATA.read_text(encoding="utf-8"))
         meta["eval_metrics"] = evaluated(arguments.out)
         METADATA.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = {**json.loads(RESULTS.read_text(encoding="utf-8")), **training()}
+    runs.write_json(results, RESULTS)
     (ROOT / "docs" / "README.md").write_text(render(results), encoding="utf-8")
     for row in targets(results):
         logger.info("%s: %.4f (target %s)", row["title"], row["value"], row["goal"])

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from scripts.preprocessing import resolve_items
 
 logger = logging.getLogger(__name__)
 
+CHANGES = "+changes"  # behind the commit of a checkout that is not as committed
 PACKAGES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "itk", "scikit-learn", "scikit-image", "scipy")
 STAGES = ("stage1_segmentation", "stage2_classification", "stage3_joint")
 JOINT = "joint"  # one stage in place of the three, from random weights
@@ -128,6 +130,19 @@ def write_config(stage_dir: str | Path, config: dict[str, Any]) -> None:
         write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), Path(stage_dir) / CONFIG)
 
 
+def machine() -> str:
+    """System, processor, cores and GPU of this machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}"
+
+
+def command_line() -> str:
+    """This process as a shell takes it: ``python -m`` where a module was started, arguments quoted."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = sys.argv[:1] if spec is None else ["python", "-m", spec.name.removesuffix(".__main__")]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
 def _manifest(folder: Path, datalist_file: str | None, seed: int, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     now, before = time.strftime("%Y-%m-%dT%H:%M:%S"), {}
     if (folder / MANIFEST).is_file():
@@ -136,14 +151,13 @@ def _manifest(folder: Path, datalist_file: str | None, seed: int, items: Sequenc
     manifest = {
         "started": before.get("started", now),
         "seed": seed,
-        "command": " ".join(sys.argv),
+        "command": command_line(),
         "commit": commit(),
         "datalist": f"{len(items)} items given" if datalist_file is None else str(datalist_file),
         "datalist_sha256": hashlib.sha256(content).hexdigest(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
+        "machine": machine(),
         "processes": parallel.world(),
     }
     if (folder / CHECKPOINT).is_file():
@@ -240,7 +254,7 @@ def write_text(text: str, path: str | Path) -> None:
 
 
 def commit() -> str | None:
-    """Commit of the bundle's checkout, with "+changes" if it is not clean; None outside git."""
+    """Commit of the bundle's checkout, with CHANGES if it is not clean; None outside git."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -250,7 +264,7 @@ def commit() -> str | None:
     )
     if head.returncode:
         return None
-    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    return head.stdout.strip() + (CHANGES if status.stdout.strip() else "")
 
 
 def last_stage(run_dir: str | Path) -> Path:

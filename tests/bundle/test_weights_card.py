@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 
 from bundle import weights_card
 from bundle.weights_card import RESULTS, interval, number, render, targets
-from scripts import datalists
+from scripts import datalists, runs, train
 from scripts.inference import Inference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,46 @@ def test_no_group_and_no_tested_image_was_trained_on(results):
     for one in lists:
         assert tested.isdisjoint(item["image"] for part in ("training", "validation") for item in one[part])
         assert tested <= {item["image"] for item in one["test"]}
+
+
+def test_remarks_by_hand_are_on_these_weights(results):
+    assert f"SHA-256 {results['weights_sha256'][:16]}..." in render(results)
+
+
+def test_commands_of_the_card_are_understood(results, monkeypatch):
+    """Each is a module of this project with options that a shell hands on as they were."""
+    commands = re.findall(r"^    (python -m scripts\.\S+ .*)$", render(results), re.MULTILINE)
+    assert len(commands) == len({stage["command"] for stage in results["stages"]}) >= 2
+    given: list[tuple] = []
+
+    class Understood(Exception):
+        pass
+
+    def taken(run_dir, overlays, stages, tracking, **overrides):
+        given.append((overlays, overrides))
+        raise Understood
+
+    monkeypatch.setattr(train, "train", taken)
+    for command in commands:
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "scripts.train"]
+        with pytest.raises(Understood):
+            train.main(words[3:])
+        overlays, overrides = given[-1]
+        assert all((ROOT / overlay).is_file() for overlay in overlays)
+        assert (ROOT / overrides.pop("datalist_file")).is_file()
+        assert overrides.pop("dataset_dir") == "BRISC"
+        kept = yaml.safe_load((weights_card.kept_stages()[-1] / "config.yaml").read_text(encoding="utf-8"))
+        own = {key: value for key, value in overrides.items() if key not in runs.STAGES}
+        assert own.items() <= kept.items()
+
+
+def test_stages_tell_dice_and_balanced_accuracy_of_the_epoch_they_selected(results):
+    stages = {(stage["run"], stage["stage"]): stage for stage in results["stages"]}
+    for stage in stages.values():
+        reached = {"dice": stage["dice"], "balanced_accuracy": stage["balanced_accuracy"]}
+        reached["combined"] = (stage["dice"] + stage["balanced_accuracy"]) / 2
+        assert reached[stage["key_metric"]] == pytest.approx(stage["best_metric"], abs=1e-6)
 
 
 def test_missed_target_is_told_by_how_much(results):
