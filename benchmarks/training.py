@@ -35,6 +35,7 @@ from monai.inferers import SimpleInferer
 from monai.losses import DiceCELoss
 from monai.networks.nets import DynUNet
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.data import draw
 from benchmarks.normalization import digits, layer_rows
@@ -300,7 +301,7 @@ def rows_of(found: dict[str, list[tuple[float, float]]], images: int) -> list[Ro
     ]
     for name in ("stage 3", "stage 2", "stage 2 cached"):
         share = statistics.median(waited / whole for whole, waited in found[name])
-        result.append(Row(f"loader's share of an epoch, {name}", 100 * share, "%", 1.0 if name == "stage 3" else None))
+        result.append(Row(f"loader's share of an epoch, {name}", 100 * share, "%", 1.0))
     stage3 = statistics.median(whole for whole, _ in found["stage 3"])
     result.append(Row("stage 3, CPU time", 1e3 * stage3 / images, "ms/image"))
     return result
@@ -324,6 +325,33 @@ def gradient_difference(setting: Setting) -> float:
     return float((found[0] - found[1]).abs().max() / found[1].abs().max())
 
 
+def operations(setting: Setting) -> list[Row]:
+    """Operations of a joint training step, all items with a mask, and of the parts of it that stage 2 is made of.
+
+    Counted by torch in convolutions and matrix products, a multiplication and its addition as two.
+    """
+    config = setting.config("stage3_joint")
+    image, target, keywords = batch_of(config, setting.batch)
+    step = step_of(config, "float32").train()
+    network = step.network
+
+    def counted(work: Callable[[], Any]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops() / 1e9 / setting.batch
+
+    with torch.no_grad():
+        encoder = counted(lambda: network.encode(image))
+        features, masks = network.encode(image)
+    head = counted(lambda: torch.autograd.backward([o.sum() for o in network.classify(features, masks)]))
+    whole = counted(lambda: MultiTaskLoss(1.0, 0.5, 0.5)(step(image, keywords["has_mask"]), target).backward())
+    return [
+        Row("operations of a joint step, forward and backward", whole, "GFLOP/image"),
+        Row("of these the encoder's forward pass", encoder, "GFLOP/image"),
+        Row("of these the head, forward and backward", head, "GFLOP/image"),
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--check`` when a target is missed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
@@ -343,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_data(Path(scratch), STEPS * options.batch)
         rows = rows_of(measure(setting, options.rounds), STEPS * options.batch)
         rows.append(Row("gradients of a batch half without masks, difference", gradient_difference(setting), "", 1e-5))
+        rows += operations(setting)
         rows += layer_rows(options.size, options.rounds, 4 if options.small else 32)
         rows += digits(batch_of(setting.config("stage3_joint"), 2)[0], options.run)
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"

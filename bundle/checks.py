@@ -6,7 +6,7 @@
     python -m bundle.checks --overlay runs/demo/ours/network.yaml
     python -m bundle.checks --bundle_root dist/brain_tumor_lens_segmentation --image mine.jpg --out runs/checks
 
-One line a check; exit status 1 if any fails. Phantoms are drawn for it, so that no image is needed.
+One line a check; exit status 1 if any fails. The samples of `bundle.samples` are drawn for it: no image is needed.
 """
 
 from __future__ import annotations
@@ -29,31 +29,19 @@ from PIL import Image
 from bundle import parity
 from bundle.predictor import Prediction, Predictor
 from bundle.release import ROOT
-from scripts import cli, overlays, phantoms
+from bundle.samples import HEALTHY, PICTURE, SAMPLES, VOLUME, draw_samples
+from scripts import cli, overlays
 from scripts.checkpoint_files import load_weights
 from scripts.explain.layers import resolve_layer
 from scripts.explain.maps import upsample
 from scripts.inferers import MultiTaskInferer
 from scripts.postprocessing import evidence_scale
 
-SEED = 20
-PICTURE, HEALTHY, VOLUME = "phantom_tumor.png", "phantom_healthy.png", "phantom_volume.nii.gz"
 SKIPPED = "skipped: "
 
 
 class Failure(Exception):
     """What a check found wrong, in one sentence."""
-
-
-def draw_samples(folder: Path) -> None:
-    """Write a picture with a tumor, the same head without, and a small volume with a tumor."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, tumor in ((PICTURE, True), (HEALTHY, False)):
-        image, _ = phantoms.phantom_slice([SEED, 0], tumor)
-        Image.fromarray(np.rint(image.T * 255).astype(np.uint8)).save(folder / name)
-    volume = phantoms.phantom_volume([SEED, 1], tumor=True, matrix=(96, 112), slices=6)
-    affine = np.diag([-volume.spacing_mm[0], -volume.spacing_mm[1], volume.spacing_mm[2], 1.0])
-    nib.save(nib.Nifti1Image(volume.image, affine), folder / VOLUME)
 
 
 @dataclass
@@ -62,7 +50,7 @@ class Checks:
 
     Attributes:
         root: folder that holds ``configs`` and ``models``.
-        samples: folder of `draw_samples`.
+        samples: folder of `bundle.samples.draw_samples`.
         overlay: config merged over ``inference.yaml``, or None.
         weights: instead of the config's, or None.
         image: the user's own picture or volume, or None for the phantom.
@@ -136,13 +124,15 @@ class Checks:
         return f"version {meta['version']}, labels {', '.join(list(channels.values())[1:])}"
 
     def layer_for_cam(self) -> str:
-        """The layer exists and Grad-CAM works there."""
+        """The layer exists, and Grad-CAM of the drawn tumor there is neither cancelled (which raises) nor empty."""
         network = self.predictor.network
         name = resolve_layer(network, self.layer or network.default_cam_layer)
-        found = self.predictor.explain(self.sample, method="gradcam", layer=name, slice=self._middle())
+        found = self.predictor.explain(self.samples / PICTURE, method="gradcam", layer=name)
         if not np.isfinite(found.map).all():
             raise Failure(f"Grad-CAM at {name} is not finite")
-        return f"{name}: " + ("empty map" if found.empty else f"map of {' x '.join(map(str, found.map.shape))}")
+        if found.empty:
+            raise Failure(f"Grad-CAM at {name} of {PICTURE}: {found.message}")
+        return f"{name}: map of {' x '.join(map(str, found.map.shape))}"
 
     def parity(self) -> str:
         """Training, inference and MONAI Label feed the network alike, bit for bit; the service answers alike."""
@@ -168,7 +158,7 @@ class Checks:
         return f"{', '.join(consumers)} alike" + (f"; not installed: {', '.join(absent)}" if absent else "")
 
     def predict(self) -> str:
-        """A prediction is in range, the same twice, on the image's grid, and not the same for every image."""
+        """A prediction is in range, the same twice, on the image's grid, and its verdict on the samples is right."""
         first, again = self.prediction, self.predictor.predict(self.sample)
         if not 0 <= first.probability <= 1 or not math.isclose(sum(first.probabilities.values()), 1, abs_tol=1e-4):
             raise Failure(f"probabilities are {first.probabilities}")
@@ -177,13 +167,20 @@ class Checks:
         grid = sample_grid(self.sample)
         if first.mask.shape != grid:
             raise Failure(f"the mask has shape {first.mask.shape}, the image {grid}")
-        other = self.predictor.predict(self.samples / HEALTHY)
-        if other.probabilities == first.probabilities:
+        drawn = {name: self.predictor.predict(self.samples / name) for name in SAMPLES}
+        if len({prediction.probability for prediction in (first, *drawn.values())}) == 1:
             raise Failure("the probabilities do not depend on the image")
-        return (
-            f"{self.sample.name}: {first.predicted_class}, tumor {first.probability:.3f} (threshold "
-            f"{first.threshold:.3f}), {int((first.mask > 0).sum())} voxels; {HEALTHY}: tumor {other.probability:.3f}"
-        )
+        wrong = [
+            f"{name}: tumor {prediction.probability:.3f}, threshold {prediction.threshold:.3f}, drawn "
+            f"{'with' if SAMPLES[name] else 'without'} a tumor"
+            for name, prediction in drawn.items()
+            if prediction.verdict != SAMPLES[name]
+        ]
+        if wrong:
+            raise Failure(f"the verdict on {len(wrong)} of {len(drawn)} samples is wrong: {'; '.join(wrong)}")
+        found = f"{first.predicted_class}, tumor {first.probability:.3f} (threshold {first.threshold:.3f})"
+        others = "; ".join(f"{k} {p.probability:.3f}" for k, p in drawn.items() if k != self.sample.name)
+        return f"{self.sample.name}: {found}, {int((first.mask > 0).sum())} voxels; {others}"
 
     def maps(self) -> str:
         """Evidence varies within the image and from image to image, and there is none in the air."""
@@ -224,10 +221,6 @@ class Checks:
         if self.out is None:
             return f"drawn, {picture.shape[1]} x {picture.shape[0]} pixels; --out DIR keeps it"
         return str(overlays.save(picture, self.out / "overlay.png"))
-
-    def _middle(self) -> int | None:
-        known = [i for i, p in enumerate(self.prediction.slice_probabilities or []) if p is not None]
-        return known[len(known) // 2] if known else None
 
     def _plane(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image, evidence and mask on the network's grid: what the network saw of the sample's middle slice."""

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-
 from bundle.release import NAME, ROOT
-from scripts import phantoms
+from bundle.samples import draw_studies
 from scripts.cli import one_sentence_errors, start_logging
 
 ENVIRONMENT = ROOT / ".venv-label"
@@ -34,7 +30,6 @@ from monailabel.tasks.activelearning.epistemic import Epistemic  # noqa: E402
 _stock_strategies = MyApp.init_strategies
 MyApp.init_strategies = lambda self: {{**_stock_strategies(self), "{STRATEGY}": Epistemic()}}
 '''
-LABELED, VOLUMES, PICTURES = 3, 8, 6
 
 
 @dataclass
@@ -87,24 +82,10 @@ def prepare_app(app: Path, bundles: Sequence[Path], environment: Path = ENVIRONM
         shutil.copytree(folder, app / "model" / folder.name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
 
 
-def prepare_studies(studies: Path, seed: int = 0) -> None:
-    """Fill a folder with phantoms: volumes, of which some are labeled, and pictures. One that exists is left alone."""
-    if studies.exists():
-        return
-    with tempfile.TemporaryDirectory() as made:
-        phantoms.make_phantoms(made, seed=seed, patients=VOLUMES, singles=2 * PICTURES, progress=False)
-        labels = studies / "labels" / "final"
-        labels.mkdir(parents=True)
-        for image in sorted(Path(made, "patients").rglob("*_flair.nii.gz")):
-            shutil.copyfile(image, studies / image.name)
-            mask = image.with_name(image.name.replace("_flair", "_seg"))
-            # Training validates on a part of the labeled ones, which must show a tumor.
-            tumor = np.asarray(nib.load(mask).dataobj).any()  # type: ignore[attr-defined]
-            if tumor and len(list(labels.iterdir())) < LABELED:
-                shutil.copyfile(mask, labels / image.name)
-        # MONAI Label writes a result in the image's format: a JPG would blur the mask.
-        for image in sorted(Path(made, "singles").rglob("*.png"), key=lambda path: path.name)[:PICTURES]:
-            shutil.copyfile(image, studies / image.name)
+def prepare_studies(studies: Path) -> None:
+    """Fill a folder with phantoms (`bundle.samples`). One that exists is left alone."""
+    if not studies.exists():
+        draw_studies(studies)
 
 
 def prepare(out: Path, bundles: Sequence[Path], environment: Path = ENVIRONMENT, sampling: bool = True) -> Label:

@@ -9,8 +9,10 @@ Everything runs on this machine; nothing is sent elsewhere and nothing is kept.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # Streamlit runs the file by its path
 
 from bundle import page_views as views  # noqa: E402
-from bundle.checks import draw_samples  # noqa: E402
 from bundle.predictor import Explanation, Prediction, Predictor  # noqa: E402
+from bundle.samples import draw_samples  # noqa: E402
 from bundle.service_model import NOTICE, describe_model, read_metadata  # noqa: E402
 from bundle.uploads import UploadLimits, UploadRefused, stored  # noqa: E402
 from scripts.study_files import read_image  # noqa: E402
@@ -48,22 +50,34 @@ def samples() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-@st.cache_data(max_entries=8, show_spinner="Predicting ...")
-def predict(_predictor: Predictor, data: bytes, uncertainty: bool) -> tuple[Prediction, np.ndarray]:
-    """Prediction and gray values of an upload."""
+@st.cache_data(max_entries=4, show_spinner="Reading ...")
+def read(data: bytes) -> np.ndarray:
+    """Gray values of an upload: (rows, columns) of a picture, (X, Y, Z, C) of a volume."""
     with stored(data, UploadLimits()) as path:
         array, _, picture, _ = read_image(str(path), None, "the file")
-        image = array[..., 0].T if picture else array
-        return _predictor.predict(path, uncertainty=uncertainty), image
+    return array[..., 0].T if picture else array.reshape(*array.shape[:-1], *[1] * (4 - array.ndim), array.shape[-1])
+
+
+@st.cache_data(max_entries=8, show_spinner="Predicting ...")
+def predict(_predictor: Predictor, data: bytes, uncertainty: bool, channel: int | None) -> Prediction:
+    """Prediction of an upload."""
+    with stored(data, UploadLimits()) as path:
+        return _predictor.predict(path, uncertainty=uncertainty, channel=channel)
 
 
 @st.cache_data(max_entries=16, show_spinner="Explaining ...")
 def explain(
-    _predictor: Predictor, data: bytes, method: str, layer: str | None, target: str, number: int | None
+    _predictor: Predictor,
+    data: bytes,
+    channel: int | None,
+    method: str,
+    layer: str | None,
+    target: str,
+    number: int | None,
 ) -> Explanation:
     """Heatmap of an upload."""
     with stored(data, UploadLimits()) as path:
-        return _predictor.explain(path, method=method, layer=layer, target=target, slice=number)
+        return _predictor.explain(path, method=method, layer=layer, target=target, slice=number, channel=channel)
 
 
 def choose_image() -> tuple[str, bytes] | None:
@@ -74,6 +88,19 @@ def choose_image() -> tuple[str, bytes] | None:
     if chosen is not None and chosen != UPLOAD:
         return chosen, samples()[chosen]
     return (Path(upload.name).name, upload.getvalue()) if upload is not None else None
+
+
+def choose_channel(predictor: Predictor, gray: np.ndarray) -> tuple[int | None, np.ndarray]:
+    """Of a 4D file: the channel to predict, None where the network takes all, and the gray values that are shown."""
+    if gray.ndim == 2:
+        return None, gray
+    count = gray.shape[-1]
+    if count == 1:
+        return None, gray[..., 0]
+    alone = predictor.network.in_channels == 1
+    label = "Volume of the 4D file" if alone else "Shown volume of the 4D file (all are predicted together)"
+    number = st.sidebar.selectbox(label, range(count), key="channel")
+    return number if alone else None, gray[..., number]
 
 
 def show_prediction(prediction: Prediction) -> None:
@@ -101,15 +128,13 @@ def show_prediction(prediction: Prediction) -> None:
 
 
 def choose_explanation(predictor: Predictor, model: dict[str, Any], volume: bool) -> dict[str, Any]:
-    """Method, layer and target, from the sidebar."""
-    methods = [m for m in model["methods"] if m != "evidence" or predictor.network.has_evidence]
+    """Target, method and layer, from the sidebar."""
+    target = st.sidebar.selectbox("What is explained", ["tumor", *predictor.classes[1:], "segmentation"])
+    methods, layers, usual = views.choices(model, target, predictor.network.has_evidence)
     method = st.sidebar.selectbox("Method of the heatmap", methods)
     layer = None
     if "cam" in method:
-        layer = st.sidebar.selectbox(
-            "Layer", model["layers"], index=model["layers"].index(model["default_layer"]), key="layer"
-        )
-    target = st.sidebar.selectbox("What is explained", ["tumor", *predictor.classes[1:]])
+        layer = st.sidebar.selectbox("Layer", layers, index=layers.index(usual), key=f"layer of {usual}")
     if volume and method in SLOW:
         st.sidebar.caption("This method explains one slice of a volume: the most suspicious one.")
     return {"method": method, "layer": layer, "target": target}
@@ -132,12 +157,13 @@ def main() -> None:
     model = describe_model(predictor, read_metadata(predictor.bundle_root))
     image = choose_image()
     if image is None:
-        st.info("Drop a brain MR image (PNG, JPG, TIFF or NIfTI) on the left, or choose a sample.")
+        st.info("Drop a brain MR image (PNG, JPG, TIFF or NIfTI) into the sidebar (on a phone: » opens it), or choose a sample.")
         return
     name, data = image
     uncertainty = st.sidebar.checkbox("Estimate uncertainty (7 passes)")
     try:
-        prediction, gray = predict(predictor, data, uncertainty)
+        channel, gray = choose_channel(predictor, read(data))
+        prediction = predict(predictor, data, uncertainty, channel)
     except (UploadRefused, ValueError) as error:
         st.error(f"{name} cannot be used: {error}")
         return
@@ -146,23 +172,23 @@ def main() -> None:
         show_prediction(prediction)
     volume = prediction.mask.ndim == 3
     anyway = not prediction.verdict and st.sidebar.checkbox("Show mask and heatmap below the threshold")
-    explanation = None
+    explanation, drawn = None, []
     if prediction.verdict or anyway:
         choice = choose_explanation(predictor, model, volume)
         heat_opacity = st.sidebar.slider("Opacity of the heatmap", 0.0, 1.0, 0.6, 0.05)
-        mask_opacity = st.sidebar.slider("Opacity of the mask", 0.0, 1.0, 0.3, 0.05)
+        mask_opacity = st.sidebar.slider("Opacity of the mask's outline", 0.0, 1.0, 0.8, 0.05)
         number = None
         if volume and choice["method"] in SLOW and prediction.slice_probabilities is not None:
             number = int(np.nanargmax(np.array(prediction.slice_probabilities, dtype=float)))
         try:
-            explanation = explain(predictor, data, **choice, number=number)
+            explanation = explain(predictor, data, channel, **choice, number=number)
         except ValueError as error:
             left.error(f"No heatmap: {error}")
+        heat = None if explanation is None else explanation.map
+        drawn = views.layers(prediction, heat, mask_opacity, heat_opacity)
     with right:
-        drawn = [] if explanation is None else views.layers(prediction, explanation.map, mask_opacity, heat_opacity)
-        base = gray[..., 0] if gray.ndim == 4 else gray
         niivue_viewer(
-            nifti_data=views.as_nifti(base.astype(np.float32), prediction.affine, 0.0, 0.0),
+            nifti_data=views.as_nifti(gray.astype(np.float32), prediction.affine, 0.0, 0.0),
             filename="image.nii",
             overlays=drawn,
             height=560,
@@ -170,17 +196,29 @@ def main() -> None:
             styled=False,
             settings={"crosshair": volume, "radiological": volume, "colorbar": False, "interpolation": True},
             update_interval_ms=None,
-            key="viewer",
+            key=viewer_key(data, channel, explanation, drawn),
         )
         if explanation is not None:
             st.caption(views.caption(explanation))
         if not volume:
             st.caption("A picture does not say which side is which: the viewer's letters do not apply to it.")
-    downloads(left, prediction, explanation, gray, name, model)
+        downloads(prediction, explanation, gray, name, model)
+
+
+def viewer_key(
+    data: bytes, channel: int | None, explanation: Explanation | None, drawn: Sequence[Mapping[str, Any]]
+) -> str:
+    """Key of the viewer, another for all that may be shown but for opacities.
+
+    NiiVue's component (0.3.0) shows another image beside the first, keeps the data of an overlay of the same name, and
+    keeps the overlays when it is given none.
+    """
+    image = hashlib.sha256(data).hexdigest()
+    what = None if explanation is None else (explanation.method, explanation.layer, explanation.target)
+    return f"viewer {image} {channel} {what} {[layer['name'] for layer in drawn]}"
 
 
 def downloads(
-    column: Any,
     prediction: Prediction,
     explanation: Explanation | None,
     gray: np.ndarray,
@@ -189,6 +227,7 @@ def downloads(
 ) -> None:
     """Buttons for JSON, mask, heatmap and picture."""
     stem = name.split(".")[0]
+    column = st.container(horizontal=True)
     heat = None if explanation is None else explanation.map
     column.download_button(
         "Result (JSON)", views.result_json(prediction, explanation, name, model), f"{stem}_result.json"

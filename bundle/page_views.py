@@ -10,12 +10,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from PIL import Image
+from scipy.ndimage import binary_erosion, generate_binary_structure
 
 from bundle.predictor import Explanation, Prediction
 from scripts import overlays
 
 # Below this a heatmap is transparent: 2 % of the scale.
 FAINT = 0.02
+# The world's axis across each plane.
+ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 def verdict(prediction: Prediction) -> str:
@@ -60,7 +63,7 @@ def picture_volume(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def layers(
     prediction: Prediction, heatmap: np.ndarray | None, mask_opacity: float, heat_opacity: float
 ) -> list[dict[str, Any]]:
-    """Overlays for the viewer: heatmap below, mask above.
+    """Overlays for the viewer: heatmap below, outline of the mask above, which leaves the heatmap its colors.
 
     Args:
         prediction: of the image.
@@ -72,9 +75,36 @@ def layers(
         data = as_nifti(heatmap.astype(np.float32), prediction.affine, FAINT, 1.0)
         found.append({"name": "heatmap.nii", "data": data, "colormap": "inferno", "opacity": heat_opacity})
     if mask_opacity > 0 and prediction.mask.any():
-        data = as_nifti((prediction.mask > 0).astype(np.float32), prediction.affine, 0.5, 1.0)
+        data = as_nifti(outline(prediction).astype(np.float32), prediction.affine, 0.5, 1.0)
         found.append({"name": "mask.nii", "data": data, "colormap": "blue2cyan", "opacity": mask_opacity})
     return found
+
+
+def outline(prediction: Prediction) -> np.ndarray:
+    """Pixels of the mask that touch others in its slice, bool on the mask's grid."""
+    mask = prediction.mask > 0
+    across = ACROSS.get(prediction.plane or "")
+    axes = nib.orientations.io_orientation(prediction.affine)[: mask.ndim, 0]
+    cross = generate_binary_structure(mask.ndim, 1)
+    for axis in range(mask.ndim):
+        if across is not None and axes[axis] == across:
+            cross &= np.indices(cross.shape)[axis] == 1
+    return mask & ~binary_erosion(mask, cross)
+
+
+def choices(model: Mapping[str, Any], target: str, has_evidence: bool) -> tuple[list[str], list[str], str]:
+    """Methods and layers that can explain a target, and the layer to begin with.
+
+    Args:
+        model: of `bundle.service_model.describe_model`.
+        target: "segmentation", or one of the classifier's.
+        has_evidence: whether the network has a map of its own.
+    """
+    dense = target == "segmentation"
+    methods = [m for m in model["methods"] if m != "evidence" or (has_evidence and not dense)]
+    apart = "head." if dense else "upsamples."  # what the other output alone is made of
+    layers = [layer for layer in model["layers"] if not layer.startswith(apart)]
+    return methods, layers, layers[-1] if dense else model["default_layer"]
 
 
 def shown_slice(prediction: Prediction) -> int:
@@ -87,7 +117,7 @@ def overlay_png(image: np.ndarray, prediction: Prediction, heatmap: np.ndarray |
     """Image, heatmap and predicted mask as one PNG; of a volume the slice of `shown_slice`, as stored.
 
     Args:
-        image: gray values on the prediction's grid, (rows, columns) or (X, Y, Z[, C]), of which the first is taken.
+        image: gray values on the prediction's grid, (rows, columns) or (X, Y, Z).
         prediction: of the image.
         heatmap: float32 in [0, 1] on the grid, or None for none.
     """
@@ -97,8 +127,7 @@ def overlay_png(image: np.ndarray, prediction: Prediction, heatmap: np.ndarray |
         planes = [np.asarray(part).T for part in (image, heat, mask)]
     else:
         number = shown_slice(prediction)
-        volume = image[..., 0] if image.ndim == 4 else image
-        planes = [np.asarray(part)[..., number] for part in (volume, heat, mask)]
+        planes = [np.asarray(part)[..., number] for part in (image, heat, mask)]
     plane = planes[0].astype(np.float32)
     plane = plane - plane.min()
     if not plane.any():

@@ -86,7 +86,8 @@ def label_input(python: Path, files: Sequence[Path], root: Path, image: Path) ->
 
 def service_probability(predictor: Any, image: Path) -> float | None:
     """Tumor probability that the service answers with for a file; None where its packages are not installed."""
-    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "httpx")):
+    installed = {name for name in ("fastapi", "httpx2", "httpx") if importlib.util.find_spec(name)}
+    if "fastapi" not in installed or not installed & {"httpx2", "httpx"}:  # either serves the test client
         return None
     client_class: Callable[[Any], Any] = importlib.import_module("fastapi.testclient").TestClient
     create_app = importlib.import_module("bundle.service").create_app

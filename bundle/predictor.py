@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scripts.explain import methods
 from scripts.explain.maps import is_empty, upsample
-from scripts.explain.targets import ClassScore, LogitTarget, SegmentationRegion, Target, TumorLogOdds
+from scripts.explain.targets import ClassMargin, ClassScore, LogitTarget, SegmentationRegion, Target, TumorLogOdds
 from scripts.inference import ROOT, Inference, slices_first
 from scripts.postprocessing import RestoreStudyd, evidence_scale
 from scripts.studies import Study, to_unit
@@ -116,8 +116,8 @@ class Explanation:
     Attributes:
         map: float32 in [0, 1] on the input grid, 1 = strongest. Of the method "evidence" on its absolute scale, as in
             `Prediction`; of the others divided by the largest value in the image, or in the volume.
-        method, layer, target: what was explained, where and by which method.
-        empty: nothing found: the map is 0 everywhere.
+        method, layer, target: what was explained, where and by which method; classes by name.
+        empty: nothing speaks for the target: the map is 0 everywhere. A map that cannot be made is an error instead.
         message: one sentence on the map, to be shown with it.
         slices: of a volume, those that were explained; None for a picture.
         affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
@@ -259,19 +259,21 @@ class Predictor:
                 volume is explained, which takes long with the perturbing methods.
             method: one of `scripts.explain.methods.METHODS`.
             layer: dotted name or alias, for the methods that explain layers; None: the default layer.
-            target: "tumor" (log-odds of any tumor, the default), a class by name or number, or "segmentation" (the
-                tumor logit in the predicted mask).
+            target: "tumor" (log-odds of any tumor, the default), a class by name or number, the margin of two classes
+                ("glioma_minus_meningioma"), or "segmentation" (the tumor logit in the predicted mask).
 
         Raises:
-            ValueError: for an unknown method, layer or target, or an image as in `predict`.
+            ValueError: for an unknown method or target, a layer that does not exist, a layer for a method that
+                explains none, an image as in `predict`, and where no map can be made: Grad-CAM at a layer whose
+                gradients cancel, or the class without a tumor, whose logit the image does not change (docs/decisions).
         """
         item = self._prepare(image, affine, foreground, slice, plane, channel, name)
         study = Study.of(item["image"])
         stack = slices_first(item["image"])
         mask = item["foreground"]
         masks = mask.movedim(-1, 0) if study.plane else mask[None]
-        aim, output = self._target(target, method)
-        maps, used, raw_layer = [], aim.name, ""
+        aim, output, used = self._target(target, method)
+        maps, raw_layer = [], ""
         size = self._inference.inferer.batch_size
         for start in range(0, len(stack), size):
             x, inside = (part[start : start + size].contiguous().to(self.device) for part in (stack, masks))
@@ -285,7 +287,6 @@ class Predictor:
                     forward_kwargs={"output": output},
                     foreground=inside.to(x.dtype),
                     foreground_kwarg="foreground",
-                    options={"cam": {"cancelled": "empty"}} if method in methods.cam.METHODS else None,
                 )
             (_, raw_layer), value = next(iter(found.maps.items()))
             maps.append(upsample(value.float(), x.shape[2:]).cpu())
@@ -317,24 +318,38 @@ class Predictor:
             return f"upsamples.{len(self.network.upsamples) - 1}"
         return self.network.default_cam_layer
 
-    def _target(self, target: str | int | None, method: str) -> tuple[Target, str]:
-        """The explained score, and the network's output that it reads."""
-        if target is None or target == "tumor":
-            aim: Target = TumorLogOdds()
-        elif target == "segmentation":
-            aim = SegmentationRegion()
-        elif isinstance(target, str) and target in self.classes:
-            aim = ClassScore(self.classes.index(target))
-        elif isinstance(target, int) and not isinstance(target, bool) and 0 <= target < len(self.classes):
-            aim = ClassScore(target)
-        else:
-            raise ValueError(
-                f"target is 'tumor', 'segmentation', one of the classes {', '.join(self.classes)} or its number, "
-                f"got {target!r}"
-            )
+    def _target(self, target: str | int | None, method: str) -> tuple[Target, str, str]:
+        """The explained score, the network's output that it reads, and its name with classes by name."""
         if method == "evidence" and not self.network.has_evidence:
             raise ValueError("this network has no evidence head; choose another method, for example 'gradcam'")
-        return aim, "cls" if isinstance(aim, LogitTarget) else "seg"
+        if target is None or target == "tumor":
+            return TumorLogOdds(), "cls", "tumor_log_odds"
+        if target == "segmentation":
+            return (region := SegmentationRegion()), "seg", region.name
+        number = not isinstance(target, bool) and isinstance(target, int)
+        name = self.classes[target] if number and 0 <= target < len(self.classes) else target  # type: ignore[index]
+        if name in self.classes:
+            index = self.classes.index(name)
+            if index == 0 and self.network.has_evidence:
+                against = f"{self.classes[0]}_minus_{self.classes[1]}"
+                raise ValueError(
+                    f"{name} is the class that the others are compared with: the image does not change its logit, and "
+                    f"every map of it is empty; explain a margin, for example {against!r}, or 'tumor' for what speaks "
+                    "for any tumor"
+                )
+            return ClassScore(index), "cls", str(name)
+        margins = {
+            f"{a}_minus_{b}": (i, k)
+            for i, a in enumerate(self.classes)
+            for k, b in enumerate(self.classes)
+            if i != k
+        }
+        if name in margins:
+            return ClassMargin(*margins[str(name)]), "cls", str(name)
+        raise ValueError(
+            f"target is 'tumor', 'segmentation', one of the classes {', '.join(self.classes)} or its number, or the "
+            f"margin of two (as in {next(iter(margins))!r}), got {target!r}"
+        )
 
     def _prepare(
         self,

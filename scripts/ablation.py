@@ -23,7 +23,7 @@ from scripts.cli import one_sentence_errors, parse_overrides, start_logging
 from scripts.compare import evaluate_missing, read_models
 from scripts.comparison import compare
 from scripts.ensembles import make_ensemble
-from scripts.train import CONFIGS, train
+from scripts.train import CONFIGS, by_stage, train
 from scripts.trained_models import stage_folders
 
 logger = logging.getLogger(__name__)
@@ -115,14 +115,35 @@ def train_variant(
         train(
             folder,
             [*overlays, *own],
-            (runs.JOINT,) if variant.joint else runs.STAGES,
+            _stages(variant),
             seed=seed,
             stage_epochs=dict(epochs),
-            **{**paths, **(overrides or {})},
+            **{**paths, **_of_its_stages(variant, overrides or {})},
         )
         for stage in stage_folders(folder) if name in (REFERENCE, "baseline") else []:
             evaluate_missing(stage, paths)
     evaluate_missing(folder, paths)
+
+
+def _stages(variant: Variant) -> Sequence[str]:
+    return (runs.JOINT,) if variant.joint else runs.STAGES
+
+
+def _of_its_stages(variant: Variant, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides without those of stages that a variant does not have; the others of the study have them."""
+    others = {*runs.STAGES, runs.JOINT} - set(_stages(variant))
+    return {name: value for name, value in overrides.items() if name not in others}
+
+
+def check_overrides(names: Sequence[str], overlays: Sequence[str | Path], overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides that no config has, of all variants before the first is trained.
+
+    Raises:
+        ValueError: when one is not an id of the config; names the nearest.
+    """
+    for variant in (VARIANTS[name] for name in names if name != "ensemble"):
+        own = [CONFIGS / variant.overlay] if variant.overlay else []
+        by_stage(_stages(variant), [*overlays, *own], _of_its_stages(variant, overrides))
 
 
 def write_ablation(out: str | Path, only: Sequence[str] | None = None, **settings: Any) -> dict[str, Any]:
@@ -182,7 +203,7 @@ def run_ablation(
         overrides: further values by config id.
 
     Raises:
-        ValueError: when a variant is unknown.
+        ValueError: when a variant is unknown, or an override is in no config file.
     """
     unknown = sorted(set(only or ()) - set(VARIANTS))
     if unknown:
@@ -190,6 +211,7 @@ def run_ablation(
     names = [name for name in VARIANTS if only is None or name in (REFERENCE, *only)]
     if "ensemble" in names and not set(ENSEMBLE) <= set(names):
         raise ValueError(f"the ensemble is made of {' and '.join(ENSEMBLE)}; name them too")
+    check_overrides(names, overlays, overrides or {})
     epochs = planned_epochs(overlays, factor)
     # Prepared images are the same for all variants.
     overrides = {"cache_dir": str(out / "cache"), **(overrides or {})}

@@ -6,15 +6,23 @@
     python -m scripts.adopt mine.pt --explain image.nii.gz --out runs/explained --spatial_size 256 256
 
 Channels, kernels and strides are read off the weights; encoder and decoder keep their names and values, the evidence
-head is added untrained. Written are ``stage1_segmentation/model.pt``, which stage 2 starts from, and ``adopted.yaml``,
-the overlay that describes the network.
+head is added untrained. Written are ``stage1_segmentation``, which counts as finished and which stage 2 starts from,
+and ``adopted.yaml``, the overlay that describes the network. Stages 2 and 3 at any later time::
+
+    python -m scripts.train --run_dir runs/adopted --overlay runs/adopted/adopted.yaml \
+        --dataset_dir DIR --datalist_file LIST.json
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
+import platform
+import shlex
+import time
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 FIRST = "input_block.conv1.conv.weight"
 HEAD = ("head.", "threshold", "temperature")
-OVERLAY = "adopted.yaml"
 
 
 def read_stock(path: str | Path) -> dict[str, Tensor]:
@@ -203,9 +210,13 @@ def adopt(
 
 
 def write_run(
-    network: MultiTaskDynUNet, definition: Mapping[str, Any], spatial_size: Sequence[int], run_dir: str | Path
+    network: MultiTaskDynUNet,
+    definition: Mapping[str, Any],
+    spatial_size: Sequence[int],
+    run_dir: str | Path,
+    checkpoint: str | Path,
 ) -> Path:
-    """Write the weights that stage 2 starts from, and the overlay of the network.
+    """Write stage 1 as if it had been trained, its manifest naming the checkpoint, and the overlay of the network.
 
     Returns:
         the overlay, to be given to every stage.
@@ -225,7 +236,26 @@ def write_run(
     trained = {"train_segmentation": True, "train_classification": False, "initial_weights": None}
     config = {"stage": stage.name, **values, "num_classes": network.num_classes, **trained}
     (stage / runs.CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    path = run / OVERLAY
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    manifest = {
+        "started": now,
+        "finished": now,
+        "adopted": str(checkpoint),
+        "adopted_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        "seed": 0,
+        "command": runs.command_line(),
+        "commit": runs.commit(),
+        "datalist": None,
+        "datalist_sha256": None,
+        "versions": {name: metadata.version(name) for name in runs.PACKAGES},
+        "python": platform.python_version(),
+        "machine": runs.machine(),
+        "training_seconds": 0.0,
+        "best_metric": None,
+        "best_epoch": None,
+    }
+    runs.write_json(manifest, stage / runs.MANIFEST)
+    path = run / runs.ADOPTED
     path.write_text(
         "# Overlay of configs/train.yaml and a stage: the adopted network.\n" + yaml.safe_dump(values, sort_keys=False),
         encoding="utf-8",
@@ -339,13 +369,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         known.checkpoint, classes, known.foreground_norm, known.tumor_channel, known.evidence_levels,
         known.evidence_channels,
     )  # fmt: skip
-    overlay = write_run(network, definition, known.spatial_size, known.run_dir)
+    overlay = write_run(network, definition, known.spatial_size, known.run_dir, known.checkpoint)
     logger.info("adopted: filters %s, strides %s; overlay %s", definition["filters"], definition["strides"], overlay)
     if known.train:
         train(
             known.run_dir, [overlay, *known.overlay], runs.STAGES[1:],
             dataset_dir=known.dataset_dir, datalist_file=known.datalist_file,
         )  # fmt: skip
+    else:
+        logger.info("stages 2 and 3 are trained by: %s", next_command(overlay, known.dataset_dir, known.datalist_file))
+
+
+def next_command(overlay: Path, dataset_dir: str | None, datalist_file: str | None) -> str:
+    """What trains stages 2 and 3 of an adopted network, as a shell takes it but for placeholders."""
+    data = [
+        f"--{name} {placeholder if value is None else shlex.quote(value)}"
+        for name, value, placeholder in (
+            ("dataset_dir", dataset_dir, "DIR"),
+            ("datalist_file", datalist_file, "LIST.json"),
+        )
+    ]
+    run, file = shlex.quote(str(overlay.parent)), shlex.quote(str(overlay))
+    return " ".join(["python -m scripts.train --run_dir", run, "--overlay", file, *data])
 
 
 if __name__ == "__main__":

@@ -321,7 +321,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--strict`` if anything is flagged after the pipeline, else 0."""
     parser = argparse.ArgumentParser(prog="python -m scripts.audit", description=__doc__.split("\n")[0])
     parser.add_argument("datalist", type=Path)
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder that the list's paths are relative to")
+    where = "folder that the list's paths are relative to"
+    parser.add_argument("--dataset_dir", "--dataset-dir", type=Path, required=True, help=where)
     parser.add_argument("--out", type=Path, required=True, help="folder for audit.json and audit.png")
     parser.add_argument("--limit", type=int, help="audit a seeded subset of so many images")
     parser.add_argument("--spatial_size", type=int, default=256, help="side of the network's input, pixels")

@@ -14,7 +14,9 @@ from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.targets import TumorLogOdds
 from scripts.networks import MultiTaskDynUNet
+from scripts.picture_planes import PicturePlane
 from scripts.runs import write_json
+from scripts.tasks import is_trained
 
 __all__ = ["choose", "write_case_pictures"]
 
@@ -45,7 +47,12 @@ def choose(rows: Sequence[Mapping[str, Any]], count: int = COUNT) -> list[tuple[
 
 @torch.no_grad()
 def write_case_pictures(
-    network: MultiTaskDynUNet, dataset: Any, rows: Sequence[Mapping[str, Any]], folder: str | Path, count: int = COUNT
+    network: MultiTaskDynUNet,
+    dataset: Any,
+    rows: Sequence[Mapping[str, Any]],
+    folder: str | Path,
+    count: int = COUNT,
+    channel: int = 0,
 ) -> list[dict[str, Any]]:
     """Write ``cases/*.png`` and ``cases.json``.
 
@@ -55,38 +62,45 @@ def write_case_pictures(
         rows: of `scripts.evaluation.decided`.
         folder: ``runs/<run>/evaluation``.
         count: at most so many a kind.
+        channel: of the image, that is shown.
 
     Returns:
         entries {kind, name, source, dice, diagnosis, predicted, tumor_probability, image, evidence (None without an
-        evidence map)}; pictures are of 2D images alone.
+        evidence map), where: which channel and slice are shown, see `scripts.picture_planes`}.
     """
     folder, device = Path(folder), next(network.parameters()).device
     entries: list[dict[str, Any]] = []
     for kind, index in choose(rows, count):
+        if kind == "misdiagnosed" and not is_trained(network, "classification"):
+            continue  # what random weights say of a case is no diagnosis
         case, row = dataset[index], rows[index]
-        if case["image"].ndim != 3:
-            continue
         output = network.multitask(case["image"][None].to(device))
-        image = case["image"].numpy()
+        heat = None
+        if network.has_evidence and is_trained(network, "classification"):
+            raw = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()
+            heat = scale_maps(upsample(raw, case["image"].shape[1:]))[0][0].numpy()
+        mask = case["label"].numpy() if bool(case["has_mask"]) else None
+        predicted = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).cpu().numpy().astype(np.uint8)
+        plane = PicturePlane.of(case["image"], mask, heat, predicted, channel)
+        image = plane.image(case["image"])
         lines: dict[str, Any] = {
-            "mask": case["label"].numpy() if bool(case["has_mask"]) else None,
-            "predicted": (output["seg"][0].argmax(dim=0, keepdim=True) > 0).cpu().numpy().astype(np.uint8),
+            "mask": plane.mask(mask),
+            "predicted": plane.map(predicted),
             "scale": overlays.legible_scale(image.shape),
         }
         (folder / "cases").mkdir(parents=True, exist_ok=True)
         files: dict[str, str | None] = {"image": f"cases/{row['name']}_image.png", "evidence": None}
-        overlays.save(overlays.overlay(image, np.zeros_like(image[:1]), **lines), folder / str(files["image"]))
-        if network.has_evidence:
-            raw = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()
-            heat = scale_maps(upsample(raw, case["image"].shape[1:]))[0][0].numpy()
+        overlays.save(overlays.overlay(image, np.zeros_like(image), **lines), folder / str(files["image"]))
+        if heat is not None:
             files["evidence"] = f"cases/{row['name']}_evidence.png"
-            overlays.save(overlays.overlay(image, heat, **lines), folder / str(files["evidence"]))
+            overlays.save(overlays.overlay(image, plane.map(heat), **lines), folder / str(files["evidence"]))
         entries.append(
             {
                 "kind": kind,
                 **{key: row[key] for key in ("name", "source", "diagnosis", "predicted", "tumor_probability")},
                 "dice": row["dice"] if row["dice"] == row["dice"] else None,
                 **files,
+                "where": plane.where,
             }
         )
     write_json(entries, folder / "cases.json")

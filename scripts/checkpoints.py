@@ -25,6 +25,7 @@ from scripts.checkpoint_files import (
 from scripts.handlers import StageWriter, ValidationMetrics, describe
 from scripts.metrics import choose_threshold, fit_temperature, tumor_probability
 from scripts.networks import MultiTaskDynUNet
+from scripts.runs import read_manifest
 
 __all__ = [
     "CHECKPOINT",
@@ -103,6 +104,12 @@ class StageCheckpoint:
         if self.trainer is None:
             raise RuntimeError("attach the checkpoint to trainer and evaluator before running")
         self._state = read_checkpoint(self.stage_dir)
+        if self._state is None and "finished" in (manifest := read_manifest(self.stage_dir)):
+            # Its weights are kept without a checkpoint; training anew would put others in their place.
+            self.best_metric, self.best_epoch = manifest["best_metric"], manifest["best_epoch"]
+            self.calibration = manifest.get("calibration", self.calibration)
+            logger.info("%s: finished before; weights %s", self.stage_dir.name, self.stage_dir / WEIGHTS)
+            return
         self.writer.continue_after(-1 if self._state is None else self._state["epoch"])
         if self._state is not None:
             self.resume(self._state)

@@ -1,4 +1,4 @@
-"""What the command lines share: logging, overrides of config values, and errors in one sentence."""
+"""What the command lines share: logging, checked overrides of config values, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
 
-from fire.parser import DefaultParseValue
+from scripts.overrides import bundle_command, parse_overrides
+
+__all__ = ["one_sentence_errors", "parse_overrides", "quiet", "sentence", "start", "start_logging"]
 
 USER_ERRORS = (ValueError, OSError)
 
@@ -34,14 +35,20 @@ def quiet() -> None:
 
 
 def start() -> None:
-    """First step of every config under ``monai.bundle run``: quiet logs, errors in one sentence.
+    """First step of every config under ``monai.bundle run``: quiet logs, errors in one sentence, overrides checked.
 
     MONAI wraps an error in one more for each config item and transform between it and the user. Set the environment
     variable ``TUMORLENS_TRACEBACK=1`` to see them all.
+
+    Raises:
+        ValueError: when the command line overrides an id that none of its config files has; names the nearest.
     """
     quiet()
     if not os.environ.get("TUMORLENS_TRACEBACK") and sys.excepthook is sys.__excepthook__:
         sys.excepthook = _report
+    command = bundle_command(sys.argv)
+    if command is not None:
+        command.check()
 
 
 def sentence(error: BaseException) -> str | None:
@@ -62,22 +69,6 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         sys.__excepthook__(kind, error, trace)
     else:
         print(f"error: {text}", file=sys.stderr)
-
-
-def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
-    """``--id value`` pairs as config values, typed as ``monai.bundle run`` types them.
-
-    Raises:
-        ValueError: when a token is not of this form.
-    """
-    values: dict[str, Any] = {}
-    rest = list(tokens)
-    while rest:
-        name, found, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or (not found and not rest):
-            raise ValueError(f"expected --id value, got {name!r}")
-        values[name[2:]] = DefaultParseValue(value if found else rest.pop(0))
-    return values
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def corrupt(item: Mapping[str, Any], name: str, strength: float) -> dict[str, An
         strength: see there.
 
     Returns:
-        a new item; the image has the range that it had, masks moved by nearest neighbor if the image was.
+        a new item; each channel has the range that it had, masks moved by nearest neighbor if the image was.
 
     Raises:
         ValueError: when the corruption is unknown or the image is not 2D.
@@ -139,8 +139,7 @@ def corrupt(item: Mapping[str, Any], name: str, strength: float) -> dict[str, An
     # The seed is the case's, so that every run and every network meets the same corrupted images.
     seed = zlib.crc32(f"{item.get('name', '')} {name} {strength}".encode()) % 2**31
     plain = image.as_tensor().to(torch.float32) if isinstance(image, MetaTensor) else image.to(torch.float32)
-    low, high = plain.amin(), torch.quantile(plain.flatten()[:: max(1, plain.numel() // 2**20)], 0.999)
-    span = high - low if high > low else torch.ones(())
+    low, span = _ranges(plain)
     changed = torch.as_tensor(kind.change((plain - low) / span, strength, seed)).as_subclass(Tensor)
     result = dict(item)
     result["image"] = _like(changed * span + low, image)
@@ -150,6 +149,14 @@ def corrupt(item: Mapping[str, Any], name: str, strength: float) -> dict[str, An
                 moved = _rotate_mask(item[key], strength, seed)
                 result[key] = _like(moved.to(item[key].dtype), item[key])
     return result
+
+
+def _ranges(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Least value and range of each channel (C, 1, 1), so that none is drowned in the noise of a louder one."""
+    values = image.flatten(1)
+    low, high = values.amin(dim=1), torch.quantile(values[:, :: max(1, values.shape[1] // 2**20)], 0.999, dim=1)
+    span = torch.where(high > low, high - low, torch.ones(()))
+    return low[:, None, None], span[:, None, None]
 
 
 def _rotate_mask(mask: Tensor, strength: float, seed: int) -> Tensor:

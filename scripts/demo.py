@@ -32,6 +32,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
 }
 PHANTOM_PATIENTS, PHANTOM_SINGLES = 80, 160
 REAL_EPOCHS = 2.0
+COUNTS = {"found": "found", "used": "used", "refused": "refused", "beyond_limit": "beyond --limit"}
 PHANTOM_NOTE = (
     "The images are phantoms: drawn by a program, easier than patients. They show that the way works, not how well."
 )
@@ -84,15 +85,19 @@ def demo(
         the table to print.
     """
     start = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    found = []
     if data is None:
         folder = ROOT / "data" / "phantoms"
         datalist = phantom_datalist(folder, seed)
     else:
         folder = data
-        datalist, _ = datalists.image_folder(folder, limit=limit, seed=seed)
+        datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
+        datalists.write_report(images, out / "datalist.report.json")
+        counts = ", ".join(f"{images.figures[key]} {text}" for key, text in COUNTS.items())
+        found = [f"images: {counts}; reasons and notes in {out / 'datalist.report.json'}"]
     datalists.assert_no_overlap(datalist)
     datalist_file = out / "datalist.json"
-    out.mkdir(parents=True, exist_ok=True)
     datalists.write(datalist, datalist_file)
     runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
     paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
@@ -110,7 +115,7 @@ def demo(
     page = report.write_report(out, RUNS)
     first_look = None if data is None else shipped.predict_some(datalist, folder, out / "shipped")
     logger.info("finished in %.1f minutes", (time.monotonic() - start) / 60)
-    tables = [report.comparison_table(out, RUNS), *([first_look] if first_look else [])]
+    tables = [*found, report.comparison_table(out, RUNS), *([first_look] if first_look else [])]
     return "\n\n".join([*tables, f"report: {page}\ncurves: tensorboard --logdir {out}"])
 
 

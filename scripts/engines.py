@@ -203,6 +203,18 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     Raises:
         ValueError: when precision is another word, or the device cannot train in it.
     """
+    check_precision(precision, device)
+    if precision != "float32":
+        logger.info("precision: %s autocast on %s, weights and loss in float32", precision, device)
+    return DTYPES[precision]
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """See that a device can train in a precision.
+
+    Raises:
+        ValueError: when precision is another word, or the device cannot train in it.
+    """
     if precision not in DTYPES:
         raise ValueError(f"precision is one of {', '.join(DTYPES)}, got {precision!r}")
     if precision == "float16" and device.type == "cpu":
@@ -212,9 +224,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         )
     if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use float16 or float32")
-    if precision != "float32":
-        logger.info("precision: %s autocast on %s, weights and loss in float32", precision, device)
-    return DTYPES[precision]
 
 
 def scales_gradients(precision: str) -> bool:

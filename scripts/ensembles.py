@@ -63,7 +63,7 @@ def make_ensemble(
     ensemble = ClassifierEnsemble(networks).eval()
     first = loaded[0][1]
     datalist = runs.read_datalist(datalist_file, dataset_dir)
-    items = runs.stage_items(datalist, "validation", dataset_dir, "diagnosis")
+    items = runs.stage_items(datalist, "validation", dataset_dir, "diagnosis", {"mask": False, "diagnosis": True})
     pipeline = make_training_pipeline(
         spatial_size=first["spatial_size"], augment=False, num_classes=ensemble.num_classes
     )

@@ -29,6 +29,14 @@ logger = logging.getLogger(__name__)
 SEGMENTATION = ("dice", "iou", "hd95", "hd95_mm")
 # Tumor area as a share of the head's in the same slice.
 AREAS = (0.0, 0.005, 0.01, 0.02, 0.05, 1.0)
+AREA_WORDS = {
+    2: "tumor area as a share of the head's area in the same slice",
+    3: "tumor volume as a share of the head's volume",
+}
+GRID_WORDS = (
+    "the network's; HD95 in its {}, and in millimeters where the file knows its spacing, both over tumors with a "
+    "predicted {}; Dice over cases with a tumor in the mask"
+)
 # Columns of cases.csv that are not lists.
 HIDDEN = ("logits", "probability")
 NAN = float("nan")
@@ -40,9 +48,10 @@ class CaseResults:
     A row: name, patient (or near-duplicate group, or the name), unit (the same, a patient with its source before it:
     what is resampled), source, volume, slice, diagnosis (-1 unknown), logits, has_mask, pixels of head, tumor,
     prediction and their overlap on the network's grid, pixel_area (pixels of the image in one of them), head_share
-    (of the whole image), tumor and predicted area in mm2 and slice_mm (NaN where the file does not say),
-    label_coverage, and with a tumor in the mask dice, iou, hd95 (pixels of the network's grid), hd95_mm, lesions,
-    lesions_found, false_lesions, dice_whole_head and dice_random (what these masks would score), else NaN.
+    (of the whole image), tumor and predicted area in mm2 and slice_mm (NaN where the file does not say), of a 3D case
+    tumor and predicted volume in ml in their place, label_coverage, and with a tumor in the mask dice, iou, hd95
+    (pixels of the network's grid), hd95_mm, lesions, lesions_found, false_lesions, dice_whole_head and dice_random
+    (what these masks would score), else NaN.
     """
 
     def __init__(self) -> None:
@@ -89,7 +98,7 @@ def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
         "slice": int(batch["slice"][i]),
         "pixel_area": float(batch["pixel_area"][i]),
         "head_share": float(batch["head_share"][i]),
-        "pixel_mm2": float(torch.as_tensor(batch["pixel_mm"][i]).prod()),
+        "pixel_mm2": float(torch.as_tensor(batch["pixel_mm"][i]).prod()) if len(batch["pixel_mm"][i]) == 2 else NAN,
         "slice_mm": float(batch["slice_mm"][i]),
     }
 
@@ -107,7 +116,8 @@ def mask_measures(
         name: of the case; seeds its random mask.
     """
     tumor = 0 if label is None else int(label.sum())
-    predicted, mm2 = None if segmented is None else int(segmented.sum()), float(pixel_mm.prod())
+    predicted, size = None if segmented is None else int(segmented.sum()), float(pixel_mm.prod())
+    mm2, ml = (size, NAN) if len(pixel_mm) == 2 else (NAN, size / 1000)
     row: dict[str, Any] = {
         "has_mask": label is not None,
         "head_pixels": int(head.sum()),
@@ -116,6 +126,8 @@ def mask_measures(
         "shared_pixels": None if label is None or segmented is None else int((segmented * label).sum()),
         "tumor_mm2": NAN if label is None else tumor * mm2,
         "predicted_mm2": NAN if predicted is None else predicted * mm2,
+        "tumor_ml": NAN if label is None else tumor * ml,
+        "predicted_ml": NAN if predicted is None else predicted * ml,
     }
     row |= dict.fromkeys((*SEGMENTATION, "dice_whole_head", "dice_random"), NAN)
     row |= dict.fromkeys(("lesions", "lesions_found", "false_lesions"), None)
@@ -190,6 +202,7 @@ def segmentation_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "hd95_missed": None if _not_segmented(rows) else sum(row["predicted_pixels"] == 0 for row in tumors),
         "false_positive_pixels": _column(free, "predicted_pixels"),
         "false_positive_mm2": _column(free, "predicted_mm2"),
+        "false_positive_ml": _column(free, "predicted_ml"),
         "false_positive_rate": case_summary(
             np.array([float(row["predicted_pixels"] > 0) for row in free]), [row["unit"] for row in free]
         ),
@@ -317,8 +330,10 @@ def write_evaluation(
     bootstrap_by: str = "patient",
     classes: ClassComparison | None = None,
     provenance: Mapping[str, Any] | None = None,
+    spatial_dims: int = 2,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write metrics.json, cases.csv, patients.csv and, of volumes evaluated by their slices, volumes.csv.
+    """Write metrics.json, cases.csv, patients.csv and, of volumes (as slices or whole), volumes.csv.
 
     Args:
         rows: of `CaseResults`.
@@ -328,6 +343,8 @@ def write_evaluation(
         bootstrap_by: what ``patient`` of the rows really is: "patient" or "near-duplicate group".
         classes: how the datalist's classes meet the network's; None: they are the same, called by number.
         provenance: of the cases, see `scripts.evaluation_items.provenance`.
+        spatial_dims: 3 of whole volumes, each of which is one case.
+        notes: further ones, such as what is not measured.
 
     Returns:
         the content of metrics.json.
@@ -341,21 +358,20 @@ def write_evaluation(
             "overall": summarize(rows, threshold, temperature),
             "by_source": {s: summarize([r for r in rows if r["source"] == s], threshold, temperature) for s in sources},
             "by_class": by_class(rows, names),
-            "by_patient": patient_summary(patients),
+            "by_patient": patient_summary(patients, spatial_dims == 3),
             "by_area": by_area(rows),
             "lesions": lesion_summary(rows),
             "baselines": baselines(rows, names),
         },
         "classes": names,
-        "notes": (classes.notes if classes else []) + _task_notes(rows, provenance or {}),
+        "notes": [*(classes.notes if classes else []), *_task_notes(rows, provenance or {}), *notes],
         "provenance": dict(provenance or {}),
         "intervals": f"95 % percentile bootstrap by {bootstrap_by}",
-        "grid": "the network's; HD95 in its pixels, and in millimeters where the file knows its spacing, both over "
-        "tumors with a predicted pixel; Dice over cases with a tumor in the mask",
-        "areas": "tumor area as a share of the head's area in the same slice",
+        "grid": GRID_WORDS.format(*(("pixels", "pixel") if spatial_dims == 2 else ("voxels", "voxel"))),
+        "areas": AREA_WORDS[spatial_dims],
     }
     if volumes:
-        result[part]["volumes"] = volume_summary(volumes, len(names))
+        result[part]["volumes"] = volume_summary(volumes, len(names), whole=spatial_dims == 3)
         write_csv([_shown(row) for row in volumes], Path(folder) / "volumes.csv")
     write_csv([_shown(row) for row in patients], Path(folder) / "patients.csv")
     write_csv([_shown(row) for row in rows], Path(folder) / "cases.csv")

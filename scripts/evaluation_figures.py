@@ -171,8 +171,8 @@ def dice_by_area(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
             )  # fmt: skip
         names = [f"{share(b['low'], b['high'])}\n{b['n']}" for b in bins]
         axes.set_xticks(range(len(bins)), names, fontsize=8.5)
-        axes.set(ylim=(0, 1.02), ylabel="Dice, mean", title="Dice by tumor area", xlim=(-0.5, len(bins) - 0.5))
-        axes.set_xlabel("tumor area as a share of the head's; below: cases")
+        axes.set(ylim=(0, 1.02), ylabel="Dice, mean", title="Dice by tumor size", xlim=(-0.5, len(bins) - 0.5))
+        axes.set_xlabel("tumor as a share of the head; below: cases")
         if len(runs) > 1:
             axes.legend(loc="lower right")
         return png(figure)

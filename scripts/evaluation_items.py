@@ -67,8 +67,8 @@ class EvaluationDataset(Dataset):
 
     Adds to each finalized item ``pixel_mm`` (D,), the size of a pixel of the network's grid, NaN where the file does
     not say; ``pixel_area``, how many pixels (3D: voxels) of the image one of them covers; ``head_share``, of the image
-    that is head; ``slice_mm``, the distance between neighboring slices of the volume (NaN for a picture); ``slice``
-    (-1 for a picture) and ``volume``.
+    that is head; ``slice_mm``, the distance between neighboring slices of the volume (NaN for a picture, and for a
+    whole volume, which is one case); ``slice`` (-1 for both) and ``volume`` (a whole volume's own name).
 
     Args:
         data: of `evaluated_items`.
@@ -105,7 +105,7 @@ class EvaluationDataset(Dataset):
         item["head_share"] = float((cropped["foreground"] != 0).sum() / np.prod(loaded["image"].shape[1:]))
         item["slice_mm"] = between
         item["slice"] = int(source.get("slice", -1))
-        item["volume"] = str(source.get("volume", ""))
+        item["volume"] = str(source.get("volume", "")) or (str(item["name"]) if item["image"].ndim == 4 else "")
         return item
 
 

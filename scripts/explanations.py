@@ -14,7 +14,7 @@ from tqdm import tqdm
 from scripts import overlays
 from scripts.evaluation import write_csv
 from scripts.explanation_figures import faithfulness_figure, localization_figure
-from scripts.faithfulness import check_faithfulness, chosen_methods
+from scripts.faithfulness import check_faithfulness, check_tests, chosen_methods
 from scripts.galleries import choose_cases, methods_picture, show_cases, write_class_galleries
 from scripts.localization import (
     SLOW,
@@ -26,12 +26,30 @@ from scripts.localization import (
 )
 from scripts.localization_table import format_table, localization_table, sorted_rows
 from scripts.networks import MultiTaskDynUNet
+from scripts.picture_planes import check_channel
 from scripts.preprocessing import collate
+from scripts.result_files import EXPLANATION, clear
 from scripts.runs import write_json
+from scripts.tasks import UNTRAINED, is_trained
 
-__all__ = ["make_plan", "write_explanations"]
+__all__ = ["check_cases", "make_plan", "write_explanations"]
 
 logger = logging.getLogger(__name__)
+
+
+def check_cases(names: Any) -> None:
+    """Refuse a number where the names of the cases to show are expected.
+
+    Raises:
+        ValueError: when it is no list of names.
+    """
+    if names is not None and (
+        isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names)
+    ):
+        raise ValueError(
+            f"cases: expected a list of names of cases to show, such as \"['a', 'b']\", or null for a choice by tumor "
+            f"area; got {names!r}"
+        )
 
 
 def write_explanations(
@@ -48,12 +66,16 @@ def write_explanations(
     tests: Sequence[str] = (),
     test_methods: str | Sequence[str] = "main",
     test_cases: int | None = 4,
+    picture_channel: int = 0,
 ) -> list[dict[str, Any]]:
     """Write what is known of the maps of a run, and print the table of their localization.
 
     localization.json, localization.png and cases.csv; overlays/, maps/ and gallery.json of the cases shown;
     galleries/ by class and outcome with galleries.json; methods/<target>.png, all methods at all layers for one case;
-    faithfulness.json and faithfulness.png.
+    faithfulness.json and faithfulness.png. What an earlier explanation left in the folder is deleted first.
+
+    Of a network whose head was not trained only the segmentation is explained: cases, galleries and faithfulness, which
+    are of the diagnosis, are left out, and unavailable.json says why.
 
     Args:
         network: in evaluation mode.
@@ -69,6 +91,7 @@ def write_explanations(
         tests: of `scripts.faithfulness.TESTS`.
         test_methods: "main", "all" or names, see `scripts.faithfulness.chosen_methods`.
         test_cases: tumor cases that are tested; None: all.
+        picture_channel: of the image, that pictures show; of a volume they show one slice, see `PicturePlane`.
 
     Returns:
         the rows of localization.json.
@@ -78,6 +101,9 @@ def write_explanations(
     """
     folder = Path(folder)
     chosen_methods(network, plan, test_methods)  # refused before the work, not after
+    check_tests(tests)
+    check_cases(names)
+    check_channel(picture_channel, network)
     dataset = [dataset[i] for i in range(len(dataset))]
     missing = set(names or ()) - {case["name"] for case in dataset}
     if missing:
@@ -85,14 +111,23 @@ def write_explanations(
     names = choose_cases(dataset) if names is None else names
     device = next(network.parameters()).device
     title = f"{folder.parent.name}: localization in the true masks"
+    for path in clear(folder, EXPLANATION):
+        logger.debug("deleted: %s", path)
     table = _measure(network, dataset, plan, classes, folder, batch_size, title)
-    if tests:
+    diagnoses = is_trained(network, "classification")
+    if not diagnoses:
+        write_json({"classification": UNTRAINED["classification"]}, folder / "unavailable.json")
+        logger.warning("no cases, galleries and faithfulness, which are of the diagnosis: %s", UNTRAINED["classification"])
+    if tests and diagnoses:
         found = check_faithfulness(network, dataset, plan, tests, test_methods, test_cases, batch_size, device)
         write_json(found, folder / "faithfulness.json")
         picture = faithfulness_figure(found, main_map(network), f"{folder.parent.name}: faithfulness")
         _write(folder / "faithfulness.png", picture)
     try:
-        _draw(network.cpu(), dataset, items, names, spatial_size, folder, plan, classes, gallery_cases, batch_size)
+        _draw(
+            network.cpu(), dataset, items, names, spatial_size, folder, plan, classes, gallery_cases, batch_size,
+            picture_channel,
+        )  # fmt: skip
     finally:
         network.to(device)
     print(f"{title}, sorted\n\n{format_table(sorted_rows(table))}\n\nfiles: {folder}")
@@ -135,10 +170,13 @@ def _draw(
     classes: Mapping[str, str],
     gallery_cases: int,
     batch_size: int,
+    channel: int,
 ) -> None:
-    write_json(show_cases(network, dataset, items, names, spatial_size, folder), folder / "gallery.json")
-    if gallery_cases:
-        entries = write_class_galleries(network, dataset, classes, folder, gallery_cases, batch_size)
+    diagnoses = is_trained(network, "classification")
+    if diagnoses:
+        write_json(show_cases(network, dataset, items, names, spatial_size, folder, channel), folder / "gallery.json")
+    if gallery_cases and diagnoses:
+        entries = write_class_galleries(network, dataset, classes, folder, gallery_cases, batch_size, channel)
         write_json(entries, folder / "galleries.json")
         for entry in entries:
             if entry["found"] < gallery_cases:
@@ -149,7 +187,7 @@ def _draw(
         return
     shown.sort(key=lambda case: list(names).index(case["name"]))
     for target in plan.targets:
-        picture = methods_picture(network, shown[len(shown) // 2], plan, target)
+        picture = methods_picture(network, shown[len(shown) // 2], plan, target, channel)
         overlays.save(picture, folder / "methods" / f"{target}.png")
 
 

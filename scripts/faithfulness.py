@@ -76,6 +76,17 @@ def chosen_methods(network: MultiTaskDynUNet, plan: Plan, methods: str | Sequenc
     return [(name, layer[METHODS[name]]) for name in names]
 
 
+def check_tests(tests: Sequence[str]) -> None:
+    """Refuse a test that there is not.
+
+    Raises:
+        ValueError: naming it and what there is.
+    """
+    unknown = [tests] if isinstance(tests, str) else [name for name in tests if name not in TESTS]
+    if unknown:
+        raise ValueError(f"tests: {unknown} not known; expected some of {', '.join(TESTS)}, or [] for none")
+
+
 def check_faithfulness(
     network: MultiTaskDynUNet,
     dataset: Sequence[Mapping[str, Any]],
@@ -105,9 +116,7 @@ def check_faithfulness(
     Raises:
         ValueError: for an unknown test, or when no case has a tumor mask.
     """
-    unknown = [name for name in tests if name not in TESTS]
-    if unknown:
-        raise ValueError(f"tests: {unknown} not known; expected some of {', '.join(TESTS)}")
+    check_tests(tests)
     names = draw_cases(dataset, count, plan.seed)
     items = [case for case in dataset if str(case["name"]) in names]
     if not items:

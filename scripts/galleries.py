@@ -23,6 +23,7 @@ from scripts.explain.targets import TumorLogOdds, named_target
 from scripts.localization import EVIDENCE, MAIN_TARGET, Plan, main_map, main_plan, maps_of
 from scripts.metrics import decide
 from scripts.networks import MultiTaskDynUNet
+from scripts.picture_planes import PicturePlane
 from scripts.postprocessing import to_original_grid
 from scripts.preprocessing import collate, make_preprocessing
 
@@ -42,6 +43,7 @@ class Shown:
         heat: (1, *image grid) in [0, 1], 1 = strongest.
         empty: whether the map has no positive value.
         segmented: (1, *image grid), bool, the predicted tumor; None of a network that segments nothing.
+        channel: of the image, that pictures show.
     """
 
     case: Mapping[str, Any]
@@ -51,6 +53,7 @@ class Shown:
     heat: Tensor
     empty: bool
     segmented: np.ndarray | None
+    channel: int = 0
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -58,17 +61,23 @@ class Shown:
         return self.case["label"].numpy() if bool(self.case["has_mask"]) else None
 
     @property
+    def plane(self) -> PicturePlane:
+        """What pictures show of it."""
+        return PicturePlane.of(self.case["image"], self.mask, self.heat, self.segmented, self.channel)
+
+    @property
     def tumor_probability(self) -> float:
         """Probability of any tumor."""
         return float(1 - self.probability[0])
 
 
-def explain_case(network: MultiTaskDynUNet, case: Mapping[str, Any]) -> Shown:
+def explain_case(network: MultiTaskDynUNet, case: Mapping[str, Any], channel: int = 0) -> Shown:
     """Prediction and main map of one case, on the CPU.
 
     Args:
         network: in evaluation mode, on the CPU.
         case: preprocessed item.
+        channel: of the image, that pictures show.
     """
     image, foreground = case["image"][None], case["foreground"][None]
     with torch.no_grad():
@@ -85,7 +94,7 @@ def explain_case(network: MultiTaskDynUNet, case: Mapping[str, Any]) -> Shown:
     probability = torch.softmax(logits / network.temperature, dim=1)[0].numpy()
     predicted = int(decide(logits.numpy(), float(network.threshold), float(network.temperature))[0])
     segmented = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).numpy() if "seg" in output else None
-    return Shown(case, probability, predicted, raw, heat[0], bool(empty[0]), segmented)
+    return Shown(case, probability, predicted, raw, heat[0], bool(empty[0]), segmented, channel)
 
 
 def choose_cases(dataset: Iterable[Mapping[str, Any]], tumors: int = 6, free: int = 2) -> list[str]:
@@ -135,6 +144,7 @@ def show_cases(
     names: Sequence[str],
     spatial_size: Sequence[int],
     folder: Path,
+    channel: int = 0,
 ) -> list[dict[str, Any]]:
     """Overlays on the network's grid and NIfTI maps on the original grid of some cases.
 
@@ -145,9 +155,11 @@ def show_cases(
         names: of the cases to show.
         spatial_size: of the preprocessing.
         folder: ``explanations``; overlays/ and maps/ are made in it.
+        channel: of the image, that pictures show.
 
     Returns:
-        one entry a case: files, method, layer, tumor probability, whether the map is empty.
+        one entry a case: files, method, layer, tumor probability, whether the map is empty, and `where`: which channel
+        and slice are shown.
     """
     (folder / "maps").mkdir(parents=True, exist_ok=True)
     pipeline = make_preprocessing(spatial_size=spatial_size)
@@ -156,16 +168,17 @@ def show_cases(
     for item, case in zip(items, dataset, strict=True):
         if case["name"] not in names:
             continue
-        shown = explain_case(network, case)
-        stem, image = str(case["name"]), case["image"].numpy()
+        shown = explain_case(network, case, channel)
+        plane = shown.plane
+        stem, image, mask = str(case["name"]), plane.image(case["image"]), plane.mask(shown.mask)
         scale = overlays.legible_scale(image.shape)
-        plain = np.zeros_like(shown.heat.numpy())
         overlays.save(
-            overlays.overlay(image, shown.heat.numpy(), mask=shown.mask, scale=scale),
+            overlays.overlay(image, plane.map(shown.heat), mask=mask, scale=scale),
             folder / "overlays" / f"{stem}_overlay.png",
         )
+        predicted = plane.mask(shown.segmented)
         overlays.save(
-            overlays.overlay(image, plain, mask=shown.mask, predicted=shown.segmented, scale=scale),
+            overlays.overlay(image, np.zeros_like(image), mask=mask, predicted=predicted, scale=scale),
             folder / "overlays" / f"{stem}_image.png",
         )
         write_map(shown.raw, item, pipeline, folder / "maps" / f"{stem}_{method}_{layer}.nii.gz")
@@ -185,6 +198,7 @@ def show_cases(
                 "background_energy": _number(measures["background_energy"]),
                 "overlay": f"overlays/{stem}_overlay.png",
                 "image": f"overlays/{stem}_image.png",
+                "where": plane.where,
             }
         )
     return sorted(entries, key=lambda entry: names.index(entry["name"]))
@@ -220,6 +234,7 @@ def write_class_galleries(
     folder: Path,
     count: int = 3,
     batch_size: int = 16,
+    channel: int = 0,
 ) -> list[dict[str, Any]]:
     """Write ``galleries/<class>_correct.png`` and ``..._incorrect.png``: image, heatmap, overlay, masks of each case.
 
@@ -232,6 +247,7 @@ def write_class_galleries(
         folder: ``explanations``.
         count: cases a picture.
         batch_size: cases predicted at once.
+        channel: of the image, that is shown.
 
     Returns:
         one entry a picture: class, outcome, file, asked, found (how many such cases there are), cases (names shown).
@@ -253,7 +269,7 @@ def write_class_galleries(
             chosen = _spread(found, count)
             cases = [c["case"] for c in found if c["name"] in chosen]
             what = f"{name}, classified {'correctly' if outcome == 'correct' else 'wrongly'}"
-            panels = [_panel(explain_case(network, case), classes) for case in cases]
+            panels = [_panel(explain_case(network, case, channel), classes) for case in cases]
             file = f"galleries/{name}_{outcome}.png".replace(" ", "_")
             overlays.save(stack(f"{what}: {_count(len(chosen), len(found), count)}", panels), folder / file)
             entries.append(
@@ -285,8 +301,12 @@ def _panel(shown: Shown, classes: Mapping[str, str]) -> overlays.RGB:
     )
     if shown.empty and shown.predicted_class > 0:
         caption += "; a tumor without evidence"  # the bias of the classes decided, or the gradients cancel
-    image, heat = shown.case["image"].numpy(), shown.heat.numpy()
-    return overlays.panel(image, heat, shown.mask, predicted=shown.segmented, caption=caption)
+    plane = shown.plane
+    caption += f"; {plane.where}" if plane.where else ""
+    image, heat = plane.image(shown.case["image"]), plane.map(shown.heat)
+    mask, predicted = plane.mask(shown.mask), plane.mask(shown.segmented)
+    words = overlays.EMPTY if shown.empty else f"{overlays.EMPTY} in this slice"
+    return overlays.panel(image, heat, mask, predicted=predicted, caption=caption, empty=words)
 
 
 def stack(heading: str, pictures: Sequence[overlays.RGB]) -> overlays.RGB:
@@ -337,7 +357,9 @@ def tile_grid(heading: str, rows: Sequence[tuple[str, Sequence[Cell]]]) -> overl
     return np.asarray(canvas)
 
 
-def methods_picture(network: MultiTaskDynUNet, case: Mapping[str, Any], plan: Plan, target_name: str) -> overlays.RGB:
+def methods_picture(
+    network: MultiTaskDynUNet, case: Mapping[str, Any], plan: Plan, target_name: str, channel: int = 0
+) -> overlays.RGB:
     """All methods at all layers for one case and target: layer-free maps first, then one row a method.
 
     Args:
@@ -345,6 +367,7 @@ def methods_picture(network: MultiTaskDynUNet, case: Mapping[str, Any], plan: Pl
         case: preprocessed item with a tumor in its mask.
         plan: what is explained; slow methods run too.
         target_name: see `scripts.explain.targets.named_target`.
+        channel: of the image, that is shown; of a volume, the slice with the most tumor.
 
     Raises:
         ValueError: when no method of the plan explains the target.
@@ -354,20 +377,23 @@ def methods_picture(network: MultiTaskDynUNet, case: Mapping[str, Any], plan: Pl
     result = maps_of(network, image, foreground, target, plan)
     if result is None:
         raise ValueError(f"none of the methods {', '.join(plan.methods)} explains the target {target_name}")
-    mask = label[0].numpy() if bool(case["has_mask"]) else None
-    scale = overlays.legible_scale(image.shape[2:])
+    plane = PicturePlane.of(image[0], label[0], channel=channel)
+    mask = plane.map(label[0]) if bool(case["has_mask"]) else None
+    seen = plane.image(image[0])
+    scale = overlays.legible_scale(seen.shape)
 
     def tile(method: str, layer: str) -> Cell:
         heat, empty = result.on_image(method, layer)
-        picture = overlays.overlay(image[0].numpy(), heat[0].numpy(), mask=mask, alpha=1.0, scale=scale, brightness=DIM)
+        picture = overlays.overlay(seen, plane.map(heat[0]), mask=mask, alpha=1.0, scale=scale, brightness=DIM)
         measures = case_measures(result.maps[method, layer], label, foreground)
         title = layer if METHODS[method] == "layer" else method.replace("_", " ")
         if bool(empty[0]):
-            return overlays.say_empty(picture), title, "empty map"
+            gone = (method, layer) in result.cancelled and bool(result.cancelled[method, layer][0])
+            return overlays.say_empty(picture), title, "gradients cancel" if gone else "empty map"
         tumor, air = (100 * float(measures[name][0]) for name in ("tumor_energy", "background_energy"))
         return picture, title, f"in tumor {tumor:.0f} %, in air {air:.0f} %"
 
-    plain = overlays.overlay(image[0].numpy(), np.zeros(image.shape[1:]), mask=mask, scale=scale)
+    plain = overlays.overlay(seen, np.zeros_like(seen), mask=mask, scale=scale)
     free = [key for key in result.maps if METHODS[key[0]] != "layer"]
     rows: list[tuple[str, Sequence[Cell]]] = [
         ("no layer", [(plain, "image and true mask", ""), *(tile(*key) for key in free)])
@@ -376,4 +402,5 @@ def methods_picture(network: MultiTaskDynUNet, case: Mapping[str, Any], plan: Pl
         cells = [tile(*key) for key in result.maps if key[0] == method]
         if METHODS[method] == "layer" and cells:
             rows.append((method, cells))
-    return tile_grid(f"{case['name']}: target {target_name}, score {float(result.score[0]):.2f}", rows)
+    where = f"; {plane.where}" if plane.where else ""
+    return tile_grid(f"{case['name']}: target {target_name}, score {float(result.score[0]):.2f}{where}", rows)

@@ -13,6 +13,7 @@ from torch import Tensor
 from scripts.checkpoints import load_weights
 from scripts.networks import MultiTaskDynUNet
 from scripts.postprocessing import SaveEvidenced
+from scripts.preprocessing import check_network_input
 from scripts.studies import Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,11 +83,14 @@ class Inference:
         """What the pipeline makes of an item; see `scripts.studies.PrepareStudyd` for both.
 
         Raises:
-            ValueError: when the image cannot be read, does not fit the network or shows no head; names the file.
+            ValueError: when the image cannot be read, does not fit the network or shows no head, or the pipeline does
+                not give what the network was trained on; names the file.
         """
         result: dict[Any, Any] = dict(item)
         for step in self.preprocessing:
             result = step(result)
+        # A stack of slices is checked as one volume: single slices may hold too little of the head to say.
+        check_network_input(result["image"][None], result["foreground"][None], [Study.of(result["image"]).source])
         return result
 
     def infer(self, item: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from scripts.explain.measures import (
 from scripts.explain.methods import METHODS, Explanation, explain
 from scripts.explain.targets import SegmentationRegion, Target, named_target
 from scripts.networks import MultiTaskDynUNet
+from scripts.tasks import UNTRAINED, is_trained
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class Plan:
         layers: dotted names or aliases; None: every block in front of the target.
         aggregate: "mean", "max" or "product" over the layers as a further map a method; None for none.
         slow_cases: the methods of `SLOW` run on so many cases with a tumor, drawn by `seed`; None: on all.
-        options: method: its further arguments, see `explain`.
+        options: method: its further arguments, see `explain`; {"cam": {"foreground": True}} averages the gradients of
+            Grad-CAM over the head alone, which does not cancel, see `scripts.explain.cam.cam_pass`.
         seed: of the draw.
     """
 
@@ -74,10 +76,12 @@ def make_plan(
         network: that is explained.
         methods: "quick" (evidence, Grad-CAM, HiResCAM), "all" (every method), both without "evidence" where the
             network has none; or a list of names.
-        targets, layers, aggregate, slow_cases, options, seed: see `Plan`.
+        targets: see `Plan`; those of a head or decoder that was not trained, and those that none of the methods
+            explains at these layers, are left out, which is logged.
+        layers, aggregate, slow_cases, options, seed: see `Plan`.
 
     Raises:
-        ValueError: for an unknown method, target or layer, or "evidence" of a network without.
+        ValueError: for an unknown method, target or layer, "evidence" of a network without, or where no target is left.
     """
     if isinstance(methods, str) and methods not in ("quick", "all"):
         raise ValueError(f"methods: expected quick, all, or a list of {', '.join(METHODS)}; got {methods!r}")
@@ -90,24 +94,67 @@ def make_plan(
             raise ValueError("methods: this network has no evidence map (head='average_pool'); leave 'evidence' out")
         logger.info("no evidence map: the network was built with head='average_pool'")
         names = tuple(name for name in names if name != "evidence")
-    for target in targets:
-        named_target(target, torch.ones(1, dtype=torch.long), torch.ones(1, 1, 1, 1))
-    if not network.has_segmentation:
-        targets = [name for name in targets if not name.startswith("segmentation")]
-        logger.info("the network segments nothing: explained are %s", ", ".join(targets))
+    targets = _explained(network, targets)
     if aggregate is None and len(main_layers(network)) > 1:
         aggregate = "mean"
     if slow_cases is not None and slow_cases < 1:
         raise ValueError(f"slow_cases: expected 1 or more, or null for all cases; got {slow_cases}")
+    if isinstance(layers, str) or layers == []:
+        raise ValueError(f"layers: expected a list of names, or null for every block; got {layers!r}")
     known = None if layers is None else tuple(layers)
     for layer in known or ():
         resolve_layer(network, layer)
+    with_maps = []
+    for name in targets:
+        dense = isinstance(_named(name), SegmentationRegion)
+        if _methods_for(names, dense, layers_of(network, _named(name), known)):
+            with_maps.append(name)
+        else:
+            where = "" if known is None else f" at {', '.join(known)} (layers lie in front of what they explain)"
+            logger.warning("not explained: %s, by none of %s%s", name, ", ".join(names), where)
+    if not with_maps:
+        raise ValueError(
+            f"layers, methods: none of {', '.join(names)} explains {', '.join(targets)}"
+            + ("" if known is None else f" at {', '.join(known)} (layers lie in front of what they explain)")
+            + "; give others"
+        )
+    targets = with_maps
     # Options of methods that do not run are no mistake here: the same config serves any choice of methods.
     wanted = {k: dict(v) for k, v in (options or {}).items() if k == "cam" or k in names}
     stray = sorted(set(options or {}) - {"cam", *METHODS})
     if stray:
         raise ValueError(f"options for {stray}; expected methods of {', '.join(METHODS)}, or 'cam'")
     return Plan(names, tuple(targets), known, aggregate, slow_cases, wanted, seed)
+
+
+def _named(name: str) -> Target:
+    """The target of a name, of a made-up case: enough to see what kind it is."""
+    return named_target(name, torch.ones(1, dtype=torch.long), torch.ones(1, 1, 1, 1))
+
+
+def _explained(network: MultiTaskDynUNet, targets: Sequence[str]) -> list[str]:
+    """The targets of parts of the network that were trained.
+
+    Raises:
+        ValueError: for an unknown target, or when none is left.
+    """
+    if isinstance(targets, str) or not targets:
+        raise ValueError(f"targets: expected a list of names, such as [{', '.join(TARGETS)}]; got {targets!r}")
+    task = {
+        name: "segmentation" if isinstance(_named(name), SegmentationRegion) else "classification" for name in targets
+    }
+    left = [name for name in targets if is_trained(network, task[name])]
+    for kind in dict.fromkeys(task[name] for name in targets if name not in left):
+        why = UNTRAINED[kind] if network.has_segmentation else "this network segments nothing"
+        logger.warning("not explained: %s; %s", ", ".join(n for n in targets if task[n] == kind), why)
+    if not left:
+        raise ValueError(f"targets: none is left of {', '.join(targets)}, {UNTRAINED[task[targets[0]]]}")
+    return left
+
+
+def _methods_for(methods: Sequence[str], dense: bool, layers: Sequence[str]) -> list[str]:
+    """Those methods that explain a target, dense or not, at these layers."""
+    return [m for m in methods if not (m == "evidence" and dense) and not (METHODS[m] == "layer" and not layers)]
 
 
 def encoder_layers(network: MultiTaskDynUNet) -> list[str]:
@@ -177,26 +224,26 @@ def maps_of(
     """
     dense = isinstance(target, SegmentationRegion)
     layers = layers_of(network, target, plan.layers)
-    chosen = [
-        name
-        for name in (plan.methods if methods is None else methods)
-        if not (name == "evidence" and dense) and not (METHODS[name] == "layer" and not layers)
-    ]
+    chosen = _methods_for(plan.methods if methods is None else methods, dense, layers)
     if not chosen:
         return None
-    with_cams = any(METHODS[name] == "layer" and name != "scorecam" for name in chosen)
+    with_layers = [name for name in chosen if METHODS[name] == "layer"]
+    with_cams = any(name != "scorecam" for name in with_layers)
+    options = {k: dict(v) for k, v in plan.options.items() if k in chosen or (k == "cam" and with_cams)}
+    if options.get("cam", {}).get("foreground") is True:
+        options["cam"]["foreground"] = foreground
     return explain(
         network,
         image,
         chosen,
-        layers or None,
+        layers if with_layers and layers else None,
         target,
         forward_kwargs={"output": "seg" if dense else "cls"},
         foreground=foreground,
         foreground_kwarg="foreground",
-        aggregate=plan.aggregate if len(layers) > 1 else None,
+        aggregate=plan.aggregate if with_layers and len(layers) > 1 else None,
         cancelled="empty",
-        options={k: v for k, v in plan.options.items() if k in chosen or (k == "cam" and with_cams)},
+        options=options,
     )
 
 
@@ -259,7 +306,8 @@ def measure(
                     if result is not None:
                         rows += chosen.rows(result, name)
                         sizes |= {key: value.shape[2:] for key, value in result.maps.items()}
-        rows += part.baselines(sizes.get(main_map(network), part.label.shape[2:]))
+        size = next((s for key in (main_map(network), *sizes) if (s := sizes.get(key))), part.label.shape[2:])
+        rows += part.baselines(size, MAIN_TARGET if MAIN_TARGET in plan.targets else plan.targets[0])
     if not any(row["tumor_area"] > 0 for row in rows):
         raise ValueError("no case with a tumor mask: localization can not be measured; add masks to this part")
     return rows
@@ -282,7 +330,7 @@ class _Part:
         for case, diagnosis in zip(self.cases, self.diagnosis.tolist(), strict=True):
             case["class"] = classes.get(str(diagnosis), "unknown")
         self.masks = {"true": self.label}
-        if network.has_segmentation:
+        if is_trained(network, "segmentation"):
             with torch.no_grad():
                 seg = network.multitask(self.image, classification=False)["seg"]
             self.masks["predicted"] = (seg.argmax(1, keepdim=True) > 0).to(self.label.dtype).cpu()
@@ -304,13 +352,15 @@ class _Part:
             keys = {"method": method, "layer": layer, "target": target}
             relative = result.figures["integrated_gradients_relative_error"] if "integrated" in method else None
             for mask, truth in self.masks.items():
-                measures = case_measures(maps.cpu(), truth, self.foreground.cpu())
+                cancelled = result.cancelled.get((method, layer))
+                none = None if cancelled is None else cancelled.cpu()
+                measures = case_measures(maps.cpu(), truth, self.foreground.cpu(), none)
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan) if relative is None else relative.cpu()
                 found += case_rows(measures, self.cases, **keys, mask=mask)
         return found
 
-    def baselines(self, layer_size: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows of a uniform map, random maps, and the best map that the main map's grid could draw of the mask."""
+    def baselines(self, layer_size: Sequence[int], target: str) -> list[dict[str, Any]]:
+        """Rows of a uniform map, random maps, and the best map that a grid could draw of the mask, under a target."""
         found, foreground = [], self.foreground.cpu()
         names = [case["name"] for case in self.cases]
         for mask, truth in self.masks.items():
@@ -320,5 +370,5 @@ class _Part:
                 ("oracle", case_measures(oracle_map(truth, layer_size), truth, foreground)),
             ):
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan)
-                found += case_rows(measures, self.cases, method=name, layer="none", target=MAIN_TARGET, mask=mask)
+                found += case_rows(measures, self.cases, method=name, layer="none", target=target, mask=mask)
         return found

@@ -21,7 +21,9 @@ def localization_table(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list
     Integrated gradients also say the median of |sum of the attributions - difference of the scores| / |difference|
     as ``completeness_error``. Rows over all classes against the true masks also say ``empty_rate_free``, the share of
     the ``n_free`` tumor-free cases in which the map finds nothing, as it should: a method whose map is never empty
-    gains energy where the network misses a tumor, and paints every healthy head.
+    gains energy where the network misses a tumor, and paints every healthy head. ``cancelled_rate`` is the share of
+    cases that have no Grad-CAM because its gradients cancel over space: they are misses in energy and pointing game,
+    and stand apart from ``empty_rate`` and ``empty_rate_free``, where a map was there and found nothing.
 
     Args:
         rows: of `measure`.
@@ -97,7 +99,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["target"],
             str(row["n"]),
             *(_percent(row[f"{name}_ci95"], row[name]) for name in ("tumor_energy", "pointing_game")),
-            *(_percent(None, row[name]) for name in ("background_energy", "empty_rate")),
+            *(_percent(None, row[name]) for name in ("background_energy", "empty_rate", "cancelled_rate")),
             _percent(None, row.get("empty_rate_free")),
         ]
         for row in rows
@@ -111,6 +113,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "pointing game",
         "in air",
         "empty",
+        "cancelled",
         "empty without tumor",
     ]
     widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]

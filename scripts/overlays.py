@@ -196,16 +196,18 @@ def panel(
     caption: str = "",
     alpha: float = 0.6,
     scale: int | None = None,
+    empty: str = EMPTY,
 ) -> RGB:
     """Image, heatmap, overlay and masks side by side, with titles, a caption and a color bar from 0 to 1.
 
-    An empty heatmap is shown as the words "no evidence", not as a color.
+    An empty heatmap is shown in words, not as a color.
 
     Args:
         image, heatmap, mask, predicted, alpha: see `overlay`.
         titles: of the four tiles.
         caption: one short line under the tiles; cut where the color bar begins.
         scale: whole enlargement factor; None: `legible_scale`.
+        empty: what is said of an empty heatmap: "no evidence", or less, where it is one slice of a map.
 
     Returns:
         (H, W, 3) uint8 on white.
@@ -218,13 +220,13 @@ def panel(
     shape = np.asarray(image).shape
     scale = legible_scale(shape) if scale is None else scale
     gray, heat = gray_image(image, scale), _heat(heatmap, shape, scale)
-    empty = not heat.any()
+    nothing = not heat.any()
     height, width = gray.shape[:2]
     middle = (width / 2, height / 2)
     over = overlay(image, heatmap, mask=mask, alpha=alpha, scale=scale)
-    if empty:
-        heat_tile = _text(np.full_like(gray, 238), EMPTY, middle, 17, INK, box=False)
-        over = say_empty(over)
+    if nothing:
+        heat_tile = _text(np.full_like(gray, 238), empty, middle, 17, INK, box=False)
+        over = say_empty(over, empty)
     else:
         heat_tile = colorize(heat)
     masks = overlay(image, np.zeros(shape), mask=mask, predicted=predicted, scale=scale)
@@ -247,9 +249,9 @@ def panel(
     return np.asarray(canvas)
 
 
-def say_empty(picture: RGB) -> RGB:
+def say_empty(picture: RGB, words: str = EMPTY) -> RGB:
     """The picture of an empty map with the words that say so."""
-    return _text(picture, EMPTY, (picture.shape[1] / 2, picture.shape[0] - 16), 13, INK, box=True)
+    return _text(picture, words, (picture.shape[1] / 2, picture.shape[0] - 16), 13, INK, box=True)
 
 
 def write_line(canvas: Image.Image, text: str, left_middle: tuple[float, float], width: float, size: int = 13) -> None:

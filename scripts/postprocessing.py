@@ -17,6 +17,7 @@ from scripts.explain.maps import upsample
 from scripts.metrics import temperature_at_bound
 from scripts.results import result_name, save_nifti
 from scripts.studies import Study, to_unit
+from scripts.tasks import TASKS, untrained_flags
 
 # What a further judgment of a study gives: numbers for the result, and flags.
 Score = Callable[[Tensor, Mapping[str, Tensor], Study], tuple[dict[str, float], list[dict[str, Any]]]]
@@ -86,6 +87,7 @@ class RestoreStudyd(Transform):
         min_foreground: share of a slice that must be head for it to count for its volume.
         scores: further judgments, each called with the prepared slices (S, C, *size), the inferer's outputs and the
             study; their numbers go under ``scores``, their flags to the others.
+        trained: what the network was trained for, of `scripts.tasks.TASKS`; what comes of the rest is flagged.
         image_key: the prepared image.
     """
 
@@ -95,12 +97,14 @@ class RestoreStudyd(Transform):
         volume_share: float = 0.1,
         min_foreground: float = 0.1,
         scores: Sequence[Score] = (),
+        trained: Sequence[str] = TASKS,
         image_key: str = "image",
     ) -> None:
         if not 0 < volume_share <= 1:
             raise ValueError(f"volume_share is more than 0 and at most 1, got {volume_share}")
         self.classes, self.image_key, self.scores = dict(classes or {}), image_key, tuple(scores)
         self.volume_share, self.min_foreground = volume_share, min_foreground
+        self.untrained = untrained_flags(trained)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Restore one item, whose "pred" is the inferer's dictionary without the batch axis."""
@@ -152,7 +156,7 @@ class RestoreStudyd(Transform):
         probability = [float(p) for p in self.probability(per_slice, study)]
         tumor, threshold = 1.0 - probability[0], float(output["threshold"])
         detected = tumor >= threshold
-        flags = list(study.flags)
+        flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):
             flags.append(
                 {

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import Dataset
 from monai.transforms import Orientationd
 from torch.utils.data import default_collate
 
-from scripts.caching import CachedDataset
 from transforms.augmentation import (
     RandAffineForegroundd,
     RandBiasForegroundd,
@@ -41,14 +39,19 @@ __all__ = [
     "collate",
     "foreground_mask",
     "make_augmentation",
-    "make_dataset",
     "make_preprocessing",
     "make_training_pipeline",
     "resolve_items",
+    "spatial_sizes",
 ]
 
 
-def _sizes(spatial_size: Sequence[int] | int) -> tuple[int, ...]:
+def spatial_sizes(spatial_size: Sequence[int] | int) -> tuple[int, ...]:
+    """The sizes of two or three axes; one integer is a 2D square.
+
+    Raises:
+        ValueError: when there are other than two or three, or one is below 8.
+    """
     sizes = (spatial_size, spatial_size) if isinstance(spatial_size, int) else tuple(int(s) for s in spatial_size)
     if len(sizes) not in (2, 3) or min(sizes) < 8:
         raise ValueError(f"spatial_size must be one integer (2D) or two or three, each at least 8; got {spatial_size}")
@@ -81,7 +84,7 @@ def make_preprocessing(
         a MONAI Compose. Afterwards image is float32 (C, *spatial_size), foreground mean about 0 and deviation about 1,
         air exactly 0, foreground never exactly 0; foreground uint8 and label (1, *spatial_size), 0 or 1.
     """
-    sizes = _sizes(spatial_size)
+    sizes = spatial_sizes(spatial_size)
     keys = [image_key, label_key, foreground_key]
     transforms: list[Any] = [LoadCased(image_key, label_key, foreground_key, spatial_dims=len(sizes))]
     if len(sizes) == 3:
@@ -121,7 +124,7 @@ def make_augmentation(
         affine_prob: probability of rotation, scale, shear and shift together: the costliest part.
         image_key, label_key, foreground_key: keys of the item.
     """
-    dims = len(_sizes(spatial_size))
+    dims = len(spatial_sizes(spatial_size))
     if strength < 0 or any(not 0 <= axis < dims for axis in flip_axes):
         raise ValueError(f"expected strength >= 0 and flip_axes below {dims}, got {strength} and {tuple(flip_axes)}")
     s = strength
@@ -236,45 +239,6 @@ def _stem(item: Mapping[str, Any], parents: int) -> str:
     return "_".join([*folders, stem]) + slice_suffix(item)
 
 
-def make_dataset(
-    items: Sequence[Mapping[str, Any]],
-    dataset_dir: str | Path,
-    spatial_size: Sequence[int] | int,
-    augment: bool,
-    cache: bool = True,
-    seed: int | None = None,
-    num_classes: int | None = None,
-    margin: Sequence[int] | int = 4,
-    strength: float = 1.0,
-    flip_axes: Sequence[int] = (0,),
-    num_workers: int = 2,
-    progress: bool = True,
-    cache_dir: str | Path | None = None,
-) -> Dataset:
-    """Build a dataset from one part of a datalist; torch's default collate takes its items, with and without masks.
-
-    Args:
-        items, dataset_dir: as in :func:`resolve_items`.
-        spatial_size, margin, num_classes, augment, strength, flip_axes: as in :func:`make_training_pipeline`.
-        cache: keep the deterministic part in memory (filled now, in ``num_workers`` threads, with a progress bar).
-        seed: of the random transforms.
-        num_workers: threads for filling the cache.
-        progress: show the progress bar.
-        cache_dir: folder that keeps the cache for the next run (see ``scripts.caching.CachedDataset``), or None.
-
-    Raises:
-        ValueError: When there are no items or a file is missing or cannot be used. Names the file and the reason.
-    """
-    if not items:
-        raise ValueError(f"no items for a dataset in {dataset_dir}: this part of the datalist is empty")
-    data = resolve_items(items, dataset_dir)
-    pipeline = make_training_pipeline(spatial_size, augment, num_classes, margin, strength, flip_axes)
-    pipeline.set_random_state(seed=seed)
-    if not cache:
-        return Dataset(data, pipeline)
-    return CachedDataset(data, pipeline, cache_dir, num_workers=num_workers, progress=progress)
-
-
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join finalized items, with and without masks, into a batch: tensors are stacked, strings become lists.
 
@@ -300,12 +264,15 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return default_collate([dict(item) for item in items])
 
 
-def check_network_input(image: torch.Tensor, foreground: torch.Tensor | None = None) -> None:
+def check_network_input(
+    image: torch.Tensor, foreground: torch.Tensor | None = None, names: Sequence[str] | None = None
+) -> None:
     """Refuse an input that did not come through the pipeline.
 
     Args:
         image: float (B, C, X, Y[, Z]), or (C, X, Y); air must be exactly 0.
         foreground: of the same shape with one channel, non-zero in the head; None: read from ``image != 0``.
+        names: of the B items, for the message.
 
     Raises:
         ValueError: When the image is not floating point or not finite, its air is not exactly 0, a foreground voxel is
@@ -319,7 +286,8 @@ def check_network_input(image: torch.Tensor, foreground: torch.Tensor | None = N
     batch = image if image.ndim != 3 else image[None]
     masks = None if foreground is None else plain(foreground).reshape(batch.shape[0], 1, *batch.shape[2:])
     for index, item in enumerate(batch):
-        _check_item(item, None if masks is None else masks[index] != 0, f"item {index}")
+        where = f"item {index}" if names is None else f"network input of {names[index]}"
+        _check_item(item, None if masks is None else masks[index] != 0, where)
 
 
 def _check_item(item: torch.Tensor, inside: torch.Tensor | None, where: str) -> None:

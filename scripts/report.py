@@ -2,6 +2,7 @@
 
     python -m scripts.report runs/demo      # the demo's two runs side by side
     python -m scripts.report runs/mine      # one run
+    python -m scripts.report runs/demo --picture docs/images/comparison.jpg    # the picture of the README
 
 Every number on the page is read from a file by `Document.number` and carries where it stands (`data-source`), its full
 value (`data-value`) and how it is shown (`data-kind`); a test reads the page and the files and compares.
@@ -72,9 +73,13 @@ def comparison_table(demo_dir: str | Path, runs: Mapping[str, str] = RUNS, part:
 def common_cases(loaded: Sequence[Run]) -> list[tuple[str, list[int]]]:
     """Tumor cases that every run has drawn: name and index in each gallery, in the first run's order.
 
+    There are none where the head of a run was not trained.
+
     Raises:
-        ValueError: when there is none.
+        ValueError: when there is none though all have drawn some.
     """
+    if not all(run.diagnoses for run in loaded):
+        return []
     indices = [{entry["name"]: i for i, entry in run.shown()} for run in loaded]
     found = [
         (entry["name"], [index[entry["name"]] for index in indices])
@@ -82,15 +87,28 @@ def common_cases(loaded: Sequence[Run]) -> list[tuple[str, list[int]]]:
         if entry.get("tumor_energy") is not None and all(entry["name"] in index for index in indices)
     ]
     if not found:
-        raise ValueError(f"no tumor case stands in all of {', '.join(run.gallery.name for run in loaded)}")
+        names = ", ".join(run.gallery.name for run in loaded if run.gallery is not None)
+        raise ValueError(f"no tumor case stands in all of {names}")
     return found
 
 
 def write_comparison_picture(
     demo_dir: str | Path, path: str | Path, runs: Mapping[str, str] = RUNS, cases: int = 4, part: str = "test"
 ) -> Path:
-    """Write the maps of the runs side by side as one PNG, for a README: the first cases that all runs have drawn."""
+    """Write the maps of the runs side by side as one picture, for a README: the first cases that all runs have drawn.
+
+    Args:
+        demo_dir, runs, part: see `write_report`.
+        path: JPG or PNG to write, by its suffix.
+        cases: at most so many.
+
+    Raises:
+        ValueError: when a run has no maps, or no case was drawn by all.
+    """
     loaded = _read(demo_dir, runs, part)
+    for run in loaded:
+        if not run.diagnoses:
+            raise ValueError(f"no comparison picture: {run.map_title} ({run.title})")
     rows = []
     for name, indices in common_cases(loaded)[:cases]:
         first = loaded[0].gallery.content[indices[0]]
@@ -107,7 +125,12 @@ def write_comparison_picture(
             cells.append((np.asarray(Image.open(run.picture(entry, "overlay")).convert("RGB")), text))
         rows.append((name, cells))
     columns = ["image", *(f"{run.title}:\n{run.map_title}" for run in reversed(loaded))]
-    _write(Path(path), figures.comparison_picture(columns, rows))
+    picture = figures.comparison_picture(columns, rows)
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(picture)).convert("RGB").save(buffer, format="JPEG", quality=88)
+        picture = buffer.getvalue()
+    _write(Path(path), picture)
     return Path(path)
 
 
@@ -209,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder of comparison.json, ablation.json or leave_one_source_out.json; default: comparison, ablation "
         "and sources in the folder",
     )
+    parser.add_argument("--picture", type=Path, help="also write the maps of the runs side by side, a JPG or PNG")
     parser.add_argument("--part", default="test", help="part of the datalist that was evaluated")
     arguments = parser.parse_args(argv)
     root, out = arguments.folder, arguments.out or "report.html"
@@ -219,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         root, runs, out = root.resolve().parent, {name: name}, str(Path(name) / out)
     print(comparison_table(root, runs, arguments.part))
     print(f"\nreport: {write_report(root, runs, out, arguments.part, arguments.study)}")
+    if arguments.picture is not None:
+        print(f"picture: {write_comparison_picture(root, arguments.picture, runs, part=arguments.part)}")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,9 @@ MEASURES = (
     _localization("Energy in tumor", "tumor_energy", "higher", "share of the map's sum"),
     _localization("Tumor area", "tumor_area", "", "energy in tumor that a uniform map would have", printed=False),
     _localization("Energy in air, layer's grid", "background_energy_layer", "lower", "cells without any foreground"),
-    _localization("Energy in air, image grid", "background_energy", "lower", "after bilinear interpolation"),
+    _localization("Energy in air, image grid", "background_energy", "lower", "after linear interpolation"),
     _localization("Empty maps", "empty_rate", "lower", "counted as misses above", printed=False),
+    _localization("Cancelled maps", "cancelled_rate", "lower", "no Grad-CAM there; counted as misses too", printed=False),
 )  # fmt: skip
 
 
@@ -74,6 +75,8 @@ class Cell:
         """Cell of a run."""
         document: Document = getattr(run, measure.file)
         value, n, ci95 = (p.format(part=run.part, row=run.row) for p in (measure.pointer, measure.n, measure.ci95))
+        if measure.file == "localization" and run.row is None:
+            return cls(document, None, None, None)
         limits = document.has(ci95) and document.real(ci95 + "/0") is not None
         return cls(
             document,
@@ -101,6 +104,8 @@ class Cell:
 
 def chance(run: Run) -> str:
     """What always naming one class scores in balanced accuracy, in words."""
+    if not run.diagnoses:
+        return "not trained to diagnose"
     if not run.classes_tested:
         return "no case has a diagnosis"
     return f"always naming one class scores {format_number(1 / run.classes_tested, 'ratio')}"
@@ -142,7 +147,7 @@ def format_comparison(loaded: Sequence[Run]) -> str:
     counts = [
         f"{run.title}: {count(run, f'/{run.part}/overall/segmentation/dice/n')} tumor cases, "
         f"{count(run, f'/{run.part}/overall/classification/n')} diagnoses, "
-        f"{run.localization.value(f'/{run.row}/n')} maps"
+        f"{0 if run.row is None else run.localization.value(f'/{run.row}/n')} maps"
         for run in loaded
     ]
     return "\n".join([*lines, "", *counts, str(loaded[0].metrics.content.get("intervals", ""))]).rstrip()

@@ -18,14 +18,15 @@ AUDIT = Markup(
 
 def findings(loaded: Sequence[Run], data: Document) -> list[Markup]:
     """The caveats, the gravest first."""
-    found: list[Markup] = []
+    found: list[Markup] = [finding for run in loaded for finding in _of_weights(run)]
     for run in loaded:
         found += _of_diagnosis(run)
         found += _of_origin(run)
         found += _of_training(run)
     found += _of_shortcuts(loaded[0])
     found += [Markup.escape(text) for text in _of_data(data)]
-    hashes = {s.manifest.value("/datalist_sha256") for run in loaded for s in run.stages}
+    # An adopted stage was trained elsewhere, on no datalist.
+    hashes = {s.manifest.value("/datalist_sha256") for run in loaded for s in run.stages} - {None}
     if len(hashes) > 1:
         found.append(
             Markup.escape(
@@ -35,8 +36,35 @@ def findings(loaded: Sequence[Run], data: Document) -> list[Markup]:
     return found
 
 
+def _of_weights(run: Run) -> Iterator[Markup]:
+    """Whether all files are of the same weights, and of those that the run has now."""
+    by_hash: dict[str | None, list[str]] = {}
+    for name, hashes in run.weights.items():
+        for digest in hashes:
+            by_hash.setdefault(digest, []).append(name)
+    unmarked = by_hash.pop(None, [])
+    foreign = [digest for digest in by_hash if digest != run.current]
+    if len(by_hash) > 1 or (run.current is not None and foreign):
+        files = "; ".join(f"of {str(digest)[:8]}: {', '.join(names)}" for digest, names in by_hash.items())
+        now = "" if run.current is None else f" The run's weights are {run.current[:8]} now."
+        yield Markup(
+            "<strong>{}: its files are not all of the same weights</strong> ({}).{} What stands beside each other below "
+            "does not belong together: evaluate and explain the run again."
+        ).format(run.title, files, now)
+    if unmarked:
+        yield Markup(
+            "{}: {} do not say which weights they are of (an older version wrote them, or was interrupted): whether they "
+            "belong together is not known. Evaluate and explain the run again."
+        ).format(run.title, ", ".join(unmarked))
+
+
 def _of_diagnosis(run: Run) -> Iterator[Markup]:
     block = f"/{run.part}/overall/classification"
+    if not run.diagnoses:
+        yield Markup(
+            "{}: its head was not trained, so nothing is said about its diagnoses, and no map explains them."
+        ).format(run.title)
+        return
     if not run.metrics.has(block):
         yield Markup("{}: no case has a diagnosis, so nothing is said about classification.").format(run.title)
         return

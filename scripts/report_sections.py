@@ -125,7 +125,7 @@ def class_name(run: Run, index: int) -> str:
 
 def robustness(run: Run) -> list[tuple[str, str]]:
     """A chart a corruption."""
-    if run.robustness is None:
+    if run.robustness is None or run.robustness.has("/unavailable"):
         return []
     content, charts = run.robustness.content, []
     for corruption in content["corruptions"]:

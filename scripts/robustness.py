@@ -19,15 +19,31 @@ from scripts.evaluation_items import ClassComparison, EvaluationDataset
 from scripts.explain.evidence import evidence_map
 from scripts.explain.measures import case_measures
 from scripts.explain.targets import TumorLogOdds
+from scripts.inferers import spatial_dims
 from scripts.metrics import diagnosis_metrics
 from scripts.networks import MultiTaskDynUNet
 from scripts.preprocessing import collate
 from scripts.runs import write_json
+from scripts.tasks import is_trained
 from scripts.uncertainty_evaluation import draw
 
 logger = logging.getLogger(__name__)
 
-CLEAN = "as they are"
+# Why whole volumes are left out: what is written in place of the figures.
+NOT_IN_3D = (
+    "robustness is not measured of whole volumes: the corruptions are of 2D images (JPEG has no third axis, ghosting "
+    "and rotation lie in the plane)"
+)
+
+
+def left_out(extras: Sequence[str], spatial_dims: int) -> list[str]:
+    """Notes for metrics.json: which of the extras asked for are not measured, and why.
+
+    Args:
+        extras: of ``configs/evaluate.yaml``.
+        spatial_dims: of the network.
+    """
+    return [NOT_IN_3D] if spatial_dims == 3 and "robustness" in extras else []
 
 
 def corrupted_items(
@@ -58,17 +74,21 @@ def measure(
     classes: ClassComparison | None = None,
     batch_size: int = 16,
 ) -> list[dict[str, Any]]:
-    """Rows of cases: those of `scripts.evaluation.decided`, and tumor_energy of the evidence map (NaN without one)."""
+    """Rows of cases: those of `scripts.evaluation.decided`, and tumor_energy of the evidence map (NaN without one).
+
+    What the network was not trained for is not measured: no mask without a decoder, no diagnosis (-1) without a head.
+    """
     device, rows = next(network.parameters()).device, []
+    segments, diagnoses = (is_trained(network, task) for task in ("segmentation", "classification"))
     for start in range(0, len(items), batch_size):
         batch = collate(items[start : start + batch_size])
-        output = network.multitask(batch["image"].to(device))
-        segmented = (output["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu()
-        energy = torch.full((len(segmented),), torch.nan)
-        if network.has_evidence:
+        output = network.multitask(batch["image"].to(device), segmentation=segments)
+        segmented = (output["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if segments else None
+        energy = torch.full((len(batch["name"]),), torch.nan)
+        if network.has_evidence and diagnoses:
             maps = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()
             energy = case_measures(maps, batch["label"], batch["foreground"])["tumor_energy"]
-        for i in range(len(segmented)):
+        for i in range(len(energy)):
             masked = bool(batch["has_mask"][i])
             label = batch["label"][i].float() if masked else None
             tumor = masked and bool(batch["label"][i].any())
@@ -76,9 +96,11 @@ def measure(
             rows.append(
                 {
                     **identity(batch, i),
-                    "diagnosis": int(batch["diagnosis"][i]),
+                    "diagnosis": int(batch["diagnosis"][i]) if diagnoses else -1,
                     "logits": output["cls"][i].float().tolist(),
-                    **mask_measures(segmented[i], label, head, batch["pixel_mm"][i], batch["name"][i]),
+                    **mask_measures(
+                        None if segmented is None else segmented[i], label, head, batch["pixel_mm"][i], batch["name"][i]
+                    ),
                     "tumor_energy": float(energy[i]) if tumor else float("nan"),
                 }
             )
@@ -128,10 +150,10 @@ def write_robustness(
     corruptions: Sequence[str] = tuple(CORRUPTIONS),
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Write robustness.json and figures/robustness.png.
+    """Write robustness.json and figures/robustness.png; of a 3D network the reason alone, under "unavailable".
 
     Args:
-        network: in evaluation mode, one that segments and classifies.
+        network: in evaluation mode; what it was not trained for is not measured, see `measure`.
         dataset: of the test part.
         folder: ``runs/<run>/evaluation``.
         cases: at most so many, drawn by a fixed seed, the same for every corruption; None: all.
@@ -148,6 +170,11 @@ def write_robustness(
     unknown = sorted(set(corruptions) - set(CORRUPTIONS))
     if unknown:
         raise ValueError(f"corruptions are of {', '.join(CORRUPTIONS)}, got {', '.join(unknown)}")
+    if spatial_dims(network) == 3:
+        logger.warning("%s", NOT_IN_3D)
+        unavailable = {"unavailable": NOT_IN_3D}
+        write_json(unavailable, Path(folder) / "robustness.json")
+        return unavailable
     chosen = draw(dataset, cases)
     count = len(classes.names) if classes else network.num_classes
     plan: list[tuple[str | None, float]] = [(None, 0.0)]

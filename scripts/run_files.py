@@ -10,12 +10,19 @@ from typing import Any
 
 import yaml
 from markupsafe import Markup
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts import datalists
+from scripts.checkpoint_files import WEIGHTS
+from scripts.labeling import default_key_metric
+from scripts.result_files import EVALUATION, EXPLANATION, marks, weights_sha256
+from scripts.runs import trained_tasks
 
 __all__ = ["Document", "Run", "Stage", "data_summary", "format_number", "optional", "read_scalars"]
 
 MISSING = "n/a"
+# Of metrics.json: what a head that was not trained makes of random weights.
+OF_RANDOM_HEAD = ("classification", "detected")
 METHODS = {
     "evidence": "evidence map",
     "gradcam": "Grad-CAM",
@@ -142,7 +149,10 @@ class Run:
     """The documents of one run and what is chosen from them.
 
     `uncertainty`, `robustness`, `scope`, `faithfulness`, `shown_cases` and `audit` are None where the run has no such
-    file; `elsewhere` are the evaluations on other datalists or parts.
+    file; `elsewhere` are the evaluations on other datalists or parts. `tasks` is what the run was trained for: without
+    "classification" the figures of the diagnosis are left out of the documents, `gallery` and `row` (of its own map in
+    localization.json) are None. `weights` are, by file, the hashes of the weights that it is of, None where it does not
+    say; `current` that of the run's weights as they are now, None where there are none.
 
     Args:
         root: folder of all runs.
@@ -159,7 +169,10 @@ class Run:
         self.metrics = Document(root, f"{key}/{self.evaluation}/metrics.json")
         self.cases = Document(root, f"{key}/{self.evaluation}/cases.csv")
         self.localization = Document(root, f"{key}/explanations/localization.json")
-        self.gallery = Document(root, f"{key}/explanations/gallery.json")
+        self.stages = [Stage(root, p) for p in sorted(self.folder.glob("*/manifest.json"))]
+        if not self.stages:
+            raise FileNotFoundError(f"{self.folder}/<stage>/manifest.json is missing: no stage of this run was trained")
+        self.tasks = trained_tasks(self.stages[-1].folder)
         self.metrics.value(f"/{part}/overall")
         found = {
             name: optional(root, f"{key}/{self.evaluation}/{name}.json")
@@ -174,23 +187,51 @@ class Run:
             for path in sorted(self.folder.glob("evaluation*/metrics.json"))
             if path.parent.name != self.evaluation
         ]
-        if not self.gallery.content:
-            raise ValueError(f"{self.gallery.name} lists no case: draw some first")
-        first = self.gallery.content[0]
-        self.method, self.layer, self.target = first["method"], first["layer"], first["target"]
-        self.row = self.localization_row("all")
-        self.stages = [Stage(root, p) for p in sorted(self.folder.glob("*/manifest.json"))]
-        if not self.stages:
-            raise FileNotFoundError(f"{self.folder}/<stage>/manifest.json is missing: no stage of this run was trained")
+        self.gallery: Document | None = None
+        self.row: int | None = None
+        if self.diagnoses:
+            self.gallery = Document(root, f"{key}/explanations/gallery.json")
+            if not self.gallery.content:
+                raise ValueError(f"{self.gallery.name} lists no case: draw some first")
+            first = self.gallery.content[0]
+            self.method, self.layer, self.target = first["method"], first["layer"], first["target"]
+            self.row = self.localization_row("all")
+        else:
+            for document in (self.metrics, *self.elsewhere):
+                document.content = without(document.content, OF_RANDOM_HEAD)
+        self.weights = self._weights(root)
+        trained = any((stage.folder / WEIGHTS).is_file() for stage in self.stages)
+        self.current = weights_sha256(self.folder) if trained else None
+
+    @property
+    def diagnoses(self) -> bool:
+        """Whether its head was trained."""
+        return "classification" in self.tasks
+
+    def _weights(self, root: Path) -> dict[str, list[str | None]]:
+        folders = {self.evaluation: EVALUATION, "explanations": EXPLANATION}
+        folders |= {Path(document.name).parent.name: EVALUATION for document in self.elsewhere}
+        files = {f"{self.key}/{name}": results for name, results in folders.items()}
+        found = {}
+        for folder, results in files.items():
+            for name in (results.main, *results.marked):
+                document = optional(root, f"{folder}/{name}")
+                if document is not None and name != "unavailable.json" and document.content:
+                    found[f"{Path(folder).name}/{name}"] = list(marks(document.content))
+        return found
 
     @property
     def map_title(self) -> str:
         """Method and layer of the map that the run is explained by."""
+        if self.row is None:
+            return "no map: its head was not trained"
         name = METHODS.get(self.method, self.method)
         return name if self.layer == self.method else f"{name} at {self.layer}"
 
-    def localization_row(self, source: str) -> int:
-        """Index of the run's own map in localization.json."""
+    def localization_row(self, source: str) -> int | None:
+        """Index of the run's own map in localization.json; None of a run without one."""
+        if not self.diagnoses:
+            return None
         wanted = (self.method, self.layer, self.target, source)
         for i, row in self.measured():
             if (row["method"], row["layer"], row["target"], row["source"]) == wanted:
@@ -198,9 +239,21 @@ class Run:
         raise ValueError(f"{self.localization.name} has no row of method, layer, target, source = {', '.join(wanted)}")
 
     def measured(self) -> list[tuple[int, dict[str, Any]]]:
-        """Index and content of the rows of localization.json over all classes, against the true masks."""
+        """Index and content of the rows of localization.json over all classes, against the true masks.
+
+        Without those of a head or decoder that was not trained.
+        """
         rows = enumerate(self.localization.content)
-        return [(i, row) for i, row in rows if row.get("mask", "true") == "true" and row.get("class", "all") == "all"]
+        return [
+            (i, row)
+            for i, row in rows
+            if row.get("mask", "true") == "true"
+            and row.get("class", "all") == "all"
+            and (
+                row["layer"] == "none"
+                or ("segmentation" if row["target"].startswith("segmentation") else "classification") in self.tasks
+            )
+        ]
 
     @property
     def classes_tested(self) -> int:
@@ -216,20 +269,31 @@ class Run:
         return path
 
     def shown(self) -> list[tuple[int, dict[str, Any]]]:
-        """Index and entry of the gallery's cases."""
-        return list(enumerate(self.gallery.content))
+        """Index and entry of the gallery's cases; of a run without a trained head there are none."""
+        return [] if self.gallery is None else list(enumerate(self.gallery.content))
+
+
+def without(content: Any, names: Sequence[str]) -> Any:
+    """Nested content without the entries of some names."""
+    if isinstance(content, list):
+        return [without(entry, names) for entry in content]
+    if isinstance(content, dict):
+        return {key: without(value, names) for key, value in content.items() if key not in names}
+    return content
 
 
 class Stage:
-    """Manifest, config and scalars of a trained stage."""
+    """Manifest, config and scalars of a trained stage; `no_curves` says why there are no scalars, "" if there are."""
 
     def __init__(self, root: Path, manifest: Path):
-        folder = manifest.parent.relative_to(root)
+        folder, self.folder = manifest.parent.relative_to(root), manifest.parent
         self.name = manifest.parent.name
         self.title = self.name.partition("_")[2].replace("_", " ") or self.name
         self.manifest = Document(root, f"{folder}/manifest.json")
         self.config = Document(root, f"{folder}/config.yaml")
-        self.scalars = read_scalars(manifest.parent)
+        self.scalars, self.no_curves = read_scalars(manifest.parent), ""
+        if not self.scalars:
+            self.no_curves = "adopted, not trained here" if self.manifest.has("/adopted") else "no event file lies in it"
 
     @property
     def finished(self) -> bool:
@@ -241,19 +305,15 @@ class Stage:
         value = self.config.content.get(key, MISSING)
         if value == "$@stage_epochs[@stage]":  # as written in train.yaml
             value = self.config.content["stage_epochs"].get(self.name, value)
+        if value == "$labeling.default_key_metric(@datalist_file, @num_classes)":
+            value = default_key_metric(self.config.content["datalist_file"], self.config.content["num_classes"])
         return "none" if value in (None, []) else str(value)
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Scalars of a TensorBoard log folder, {tag: [(step, value)]}.
-
-    Raises:
-        FileNotFoundError: when it holds no event file.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    """Scalars of a TensorBoard log folder, {tag: [(step, value)]}; none where it holds no event file."""
     if not any(folder.glob("events.out.tfevents.*")):
-        raise FileNotFoundError(f"{folder}/events.out.tfevents.* is missing: the training curves are read from it")
+        return {}
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

@@ -11,19 +11,19 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from scripts import datalists, parallel
-from scripts.checkpoint_files import CHECKPOINT, WEIGHTS, load_weights
+from scripts.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, load_weights
 from scripts.networks import MultiTaskDynUNet
+from scripts.overrides import bundle_command, differing, merged_config
 from scripts.preprocessing import resolve_items
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ CHANGES = "+changes"  # behind the commit of a checkout that is not as committed
 PACKAGES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "itk", "scikit-learn", "scikit-image", "scipy")
 STAGES = ("stage1_segmentation", "stage2_classification", "stage3_joint")
 JOINT = "joint"  # one stage in place of the three, from random weights
-CONFIG, MANIFEST = "config.yaml", "manifest.json"
+CONFIG, MANIFEST, ADOPTED = "config.yaml", "manifest.json", "adopted.yaml"
+DESIGN = ("network_def", "spatial_size", "num_classes")  # of a config: what the weights of a network have to fit
 
 
 def read_datalist(datalist_file: str | None, dataset_dir: str | None) -> dict[str, Any]:
@@ -42,12 +43,22 @@ def read_datalist(datalist_file: str | None, dataset_dir: str | None) -> dict[st
         ValueError: when one of the two required paths is not given.
         FileNotFoundError: when one of them does not exist.
     """
-    for name, value in (("dataset_dir", dataset_dir), ("datalist_file", datalist_file)):
-        if value is None:
-            raise ValueError(f"{name} is required; give it as --{name} PATH")
-    if not Path(str(dataset_dir)).is_dir():
-        raise FileNotFoundError(f"dataset_dir {dataset_dir} is not a folder")
-    return datalists.read(str(datalist_file))
+    folder, file = given(dataset_dir=dataset_dir), given(datalist_file=datalist_file)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"dataset_dir {folder} is not a folder")
+    return datalists.read(file)
+
+
+def given(**values: str | None) -> str:
+    """The one value given by name.
+
+    Raises:
+        ValueError: when it is None; names it.
+    """
+    ((name, value),) = values.items()
+    if value is None:
+        raise ValueError(f"{name} is required; give it as --{name} PATH")
+    return str(value)
 
 
 def num_classes(datalist: dict[str, Any]) -> int:
@@ -60,14 +71,18 @@ def count_classes(datalist_file: str | None, dataset_dir: str | None, classes: d
     return len(classes) if datalist_file is None else num_classes(read_datalist(datalist_file, dataset_dir))
 
 
-def stage_items(datalist: dict[str, Any], part: str, dataset_dir: str, need: str = "any") -> list[dict[str, Any]]:
+def stage_items(
+    datalist: dict[str, Any], part: str, dataset_dir: str, need: str = "any", targets: Mapping[str, bool] | None = None
+) -> list[dict[str, Any]]:
     """Items of a part with absolute paths.
 
     Args:
         datalist: from `read_datalist`.
         part: "training", "validation" or "test".
         dataset_dir: folder that the paths are relative to.
-        need: "any", "mask" (items with a mask) or "diagnosis" (items whose class is known or follows from a mask).
+        need: "any", "mask" (items with a mask) or "diagnosis" (items with a class or a mask, from which it may follow).
+        targets: what the items are trained on, {"mask": bool, "diagnosis": bool}: items that have none of it would
+            train nothing, they are left out and counted in the log. None: all are kept.
 
     Raises:
         ValueError: when nothing is left.
@@ -75,17 +90,44 @@ def stage_items(datalist: dict[str, Any], part: str, dataset_dir: str, need: str
     tests = {
         "any": lambda item: True,
         "mask": lambda item: "label" in item,
-        "diagnosis": lambda item: "diagnosis" in item or "label" in item,
+        "diagnosis": lambda item: item.get("diagnosis", -1) != -1 or "label" in item,
     }
     if need not in tests:
         raise ValueError(f"items is one of {', '.join(tests)}, got {need!r}")
-    chosen = [item for item in datalist.get(part, []) if tests[need](item)]
+    every = datalist.get(part, [])
+    chosen = [item for item in every if tests[need](item)]
     if not chosen:
         raise ValueError(
             f"the {part!r} part of datalist {datalist.get('name')!r} has no item"
             + ("" if need == "any" else f" with a {need}")
         )
+    if targets is not None:
+        classes = num_classes(datalist)
+        used = [
+            item
+            for item in chosen
+            if (targets["mask"] and "label" in item) or (targets["diagnosis"] and _has_class(item, classes))
+        ]
+        trained = " or ".join(
+            {"mask": "a mask", "diagnosis": "a known class"}[name] for name in targets if targets[name]
+        )
+        if not used:
+            raise ValueError(
+                f"no item in the {part!r} part of datalist {datalist.get('name')!r} has what this stage is trained on "
+                f"({trained or 'no loss has a weight'})"
+            )
+        if len(used) < len(every):
+            logger.info(
+                "%s: %d of %d items; left out: %d by items: %s, %d that have not %s",
+                part, len(used), len(every), len(every) - len(chosen), need, len(chosen) - len(used), trained,
+            )  # fmt: skip
+        chosen = used
     return resolve_items(chosen, dataset_dir)
+
+
+def _has_class(item: Mapping[str, Any], classes: int) -> bool:
+    """Whether the class of an item is known; of two classes it follows from a mask where no diagnosis is given."""
+    return item["diagnosis"] != -1 if "diagnosis" in item else "label" in item and classes == 2
 
 
 def start_stage(
@@ -99,8 +141,10 @@ def start_stage(
 ) -> None:
     """Write config.yaml and manifest.json of a stage, in the first process; the others wait.
 
-    Without a config it is that of the ``monai.bundle run`` command in ``sys.argv``, or what the folder holds (see
-    `write_config`), or, where MONAI Label starts the stage from its own program, the bundle's train.yaml.
+    A finished stage is kept as it is, an unfinished one continues; both with the config and datalist that it was
+    started with alone. Without a config it is that of the ``monai.bundle run`` command in ``sys.argv``, or what the
+    folder holds (see `write_config`), or, where MONAI Label starts the stage from its own program, the bundle's
+    train.yaml.
 
     Args:
         stage_dir: made if absent.
@@ -110,6 +154,9 @@ def start_stage(
         items: of the training part.
         bundle_root: of the bundle.
         resolved: values that replace expressions in the saved config, so that it can be read without the data.
+
+    Raises:
+        ValueError: when the folder holds weights or checkpoints of another config or datalist; names what differs.
     """
     if parallel.first():
         folder = Path(stage_dir)
@@ -118,9 +165,13 @@ def start_stage(
             config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         if not config and datalist_file is None and bundle_root is not None:
             config = merged_config([str(Path(bundle_root) / "configs" / "train.yaml")], {"bundle_root": bundle_root})
-        if config:
-            write_config(folder, {**config, **resolved})
-        write_json(_manifest(folder, datalist_file, seed, items), folder / MANIFEST)
+        config = {**config, **resolved} if config else {}
+        if finished(folder, config, datalist_file, items):
+            logger.info("%s: finished before, kept", folder)
+        else:
+            if config:
+                write_config(folder, config)
+            write_json(_manifest(folder, datalist_file, seed, items), folder / MANIFEST)
     parallel.wait()
 
 
@@ -144,17 +195,14 @@ def command_line() -> str:
 
 
 def _manifest(folder: Path, datalist_file: str | None, seed: int, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    now, before = time.strftime("%Y-%m-%dT%H:%M:%S"), {}
-    if (folder / MANIFEST).is_file():
-        before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    content = json.dumps(list(items)).encode() if datalist_file is None else Path(datalist_file).read_bytes()
+    now, before = time.strftime("%Y-%m-%dT%H:%M:%S"), read_manifest(folder)
     manifest = {
         "started": before.get("started", now),
         "seed": seed,
         "command": command_line(),
         "commit": commit(),
         "datalist": f"{len(items)} items given" if datalist_file is None else str(datalist_file),
-        "datalist_sha256": hashlib.sha256(content).hexdigest(),
+        "datalist_sha256": _datalist_hash(datalist_file, items),
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": machine(),
@@ -165,27 +213,40 @@ def _manifest(folder: Path, datalist_file: str | None, seed: int, items: Sequenc
     return manifest
 
 
-def finished(stage_dir: str | Path, config: dict[str, Any], datalist_file: str) -> bool:
+def finished(
+    stage_dir: str | Path, config: Mapping[str, Any], datalist_file: str | None, items: Sequence[dict[str, Any]] = ()
+) -> bool:
     """Whether a stage ran to its end with this config and datalist.
 
     Args:
-        stage_dir: folder of the stage; may be absent.
-        config: merged config, as it would be saved.
-        datalist_file: its content is compared, not its path.
+        stage_dir: folder of the stage; may be absent, or hold a stage that ended before anything was trained.
+        config: merged config, as it would be saved; empty: not compared. What cannot change the result
+            (`scripts.overrides.FREE`) may differ.
+        datalist_file: its content is compared, not its path; None: that of the items.
+        items: of the training part, where there is no datalist.
 
     Raises:
         ValueError: when the folder holds a stage of another config or datalist, finished or not.
     """
     folder = Path(stage_dir)
-    if not (folder / MANIFEST).is_file() or not (folder / CONFIG).is_file():
+    if not any((folder / name).is_file() for name in (WEIGHTS, CHECKPOINT, PREVIOUS)):
         return False
-    manifest, saved = (
-        json.loads((folder / MANIFEST).read_text(encoding="utf-8")),
-        yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")),
-    )
-    places = ("dataset_dir", "datalist_file", "run_dir", "bundle_root")
-    other = [k for k in sorted(saved.keys() | config.keys()) if k not in places and saved.get(k) != config.get(k)]
-    if manifest["datalist_sha256"] != hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest():
+    if not (folder / MANIFEST).is_file() or not ((folder / CONFIG).is_file() or not config):
+        raise ValueError(
+            f"{folder} holds trained weights, and {CONFIG} or {MANIFEST}, which say with what settings, is missing; "
+            "choose another run_dir, or delete the folder"
+        )
+    manifest, other = json.loads((folder / MANIFEST).read_text(encoding="utf-8")), []
+    saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) if config else {}
+    if "adopted" in manifest:  # not trained here, with no datalist: the network alone has to be the same
+        if config and (unlike := differing(*({key: c.get(key) for key in DESIGN} for c in (saved, config)))):
+            raise ValueError(
+                f"{folder} holds a network adopted from {manifest['adopted']}, and the config describes another one "
+                f"({', '.join(unlike)}); add --overlay {folder.parent / ADOPTED}; other classes: adopt it again"
+            )
+        return True
+    other = differing(saved, config) if config else []
+    if manifest["datalist_sha256"] != _datalist_hash(datalist_file, items):
         other.append("the datalist")
     if other:
         raise ValueError(
@@ -195,44 +256,31 @@ def finished(stage_dir: str | Path, config: dict[str, Any], datalist_file: str) 
     return "finished" in manifest
 
 
+def _datalist_hash(datalist_file: str | None, items: Sequence[dict[str, Any]]) -> str:
+    content = json.dumps(list(items)).encode() if datalist_file is None else Path(datalist_file).read_bytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_manifest(stage_dir: str | Path) -> dict[str, Any]:
+    """Manifest of a stage; empty where there is none."""
+    path = Path(stage_dir) / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int, **facts: Any) -> None:
-    """Mark a stage as run to its end in its manifest, in the first process; the others wait."""
-    if parallel.first():
-        path = Path(stage_dir) / MANIFEST
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+    """Mark a stage as run to its end in its manifest, in the first process, once; the others wait."""
+    if parallel.first() and "finished" not in (manifest := read_manifest(stage_dir)):
         manifest.update(
             {"finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "best_metric": best_metric, "best_epoch": best_epoch}
         )
-        write_json({**manifest, **facts}, path)
+        write_json({**manifest, **facts}, Path(stage_dir) / MANIFEST)
     parallel.wait()
 
 
 def bundle_config(argv: Sequence[str]) -> dict[str, Any]:
     """Merged config of a ``python -m monai.bundle run`` command line; empty for another program."""
-    if "run" not in argv or "bundle" not in argv[0]:
-        return {}
-    values: dict[str, Any] = {}
-    tokens = list(argv[argv.index("run") + 1 :])
-    while tokens:
-        token = tokens.pop(0)
-        if token.startswith("--"):
-            name, found, value = token[2:].partition("=")
-            values[name] = DefaultParseValue(value if found else tokens.pop(0))
-    for name in ("meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking"):
-        values.pop(name, None)
-    files = values.pop("config_file", None)
-    if files is None:
-        return {}
-    return merged_config([files] if isinstance(files, str) else list(files), values)
-
-
-def merged_config(config_files: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Config files merged in order, then single values replaced; expressions stay as they are written."""
-    parser = ConfigParser()
-    parser.read_config([str(f) for f in config_files])
-    parser.update(pairs=overrides or {})
-    parser.resolve_macro_and_relative_ids()
-    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+    command = bundle_command(argv)
+    return {} if command is None else merged_config(command.files, command.values)
 
 
 def write_json(value: Any, path: str | Path) -> None:
@@ -267,13 +315,14 @@ def commit() -> str | None:
     return head.stdout.strip() + (CHANGES if status.stdout.strip() else "")
 
 
-def last_stage(run_dir: str | Path) -> Path:
+def last_stage(run_dir: str | Path | None) -> Path:
     """Folder of the last stage of a run that has selected weights.
 
     Raises:
-        FileNotFoundError: when there is none.
+        ValueError: when no run is given.
+        FileNotFoundError: when it has no such stage.
     """
-    run = Path(run_dir)
+    run = Path(given(run_dir=None if run_dir is None else str(run_dir)))
     candidates = [run, *(run / stage for stage in (JOINT, *STAGES))]
     found = [folder for folder in candidates if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()]
     if not found:
@@ -284,12 +333,16 @@ def last_stage(run_dir: str | Path) -> Path:
     return found[-1]
 
 
-def load_run(run_dir: str | Path) -> tuple[MultiTaskDynUNet, dict[str, Any], Path]:
-    """Network in evaluation mode, config and folder of the last trained stage of a run (or of the stage given)."""
+def load_run(run_dir: str | Path | None) -> tuple[MultiTaskDynUNet, dict[str, Any], Path]:
+    """Network in evaluation mode, config and folder of the last trained stage of a run (or of the stage given).
+
+    The network knows what it was trained for, see `scripts.tasks.is_trained`.
+    """
     folder = last_stage(run_dir)
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     network = ConfigParser(config).get_parsed_content("network_def")
     load_weights(network, folder / WEIGHTS)
+    network.trained_tasks = tuple(sorted(trained_tasks(folder)))
     return network.eval(), config, folder
 
 
@@ -334,7 +387,7 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
     folder = last_stage(run_dir)
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
-    overlay |= {"classes": classes, "weights": str(folder / WEIGHTS)}
+    overlay |= {"classes": classes, "weights": str(folder / WEIGHTS), "trained_tasks": sorted(trained_tasks(folder))}
     path = Path(run_dir) / "network.yaml"
     write_text(
         "# Overlay of configs/inference.yaml: the network, its input size and its weights as this run trained them.\n"

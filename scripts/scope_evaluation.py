@@ -17,6 +17,7 @@ from tqdm import tqdm
 from scripts import datalists, scope
 from scripts.bootstrap import Resamples, interval
 from scripts.evaluation_items import EvaluationDataset, evaluated_items
+from scripts.inferers import spatial_dims
 from scripts.outsiders import OUTSIDERS
 from scripts.runs import last_stage, read_datalist, write_json
 from scripts.uncertainty_evaluation import draw
@@ -41,31 +42,44 @@ def item_features(
     Returns:
         features (N, F), the indices of those items, and the reasons why the others were refused.
     """
-    device, prepared, kept, reasons = next(network.parameters()).device, [], [], []
+    device, kept, reasons = next(network.parameters()).device, [], []
+    waiting: list[Mapping[str, Any]] = []
+    found: list[NDArray[np.float64]] = []
+
+    def measure() -> None:
+        """Features of those that wait: whole volumes of all cases would fill the memory."""
+        image, foreground = (torch.stack([torch.as_tensor(x[key]) for x in waiting]) for key in ("image", "foreground"))
+        found.append(scope.features(network, image.float().to(device), foreground.to(device)))
+        waiting.clear()
+
     for index, item in enumerate(tqdm(items, desc=desc, disable=not desc)):
         given = {key: item[key] for key in ("image", "slice", "plane", "foreground", "name") if key in item}
         try:
-            prepared.append(transform(given))
+            waiting.append(transform(given))
             kept.append(index)
         except ValueError as error:
             reasons.append(str(error))
-    found = []
-    for start in range(0, len(prepared), batch_size):
-        own = prepared[start : start + batch_size]
-        image, foreground = (torch.stack([torch.as_tensor(x[key]) for x in own]) for key in ("image", "foreground"))
-        found.append(scope.features(network, image.float().to(device), foreground.to(device)))
+        if len(waiting) == batch_size:
+            measure()
+    if waiting:
+        measure()
     return np.concatenate(found) if found else np.empty((0, 0)), kept, reasons
 
 
 def fit_scope(
-    network: Any, datalist: Mapping[str, Any], dataset_dir: str, transform: Compose, limit: int | None = 400
+    network: Any,
+    datalist: Mapping[str, Any],
+    dataset_dir: str,
+    transform: Compose,
+    limit: int | None = 400,
+    batch_size: int = 16,
 ) -> scope.Scope:
     """Fit a scope on training and validation images, at most ``limit`` of each, drawn by a fixed seed."""
     found = []
     for part in ("training", "validation"):
         items = evaluated_items(datalist, part, dataset_dir)
         chosen = [items[i] for i in draw(items, limit)]
-        found.append(item_features(network, chosen, transform, desc=f"scope, {part}")[0])
+        found.append(item_features(network, chosen, transform, batch_size, f"scope, {part}")[0])
     fitted = scope.fit(*found)
     fitted.probe = scope.probe(network)
     return fitted
@@ -78,10 +92,10 @@ def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[st
         yield name, evaluated_items(datalist, "all", where["dataset_dir"])
 
 
-def drawn_items() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The same for `OUTSIDERS`."""
+def drawn_items(channels: int = 1) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The same for `OUTSIDERS`, 2D; every channel shows the same picture."""
     for name, picture in OUTSIDERS.items():
-        arrays = [picture(seed)[None].astype(np.float32) for seed in range(DRAWN)]
+        arrays = [np.repeat(picture(seed)[None].astype(np.float32), channels, axis=0) for seed in range(DRAWN)]
         yield name, [{"image": array, "name": f"{name} {i}"} for i, array in enumerate(arrays)]
 
 
@@ -129,11 +143,13 @@ def write_scope(
     own: bool,
     outside: Mapping[str, Mapping[str, str]] | None = None,
     cases: int | None = 200,
+    batch_size: int = 16,
 ) -> dict[str, Any]:
     """Write scope.json, and scope.npz beside the weights where it is not there yet.
 
     Where there is none and it can not be fitted (too few images, or not the run's own datalist), scope.json says why
-    under "unavailable" and holds nothing else.
+    under "unavailable" and holds nothing else. Whole volumes are compared with those of ``outside`` alone: the drawn
+    images are 2D.
 
     Args:
         network: in evaluation mode.
@@ -145,11 +161,12 @@ def write_scope(
         own: whether that is the run's own datalist: only then a scope can be fitted here.
         outside: {name: {datalist_file, dataset_dir}} of images from elsewhere, beside the drawn ones.
         cases: at most so many evaluated images, drawn by a fixed seed; None: all.
+        batch_size: images at once.
     """
     stage = last_stage(run_dir)
     try:
         if own and not scope.is_current(stage, network):
-            fit_scope(network, datalist, dataset_dir, transform).save(stage / scope.FILE)
+            fit_scope(network, datalist, dataset_dir, transform, batch_size=batch_size).save(stage / scope.FILE)
         reference = scope.load(stage)
     except (scope.TooFewImages, FileNotFoundError) as error:
         logger.warning("scope not measured: %s", error)
@@ -157,7 +174,7 @@ def write_scope(
         write_json(unavailable, Path(folder) / "scope.json")
         return unavailable
     items = [dataset.data[i] for i in draw(dataset, cases)]
-    values, kept, reasons = item_features(network, items, transform)
+    values, kept, reasons = item_features(network, items, transform, batch_size)
     scores = reference.score(values)
     units = [datalists.unit(items[i]) for i in kept]
     result: dict[str, Any] = {
@@ -167,9 +184,11 @@ def write_scope(
         "inside": {"n": len(items), "refused": len(reasons), "flagged": float((scores > 1).mean())},
         "outside": [],
     }
-    for kind, groups in (("images", outside_items(outside or {})), ("drawn", drawn_items())):
+    channels = next(p for p in network.parameters() if p.ndim > 2).shape[1]
+    drawn = drawn_items(channels) if spatial_dims(network) == 2 else ()
+    for kind, groups in (("images", outside_items(outside or {})), ("drawn", drawn)):
         for name, others in groups:
-            found, at, refusals = item_features(network, others, transform)
+            found, at, refusals = item_features(network, others, transform, batch_size)
             away = reference.score(found) if len(found) else np.empty(0)
             where = [str(others[i].get("volume") or others[i].get("patient") or others[i]["name"]) for i in at]
             figures = compare(scores, units, away, where, len(refusals))

@@ -151,7 +151,8 @@ class PrepareStudyd(MapTransform):
     The item's image is a path (PNG, JPG, ..., NIfTI, a folder with a DICOM series), several paths (one a channel), or
     an array (X, Y[, Z[, C]]) in the index order of NIfTI. Its further keys are optional: ``affine`` (4x4, of an array),
     ``foreground`` (a mask on the same grid, path or array), ``slice`` (one slice of the plane alone), ``plane`` and
-    ``channel`` (in place of the arguments), ``name``.
+    ``channel`` (in place of the arguments), ``name``. What is not cut (a picture, a volume taken whole) has no slice
+    or plane to choose: they are refused there, but for the plane "auto", which asks for none.
 
     Args:
         spatial_size: the network's input size; two numbers: volumes are cut into slices, three: taken whole.
@@ -288,9 +289,11 @@ class PrepareStudyd(MapTransform):
         base: dict[str, Any] = {
             "source": source, "picture": picture, "shape": shape, "affine": affine.tolist(), "flags": flags,
         }  # fmt: skip
+        if picture and len(self.size) == 3:
+            raise ValueError(f"{source} is a picture; the network takes volumes")
+        if picture or len(self.size) == 3:
+            _check_uncut(item, source, "is a picture" if picture else "is given to the network whole")
         if picture:
-            if len(self.size) == 3:
-                raise ValueError(f"{source} is a picture; the network takes volumes")
             units = [np.moveaxis(array, -1, 0)]
             return Study(**base, plane="", count=1, unit_shape=shape), units, None if given is None else [given[None]]
         if array.ndim == 3:  # a NIfTI file of two axes
@@ -323,6 +326,13 @@ class PrepareStudyd(MapTransform):
             hint = f"give 'channel', 0 to {count - 1}" if self.in_channels == 1 else "give as many files or volumes"
             raise ValueError(f"{source} has {count} channels and the network takes {self.in_channels}: {hint}")
         return array
+
+
+def _check_uncut(item: Mapping[Hashable, Any], source: str, why: str) -> None:
+    """Refuse a slice or plane of an image that is not cut."""
+    for key in ("slice", "plane"):
+        if item.get(key) not in (None, "", "auto"):
+            raise ValueError(f"{source} {why}: it has no {key} {item[key]!r} to choose; leave {key!r} out")
 
 
 def _one_slice(value: Any, study: Study) -> tuple[int, int]:

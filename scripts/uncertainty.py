@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from scripts.inferers import VIEWS
 from scripts.networks import MultiTaskDynUNet
+from scripts.tasks import is_trained
 
 __all__ = ["Spread", "has_dropout", "mc_dropout", "test_time_augmentation"]
 
@@ -25,10 +26,10 @@ class Spread:
         probability: (B, K) mean probability by class, calibrated.
         probability_std: (B,) standard deviation of the tumor probability.
         entropy: (B,) of the mean probabilities, in nats.
-        seg: (B, 1, H, W[, D]) mean tumor probability of each pixel.
-        seg_std: (B, 1, H, W[, D]) its standard deviation, at most 0.5.
+        seg: (B, 1, H, W[, D]) mean tumor probability of each pixel; None of a network that does not segment.
+        seg_std: (B, 1, H, W[, D]) its standard deviation, at most 0.5; None of such a network.
         mask_disagreement: (B,) in [0, 1], 1 - mean Dice of each prediction's mask with the mask of the mean; 0 where no
-            prediction has any tumor.
+            prediction has any tumor; NaN of such a network.
         count: predictions compared.
 
     Source of the last: Roy et al., "Bayesian QuickNAT", NeuroImage 2019, section 3.3, against the mean mask in place of
@@ -38,27 +39,32 @@ class Spread:
     probability: Tensor
     probability_std: Tensor
     entropy: Tensor
-    seg: Tensor
-    seg_std: Tensor
+    seg: Tensor | None
+    seg_std: Tensor | None
     mask_disagreement: Tensor
     count: int
 
     @classmethod
-    def of(cls, probabilities: Sequence[Tensor], segs: Sequence[Tensor]) -> Spread:
-        """From predictions (B, K) and tumor probabilities of pixels (B, 1, H, W[, D]), two or more of each."""
+    def of(cls, probabilities: Sequence[Tensor], segs: Sequence[Tensor | None]) -> Spread:
+        """From predictions (B, K) and tumor probabilities of pixels (B, 1, H, W[, D]) or None, two or more of each."""
         if len(probabilities) < 2:
             raise ValueError(f"a spread takes two predictions or more, got {len(probabilities)}")
-        classes, pixels = torch.stack(list(probabilities)), torch.stack(list(segs))
-        mean, seg = classes.mean(dim=0), pixels.mean(dim=0)
-        middle = (seg >= 0.5).float()
-        # Two empty masks agree: MONAI's Dice is 1 there when told so.
-        agreement = torch.stack([compute_dice((p >= 0.5).float(), middle, ignore_empty=False)[:, 0] for p in pixels])
+        classes = torch.stack(list(probabilities))
+        mean = classes.mean(dim=0)
+        masks = [seg for seg in segs if seg is not None]
+        pixels = torch.stack(masks) if masks else None
+        seg = None if pixels is None else pixels.mean(dim=0)
+        agreement = torch.full((1, mean.shape[0]), torch.nan)
+        if pixels is not None and seg is not None:
+            middle = (seg >= 0.5).float()
+            # Two empty masks agree: MONAI's Dice is 1 there when told so.
+            agreement = torch.stack([compute_dice((p >= 0.5).float(), middle, ignore_empty=False)[:, 0] for p in pixels])
         return cls(
             probability=mean,
             probability_std=_deviation(classes[..., 0]),
             entropy=torch.special.entr(mean).sum(dim=1),
             seg=seg,
-            seg_std=_deviation(pixels),
+            seg_std=None if pixels is None else _deviation(pixels),
             mask_disagreement=1 - agreement.mean(dim=0),
             count=len(classes),
         )
@@ -70,11 +76,15 @@ def _deviation(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(network: MultiTaskDynUNet, image: Tensor, foreground: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Calibrated class probabilities (B, K) and tumor probability of each pixel (B, 1, H, W[, D]), float32."""
-    output = network.multitask(image, foreground)
+def predict(network: MultiTaskDynUNet, image: Tensor, foreground: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Calibrated class probabilities (B, K) and tumor probability of each pixel (B, 1, H, W[, D]), float32.
+
+    The latter is None of a network that was not trained to segment.
+    """
+    segments = is_trained(network, "segmentation")
+    output = network.multitask(image, foreground, segmentation=segments)
     probability = torch.softmax(output["cls"].float() / network.temperature, dim=1)
-    return probability, 1 - torch.softmax(output["seg"].float(), dim=1)[:, :1]
+    return probability, 1 - torch.softmax(output["seg"].float(), dim=1)[:, :1] if segments else None
 
 
 def test_time_augmentation(
@@ -93,7 +103,7 @@ def test_time_augmentation(
     found = []
     for change, undo in VIEWS.values():
         probability, seg = predict(network, change(image), None if foreground is None else change(foreground.float()))
-        found.append((probability, undo(seg)))
+        found.append((probability, None if seg is None else undo(seg)))
     return Spread.of(*zip(*found, strict=True))
 
 

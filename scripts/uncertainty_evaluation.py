@@ -21,8 +21,10 @@ from scripts.evaluation_items import ClassComparison
 from scripts.inferers import VIEWS
 from scripts.metrics import decide
 from scripts.networks import MultiTaskDynUNet
+from scripts.picture_planes import PicturePlane
 from scripts.preprocessing import collate
 from scripts.runs import write_json
+from scripts.tasks import NO_SEGMENTATION, UNTRAINED, is_trained
 from scripts.uncertainty import Spread, has_dropout, mc_dropout, predict, test_time_augmentation
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 POOR_DICE = 0.7  # a mask below it is counted as an error
 LARGEST_STD = 0.5  # of a number in [0, 1]: half of them 0, half 1
 PICTURES = 4
+NAN = float("nan")
+PIXELS = ("dice", "mask_disagreement", "mean_std", "pixel_auroc", "single_pixel_auroc")
 NO_DROPOUT = "the network was trained without dropout, so MC dropout would give the same prediction every time"
 
 
@@ -47,6 +51,7 @@ def measure(
     spread: Callable[[torch.Tensor, torch.Tensor], Spread],
     device: torch.device | str,
     classes: ClassComparison | None = None,
+    channel: int = 0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Uncertainty and error of every case.
 
@@ -56,15 +61,19 @@ def measure(
         spread: of (image, foreground).
         device: where the network is.
         classes: how the datalist's classes meet the network's; None: they are the same.
+        channel: of the image, for the pictures.
 
     Returns:
-        rows of a table, and for each the pictures: image, seg_std and the masks, (1, X, Y) on the CPU. A row: name,
+        rows of a table, and for each the pictures: image, std and the masks, (1, X, Y), of a volume the slice that
+        `PicturePlane` chooses (whole volumes would fill the memory), and "where". A row: name,
         unit, source, wrong (the single prediction's class; None unknown), probability_std, entropy, single_entropy (of
         the single prediction), dice (NaN without a tumor in the mask), mask_disagreement, mean_std (of the head's
         pixels), pixel_auroc and single_pixel_auroc: of the pixels' standard deviation, and of the single prediction's
         entropy, against being wrong, over the head (NaN where no pixel is wrong, or without a mask).
     """
-    rows, shown = [], []
+    rows: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
+    diagnoses = is_trained(network, "classification")
     for batch in batches:
         image, foreground = batch["image"].to(device), batch["foreground"].to(device)
         found = spread(image, foreground)
@@ -72,38 +81,63 @@ def measure(
         logits = torch.log(probability.double().clamp_min(1e-300)).cpu().numpy()  # calibrated, so of temperature 1
         predicted = decide(logits if classes is None else classes.logits(logits, 1.0), float(network.threshold))
         single = torch.special.entr(probability).sum(dim=1)
-        doubt = (torch.special.entr(seg) + torch.special.entr(1 - seg)).cpu()
         for i in range(len(image)):
-            head, label = batch["foreground"][i] != 0, batch["label"][i] != 0
-            mask, masked = (seg[i] >= 0.5).cpu(), bool(batch["has_mask"][i])
-            std = found.seg_std[i].cpu()
-            wrong_pixels = ((mask != label) & head)[head].numpy()
-            total = int(label.sum()) + int(mask.sum())
             true = int(batch["diagnosis"][i])
             true = true if classes is None else classes.diagnosis(true)
+            doubts = {
+                "probability_std": float(found.probability_std[i]),
+                "entropy": float(found.entropy[i]),
+                "single_entropy": float(single[i]),
+            }
             rows.append(
                 {
                     **{key: value for key, value in identity(batch, i).items() if key in ("name", "unit", "source")},
-                    "wrong": None if true < 0 else bool(predicted[i] != true),
-                    "probability_std": float(found.probability_std[i]),
-                    "entropy": float(found.entropy[i]),
-                    "single_entropy": float(single[i]),
-                    "dice": 2 * int((mask & label).sum()) / total if masked and bool(label.any()) else float("nan"),
-                    "mask_disagreement": float(found.mask_disagreement[i]),
-                    "mean_std": float(std[head].mean()),
-                    "pixel_auroc": _auroc(wrong_pixels, std[head].numpy()) if masked else float("nan"),
-                    "single_pixel_auroc": _auroc(wrong_pixels, doubt[i][head].numpy()) if masked else float("nan"),
+                    "wrong": None if true < 0 or not diagnoses else bool(predicted[i] != true),
+                    **(doubts if diagnoses else dict.fromkeys(doubts, NAN)),
+                    **dict.fromkeys(PIXELS, NAN),
                 }
             )
+            if seg is None or found.seg_std is None:
+                continue
+            head, label = batch["foreground"][i] != 0, batch["label"][i] != 0
+            mask, masked = (seg[i] >= 0.5).cpu(), bool(batch["has_mask"][i])
+            std = found.seg_std[i].cpu()
+            rows[-1] |= _of_mask(mask, label if masked else None, head, std, seg[i].cpu())
+            rows[-1]["mask_disagreement"] = float(found.mask_disagreement[i])
+            true_mask, said = label.to(torch.uint8) if masked else None, mask.to(torch.uint8)
+            plane = PicturePlane.of(batch["image"][i], true_mask, std, said, channel)
             shown.append(
                 {
-                    "image": batch["image"][i],
-                    "std": std,
-                    "predicted": mask.to(torch.uint8),
-                    "label": label.to(torch.uint8) if masked else None,
+                    "image": plane.image(batch["image"][i]),
+                    "std": plane.map(std),
+                    "predicted": plane.map(said),
+                    "label": plane.mask(true_mask),
+                    "where": plane.where,
                 }
             )
     return rows, shown
+
+
+def _of_mask(
+    mask: torch.Tensor, label: torch.Tensor | None, head: torch.Tensor, std: torch.Tensor, seg: torch.Tensor
+) -> dict[str, float]:
+    """Dice of a predicted mask, the mean deviation over the head, and how well deviation and entropy tell its errors.
+
+    Args:
+        mask, label, head: (1, H, W[, D]), bool; label None without a true mask.
+        std, seg: deviation and value of each pixel's tumor probability.
+    """
+    found = {"mean_std": float(std[head].mean())}
+    if label is None:
+        return found
+    total = int(label.sum()) + int(mask.sum())
+    if bool(label.any()):
+        found["dice"] = 2 * int((mask & label).sum()) / total
+    doubt = torch.special.entr(seg) + torch.special.entr(1 - seg)
+    wrong = ((mask != label) & head)[head].numpy()
+    found["pixel_auroc"] = _auroc(wrong, std[head].numpy())
+    found["single_pixel_auroc"] = _auroc(wrong, doubt[head].numpy())
+    return found
 
 
 def _auroc(wrong: np.ndarray, score: np.ndarray) -> float:
@@ -155,7 +189,8 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "spread": {
             **{name: column(name) for name in ("probability_std", "mean_std")},
-            "none": float(np.mean([row["probability_std"] == 0 and row["mean_std"] == 0 for row in rows])),
+            # NaN, of a part that was not trained, is no deviation either.
+            "none": float(np.mean([not row["probability_std"] > 0 and not row["mean_std"] > 0 for row in rows])),
         },
     }
 
@@ -168,17 +203,20 @@ def write_uncertainty(
     samples: int = 16,
     classes: ClassComparison | None = None,
     batch_size: int = 16,
+    channel: int = 0,
 ) -> dict[str, Any]:
     """Write uncertainty.json, uncertainty_cases.csv and pictures of the most uncertain masks.
 
     Args:
-        network: in evaluation mode, one that segments.
+        network: in evaluation mode; of one that does not segment, or whose head was not trained, the other part alone
+            is measured, and "unavailable" says so.
         dataset: of `scripts.evaluation_items.EvaluationDataset`.
         folder: ``runs/<run>/evaluation``.
         cases: at most so many, drawn by a fixed seed; None: all.
         samples: of MC dropout, where the network has dropout.
         classes: how the datalist's classes meet the network's; None: they are the same.
         batch_size: cases at once.
+        channel: of the image, that pictures show.
 
     Returns:
         the content of uncertainty.json.
@@ -199,13 +237,20 @@ def write_uncertainty(
         "poor_dice": POOR_DICE,
         "methods": {},
         "unavailable": {} if has_dropout(network) else {"mc_dropout": NO_DROPOUT},
+        "pictures": [],
     }
+    if not is_trained(network, "segmentation"):
+        result["unavailable"]["segmentation"] = NO_SEGMENTATION
+    if not is_trained(network, "classification"):
+        result["unavailable"]["classification"] = UNTRAINED["classification"]
+    for name, reason in result["unavailable"].items():
+        logger.warning("uncertainty, %s: not measured, %s", name, reason)
     table: list[dict[str, Any]] = []
     for name, spread in methods.items():
-        rows, shown = measure(network, tqdm(loader, desc=f"uncertainty, {name}"), spread, device, classes)
+        rows, shown = measure(network, tqdm(loader, desc=f"uncertainty, {name}"), spread, device, classes, channel)
         result["methods"][name] = summarize(rows)
         table += [{"method": name, **{k: v for k, v in row.items() if k != "unit"}} for row in rows]
-        if name == "test_time_augmentation":
+        if name == "test_time_augmentation" and shown:
             result["pictures"] = _draw(rows, shown, folder / "uncertainty")
     write_csv(table, folder / "uncertainty_cases.csv")
     write_json(result, folder / "uncertainty.json")
@@ -218,11 +263,9 @@ def _draw(rows: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]],
     entries = []
     for i in order:
         case, row = shown[i], rows[i]
-        if case["image"].ndim != 3:
-            continue
-        image, heat = case["image"].numpy(), (case["std"] / LARGEST_STD).clamp(0, 1).numpy()
-        label = None if case["label"] is None else case["label"].numpy()
-        lines = {"mask": label, "predicted": case["predicted"].numpy(), "scale": overlays.legible_scale(image.shape)}
+        image, heat = case["image"], np.clip(case["std"] / LARGEST_STD, 0, 1)
+        scale = overlays.legible_scale(image.shape)
+        lines = {"mask": case["label"], "predicted": case["predicted"], "scale": scale}
         folder.mkdir(parents=True, exist_ok=True)
         overlays.save(overlays.overlay(image, np.zeros_like(heat), **lines), folder / f"{row['name']}_image.png")
         overlays.save(overlays.overlay(image, heat, **lines), folder / f"{row['name']}_std.png")
@@ -230,10 +273,11 @@ def _draw(rows: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]],
             {
                 "name": row["name"],
                 "mask_disagreement": row["mask_disagreement"],
-                "probability_std": row["probability_std"],
+                "probability_std": None if row["probability_std"] != row["probability_std"] else row["probability_std"],
                 "dice": None if row["dice"] != row["dice"] else row["dice"],
                 "image": f"uncertainty/{row['name']}_image.png",
                 "std": f"uncertainty/{row['name']}_std.png",
+                "where": case["where"],
             }
         )
     return entries

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scripts.datalists import SPLITS, Datalist, Item, paths
-from scripts.datalists.merging import file_order, linked
+from scripts.datalists.linking import file_order, linked
 from scripts.datalists.similarity import fingerprint
 from scripts.preprocessing import check_network_input, make_preprocessing
 from transforms.foreground import air_level, doubts, foreground_mask
@@ -46,7 +46,8 @@ CT_RIM, CT_SPREAD, CT_BRAIN, CT_BONE, CT_BRIGHT = 0.15, 0.35, 0.55, 0.85, 0.02
 _CORNER = 16
 
 RULES: dict[str, Rule] = {
-    "readable": Rule(FAIL, "the file can be loaded", "mend or leave out the file; the reason says what is wrong"),
+    "readable": Rule(FAIL, "the files can be loaded, masks on the image's grid",
+                     "mend or leave out the file; the reason says what is wrong"),
     "size": Rule(FAIL, f"sides >= {MIN_SIDE} pixels, aspect <= {MAX_ASPECT}", "leave out, or crop to the head"),
     "mode": Rule(FAIL, f"gray: color channels differ by <= {MAX_COLOR:g} of 255 in the mean",
                  "export without color map or drawings"),
@@ -303,7 +304,7 @@ def compare(results: Sequence[Result], dataset_dir: Path | str) -> None:
 
     Args:
         results: of all items; what is found is added to them.
-        dataset_dir: folder of the images; without patients, their order in it counts (see `merging.file_order`).
+        dataset_dir: folder of the images; without patients, their order in it counts (see `linking.file_order`).
     """
     read = [result for result in results if result.hash is not None]
     if not read:

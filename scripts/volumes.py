@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ DICE_RULE = (
     "2 x overlap / (true + predicted), each summed over the slices that were evaluated, in pixels of the image "
     "(slices are scaled to the network's grid one by one)"
 )
+WHOLE_DICE_RULE = (
+    "2 x overlap / (true + predicted) of the volume, which is one case; of several volumes of a patient each summed "
+    "over them, in voxels of the file"
+)
+WHOLE_RULE = "the network sees the volume as one case: its own probabilities against the threshold, and its own class"
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,10 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _milliliters(rows: Sequence[dict[str, Any]], what: str) -> float:
-    """Volume over the evaluated slices; NaN where spacing or a slice is not known."""
+    """Volume over the evaluated slices, or of a volume that is one case; NaN where spacing or a slice is not known."""
+    whole = [row.get(f"{what}_ml", float("nan")) for row in rows]
+    if len(whole) == 1 and math.isfinite(whole[0]):
+        return float(whole[0])
     if not rows or any(row["slice_mm"] != row["slice_mm"] for row in rows):
         return float("nan")
     return float(sum(row[f"{what}_mm2"] * row["slice_mm"] for row in rows)) / 1000
@@ -114,28 +123,36 @@ def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     return case_summary(np.array([row[name] for row in rows], dtype=float), [row["unit"] for row in rows])
 
 
-def patient_summary(patients: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figures over patients (or groups), every one of which counts once: {n, dice, mean_case_dice, accuracy} as S."""
+def patient_summary(patients: Sequence[dict[str, Any]], whole: bool = False) -> dict[str, Any]:
+    """Figures over patients (or groups), every one of which counts once: {n, dice, mean_case_dice, accuracy} as S.
+
+    Args:
+        patients: of `group_rows`.
+        whole: a case is a whole volume, not a slice.
+    """
     return {
         "n": len(patients),
         "dice": _column(patients, "dice"),
         "mean_case_dice": _column(patients, "mean_case_dice"),
         "accuracy": _column(patients, "right"),
-        "dice_rule": DICE_RULE,
+        "dice_rule": WHOLE_DICE_RULE if whole else DICE_RULE,
     }
 
 
-def volume_summary(volumes: Sequence[dict[str, Any]], classes: int, rule: VolumeRule = VolumeRule()) -> dict[str, Any]:
+def volume_summary(
+    volumes: Sequence[dict[str, Any]], classes: int, rule: VolumeRule = VolumeRule(), whole: bool = False
+) -> dict[str, Any]:
     """Figures over volumes.
 
     Args:
         volumes: of `group_rows`, at least one.
         classes: number of classes K.
         rule: that they were diagnosed by.
+        whole: each is one case of a 3D network, not evaluated by slices.
 
     Returns:
-        {n, slices S, dice S, predicted_ml_tumor_free S, classification (of `diagnosis_metrics`, if any diagnosis is
-        known), dice_rule, diagnosis_rule}.
+        {n, slices S (evaluated of each), dice S, predicted_ml_tumor_free S, classification (of `diagnosis_metrics`, if
+        any diagnosis is known), dice_rule, diagnosis_rule}.
     """
     known = [row for row in volumes if row["diagnosis"] >= 0]
     free = [row for row in known if row["diagnosis"] == 0]
@@ -144,8 +161,8 @@ def volume_summary(volumes: Sequence[dict[str, Any]], classes: int, rule: Volume
         "slices": _column(volumes, "n"),
         "dice": _column(volumes, "dice"),
         "predicted_ml_tumor_free": _column(free, "predicted_ml"),
-        "dice_rule": DICE_RULE,
-        "diagnosis_rule": str(rule),
+        "dice_rule": WHOLE_DICE_RULE if whole else DICE_RULE,
+        "diagnosis_rule": WHOLE_RULE if whole else str(rule),
     }
     if known:
         diagnosis, predicted = (np.array([row[name] for row in known]) for name in ("diagnosis", "predicted"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 from PIL import Image
 
-from scripts import adopt, runs
+from scripts import adopt, runs, train
 from scripts.train import CONFIGS
 from tests.scans import head, oblique, save, save_picture
 
@@ -167,6 +169,28 @@ def test_stages_2_and_3_train_the_adopted_network(checkpoint, small_data, tmp_pa
     assert all(torch.equal(adopted[k], second[k]) for k in frozen)
     assert adopted.keys() == third.keys()
     assert yaml.safe_load((run / "network.yaml").read_text(encoding="utf-8"))["spatial_size"] == [64, 64]
+
+
+def trained(run, data, *overlays):
+    train.train(run, list(overlays), dataset_dir=str(data.dataset_dir), datalist_file=str(data.datalist_file))
+
+
+def test_an_adopted_network_trained_later_keeps_its_stage_1(checkpoint, small_data, tmp_path, caplog):
+    run, short = tmp_path / "my run", small_overlay(tmp_path)
+    with caplog.at_level("INFO"):
+        adopt.main([str(checkpoint), "--run_dir", str(run), "--spatial_size", "64", "64"])
+    assert f"python -m scripts.train --run_dir '{run}' --overlay '{run}/adopted.yaml' --dataset_dir DIR" in caplog.text
+    manifest = runs.read_manifest(run / "stage1_segmentation")
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert (manifest["adopted"], manifest["adopted_sha256"]) == (str(checkpoint), digest)
+    before = (run / "stage1_segmentation" / "model.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"adopted from .*stock\.pt, and the config describes another one .*"
+                       r"network_def#strides.*add --overlay .*adopted\.yaml"):  # fmt: skip
+        trained(run, small_data, CONFIGS / "smoke.yaml")
+    assert not (run / "stage2_classification").exists()
+    trained(run, small_data, run / "adopted.yaml", short)
+    assert (run / "stage1_segmentation" / "model.pt").read_bytes() == before
+    assert runs.trained_tasks(run / "stage3_joint") == {"segmentation", "classification"}
 
 
 def small_overlay(folder):

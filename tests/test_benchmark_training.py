@@ -27,10 +27,14 @@ def test_one_round_measures_every_line_and_writes_it(tmp_path, capsys):
         "the same with cached features, later epochs": 0.02,
         "half without masks / all with": 0.72,
         "loader's share of an epoch, stage 3": 1.0,
+        "loader's share of an epoch, stage 2": 1.0,
+        "loader's share of an epoch, stage 2 cached": 1.0,
         "gradients of a batch half without masks, difference": 1e-5,
         "normalization at mean/std = 100, error": 1e-4,
     }
     assert all(row["value"] > 0 for row in rows.values() if row["unit"] == "x")
+    whole, encoder, head = (row["value"] for name, row in rows.items() if row["unit"] == "GFLOP/image")
+    assert whole > 3 * (encoder + head / 3) > 0, "a step is three passes, and the decoder's besides"
     assert rows["gradients of a batch half without masks, difference"]["met"]
     assert status == int(not all(row["met"] for row in rows.values()))
     printed = capsys.readouterr().out

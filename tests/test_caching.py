@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.transforms import Compose, Lambdad
 from PIL import Image
 
-from scripts import caching
+from scripts import caching, runs
 from scripts.caching import CachedDataset, describe_item, describe_setting, fingerprint
-from scripts.preprocessing import make_dataset, make_preprocessing, make_training_pipeline
+from scripts.preprocessing import make_preprocessing, make_training_pipeline
+from scripts.train import CONFIGS
 from tests.transforms.images import head
 
 
@@ -177,10 +179,20 @@ def test_without_a_folder_nothing_is_written(items, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_make_dataset_takes_the_folder(items, tmp_path):
-    options = {"augment": False, "progress": False, "cache_dir": tmp_path / "cache"}
-    assert make_dataset(items, tmp_path, 48, **options).made == 3
-    assert make_dataset(items, tmp_path, 48, **options).found == 3
+def test_the_dataset_of_the_config_takes_the_folder(items, tmp_path):
+    config = runs.merged_config(
+        [CONFIGS / "train.yaml"],
+        {
+            "train#dataset#data": items,
+            "train#dataset#slices": None,
+            "train#dataset#progress": False,
+            "num_classes": 2,
+            "spatial_size": [48, 48],
+            "cache_dir": str(tmp_path / "cache"),
+        },
+    )
+    data = [ConfigParser(config).get_parsed_content("train#dataset") for _ in range(2)]
+    assert [(d.made, d.found) for d in data] == [(3, 0), (0, 3)]
 
 
 def test_descriptions_tell_settings_apart(tmp_path):

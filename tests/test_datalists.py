@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import runpy
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import datalists
+from scripts import audit, datalists, train, verify_data
 from scripts.datalists.__main__ import main
 from scripts.datalists.folders import class_names
 from scripts.datalists.similarity import places
@@ -122,7 +124,7 @@ def test_read_names_a_missing_and_a_torn_file(tmp_path):
         datalists.read(tmp_path / "torn.json")
 
 
-def test_merge_joins_split_by_split_and_refuses_other_classes_and_shared_patients():
+def test_merge_joins_split_by_split_and_refuses_other_classes_and_shared_patients(caplog):
     other = copy.deepcopy(minimal())
     for k, split in enumerate(datalists.SPLITS):
         other[split][0].update(image=f"z{k}.png", patient=f"q{k}", source="second")
@@ -135,9 +137,14 @@ def test_merge_joins_split_by_split_and_refuses_other_classes_and_shared_patient
     ]
     with pytest.raises(ValueError, match="classes differ"):
         datalists.merge([minimal(), {**other, "classes": {"0": "no_tumor", "1": "glioma"}}])
-    other["test"][0]["patient"] = "p1"
-    with pytest.raises(ValueError, match="patient 'p1' is in both"):
-        datalists.merge([minimal(), other])
+    assert "patient numbers" not in caplog.text
+    other["test"][0]["patient"] = "p1"  # of the second source: another person than p1 of no source
+    assert len(datalists.merge([minimal(), other])["test"]) == 2
+    assert "1 patient numbers stand in several sources (first: 'p1' in (no source) and second)" in caplog.text
+    first = minimal()
+    first["training"][0]["source"] = "second"
+    with pytest.raises(ValueError, match="patient 'second: p1' is in both training and test"):
+        datalists.merge([first, other])
 
 
 def test_summary_counts_items_masks_and_patients():
@@ -350,6 +357,30 @@ def test_every_unusable_file_is_reported_with_its_reason(tmp_path, pool):
     assert report.figures["unusable"] == 12
 
 
+def test_pictures_in_folders_of_other_names_are_not_overlooked(tmp_path, pool):
+    folder = fill(tmp_path, {"no_tumor": pool[:8], "tumor": pool[8:16]})
+    for name, count in (("mask", 3), ("Masks/tumor", 2), ("foreground", 1)):
+        (folder / name).mkdir(parents=True)
+        for k in range(count):
+            Image.new("L", (96, 96), 255).save(folder / name / f"tumor{k:02d}.png")
+    (folder / "masks" / "tumor").mkdir(parents=True)
+    pool[0].save(folder / "overview.png")
+    (folder / "README.txt").write_text("no picture")
+    (folder / "lists").mkdir()
+    datalist, report = datalists.image_folder(folder, progress=False)
+    known = "that is not looked at; known are images, masks, foregrounds, nearest:"
+    assert dict(report.unusable) == {
+        "mask": f"a folder of 3 image files {known} 'masks'",
+        "Masks": f"a folder of 2 image files {known} 'masks'",
+        "foreground": f"a folder of 1 image files {known} 'foregrounds'",
+        "overview.png": "a picture beside the folders images, masks, foregrounds",
+        "masks/tumor": "a folder inside masks; masks lie in masks itself",
+    }
+    assert [report.figures[key] for key in ("found", "used", "refused", "beyond_limit")] == [21, 16, 5, 0]
+    assert not any("label" in item for split in datalists.SPLITS for item in datalist[split])
+    assert 0 <= report.figures["test_within_48_bits_of_training"] <= 1
+
+
 def test_nothing_usable_is_an_error(tmp_path):
     for kind in ("no_tumor", "tumor"):
         (tmp_path / "images" / kind).mkdir(parents=True)
@@ -459,37 +490,63 @@ def test_unusable_patients_are_reported(tmp_path):
     assert "constant" in reasons["flat"]
     assert {item["patient"] for split in datalists.SPLITS for item in datalist[split]} == {"ok0", "ok1", "ok2"}
     assert [report.figures[key] for key in ("found", "used", "refused")] == [11, 3, 8]
-    assert report.figures["files"] == {"found": 21, "used": 6, "beside_used_ones": 0, "in_refused_cases": 15}
+    assert report.figures["files"] == {"found": 21, "used": 6, "beside_used_ones": 0, "in_cases_beyond_limit": 0,
+                                      "in_refused_cases": 15}  # fmt: skip
     assert {(i["slice"], i["diagnosis"]) for i in datalist["test"]} == {
         (4, 1), (5, 1), (6, 1), (7, 1), (1, 0), (9, 0), (11, 0)
     }  # fmt: skip
 
 
-def test_sources_merge_without_overlap_by_the_command_line(phantoms, tmp_path, capsys):
+def test_sources_merge_without_overlap_by_the_command_line(phantoms, tmp_path):
     root = ["--root", str(phantoms)]
-    assert main(["nifti_cases", "--folder", str(phantoms / "patients"), *root, "--out", str(tmp_path / "a.json")]) == 0
-    assert main(
+    main(["nifti_cases", "--folder", str(phantoms / "patients"), *root, "--out", str(tmp_path / "a.json")])
+    main(
         ["image_folder", "--folder", str(phantoms / "singles"), *root, "--out", str(tmp_path / "b.json")]
         + ["--modality", "FLAIR"]
-    ) == 0  # fmt: skip
-    assert main(["merge", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "c.json")]) == 0
-    assert main(["check", str(tmp_path / "c.json"), "--dataset-dir", str(phantoms)]) == 0
+    )
+    main(["merge", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "c.json")])
+    main(["check", str(tmp_path / "c.json"), "--dataset-dir", str(phantoms)])
     merged = datalists.read(tmp_path / "c.json", phantoms)
     assert {row["source"] for row in datalists.summary(merged)} == {"patients", "singles"}
     assert json.loads((tmp_path / "b.report.json").read_text(encoding="utf-8"))["figures"]["images"] == 12
-    capsys.readouterr()
-    assert main(["check", str(tmp_path / "c.json"), "--dataset-dir", str(tmp_path)]) == 1
-    assert "error: c.json: training[0] names 'patients/" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"^c.json: training\[0\] names 'patients/"):
+        main(["check", str(tmp_path / "c.json"), "--dataset_dir", str(tmp_path)])
 
 
-def test_strict_makes_an_unusable_file_an_error_and_writes_no_list(phantoms, tmp_path, capsys, pool):
+@pytest.mark.parametrize("spelling", ["--dataset-dir", "--dataset_dir"])
+def test_the_command_ends_as_the_others_do(tmp_path, capsys, monkeypatch, spelling):
+    """One sentence and status 2, a traceback where it is asked for, and both spellings of the option."""
+    monkeypatch.setattr(sys, "argv", ["datalists", "check", str(tmp_path / "gone.json"), spelling, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "scripts.datalists.__main__")  # else Python warns of running it twice
+    monkeypatch.delenv("TUMORLENS_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("scripts.datalists", run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: no datalist at {tmp_path / 'gone.json'}")
+    monkeypatch.setenv("TUMORLENS_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="no datalist at"):
+        runpy.run_module("scripts.datalists", run_name="__main__")
+
+
+def test_other_commands_take_both_spellings_of_the_folder(tmp_path):
+    gone = str(tmp_path / "gone.json")
+    for spelling in ("--dataset-dir", "--dataset_dir"):
+        with pytest.raises(FileNotFoundError, match="no datalist at"):
+            audit.main([gone, spelling, str(tmp_path), "--out", str(tmp_path)])
+        with pytest.raises(FileNotFoundError, match="no datalist at"):
+            verify_data.main([gone, spelling, str(tmp_path)])
+        with pytest.raises(FileNotFoundError, match=r"gone\.json"):
+            train.main([spelling, str(tmp_path), "--datalist_file", gone, "--run_dir", str(tmp_path / "run")])
+
+
+def test_strict_makes_an_unusable_file_an_error_and_writes_no_list(tmp_path, pool):
     folder = fill(tmp_path / "set", {"no": pool[:6], "tumor": pool[6:12]})
     (folder / "images" / "no" / "torn.png").write_text("x")
     command = ["image_folder", "--folder", str(folder), "--out", str(tmp_path / "x.json")]
-    assert main([*command, "--strict"]) == 1
-    assert "1 files cannot be used, first: images/no/torn.png" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"1 files cannot be used, first: images/no/torn\.png"):
+        main([*command, "--strict"])
     assert not (tmp_path / "x.json").exists()
-    assert main(command) == 0
+    main(command)
     assert (tmp_path / "x.json").exists()
 
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from scripts import datalists
-from scripts.datalists.merging import file_order, join_classes, linked
+from scripts.datalists.linking import file_order, linked
+from scripts.datalists.merging import join_classes
+from scripts.datalists.similarity import close_to_training
 from scripts.phantoms import phantom_slice
 
 
@@ -174,6 +176,8 @@ def test_a_group_moves_to_the_first_part_it_reaches_into_wherever_most_of_it_is(
     assert sides(merged) == {"0.png": "training", "1.png": "training", "2.png": "training",
                              "3.png": "validation", "4.png": "validation"}  # fmt: skip
     assert report.figures["moved"] == {"test to training": 2, "test to validation": 1}
+    assert report.figures["test_within_48_bits_of_training_as_given"] == pytest.approx(2 / 3, abs=1e-4)
+    assert report.figures["test_within_48_bits_of_training"] is None  # nothing is left to test on
     assert ("0.png", "moved from test to training: linked to images there") in report.notes
     trained = {item["image"] for item in parts["training"]}
     assert not trained & {item["image"] for part in ("validation", "test") for item in merged[part]}
@@ -199,6 +203,63 @@ def test_without_patients_neighbors_in_the_order_of_names_are_joined_as_when_bui
     assert linked(far[:2], bits[1:3], contents[:2], order=file_order(far[:2], tmp_path))[0].tolist() == [0, 1]
 
 
+def test_patients_of_equal_numbers_in_two_sources_are_two_people(tmp_path, pool, caplog):
+    lists = []
+    for source, start in (("site_a", 0), ("site_b", 6)):
+        items = {}
+        for k, split in enumerate(("training", "validation", "test")):
+            patient = f"sub-{(k + start // 6) % 3:02d}"  # the second site's numbers stand in other parts
+            image = saved(pool[start + k], tmp_path / source / f"{source}{k}.png")
+            items[split] = [{"image": image, "diagnosis": 0, "patient": patient}]
+        lists.append(listed(source, items))
+    folders = [tmp_path / "site_a", tmp_path / "site_b"]
+    merged, report = datalists.merge_sources(lists, folders, progress=False)
+    assert [len(merged[split]) for split in datalists.SPLITS] == [2, 2, 2]
+    assert report.figures["moved"] == {}
+    assert report.figures["patient_numbers_in_several_sources"] == 3
+    assert ("patient sub-00", "stands in the sources site_a, site_b; taken for different people") in report.notes
+    assert "pass --same-patients if they are one" in caplog.text
+    assert len({row["units"] for row in datalists.summary(merged)}) == 1
+    assert len({datalists.unit(item) for split in datalists.SPLITS for item in merged[split]}) == 6
+    joined, report = datalists.merge_sources(lists, folders, same_patients=True, progress=False)
+    where = {(item["source"], item["patient"]): split for split in datalists.SPLITS for item in joined[split]}
+    assert all(where["site_a", number] == where["site_b", number] for number in ("sub-00", "sub-01", "sub-02"))
+    assert len({item["group"] for split in datalists.SPLITS for item in joined[split]}) == 3
+    assert joined["test"] == []  # sub-02 is tested on in one list and validated on in the other
+    assert report.figures["moved"] == {"test to training": 1, "test to validation": 1, "validation to training": 1}
+    assert {text for _, text in report.notes if text.startswith("stands")} == {
+        "stands in the sources site_a, site_b; taken for one person, as --same-patients says"
+    }
+
+
+def test_the_same_person_of_two_sources_is_found_by_the_pictures(tmp_path, pool):
+    first = listed("a", {"training": [{"image": saved(pool[0], tmp_path / "a.png"), "diagnosis": 0, "patient": "1"}]})
+    copied = saved(pool[0].convert("RGB"), tmp_path / "b.png")
+    second = listed("b", {"test": [{"image": copied, "diagnosis": 0, "patient": "77"}]})
+    merged, report = datalists.merge_sources([first, second], [tmp_path], progress=False)
+    assert merged["test"] == []
+    assert report.figures["groups_across_sources"] == 1
+    assert report.figures["moved"] == {"test to training": 1}
+
+
+def test_test_images_near_to_training_are_a_figure_of_the_report():
+    hashes = np.zeros((6, 5, 256), dtype=bool)
+    rng = np.random.default_rng(1)
+    hashes[:] = rng.integers(0, 2, hashes.shape)
+    hashes[1, 0] = hashes[0, 0]
+    hashes[1, 0, :48] ^= True  # at the limit
+    hashes[2, 3] = hashes[0, 1]  # mirrored
+    hashes[2, 3, :43] ^= True  # 43 of 0.9 * 48
+    hashes[3, 0] = hashes[0, 0]
+    hashes[3, 0, :49] ^= True  # one bit too many
+    hashes[5] = hashes[4]
+    sides = ["training", "test", "test", "test", "validation", "test"]
+    assert close_to_training(hashes, sides) == 0.5
+    known = [True, True, False, True, True, True]  # the first two are strangers: alike, and no leak
+    assert close_to_training(hashes, sides, known) == 0.25
+    assert close_to_training(hashes[:2], ["test", "test"]) is None
+
+
 def test_slices_of_one_volume_stay_together_without_a_patient():
     items = [{"image": "v.nii.gz", "slice": k} for k in (3, 60)] + [{"image": ["w.nii.gz", "v.nii.gz"]}]
     hashes = np.random.default_rng(0).integers(0, 2, (3, 5, 256)).astype(bool)
@@ -211,6 +272,6 @@ def test_one_source_name_in_two_folders_is_said(tmp_path, pool, caplog):
         name = saved(pool[k], tmp_path / folder / "a.png")
         lists.append(listed("train", {"training": [{"image": name, "diagnosis": 0, "group": "train-00000"}]}))
     _, report = datalists.merge_sources(lists, [tmp_path / "x", tmp_path / "y"], progress=False)
-    assert [name for name, text in report.notes if "groups of one number count as one" in text] == ["train"]
+    assert [name for name, text in report.notes if "groups and patients of one number" in text] == ["train"]
     assert "build one of them with another --name" in caplog.text
     assert report.figures["groups"] == 1

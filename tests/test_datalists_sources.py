@@ -275,6 +275,74 @@ def test_volumes_without_masks_are_one_class_and_lesion_masks_no_images(tmp_path
     assert report.figures["files"] == {"found": 8, "brain_masks": 1}
 
 
+def test_each_patient_has_the_brain_mask_of_the_own_folder(tmp_path):
+    for k in range(1, 5):
+        image, inside = head(SHAPE, 14 + k, k)
+        save(image, tmp_path / f"s{k}" / "flair.nii.gz")
+        save(inside, tmp_path / f"s{k}" / "flair_brainmask.nii.gz")
+    save(scan(8) > 0, tmp_path / "flair_brainmask.nii.gz")  # of nobody
+    datalist, report = datalists.nifti_volumes(tmp_path, progress=False)
+    assert {item["image"]: item["foreground"] for item in items_of(datalist)} == {
+        f"s{k}/flair.nii.gz": f"s{k}/flair_brainmask.nii.gz" for k in range(1, 5)
+    }
+    assert dict(report.unusable) == {
+        "flair_brainmask.nii.gz": "a brain mask without a volume of the same stem in its folder, or a second one of it"
+    }
+    assert report.figures["files"] == {"found": 9, "brain_masks": 4}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("s1/flair", "s2/flair", "s3/flair"), ("s1", "s2", "s3")),
+        (("s1/flair", "s1/t1", "s2/flair"), ("s1", "s1", "s2")),  # two channels of one person
+        (("s1/scan_flair", "s2/scan_flair", "s3/other"), ("s1", "s2", "other")),
+        (("s1/visit1_flair", "s1/visit2_flair", "s2/visit1_flair"), ("s1", "s1", "s2")),
+        (("s1/scan1", "s1/scan2", "s2/scan1"), ("s1", "s1", "s2")),
+        (("s1/visit1/flair", "s1/visit2/flair", "s2/visit1/flair"), ("s1", "s1", "s2")),
+        (("ses-1/sub-01_flair", "ses-2/sub-01_flair", "ses-1/sub-02_flair"), ("sub-01", "sub-01", "sub-02")),
+        (("a/anat/sub-01_ses-1_flair", "a/anat/sub-01_ses-2_flair", "sub-02"), ("sub-01", "sub-01", "sub-02")),
+    ],
+)
+def test_a_folder_is_the_patient_where_file_names_say_none(tmp_path, files, expected):
+    for k, name in enumerate(files):
+        save(scan(k), tmp_path / f"{name}.nii.gz")
+    datalist, report = datalists.nifti_volumes(tmp_path, rule=SliceRule(normal_slices=2), progress=False)
+    patients = {item["image"].removesuffix(".nii.gz"): item["patient"] for item in items_of(datalist)}
+    assert patients == dict(zip(files, expected, strict=True))
+    assert report.figures["patients"] == len(set(expected))
+    noted = {name.removesuffix(".nii.gz") for name, text in report.notes if "its folder, as file names" in text}
+    assert noted == {name for name in files if "scan" in name}
+
+
+def test_a_volume_that_gives_no_slice_is_in_the_report(tmp_path):
+    for k in range(5):
+        save(scan(k), tmp_path / f"p1_study{k}.nii.gz")
+    save(scan(9), tmp_path / "p2.nii.gz")
+    datalist, report = datalists.nifti_volumes(tmp_path, progress=False)
+    taken = {item["image"] for item in items_of(datalist)}
+    idle = {name for name, text in report.notes if text.startswith("no slice taken: at most 5 with and 3 without")}
+    assert idle | taken == {"p2.nii.gz", *(f"p1_study{k}.nii.gz" for k in range(5))}
+    assert len(idle) == 2
+    assert not idle & taken
+    figures = [report.figures[key] for key in ("found", "used", "refused", "beyond_limit")]
+    assert figures == [6, 4, 0, 2]
+
+
+def test_cases_that_give_no_slice_are_counted_with_their_files(tmp_path):
+    for k, name in enumerate(("p1_study1", "p1_study2", "p1_study3", "p2", "p3")):
+        save(scan(k), tmp_path / name / "flair.nii.gz")
+        save(tumor(), tmp_path / name / "seg.nii.gz")
+    rule = SliceRule(tumor_slices=1, normal_slices=1)
+    _, report = datalists.nifti_cases(tmp_path, rule=rule, progress=False)
+    assert report.figures["beyond_limit"] == len(report.notes) > 0
+    assert report.figures["used"] + report.figures["beyond_limit"] == report.figures["found"] == 5
+    files = report.figures["files"]
+    assert files["in_cases_beyond_limit"] == 2 * report.figures["beyond_limit"]
+    assert files["used"] == 2 * report.figures["used"]
+    assert sum(value for key, value in files.items() if key != "found") == files["found"] == 10
+
+
 def test_two_patients_leave_a_split_empty_and_say_so(tmp_path, caplog):
     for k in range(2):
         save(scan(k), tmp_path / f"p{k}.nii.gz")
@@ -311,7 +379,9 @@ def test_oblique_dicom_series_with_mask(tmp_path):
     assert "a slice is missing or doubled, distances differ by 3.71 mm at 15 slices" in reasons["gap"]
     assert "empty holds 0 DICOM series" in reasons["empty"]
     assert ("visit0/s0/notes.txt", "lies beside a series and is no part of it") in report.notes
-    assert [report.figures[key] for key in ("found", "used", "refused")] == [7, 3, 4]
+    assert [report.figures[key] for key in ("found", "used", "refused", "beyond_limit")] == [7, 2, 4, 1]
+    idle = [name for name, text in report.notes if text.startswith("no slice taken: at most 1 with and")]
+    assert idle == ["visit1/s1"]
     items = items_of(datalist)
     assert len({item["patient"] for item in items}) == 2  # the second and third series are of one patient
     assert "MRN" not in json.dumps(datalist)
@@ -373,7 +443,46 @@ def test_decathlon_list_with_validation_keeps_its_parts(tmp_path):
     }  # fmt: skip
 
 
-def test_each_source_by_one_command(tmp_path, capsys):
+def decathlon_file(folder: Path, parts: dict[str, list[str]]) -> Path:
+    """A list with these cases, made where they are not yet."""
+    for k, name in enumerate(dict.fromkeys(name for names in parts.values() for name in names)):
+        if not (folder / name).exists():
+            save(scan(k), folder / name / "flair.nii.gz")
+            save(tumor(), folder / name / "seg.nii.gz")
+    entries = {
+        part: [{"image": f"{name}/flair.nii.gz", "label": f"{name}/seg.nii.gz"} for name in names]
+        for part, names in parts.items()
+    }
+    (folder / "dataset.json").write_text(json.dumps(entries))
+    return folder / "dataset.json"
+
+
+def test_a_patient_in_two_parts_of_a_decathlon_list_goes_whole_to_the_first_and_that_is_said(tmp_path, caplog):
+    names = {"training": ["p1_study1", "p2"], "validation": ["p3_study1"], "testing": ["p1_study2", "p3_study2", "p4"]}
+    datalist, report = datalists.decathlon(decathlon_file(tmp_path, names), progress=False)
+    assert {part: {item["patient"] for item in datalist[part]} for part in datalists.SPLITS} == {
+        "training": {"p1", "p2"}, "validation": {"p3"}, "test": {"p4"}
+    }  # fmt: skip
+    assert {item["image"] for item in datalist["training"]} >= {"p1_study1/flair.nii.gz", "p1_study2/flair.nii.gz"}
+    assert report.notes == [
+        ("p1_study2/flair.nii.gz", "moved from test to training: patient p1 has cases there"),
+        ("p3_study2/flair.nii.gz", "moved from test to validation: patient p3 has cases there"),
+    ]
+    assert report.figures["moved"] == {"test to training": 1, "test to validation": 1}
+    assert "cases moved to keep patients in one part" in caplog.text
+
+
+def test_a_case_that_cannot_be_used_moves_no_patient(tmp_path):
+    names = {"training": ["p1_study1", "p2"], "validation": ["p3"], "test": ["p1_study2"]}
+    file = decathlon_file(tmp_path, names)
+    save(tumor(9), tmp_path / "p1_study1" / "seg.nii.gz")  # refused for its labels
+    datalist, report = datalists.decathlon(file, progress=False)
+    assert [name for name, _ in report.unusable] == ["p1_study1/flair.nii.gz"]
+    assert {item["patient"] for item in datalist["test"]} == {"p1"}
+    assert report.figures["moved"] == {}
+
+
+def test_each_source_by_one_command(tmp_path):
     for k in range(3):
         save(scan(k), tmp_path / "cases" / f"p{k}" / "flair.nii.gz")
         save(tumor(), tmp_path / "cases" / f"p{k}" / "seg.nii.gz")
@@ -391,19 +500,19 @@ def test_each_source_by_one_command(tmp_path, capsys):
     counts = {}
     for name, (flag, where, *rest) in commands.items():
         out = tmp_path / f"{name}.json"
-        assert main([name, flag, str(tmp_path / where), "--root", str(tmp_path), *rest, "--out", str(out)]) == 0
+        main([name, flag, str(tmp_path / where), "--root", str(tmp_path), *rest, "--out", str(out)])
         counts[name] = len(items_of(datalists.read(out, tmp_path)))
         assert json.loads((tmp_path / f"{name}.report.json").read_text(encoding="utf-8"))["figures"]["used"] == 3
     assert counts == {"nifti_cases": 12, "nifti_volumes": 9, "dicom_series": 6, "decathlon": 3}
     merged = ["nifti_cases.json", "nifti_volumes.json"]
     command = ["merge", *(str(tmp_path / name) for name in merged), "--out", str(tmp_path / "mix.json")]
-    assert main([*command, "--dataset-dir", str(tmp_path)]) == 0
+    main([*command, "--dataset-dir", str(tmp_path)])
     mix = datalists.read(tmp_path / "mix.json", tmp_path)
     assert list(mix["classes"].values()) == ["no_tumor", "glioma"]
     assert len(items_of(mix)) == 21
-    capsys.readouterr()
-    assert main([*command, "--resplit"]) == 1
-    assert "error: --resplit needs --dataset-dir" in capsys.readouterr().err
+    for option in ("--resplit", "--same-patients"):
+        with pytest.raises(ValueError, match=f"^{option} needs --dataset-dir"):
+            main([*command, option])
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders_and_visits_stay_together(tmp_path):

@@ -35,11 +35,18 @@ def test_demo_on_a_folder_of_three_classes_with_masks_for_the_tumors(tmp_path):
         picture.save(data / "images" / kind / f"c{index:02d}.jpg", quality=92)
         if index % 3:
             Image.fromarray((255 * mask.T).astype(np.uint8)).save(data / "masks" / f"c{index:02d}.png")
+    (data / "images" / "glioma" / "torn.png").write_text("no picture")
     table = demo(tmp_path / "out", data, size=CONFIGS / "smoke.yaml")
     metrics = check(tmp_path / "out", table)
     assert len(metrics["classification"]["confusion_matrix"]) == 3
     datalist = json.loads((tmp_path / "out" / "datalist.json").read_text(encoding="utf-8"))
     assert datalist["classes"]["0"] == "healthy"
+    # The stray file is in the report beside the list, and counted in what is printed.
+    report = json.loads((tmp_path / "out" / "datalist.report.json").read_text(encoding="utf-8"))
+    assert report["unusable"] == [{"file": "images/glioma/torn.png", "reason": report["unusable"][0]["reason"]}]
+    counts = [report["figures"][key] for key in ("found", "used", "refused")]
+    assert counts == [37, 36, 1]
+    assert table.startswith("images: 37 found, 36 used, 1 refused, 0 beyond --limit; reasons and notes in ")
     # Run again, it finds everything done and says the same.
     assert demo(tmp_path / "out", data, size=CONFIGS / "smoke.yaml") == table
 

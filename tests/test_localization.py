@@ -80,11 +80,77 @@ def test_all_means_every_method_and_quick_the_cheap_ones():
         ({"layers": ["bottlenek"]}, "nearest: 'bottleneck'"),
         ({"slow_cases": 0}, "slow_cases: expected 1 or more"),
         ({"options": {"occlussion": {}}}, r"options for \['occlussion'\]"),
+        ({"layers": "bottleneck"}, "layers: expected a list of names"),
+        ({"targets": "tumor_log_odds"}, "targets: expected a list of names"),
+        (
+            {"layers": ["decoder_last"], "targets": ["tumor_log_odds"], "methods": ["gradcam"]},
+            "none of gradcam explains tumor_log_odds at decoder_last .layers lie in front of what they explain.; give others",
+        ),
+        (
+            {"methods": ["evidence"], "targets": ["segmentation_1_predicted"]},
+            "none of evidence explains segmentation_1_predicted; give others",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_before_the_work_starts(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_plan(make_net(), **arguments)
+
+
+def test_parts_that_were_not_trained_are_not_explained_and_it_is_said_why(caplog):
+    net = make_net()
+    net.trained_tasks = ("segmentation",)
+    assert make_plan(net).targets == ("segmentation_1_predicted",)
+    assert "not explained: tumor_log_odds; the head of this network was not trained" in caplog.text
+    with pytest.raises(ValueError, match="none is left of tumor_log_odds, true_class, the head of this network"):
+        make_plan(net, targets=["tumor_log_odds", "true_class"])
+    rows = measure(net, [collate(make_cases())], make_plan(net, ["gradcam"]), CLASSES, set())
+    assert {row["target"] for row in rows} == {"segmentation_1_predicted"}
+    assert {row["method"] for row in rows} == {"gradcam", "uniform", "random", "oracle"}
+
+    net.trained_tasks = ("classification",)
+    plan = make_plan(net, ["evidence"])
+    assert plan.targets == ("tumor_log_odds",)
+    assert "segmentation_1_predicted; the decoder of this network was not trained" in caplog.text
+    rows = measure(net, [collate(make_cases())], plan, CLASSES, set())
+    assert {row["mask"] for row in rows} == {"true"}, "its own masks are those of random weights"
+
+
+def test_a_target_that_no_method_explains_is_left_out_and_it_is_said(caplog):
+    assert make_plan(make_net(), ["evidence"]).targets == ("tumor_log_odds",)
+    assert "not explained: segmentation_1_predicted, by none of evidence" in caplog.text
+    assert make_plan(make_net(), ["hirescam"], layers=["seg_head"]).targets == ("segmentation_1_predicted",)
+
+
+def test_a_grad_cam_that_cancels_is_no_map_that_found_nothing():
+    """Foreground-aware norms behind a block cancel plain Grad-CAM; averaged over the head alone it is there."""
+    net, batch = make_net(), collate(make_cases())
+    arguments = {"methods": ["gradcam", "hirescam"], "targets": ["tumor_log_odds"], "layers": ["bottleneck"]}
+    rows = measure(net, [batch], make_plan(net, **arguments), CLASSES, set())
+    grad = [row for row in rows if row["method"] == "gradcam" and row["mask"] == "true"]
+    assert [(row["cancelled"], row["empty"]) for row in grad] == [(1.0, 0.0)] * 4
+    table = {row["method"]: row for row in sorted_rows(localization_table(rows))}
+    assert [table["gradcam"][k] for k in ("cancelled_rate", "empty_rate", "empty_rate_free")] == [1.0, 0.0, 0.0]
+    assert (table["gradcam"]["tumor_energy"], table["gradcam"]["pointing_game"]) == (0.0, 0.0), "still a miss"
+    assert table["hirescam"]["cancelled_rate"] == 0.0
+    head = format_table(list(table.values())).splitlines()[0]
+    assert [word for word in ("empty", "cancelled") if word in head] == ["empty", "cancelled"]
+
+    over_the_head = make_plan(net, **arguments, options={"cam": {"foreground": True}})
+    rows = measure(net, [batch], over_the_head, CLASSES, set())
+    assert {row["cancelled"] for row in rows} == {0.0}
+    assert any(row["tumor_energy"] > 0 for row in rows if row["method"] == "gradcam")
+
+
+def test_an_aggregate_is_cancelled_where_no_layer_has_a_map():
+    net, batch = make_net(), collate(make_cases())
+    keys = {"mean": ["bottleneck", "input_block"], "max": ["bottleneck", "head.features"],
+            "product": ["bottleneck", "head.features"]}  # fmt: skip
+    for aggregate, layers in keys.items():
+        plan = make_plan(net, ["gradcam"], ["tumor_log_odds"], layers, aggregate)
+        found = maps_of(net, batch["image"], batch["foreground"], TumorLogOdds(), plan)
+        cancelled = found.cancelled["gradcam", f"{aggregate}({', '.join(layers)})"]
+        assert cancelled.tolist() == [aggregate != "max"] * 4
 
 
 def test_evidence_of_a_network_without_is_an_error_only_if_it_is_named():
@@ -234,7 +300,7 @@ def test_the_printed_table_is_sorted_by_energy_in_the_tumor():
         return {
             **{"method": method, "layer": "input", "target": "t", "mask": "true", "source": "all", "class": "all"},
             **{"n": 7, "tumor_energy": energy, "tumor_energy_ci95": [0.1, 0.9], "pointing_game": pointing},
-            **{"pointing_game_ci95": [None, None], "background_energy": None, "empty_rate": 0.25},
+            **{"pointing_game_ci95": [None, None], "background_energy": None, "empty_rate": 0.25, "cancelled_rate": 0.5},
         }
 
     rows = sorted_rows([row("b", 0.2, 0.1), row("a", 0.5, 0.0), row("c", 0.2, 0.3), {**row("d", 1, 1), "source": "x"}])

@@ -170,6 +170,8 @@ def write_run(folder: Path, run: str, test: list[dict], quality: float, logit: f
                 **{k: case[k] for k in ("name", "patient", "source", "diagnosis", "has_mask")},
                 **{"unit": case["patient"], "volume": "", "slice": -1, "pixel_area": 1.0, "head_share": 0.5},
                 **dict.fromkeys(("pixel_mm2", "slice_mm", "tumor_mm2", "predicted_mm2", "hd95_mm"), float("nan")),
+                "tumor_ml": float("nan"),
+                "predicted_ml": float("nan"),
                 "logits": [0.0, float(margin) if logit is None else logit],
                 "head_pixels": int(case["foreground"].sum()),
                 "tumor_pixels": int(case["label"].sum()) if scored else None,

@@ -87,6 +87,24 @@ def test_jpeg_keeps_the_range_and_loses_detail(item):
     assert shannon_entropy(small[0].round().numpy()) < shannon_entropy(item["image"].as_tensor()[0].round().numpy())
 
 
+@pytest.mark.parametrize("name", list(CORRUPTIONS))
+def test_every_channel_is_corrupted_within_its_own_range(item, name):
+    image = item["image"].as_tensor()
+    two = {**item, "image": torch.cat([image, 40 * image + 300])}
+    strength = CORRUPTIONS[name].strengths[1]
+    changed = corrupt(two, name, strength)["image"]
+    share = (changed - two["image"]).abs().mean(dim=(1, 2)) / two["image"].amax(dim=(1, 2))
+    if name == "noise":  # drawn for each pixel of each channel
+        span = two["image"].amax(dim=(1, 2)) - two["image"].amin(dim=(1, 2))
+        deviation = (changed - two["image"])[:, image[0] > 0].std(dim=1) / span
+        assert deviation.tolist() == pytest.approx([strength, strength], rel=0.1)
+        return
+    assert torch.allclose(changed[:1], corrupt(item, name, strength)["image"].as_tensor(), atol=1e-2)
+    if name != "rotation":  # brings 0 in, which is not this channel's air
+        assert torch.allclose(changed[1], 40 * changed[0] + 300, rtol=1e-3, atol=1.0)
+    assert bool((share > 0).all())
+
+
 def test_unknown_corruption_and_volumes_are_refused(item):
     with pytest.raises(ValueError, match="corruption is one of noise, blur"):
         corrupt(item, "nois", 1.0)

@@ -103,6 +103,25 @@ def test_normalized_volumes_and_odd_labels(tmp_path):
     assert labels.measures["label_values"] == "0 6"
 
 
+def test_a_mask_on_another_grid_is_not_readable(tmp_path):
+    image, inside = head((48, 48, 8), 20, 0)
+    affine = np.diag([-1.0, -1, 3, 1])
+    away = affine.copy()
+    away[0, 3] = 40
+    for name, array, grid in (("i", image, affine), ("here", disc((48, 48, 8), 5), affine),
+                              ("away", disc((48, 48, 8), 5), away), ("brain", inside, away)):  # fmt: skip
+        nib.save(nib.Nifti1Image(array.astype(np.float32), grid), tmp_path / f"{name}.nii")
+    item = {"image": "i.nii", "slice": 4, "diagnosis": 1}
+    assert Verifier(tmp_path, 64)({**item, "label": "here.nii"}, "test").broken == {}
+    for key, name in (("label", "away.nii"), ("foreground", "brain.nii")):
+        broken = Verifier(tmp_path, 64)({**item, key: name}, "test").broken
+        assert broken == {
+            "readable": f"{key} {name} and image i.nii have the same size, but are not on the same grid: "
+            "their first voxels are 40 mm apart; resample the mask to the image"
+        }
+    assert RULES["readable"].level == "fail"
+
+
 def folder_of(tmp_path: Path, count: int = 6) -> dict:
     items = [
         {"image": save(picture(k), tmp_path / f"{k}.png"), "diagnosis": k % 2, "source": "x"} for k in range(count)
@@ -128,6 +147,10 @@ def test_copies_and_near_copies_between_splits_are_found(tmp_path):
     assert results["twice.png"] == {"copies": "same pixels as 2.png"}
     assert results["3.png"] == {}
     datalist["test"][-1]["patient"] = datalist["validation"][0]["patient"] = "p1"
+    datalist["test"][-1]["source"] = "y"  # p1 of another source is another person
+    results = {r.item["image"]: r.broken for r in verify(datalist, tmp_path, 64, progress=False)}
+    assert results["4.png"] == {}
+    datalist["test"][-1]["source"] = "x"
     results = {r.item["image"]: r.broken for r in verify(datalist, tmp_path, 64, progress=False)}
     assert results["4.png"] == {"near_duplicate": "linked to 1.png in training"}  # over mirrored.png
 

@@ -15,6 +15,8 @@ from monai.transforms import MapTransform
 from transforms.describe import describe
 from transforms.reading import file_kind, orient_lps, read_picture, read_volume, volumes
 
+# By how much the affines of two files on one grid may differ, in mm: headers are rounded.
+GRID_TOLERANCE_MM = 0.01
 # Axes in LPS that become X, Y and the count of a plane, and whether Y is flipped.
 PLANES = {"axial": ((0, 1, 2), False), "coronal": ((0, 2, 1), True), "sagittal": ((1, 2, 0), True)}
 
@@ -30,14 +32,18 @@ class LoadCased(MapTransform):
     ``spatial_dims=3`` a volume keeps its own orientation (turn it with a traced ``Orientationd``). Several files
     under the image key become channels.
 
+    Channels, label and foreground mask must lie on the image's grid: the same size and, of volumes, the same place in
+    the patient (affines within 0.01 mm). A mask volume may be stored in another orientation of that grid. Pictures and
+    arrays have no place, so of them the size alone counts.
+
     Args:
         image_key, label_key, foreground_key: where the paths are (or channel-first arrays, taken as they are); only the
             image must be there. Label and foreground mask become uint8 (1, X, Y[, Z]), 0 or 1.
         spatial_dims: 2 or 3.
 
     Raises:
-        ValueError: When a file is missing or unreadable, sizes differ, or a slice is missing, superfluous or outside
-            the volume, or the plane is unknown. Names the file.
+        ValueError: When a file is missing or unreadable, sizes or grids differ, or a slice is missing, superfluous or
+            outside the volume, or the plane is unknown. Names the file.
     """
 
     stage = "load"
@@ -73,10 +79,16 @@ class LoadCased(MapTransform):
                 item.pop(key, None)
                 continue
             mask = self._load(item[key], item.get("slice"), view, where, mask=True)
-            if _lps_shape(mask) != _lps_shape(image):
+            (size, place), (image_size, image_place) = _lps_grid(mask), _lps_grid(image)
+            if size != image_size:
                 raise ValueError(
                     f"{key} {_named(item[key])} has size {tuple(mask.shape[1:])}, "
                     f"but the image {_named(item[self.image_key])} has {tuple(image.shape[1:])}: both must be the same"
+                )
+            if not same_grid(place, image_place) and _is_volume(item[key]) and _is_volume(item[self.image_key]):
+                raise ValueError(
+                    f"{key} {_named(item[key])} and image {_named(item[self.image_key])} have the same size, but are "
+                    f"not on the same grid: {_difference(place, image_place)}; resample the mask to the image"
                 )
             item[key] = mask
         item[self.image_key] = image
@@ -96,6 +108,12 @@ class LoadCased(MapTransform):
                 raise ValueError(
                     f"channels differ in size: {paths[0]} has {tuple(loaded[0].shape[1:])}, "
                     f"{path} has {tuple(tensor.shape[1:])}"
+                )
+            one, other = tensor.affine.numpy(), loaded[0].affine.numpy()
+            if not same_grid(one, other) and _is_volume(path) and _is_volume(paths[0]):
+                raise ValueError(
+                    f"channels {path} and {paths[0]} are not on the same grid: {_difference(one, other)}; "
+                    "resample one to the other"
                 )
         merged = torch.cat([tensor.as_tensor() for tensor in loaded])
         if mask:
@@ -219,12 +237,32 @@ def _with_meta(tensor: torch.Tensor, like: torch.Tensor) -> MetaTensor:
     return MetaTensor(tensor)
 
 
-def _lps_shape(tensor: MetaTensor) -> tuple[int, ...]:
-    """Spatial shape after turning to LPS: masks may be stored in another orientation than the image."""
-    shape = tuple(tensor.shape[1:])
+def _lps_grid(tensor: MetaTensor) -> tuple[tuple[int, ...], np.ndarray]:
+    """Spatial shape and affine after turning to LPS: masks may be stored in another orientation than the image."""
+    shape, affine = tuple(tensor.shape[1:]), tensor.affine.numpy()
     if len(shape) != 3:
-        return shape
-    return orient_lps(np.empty(shape, np.bool_), tensor.affine.numpy())[0].shape
+        return shape, affine
+    turned, affine = orient_lps(np.empty(shape, np.bool_), affine)
+    return turned.shape, affine
+
+
+def same_grid(affine: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two 4x4 affines in mm, of the same orientation, place their voxels alike within `GRID_TOLERANCE_MM`."""
+    return bool(np.allclose(affine, other, atol=GRID_TOLERANCE_MM))
+
+
+def _difference(affine: np.ndarray, other: np.ndarray) -> str:
+    """What differs between two grids: the place of the first voxel in mm, else the voxels' size or direction."""
+    shift_mm = float(np.linalg.norm(affine[:3, 3] - other[:3, 3]))
+    if shift_mm > GRID_TOLERANCE_MM:
+        return f"their first voxels are {shift_mm:.3g} mm apart"
+    return "their voxels differ in size or direction"
+
+
+def _is_volume(value: Any) -> bool:
+    """Whether a file (the first of several) has a place in the patient; pictures and arrays have none."""
+    first = value[0] if isinstance(value, (list, tuple)) else value
+    return isinstance(first, (str, os.PathLike)) and file_kind(first) != "picture"
 
 
 def _named(value: Any) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.cli import one_sentence_errors, start_logging
 from scripts.datalists.decathlon import decathlon
 from scripts.datalists.dicom import dicom_series
 from scripts.datalists.folders import image_folder
@@ -105,6 +107,9 @@ def _add_merge(commands: Any) -> None:
     joined.add_argument("--binary", action="store_true", help="classes no_tumor and tumor")
     joined.add_argument("--mixed-modality", action="store_true", help="allow lists of different modality")
     joined.add_argument("--resplit", action="store_true", help="split anew in place of keeping the lists' splits")
+    joined.add_argument(
+        "--same-patients", action="store_true", help="equal patient numbers of different sources are one person"
+    )
     joined.add_argument("--max-distance", type=int, default=MAX_DISTANCE, help="bits of 256 between near-duplicates")
     _add_split(joined)
 
@@ -125,7 +130,8 @@ def _merge(arguments: dict[str, Any], out: Path) -> str:
     lists = [read(path) for path in arguments.pop("lists")]
     roots = arguments.pop("dataset_dir")
     if roots is None:
-        chosen = [key for key in ("binary", "mixed_modality", "resplit", "root") if arguments[key]]
+        needing = ("binary", "mixed_modality", "resplit", "same_patients", "root")
+        chosen = [key for key in needing if arguments[key]]
         if chosen:
             raise ValueError(f"--{chosen[0].replace('_', '-')} needs --dataset-dir")
         logging.warning("without --dataset-dir no image is read: near-duplicates across the lists are not looked for")
@@ -160,16 +166,26 @@ def _run(arguments: dict[str, Any]) -> str:
     return _finish(datalist, report, out)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Build, merge or check a datalist; returns the exit status, 1 with one sentence on stderr on failure."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        print(_run(vars(_parser().parse_args(argv))))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def _hyphenated(argument: str) -> str:
+    """An option with hyphens in its name: the other commands spell `--dataset_dir`, so both spellings are taken.
+
+    >>> _hyphenated("--dataset_dir=a_b"), _hyphenated("data_dir/x")
+    ('--dataset-dir=a_b', 'data_dir/x')
+    """
+    return re.sub("^--[^=]+", lambda match: match[0].replace("_", "-"), argument)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build, merge or check a datalist.
+
+    Raises:
+        ValueError, OSError: as the builders; `scripts.cli.one_sentence_errors` makes one sentence of them.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    print(_run(vars(_parser().parse_args([_hyphenated(argument) for argument in given]))))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start_logging()
+    with one_sentence_errors():
+        main()

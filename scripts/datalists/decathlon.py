@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from scripts.datalists.naming import patient_of, patient_of_folder, stem_of
 from scripts.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble, validate
 from scripts.datalists.slices import Case, SliceRule
 from scripts.datalists.volumes import BINARY, check_folder, collect
+
+logger = logging.getLogger(__name__)
 
 
 def _entries(content: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -78,7 +81,9 @@ def decathlon(
 
     Its form is `{"modality": {...}, "training": [{"image": path, "label": path}], "test": [path]}`. An image is a
     file of one channel, a 4D file of several (Task01), or a list of files. If a `validation` with masks is there, the
-    parts stay as they are, else all cases with masks are split anew by patient.
+    parts stay as they are, but for a patient who stands in several: the whole patient goes to the first of training,
+    validation and test, as in `merge_sources`, and the report notes every case that moves. Else all cases with masks
+    are split anew by patient.
 
     Args:
         file: the list, or the folder with `dataset.json`. Paths in it are relative to its folder.
@@ -101,7 +106,8 @@ def decathlon(
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected an object with 'training', got {type(content).__name__}")
     name = str(name or content.get("name") or folder.resolve().name)
-    report, cases, parts = Report(), [], {}
+    report, cases = Report(), []
+    parts: dict[tuple[str, ...], str] = {}
     entries = _entries(content)
     patients = _patients([entry for _, entry in entries])
     for k, ((part, entry), patient) in enumerate(zip(entries, patients, strict=True)):
@@ -110,20 +116,44 @@ def decathlon(
             where = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
         try:
             case = _case(entry, folder, patient)
+            images = _images(path.relative_to(root).as_posix() for path in case.images)
+            parts[images] = "test" if part == "testing" else part
             cases.append((where, case))
-            parts[case.patient] = part
         except ValueError as error:
             report.reject(where, str(error).replace(f"{folder}/", ""))
     items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
     modality = [str(text) for text in dict(content.get("modality") or {"0": "MRI"}).values()]
     if "validation" in parts.values():
-        return _as_given(name, classes, modality, items, parts), report
+        return _as_given(name, classes, modality, items, parts, report), report
     return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
 
 
+def _images(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def _as_given(
-    name: str, classes: Sequence[str], modality: Sequence[str], items: Sequence[Item], parts: dict[str, str]
+    name: str,
+    classes: Sequence[str],
+    modality: Sequence[str],
+    items: Sequence[Item],
+    parts: dict[tuple[str, ...], str],
+    report: Report,
 ) -> Datalist:
+    """The parts as given (by the images of a case), each patient whole in the first that holds a usable case of him."""
+    first: dict[str, str] = {}
+    for item in items:
+        part = parts[_images(item["image"])]
+        first[item["patient"]] = min(first.get(item["patient"], part), part, key=SPLITS.index)
+    moved: Counter[str] = Counter()
+    for images, patient in {_images(item["image"]): item["patient"] for item in items}.items():
+        part, chosen = parts[images], first[patient]
+        if part != chosen:
+            moved[f"{part} to {chosen}"] += 1
+            report.note(images[0], f"moved from {part} to {chosen}: patient {patient} has cases there")
+    report.figures["moved"] = dict(sorted(moved.items()))
+    if moved:
+        logger.warning("%s: cases moved to keep patients in one part: %s", name, dict(sorted(moved.items())))
     datalist: Datalist = {
         "name": name,
         "modality": {str(k): text for k, text in enumerate(modality)},
@@ -131,6 +161,6 @@ def _as_given(
         **{split: [] for split in SPLITS},
     }
     for item in items:
-        datalist["test" if parts[item["patient"]] == "testing" else parts[item["patient"]]].append(item)
+        datalist[first[item["patient"]]].append(item)
     validate(datalist, origin=name)
     return datalist

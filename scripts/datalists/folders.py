@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 from collections import Counter
@@ -14,14 +15,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
-from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates, places
+from scripts.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble
+from scripts.datalists.similarity import (
+    CLOSE_DISTANCE,
+    MAX_DISTANCE,
+    close_to_training,
+    fingerprint,
+    group_near_duplicates,
+    places,
+)
 from transforms.loading import binary_mask
 from transforms.reading import file_kind, read_picture
 
 logger = logging.getLogger(__name__)
 
 NO_TUMOR_NAMES = ("no_tumor", "notumor", "no_tumour", "notumour", "no", "healthy", "normal", "negative", "control")
+FOLDERS = ("images", "masks", "foregrounds")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = {
     ".png": "PNG",
@@ -159,13 +168,32 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
 
 
+def _list_others(folder: Path, report: Report) -> None:
+    """Report what else lies in the folder and holds pictures: masks in `mask/` would be overlooked without a word."""
+    for path in _visible(folder):
+        if path.name in FOLDERS and path.is_dir():
+            continue
+        found = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+        count = sum(one.is_file() and one.suffix.lower() in IMAGE_SUFFIXES for one in found)
+        if not count:
+            continue
+        if path.is_dir():
+            near = difflib.get_close_matches(path.name.lower(), FOLDERS, n=1, cutoff=0.0)[0]
+            text = f"a folder of {count} image files that is not looked at; known are {', '.join(FOLDERS)}"
+            report.reject(path.name, f"{text}, nearest: {near!r}")
+        else:
+            report.reject(path.name, f"a picture beside the folders {', '.join(FOLDERS)}")
+
+
 def _list_masks(folder: Path, kind: str, files: dict[str, list[Path]], report: Report) -> dict[str, Path]:
     """Masks by stem; what belongs to no image is reported, and so are images that share one (and leave `files`)."""
     stems = Counter(path.stem for own in files.values() for path in own)
     masks: dict[str, Path] = {}
     for path in _visible(folder / kind):
         where = path.relative_to(folder).as_posix()
-        if path.suffix.lower() != ".png":
+        if path.is_dir():
+            report.reject(where, f"a folder inside {kind}; masks lie in {kind} itself")
+        elif path.suffix.lower() != ".png":
             report.reject(where, "a mask must be a .png")
         elif stems[path.stem] == 0:
             report.reject(where, f"no image has the stem {path.stem!r}")
@@ -196,7 +224,8 @@ def image_folder(
     Masks of head or brain of the user's own, where there are some, lie in `folder/foregrounds/<same stem>.png`.
     Patients are unknown: near-duplicates, and similar pictures that follow each other in the order of names (see
     `scripts.datalists.similarity`), form a `group`, which is never split.
-    The split is stratified by class and by having a mask. Every file that is not used is in the report.
+    The split is stratified by class and by having a mask. Every file that is not used is in the report; another folder
+    with pictures beside these (`mask`, say) is one line of it, with the nearest of the three names.
 
     Args:
         folder: holds `images` and maybe `masks`.
@@ -229,6 +258,7 @@ def image_folder(
     found = [path.name for path in (folder / "images").iterdir() if path.is_dir() and not path.name.startswith(".")]
     classes = class_names(found)
     report = Report()
+    _list_others(folder, report)
     files = _list_images(folder, classes, report)
     masks = _list_masks(folder, "masks", files, report)
     foregrounds = _list_masks(folder, "foregrounds", files, report)
@@ -261,7 +291,12 @@ def image_folder(
         name, classes, items, fractions, modality=modality, seed=seed,
         strata={f"group {group}": stratum for group, stratum in strata.items()},
     )  # fmt: skip
-    for split in ("training", "validation", "test"):
+    fingerprints = {picture.name: picture.hash for picture in pictures}
+    listed_items = [(item["image"], split) for split in SPLITS for item in datalist[split]]
+    report.figures[f"test_within_{CLOSE_DISTANCE}_bits_of_training"] = close_to_training(
+        np.array([fingerprints[image] for image, _ in listed_items]), [split for _, split in listed_items]
+    )
+    for split in SPLITS:
         present = {item["diagnosis"] for item in datalist[split]}
         for k, kind in enumerate(classes):
             if k not in present:

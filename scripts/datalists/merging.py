@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections import Counter
@@ -12,12 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from scripts.datalists.folders import IMAGE_SUFFIXES
+from scripts.datalists.linking import file_order, linked, picture_of
 from scripts.datalists.schema import (
     DEFAULT_FRACTIONS,
     SPLITS,
@@ -25,96 +21,16 @@ from scripts.datalists.schema import (
     Item,
     Report,
     paths,
+    shared_numbers,
     split_units,
     validate,
 )
-from scripts.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates, places
-from transforms.loading import LoadCased
+from scripts.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
 
 logger = logging.getLogger(__name__)
 
 # Class names that do not say which tumor: they cannot stand beside names that do.
 GENERIC = ("tumor", "tumour", "yes", "positive", "abnormal", "lesion")
-
-
-def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.bool_], str]:
-    """Perceptual hashes (bool (5, 256)) and content hash of what the item shows: picture, or slice of a volume.
-
-    A slice and its export as a picture get the same perceptual hashes, whatever the file types.
-
-    Raises:
-        ValueError: when the image cannot be read.
-    """
-    about: dict[Any, Any] = {key: item[key] for key in ("image", "slice", "plane") if key in item}
-    root = Path(dataset_dir)
-    named = about["image"] if isinstance(about["image"], list) else [about["image"]]
-    pixels = LoadCased()({**about, "image": [str(root / path) for path in named[:1]]})["image"][0].numpy()
-    content = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    return fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T, dtype=np.float32))), content
-
-
-def file_order(items: Sequence[Item], dataset_dir: Path | str) -> NDArray[np.int64]:
-    """Places of items in the order of the files of their folders, int64 (N,), for `group_near_duplicates`.
-
-    Only pictures without a known patient have neighbors; every other item stands alone, a thousand places from the
-    next. All pictures of a folder count, also those that are in no list.
-    """
-    root = Path(dataset_dir)
-    folders: dict[Path, list[str]] = {}
-    for item in items:
-        if _in_order(item) and (folder := (root / item["image"]).parent) not in folders:
-            folders[folder] = [path.as_posix() for path in folder.iterdir() if _is_picture(path)]
-    known = places(folders.values())
-    alone = max(known.values(), default=0)
-    found = []
-    for k, item in enumerate(items):
-        place = known.get((root / item["image"]).as_posix()) if _in_order(item) else None
-        found.append(alone + 1000 * (k + 1) if place is None else place)
-    return np.array(found, dtype=np.int64)
-
-
-def _in_order(item: Item) -> bool:
-    return "patient" not in item and "slice" not in item and isinstance(item["image"], str)
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def linked(
-    items: Sequence[Item],
-    hashes: NDArray[np.bool_],
-    contents: Sequence[str],
-    max_distance: int = MAX_DISTANCE,
-    order: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.int64], int]:
-    """Components of items that must stay on one side: same patient, group, file or content, or near-duplicates.
-
-    Args:
-        items: (N) items.
-        hashes: bool (N, 5, 256), see `picture_of`.
-        contents: (N) content hashes.
-        max_distance: bits by which near-duplicates may differ.
-        order: (N) places, see `file_order`: pictures next to each other may differ by more bits.
-
-    Returns:
-        Component number of every item, int64 (N,), in order of first appearance, and the distance used.
-    """
-    names = {name: k for k, name in enumerate(dict.fromkeys(str(i["patient"]) for i in items if "patient" in i))}
-    people = np.array([names[str(item["patient"])] if "patient" in item else -1 for item in items])
-    groups, used = group_near_duplicates(hashes, max_distance, people=people, order=order)
-    keys: dict[tuple[str, str], int] = {}
-    links = []
-    for k, (item, content, group) in enumerate(zip(items, contents, groups.tolist(), strict=True)):
-        own: list[tuple[str, str]] = [(key, str(item[key])) for key in ("patient", "group") if key in item]
-        own += [("image", path) for path in ([item["image"]] if isinstance(item["image"], str) else item["image"])]
-        for key in [*own, ("content", content), ("near", str(group))]:
-            links.append((k, keys.setdefault(key, k)))
-    rows, columns = np.array(links, dtype=np.int64).T
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(items), len(items)))
-    labels = connected_components(graph, directed=False)[1]
-    numbers = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
-    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64), used
 
 
 def join_classes(datalists: Sequence[Datalist], binary: bool = False) -> tuple[list[str], list[list[int]]]:
@@ -193,15 +109,37 @@ def _collect(
 
 
 def _note_shared_names(datalists: Sequence[Datalist], roots: Sequence[Path], report: Report) -> None:
-    """Groups are numbered within their source: two sources of one name would be linked group by group."""
+    """Groups and patients are numbered within their source: two sources of one name would be linked by number."""
     homes: dict[str, Path] = {}
     for one, root in zip(datalists, roots, strict=True):
-        sources = {item.get("source") for split in SPLITS for item in one[split] if "group" in item}
-        for source in sorted(str(name) for name in sources):
+        sources = {
+            str(item.get("source") or one.get("name", "unnamed"))
+            for split in SPLITS
+            for item in one[split]
+            if "group" in item or "patient" in item
+        }
+        for source in sorted(sources):
             if homes.setdefault(source, root) != root:
-                text = f"the source's name in {homes[source]} and in {root}: groups of one number count as one"
+                text = f"the source's name in {homes[source]} and in {root}: "
+                text += "groups and patients of one number count as one"
                 logger.warning("%s is %s; build one of them with another --name if they are two", source, text)
                 report.note(source, text)
+
+
+def _note_shared_numbers(items: Sequence[Item], joined: bool, report: Report) -> int:
+    """Say which patient numbers stand in several sources, and what they are taken for; how many there are."""
+    shared = shared_numbers(items)
+    what = "one person, as --same-patients says" if joined else "different people"
+    for number, sources in shared.items():
+        report.note(f"patient {number}", f"stands in the sources {', '.join(sources)}; taken for {what}")
+    if shared and not joined:
+        number, sources = next(iter(shared.items()))
+        logger.warning(
+            "%d patient numbers stand in several sources (first: %r in %s) and are taken for different people; "
+            "pass --same-patients if they are one",
+            len(shared), number, " and ".join(sources),
+        )  # fmt: skip
+    return len(shared)
 
 
 def _moved(item: Item, old: Path, new: Path) -> Item:
@@ -225,6 +163,7 @@ def merge_sources(
     binary: bool = False,
     mixed_modality: bool = False,
     resplit: bool = False,
+    same_patients: bool = False,
     seed: int = 0,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     max_distance: int = MAX_DISTANCE,
@@ -232,11 +171,12 @@ def merge_sources(
 ) -> tuple[Datalist, Report]:
     """Join datalists of several sources and formats into one without a patient or a near-duplicate on two sides.
 
-    Every image is read once and hashed, slices of volumes like pictures. What is linked by patient, by a group of the
-    lists, or by a near-duplicate (without patients: also in the order of names, see `scripts.datalists.similarity`)
-    gets one `group`. If a group lies in several splits it moves, whole, to the first of training, validation and test
-    in which it has an item: what was trained on is never tested on, and weights that were trained with the lists can
-    be tested with the result. The very same pixels in two classes are refused, both.
+    Every image is read once and hashed, slices of volumes like pictures. What is linked by patient (source and number:
+    equal numbers of two sources are two people), by a group of the lists, or by a near-duplicate (without patients:
+    also in the order of names, see `scripts.datalists.similarity`) gets one `group`. If a group lies in several splits
+    it moves, whole, to the first of training, validation and test in which it has an item: what was trained on is never
+    tested on, and weights that were trained with the lists can be tested with the result. The very same pixels in two
+    classes are refused, both.
 
     Args:
         datalists: the lists.
@@ -246,6 +186,7 @@ def merge_sources(
         binary: make the classes no tumor and tumor; else classes are joined by name.
         mixed_modality: allow lists of different modality.
         resplit: split all anew, stratified by class, source and having a mask, in place of keeping the lists' splits.
+        same_patients: equal patient numbers are one person whatever the source (lists of one study, for instance).
         seed, fractions: of the new split.
         max_distance: bits of 256 by which near-duplicates may differ.
         progress: show a progress bar.
@@ -285,7 +226,9 @@ def merge_sources(
         raise ValueError(f"nothing left to merge: {len(report.unusable)} of {len(items)} images cannot be used")
     items, sides = [read[k][0] for k in kept], [read[k][1] for k in kept]
     order = file_order(items, common)
-    groups, distance = linked(items, np.array(hashes)[kept], [contents[k] for k in kept], max_distance, order)
+    bits_kept = np.array(hashes)[kept]
+    groups, distance = linked(items, bits_kept, [contents[k] for k in kept], max_distance, order, same_patients)
+    given, known = sides, ["patient" in item for item in items]
     sides = _resplit(items, groups, fractions, seed) if resplit else _settle(items, groups, sides, report)
     merged: dict[str, Any] = {
         "name": name or "+".join(str(one.get("name", "unnamed")) for one in datalists),
@@ -303,6 +246,9 @@ def merge_sources(
         "largest_group": int(np.bincount(groups).max()),
         "groups_across_sources": _across(items, groups),
         "max_distance_bits": distance,
+        "patient_numbers_in_several_sources": _note_shared_numbers(items, same_patients, report),
+        f"test_within_{CLOSE_DISTANCE}_bits_of_training": close_to_training(bits_kept, sides, known),
+        f"test_within_{CLOSE_DISTANCE}_bits_of_training_as_given": close_to_training(bits_kept, given, known),
     }
     validate(merged)
     return merged, report

@@ -71,8 +71,16 @@ def patient_of_folder(folder: str, names: Mapping[str, int]) -> str:
         names: how many folders of cases have each name.
     """
     name = folder.rsplit("/", 1)[-1]
-    only_time = _TIME_POINT.match(f"x_{name}") is not None and _TIME_POINT.match(name) is None
-    return patient_of(name if names.get(name, 0) <= 1 and not only_time else folder)
+    return patient_of(name if names.get(name, 0) <= 1 and not only_time_point(name) else folder)
+
+
+def only_time_point(name: str) -> bool:
+    """Whether a folder's name says a time point and no patient.
+
+    >>> only_time_point("ses-1"), only_time_point("study2"), only_time_point("p1_study2"), only_time_point("p1/study2")
+    (True, True, False, False)
+    """
+    return _TIME_POINT.match(f"x_{name}") is not None and _TIME_POINT.match(name) is None
 
 
 def patient_of(name: str) -> str:

@@ -7,7 +7,8 @@ The form is MONAI's decathlon form, with paths relative to `dataset_dir`:
     item: {"image": "a.jpg", "label": "mask.png", "diagnosis": 1, "patient": "p017", "source": "x", "slice": 73,
            "plane": "axial", "foreground": "brain.nii.gz", "group": "x-12", "name": "p017_cor073"}
 
-Class 0 is always no tumor. `patient` is who it is; where that is unknown, `group` holds near-duplicates together.
+Class 0 is always no tumor. `patient` is who it is, a number within its `source`: equal numbers of two sources are two
+people (see `patient_key`). Where the patient is unknown, `group` holds near-duplicates together.
 `slice` counts along the plane's axis of the volume in LPS ("axial" if no plane is named), `foreground` is the user's
 own mask of head or brain, `name` the case's name where the file's stem would not do. A DICOM series is its folder.
 """
@@ -59,10 +60,30 @@ class Report:
         logger.debug("%s: %s", name, text)
 
 
+def patient_key(item: Item) -> str | None:
+    """Who an item shows, the source before the number, as numbers count within their source; None where unknown.
+
+    >>> patient_key({"patient": "sub-00", "source": "site_a"}), patient_key({"patient": "p1"}), patient_key({})
+    ('site_a: sub-00', 'p1', None)
+    """
+    if "patient" not in item:
+        return None
+    return f"{item['source']}: {item['patient']}" if item.get("source") else str(item["patient"])
+
+
+def shared_numbers(items: Sequence[Item]) -> dict[str, list[str]]:
+    """Patient numbers that stand in several sources, each with these sources: two people, or one who was seen twice."""
+    sources: dict[str, set[str]] = {}
+    for item in items:
+        if "patient" in item:
+            sources.setdefault(str(item["patient"]), set()).add(str(item.get("source") or "(no source)"))
+    return {number: sorted(own) for number, own in sorted(sources.items()) if len(own) > 1}
+
+
 def unit(item: Item) -> str:
     """What must stay on one side of a split: the patient, else the near-duplicate group, else the image itself."""
     if "patient" in item:
-        return f"patient {item['patient']}"
+        return f"patient {patient_key(item)}"
     if "group" in item:
         return f"group {item['group']}"
     return f"image {_images(item)[0]}"
@@ -172,6 +193,8 @@ def assemble(
 def merge(datalists: Sequence[Datalist], name: str | None = None) -> Datalist:
     """Join datalists of several sources, split by split. They must share `dataset_dir`, the classes and the modality.
 
+    Patients of equal numbers in two sources are two people; that there are some is logged.
+
     Raises:
         ValueError: when there is none, classes or modality differ, or a patient, group or image is in two splits.
     """
@@ -189,11 +212,19 @@ def merge(datalists: Sequence[Datalist], name: str | None = None) -> Datalist:
     for split in SPLITS:
         merged[split] = [item for one in datalists for item in one[split]]
     validate(merged)
+    shared = shared_numbers([item for split in SPLITS for item in merged[split]])
+    if shared:
+        number, sources = next(iter(shared.items()))
+        logger.warning(
+            "%d patient numbers stand in several sources (first: %r in %s) and are taken for different people; "
+            "if they are one, merge with --dataset-dir and --same-patients",
+            len(shared), number, " and ".join(sources),
+        )  # fmt: skip
     return merged
 
 
 def assert_no_overlap(datalist: Datalist) -> None:
-    """Refuse a datalist in which a patient, a near-duplicate group or an image file is in two splits.
+    """Refuse a datalist in which a patient (of one source), a near-duplicate group or an image file is in two splits.
 
     Raises:
         ValueError: naming the first offender and both splits.
@@ -201,7 +232,8 @@ def assert_no_overlap(datalist: Datalist) -> None:
     seen: dict[tuple[str, str], str] = {}
     for split in SPLITS:
         for item in datalist[split]:
-            keys = [(key, str(item[key])) for key in ("patient", "group") if key in item]
+            keys = [("group", str(item["group"]))] if "group" in item else []
+            keys += [("patient", str(patient_key(item)))] if "patient" in item else []
             keys += [("image", os.path.normpath(image)) for image in _images(item)]
             for key in keys:
                 if seen.setdefault(key, split) != split:

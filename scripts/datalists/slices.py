@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
-from scripts.datalists.schema import PLANES, Item
+from scripts.datalists.schema import PLANES, Item, unit
 from transforms.foreground import air_level
-from transforms.loading import view_plane
+from transforms.loading import same_grid, view_plane
 from transforms.reading import file_kind, orient_lps, read_volume
 
 T = TypeVar("T")
@@ -81,12 +81,16 @@ class Case:
 
 @dataclass
 class Findings:
-    """What was found in the volumes: labels, tumor or none, content of each for the search for duplicates."""
+    """What was found in the volumes: labels, tumor or none, content of each for the search for duplicates.
+
+    `beyond_limit` names the cases of which no slice was taken, as others of their patient gave enough.
+    """
 
     labels: set[int] = field(default_factory=set)
     contents: dict[str, str] = field(default_factory=dict)
     strata: dict[str, str] = field(default_factory=dict)
     normalized: int = 0
+    beyond_limit: set[str] = field(default_factory=set)
 
 
 def load_oriented(path: Path | str) -> tuple[NDArray, NDArray[np.float64]]:
@@ -237,7 +241,7 @@ def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray,
             air = air_level(scan)
             if air is not None:
                 shifted = shifted or f"the air of {path.name} is {air:.3g}, not 0: it was normalized before"
-            if scans and (scan.shape != scans[0].shape or not np.allclose(here, affine, atol=1e-2)):
+            if scans and (scan.shape != scans[0].shape or not same_grid(here, affine)):
                 raise ValueError(
                     f"{case.images[0].name} {scans[0].shape} and {path.name} {scan.shape} are not on the same grid"
                 )
@@ -257,7 +261,7 @@ def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray,
 
 def _on_grid(path: Path, scan: NDArray, affine: NDArray, image: Path) -> NDArray:
     mask, own = load_oriented(path)
-    if scan.shape != mask.shape or not np.allclose(affine, own, atol=1e-2):
+    if scan.shape != mask.shape or not same_grid(affine, own):
         raise ValueError(f"{image.name} {scan.shape} and {path.name} {mask.shape} are not on the same grid")
     if not np.isfinite(mask).all():
         raise ValueError(f"{path.name} holds values that are not finite")
@@ -331,8 +335,8 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found:
             item = {**base, "diagnosis": diagnosis, **about, "slice": index}
             items.append(item if plane == "axial" else {**item, "plane": plane})
     found.contents[content] = images[0]
-    if tumor.any() or f"patient {case.patient}" not in found.strata:
-        found.strata[f"patient {case.patient}"] = "tumor" if tumor.any() else "healthy"
+    if tumor.any() or unit(dict(about)) not in found.strata:
+        found.strata[unit(dict(about))] = "tumor" if tumor.any() else "healthy"
     return items
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.datalists.naming import CHANNELS, patient_of, patient_of_folder, role, stem_of, volume_suffix
+from scripts.datalists.naming import (
+    CHANNELS,
+    only_time_point,
+    patient_of,
+    patient_of_folder,
+    role,
+    stem_of,
+    volume_suffix,
+)
 from scripts.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
 from scripts.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
 
@@ -59,21 +67,35 @@ def collect(
     """
     by_patient: dict[str, list[Item]] = {}
     found = Findings()
-    used = 0
+    names: dict[str, str] = {}
     for where, case in tqdm(cases, desc=name, unit="volume", disable=not progress):
         try:
-            by_patient.setdefault(case.patient, []).extend(case_candidates(case, rule, root, name, found))
-            used += 1
+            candidates = case_candidates(case, rule, root, name, found)
         except (ValueError, OSError) as error:
             report.reject(where, str(error).replace(f"{root}/", ""))
+            continue
+        by_patient.setdefault(case.patient, []).extend(candidates)
+        names |= {str(item["image"]): where for item in candidates}
     items = [item for own in by_patient.values() for item in limit_slices(own, rule)]
     if not items:
         first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
         raise ValueError(f"no usable patient or volume in {name}: {len(report.unusable)} unusable{first}")
+    taken = {str(item["image"]) for item in items}
+    patients = {str(item["image"]): patient for patient, own in by_patient.items() for item in own}
+    for image, where in names.items():
+        if image not in taken:
+            found.beyond_limit.add(where)
+            report.note(
+                where,
+                f"no slice taken: at most {rule.tumor_slices} with and {rule.normal_slices} without tumor are, of all "
+                f"volumes of patient {patients[image]} together",
+            )
+    used = len(names) - len(found.beyond_limit)
     report.figures |= {
-        "found": used + len(report.unusable),
+        "found": len(names) + len(report.unusable),
         "used": used,
         "refused": len(report.unusable),
+        "beyond_limit": len(found.beyond_limit),
         "patients": len({item["patient"] for item in items}),
         "slices_that_qualify": sum("slice" in item for own in by_patient.values() for item in own),
         "healthy_patients": sum(stratum == "healthy" for stratum in found.strata.values()),
@@ -130,7 +152,8 @@ def nifti_cases(
     Files are told by the names of 2013, 2018 to 2021 and 2023 (`scripts.datalists.naming.role`). A file with
     "brainmask" in its name becomes the item's `foreground`. Split by patient (time points of one patient stay
     together), stratified by having a tumor. Each volume is read once. `diagnosis` is the slice's own: 1 with tumor in
-    it, 0 without. Every file is accounted for: used, beside the used ones of a case (as other channels), or refused.
+    it, 0 without. Every file is accounted for: used, beside the used ones of a case (as other channels), in a case that
+    gave no slice, or refused.
 
     Args:
         folder: holds the cases, at any depth.
@@ -186,11 +209,13 @@ def nifti_cases(
             report.reject(relative, str(error))
     items, found = collect(cases, rule, root, name, report, progress)
     refused = {where for where, _ in report.unusable}
-    named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in refused)
+    idle = refused | found.beyond_limit
+    named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in idle)
     report.figures["files"] = {
         "found": len(files),
         "used": named,
-        "beside_used_ones": sum(count for where, count in given.items() if where not in refused) - named,
+        "beside_used_ones": sum(count for where, count in given.items() if where not in idle) - named,
+        "in_cases_beyond_limit": sum(given[where] for where in found.beyond_limit),
         "in_refused_cases": sum(
             len(own) for where, own in members.items() if where.relative_to(folder).as_posix() in refused
         )
@@ -225,9 +250,11 @@ def nifti_volumes(
 ) -> tuple[Datalist, Report]:
     """Build a datalist of volumes without masks, all of one class: healthy people, or other diseases without a tumor.
 
-    Every volume below the folder is one image; a file `<same stem>_brainmask.*` beside it becomes its `foreground`.
-    Patients are told by the file name without the names of channel and time point. A volume with few values is a mask,
-    of lesions for instance, and refused as an image.
+    Every volume below the folder is one image; a file `<same stem>_brainmask.*` in its folder becomes its `foreground`.
+    Patients are told by the file name without the names of channel and time point; by the folder where that leaves no
+    name (`p1/flair.nii.gz`) or a name that other folders use as well (`p1/scan.nii.gz`, `p2/scan.nii.gz`), which the
+    report notes. A volume with few values is a mask, of lesions for instance, and refused as an image. A volume of
+    which no slice is taken is noted.
 
     Args:
         folder, name, root, seed, fractions, classes, rule, progress: as in `nifti_cases`.
@@ -243,32 +270,63 @@ def nifti_volumes(
         raise ValueError(f"volumes without masks are of class 0 (no tumor) or -1 (unknown), got {diagnosis}")
     report = Report()
     files = walk(folder)
-    brains = {stem_of(path).lower(): path for path in files if role(path) == "foreground"}
+    masks = {path for path in files if role(path) == "foreground"}
+    brains: dict[tuple[Path, str], Path] = {}  # files of one name in other folders are of other patients
+    for path in sorted(masks):
+        brains.setdefault((path.parent, stem_of(path).lower()), path)
+    patients = _patients(folder, [p for p in files if p not in masks and _image_reason(p) is None], report)
     cases: list[tuple[str, Case]] = []
     paired: set[Path] = set()
     for path in files:
         where = path.relative_to(folder).as_posix()
-        if path in brains.values():
+        if path in masks:
             continue
         reason = _image_reason(path)
         if reason:
             report.reject(where, reason)
             continue
-        brain = brains.get(f"{stem_of(path).lower()}_brainmask")
+        brain = brains.get((path.parent, f"{stem_of(path).lower()}_brainmask"))
         paired |= {brain} if brain else set()
-        cases.append((where, Case(_patient(path), [path], None, brain, diagnosis)))
+        cases.append((where, Case(patients[path], [path], None, brain, diagnosis)))
         if role(path) not in (None, modality):
             report.note(where, f"its name says {role(path)}, the list {modality}: look at it")
-    for path in sorted(set(brains.values()) - paired):
-        report.reject(path.relative_to(folder).as_posix(), "a brain mask without a volume of the same stem")
+    for path in sorted(masks - paired):
+        text = "a brain mask without a volume of the same stem in its folder, or a second one of it"
+        report.reject(path.relative_to(folder).as_posix(), text)
     items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
     report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
     return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
 
 
-def _patient(path: Path) -> str:
-    """Patient of a file: its stem without channel and time point."""
+def _own_name(path: Path) -> str:
+    """The stem of a file without the name of the channel: "" where there is nothing else (`flair.nii.gz`)."""
     parts = stem_of(path).split("_")
-    while len(parts) > 1 and role(Path(f"{parts[-1]}.nii")) in CHANNELS:
+    while parts and role(Path(f"{parts[-1]}.nii")) in CHANNELS:
         parts.pop()
-    return patient_of("_".join(parts))
+    return "_".join(parts)
+
+
+def _patients(folder: Path, images: Sequence[Path], report: Report) -> dict[Path, str]:
+    """The patient of each file: by its own name; by the folder for all files of one with a name that says no person.
+
+    Such a name is that of a channel or time point, or one that other folders use as well.
+    """
+    holders: dict[str, set[Path]] = {}
+    for path in images:
+        holders.setdefault(_own_name(path), set()).add(path.parent)
+    vague = {own for own, where in holders.items() if not own or only_time_point(own) or len(where) > 1}
+    places = {path.parent: path.parent.relative_to(folder).as_posix() for path in images}
+    unnamed = {path.parent for path in images if _own_name(path) in vague and not only_time_point(places[path.parent])}
+    unnamed -= {folder}
+    names = Counter(where.name for where in places)
+    found = {}
+    for path in images:
+        own = _own_name(path)
+        if path.parent not in unnamed:
+            found[path] = patient_of(own or folder.resolve().name)
+            continue
+        found[path] = patient_of_folder(places[path.parent], names)
+        if own and not only_time_point(own):
+            text = f"taken for patient {found[path]}, its folder, as file names there are those of other folders too"
+            report.note(path.relative_to(folder).as_posix(), text)
+    return found

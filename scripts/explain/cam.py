@@ -47,7 +47,6 @@ __all__ = [
     "GradCAMpp",
     "HiResCAM",
     "LayerCAM",
-    "cam_maps",
     "cam_pass",
     "gradcam",
     "gradcam_plus_plus",
@@ -65,11 +64,14 @@ class CamPass:
         output: the network's output, detached: the prediction comes free with the maps.
         score: (B,), the explained number of each sample.
         maps: (method, layer as the caller named it): map (B, 1, *layer grid), float32, >= 0 unless signed was asked.
+        cancelled: the same keys, of the maps that this was told for: (B,), bool, whose gradients cancel over space, so
+            that there is no map of theirs but zeros.
     """
 
     output: Tensor
     score: Tensor
     maps: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    cancelled: dict[tuple[str, str], Tensor] = field(default_factory=dict, kw_only=True)
 
 
 def cam_pass(
@@ -139,7 +141,8 @@ def cam_pass(
             else:
                 cam = METHODS[method](activations, grads).float()
                 if method == "gradcam" and not half:
-                    cam = _without_cancelled(cam, grads, name, cancelled)
+                    cam, noise = _without_cancelled(cam, grads, name, cancelled)
+                    result.cancelled[method, name] = noise
             if not bool(torch.isfinite(cam).all()):
                 raise FloatingPointError(f"{method} at layer {name!r} gave values that are not finite")
             result.maps[method, name] = cam if signed else cam.clamp(min=0)
@@ -152,7 +155,7 @@ def _cells(foreground: Tensor, like: Tensor) -> Tensor:
     return pool((foreground.as_subclass(Tensor) != 0).to(like.dtype), tuple(like.shape[2:]))
 
 
-def _without_cancelled(cam: Tensor, gradients: Tensor, layer: str, cancelled: str) -> Tensor:
+def _without_cancelled(cam: Tensor, gradients: Tensor, layer: str, cancelled: str) -> tuple[Tensor, Tensor]:
     coherence = gradient_coherence(gradients)
     noise = coherence < MIN_COHERENCE
     if bool(noise.any()) and cancelled == "error":
@@ -161,20 +164,7 @@ def _without_cancelled(cam: Tensor, gradients: Tensor, layer: str, cancelled: st
             f"{float(coherence[noise].max()):.1e}), so that their mean is rounding noise; a normalization behind the "
             "layer does this. Use hirescam or layercam there, or the layer behind the normalization"
         )
-    return cam.masked_fill(noise.reshape(-1, *[1] * (cam.dim() - 1)), 0.0)
-
-
-def cam_maps(
-    model: nn.Module,
-    x: Tensor,
-    layers: str | Sequence[str] | None,
-    target: Target,
-    methods: str | Sequence[str] = ("gradcam", "hirescam", "gradcam++", "layercam"),
-    forward_kwargs: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> dict[tuple[str, str], Tensor]:
-    """The maps of `cam_pass`: (method, layer): (B, 1, *layer grid), float32, >= 0, larger = stronger."""
-    return cam_pass(model, x, layers, target, methods, forward_kwargs, **options).maps
+    return cam.masked_fill(noise.reshape(-1, *[1] * (cam.dim() - 1)), 0.0), noise.flatten()
 
 
 class _StockScore(ClassScore):

@@ -72,7 +72,9 @@ def _energy(maps: Tensor, region: Tensor) -> Tensor:
     return _ratio((maps * region.flatten(1)).sum(1), maps.sum(1))
 
 
-def case_measures(maps: Tensor, tumor: Tensor, foreground: Tensor) -> dict[str, Tensor]:
+def case_measures(
+    maps: Tensor, tumor: Tensor, foreground: Tensor, cancelled: Tensor | None = None
+) -> dict[str, Tensor]:
     """Measures of each map against the tumor mask and the foreground mask.
 
     With m the map on the image grid (values below 0 count as 0), T the tumor, F the foreground:
@@ -87,6 +89,8 @@ def case_measures(maps: Tensor, tumor: Tensor, foreground: Tensor) -> dict[str, 
     - `oracle_tumor_energy`: the `tumor_energy` of `oracle_map` at the layer's grid, brought to the image like the map.
     - `empty`: 1 for a map without a positive value. It is a miss: `tumor_energy`, `pointing_game`, `attention_mean` and
       `attention_std` are 0; energies and peak in the background, and the ratio, are left out (NaN).
+    - `cancelled`: 1 for a map of zeros in place of one that there is not: its gradients cancel over space. It counts as
+      a miss too, but finds nothing neither rightly nor wrongly, and is not `empty`.
 
     Source: energy-based pointing game: Wang et al., Score-CAM, CVPRW 2020, arXiv:1910.01279; pointing game: Zhang et
     al., IJCV 2018, arXiv:1608.00507.
@@ -95,6 +99,7 @@ def case_measures(maps: Tensor, tumor: Tensor, foreground: Tensor) -> dict[str, 
         maps: raw maps (B, 1, *layer grid); brought to the image grid by linear interpolation, align_corners=False.
         tumor: (B, 1, *image grid), 0 or 1. Measures that need a tumor are NaN for a case without.
         foreground: the same shape, 0 or 1, at least one pixel in each case.
+        cancelled: (B,), bool, see `scripts.explain.methods.Explanation`; None: none is.
 
     Returns:
         name: (B,), float64.
@@ -146,7 +151,9 @@ def case_measures(maps: Tensor, tumor: Tensor, foreground: Tensor) -> dict[str, 
     }
     for name in ("tumor_energy", "pointing_game"):
         measures[name] = torch.where(has_tumor, measures[name], nan)
-    measures["empty"] = empty.double()
+    nothing = torch.zeros_like(empty) if cancelled is None else cancelled.to(empty.device)
+    measures["empty"] = (empty & ~nothing).double()
+    measures["cancelled"] = nothing.double()
     return measures
 
 
@@ -262,7 +269,8 @@ def aggregate(
         seed: of the draws.
 
     Returns:
-        rows {**keys, by, n, bootstrap_unit, measure, measure_ci95, ..., empty_rate, empty_rate_ci95}, "all" first.
+        rows {**keys, by, n, bootstrap_unit, measure, measure_ci95, ..., empty_rate, empty_rate_ci95, cancelled_rate,
+        cancelled_rate_ci95}, "all" first.
 
     Raises:
         ValueError: when no case has a tumor, or a case stands twice in one result row.
@@ -296,10 +304,10 @@ def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any], n_resam
     kinds = sorted({kind for kind, _ in units}, key=("patient", "group", "case").index)
     order = {unit: i for i, unit in enumerate(sorted(set(units)))}
     index = np.array([order[unit] for unit in units])
-    values = np.array([[float(row[m]) for m in (*MEASURES, "empty")] for row in rows])
+    values = np.array([[float(row[m]) for m in (*MEASURES, "empty", "cancelled")] for row in rows])
     means, limits = _means(values, index, n_resamples, seed)
     summary: dict[str, Any] = {"n": len(rows), "bootstrap_unit": " or ".join(kinds)}
-    for i, name in enumerate((*MEASURES, "empty_rate")):
+    for i, name in enumerate((*MEASURES, "empty_rate", "cancelled_rate")):
         summary[name] = _number(means[i])
         summary[f"{name}_ci95"] = [_number(limits[0, i]), _number(limits[1, i])]
     return summary

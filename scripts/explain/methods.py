@@ -48,6 +48,8 @@ class Explanation:
         figures: name: (B,), what the methods say about themselves: `integrated_gradients_completeness_error`,
             `integrated_gradients_relative_error`.
         size: grid of the image.
+        cancelled: of the maps of Grad-CAM, with ``cancelled="empty"``: (B,), bool, see `cam.CamPass`; of an aggregate
+            where no layer (for the product: not every one) has a map.
     """
 
     output: Tensor
@@ -56,6 +58,7 @@ class Explanation:
     maps: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     figures: dict[str, Tensor] = field(default_factory=dict)
     size: tuple[int, ...] = ()
+    cancelled: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def on_image(self, method: str, layer: str) -> tuple[Tensor, Tensor]:
         """Map on the image grid as it is shown: (B, 1, *size) in [0, 1], and which samples' maps are empty, (B,)."""
@@ -110,8 +113,8 @@ def explain(
 
     Raises:
         LayerError: for a layer that does not exist or cannot be explained.
-        ValueError: for an unknown method, an aggregate of signed maps or of a single layer, or options for a method
-            that is not asked for.
+        ValueError: for an unknown method, layers where no method explains any, an aggregate of signed maps or of a
+            single layer, or options for a method that is not asked for.
     """
     methods = [method] if isinstance(method, str) else list(method)
     names = layers if layers is None or isinstance(layers, str) else list(layers)
@@ -148,9 +151,14 @@ def explain(
     for name in methods:
         found = {key: value for key, value in passes[name].maps.items() if key[0] == name}
         result.maps |= found
+        noise = {key: value for key, value in passes[name].cancelled.items() if key[0] == name}
+        result.cancelled |= noise
         if aggregate is not None and METHODS[name] == "layer":
             label = f"{aggregate}({', '.join(layer for _, layer in found)})"
             result.maps[name, label] = combine_maps(list(found.values()), result.size, aggregate)
+            if noise:
+                each = torch.stack(list(noise.values()))
+                result.cancelled[name, label] = each.any(0) if aggregate == "product" else each.all(0)
         part = passes[name]
         if isinstance(part, IntegratedGradientsPass):
             result.figures["integrated_gradients_completeness_error"] = part.completeness_error
@@ -168,6 +176,12 @@ def _check(
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise ValueError(f"unknown method(s) {unknown}; expected one or several of {sorted(METHODS)}")
+    if layers is not None and not any(METHODS[name] == "layer" for name in methods):
+        explaining = [name for name, kind in METHODS.items() if kind == "layer"]
+        raise ValueError(
+            f"layers {layers!r} are given, but {', '.join(methods)} explains none; leave them out, or ask for one of "
+            f"{', '.join(explaining)}"
+        )
     known = {"cam" if name in cam.METHODS else name for name in methods if name != "evidence"}
     stray = sorted(set(options) - known)
     if stray:

@@ -1,6 +1,6 @@
 """Ignite handlers of training and validation."""
 
-from scripts.handlers.control import EpochSeed, GradientClip, SameGradients
+from scripts.handlers.control import EpochSeed, GradientClip, InputCheck, SameGradients
 from scripts.handlers.monitoring import (
     StageProgress,
     StageWriter,
@@ -9,11 +9,19 @@ from scripts.handlers.monitoring import (
     check_tracking,
     plain_values,
 )
-from scripts.handlers.validation import ValidationImages, ValidationMetrics, describe, evidence_strength
+from scripts.handlers.validation import (
+    KEY_METRICS,
+    ValidationImages,
+    ValidationMetrics,
+    describe,
+    evidence_strength,
+)
 
 __all__ = [
+    "KEY_METRICS",
     "EpochSeed",
     "GradientClip",
+    "InputCheck",
     "SameGradients",
     "StageProgress",
     "StageWriter",

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from scripts import parallel
+from scripts.preprocessing import check_network_input
 from scripts.samplers import DrawnItems, MixedBatchSampler
 
 
@@ -42,6 +43,38 @@ class EpochSeed:
         for told in (self.items, self.sampler):
             if told is not None:
                 told.set_epoch(epoch)
+
+
+class InputCheck:
+    """Refuses batches that did not come through the pipeline, see `scripts.preprocessing.check_network_input`.
+
+    Args:
+        every_batch: check all; otherwise the first one of each run of the engine.
+    """
+
+    def __init__(self, every_batch: bool = False):
+        self.every_batch, self.open = every_batch, True
+
+    def attach(self, engine: Engine) -> None:
+        """Look at batches as the loader gives them."""
+        engine.add_event_handler(Events.STARTED, self.begin)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self)
+
+    def begin(self, engine: Any) -> None:
+        """Look at the next batch."""
+        self.open = True
+
+    def __call__(self, engine: Any) -> None:
+        """Check.
+
+        Raises:
+            ValueError: when an item is no network input; names it and what is wrong.
+        """
+        if self.open or self.every_batch:
+            self.open = False
+            batch = engine.state.batch
+            names = batch.get("name") or getattr(batch["image"], "meta", {}).get("filename_or_obj")
+            check_network_input(batch["image"], batch["foreground"], [names] if isinstance(names, str) else names)
 
 
 class GradientClip:

@@ -90,7 +90,7 @@ class StageWriter:
 def plain_values(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Numbers, words and switches of a nested config by id, without expressions, references and paths."""
     values: dict[str, Any] = {}
-    for key, value in config.items():
+    for key, value in ((str(key), value) for key, value in config.items()):  # classes are numbers, as in class_shares
         if isinstance(value, Mapping):
             values |= plain_values(value, f"{prefix}{key}#")
         elif isinstance(value, (list, tuple)) and value and all(isinstance(v, (int, float)) for v in value):

@@ -15,6 +15,8 @@ from scripts import parallel
 from scripts.handlers.monitoring import StageWriter
 from scripts.metrics import balanced_accuracy, tumor_probability
 
+KEY_METRICS = ("dice", "balanced_accuracy", "auc", "combined")  # what a validation measures and weights are selected by
+
 
 class ValidationMetrics:
     """Dice over tumor cases, balanced accuracy and AUC of a validation run, per case and not per batch.
@@ -93,21 +95,21 @@ class ValidationImages:
     Args:
         writer: of the stage.
         images: how many.
-        every: write at each n-th epoch, and at the start.
+        every: write at each n-th epoch, and at the start; 0 or None: never.
     """
 
-    def __init__(self, writer: StageWriter, images: int = 4, every: int = 5):
+    def __init__(self, writer: StageWriter, images: int = 4, every: int | None = 5):
         self.writer, self.images, self.every = writer, images, every
 
     def attach(self, engine: Engine) -> None:
         """Look at the first batch of the first process."""
-        if parallel.first():
+        if parallel.first() and self.every:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
         """Write the images of the first batch."""
         epoch = engine.state.trainer_epoch
-        if (engine.state.iteration - 1) % engine.state.epoch_length or epoch % self.every:
+        if not self.every or (engine.state.iteration - 1) % engine.state.epoch_length or epoch % self.every:
             return
         image, target = engine.state.output["image"].cpu().float(), engine.state.output["label"]
         pred = engine.state.output["pred"]

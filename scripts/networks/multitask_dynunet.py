@@ -147,8 +147,13 @@ class MultiTaskDynUNet(DynUNet):
             activations and foreground masks, a pair of lists from the finest level to the bottleneck.
 
         Raises:
-            ValueError: when the size does not fit or a sample has no foreground at all.
+            ValueError: when channels or size do not fit or a sample has no foreground at all.
         """
+        if not torch.jit.is_tracing() and x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"images with {x.shape[1]} channel(s) for a network that takes {self.in_channels}: train with "
+                f"network_def#in_channels {x.shape[1]} (configs/multimodal.yaml: 4), or give other images"
+            )
         if foreground is None:
             mask = self.foreground_of(x)
         else:

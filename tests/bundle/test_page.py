@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -21,6 +22,8 @@ from PIL import Image
 
 from bundle import page_views as views
 from bundle.predictor import Explanation, Predictor
+from bundle.samples import HEALTHY, HEALTHY_VOLUME, PICTURE, VOLUME, draw_samples
+from bundle.service_model import describe_model
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -76,9 +79,35 @@ def test_overlays_have_the_fixed_scale_and_the_images_grid(predictions):
     assert (float(image.header["cal_min"]), float(image.header["cal_max"])) == (pytest.approx(0.02), 1.0)
     assert np.array_equal(np.asarray(image.dataobj), prediction.evidence)
     assert np.allclose(image.affine, prediction.affine, atol=1e-5)
-    assert np.array_equal(np.asarray(opened(mask["data"]).dataobj), prediction.mask > 0)
+    outlined, inside = np.asarray(opened(mask["data"]).dataobj) > 0, prediction.mask > 0
+    assert not (outlined & ~inside).any()
+    assert 0 < outlined.sum() < inside.sum()
     assert [layer["opacity"] for layer in (heat, mask)] == [0.6, 0.3]
     assert views.layers(prediction, None, 0.0, 0.6) == []
+
+
+def test_the_outline_of_the_mask_is_drawn_slice_by_slice(predictions):
+    prediction = predictions["volume"]  # stored as (S, R, A): axial slices lie across the first axis
+    box = np.zeros(prediction.mask.shape, np.uint8)
+    box[1:4, 10:20, 8:16] = 1
+    drawn = views.outline(dataclasses.replace(prediction, mask=box))
+    expected = box.astype(bool)
+    expected[:, 11:19, 9:15] = False
+    assert np.array_equal(drawn, expected)
+    flat = dataclasses.replace(predictions["picture"], mask=box[1])
+    assert np.array_equal(views.outline(flat), expected[1])
+
+
+def test_each_target_is_offered_the_methods_and_layers_that_can_explain_it(predictions, overlay):
+    predictor = Predictor(overlay=overlay)
+    model = describe_model(predictor, {"name": "a", "version": 1, "task": "b"})
+    picture = np.asarray(predictions["picture"].evidence * 255, np.uint8)
+    for target in ("tumor", "segmentation"):
+        methods, layers, usual = views.choices(model, target, True)
+        assert ("evidence" in methods) == (target == "tumor")
+        assert usual in layers
+        for layer in layers:
+            predictor.explain(picture, "hirescam", layer, target)
 
 
 def test_the_picture_shows_the_slice_with_most_of_the_mask(predictions):
@@ -102,14 +131,19 @@ def test_the_result_holds_prediction_and_explanation(predictions):
 
 
 @pytest.fixture(scope="module")
-def server(overlay, folder):
+def shipped():
+    """The shipped weights: the samples are drawn so that they answer them rightly."""
+    return Predictor()
+
+
+@pytest.fixture(scope="module")
+def server(folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "streamlit", "run", str(ROOT / "bundle" / "page.py"), "--server.headless", "true",
         "--server.address", "127.0.0.1", "--server.port", str(port), "--browser.gatherUsageStats", "false",
-        "--", "--overlay", str(overlay),
     ]  # fmt: skip
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)})
@@ -127,33 +161,159 @@ def server(overlay, folder):
     process.wait(30)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-def test_in_a_browser(server, folder, predictions):
+class Driven:
+    """The page in a browser: what a user does, and what is on the screen then."""
+
+    def __init__(self, page):
+        self.page = page
+
+    def choose(self, label, option):
+        self.page.get_by_test_id("stSelectbox").filter(has_text=label).click()
+        self.page.get_by_role("option", name=option, exact=True).click()
+
+    def says(self, text):
+        self.page.get_by_text(text, exact=False).first.wait_for()
+
+    def slide(self, label, key):
+        """To an end of a slider, "Home" or "End"."""
+        self.page.get_by_test_id("stSlider").filter(has_text=label).get_by_role("slider").press(key)
+
+    def canvas(self, wanted):
+        """Colors (H, W, 3) of the viewer, once ``wanted`` says so of them and they have come to rest."""
+        end, last = time.monotonic() + 30, None
+        while time.monotonic() < end:
+            self.page.wait_for_timeout(150)
+            frames = self.page.locator("iframe")
+            box = frames.first.bounding_box() if frames.count() == 1 else None
+            if box is None or box["height"] < 100:  # being replaced, or not drawn yet
+                continue
+            seen = np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=box))).convert("RGB")).astype(int)
+            if last is not None and np.array_equal(seen, last) and wanted(seen):
+                return seen
+            last = seen
+        pytest.fail(
+            "the viewer shows nothing" if last is None else f"the viewer shows something else: {colored(last)} colored "
+            f"pixels, {lit(last)} lit"
+        )
+
+    def download(self, button):
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name=button).click()
+        return download.value.path().read_bytes()
+
+
+def colored(seen) -> int:
+    """Pixels of a color; image and background of the viewer are gray."""
+    return int((np.ptp(seen, axis=-1) > 50).sum())
+
+
+def lit(seen) -> int:
+    return int((seen.max(axis=-1) > 100).sum())
+
+
+@pytest.fixture(scope="module")
+def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    faults: list[str] = []
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.set_default_timeout(120_000)
-        page.goto(server)
-        page.get_by_text("Drop a brain MR image").wait_for()
-        page.get_by_text("Not a medical device").wait_for()
-
-        page.set_input_files("input[type=file]", str(folder / "volume.nii.gz"))
-        page.get_by_text("tumor probability", exact=False).first.wait_for()
-        frame = page.frame_locator("iframe").first
-        frame.locator("canvas").wait_for()
-        page.get_by_text("Result (JSON)").wait_for()
-        with page.expect_download() as download:
-            page.get_by_role("button", name="Result (JSON)").click()
-        result = json.loads(download.value.path().read_text(encoding="utf-8"))
-        assert result["tumor_probability"] == pytest.approx(predictions["volume"].probability, abs=1e-6)
-        assert result["shape"] == list(predictions["volume"].mask.shape)
-
-        (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-        page.set_input_files("input[type=file]", str(folder / "broken.png"))
-        page.get_by_text("broken.png cannot be used").wait_for()
-        assert "Traceback" not in page.content()
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def driven(browser, server):
+    faults: list[str] = []
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.set_default_timeout(60_000)
+    page.goto(server)
+    page.get_by_text("Drop a brain MR image").wait_for()
+    yield Driven(page)
+    assert "Traceback" not in page.content()
+    page.close()
     assert faults == []
+
+
+def test_a_tumor_is_shown_with_mask_and_heatmap_that_follow_the_sidebar(driven, shipped, folder):
+    draw_samples(folder / "samples")
+    expected = shipped.predict(folder / "samples" / PICTURE)
+    driven.says("Not a medical device")
+    driven.choose("or a sample", PICTURE)
+    driven.says("Tumor detected, most probably")
+    driven.says("Heatmap: evidence")
+    both = driven.canvas(lambda seen: colored(seen) > 300)
+
+    driven.slide("Opacity of the heatmap", "Home")
+    outlined = driven.canvas(lambda seen: 50 < colored(seen) < colored(both))  # the mask alone
+    driven.slide("Opacity of the heatmap", "End")
+    driven.canvas(lambda seen: colored(seen) > colored(both))
+    driven.slide("Opacity of the mask", "Home")
+    evidence = driven.canvas(lambda seen: 300 < colored(seen) < colored(both))
+    driven.slide("Opacity of the heatmap", "Home")
+    bare = driven.canvas(lambda seen: colored(seen) == 0 and lit(seen) > 5000)
+    assert (outlined != bare).any()
+
+    result = json.loads(driven.download("Result (JSON)"))
+    assert result["tumor_detected"]
+    assert result["tumor_probability"] == pytest.approx(expected.probability, abs=1e-6)
+    mask, heat = (np.asarray(opened(driven.download(f"{name} (NIfTI)")).dataobj)[:, ::-1, 0].T
+                  for name in ("Mask", "Heatmap"))  # fmt: skip
+    assert np.array_equal(mask, expected.mask)
+    assert np.allclose(heat, expected.evidence, atol=1e-6)
+    picture = np.asarray(Image.open(io.BytesIO(driven.download("Picture (PNG)")))).astype(int)
+    assert picture.shape == (*expected.mask.shape, 3)
+    assert colored(picture) > 300
+
+    driven.slide("Opacity of the heatmap", "End")
+    driven.choose("Method of the heatmap", "hirescam")
+    driven.says("Heatmap: hirescam at head.features")
+    driven.choose("Layer", "bottleneck")
+    driven.says("Heatmap: hirescam at bottleneck")
+    coarse = driven.canvas(lambda seen: colored(seen) > 2 * colored(evidence))
+    found = json.loads(driven.download("Result (JSON)"))["explanation"]
+    assert (found["method"], found["layer"]) == ("hirescam", "bottleneck")
+
+    driven.choose("Layer", "input_block")
+    driven.canvas(lambda seen: 0 < colored(seen) < colored(coarse))
+    driven.choose("Method of the heatmap", "gradcam")  # is cancelled at this layer: a message, and no map
+    driven.says("No heatmap: no Grad-CAM at layer 'input_block'")
+    driven.canvas(lambda seen: colored(seen) == 0 and lit(seen) > 5000)
+    assert driven.page.get_by_role("button", name="Heatmap (NIfTI)").count() == 0
+
+
+def test_below_the_threshold_the_image_is_shown_alone(driven):
+    driven.choose("or a sample", PICTURE)  # what was shown before is gone
+    driven.canvas(lambda seen: colored(seen) > 300)
+    driven.choose("or a sample", HEALTHY)
+    driven.says("No tumor detected")
+    driven.canvas(lambda seen: colored(seen) == 0 and lit(seen) > 5000)
+    assert not json.loads(driven.download("Result (JSON)"))["tumor_detected"]
+    for button in ("Mask (NIfTI)", "Heatmap (NIfTI)"):
+        assert driven.page.get_by_role("button", name=button).count() == 0
+    assert driven.page.get_by_test_id("stSlider").count() == 0
+
+
+def test_own_files_of_four_axes_and_broken_ones(driven, shipped, folder):
+    draw_samples(folder / "samples")
+    parts = [nib.load(folder / "samples" / name) for name in (HEALTHY_VOLUME, VOLUME)]
+    array = np.stack([part.get_fdata(dtype=np.float32)[:, :, 3:6] for part in parts], axis=-1)
+    nib.save(nib.Nifti1Image(array, parts[0].affine), folder / "both.nii.gz")
+    driven.page.set_input_files("input[type=file]", str(folder / "both.nii.gz"))
+    driven.says("No tumor detected")
+    without = driven.canvas(lambda seen: lit(seen) > 2000)
+    driven.choose("Volume of the 4D file", "1")
+    driven.says("Tumor detected, most probably")
+    driven.says("Heatmap: evidence")
+    driven.canvas(lambda seen: lit(seen) > 2000 and (seen.shape != without.shape or (seen != without).any()))
+    result = json.loads(driven.download("Result (JSON)"))
+    expected = shipped.predict(folder / "both.nii.gz", channel=1)
+    assert result["tumor_probability"] == pytest.approx(expected.probability, abs=1e-6)
+    assert result["shape"] == list(expected.mask.shape)
+    heat = np.asarray(opened(driven.download("Heatmap (NIfTI)")).dataobj)
+    assert np.allclose(heat, shipped.explain(folder / "both.nii.gz", channel=1).map, atol=1e-6)
+
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    driven.page.set_input_files("input[type=file]", str(folder / "broken.png"))
+    driven.says("broken.png cannot be used")

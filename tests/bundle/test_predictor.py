@@ -14,10 +14,10 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from bundle.predictor import Predictor
-from scripts.explain.cam import cam_maps
 from scripts.explain.maps import upsample
 from scripts.explain.targets import ClassScore
 from scripts.studies import PrepareStudyd, Study, to_unit
+from tests.explain.nets import cam_maps
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
 
 

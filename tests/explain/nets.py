@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+
+from scripts.explain.cam import cam_pass
+
+
+def cam_maps(*arguments: Any, **options: Any) -> dict[tuple[str, str], torch.Tensor]:
+    """The maps of `cam_pass`."""
+    return cam_pass(*arguments, **options).maps
 
 
 class PooledLinear(nn.Module):

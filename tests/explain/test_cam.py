@@ -15,14 +15,21 @@ from scripts.explain.cam import (
     GradCAMpp,
     HiResCAM,
     LayerCAM,
-    cam_maps,
     cam_pass,
     gradcam_plus_plus,
     gradient_coherence,
 )
 from scripts.explain.layers import LayerError
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion
-from tests.explain.nets import InplaceResidual, PooledLinear, TinySegmenter, Wrapped, assert_same_state, state_of
+from tests.explain.nets import (
+    InplaceResidual,
+    PooledLinear,
+    TinySegmenter,
+    Wrapped,
+    assert_same_state,
+    cam_maps,
+    state_of,
+)
 
 ALL = tuple(METHODS)
 

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.explain.cam import cam_maps
 from scripts.explain.evidence import evidence_map, evidence_pass
 from scripts.explain.targets import ClassMargin, ClassScore, TumorLogOdds
-from tests.explain.nets import EvidenceNet, assert_same_state, state_of
+from tests.explain.nets import EvidenceNet, assert_same_state, cam_maps, state_of
 
 
 def test_closed_form_by_hand():

@@ -8,7 +8,6 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from scripts.explain.cam import cam_maps
 from scripts.explain.faithfulness import (
     background_swap,
     cascading_randomization,
@@ -18,7 +17,7 @@ from scripts.explain.faithfulness import (
 )
 from scripts.explain.gradients import INPUT, saliency
 from scripts.explain.targets import ClassMargin, ClassScore, TumorLogOdds
-from tests.explain.nets import PooledLinear, assert_same_state, state_of
+from tests.explain.nets import PooledLinear, assert_same_state, cam_maps, state_of
 from tests.networks.nets import heads, tiny
 
 

@@ -46,6 +46,7 @@ def test_measures_by_hand():
         "attention_std": pytest.approx(0.25),
         "attention_ratio": pytest.approx(0.75 / ((2 / 8) / 7)),  # two ones among seven head pixels without tumor
         "empty": 0.0,
+        "cancelled": 0.0,
     }
 
 
@@ -79,7 +80,7 @@ def test_empty_map_is_a_miss_and_has_no_background():
     assert (m["tumor_energy"], m["pointing_game"], m["attention_mean"], m["attention_std"]) == (0.0, 0.0, 0.0, 0.0)
     assert all(math.isnan(m[k]) for k in ("background_energy", "background_energy_layer", "peak_in_background"))
     assert math.isnan(m["attention_ratio"])
-    assert m["empty"] == 1.0
+    assert (m["empty"], m["cancelled"]) == (1.0, 0.0)
     assert m["tumor_area"] == pytest.approx(2 / 16)
     assert m["oracle_tumor_energy"] == pytest.approx(1.0)
     assert values(case_measures(torch.full((1, 1, 4, 4), -1.0), TUMOR, FOREGROUND))["empty"] == 1.0
@@ -144,7 +145,7 @@ def test_random_baseline_is_seeded_by_case_and_scores_about_the_area():
 
 
 def make_rows(energies, patients, sources, method="gradcam", **more):
-    blank = {**dict.fromkeys(MEASURES, 0.5), "tumor_area": 0.1, "empty": 0.0, **more}
+    blank = {**dict.fromkeys(MEASURES, 0.5), "tumor_area": 0.1, "empty": 0.0, "cancelled": 0.0, **more}
     return [
         {**blank, "method": method, "layer": "l", "target": "t", "name": f"c{i}", "patient": p, "source": s,
          "tumor_energy": e}
@@ -172,7 +173,8 @@ def test_aggregate_by_source_and_all():
     assert 0.2 <= low < 0.5 < high <= 0.9
     assert table[1]["tumor_energy_ci95"] == pytest.approx([0.1, 0.1])
     assert table[0]["bootstrap_unit"] == "patient"
-    expected = {"method", "layer", "target", "source", "n", "bootstrap_unit", "empty_rate", "empty_rate_ci95"}
+    expected = {"method", "layer", "target", "source", "n", "bootstrap_unit"}
+    expected |= {f"{name}_rate{end}" for name in ("empty", "cancelled") for end in ("", "_ci95")}
     assert set(table[0]) == expected | set(MEASURES) | {f"{m}_ci95" for m in MEASURES}
     json.dumps(table, allow_nan=False)
 

@@ -9,7 +9,6 @@ from monai.networks.nets import DenseNet121, EfficientNetBN, SegResNet, UNet
 from torch import nn
 
 from scripts.explain.cam import METHODS as CAMS
-from scripts.explain.cam import cam_maps
 from scripts.explain.evidence import evidence_pass
 from scripts.explain.gradients import INPUT, integrated_gradients, saliency, smoothgrad
 from scripts.explain.layers import LayerError
@@ -17,7 +16,7 @@ from scripts.explain.maps import combine_maps
 from scripts.explain.methods import METHODS, explain
 from scripts.explain.perturbation import occlusion, scorecam
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, TumorLogOdds
-from tests.explain.nets import EvidenceNet, PooledLinear, TinySegmenter, Wrapped, assert_same_state, state_of
+from tests.explain.nets import EvidenceNet, PooledLinear, TinySegmenter, Wrapped, assert_same_state, cam_maps, state_of
 from tests.networks.nets import heads, tiny
 
 

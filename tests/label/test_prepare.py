@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from bundle import label_environment, label_sampling
-from bundle.label import LABELED, PICTURES, SAMPLE_APP, STRATEGY, VOLUMES, Label, prepare, prepare_app
+from bundle.label import SAMPLE_APP, STRATEGY, Label, prepare, prepare_app
 from bundle.label_sampling import entropy, score_images, uncertainty
+from bundle.samples import LABELED, SAMPLES, VOLUMES
 
 STOCK = "class MyApp:\n    def init_strategies(self):\n        return {'first': 1, 'random': 2}\n"
 
@@ -57,8 +58,8 @@ def test_sampling_adds_one_strategy_to_those_of_the_stock_app(environment, relea
 def test_sample_studies_hold_labeled_tumors_and_are_not_made_twice(environment, released, tmp_path):
     label = prepare(tmp_path / "out", [released], environment)
     images = {p.name for p in label.studies.iterdir() if p.is_file()}
-    assert len([n for n in images if n.endswith(".nii.gz")]) == VOLUMES
-    assert len(images) == VOLUMES + PICTURES
+    assert set(SAMPLES) < images  # those of the page and the checks
+    assert len(images) == VOLUMES + len(SAMPLES)
     labels = sorted((label.studies / "labels" / "final").iterdir())
     assert len(labels) == LABELED
     for path in labels:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.explain.cam import cam_maps
 from scripts.explain.maps import max_scaling
 from scripts.explain.targets import SegmentationRegion, TumorLogOdds
+from tests.explain.nets import cam_maps
 from tests.networks.nets import BLOCKS, TOTAL_STRIDE, crop, heads, pad_with_air, tiny
 
 TOLERANCE = 1e-4

@@ -235,3 +235,66 @@ def test_a_damaged_gzip_is_one_sentence(tmp_path):
 def test_a_folder_without_a_series_says_so(tmp_path):
     with pytest.raises(ValueError, match="holds 0 DICOM series, expected one; give each series a folder of its own"):
         LoadCased()({"image": str(tmp_path), "slice": 0})
+
+
+LPS = np.diag([-1.0, -1, 3, 1])
+
+
+def moved(by_mm: float, axis: int = 0) -> np.ndarray:
+    affine = LPS.copy()
+    affine[axis, 3] += by_mm
+    return affine
+
+
+@pytest.mark.parametrize("key", ["label", "foreground"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_of_the_same_size_elsewhere_is_refused(tmp_path, key, dims):
+    image = nifti(np.ones((6, 6, 4), np.float32), tmp_path / "image.nii", LPS)
+    about = {"slice": 2} if dims == 2 else {}
+    load = LoadCased(spatial_dims=dims)
+    for axis in range(3):
+        mask = nifti(np.ones((6, 6, 4), np.uint8), tmp_path / f"moved{axis}.nii", moved(40, axis))
+        with pytest.raises(
+            ValueError,
+            match=rf"{key} .*moved{axis}.nii and image .*image.nii have the same size, but are not on the same grid: "
+            r"their first voxels are 40 mm apart; resample",
+        ):
+            load({"image": image, key: mask, **about})
+    thick = nifti(np.ones((6, 6, 4), np.uint8), tmp_path / "thick.nii", LPS @ np.diag([1, 1.5, 1, 1]))
+    with pytest.raises(ValueError, match="their voxels differ in size or direction"):
+        load({"image": image, key: thick, **about})
+    near = nifti(np.ones((6, 6, 4), np.uint8), tmp_path / "near.nii", moved(0.005))  # headers are rounded
+    assert load({"image": image, key: near, **about})[key].sum() > 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_of_another_orientation_on_the_same_grid_is_taken(tmp_path, dims):
+    array = np.zeros((5, 6, 4), np.uint8)
+    array[1, 2, 3] = 1
+    image = nifti(np.ones((5, 6, 4), np.float32), tmp_path / "image.nii", moved(7))
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("LPS"), nib.orientations.axcodes2ornt("RAS"))
+    label = nifti(
+        nib.orientations.apply_orientation(array, turn),
+        tmp_path / "label.nii",
+        moved(7) @ nib.orientations.inv_ornt_aff(turn, array.shape),
+    )
+    loaded = LoadCased(spatial_dims=dims)({"image": image, "label": label, **({"slice": 3} if dims == 2 else {})})
+    if dims == 2:
+        assert np.argwhere(loaded["label"][0].numpy()).tolist() == [[1, 2]]
+    place = loaded["label"].affine.numpy() @ [*np.argwhere(loaded["label"][0].numpy())[0], *[0] * (3 - dims), 1]
+    assert np.allclose(place, moved(7) @ [1, 2, 3, 1])
+
+
+def test_a_drawn_mask_of_a_slice_has_no_place_and_is_taken_by_its_size(tmp_path):
+    image = nifti(np.ones((6, 5, 4), np.float32), tmp_path / "image.nii", moved(40))
+    mask = save(Image.new("L", (6, 5), 255), tmp_path / "mask.png")
+    assert LoadCased()({"image": image, "label": str(mask), "slice": 1})["label"].sum() == 30
+
+
+def test_channels_on_two_grids_are_refused(tmp_path):
+    paths = [
+        nifti(np.ones((6, 6, 4), np.float32), tmp_path / f"{k}.nii", moved(by)) for k, by in enumerate((0, 0.001, 40))
+    ]
+    assert LoadCased()({"image": paths[:2], "slice": 0})["image"].shape == (2, 6, 6)
+    with pytest.raises(ValueError, match=r"channels .*2.nii and .*0.nii are not on the same grid: .* 40 mm apart"):
+        LoadCased()({"image": paths, "slice": 0})
