@@ -157,7 +157,10 @@ def main() -> None:
     model = describe_model(predictor, read_metadata(predictor.bundle_root))
     image = choose_image()
     if image is None:
-        st.info("Drop a brain MR image (PNG, JPG, TIFF or NIfTI) into the sidebar (on a phone: » opens it), or choose a sample.")
+        st.info(
+            "Drop a brain MR image (PNG, JPG, TIFF or NIfTI) into the sidebar (» opens it on a phone), or choose a "
+            "sample."
+        )
         return
     name, data = image
     uncertainty = st.sidebar.checkbox("Estimate uncertainty (7 passes)")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scripts.explain import methods
 from scripts.explain.maps import is_empty, upsample
-from scripts.explain.targets import ClassMargin, ClassScore, LogitTarget, SegmentationRegion, Target, TumorLogOdds
+from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
 from scripts.inference import ROOT, Inference, slices_first
 from scripts.postprocessing import RestoreStudyd, evidence_scale
 from scripts.studies import Study, to_unit
@@ -326,10 +326,11 @@ class Predictor:
             return TumorLogOdds(), "cls", "tumor_log_odds"
         if target == "segmentation":
             return (region := SegmentationRegion()), "seg", region.name
-        number = not isinstance(target, bool) and isinstance(target, int)
-        name = self.classes[target] if number and 0 <= target < len(self.classes) else target  # type: ignore[index]
+        name = target
+        if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < len(self.classes):
+            name = self.classes[target]
         if name in self.classes:
-            index = self.classes.index(name)
+            index = self.classes.index(str(name))
             if index == 0 and self.network.has_evidence:
                 against = f"{self.classes[0]}_minus_{self.classes[1]}"
                 raise ValueError(
@@ -339,10 +340,7 @@ class Predictor:
                 )
             return ClassScore(index), "cls", str(name)
         margins = {
-            f"{a}_minus_{b}": (i, k)
-            for i, a in enumerate(self.classes)
-            for k, b in enumerate(self.classes)
-            if i != k
+            f"{a}_minus_{b}": (i, k) for i, a in enumerate(self.classes) for k, b in enumerate(self.classes) if i != k
         }
         if name in margins:
             return ClassMargin(*margins[str(name)]), "cls", str(name)

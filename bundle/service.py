@@ -127,7 +127,9 @@ def create_app(predictor: Predictor, limits: UploadLimits | None = None, max_bat
         foreground: ForegroundUpload = None,
         method: Annotated[str, Form(description=f"one of {', '.join(METHODS)}")] = "evidence",
         layer: Annotated[str | None, Form(description="dotted name or alias; the default layer otherwise")] = None,
-        target: Annotated[str, Form(description="tumor, segmentation, or a class by name")] = "tumor",
+        target: Annotated[
+            str, Form(description="tumor, a class or margin of two (a_minus_b) by name, segmentation")
+        ] = "tumor",
         slice: Slice = None,
         plane: Plane = None,
         channel: Channel = None,

@@ -84,8 +84,8 @@ class ExplanationAnswer(BaseModel):
 
     method: str
     layer: str
-    target: str
-    empty: bool = Field(description="nothing found: the map is 0 everywhere")
+    target: str = Field(description="tumor_log_odds (any tumor), a class or margin by name, or the segmentation")
+    empty: bool = Field(description="nothing speaks for the target: the map is 0 everywhere")
     message: str = Field(description="to be shown with the map")
     slices: list[int] | None = Field(description="of a volume, those that were explained")
     shape: list[int] = Field(description="rows, columns; or X, Y, Z of a volume")

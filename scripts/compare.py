@@ -20,7 +20,7 @@ from scripts.cli import one_sentence_errors, start_logging
 from scripts.comparison import compare
 from scripts.demo import run_config
 from scripts.localization import MAIN_TARGET, main_layers, main_map
-from scripts.trained_models import Model, expand, read_model, stage_folders
+from scripts.trained_models import Model, expand, read_model, stage_folders, stale
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +28,21 @@ STAGE_TITLES = {"stage1_segmentation": "stage 1", "stage2_classification": "stag
 
 
 def evaluate_missing(folder: Path, paths: Mapping[str, str], part: str = "test") -> None:
-    """Evaluate and explain a run, or a stage of one, where that was not done; its main map alone is measured.
+    """Evaluate and explain a run, or a stage of one, where that was not done with the weights that it has now.
+
+    Its main map alone is measured.
 
     Args:
         folder: of the run or stage.
         paths: dataset_dir and datalist_file.
         part: of the datalist.
     """
-    if not (folder / "evaluation" / "metrics.json").is_file():
+    if not (folder / "evaluation" / "metrics.json").is_file() or any(stale(folder, "evaluation/metrics.json")):
         own = {"run_dir": str(folder), "output_dir": str(folder / "evaluation"), "part": part, "extras": []}
         run_config("evaluate.yaml", **own, **paths)
     trained = runs.trained_tasks(runs.last_stage(folder))
-    if "classification" in trained and not (folder / "explanations" / "cases.csv").is_file():
+    old = any(stale(folder, "explanations/localization.json"))
+    if "classification" in trained and (old or not (folder / "explanations" / "cases.csv").is_file()):
         network, _, _ = runs.load_run(folder)
         method, _ = main_map(network)
         plan = {"methods": [method], "targets": [MAIN_TARGET], "layers": list(main_layers(network))}

@@ -117,7 +117,9 @@ def write_explanations(
     diagnoses = is_trained(network, "classification")
     if not diagnoses:
         write_json({"classification": UNTRAINED["classification"]}, folder / "unavailable.json")
-        logger.warning("no cases, galleries and faithfulness, which are of the diagnosis: %s", UNTRAINED["classification"])
+        logger.warning(
+            "no cases, galleries and faithfulness, which are of the diagnosis: %s", UNTRAINED["classification"]
+        )
     if tests and diagnoses:
         found = check_faithfulness(network, dataset, plan, tests, test_methods, test_cases, batch_size, device)
         write_json(found, folder / "faithfulness.json")

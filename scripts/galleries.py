@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import DataLoader
-from PIL import Image
 from torch import Tensor
 
 from scripts import overlays
@@ -24,10 +23,10 @@ from scripts.localization import EVIDENCE, MAIN_TARGET, Plan, main_map, main_pla
 from scripts.metrics import decide
 from scripts.networks import MultiTaskDynUNet
 from scripts.picture_planes import PicturePlane
+from scripts.picture_sheets import Cell, stack, tile_grid
 from scripts.postprocessing import to_original_grid
 from scripts.preprocessing import collate, make_preprocessing
 
-HEADING, LABEL = 30, 132  # height of a heading, width of a row's label, in pixels
 DIM = 0.5  # of the image under the maps of methods/: those by pixel are thin
 
 
@@ -304,57 +303,9 @@ def _panel(shown: Shown, classes: Mapping[str, str]) -> overlays.RGB:
     plane = shown.plane
     caption += f"; {plane.where}" if plane.where else ""
     image, heat = plane.image(shown.case["image"]), plane.map(shown.heat)
-    mask, predicted = plane.mask(shown.mask), plane.mask(shown.segmented)
+    mask, segmented = plane.mask(shown.mask), plane.mask(shown.segmented)
     words = overlays.EMPTY if shown.empty else f"{overlays.EMPTY} in this slice"
-    return overlays.panel(image, heat, mask, predicted=predicted, caption=caption, empty=words)
-
-
-def stack(heading: str, pictures: Sequence[overlays.RGB]) -> overlays.RGB:
-    """Pictures below each other under a heading; the heading alone where there are none."""
-    width = max([picture.shape[1] for picture in pictures], default=760)
-    height = HEADING + sum(picture.shape[0] + overlays.GAP for picture in pictures)
-    canvas = Image.new("RGB", (width, height), overlays.PAPER)
-    overlays.write_line(canvas, heading, (0, HEADING / 2), width, size=15)
-    top = HEADING
-    for picture in pictures:
-        canvas.paste(Image.fromarray(picture), (0, top))
-        top += picture.shape[0] + overlays.GAP
-    return np.asarray(canvas)
-
-
-Cell = tuple[overlays.RGB | None, str, str]  # picture (None: an empty place), title, line below
-
-
-def tile_grid(heading: str, rows: Sequence[tuple[str, Sequence[Cell]]]) -> overlays.RGB:
-    """Rows of labelled tiles of one size under a heading.
-
-    Args:
-        heading: over all.
-        rows: (label, cells).
-
-    Raises:
-        ValueError: when there is no picture.
-    """
-    pictures = [picture for _, cells in rows for picture, _, _ in cells if picture is not None]
-    if not pictures:
-        raise ValueError("grid of tiles without any picture")
-    height, width = (max(p.shape[axis] for p in pictures) for axis in (0, 1))
-    step, line = width + overlays.GAP, overlays.LINE
-    columns = max(len(cells) for _, cells in rows)
-    row_height = height + 2 * line + overlays.GAP
-    canvas = Image.new("RGB", (LABEL + columns * step, HEADING + len(rows) * row_height), overlays.PAPER)
-    overlays.write_line(canvas, heading, (0, HEADING / 2), canvas.width, size=15)
-    for i, (label, cells) in enumerate(rows):
-        top = HEADING + i * row_height
-        overlays.write_line(canvas, label, (0, top + line + height / 2), LABEL - overlays.GAP)
-        for j, (picture, title, below) in enumerate(cells):
-            left = LABEL + j * step
-            if picture is None:
-                continue
-            canvas.paste(Image.fromarray(picture), (left, top + line))
-            overlays.write_line(canvas, title, (left, top + line / 2), width)
-            overlays.write_line(canvas, below, (left, top + line + height + line / 2), width)
-    return np.asarray(canvas)
+    return overlays.panel(image, heat, mask, predicted=segmented, caption=caption, empty=words)
 
 
 def methods_picture(

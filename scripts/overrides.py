@@ -23,7 +23,7 @@ OWN_ARGUMENTS = {
     name
     for function in (run, ConfigWorkflow.__init__)
     for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
 } | {"workflow_name"}
 # What may be another when a stage is run again: where things lie, where and how fast it is computed, what is shown.
 # Several processes train on the batches of one (configs/multi_gpu_train.yaml), hence train#trainer#network.
@@ -82,7 +82,7 @@ def bundle_command(argv: Sequence[str]) -> BundleCommand | None:
     Args:
         argv: of the process, the program first.
     """
-    if Path(argv[0]).parts[-3:-1] != ("monai", "bundle") or not {"run", "run_workflow"} & set(argv[1:2]):
+    if not argv or Path(argv[0]).parts[-3:-1] != ("monai", "bundle") or not {"run", "run_workflow"} & set(argv[1:2]):
         return None
     values: dict[str, Any] = {}
     tokens = list(argv[2:])

@@ -111,7 +111,7 @@ def write_comparison_picture(
             raise ValueError(f"no comparison picture: {run.map_title} ({run.title})")
     rows = []
     for name, indices in common_cases(loaded)[:cases]:
-        first = loaded[0].gallery.content[indices[0]]
+        first = loaded[0].shown()[indices[0]][1]
         cells = [
             (
                 np.asarray(Image.open(loaded[0].picture(first, "image")).convert("RGB")),
@@ -119,7 +119,7 @@ def write_comparison_picture(
             )
         ]
         for run, i in reversed(list(zip(loaded, indices, strict=True))):
-            entry = run.gallery.content[i]
+            entry = run.shown()[i][1]
             tumor, air = (format_number(entry[k], "percent") for k in ("tumor_energy", "background_energy"))
             text = "no evidence" if entry["empty"] else f"in tumor {tumor}, in air {air}"
             cells.append((np.asarray(Image.open(run.picture(entry, "overlay")).convert("RGB")), text))

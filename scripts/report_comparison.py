@@ -57,7 +57,7 @@ MEASURES = (
     _localization("Energy in air, layer's grid", "background_energy_layer", "lower", "cells without any foreground"),
     _localization("Energy in air, image grid", "background_energy", "lower", "after linear interpolation"),
     _localization("Empty maps", "empty_rate", "lower", "counted as misses above", printed=False),
-    _localization("Cancelled maps", "cancelled_rate", "lower", "no Grad-CAM there; counted as misses too", printed=False),
+    _localization("Cancelled maps", "cancelled_rate", "lower", "no Grad-CAM there; misses too", printed=False),
 )  # fmt: skip
 
 

@@ -46,15 +46,15 @@ def _of_weights(run: Run) -> Iterator[Markup]:
     foreign = [digest for digest in by_hash if digest != run.current]
     if len(by_hash) > 1 or (run.current is not None and foreign):
         files = "; ".join(f"of {str(digest)[:8]}: {', '.join(names)}" for digest, names in by_hash.items())
-        now = "" if run.current is None else f" The run's weights are {run.current[:8]} now."
+        now = Markup("") if run.current is None else Markup(" The run's weights are {} now.").format(run.current[:8])
         yield Markup(
-            "<strong>{}: its files are not all of the same weights</strong> ({}).{} What stands beside each other below "
+            "<strong>{}: its files are not all of the same weights</strong> ({}).{} What stands side by side below "
             "does not belong together: evaluate and explain the run again."
         ).format(run.title, files, now)
     if unmarked:
         yield Markup(
-            "{}: {} do not say which weights they are of (an older version wrote them, or was interrupted): whether they "
-            "belong together is not known. Evaluate and explain the run again."
+            "{}: {} do not say which weights they are of (an older version wrote them, or was interrupted): whether "
+            "they belong together is not known. Evaluate and explain the run again."
         ).format(run.title, ", ".join(unmarked))
 
 
@@ -104,6 +104,8 @@ def _of_diagnosis(run: Run) -> Iterator[Markup]:
 
 def _of_origin(run: Run) -> Iterator[Markup]:
     for note in run.metrics.content.get("notes", []):
+        if not run.diagnoses and note.startswith("the head of this run was not trained"):
+            continue  # said already, and its figures are left out of the page
         yield Markup("{}: {}.").format(run.title, note)
     if run.metrics.has("/provenance/seen") and run.metrics.real("/provenance/seen"):
         yield Markup("{}: {} of the evaluated images were trained or selected on: its figures are too good.").format(

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from scripts.bootstrap import case_summary
 from scripts.corruptions import CORRUPTIONS, corrupt
-from scripts.evaluation import decided, identity, mask_measures
+from scripts.evaluation import decided, identity
 from scripts.evaluation_figures import robustness_sheet
 from scripts.evaluation_items import ClassComparison, EvaluationDataset
 from scripts.explain.evidence import evidence_map
 from scripts.explain.measures import case_measures
 from scripts.explain.targets import TumorLogOdds
 from scripts.inferers import spatial_dims
+from scripts.mask_measures import mask_measures
 from scripts.metrics import diagnosis_metrics
 from scripts.networks import MultiTaskDynUNet
 from scripts.preprocessing import collate

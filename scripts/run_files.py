@@ -293,7 +293,9 @@ class Stage:
         self.config = Document(root, f"{folder}/config.yaml")
         self.scalars, self.no_curves = read_scalars(manifest.parent), ""
         if not self.scalars:
-            self.no_curves = "adopted, not trained here" if self.manifest.has("/adopted") else "no event file lies in it"
+            self.no_curves = (
+                "adopted, not trained here" if self.manifest.has("/adopted") else "no event file lies in it"
+            )
 
     @property
     def finished(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class TooFewImages(ValueError):
     """There are not enough images to say what they look like."""
 
 
+class OldScope(ValueError):
+    """A file of an older version."""
+
+
 @dataclass
 class Scope:
     """What the training images look like.
@@ -58,7 +62,7 @@ class Scope:
     limit: float
     training: int
     validation: int
-    probe: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    probe: NDArray[np.float64]
 
     def fits(self, network: Any) -> bool:
         """Whether it was fitted with this network: its first features of a fixed image are the same."""
@@ -120,10 +124,14 @@ def _gray(image: NDArray, inside: NDArray) -> list[float]:
     return [*values, float(np.abs(image[:, 1:] - image[:, :-1])[:, pairs].mean())]
 
 
-def fit(training: NDArray, validation: NDArray) -> Scope:
+def fit(training: NDArray, validation: NDArray, known: NDArray) -> Scope:
     """Scope from features of training images (N, F) and validation images (M, F).
 
     The covariance is that of the training images; the limit comes from validation, whose distances are not flattered.
+
+    Args:
+        training, validation: features.
+        known: (F,), of `probe`, of the network that they are of.
 
     Raises:
         TooFewImages: with fewer than 20 images of either.
@@ -135,7 +143,7 @@ def fit(training: NDArray, validation: NDArray) -> Scope:
     scale[scale == 0] = 1.0
     standard = LedoitWolf().fit((training - training.mean(axis=0)) / scale)
     whiten = np.linalg.cholesky(standard.precision_) / scale[:, None]
-    found = Scope(training.mean(axis=0), whiten, 1.0, len(training), len(validation))
+    found = Scope(training.mean(axis=0), whiten, 1.0, len(training), len(validation), known)
     found.limit = float(np.quantile(found.score(validation), QUANTILE))
     return found
 
@@ -145,6 +153,7 @@ def load(path: str | Path) -> Scope:
 
     Raises:
         FileNotFoundError: when there is none.
+        OldScope: when it was written by an older version.
         ValueError: when it can not be read.
     """
     file = Path(path)
@@ -154,8 +163,14 @@ def load(path: str | Path) -> Scope:
         raise FileNotFoundError(f"{file.name} is missing: configs/evaluate.yaml fits it on the run's own datalist")
     try:
         with np.load(file, allow_pickle=False) as content:
-            values = {key: content[key] for key in ("mean", "whiten", "limit", "training", "validation")}
-            known = content["probe"] if "probe" in content else np.empty(0)
+            if "probe" not in content:
+                raise OldScope(
+                    f"{file} has an older format, without the features by which its network is known; evaluate the run "
+                    "again on its own datalist with configs/evaluate.yaml, which writes it anew"
+                )
+            values = {key: content[key] for key in ("mean", "whiten", "limit", "training", "validation", "probe")}
+    except OldScope:
+        raise
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"{file} is not a scope: {error}") from error
     return Scope(
@@ -164,14 +179,18 @@ def load(path: str | Path) -> Scope:
         float(values["limit"]),
         int(values["training"]),
         int(values["validation"]),
-        known,
+        values["probe"],
     )
 
 
 def is_current(stage_dir: str | Path, network: Any) -> bool:
-    """Whether a stage has a scope that was fitted with this network."""
+    """Whether a stage has a scope that was fitted with this network, in today's format."""
     file = Path(stage_dir) / FILE
-    return file.is_file() and load(file).fits(network)
+    try:
+        return file.is_file() and load(file).fits(network)
+    except OldScope:
+        logger.info("%s has an older format: fitted again", file)
+        return False
 
 
 def score(scope: Scope, network: Any, image: Tensor, foreground: Tensor | None = None) -> NDArray[np.float64]:
@@ -182,8 +201,8 @@ def score(scope: Scope, network: Any, image: Tensor, foreground: Tensor | None =
 class ScopeJudge:
     """Scores every slice at inference where scope.npz lies beside the weights; see `scripts.inferers.Judge`.
 
-    Without one, or with one of other weights (a network trained further, for instance), nothing is scored; the latter
-    is logged.
+    Without one, or with one of other weights (a network trained further, for instance) or of an older version, nothing
+    is scored; the latter two are logged.
 
     Args:
         weights: file of the network's weights; None, a network of random ones: nothing is scored.
@@ -191,7 +210,11 @@ class ScopeJudge:
 
     def __init__(self, weights: str | Path | None) -> None:
         file = None if weights is None else Path(weights).parent / FILE
-        self.scope = load(file) if file is not None and file.is_file() else None
+        self.scope = None
+        try:
+            self.scope = load(file) if file is not None and file.is_file() else None
+        except OldScope as error:
+            logger.warning("images are not scored: %s", error)
 
     def __call__(self, units: Tensor, network: Any) -> dict[str, Tensor]:
         """{"scope": (N,)} of slices (N, C, *size), float32."""

@@ -80,9 +80,7 @@ def fit_scope(
         items = evaluated_items(datalist, part, dataset_dir)
         chosen = [items[i] for i in draw(items, limit)]
         found.append(item_features(network, chosen, transform, batch_size, f"scope, {part}")[0])
-    fitted = scope.fit(*found)
-    fitted.probe = scope.probe(network)
-    return fitted
+    return scope.fit(found[0], found[1], scope.probe(network))
 
 
 def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -168,7 +166,7 @@ def write_scope(
         if own and not scope.is_current(stage, network):
             fit_scope(network, datalist, dataset_dir, transform, batch_size=batch_size).save(stage / scope.FILE)
         reference = scope.load(stage)
-    except (scope.TooFewImages, FileNotFoundError) as error:
+    except (scope.TooFewImages, scope.OldScope, FileNotFoundError) as error:
         logger.warning("scope not measured: %s", error)
         unavailable = {"unavailable": str(error)}
         write_json(unavailable, Path(folder) / "scope.json")

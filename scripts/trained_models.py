@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from scripts import runs
 from scripts.localization import MAIN_TARGET, main_map
+from scripts.result_files import EVALUATION, EXPLANATION, marks, weights_sha256
 
 __all__ = ["MEASURES", "Key", "Measure", "Model", "check_comparable", "expand", "read_model", "stage_folders"]
 
@@ -150,7 +151,8 @@ def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
 
     Raises:
         FileNotFoundError: when it was not trained, evaluated or explained.
-        ValueError: when another part was evaluated.
+        ValueError: when another part was evaluated, or the files are of other weights than the model has now, or of
+            an older version that left out what is compared.
     """
     folder = Path(folder)
     network, config, last = runs.load_run(folder)
@@ -160,12 +162,19 @@ def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
     if part not in metrics:
         known = [key for key, value in metrics.items() if isinstance(value, dict) and "overall" in value]
         raise ValueError(f"{folder}/evaluation is of the part {', '.join(known)}, not {part!r}; evaluate that part")
+    unmarked = _check_weights(folder)
     cases = _by_case(_read_csv(folder / "evaluation" / "cases.csv"), folder)
     method, layer = main_map(network) if "classification" in tasks else (None, None)
     maps = {}
     if method is not None:
         found = _read_csv(folder / "explanations" / "cases.csv")
         wanted = {"method": method, "layer": layer, "target": MAIN_TARGET, "mask": "true"}
+        lacking = [name for name in (*wanted, *(m.name for m in MEASURES if m.maps)) if found and name not in found[0]]
+        if lacking:
+            raise ValueError(
+                f"{folder}/explanations/cases.csv has no column {', '.join(lacking)}: written by an older version; run "
+                "explain again"
+            )
         own = [row for row in found if all(row.get(k) == v for k, v in wanted.items())]
         # Where there is no tumor an empty map is right: those cases are not for these measures.
         maps = _by_case([row for row in own if float(row["tumor_area"]) > 0], folder)
@@ -189,8 +198,36 @@ def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
         evaluated=metrics.get("provenance", {}).get("datalist_sha256"),
         size=list(config["spatial_size"]),
         machine=manifest["machine"],
-        notes=list(metrics.get("notes", [])),
+        notes=[*metrics.get("notes", []), *unmarked],
     )
+
+
+def stale(folder: Path, name: str) -> list[str | None]:
+    """Weights that a file of results says it is of, other than those of the run; None among them: it does not say.
+
+    Args:
+        folder: of the run or stage.
+        name: the file in it; where there is none, nothing is stale.
+    """
+    path = folder / name
+    if not path.is_file():
+        return []
+    now = weights_sha256(folder)
+    return [digest for digest in marks(_read_json(path)) if digest != now]
+
+
+def _check_weights(folder: Path) -> list[str]:
+    """Refuse results of other weights than the run has now; note where a file does not say."""
+    notes = []
+    for name in (f"evaluation/{EVALUATION.main}", f"explanations/{EXPLANATION.main}"):
+        for digest in stale(folder, name):
+            if digest is not None:
+                raise ValueError(
+                    f"{folder}/{name} is of other weights ({digest[:8]}) than the run has now "
+                    f"({weights_sha256(folder)[:8]}); evaluate and explain it again"
+                )
+            notes.append(f"{name} does not say which weights it is of: written by an older version")
+    return notes
 
 
 def _read_json(path: Path) -> Any:

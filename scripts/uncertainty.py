@@ -58,7 +58,9 @@ class Spread:
         if pixels is not None and seg is not None:
             middle = (seg >= 0.5).float()
             # Two empty masks agree: MONAI's Dice is 1 there when told so.
-            agreement = torch.stack([compute_dice((p >= 0.5).float(), middle, ignore_empty=False)[:, 0] for p in pixels])
+            agreement = torch.stack(
+                [compute_dice((p >= 0.5).float(), middle, ignore_empty=False)[:, 0] for p in pixels]
+            )
         return cls(
             probability=mean,
             probability_std=_deviation(classes[..., 0]),

@@ -191,6 +191,11 @@ def test_an_adopted_network_trained_later_keeps_its_stage_1(checkpoint, small_da
     trained(run, small_data, run / "adopted.yaml", short)
     assert (run / "stage1_segmentation" / "model.pt").read_bytes() == before
     assert runs.trained_tasks(run / "stage3_joint") == {"segmentation", "classification"}
+    overlay = yaml.safe_load((run / "network.yaml").read_text(encoding="utf-8"))
+    assert overlay["trained_tasks"] == ["classification", "segmentation"]
+    alone = runs.write_network_overlay(run / "stage1_segmentation", {"0": "no_tumor", "1": "tumor"})
+    assert yaml.safe_load(alone.read_text(encoding="utf-8"))["trained_tasks"] == ["segmentation"]
+    assert runs.load_run(run / "stage1_segmentation")[0].trained_tasks == ("segmentation",)
 
 
 def small_overlay(folder):

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from scripts.case_pictures import choose, write_case_pictures
-from scripts.evaluation import decided, mask_measures
+from scripts.evaluation import decided
+from scripts.mask_measures import mask_measures
 from scripts.networks import MultiTaskDynUNet
 from tests.test_uncertainty import ARGUMENTS, Cases
 

@@ -8,6 +8,7 @@ import json
 import re
 
 import pytest
+import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -16,8 +17,10 @@ from scripts.cli import one_sentence_errors
 from scripts.compare import main, read_models, write_comparison
 from scripts.comparison import compare, difference, value_of
 from scripts.networks import MultiTaskDynUNet
+from scripts.result_files import EVALUATION, KEY, mark, weights_sha256
 from scripts.run_files import format_number
-from scripts.trained_models import MEASURES, check_comparable, expand, read_model, training_seconds
+from scripts.runs import write_json
+from scripts.trained_models import MEASURES, check_comparable, expand, read_model, stale, training_seconds
 from tests.made_runs import NETWORK, case_rows, made_evaluation, made_model, made_stage, map_rows
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
@@ -219,8 +222,8 @@ def test_runs_that_lack_something_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no map evidence at evidence; explain the run again"):
         read_model("ours", run)
     made_evaluation(run, case_rows(), [{k: v for k, v in row.items() if k != "mask"} for row in map_rows()])
-    with pytest.raises(ValueError, match="no map evidence at evidence; explain the run again"):
-        read_model("ours", run)  # of an earlier version
+    with pytest.raises(ValueError, match="has no column mask: written by an older version; run explain again"):
+        read_model("ours", run)
     healthy = {**map_rows()[0], "name": "4", "tumor_area": "0.0", "tumor_energy": "", "empty": "1.0"}
     made_evaluation(run, case_rows(), [*map_rows(), healthy])
     assert value_of(read_model("ours", run), BY_NAME["empty"]) == (0.0, 3)  # an empty map is right without a tumor
@@ -234,6 +237,23 @@ def test_runs_that_lack_something_are_refused(tmp_path):
     (run / "evaluation" / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match="evaluate the run first"):
         read_model("ours", run)
+
+
+def test_results_of_other_weights_are_refused_and_of_unknown_ones_noted(tmp_path):
+    run = made_run(tmp_path / "run")
+    now = weights_sha256(run)
+    write_json([{"method": "evidence", KEY: now}], run / "explanations" / "localization.json")
+    assert read_model("run", run).notes == [
+        "evaluation/metrics.json does not say which weights it is of: written by an older version"
+    ]
+    mark(run / "evaluation", EVALUATION, now)
+    assert read_model("run", run).notes == []
+    weights = run / "stage3_joint" / "model.pt"
+    torch.save({key: value + 1 for key, value in torch.load(weights).items()}, weights)
+    with pytest.raises(ValueError, match=rf"metrics\.json is of other weights \({now[:8]}\) than the run"):
+        read_model("run", run)
+    mark(run / "evaluation", EVALUATION, weights_sha256(run))
+    assert stale(run, "evaluation/metrics.json") == [now], "what says so already keeps its word"
 
 
 def test_training_time_is_that_of_the_event_files_without_the_pause_between_them(tmp_path):

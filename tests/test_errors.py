@@ -13,10 +13,10 @@ from PIL import Image
 
 from scripts import cli, runs
 from scripts.demo import demo, run_config
-from scripts.explain.cam import cam_maps
 from scripts.explain.targets import TumorLogOdds
 from scripts.preprocessing import make_preprocessing, make_training_pipeline
 from scripts.train import ROOT, train
+from tests.explain.nets import cam_maps
 
 
 def head(size=96):

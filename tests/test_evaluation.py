@@ -14,11 +14,11 @@ from scripts.evaluation import (
     by_area,
     by_class,
     decided,
-    random_mask,
     summarize,
     write_csv,
     write_evaluation,
 )
+from scripts.mask_measures import random_mask
 from scripts.metrics import classification_metrics
 
 

@@ -11,17 +11,15 @@ from PIL import Image
 from scripts import overlays
 from scripts.explain.maps import upsample
 from scripts.galleries import (
-    HEADING,
     _panel,
     choose_cases,
     explain_case,
     methods_picture,
-    stack,
-    tile_grid,
     write_class_galleries,
     write_map,
 )
 from scripts.localization import make_plan
+from scripts.picture_sheets import HEADING, stack, tile_grid
 from scripts.preprocessing import make_preprocessing
 from tests.test_localization import CLASSES, FAST, make_cases, make_net
 

@@ -26,6 +26,7 @@ LINES = [
         "scripts.caching",
         "scripts.averaging",
         "scripts.checkpoint_files",
+        "scripts.overrides",
     ],
     [
         "scripts.preprocessing",
@@ -35,6 +36,7 @@ LINES = [
         "scripts.checkpoints",
         "scripts.datalists",
         "scripts.runs",
+        "scripts.stages",
     ],
     ["scripts.explain"],
     ["scripts"],  # figures, overlays, report, phantoms, command lines: whatever is not named above

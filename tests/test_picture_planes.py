@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.galleries import Shown, _panel
 from scripts.networks import MultiTaskDynUNet
 from scripts.picture_planes import PicturePlane, check_channel
 
@@ -70,3 +71,16 @@ def test_a_channel_that_is_not_there_is_refused(volume, channel):
 def test_an_array_without_a_channel_axis_is_refused():
     with pytest.raises(ValueError, match=r"channel-first array \(C, X, Y\[, Z\]\), got shape \(4, 4\)"):
         PicturePlane.of(np.ones((4, 4)))
+
+
+@pytest.mark.parametrize(("empty", "words"), [(True, "no evidence"), (False, "no evidence in this slice")])
+def test_a_slice_beside_the_map_is_not_called_an_empty_map(volume, monkeypatch, empty, words):
+    said = []
+    monkeypatch.setattr("scripts.overlays.say_empty", lambda picture, text: said.append(text) or picture)
+    mask = torch.zeros(1, 6, 7, 8, dtype=torch.uint8)
+    mask[0, :2, :2, 4] = 1
+    heat = torch.zeros(1, 6, 7, 8) if empty else torch.from_numpy(plane((2, 1.0)))
+    case = {"image": torch.from_numpy(volume), "label": mask, "has_mask": True, "diagnosis": 1, "name": "a"}
+    shown = Shown(case, np.array([0.4, 0.6]), 0, heat[None], heat, empty, None)
+    _panel(shown, {"0": "none", "1": "tumor"})
+    assert said == [words]

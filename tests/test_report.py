@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,6 +22,7 @@ from scripts.evaluation import write_csv, write_evaluation
 from scripts.evaluation_items import ClassComparison
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.measures import aggregate, case_measures, case_rows, random_baseline, uniform_baseline
+from scripts.result_files import EVALUATION, EXPLANATION, KEY, mark
 from scripts.run_files import Document, format_number
 from scripts.runs import write_json
 
@@ -397,6 +400,91 @@ def test_temperature_at_its_bound_and_images_seen_in_training_are_said(demo, tmp
     assert "stock design: the temperature" not in text
 
 
+def marked(folder: Path, digest: str) -> None:
+    for name, results in (("evaluation", EVALUATION), ("explanations", EXPLANATION)):
+        mark(folder / name, results, digest)
+
+
+def warnings_of(folder: Path, runs: dict[str, str]) -> list[str]:
+    page = report.write_report(folder, runs, out=folder / "x.html").read_text(encoding="utf-8")
+    return [re.sub("<[^>]*>", "", text) for text in re.findall(r'<li class="warning">(.*?)</li>', page)]
+
+
+def test_files_of_different_weights_are_the_first_caveat(tmp_path):
+    folder, alone = make_demo(tmp_path), {"ours": "TumorLens"}
+    unknown = warnings_of(folder, alone)[0]
+    assert unknown.startswith("TumorLens: evaluation/metrics.json, evaluation/cases.json, evaluation/uncertainty.json")
+    assert "explanations/localization.json, explanations/gallery.json do not say which weights they are of" in unknown
+    marked(folder / "ours", "a" * 64)
+    assert not any("weights" in text for text in warnings_of(folder, alone))
+    content = json.loads((folder / "ours/evaluation/robustness.json").read_text(encoding="utf-8"))
+    write_json({**content, KEY: "b" * 64}, folder / "ours" / "evaluation" / "robustness.json")
+    mixed = warnings_of(folder, alone)[0]
+    assert "its files are not all of the same weights" in mixed
+    assert "of bbbbbbbb: evaluation/robustness.json)" in mixed
+    marked_again = {**content, KEY: "a" * 64}
+    write_json(marked_again, folder / "ours" / "evaluation" / "robustness.json")
+    weights = folder / "ours" / "stage3_joint" / "model.pt"
+    weights.write_bytes(b"other weights")
+    now = hashlib.sha256(b"other weights").hexdigest()[:8]
+    assert f"The run's weights are {now} now." in warnings_of(folder, alone)[0]
+
+
+def test_a_head_that_was_not_trained_has_no_figures_on_the_page(tmp_path):
+    folder = make_demo(tmp_path)
+    for stage in ("stage1_segmentation", "stage2_classification", "stage3_joint"):
+        path = folder / "ours" / stage / "config.yaml"
+        path.write_text(path.read_text(encoding="utf-8") + "train_classification: false\n", encoding="utf-8")
+    (folder / "ours" / "explanations" / "gallery.json").unlink()
+    report.write_report(folder, RUNS)
+    page, text = read(folder), " ".join(read(folder).text.split())
+    assert "The head of TumorLens was not trained, so that no map explains its diagnosis; the Grad-CAM" in text
+    assert re.search(r"balanced accuracy n/a against 0\.\d{3}\.", text)
+    sources = [number["data-source"] for number in page.numbers if number["data-source"].startswith("ours/")]
+    assert any("segmentation/dice" in source for source in sources)
+    assert not any(re.search("/classification|detected|tumor_probability", source) for source in sources)
+    named = json.loads((folder / "ours/explanations/localization.json").read_text(encoding="utf-8"))
+    shown = {int(s.split("#/")[1].split("/")[0]) for s in sources if "localization.json" in s}
+    assert {named[i]["method"] for i in shown} == {"uniform", "random"}, "and no map of random weights"
+    assert re.search(r"Balanced accuracy +n/a +0\.", report.comparison_table(folder, RUNS))
+    with pytest.raises(ValueError, match="no comparison picture: no map: its head was not trained"):
+        report.write_comparison_picture(folder, tmp_path / "x.png", RUNS)
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-gpu"]
+# What sticks out to the right of the page and does not scroll in a box of its own.
+WIDER = """() => [...document.querySelectorAll("body *")].filter(e => {
+  const box = e.closest(".wide");
+  if (box && box !== e && getComputedStyle(box).overflowX !== "visible") return false;
+  return e.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
+}).map(e => e.tagName + "." + e.className + ": " + e.textContent.trim().slice(0, 40))"""
+UNLOADED = "() => [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize(("width", "medium"), [(390, "screen"), (1280, "screen"), (680, "print")])
+def test_in_a_browser_nothing_sticks_out_and_every_picture_is_there(demo, width, medium):
+    """A phone, a screen, and A4 less its margins."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    faults: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.set_default_timeout(120_000)
+        page.emulate_media(media=medium)
+        page.goto((demo / "report.html").as_uri())
+        assert page.evaluate(UNLOADED) == []
+        assert page.evaluate("document.images.length") > 20
+        assert page.evaluate(WIDER) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        number = page.locator("[data-source]").first
+        assert number.get_attribute("data-source") in number.get_attribute("title")
+        browser.close()
+    assert faults == []
+
+
 def test_what_was_not_measured_is_said(demo):
     page = report.write_report(demo, {"baseline": "stock"}, out="baseline.html")
     text = " ".join(Page(page.read_text(encoding="utf-8")).text.split())
@@ -516,6 +604,10 @@ def test_printed_table_has_both_columns(demo):
 def test_comparison_picture_is_written(demo, tmp_path):
     path = report.write_comparison_picture(demo, tmp_path / "picture.png", RUNS, cases=2)
     assert path.read_bytes().startswith(b"\x89PNG")
+    report.main([str(demo), "--out", str(tmp_path / "x.html"), "--picture", str(tmp_path / "picture.jpg")])
+    with Image.open(tmp_path / "picture.jpg") as picture:
+        assert picture.format == "JPEG"
+        assert picture.width > 600
 
 
 @pytest.mark.parametrize(
@@ -540,14 +632,15 @@ def test_missing_file_is_named_and_nothing_is_written(demo, name):
     assert not (demo / "broken.html").exists()
 
 
-def test_missing_events_and_missing_run_are_named(demo):
-    events = next((demo / "ours" / "stage3_joint").glob("events*"))
-    hidden = events.rename(demo / "hidden")
-    try:
-        with pytest.raises(FileNotFoundError, match="stage3_joint/events"):
-            report.write_report(demo, RUNS, out="broken.html")
-    finally:
-        hidden.rename(events)
+def test_missing_events_are_said_and_a_missing_run_is_named(demo, tmp_path):
+    for stage, name in (("stage3_joint", "hidden3"), ("stage2_classification", "hidden2")):
+        next((demo / "ours" / stage).glob("events*")).rename(demo / name)
+        try:
+            page = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text(encoding="utf-8"))
+        finally:
+            (demo / name).rename(demo / "ours" / stage / "events.out.tfevents.1")
+        assert f"No training curves of {stage}: no event file lies in it." in page.text
+        assert page.text.count("No training curves") == 1
     with pytest.raises(FileNotFoundError, match="nothing"):
         report.write_report(demo, {"nothing": "none"})
 

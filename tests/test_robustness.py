@@ -137,5 +137,12 @@ def test_file_holds_every_strength_beside_the_clean_images(small_run, tmp_path):
         assert all(level["n"] + level["refused"] == 6 for level in corruption["levels"])
     assert result["clean"]["refused"] == 0
     assert result["clean"]["tumor_energy"]["n"] == result["clean"]["dice"]["n"] > 0
+    network.trained_tasks = ("classification",)
+    half = write_robustness(network, dataset, tmp_path, 6, classes, corruptions=["JPEG"])["clean"]
+    assert (half["dice"]["n"], half["balanced_accuracy"]) == (0, result["clean"]["balanced_accuracy"])
+    network.trained_tasks = ("segmentation",)
+    half = write_robustness(network, dataset, tmp_path, 6, classes, corruptions=["JPEG"])["clean"]
+    assert (half["dice"], half["balanced_accuracy"]) == (result["clean"]["dice"], None)
+    assert half["tumor_energy"]["n"] == 0
     with pytest.raises(ValueError, match="corruptions are of noise"):
         write_robustness(network, dataset, tmp_path, 6, classes, corruptions=["fog"])

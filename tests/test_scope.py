@@ -23,7 +23,7 @@ def test_distance_equals_mahalanobis_and_the_limit_is_of_validation():
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(4, 4))
     training, validation = rng.normal(size=(4000, 4)) @ mix + 5, rng.normal(size=(400, 4)) @ mix + 5
-    found = scope.fit(training, validation)
+    found = scope.fit(training, validation, np.zeros(4))
     difference = validation - training.mean(axis=0)
     by_hand = np.einsum("ni,ij,nj->n", difference, np.linalg.inv(np.cov(training.T)), difference)
     np.testing.assert_allclose(
@@ -37,8 +37,8 @@ def test_distance_equals_mahalanobis_and_the_limit_is_of_validation():
 def test_a_scope_needs_images_and_the_features_that_it_was_fitted_on(tmp_path):
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="20 validation images or more, got 5"):
-        scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(5, 3)))
-    found = scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(20, 3)))
+        scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(5, 3)), np.zeros(3))
+    found = scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(20, 3)), np.zeros(3))
     with pytest.raises(ValueError, match="fitted on 3 features, this network and image give 2"):
         found.score(np.zeros((1, 2)))
     found.save(tmp_path / scope.FILE)
@@ -125,8 +125,7 @@ def test_at_inference_the_median_slice_decides_and_a_scope_of_other_weights_is_n
 
     network = small_network()
     image = torch.randn(24, 1, 32, 32, generator=torch.Generator().manual_seed(2))
-    fitted = scope.fit(*[scope.features(network, image)] * 2)
-    fitted.probe = scope.probe(network)
+    fitted = scope.fit(*[scope.features(network, image)] * 2, scope.probe(network))
     fitted.save(tmp_path / scope.FILE)
     judge = scope.ScopeJudge(tmp_path / "model.pt")
     output = MultiTaskInferer(5, judge)(image.movedim(0, -1)[None], network)
@@ -137,6 +136,19 @@ def test_at_inference_the_median_slice_decides_and_a_scope_of_other_weights_is_n
     with caplog.at_level(logging.WARNING, logger="scripts.scope"):
         assert "scope" not in MultiTaskInferer(5, judge)(image, network)
     assert "fitted with other weights" in caplog.text
+
+
+def test_a_scope_of_an_older_version_is_said_to_be_one(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(20, 3)), np.zeros(3)).save(tmp_path / scope.FILE)
+    with np.load(tmp_path / scope.FILE) as content:
+        np.savez(tmp_path / scope.FILE, **{key: content[key] for key in content if key != "probe"})
+    with pytest.raises(scope.OldScope, match=r"has an older format.*evaluate the run again"):
+        scope.load(tmp_path)
+    assert scope.ScopeJudge(tmp_path / "model.pt").scope is None
+    assert "images are not scored" in caplog.text
+    assert "other weights" not in caplog.text
+    assert not scope.is_current(tmp_path, small_network())
 
 
 def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, tmp_path):

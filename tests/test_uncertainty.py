@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from scripts.inferers import VIEWS
 from scripts.networks import MultiTaskDynUNet
+from scripts.networks.classifiers import ImageClassifier
 from scripts.run_files import Document
 from scripts.uncertainty import Spread, dropout_on, has_dropout, mc_dropout, predict, test_time_augmentation
 from scripts.uncertainty_evaluation import draw, summarize, write_uncertainty
@@ -163,6 +164,31 @@ class Cases(Dataset):
             "pixel_mm": torch.full((2,), nan), "pixel_area": 1.0, "head_share": 0.5, "slice_mm": nan,
             "slice": -1, "volume": "",
         }  # fmt: skip
+
+
+def test_a_network_that_does_not_segment_is_measured_by_its_diagnoses_alone(tmp_path):
+    torch.manual_seed(0)
+    result = write_uncertainty(ImageClassifier("densenet121", 2, 1, 2).eval(), Cases(), tmp_path)
+    (found,) = result["methods"].values()
+    assert found["diagnosis"]["n"] == found["spread"]["probability_std"]["n"] == 4
+    assert (found["mask"]["n"], found["pixels"]["pixel_auroc"]["n"], found["spread"]["mean_std"]["n"]) == (0, 0, 0)
+    assert found["spread"]["probability_std"]["mean"] > 0
+    assert found["spread"]["none"] == 0.0
+    assert "segments nothing" in result["unavailable"]["segmentation"]
+    assert result["pictures"] == []
+    rows = Document(tmp_path, "uncertainty_cases.csv").content
+    assert {row["mask_disagreement"] for row in rows} == {""}
+
+
+def test_a_head_that_was_not_trained_gives_no_figures_of_diagnosis(tmp_path):
+    net = network()
+    net.trained_tasks = ("segmentation",)
+    result = write_uncertainty(net, Cases(), tmp_path)
+    (found,) = result["methods"].values()
+    assert found["diagnosis"]["n"] == found["spread"]["probability_std"]["n"] == 0
+    assert found["spread"]["mean_std"]["n"] == 4
+    assert "head of this network was not trained" in result["unavailable"]["classification"]
+    assert [entry["probability_std"] for entry in result["pictures"]] == [None] * 4
 
 
 @pytest.mark.parametrize("dropout", [None, 0.2])

@@ -1,8 +1,8 @@
 """Why is my heatmap in the background? Every known cause, tested on a given network and batch.
 
 Each cause is a function that returns a `Finding`: verdict, figures, and what to do. They stand in `picture_findings`
-(how the map is shown), `findings` (the data), `network_findings` (the forward pass) and `gradient_findings`; `diagnose`
-runs all that can be run with what is given.
+(how the map is shown), `findings` (the data), `network_findings` (the forward pass), `gradient_findings` and
+`class_findings` (what is explained); `diagnose` runs all that can be run with what is given.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.explain.baselines import check_foreground
+from scripts.explain.class_findings import wrong_class
 from scripts.explain.findings import (
     CANNOT_TELL,
     HOLDS,
@@ -31,7 +32,6 @@ from scripts.explain.gradient_findings import (
     gradient_averaging,
     lost_gradient,
     unsuitable_layer,
-    wrong_class,
 )
 from scripts.explain.layers import LayerError, default_layer
 from scripts.explain.network_findings import normalization_leak, pooling_over_air

@@ -13,16 +13,13 @@ import yaml
 from PIL import Image
 
 from bundle import checks
-from bundle.checks import HEALTHY, PICTURE, VOLUME, Checks, Failure, draw_samples, run
+from bundle.checks import Checks, Failure, run
 from bundle.config_values import set_values
 from bundle.parity import label_input
+from bundle.predictor import Predictor
 from bundle.release import ROOT
+from bundle.samples import HEALTHY, HEALTHY_VOLUME, PICTURE, SAMPLES, VOLUME, draw_samples
 from tests.bundle.made_run import make_pictures, make_run
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run") / "run", make_pictures(tmp_path_factory.mktemp("pictures")))
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +27,21 @@ def samples(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("samples")
     draw_samples(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, samples) -> Path:
+    """Random weights of a seed whose probabilities tell the samples apart, with a threshold between them."""
+    run_dir = tmp_path_factory.mktemp("run") / "run"
+    make_run(run_dir, make_pictures(tmp_path_factory.mktemp("pictures")), seed=17)
+    predictor = Predictor(overlay=run_dir / "network.yaml")
+    found = {name: predictor.predict(samples / name).probability for name in SAMPLES}
+    low = max(p for name, p in found.items() if not SAMPLES[name])
+    high = min(p for name, p in found.items() if SAMPLES[name])
+    assert low < high, "another seed is needed"
+    path = run_dir / "stage3_joint" / "model.pt"
+    torch.save({**torch.load(path, weights_only=True), "threshold": torch.tensor((low + high) / 2)}, path)
+    return run_dir
 
 
 @pytest.fixture
@@ -101,6 +113,30 @@ def test_evidence_without_variation_fails(sound):
         with_weights(sound, head__evidence__conv__weight=torch.zeros_like(weight)).maps()
 
 
+@pytest.mark.parametrize(("threshold", "wrong"), [(0.001, [HEALTHY, HEALTHY_VOLUME]), (0.999, [PICTURE, VOLUME])])
+def test_a_wrong_verdict_on_a_sample_fails(sound, capsys, threshold, wrong):
+    assert not run(with_weights(sound, threshold=torch.tensor(threshold)))
+    word, finding = lines(capsys)["prediction"]
+    assert word == "FAILED"
+    assert finding.startswith("the verdict on 2 of 4 samples is wrong: ")
+    assert [name for name in SAMPLES if f"{name}: tumor" in finding] == sorted(wrong, key=list(SAMPLES).index)
+
+
+def test_a_cancelled_map_fails(samples):
+    checks_of_shipped = Checks(ROOT, samples, layer="encoder_early")
+    checks_of_shipped.all = lambda: [("layer", checks_of_shipped.layer_for_cam)]
+    assert not run(checks_of_shipped)
+    with pytest.raises(ValueError, match="gradients of every channel cancel"):
+        checks_of_shipped.layer_for_cam()
+
+
+def test_an_empty_map_fails(sound):
+    weight = torch.load(sound.root / "models" / "model.pt", weights_only=True)["head.evidence.conv.weight"]
+    sound = with_weights(sound, head__evidence__conv__weight=torch.zeros_like(weight))
+    with pytest.raises(Failure, match=r"Grad-CAM at head\.features of phantom_tumor\.png: nothing speaks"):
+        sound.layer_for_cam()
+
+
 def test_a_prediction_that_does_not_depend_on_the_image_fails(sound):
     weight = torch.load(sound.root / "models" / "model.pt", weights_only=True)["head.evidence.conv.weight"]
     with pytest.raises(Failure, match="do not depend on the image"):
@@ -150,9 +186,3 @@ def test_label_environment_that_fails_is_an_error_with_its_last_words(sound, tmp
     python.chmod(0o755)
     with pytest.raises(RuntimeError, match="broken environment"):
         label_input(python, sound.files, sound.root, sound.samples / PICTURE)
-
-
-def test_samples_are_one_head_with_and_without_a_tumor(samples):
-    sick, healthy = (np.asarray(Image.open(samples / name)).astype(int) for name in (PICTURE, HEALTHY))
-    assert sick.shape == healthy.shape
-    assert 0.002 < (np.abs(sick - healthy) > 20).mean() < 0.2

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
@@ -44,6 +45,21 @@ def files(folder):
         "volume": save(folder / "volume.nii.gz", volume, affine),
         "permuted": save(folder / "permuted.nii.gz", volume, affine, "SRA"),
     }
+
+
+def test_what_was_not_trained_is_flagged(overlay, files, tmp_path):
+    """As `scripts.runs.write_network_overlay` writes it of a run that only segments, or only classifies."""
+    config = yaml.safe_load(overlay.read_text(encoding="utf-8"))
+    found = {}
+    for trained in (["segmentation"], ["classification"], ["classification", "segmentation"]):
+        path = tmp_path / "network.yaml"
+        path.write_text(yaml.safe_dump({**config, "trained_tasks": trained}), encoding="utf-8")
+        flags = Predictor(overlay=path).predict(next(iter(files.values()))).flags
+        found[tuple(trained)] = {flag["code"]: flag["message"] for flag in flags if "untrained" in flag["code"]}
+    assert found["segmentation",].keys() == {"untrained_head"}
+    assert "those of random weights" in found["segmentation",]["untrained_head"]
+    assert found["classification",].keys() == {"untrained_decoder"}
+    assert found["classification", "segmentation"] == {}
 
 
 def same(a, b):
@@ -153,7 +169,9 @@ def test_a_batch_gives_what_single_images_give_and_keeps_errors_in_place(predict
 def test_threads_get_their_own_answers_while_others_explain(predictor, files):
     images = [{"image": files["volume"], "slice": i} for i in range(1, 9)] + [{"image": files["picture"]}]
     expected = [predictor.predict(**image) for image in images]
-    maps = [predictor.explain(**image, method="gradcam", layer="bottleneck").map for image in images]
+    maps = [predictor.explain(**image, method="hirescam", layer="bottleneck").map for image in images]
+    assert all(each.max() == 1 for each in maps)
+    assert len({each[each > 0].tobytes() for each in maps}) == len(maps)
     start = threading.Barrier(4)
 
     def work(offset):
@@ -162,7 +180,7 @@ def test_threads_get_their_own_answers_while_others_explain(predictor, files):
             at = (i + offset) % len(images)
             assert same(predictor.predict(**images[at]), expected[at])
             if offset % 2:
-                found = predictor.explain(**images[at], method="gradcam", layer="bottleneck")
+                found = predictor.explain(**images[at], method="hirescam", layer="bottleneck")
                 assert np.array_equal(found.map, maps[at])
         return offset
 
@@ -180,7 +198,7 @@ def test_the_evidence_explanation_is_the_predictions_evidence(predictor, files, 
 
 def test_a_layer_is_explained_on_the_input_grid(predictor, files):
     found = predictor.explain(files["volume"], "hirescam", layer="encoder_last", target="meningioma", slice=4)
-    assert (found.layer, found.target, found.slices) == ("encoder_last", "class_2", [4])
+    assert (found.layer, found.target, found.slices) == ("encoder_last", "meningioma", [4])
     assert found.map.shape == (40, 46, 9)
     item = PrepareStudyd((32, 32))({"image": str(files["volume"]), "slice": 4})
     study = Study.of(item["image"])
@@ -201,11 +219,32 @@ def test_the_segmentation_is_explained_in_its_own_region(predictor, files):
         assert (found.layer, found.empty, found.map.max()) == ("input", False, 1)
 
 
-def test_an_empty_map_is_dark_and_says_so(predictor, files):
-    found = predictor.explain(files["picture"], "gradcam", layer="head.features", target="no_tumor")
+def test_an_empty_map_is_dark_and_says_so(predictor, files, monkeypatch):
+    monkeypatch.setattr(predictor.network.output_block.conv.conv.bias, "data", torch.tensor([1e6, 0.0]))
+    assert not predictor.predict(files["picture"]).mask.any()
+    found = predictor.explain(files["picture"], "hirescam", target="segmentation")  # of a mask that is empty
     assert found.empty
     assert not found.map.any()
     assert "empty" in found.message
+
+
+@pytest.mark.parametrize("kind", ["picture", "volume"])
+def test_a_cancelled_grad_cam_is_an_error_and_no_empty_map(predictor, files, kind):
+    with pytest.raises(ValueError, match="no Grad-CAM at layer 'encoder_early': the gradients of every channel cancel"):
+        predictor.explain(files[kind], "gradcam", layer="encoder_early")
+    assert not predictor.explain(files[kind], "hirescam", layer="encoder_early").empty
+    assert not any(module._forward_hooks for module in predictor.network.modules())
+
+
+def test_classes_and_their_margins_are_answered_by_name(predictor, files):
+    assert [predictor.explain(files["picture"], "hirescam", target=k).target for k in (1, 2)] == [
+        "glioma",
+        "meningioma",
+    ]
+    against = predictor.explain(files["picture"], target="no_tumor_minus_glioma", method="saliency")
+    assert against.target == "no_tumor_minus_glioma"
+    # The logit of no_tumor is the same for every image, so that the absolute gradient is that of the other class.
+    assert np.allclose(against.map, predictor.explain(files["picture"], "saliency", target="glioma").map, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +255,12 @@ def test_an_empty_map_is_dark_and_says_so(predictor, files):
         ({"method": "gradcan"}, "unknown method"),
         ({"method": "gradcam", "layer": "bottlenek"}, "nearest: 'bottleneck'"),
         ({"target": "segmentation"}, "explains class logits"),
+        ({"layer": "bogus"}, "evidence explains none; leave them out"),
+        ({"method": "saliency", "layer": "bottleneck"}, "saliency explains none"),
+        ({"target": "no_tumor"}, "explain a margin, for example 'no_tumor_minus_glioma'"),
+        ({"target": 0, "method": "gradcam", "layer": "head.features"}, "'no_tumor_minus_glioma'"),
+        ({"target": "glioma_minus_glioma"}, "target is"),
+        ({"slice": 0}, "picture.png is a picture: it has no slice 0"),
     ],
 )
 def test_what_can_not_be_explained_is_refused(predictor, files, arguments, message):
@@ -255,6 +300,14 @@ def test_the_prediction_becomes_json(predictor, files):
 def test_bad_images_are_named(predictor, image, arguments, message):
     with pytest.raises(ValueError, match=message):
         predictor.predict(image, **arguments)
+
+
+@pytest.mark.parametrize("given", [{"slice": 7}, {"slice": 0}, {"plane": "axial"}, {"plane": "foo"}])
+def test_a_picture_has_no_slice_or_plane_to_choose(predictor, files, given):
+    (key,) = given
+    with pytest.raises(ValueError, match=rf"is a picture: it has no {key} .* leave '{key}' out"):
+        predictor.predict(files["picture"], **given)
+    assert same(predictor.predict(files["picture"], plane="auto"), predictor.predict(files["picture"]))
 
 
 def test_weights_and_configs_that_are_absent_are_named(overlay, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,24 @@ from bundle.config_values import set_values
 from bundle.model_card import evaluated, model_card
 from bundle.release import NAME, ROOT, content, find_weights, release, write_zip
 from tests.bundle.made_run import make_pictures, make_run
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_label_releases_anew_where_a_release_is_there(tmp_path):
+    shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
+    (tmp_path / "dist" / NAME).mkdir(parents=True)
+    for name in ("setup.cfg", "constraints.txt", "requirements-label.txt", "bundle/label_environment.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for run_dir, asked in (("", ""), ("runs/mine", ' --run "runs/mine"')):
+        printed = subprocess.run(
+            ["make", "-n", "label", f"RUN={run_dir}", "OUT=elsewhere"], cwd=tmp_path, capture_output=True, text=True,
+            env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
+        ).stdout  # fmt: skip
+        before, _, after = printed.partition("-m bundle.release")
+        assert after.split("\n")[0].rstrip() == asked
+        assert "-m bundle.label" in after
+        assert "-m bundle.label " not in before
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,9 @@ def test_explain_gives_the_predictors_map(client, predictor, files):
     expected = predictor.explain(files["volume"], "hirescam", "bottleneck", slice=3)
     body = answer.json()
     assert (body["method"], body["layer"], body["slices"]) == ("hirescam", "bottleneck", [3])
+    assert body["target"] == "tumor_log_odds"
+    named = post(client, files["picture"].read_bytes(), "/explain", method="saliency", target="glioma")
+    assert named.json()["target"] == "glioma"
     assert np.allclose(decoded(body["map"])[0], expected.map, atol=1e-6)
 
 
@@ -168,6 +171,12 @@ def test_bad_parameters_get_the_reason(client, files):
         ("/explain", {"method": "magic"}, "magic"),
         ("/explain", {"method": "gradcam", "layer": "bottlenek"}, "bottleneck"),
         ("/explain", {"target": "lymphoma"}, "lymphoma"),
+        ("/explain", {"target": "no_tumor"}, "no_tumor_minus_glioma"),
+        ("/explain", {"method": "gradcam", "layer": "encoder_early"}, "gradients of every channel cancel"),
+        ("/explain", {"layer": "bogus"}, "evidence explains none"),
+        ("/explain", {"slice": "0"}, "image is a picture: it has no slice 0"),
+        ("/predict_multitask", {"slice": "7"}, "image is a picture: it has no slice 7"),
+        ("/predict_multitask", {"plane": "axial"}, "image is a picture: it has no plane"),
         ("/predict_multitask", {"slice": "x"}, "slice"),
         ("/predict_multitask", {"slice": "-1"}, "slice"),
         ("/predict_multitask", {"plane": "diagonal"}, "axial"),

@@ -9,6 +9,7 @@ from monai.networks.nets import DenseNet121
 from monai.visualize.class_activation_maps import default_normalizer
 from torch import nn
 
+from scripts.explain.class_findings import wrong_class
 from scripts.explain.diagnosis import CAUSES, diagnose
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
 from scripts.explain.gradient_findings import (
@@ -16,7 +17,6 @@ from scripts.explain.gradient_findings import (
     lost_gradient,
     normalizations,
     unsuitable_layer,
-    wrong_class,
 )
 from scripts.explain.maps import max_scaling
 from scripts.explain.network_findings import first_normalization, normalization_leak, pooling_over_air

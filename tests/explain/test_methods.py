@@ -209,6 +209,8 @@ def test_errors():
         explain(net, x, [])
     with pytest.raises(ValueError, match=r"options for \['occlusion'\]"):
         explain(net, x, "gradcam", options={"occlusion": {}})
+    with pytest.raises(ValueError, match=r"layers 'relu' are given, but saliency, occlusion explains none"):
+        explain(net, x, ["saliency", "occlusion"], "relu")
     with pytest.raises(ValueError, match="expected several layers"):
         explain(net, x, aggregate="mean")
     with pytest.raises(ValueError, match="expected 'mean', 'max' or 'product'"):

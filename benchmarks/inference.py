@@ -1,0 +1,177 @@
+"""What a whole study costs beside the network: file to mask, evidence and overlay on disk, as multiples of its passes.
+
+    python -m benchmarks.inference [--slices 20] [--rounds 5] [--threads 1] [--clock cpu] [--out FILE] [--check]
+
+A phantom volume of 256 x 256 pixels a slice is predicted as ``python -m scripts.predict`` does it: read, cut, prepared,
+inferred, brought back to the file's grid, and mask, evidence, overlay and result are written. It is compared with the
+forward passes of the same network over the same prepared slices in the same batches. Two networks: the standard size of
+``configs/train.yaml`` (256 x 256, random weights whose mask is small, as a tumor's is) and the shipped one.
+
+In every round each job runs once, one after another; a figure is the median over the rounds of a job's time divided by
+that of the network in the same round. The first round is thrown away. CPU time counts all threads: what runs beside the
+network is not hidden behind it, as it is on the wall clock of a machine with idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from benchmarks.rows import Row, table
+from scripts import cli, phantoms
+from scripts.inference import ROOT, Inference, slices_first
+from scripts.predict import BatchPrediction, study_overlay
+from scripts.runs import write_json
+
+logger = logging.getLogger(__name__)
+
+CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
+TARGET = 1.10
+STANDARD, SHIPPED = "standard", "shipped"
+# Of the standard network's random weights: logit of the background above what they give, so that little is tumor.
+BACKGROUND = 3.0
+Job = Callable[[], Any]
+
+
+def write_study(path: Path, side: int, slices: int) -> Path:
+    """A phantom volume with a tumor."""
+    volume = phantoms.phantom_volume([0, 1], True, (side, side), slices)
+    affine = np.diag([-volume.spacing_mm[0], -volume.spacing_mm[1], volume.spacing_mm[2], 1.0])
+    nib.save(nib.Nifti1Image(volume.image, affine), path)
+    return path
+
+
+def standard_overlay(folder: Path, side: int, **changes: Any) -> Path:
+    """Overlay of ``inference.yaml`` with the network of ``train.yaml`` and random weights, written into a folder."""
+    train = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    values: dict[str, Any] = {
+        "spatial_size": [side, side],
+        "num_classes": 2,
+        "classes": {"0": "no_tumor", "1": "tumor"},
+        "network_def": {**train["network_def"], **changes},
+        "weights": str(folder / "model.pt"),
+    }
+    torch.manual_seed(0)
+    network = ConfigParser(dict(values)).get_parsed_content("network_def")
+    with torch.no_grad():
+        network.output_block.conv.conv.bias[0] += BACKGROUND
+    torch.save(network.state_dict(), folder / "model.pt")
+    path = folder / "network.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def jobs_of(inference: Inference, study: Path, out: Path) -> dict[str, Job]:
+    """The network's passes, the whole study, and its parts."""
+    item = inference.prepare({"image": str(study)})
+    stack = slices_first(item["image"]).contiguous().to(inference.device)
+    output = {key: value.cpu() for key, value in inference.infer(item).items()}
+    batches = stack.split(inference.inferer.batch_size)
+    whole = BatchPrediction(inference, out, {})
+    numbers = iter(range(1 << 30))
+
+    def passes() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                inference.network.multitask(batch)
+
+    def predict() -> None:
+        (row,) = whole.run([study], [f"study{next(numbers)}"])
+        if row["error"]:
+            raise ValueError(row["error"])
+
+    return {
+        "network": passes,
+        "whole study": predict,
+        "reading and preparing": lambda: inference.prepare({"image": str(study)}),
+        "inference with evidence": lambda: inference.infer(item),
+        "back to the file's grid": lambda: inference.finish(item, output),
+        "overlay": lambda: study_overlay(item, output),
+    }
+
+
+def measure(jobs: Mapping[str, Job], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of each job in each round; one round before that is thrown away."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(rounds + 1):
+        for name, job in jobs.items():
+            start = clock()
+            job()
+            if number:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def rows_of(label: str, seconds: Mapping[str, Sequence[float]], slices: int) -> list[Row]:
+    """Medians of the ratios to the network."""
+    network = seconds["network"]
+    rows = [
+        Row(
+            f"{label}: {name} / network",
+            statistics.median(a / b for a, b in zip(found, network, strict=True)),
+            target=TARGET if name == "whole study" else None,
+        )
+        for name, found in seconds.items()
+        if name != "network"
+    ]
+    return [*rows, Row(f"{label}: network", 1000 * statistics.median(network) / slices, "ms/slice")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 1 with ``--check`` when the target is missed, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=256, help="pixels of a slice, and of the standard network's input")
+    parser.add_argument("--slices", type=int, default=20, help="of the study")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch; 0 leaves them as they are")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu", help="wall: on a machine that is quiet")
+    parser.add_argument("--small", action="store_true", help="a narrow standard network alone: for tests")
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when the target is missed")
+    options = parser.parse_args(arguments)
+    cli.start_logging()
+    if options.rounds < 1 or options.slices < 1:
+        raise ValueError(f"--rounds and --slices: expected 1 or more, got {options.rounds} and {options.slices}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+    machine += f"{torch.get_num_threads()} thread(s), {options.clock} time"
+    logger.info("%d slices of %d px, %d rounds, %s", options.slices, options.side, options.rounds, machine)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        study = write_study(folder / "study.nii.gz", options.side, options.slices)
+        narrow = {"filters": [4, 8, 8, 8], "evidence_channels": 8} if options.small else {}
+        overlays: dict[str, Path | None] = {STANDARD: standard_overlay(folder, options.side, **narrow)}
+        if not options.small:
+            overlays[SHIPPED] = None
+        for label, overlay in overlays.items():
+            inference = Inference(overlay=overlay, device="cpu")
+            seconds = measure(jobs_of(inference, study, folder / label), options.rounds, CLOCKS[options.clock])
+            rows += rows_of(label, seconds, options.slices)
+    print(table(rows))
+    if options.out:
+        content = {"machine": machine, "options": vars(options), "rows": [{**asdict(r), "met": r.met} for r in rows]}
+        write_json(json.loads(json.dumps(content)), options.out)
+    return int(options.check and not all(row.met for row in rows))
+
+
+if __name__ == "__main__":
+    with cli.one_sentence_errors():
+        raise SystemExit(main())
