@@ -85,7 +85,6 @@ def demo(
         the table to print.
     """
     start = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     found = []
     if data is None:
         folder = ROOT / "data" / "phantoms"
@@ -93,9 +92,11 @@ def demo(
     else:
         folder = data
         datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
+        out.mkdir(parents=True, exist_ok=True)
         datalists.write_report(images, out / "datalist.report.json")
         counts = ", ".join(f"{images.figures[key]} {text}" for key, text in COUNTS.items())
         found = [f"images: {counts}; reasons and notes in {out / 'datalist.report.json'}"]
+    out.mkdir(parents=True, exist_ok=True)
     datalists.assert_no_overlap(datalist)
     datalist_file = out / "datalist.json"
     datalists.write(datalist, datalist_file)

@@ -69,8 +69,9 @@ def read_picture(path: str | os.PathLike[str], brightest: bool = False) -> np.nd
     """
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise ValueError(f"it holds {image.n_frames} frames, expected one picture; save the frames one by one")
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise ValueError(f"it holds {frames} frames, expected one picture; save the frames one by one")
             image.load()
             pixels = _gray(image, brightest)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
