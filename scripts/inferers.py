@@ -9,8 +9,12 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-# What else is told of (N, C, *size) by a network: name to (N, ...).
-Judge = Callable[[Tensor, Any], dict[str, Tensor]]
+from scripts.networks import MultiTaskDynUNet
+
+# What `MultiTaskDynUNet.encode` returns.
+Encoded = tuple[list[Tensor], list[Tensor]]
+# What else is told of (N, C, *size) by a network, which has encoded it already or not: name to (N, ...).
+Judge = Callable[[Tensor, Any, Encoded | None], dict[str, Tensor]]
 
 
 def spatial_dims(network: Any) -> int:
@@ -60,16 +64,19 @@ class MultiTaskInferer(Inferer):
         units, (batch, stack) = _units(inputs, network)
         parts = []
         for part in units.split(self.batch_size):
-            judged = {} if self.judge is None else self.judge(part, network)
-            parts.append({**self.infer(part, network), **judged})
+            if self.judge is None:
+                parts.append(self.infer(part, network))
+                continue
+            encoded = network.encode(part) if isinstance(network, MultiTaskDynUNet) else None  # once for both
+            parts.append({**self.infer(part, network, encoded), **self.judge(part, network, encoded)})
         result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
         result["threshold"] = network.threshold.float().expand(batch, 1)
         result["temperature"] = network.temperature.float().expand(batch, 1)
         return result
 
-    def infer(self, units: Tensor, network: Any) -> dict[str, Tensor]:
+    def infer(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
         """One pass over (N, C, *size); "seg" (N, 2, *size), "probability" (N, K), "evidence" (N, 1, *grid)."""
-        output = network.multitask(units)
+        output = network.multitask(units) if encoded is None else network.outputs(*encoded)
         logits = output["cls"].float()
         result = {
             "seg": torch.softmax(output["seg"].float(), dim=1),

@@ -29,6 +29,7 @@ from scripts.run_files import METHODS, Document, Run, data_summary, format_numbe
 __all__ = ["comparison_table", "data_summary", "format_number", "write_comparison_picture", "write_report"]
 
 RUNS = {"ours": "TumorLens", "baseline": "stock design"}
+WEB_WIDTH = 936  # pixels of a JPG
 TEMPLATES = Path(__file__).parent / "templates"
 CONFIG_KEYS = (
     "spatial_size",
@@ -99,7 +100,7 @@ def write_comparison_picture(
 
     Args:
         demo_dir, runs, part: see `write_report`.
-        path: JPG or PNG to write, by its suffix.
+        path: JPG, at most `WEB_WIDTH` wide, or PNG to write, by its suffix.
         cases: at most so many.
 
     Raises:
@@ -127,8 +128,9 @@ def write_comparison_picture(
     columns = ["image", *(f"{run.title}:\n{run.map_title}" for run in reversed(loaded))]
     picture = figures.comparison_picture(columns, rows)
     if Path(path).suffix.lower() in (".jpg", ".jpeg"):
-        buffer = io.BytesIO()
-        Image.open(io.BytesIO(picture)).convert("RGB").save(buffer, format="JPEG", quality=88)
+        buffer, image = io.BytesIO(), Image.open(io.BytesIO(picture)).convert("RGB")
+        image.thumbnail((WEB_WIDTH, image.height), Image.Resampling.LANCZOS)
+        image.save(buffer, format="JPEG", quality=88)
         picture = buffer.getvalue()
     _write(Path(path), picture)
     return Path(path)

@@ -87,17 +87,25 @@ class Scope:
 
 
 @torch.no_grad()
-def features(network: Any, image: Tensor, foreground: Tensor | None = None) -> NDArray[np.float64]:
+def features(
+    network: Any,
+    image: Tensor,
+    foreground: Tensor | None = None,
+    encoded: tuple[list[Tensor], list[Tensor]] | None = None,
+) -> NDArray[np.float64]:
     """Features (B, F) of images (B, C, H, W[, D]) from the bundle's pipeline.
 
     Args:
         network: a `MultiTaskDynUNet` in evaluation mode; one without masked levels gives the gray values' alone.
         image: air exactly 0.
         foreground: (B, 1, H, W[, D]); None: where the image is not 0.
+        encoded: of `network.encode`, where it ran already.
     """
     mask = (image != 0).any(dim=1, keepdim=True) if foreground is None else foreground != 0
     gray = np.array([_gray(x.cpu().numpy(), m[0].cpu().numpy()) for x, m in zip(image, mask, strict=True)])
-    levels, masks = network.encode(image, foreground) if hasattr(network, "encode") else ([], [])
+    if encoded is None and hasattr(network, "encode"):
+        encoded = network.encode(image, foreground)
+    levels, masks = encoded or ([], [])
     if not masks:
         return gray
     layer, inside = levels[LEVEL].flatten(2).double(), masks[LEVEL].flatten(2).double()
@@ -193,9 +201,15 @@ def is_current(stage_dir: str | Path, network: Any) -> bool:
         return False
 
 
-def score(scope: Scope, network: Any, image: Tensor, foreground: Tensor | None = None) -> NDArray[np.float64]:
+def score(
+    scope: Scope,
+    network: Any,
+    image: Tensor,
+    foreground: Tensor | None = None,
+    encoded: tuple[list[Tensor], list[Tensor]] | None = None,
+) -> NDArray[np.float64]:
     """How unlike the training images (B, C, H, W[, D]) are, (B,): at most 1 for 95 % of validation, larger outside."""
-    return scope.score(features(network, image, foreground))
+    return scope.score(features(network, image, foreground, encoded))
 
 
 class ScopeJudge:
@@ -216,15 +230,17 @@ class ScopeJudge:
         except OldScope as error:
             logger.warning("images are not scored: %s", error)
 
-    def __call__(self, units: Tensor, network: Any) -> dict[str, Tensor]:
-        """{"scope": (N,)} of slices (N, C, *size), float32."""
+    def __call__(
+        self, units: Tensor, network: Any, encoded: tuple[list[Tensor], list[Tensor]] | None = None
+    ) -> dict[str, Tensor]:
+        """{"scope": (N,)} of slices (N, C, *size), which the network has encoded already or not, float32."""
         if self.scope is None:
             return {}
         if not self.scope.fits(network):
             logger.warning("%s was fitted with other weights: images are not scored", FILE)
             self.scope = None
             return {}
-        return {"scope": torch.from_numpy(score(self.scope, network, units)).float().to(units.device)}
+        return {"scope": torch.from_numpy(score(self.scope, network, units, None, encoded)).float().to(units.device)}
 
 
 def in_words(stack: Tensor, output: Mapping[str, Tensor], study: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:

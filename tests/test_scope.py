@@ -131,6 +131,12 @@ def test_at_inference_the_median_slice_decides_and_a_scope_of_other_weights_is_n
     output = MultiTaskInferer(5, judge)(image.movedim(0, -1)[None], network)
     assert output["scope"].shape == (1, 24)
     np.testing.assert_allclose(output["scope"][0], fitted.score(scope.features(network, image)), rtol=1e-4)
+    whole = []
+    encode = network.encode
+    network.encode = lambda x, foreground=None: whole.append(len(x)) or encode(x, foreground)
+    MultiTaskInferer(12, judge)(image.movedim(0, -1)[None], network)
+    assert [count for count in whole if count > 1] == [12, 12]  # prediction and scope share one pass
+    del network.encode
     assert "scope" not in MultiTaskInferer(5, scope.ScopeJudge(tmp_path / "elsewhere" / "model.pt"))(image, network)
     train_further(network)
     with caplog.at_level(logging.WARNING, logger="scripts.scope"):

@@ -223,6 +223,16 @@ class MultiTaskDynUNet(DynUNet):
             classification: run the head; keys "cls", (B, K) logits, and "evidence", (B, K, h, w[, d]), if it has one.
         """
         features, masks = self.encode(x, foreground)
+        return self.outputs(features, masks, segmentation, classification)
+
+    def outputs(
+        self,
+        features: list[torch.Tensor],
+        masks: list[torch.Tensor],
+        segmentation: bool = True,
+        classification: bool = True,
+    ) -> dict[str, torch.Tensor]:
+        """What `multitask` returns, from what `encode` returned."""
         result: dict[str, torch.Tensor] = {}
         if segmentation:
             result["seg"] = self.decode(features, masks)
