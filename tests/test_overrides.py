@@ -81,7 +81,7 @@ def test_a_bundle_command_is_read_as_fire_reads_it(tmp_path):
     ("program", "arguments"),
     [
         (PROGRAM, ("ckpt_export", "network_def", "--config_file", "a.yaml")),
-        ("/work/bundle/release.py", ("run", "--config_file", "a.yaml")),
+        ("/home/me/bundle/release.py", ("run", "--config_file", "a.yaml")),
         ("-c", ()),
     ],
 )
