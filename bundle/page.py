@@ -42,7 +42,7 @@ def load(weights: str | None, overlay: str | None) -> Predictor:
     return Predictor(weights=weights, overlay=overlay)
 
 
-@st.cache_resource
+@st.cache_resource(show_spinner="Drawing the samples ...")
 def samples() -> dict[str, bytes]:
     """Phantoms drawn by a program, by name."""
     with tempfile.TemporaryDirectory() as folder:
