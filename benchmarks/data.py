@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +44,7 @@ from monai.transforms import (
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.timing import machine
 from scripts import cli
 from scripts.caching import CachedDataset
 from scripts.preprocessing import Pipeline, make_augmentation, make_preprocessing, make_training_pipeline
@@ -292,8 +292,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     allocator = "as the Makefile sets it" if "MALLOC_MMAP_THRESHOLD_" in os.environ else "as the system has it"
     print(f"{len(items)} images of {SIZE}x{SIZE}, {arguments.rounds} rounds, one thread, memory allocator {allocator}")
     if arguments.out:
-        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-        write_json({"rows": rows, "images": len(items), "rounds": arguments.rounds, "machine": machine}, arguments.out)
+        write_json(
+            {"rows": rows, "images": len(items), "rounds": arguments.rounds, "machine": machine()}, arguments.out
+        )
 
 
 if __name__ == "__main__":

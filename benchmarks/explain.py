@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -28,6 +26,7 @@ import monai.visualize
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import CLOCKS, machine, timed
 from scripts import cli
 from scripts.explain.cam import cam_pass
 from scripts.explain.evidence import evidence_map, evidence_pass
@@ -46,7 +45,6 @@ SCORECAM_LAYER = "head.features"
 TOLERANCE = 1e-5
 FOREIGN_CLASS = "pytorch-grad-cam, class map"
 FOREIGN_DECODER = "pytorch-grad-cam, four decoder maps, one call each"
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass
@@ -224,7 +222,7 @@ def measure(
         f"Score-CAM, {channels} channels, {scorecam_batch} at a time": (lambda: scores(scorecam_batch), None),
         f"Score-CAM, {channels} channels, one at a time": (lambda: scores(1), None),
     }
-    seconds = _time({name: job for name, (job, _) in jobs.items()}, repeats, clock)
+    seconds = timed({name: job for name, (job, _) in jobs.items()}, repeats, clock)
     forward = seconds["prediction (segmentation, classes, evidence)"]
     rows = []
     for name, (_, target) in jobs.items():
@@ -243,18 +241,6 @@ def measure(
             kind = "class" if row.name == FOREIGN_CLASS else "decoder"
             row.difference = _difference(ours[kind], found[f"foreign_{kind}"], size)
     return rows
-
-
-def _time(jobs: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each job in each round; one round before that is thrown away. The slow ones run once a round too."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for round_ in range(repeats + 1):
-        for name, job in jobs.items():
-            start = clock()
-            job()
-            if round_:
-                seconds[name].append(clock() - start)
-    return seconds
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -286,15 +272,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError(f"--repeats: expected 1 or more, got {options.repeats}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
-    )
-    logger.info("%d px, %d rounds, %s, %s time", options.size, options.repeats, machine, options.clock)
+    logger.info("%d px, %d rounds, %s, %s time", options.size, options.repeats, machine(), options.clock)
     rows = measure(make_network(), make_image(options.size), options.repeats, clock=CLOCKS[options.clock])
     print(table(rows))
     if options.out:
         write_json(
-            {"machine": machine, "clock": options.clock, "size": options.size, "rows": [asdict(row) for row in rows]},
+            {"machine": machine(), "clock": options.clock, "size": options.size, "rows": [asdict(row) for row in rows]},
             options.out,
         )
     return int(options.check and not all(row.met for row in rows))

@@ -17,11 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +31,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from benchmarks.rows import Row, table
+from benchmarks.timing import CLOCKS, machine, timed
 from scripts import cli, phantoms
 from scripts.inference import ROOT, Inference, slices_first
 from scripts.predict import BatchPrediction, study_overlay
@@ -41,7 +39,6 @@ from scripts.runs import write_json
 
 logger = logging.getLogger(__name__)
 
-CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 TARGET = 1.10
 STANDARD, SHIPPED = "standard", "shipped"
 # Of the standard network's random weights: logit of the background above what they give, so that little is tumor.
@@ -106,18 +103,6 @@ def jobs_of(inference: Inference, study: Path, out: Path) -> dict[str, Job]:
     }
 
 
-def measure(jobs: Mapping[str, Job], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each job in each round; one round before that is thrown away."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for number in range(rounds + 1):
-        for name, job in jobs.items():
-            start = clock()
-            job()
-            if number:
-                seconds[name].append(clock() - start)
-    return seconds
-
-
 def rows_of(label: str, seconds: Mapping[str, Sequence[float]], slices: int) -> list[Row]:
     """Medians of the ratios to the network."""
     network = seconds["network"]
@@ -150,9 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError(f"--rounds and --slices: expected 1 or more, got {options.rounds} and {options.slices}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-    machine += f"{torch.get_num_threads()} thread(s), {options.clock} time"
-    logger.info("%d slices of %d px, %d rounds, %s", options.slices, options.side, options.rounds, machine)
+    about = f"{machine()}, {options.clock} time"
+    logger.info("%d slices of %d px, %d rounds, %s", options.slices, options.side, options.rounds, about)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,11 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overlays[SHIPPED] = None
         for label, overlay in overlays.items():
             inference = Inference(overlay=overlay, device="cpu")
-            seconds = measure(jobs_of(inference, study, folder / label), options.rounds, CLOCKS[options.clock])
+            seconds = timed(jobs_of(inference, study, folder / label), options.rounds, CLOCKS[options.clock])
             rows += rows_of(label, seconds, options.slices)
     print(table(rows))
     if options.out:
-        content = {"machine": machine, "options": vars(options), "rows": [{**asdict(r), "met": r.met} for r in rows]}
+        content = {"machine": about, "options": vars(options), "rows": [{**asdict(r), "met": r.met} for r in rows]}
         write_json(json.loads(json.dumps(content)), options.out)
     return int(options.check and not all(row.met for row in rows))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import Row
+from benchmarks.timing import CLOCKS, timed
 from scripts import runs
 from scripts.networks import normalization
 from scripts.networks.normalization import ForegroundInstanceNorm
@@ -102,14 +102,13 @@ def layer_rows(size: int, rounds: int, channels: int = 32) -> list[Row]:
             "in plain operations": lambda: ours(True),
             "torch": partial(torch.nn.functional.instance_norm, x, weight=weight, bias=bias),
         }
-        taken: dict[str, list[float]] = {name: [] for name in jobs}
-        for _ in range(rounds + 1):
-            for name, job in jobs.items():
-                start = time.process_time()
-                torch.nn.functional.leaky_relu(job(), 0.01, inplace=True).backward(upstream)
-                taken[name].append(time.process_time() - start)
+
+        def both_ways(job: Callable[[], Tensor], upstream: Tensor = upstream) -> None:
+            torch.nn.functional.leaky_relu(job(), 0.01, inplace=True).backward(upstream)
+
+        taken = timed({name: partial(both_ways, job) for name, job in jobs.items()}, rounds, CLOCKS["cpu"])
         for name in ("in blocks", "in plain operations"):
-            ratios = [a / b for a, b in zip(taken[name][1:], taken["torch"][1:], strict=True)]
+            ratios = [a / b for a, b in zip(taken[name], taken["torch"], strict=True)]
             kind = str(dtype).removeprefix("torch.")
             result.append(Row(f"normalization layer {name} / torch's, {kind}", statistics.median(ratios)))
     return result

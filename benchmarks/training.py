@@ -18,7 +18,6 @@ import json
 import logging
 import multiprocessing
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -40,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.data import draw
 from benchmarks.normalization import digits, layer_rows
 from benchmarks.rows import Row, table
+from benchmarks.timing import machine
 from scripts import cli, runs
 from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
 from scripts.losses import MultiTaskLoss
@@ -374,11 +374,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += operations(setting)
         rows += layer_rows(options.size, options.rounds, 4 if options.small else 32)
         rows += digits(batch_of(setting.config("stage3_joint"), 2)[0], options.run)
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
     print(table(rows))
-    print(f"{options.size} px, batches of {options.batch}, {options.rounds} rounds, CPU time; {machine}")
+    print(f"{options.size} px, batches of {options.batch}, {options.rounds} rounds, CPU time; {machine()}")
     if options.out:
-        write_json({"machine": machine, "size": options.size, "batch": options.batch, "rounds": options.rounds,
+        write_json({"machine": machine(), "size": options.size, "batch": options.batch, "rounds": options.rounds,
                     "rows": [{**asdict(row), "met": row.met} for row in rows]}, options.out)  # fmt: skip
     return int(options.check and not all(row.met for row in rows))
 
