@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -22,6 +21,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from bundle.predictions import Explanation, Prediction, Uncertainty
 from scripts.explain import methods
 from scripts.explain.maps import is_empty, upsample
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
@@ -32,105 +32,6 @@ from scripts.studies import Study, to_unit
 __all__ = ["Explanation", "Prediction", "Predictor", "Uncertainty"]
 
 Image = str | Path | Sequence[str | Path] | np.ndarray
-
-
-@dataclass
-class Uncertainty:
-    """How far predictions of the same image in other views (mirrored, shifted, other contrast) lie apart.
-
-    Attributes:
-        probability_std: standard deviation of the tumor probability.
-        map: standard deviation of each voxel's tumor probability, float32 on the input grid.
-        views: how many predictions were compared.
-    """
-
-    probability_std: float
-    map: np.ndarray
-    views: int
-
-
-@dataclass
-class Prediction:
-    """What one forward pass says about an image.
-
-    Grids: of a picture (rows, columns), as ``np.asarray(PIL.Image)``; of a volume (X, Y, Z) in the file's own order.
-
-    Attributes:
-        source: the file, or "the array".
-        probability: of any tumor, 0 to 1, calibrated.
-        probabilities: of each class by name, sum 1.
-        slice_probabilities: of any tumor, one a slice of ``plane`` (None: slice not read); None for a picture.
-        plane: in which a volume was cut, or None.
-        verdict: whether the probability reaches the threshold.
-        threshold: chosen in training, kept in the weights.
-        predicted_class: name of class 0 if the verdict is no tumor, else of the most probable tumor class.
-        mask: uint8 on the input grid, 0 background.
-        evidence: float32 on the input grid in [0, 1], the same scale for all images, see
-            `scripts.postprocessing.evidence_scale`; None for a network without an evidence head.
-        affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
-        flags: {"code", "message"[, "slices"]}, what speaks against trusting the result.
-        scores: further numbers that judge the input, by name.
-        uncertainty: where it was asked for.
-    """
-
-    source: str
-    probability: float
-    probabilities: dict[str, float]
-    slice_probabilities: list[float | None] | None
-    plane: str | None
-    verdict: bool
-    threshold: float
-    predicted_class: str
-    mask: np.ndarray
-    evidence: np.ndarray | None
-    affine: np.ndarray
-    flags: list[dict[str, Any]] = field(default_factory=list)
-    scores: dict[str, float] = field(default_factory=dict)
-    uncertainty: Uncertainty | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the arrays, as values that `json.dumps` takes; sizes and maxima in place of the arrays."""
-        return {
-            "source": self.source,
-            "tumor_detected": self.verdict,
-            "tumor_probability": self.probability,
-            "threshold": self.threshold,
-            "predicted_class": self.predicted_class,
-            "class_probabilities": self.probabilities,
-            "slice_probabilities": self.slice_probabilities,
-            "plane": self.plane,
-            "shape": list(self.mask.shape),
-            "affine": self.affine.tolist(),
-            "tumor_voxels": int((self.mask > 0).sum()),
-            "evidence_maximum": None if self.evidence is None else float(self.evidence.max()),
-            "probability_std": None if self.uncertainty is None else self.uncertainty.probability_std,
-            "scores": self.scores,
-            "flags": self.flags,
-        }
-
-
-@dataclass
-class Explanation:
-    """A heatmap of an image.
-
-    Attributes:
-        map: float32 in [0, 1] on the input grid, 1 = strongest. Of the method "evidence" on its absolute scale, as in
-            `Prediction`; of the others divided by the largest value in the image, or in the volume.
-        method, layer, target: what was explained, where and by which method; classes by name.
-        empty: nothing speaks for the target: the map is 0 everywhere. A map that cannot be made is an error instead.
-        message: one sentence on the map, to be shown with it.
-        slices: of a volume, those that were explained; None for a picture.
-        affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
-    """
-
-    map: np.ndarray
-    method: str
-    layer: str
-    target: str
-    empty: bool
-    message: str
-    slices: list[int] | None = None
-    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
 
 
 class Predictor:
