@@ -24,8 +24,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 import yaml
 from monai.bundle import ConfigParser
@@ -44,14 +42,6 @@ STANDARD, SHIPPED = "standard", "shipped"
 # Of the standard network's random weights: logit of the background above what they give, so that little is tumor.
 BACKGROUND = 3.0
 Job = Callable[[], Any]
-
-
-def write_study(path: Path, side: int, slices: int) -> Path:
-    """A phantom volume with a tumor."""
-    volume = phantoms.phantom_volume([0, 1], True, (side, side), slices)
-    affine = np.diag([-volume.spacing_mm[0], -volume.spacing_mm[1], volume.spacing_mm[2], 1.0])
-    nib.save(nib.Nifti1Image(volume.image, affine), path)
-    return path
 
 
 def standard_overlay(folder: Path, side: int, **changes: Any) -> Path:
@@ -140,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        study = write_study(folder / "study.nii.gz", options.side, options.slices)
+        study = folder / "study.nii.gz"
+        phantoms.phantom_volume([0, 1], True, (options.side, options.side), options.slices).save(study)
         narrow = {"filters": [4, 8, 8, 8], "evidence_channels": 8} if options.small else {}
         overlays: dict[str, Path | None] = {STANDARD: standard_overlay(folder, options.side, **narrow)}
         if not options.small:

@@ -36,9 +36,7 @@ def draw_samples(folder: Path) -> None:
             image, _ = phantoms.phantom_slice(_PICTURE_STREAM, tumor)
             Image.fromarray(np.rint(image.T * 255).astype(np.uint8)).save(folder / name)
         else:
-            volume = phantoms.phantom_volume(_VOLUME_STREAM, tumor, _MATRIX, _SLICES)
-            affine = np.diag([-volume.spacing_mm[0], -volume.spacing_mm[1], volume.spacing_mm[2], 1.0])
-            nib.save(nib.Nifti1Image(volume.image, affine), folder / name)
+            phantoms.phantom_volume(_VOLUME_STREAM, tumor, _MATRIX, _SLICES).save(folder / name)
 
 
 def draw_studies(folder: Path, seed: int = 0) -> None:

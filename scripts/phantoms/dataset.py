@@ -54,6 +54,12 @@ class Volume:
     label: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
 
+    def save(self, path: Path) -> None:
+        """Write the image as NIfTI, its axes straight."""
+        # nibabel's world is RAS: the two first LPS axes run against it.
+        affine = np.diag([-self.spacing_mm[0], -self.spacing_mm[1], self.spacing_mm[2], 1.0])
+        nib.save(nib.Nifti1Image(self.image, affine), path)
+
 
 def acquire(signal: Array, grid_mm: tuple[Array, Array, Array], rng: np.random.Generator) -> Array:
     """Make a scan of a noise-free picture: coil shading, blur, a faint ghost, Rician noise (so air is not 0).
