@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scripts.datalists import SPLITS, Datalist, Item, paths
-from scripts.datalists.linking import file_order, linked
-from scripts.datalists.similarity import fingerprint
+from scripts.datalists.linking import file_order, hashes_of, linked
 from scripts.preprocessing import check_network_input, make_preprocessing
 from transforms.foreground import air_level, doubts, foreground_mask
 from transforms.intensity import scale_robust
@@ -145,8 +143,7 @@ class Verifier:
         result.measures |= {"has_label": "label" in item, "given_mask": "foreground" in item}
         image = loaded["image"].as_tensor()
         pixels = image[0].numpy()
-        result.content = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
-        result.hash = fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T)))
+        result.hash, result.content = hashes_of(pixels)
         self._file(result, pixels)
         scaled = scale_robust(image)[0].numpy()
         mask = self._foreground(result, loaded, image)

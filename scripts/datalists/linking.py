@@ -31,6 +31,11 @@ def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.bool_], 
     root = Path(dataset_dir)
     named = about["image"] if isinstance(about["image"], list) else [about["image"]]
     pixels = LoadCased()({**about, "image": [str(root / path) for path in named[:1]]})["image"][0].numpy()
+    return hashes_of(pixels)
+
+
+def hashes_of(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], str]:
+    """Perceptual hashes (bool (5, 256)) and content hash of loaded gray values (X, Y)."""
     content = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
     return fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T, dtype=np.float32))), content
 

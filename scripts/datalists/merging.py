@@ -24,6 +24,7 @@ from scripts.datalists.schema import (
     shared_numbers,
     split_units,
     validate,
+    warn_shared,
 )
 from scripts.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
 
@@ -132,13 +133,8 @@ def _note_shared_numbers(items: Sequence[Item], joined: bool, report: Report) ->
     what = "one person, as --same-patients says" if joined else "different people"
     for number, sources in shared.items():
         report.note(f"patient {number}", f"stands in the sources {', '.join(sources)}; taken for {what}")
-    if shared and not joined:
-        number, sources = next(iter(shared.items()))
-        logger.warning(
-            "%d patient numbers stand in several sources (first: %r in %s) and are taken for different people; "
-            "pass --same-patients if they are one",
-            len(shared), number, " and ".join(sources),
-        )  # fmt: skip
+    if not joined:
+        warn_shared(shared, "pass --same-patients if they are one")
     return len(shared)
 
 

@@ -20,7 +20,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,16 @@ def shared_numbers(items: Sequence[Item]) -> dict[str, list[str]]:
         if "patient" in item:
             sources.setdefault(str(item["patient"]), set()).add(str(item.get("source") or "(no source)"))
     return {number: sorted(own) for number, own in sorted(sources.items()) if len(own) > 1}
+
+
+def warn_shared(shared: Mapping[str, Sequence[str]], advice: str) -> None:
+    """Log that the numbers of `shared_numbers`, if there are any, are taken for different people, and what to do."""
+    if shared:
+        number, sources = next(iter(shared.items()))
+        logger.warning(
+            "%d patient numbers stand in several sources (first: %r in %s) and are taken for different people; %s",
+            len(shared), number, " and ".join(sources), advice,
+        )  # fmt: skip
 
 
 def unit(item: Item) -> str:
@@ -213,13 +223,7 @@ def merge(datalists: Sequence[Datalist], name: str | None = None) -> Datalist:
         merged[split] = [item for one in datalists for item in one[split]]
     validate(merged)
     shared = shared_numbers([item for split in SPLITS for item in merged[split]])
-    if shared:
-        number, sources = next(iter(shared.items()))
-        logger.warning(
-            "%d patient numbers stand in several sources (first: %r in %s) and are taken for different people; "
-            "if they are one, merge with --dataset-dir and --same-patients",
-            len(shared), number, " and ".join(sources),
-        )  # fmt: skip
+    warn_shared(shared, "if they are one, merge with --dataset-dir and --same-patients")
     return merged
 
 
