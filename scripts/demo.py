@@ -63,6 +63,13 @@ def run_config(name: str, **values: Any) -> None:
     workflow.finalize()
 
 
+def _write_report(report: datalists.Report, path: Path) -> str:
+    """Write a datalist's report; the line that says how many images were found and used."""
+    datalists.write_report(report, path)
+    counts = ", ".join(f"{report.figures[key]} {text}" for key, text in COUNTS.items())
+    return f"images: {counts}; reasons and notes in {path}"
+
+
 def demo(
     out: Path,
     data: Path | None = None,
@@ -85,18 +92,15 @@ def demo(
         the table to print.
     """
     start = time.monotonic()
-    found = []
+    images = None
     if data is None:
         folder = ROOT / "data" / "phantoms"
         datalist = phantom_datalist(folder, seed)
     else:
         folder = data
         datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
-        out.mkdir(parents=True, exist_ok=True)
-        datalists.write_report(images, out / "datalist.report.json")
-        counts = ", ".join(f"{images.figures[key]} {text}" for key, text in COUNTS.items())
-        found = [f"images: {counts}; reasons and notes in {out / 'datalist.report.json'}"]
     out.mkdir(parents=True, exist_ok=True)
+    found = [] if images is None else [_write_report(images, out / "datalist.report.json")]
     datalists.assert_no_overlap(datalist)
     datalist_file = out / "datalist.json"
     datalists.write(datalist, datalist_file)

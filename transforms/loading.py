@@ -248,7 +248,7 @@ def _lps_grid(tensor: MetaTensor) -> tuple[tuple[int, ...], np.ndarray]:
 
 def same_grid(affine: np.ndarray, other: np.ndarray) -> bool:
     """Whether two 4x4 affines in mm, of the same orientation, place their voxels alike within `GRID_TOLERANCE_MM`."""
-    return bool(np.allclose(affine, other, atol=GRID_TOLERANCE_MM))
+    return np.array_equal(affine, other) or bool(np.allclose(affine, other, atol=GRID_TOLERANCE_MM))
 
 
 def _difference(affine: np.ndarray, other: np.ndarray) -> str:
