@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import logging
 import math
@@ -28,8 +27,9 @@ from sklearn.metrics import recall_score
 from bundle.model_card import evaluated
 from bundle.predictor import Predictor
 from bundle.shipping import DATALIST
-from scripts import datalists, runs, scope
+from scripts import datalists, provenance, runs, scope
 from scripts.audit import audit
+from scripts.checkpoint_files import file_sha256
 from scripts.cli import one_sentence_errors, start_logging
 from scripts.demo import run_config
 from scripts.run_files import read_scalars
@@ -215,12 +215,12 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
         extras[name] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return {
         "date": date.today().isoformat(),
-        "weights_sha256": hashlib.sha256((ROOT / "models" / runs.WEIGHTS).read_bytes()).hexdigest(),
+        "weights_sha256": file_sha256(ROOT / "models" / runs.WEIGHTS),
         "parameters": sum(p.numel() for p in network.parameters()),
         "spatial_size": config["spatial_size"],
         "classes": datalist["classes"],
         "counts": {part: len(datalist[part]) for part in datalists.SPLITS},
-        "machine": runs.machine(),
+        "machine": provenance.machine(),
         **training(),
         "overall": metrics["overall"],
         "by_class": metrics["by_class"],
@@ -257,7 +257,7 @@ def stages() -> list[dict[str, Any]]:
         }
         entry |= {"validation_images": len(datalist["validation"]), "epochs": epochs}
         entry |= {key: manifest[key] for key in ("started", "finished", "command", "commit", "machine")}
-        entry["clean"] = not manifest["commit"].endswith(runs.CHANGES)
+        entry["clean"] = not manifest["commit"].endswith(provenance.CHANGES)
         entry |= {"best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]}
         curves = read_scalars(folder)
         reached = {name: dict(curves.get(f"validation/{name}", ())) for name in ("dice", "balanced_accuracy")}

@@ -16,13 +16,10 @@ and ``adopted.yaml``, the overlay that describes the network. Stages 2 and 3 at 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
-import platform
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ import yaml
 from torch import Tensor
 
 from scripts import overlays, runs
+from scripts.checkpoint_files import file_sha256
 from scripts.checkpoints import WEIGHTS, save_atomic
 from scripts.cli import one_sentence_errors, start_logging
 from scripts.explain.maps import scale_maps, upsample
@@ -39,6 +37,7 @@ from scripts.explain.methods import explain
 from scripts.explain.targets import SegmentationRegion
 from scripts.inference import slices_first
 from scripts.networks import MultiTaskDynUNet
+from scripts.provenance import circumstances
 from scripts.results import save_nifti, stem
 from scripts.studies import PrepareStudyd, Study, to_unit
 from scripts.train import train
@@ -241,15 +240,11 @@ def write_run(
         "started": now,
         "finished": now,
         "adopted": str(checkpoint),
-        "adopted_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        "adopted_sha256": file_sha256(checkpoint),
         "seed": 0,
-        "command": runs.command_line(),
-        "commit": runs.commit(),
+        **circumstances(),
         "datalist": None,
         "datalist_sha256": None,
-        "versions": {name: metadata.version(name) for name in runs.PACKAGES},
-        "python": platform.python_version(),
-        "machine": runs.machine(),
         "training_seconds": 0.0,
         "best_metric": None,
         "best_epoch": None,

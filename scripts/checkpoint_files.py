@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import zipfile
@@ -16,6 +17,11 @@ from scripts import parallel
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previous.pt"
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def save_atomic(value: Any, path: str | Path) -> None:

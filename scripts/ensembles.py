@@ -9,7 +9,6 @@ Example::
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import yaml
 from monai.data import DataLoader, Dataset
 
 from scripts import runs
+from scripts.checkpoint_files import file_sha256
 from scripts.checkpoints import WEIGHTS, save_atomic
 from scripts.cli import one_sentence_errors, start_logging
 from scripts.metrics import choose_threshold, fit_temperature, tumor_probability
@@ -48,7 +48,7 @@ def make_ensemble(
         ValueError: when a member is no stand-alone classifier, or members differ in input size, classes or datalist.
     """
     loaded = [runs.load_run(folder) for folder in members]
-    digest = hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest()
+    digest = file_sha256(datalist_file)
     networks, manifests = [], []
     for folder, (network, config, stage) in zip(members, loaded, strict=True):
         if not isinstance(network, ImageClassifier):

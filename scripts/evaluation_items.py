@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from monai.transforms import Compose
 from scipy.special import logsumexp
 
 from scripts import datalists
+from scripts.checkpoint_files import file_sha256
 from scripts.runs import CONFIG, MANIFEST, last_stage, stage_items, trained_tasks
 from transforms.cropping import CropToForegroundd, ResizeToFitd
 from transforms.describe import Untraced
@@ -202,7 +202,7 @@ def comparison(run_dir: str | Path, num_classes: int, datalist: Mapping[str, Any
 def is_own_datalist(run_dir: str | Path, datalist_file: str | Path) -> bool:
     """Whether a run was trained on this datalist, by its content."""
     manifest = json.loads((last_stage(run_dir) / MANIFEST).read_text(encoding="utf-8"))
-    return manifest["datalist_sha256"] == hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest()
+    return manifest["datalist_sha256"] == file_sha256(datalist_file)
 
 
 def output_folder(run_dir: str | Path | None, datalist_file: str | None, part: str = "test") -> str:
@@ -247,7 +247,7 @@ def provenance(
             logger.warning("%d of the %d evaluated images were trained or selected on", seen, len(items))
     return {
         "datalist": datalist.get("name", ""),
-        "datalist_sha256": hashlib.sha256(Path(datalist_file).read_bytes()).hexdigest(),
+        "datalist_sha256": file_sha256(datalist_file),
         "own": is_own_datalist(run_dir, datalist_file),
         "tasks": sorted(trained_tasks(last_stage(run_dir))),
         "seen": seen,

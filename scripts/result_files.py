@@ -6,14 +6,13 @@ an earlier one left is deleted first, and every JSON says by ``weights_sha256`` 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.checkpoint_files import WEIGHTS
+from scripts.checkpoint_files import WEIGHTS, file_sha256
 from scripts.runs import last_stage, write_json
 
 __all__ = ["EVALUATION", "EXPLANATION", "EXTRAS", "KEY", "Results", "check_extras", "clear", "mark", "weights_sha256"]
@@ -92,7 +91,7 @@ def clear(folder: str | Path, results: Results) -> list[Path]:
 
 def weights_sha256(run_dir: str | Path) -> str:
     """SHA-256 of the weights that `scripts.runs.load_run` takes."""
-    return hashlib.sha256((last_stage(run_dir) / WEIGHTS).read_bytes()).hexdigest()
+    return file_sha256(last_stage(run_dir) / WEIGHTS)
 
 
 def mark(folder: str | Path, results: Results, weights: str) -> None:

@@ -6,30 +6,24 @@ import hashlib
 import json
 import logging
 import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from monai.bundle import ConfigParser
 
 from scripts import datalists, parallel
-from scripts.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, load_weights
+from scripts.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, file_sha256, load_weights
 from scripts.networks import MultiTaskDynUNet
 from scripts.overrides import bundle_command, differing, merged_config
 from scripts.preprocessing import resolve_items
+from scripts.provenance import circumstances
 
 logger = logging.getLogger(__name__)
 
-CHANGES = "+changes"  # behind the commit of a checkout that is not as committed
-PACKAGES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "itk", "scikit-learn", "scikit-image", "scipy")
 STAGES = ("stage1_segmentation", "stage2_classification", "stage3_joint")
 JOINT = "joint"  # one stage in place of the three, from random weights
 CONFIG, MANIFEST, ADOPTED = "config.yaml", "manifest.json", "adopted.yaml"
@@ -181,31 +175,14 @@ def write_config(stage_dir: str | Path, config: dict[str, Any]) -> None:
         write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), Path(stage_dir) / CONFIG)
 
 
-def machine() -> str:
-    """System, processor, cores and GPU of this machine."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}"
-
-
-def command_line() -> str:
-    """This process as a shell takes it: ``python -m`` where a module was started, arguments quoted."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = sys.argv[:1] if spec is None else ["python", "-m", spec.name.removesuffix(".__main__")]
-    return shlex.join([*program, *sys.argv[1:]])
-
-
 def _manifest(folder: Path, datalist_file: str | None, seed: int, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     now, before = time.strftime("%Y-%m-%dT%H:%M:%S"), read_manifest(folder)
     manifest = {
         "started": before.get("started", now),
         "seed": seed,
-        "command": command_line(),
-        "commit": commit(),
+        **circumstances(),
         "datalist": f"{len(items)} items given" if datalist_file is None else str(datalist_file),
         "datalist_sha256": _datalist_hash(datalist_file, items),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "machine": machine(),
         "processes": parallel.world(),
     }
     if (folder / CHECKPOINT).is_file():
@@ -236,7 +213,7 @@ def finished(
             f"{folder} holds trained weights, and {CONFIG} or {MANIFEST}, which say with what settings, is missing; "
             "choose another run_dir, or delete the folder"
         )
-    manifest, other = json.loads((folder / MANIFEST).read_text(encoding="utf-8")), []
+    manifest = read_manifest(folder)
     saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) if config else {}
     if "adopted" in manifest:  # not trained here, with no datalist: the network alone has to be the same
         if config and (unlike := differing(*({key: c.get(key) for key in DESIGN} for c in (saved, config)))):
@@ -257,8 +234,9 @@ def finished(
 
 
 def _datalist_hash(datalist_file: str | None, items: Sequence[dict[str, Any]]) -> str:
-    content = json.dumps(list(items)).encode() if datalist_file is None else Path(datalist_file).read_bytes()
-    return hashlib.sha256(content).hexdigest()
+    if datalist_file is not None:
+        return file_sha256(datalist_file)
+    return hashlib.sha256(json.dumps(list(items)).encode()).hexdigest()
 
 
 def read_manifest(stage_dir: str | Path) -> dict[str, Any]:
@@ -299,20 +277,6 @@ def write_text(text: str, path: str | Path) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def commit() -> str | None:
-    """Commit of the bundle's checkout, with CHANGES if it is not clean; None outside git."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, encoding="utf-8")
-    status = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, encoding="utf-8"
-    )
-    if head.returncode:
-        return None
-    return head.stdout.strip() + (CHANGES if status.stdout.strip() else "")
 
 
 def last_stage(run_dir: str | Path | None) -> Path:

@@ -35,6 +35,7 @@ LINES = [
         "scripts.engines",
         "scripts.checkpoints",
         "scripts.datalists",
+        "scripts.provenance",
         "scripts.runs",
         "scripts.stages",
     ],
