@@ -36,7 +36,7 @@ $(READY): setup.cfg constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## train, evaluate and explain on phantoms, or on DATA=<folder> [LIMIT=<n>]; report in OUT
-	$(BIN)/python -m scripts.demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS))
+	$(BIN)/python -m scripts demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 serve: $(READY)  ## the HTTP service on PORT (8000), with RUN=<run folder> or models/model.pt
 	$(BIN)/python -m bundle.service --port $(or $(PORT),8000) $(if $(RUN),--overlay "$(RUN)/network.yaml")

@@ -45,10 +45,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.timing import machine
-from scripts import cli
-from scripts.caching import CachedDataset
-from scripts.preprocessing import Pipeline, make_augmentation, make_preprocessing, make_training_pipeline
-from scripts.runs import write_json
+from scripts.command import cli
+from scripts.data.caching import CachedDataset
+from scripts.data.preprocessing import Pipeline, make_augmentation, make_preprocessing, make_training_pipeline
+from scripts.runs.folder import write_json
 from transforms.labels import Finalized
 from transforms.loading import LoadCased
 

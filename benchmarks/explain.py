@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import CLOCKS, machine, timed
-from scripts import cli
+from scripts.command import cli
 from scripts.explain.cam import cam_pass
 from scripts.explain.evidence import evidence_map, evidence_pass
 from scripts.explain.maps import max_scaling, upsample
@@ -35,7 +35,7 @@ from scripts.explain.perturbation import scorecam
 from scripts.explain.scores import COPIES
 from scripts.explain.targets import ClassScore, SegmentationRegion, TumorLogOdds
 from scripts.networks import MultiTaskDynUNet
-from scripts.runs import write_json
+from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 

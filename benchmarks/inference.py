@@ -2,7 +2,7 @@
 
     python -m benchmarks.inference [--slices 20] [--rounds 5] [--threads 1] [--clock cpu] [--out FILE] [--check]
 
-A phantom volume of 256 x 256 pixels a slice is predicted as ``python -m scripts.predict`` does it: read, cut, prepared,
+A phantom volume of 256 x 256 pixels a slice is predicted as ``python -m scripts predict`` does it: read, cut, prepared,
 inferred, brought back to the file's grid, and mask, evidence, overlay and result are written. It is compared with the
 forward passes of the same network over the same prepared slices in the same batches. Two networks: the standard size of
 ``configs/train.yaml`` (256 x 256, random weights whose mask is small, as a tumor's is) and the shipped one.
@@ -30,10 +30,12 @@ from monai.bundle import ConfigParser
 
 from benchmarks.rows import Row, table
 from benchmarks.timing import CLOCKS, machine, timed
-from scripts import cli, phantoms
-from scripts.inference import ROOT, Inference, slices_first
-from scripts.predict import BatchPrediction, study_overlay
-from scripts.runs import write_json
+from scripts import phantoms
+from scripts.command import cli
+from scripts.command.locations import ROOT
+from scripts.inference.pipeline import Inference, slices_first
+from scripts.inference.predict import BatchPrediction, study_overlay
+from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 

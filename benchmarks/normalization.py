@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmarks.rows import Row
 from benchmarks.timing import CLOCKS, timed
-from scripts import runs
 from scripts.networks import normalization
 from scripts.networks.normalization import ForegroundInstanceNorm
+from scripts.runs import folder as runs
 
 
 def lost_digits(x: Tensor, mask: Tensor, closed_form: bool = False) -> float:

@@ -8,7 +8,8 @@ step, or an epoch of two steps. A figure is the median over the rounds of the CP
 job beside it in the same round; the first round is thrown away. CPU time, because other programs disturb it least.
 
 The jobs are the shipped configs on drawn heads (`benchmarks.data.draw`): trainer, loss, optimizer and handlers are what
-``scripts.train`` builds. With ``--run`` the digits of the normalization are also measured on that run's features.
+``scripts.training.train`` builds. With ``--run`` the digits of the normalization are also measured on that run's
+features.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ from benchmarks.data import draw
 from benchmarks.normalization import digits, layer_rows
 from benchmarks.rows import Row, table
 from benchmarks.timing import machine
-from scripts import cli, runs
-from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
-from scripts.losses import MultiTaskLoss
-from scripts.preprocessing import collate
-from scripts.runs import write_json
-from scripts.train import CONFIGS
+from scripts.command import cli
+from scripts.command.locations import CONFIGS
+from scripts.data.preprocessing import collate
+from scripts.runs import folder as runs
+from scripts.runs.folder import write_json
+from scripts.training.engines import MultiTaskStep, parameter_groups, prepare_batch
+from scripts.training.losses import MultiTaskLoss
 
 logger = logging.getLogger(__name__)
 

@@ -30,12 +30,13 @@ from bundle import parity
 from bundle.predictor import Prediction, Predictor
 from bundle.release import ROOT
 from bundle.samples import HEALTHY, PICTURE, SAMPLES, VOLUME, draw_samples
-from scripts import cli, overlays
-from scripts.checkpoint_files import load_weights
+from scripts.command import cli
 from scripts.explain.layers import resolve_layer
 from scripts.explain.maps import upsample
-from scripts.inferers import MultiTaskInferer
-from scripts.postprocessing import evidence_scale
+from scripts.inference.inferers import MultiTaskInferer
+from scripts.inference.postprocessing import evidence_scale
+from scripts.pictures import overlays
+from scripts.runs.checkpoint_files import load_weights
 
 SKIPPED = "skipped: "
 

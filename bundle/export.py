@@ -2,11 +2,11 @@
 
     python -m bundle.export --overlay runs/mine/network.yaml --out model.onnx
 
-Input ``image``: float32 (B, C, *spatial_size) as `scripts.studies.PrepareStudyd` prepares it, any B. Outputs as of
-`scripts.inferers.MultiTaskInferer`: ``seg`` (B, 2, *spatial_size), ``probability`` (B, K), ``evidence`` (B, 1, *grid).
-Threshold, temperature, class names and the version of the bundle lie in the file's metadata. Needs the packages of the
-extra ``export``. TorchScript is written by MONAI: ``python -m monai.bundle ckpt_export``; the inferer takes it as a
-network.
+Input ``image``: float32 (B, C, *spatial_size) as `scripts.inference.studies.PrepareStudyd` prepares it, any B.
+Outputs as of `scripts.inference.inferers.MultiTaskInferer`: ``seg`` (B, 2, *spatial_size), ``probability`` (B, K),
+``evidence`` (B, 1, *grid). Threshold, temperature, class names and the version of the bundle lie in the file's
+metadata. Needs the packages of the extra ``export``. TorchScript is written by MONAI: ``python -m monai.bundle
+ckpt_export``; the inferer takes it as a network.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scripts.cli import one_sentence_errors, start_logging
-from scripts.inference import ROOT, Inference
+from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.locations import ROOT
+from scripts.inference.pipeline import Inference
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bundle.release import NAME, ROOT
 from bundle.samples import draw_studies
-from scripts.cli import one_sentence_errors, start_logging
+from scripts.command.cli import one_sentence_errors, start_logging
 
 ENVIRONMENT = ROOT / ".venv-label"
 SAMPLE_APP = Path("monailabel", "sample-apps", "monaibundle")

@@ -20,7 +20,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scripts.cli import one_sentence_errors
+from scripts.command.cli import one_sentence_errors
 
 # Where monailabel's strategy Epistemic looks for the score.
 KEY = "epistemic_entropy"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts import datalists
+from scripts.data import datalists
 
 ROWS = (
     ("Dice over tumor cases", "segmentation", "dice"),
@@ -111,7 +111,7 @@ def model_card(meta: Mapping[str, Any], inference: Mapping[str, Any], figures: M
             "From the folder of this bundle:",
             "",
             "    python -m monai.bundle run --config_file configs/inference.yaml --input image.jpg",
-            "    python -m scripts.train --dataset_dir DIR --datalist_file LIST.json --run_dir runs/mine",
+            "    python -m scripts train --dataset_dir DIR --datalist_file LIST.json --run_dir runs/mine",
             "",
             "In Python: `monai.bundle.load(name, bundle_dir=PARENT, workflow_type='infer')`, with this folder current.",
             "In MONAI Label: copy this folder into `model/` of the app `monaibundle`.",

@@ -30,7 +30,7 @@ from bundle.predictor import Explanation, Prediction, Predictor  # noqa: E402
 from bundle.samples import draw_samples  # noqa: E402
 from bundle.service_model import NOTICE, describe_model, read_metadata  # noqa: E402
 from bundle.uploads import UploadLimits, UploadRefused, stored  # noqa: E402
-from scripts.study_files import read_image  # noqa: E402
+from scripts.inference.study_files import read_image  # noqa: E402
 
 UPLOAD = "your own file"
 SLOW = ("scorecam", "integrated_gradients", "smoothgrad", "occlusion")

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, generate_binary_structure
 
 from bundle.predictor import Explanation, Prediction
-from scripts import overlays
+from scripts.pictures import overlays
 
 # Below this a heatmap is transparent: 2 % of the scale.
 FAINT = 0.02

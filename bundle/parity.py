@@ -14,8 +14,8 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from scripts.inference import slices_first
-from scripts.preprocessing import collate
+from scripts.data.preprocessing import collate
+from scripts.inference.pipeline import slices_first
 
 __all__ = ["LABEL_KEYS", "inference_input", "label_input", "service_probability", "training_input"]
 
@@ -26,7 +26,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from monai.bundle import ConfigParser
-from scripts.inference import slices_first
+from scripts.inference.pipeline import slices_first
 parser = ConfigParser()
 parser.read_config(json.loads(sys.argv[2]))
 item = {"image": sys.argv[3], "image_path": sys.argv[3], **json.loads(sys.argv[4])}

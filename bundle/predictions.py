@@ -42,7 +42,7 @@ class Prediction:
         predicted_class: name of class 0 if the verdict is no tumor, else of the most probable tumor class.
         mask: uint8 on the input grid, 0 background.
         evidence: float32 on the input grid in [0, 1], the same scale for all images, see
-            `scripts.postprocessing.evidence_scale`; None for a network without an evidence head.
+            `scripts.inference.postprocessing.evidence_scale`; None for a network without an evidence head.
         affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
         flags: {"code", "message"[, "slices"]}, what speaks against trusting the result.
         scores: further numbers that judge the input, by name.

@@ -22,12 +22,13 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from bundle.predictions import Explanation, Prediction, Uncertainty
+from scripts.command.locations import ROOT
 from scripts.explain import methods
 from scripts.explain.maps import is_empty, upsample
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
-from scripts.inference import ROOT, Inference, slices_first
-from scripts.postprocessing import RestoreStudyd, evidence_scale
-from scripts.studies import Study, to_unit
+from scripts.inference.pipeline import Inference, slices_first
+from scripts.inference.postprocessing import RestoreStudyd, evidence_scale
+from scripts.inference.studies import Study, to_unit
 
 __all__ = ["Explanation", "Prediction", "Predictor", "Uncertainty"]
 
@@ -44,7 +45,7 @@ class Predictor:
         device: "cpu", "cuda", ...; None: as the config says.
 
     Attributes:
-        network, device, weights, classes: see `scripts.inference.Inference`.
+        network, device, weights, classes: see `scripts.inference.pipeline.Inference`.
 
     Raises:
         FileNotFoundError: when the config or the weights do not exist.

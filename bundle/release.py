@@ -26,9 +26,10 @@ from monai.bundle import ConfigParser
 
 from bundle import model_card
 from bundle.config_values import set_values
-from scripts import runs, scope
-from scripts.checkpoint_files import WEIGHTS, load_weights
-from scripts.cli import one_sentence_errors, start_logging
+from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.inference import scope
+from scripts.runs import folder as runs
+from scripts.runs.checkpoint_files import WEIGHTS, load_weights
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from bundle.predictor import Explanation, Prediction, Predictor
 from bundle.service_model import NOTICE, describe_model, read_metadata
 from bundle.service_schema import ExplanationAnswer, Health, Model, MultitaskAnswer, Problem
 from bundle.uploads import BodyLimit, UploadLimits, UploadRefused, stored
-from scripts.cli import one_sentence_errors, start_logging
+from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.explain.methods import METHODS
 
 logger = logging.getLogger(__name__)

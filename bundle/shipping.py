@@ -25,9 +25,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bundle.model_card import data_description
 from bundle.release import Weights, write_inference_config
-from scripts import datalists, runs, scope
-from scripts.checkpoint_files import WEIGHTS
-from scripts.cli import one_sentence_errors, start_logging
+from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.data import datalists
+from scripts.inference import scope
+from scripts.runs import folder as runs
+from scripts.runs.checkpoint_files import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ def replaced(text: str, names: Mapping[str, str]) -> str:
 def portable_command(command: str) -> str:
     """A command line as a shell takes it from the checkout; earlier manifests held a script's path and bare values.
 
-    >>> print(portable_command("/home/me/checkout/scripts/train.py --joint --stage3_joint {'max_epochs': 20}"))
-    python -m scripts.train --joint --stage3_joint "{'max_epochs': 20}"
+    >>> print(portable_command("/home/me/checkout/scripts/training/train.py --joint --stage3_joint {'max_epochs': 20}"))
+    python -m scripts train --joint --stage3_joint "{'max_epochs': 20}"
     """
     script, _, arguments = command.partition(" ")
     if not script.endswith(".py"):

@@ -27,12 +27,15 @@ from sklearn.metrics import recall_score
 from bundle.model_card import evaluated
 from bundle.predictor import Predictor
 from bundle.shipping import DATALIST
-from scripts import datalists, provenance, runs, scope
-from scripts.audit import audit
-from scripts.checkpoint_files import file_sha256
-from scripts.cli import one_sentence_errors, start_logging
-from scripts.demo import run_config
-from scripts.run_files import read_scalars
+from scripts.checks.audit import audit
+from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.workflows import run_config
+from scripts.data import datalists
+from scripts.inference import scope
+from scripts.runs import folder as runs
+from scripts.runs import provenance
+from scripts.runs.checkpoint_files import file_sha256
+from scripts.runs.run_files import read_scalars
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import datalists, phantoms
-from scripts.train import CONFIGS, train
+from scripts import phantoms
+from scripts.command.locations import CONFIGS
+from scripts.data import datalists
+from scripts.training.train import train
 
 
 @dataclass

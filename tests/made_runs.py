@@ -11,7 +11,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.trained_models import Model
+from scripts.comparison.trained_models import Model
 
 NETWORK = {
     "_target_": "scripts.networks.MultiTaskDynUNet",

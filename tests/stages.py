@@ -18,10 +18,11 @@ from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandScaleIntensityd
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from scripts.averaging import WeightAverage
-from scripts.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint
-from scripts.engines import MultiTaskStep, parameter_groups, prepare_batch
-from scripts.handlers import (
+from scripts.data.samplers import DrawnItems, MixedBatchSampler, has_mask
+from scripts.training.averaging import WeightAverage
+from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint
+from scripts.training.engines import MultiTaskStep, parameter_groups, prepare_batch
+from scripts.training.handlers import (
     EpochSeed,
     GradientClip,
     StageWriter,
@@ -29,8 +30,7 @@ from scripts.handlers import (
     ValidationImages,
     ValidationMetrics,
 )
-from scripts.losses import MultiTaskLoss
-from scripts.samplers import DrawnItems, MixedBatchSampler, has_mask
+from scripts.training.losses import MultiTaskLoss
 from tests.networks.nets import heads, tiny
 
 torch.set_num_threads(1)  # a forked process waits forever for the threads that its parent computed with

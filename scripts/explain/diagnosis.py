@@ -68,7 +68,7 @@ CAUSES: dict[str, tuple[str, str]] = {
         "head?",
         "Source: a balanced accuracy of 0.20 above chance, of the classes or of tumor against none, and better than "
         "95 % of shuffled labels. Air: a "
-        "cross-validated AUC above 0.60 whose 95 % interval leaves 0.50 out, as in scripts.audit.",
+        "cross-validated AUC above 0.60 whose 95 % interval leaves 0.50 out, as in scripts.checks.audit.",
     ),
     "normalization leak": (
         "Does a normalization take its statistics from the air too, and write them into it?",

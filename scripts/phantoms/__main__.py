@@ -1,4 +1,4 @@
-"""Command line: `python -m scripts.phantoms --out data/phantoms --seed 0`."""
+"""Command line: `python -m scripts phantoms --out data/phantoms --seed 0`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.phantoms.dataset import make_phantoms
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a phantom folder; returns the exit status, 1 with one sentence on stderr when it cannot be done."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.phantoms", description="Write seeded FLAIR-like phantoms.")
+    parser = argparse.ArgumentParser(prog="python -m scripts phantoms", description="Write seeded FLAIR-like phantoms.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears only when it is whole")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--patients", type=int, default=60, help="NIfTI volumes with masks (default 60)")

@@ -9,8 +9,9 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts import datalists, phantoms
-from scripts.preprocessing import make_preprocessing
+from scripts import phantoms
+from scripts.data import datalists
+from scripts.data.preprocessing import make_preprocessing
 
 CLASSES = {2: {"0": "no_tumor", "1": "tumor"}, 4: {"0": "no_tumor", "1": "glioma", "2": "meningioma", "3": "pituitary"}}
 

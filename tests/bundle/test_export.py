@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bundle import export
-from scripts.inference import Inference
-from scripts.inferers import MultiTaskInferer
-from scripts.studies import PrepareStudyd
+from scripts.inference.inferers import MultiTaskInferer
+from scripts.inference.pipeline import Inference
+from scripts.inference.studies import PrepareStudyd
 from tests.scans import head, save_picture, write_overlay
 
 

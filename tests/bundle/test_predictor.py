@@ -17,7 +17,7 @@ from PIL import Image
 from bundle.predictor import Predictor
 from scripts.explain.maps import upsample
 from scripts.explain.targets import ClassScore
-from scripts.studies import PrepareStudyd, Study, to_unit
+from scripts.inference.studies import PrepareStudyd, Study, to_unit
 from tests.explain.nets import cam_maps
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
 
@@ -48,7 +48,7 @@ def files(folder):
 
 
 def test_what_was_not_trained_is_flagged(overlay, files, tmp_path):
-    """As `scripts.runs.write_network_overlay` writes it of a run that only segments, or only classifies."""
+    """As `scripts.runs.folder.write_network_overlay` writes it of a run that only segments, or only classifies."""
     config = yaml.safe_load(overlay.read_text(encoding="utf-8"))
     found = {}
     for trained in (["segmentation"], ["classification"], ["classification", "segmentation"]):

@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bundle import weights_card
 from bundle.shipping import EVENTS, keep_curves, main, ship
-from scripts import datalists
-from scripts.inference import Inference
-from scripts.shipped import NOTE, predict_some, some_items
+from scripts.data import datalists
+from scripts.inference.pipeline import Inference
+from scripts.inference.shipped import NOTE, predict_some, some_items
 
 ROOT = Path(__file__).resolve().parents[2]
 

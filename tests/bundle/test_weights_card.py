@@ -14,8 +14,10 @@ import yaml
 
 from bundle import weights_card
 from bundle.weights_card import RESULTS, interval, number, render, targets
-from scripts import datalists, runs, train
-from scripts.inference import Inference
+from scripts.data import datalists
+from scripts.inference.pipeline import Inference
+from scripts.runs import folder as runs
+from scripts.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +78,7 @@ def test_commands_of_the_card_are_understood(results, monkeypatch):
     monkeypatch.setattr(train, "train", taken)
     for command in commands:
         words = shlex.split(command)
-        assert words[:3] == ["python", "-m", "scripts.train"]
+        assert words[:3] == ["python", "-m", "scripts.training.train"]
         with pytest.raises(Understood):
             train.main(words[3:])
         overlays, overrides = given[-1]

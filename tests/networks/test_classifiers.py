@@ -6,13 +6,13 @@ import pytest
 import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN
 
-from scripts.engines import MultiTaskStep, parameter_groups
+from scripts.evaluation.localization import main_map, main_plan, make_plan, maps_of
 from scripts.explain.layers import default_layer
 from scripts.explain.methods import explain
 from scripts.explain.targets import ClassScore
-from scripts.localization import main_map, main_plan, make_plan, maps_of
 from scripts.networks import ClassifierEnsemble, ImageClassifier
 from scripts.networks.classifiers import ARCHITECTURES
+from scripts.training.engines import MultiTaskStep, parameter_groups
 from tests.networks.nets import heads
 
 

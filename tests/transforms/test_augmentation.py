@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.preprocessing import make_augmentation
+from scripts.data.preprocessing import make_augmentation
 from tests.transforms.images import disc, head
 from transforms.augmentation import (
     RandAffineForegroundd,

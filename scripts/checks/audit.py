@@ -1,0 +1,359 @@
+"""Shortcut audit: can source or diagnosis be told without looking at the brain, from the files and after our pipeline?
+
+    python -m scripts audit LIST.json --dataset_dir DIR --out DIR [--limit 1000]
+
+Features of four kinds, each alone: the air; the size of the picture; its geometry (size, and the head's outline); the
+histogram of the head. Each is taken from the raw file and from what the network gets. The AUC is cross-validated with
+patients (or near-duplicate groups) kept together. Writes audit.json and audit.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.data import datalists
+from scripts.data.preprocessing import Pipeline, make_preprocessing
+from scripts.measures.shortcuts import (
+    MIN_UNITS,
+    air_features,
+    geometry_features,
+    histogram_features,
+    size_features,
+    tell,
+)
+from scripts.pictures.figures import COLORS, STYLE
+from scripts.runs.folder import write_json
+from transforms.describe import Untraced
+from transforms.foreground import ForegroundMaskd
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("air", "size", "geometry", "histogram")
+STAGES = ("before", "after")
+PLURAL = {"source": "sources", "diagnosis": "diagnoses"}
+# Flagged above these, if the interval leaves 0.5 out. Air and the file's size hold nothing of the truth. The head's
+# outline and histogram hold a little (the plane of the slice, a large bright tumor), so their limits are higher.
+LIMITS = {"air": 0.60, "size": 0.60, "geometry": 0.70, "histogram": 0.80}
+ADVICE = {
+    ("air", "before"): "expected in raw files; after the pipeline it must be gone",
+    (
+        "air",
+        "after",
+    ): "air reaches the network: is the pipeline that of scripts.data.preprocessing, ending with the mask?",
+    ("size", "before"): "the files' sizes give it away; a network that gets them resized, without a crop to the head, "
+    "sees it in the proportions",
+    ("size", "after"): "the network's input differs in size: is the pipeline that of scripts.data.preprocessing?",
+    ("geometry", "before"): "expected where collections differ in size; a network that resizes files as they are, "
+    "without cropping to the head, learns it",
+    (
+        "geometry",
+        "after",
+    ): "the heads' outlines differ (plane, cut field of view, skull-stripping): balance these across "
+    "{many}, use stronger affine augmentation, and evaluate per source",
+    (
+        "histogram",
+        "before",
+    ): "expected where scanners, contrast or file formats differ; normalization takes a part of it",
+    (
+        "histogram",
+        "after",
+    ): "contrast tells the {many} apart: mix sources within each class, use intensity augmentation "
+    "(make_augmentation, strength 1 or more), and test on a source that was not trained on",
+}
+
+
+def observe(item: dict[str, Any], pipeline: Pipeline) -> dict[str, dict[str, dict[str, float]]]:
+    """Features of one item, by kind and stage.
+
+    Args:
+        item: with absolute paths.
+        pipeline: of ``make_preprocessing(..., trace=False)``.
+
+    Raises:
+        ValueError: when the item cannot be processed; names the file.
+    """
+    steps = [type(step) for step in pipeline.transforms]
+    loaded, found = steps.index(Untraced) + 1, steps.index(ForegroundMaskd) + 1
+    raw = pipeline(item, end=loaded)
+    masked = pipeline(raw, start=loaded, end=found)
+    final = pipeline(masked, start=found)
+    observed: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in KINDS}
+    for stage, image, mask in (
+        ("before", raw["image"], masked["foreground"]),
+        ("after", final["image"], final["foreground"]),
+    ):
+        pixels, inside = image.numpy(), mask[0].numpy() != 0
+        observed["air"][stage] = air_features(pixels, inside)
+        observed["geometry"][stage] = geometry_features(inside, with_size=stage == "before")
+        observed["size"][stage] = size_features(inside.shape)
+        observed["histogram"][stage] = histogram_features(pixels, inside)
+    observed["tumor"] = {"label": {"voxels": float(final.get("tumor_voxels", -1))}}
+    return observed
+
+
+def subsample(items: Sequence[dict[str, Any]], limit: int | None, seed: int = 0) -> list[dict[str, Any]]:
+    """At most ``limit`` items, every source and class in its proportion; the same for the same seed.
+
+    Raises:
+        ValueError: when ``limit`` is less than 1.
+    """
+    if limit is None or limit >= len(items):
+        return list(items)
+    if limit < 1:
+        raise ValueError(f"limit must be 1 or more, got {limit}")
+    rng = np.random.default_rng(seed)
+    strata: dict[tuple[str, int], list[int]] = {}
+    for index, item in enumerate(items):
+        strata.setdefault((str(item.get("source", "")), int(item.get("diagnosis", -1))), []).append(index)
+    timed = [
+        ((place + 0.5) / len(own), index)
+        for own in strata.values()
+        for place, index in enumerate(rng.permutation(own).tolist())
+    ]
+    return [items[index] for _, index in sorted(sorted(timed)[:limit], key=lambda pair: pair[1])]
+
+
+def audit(
+    datalist: dict[str, Any],
+    dataset_dir: str | Path,
+    spatial_size: int = 256,
+    limit: int | None = None,
+    seed: int = 0,
+    parts: Sequence[str] = datalists.SPLITS,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Audit a datalist.
+
+    Args:
+        datalist: validated.
+        dataset_dir: folder that its paths are relative to.
+        spatial_size: side of the network's grid, pixels.
+        limit: at most so many items, drawn by the seed.
+        seed: of subsample, folds and bootstrap.
+        parts: parts of the datalist to take together.
+        progress: show a progress bar.
+
+    Returns:
+        ``{"name", "n", "units", "limits", "rows", "unusable"}``. A row: target ("source" or "diagnosis"), value (name
+        of the source or class, "tumor" for any tumor against none), features (one of air, size, geometry, histogram),
+        stage ("before": the raw file, "after": what the network gets), the figures of
+        ``scripts.measures.shortcuts.tell``, ``limit`` and ``flagged``.
+
+    Raises:
+        ValueError: when no item can be used, or nothing is there to be told apart.
+    """
+    items = subsample([item for part in parts for item in datalist[part]], limit, seed)
+    pipeline = make_preprocessing(spatial_size, trace=False)
+    observed, kept, unusable = [], [], []
+    for item in tqdm(items, desc="Auditing", disable=not progress):
+        try:
+            observed.append(observe(_located(item, Path(dataset_dir)), pipeline))
+            kept.append(item)
+        except ValueError as error:
+            unusable.append({"image": item["image"], "reason": str(error)})
+            logger.warning("not used: %s", error)
+    if not kept:
+        raise ValueError(f"none of the {len(items)} items of {datalist.get('name')!r} can be used")
+    units = [datalists.unit(item) for item in kept]
+    targets = _targets(kept, observed, datalist["classes"])
+    rows = [
+        row for name, values in targets for row in _rows(name, values, observed, units, seed, datalist["classes"]["0"])
+    ]
+    if not rows:
+        raise ValueError("nothing to audit: one source and one diagnosis only, so nothing can be told apart")
+    return {
+        "name": datalist.get("name", ""),
+        "n": len(kept),
+        "units": len(set(units)),
+        "spatial_size": spatial_size,
+        "limits": LIMITS,
+        "rows": rows,
+        "unusable": unusable,
+    }
+
+
+def _located(item: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The item's files, absolute; the label only where the diagnosis has to be taken from it."""
+    image = item["image"]
+    located = {"image": str(root / image) if isinstance(image, str) else [str(root / path) for path in image]}
+    located |= {key: item[key] for key in ("slice", "plane") if key in item}
+    located |= {key: str(root / item[key]) for key in ("foreground",) if key in item}
+    if "diagnosis" not in item and "label" in item:
+        located["label"] = str(root / item["label"])
+    return located
+
+
+def _targets(
+    items: Sequence[dict[str, Any]], observed: Sequence[dict[str, Any]], classes: dict[str, str]
+) -> list[tuple[str, list[str | None]]]:
+    """(target, value of each item or None where it is not known)."""
+    known = [int(item.get("diagnosis", -1)) for item in items]
+    voxels = [own["tumor"]["label"]["voxels"] for own in observed]
+    any_tumor = ["tumor" if d > 0 or v > 0 else "none" if d == 0 or v == 0 else None
+                 for d, v in zip(known, voxels, strict=True)]  # fmt: skip
+    found: list[tuple[str, list[str | None]]] = [
+        ("source", [str(item.get("source", "unknown")) for item in items]),
+        ("diagnosis", list(any_tumor)),
+    ]
+    if len(classes) > 2:
+        found.append(("diagnosis", [classes[str(d)] if d >= 0 else None for d in known]))
+    return found
+
+
+def _rows(
+    target: str,
+    values: Sequence[str | None],
+    observed: Sequence[dict[str, Any]],
+    units: Sequence[str],
+    seed: int,
+    without: str,
+) -> list[dict[str, Any]]:
+    at = [k for k, value in enumerate(values) if value is not None]
+    rows = []
+    for kind in KINDS:
+        for stage in STAGES:
+            features = [observed[k][kind][stage] for k in at]
+            for row in tell(features, [values[k] for k in at], [units[k] for k in at], seed) if at else []:
+                if target == "diagnosis" and row["value"] == without:
+                    continue  # the same as any tumor against none
+                limit, low = LIMITS[kind], row["auc_ci95"][0]
+                flagged = row["auc"] is not None and row["auc"] > limit and low > 0.5
+                rows.append({"target": target, "features": kind, "stage": stage, **row, "limit": limit,
+                             "flagged": flagged})  # fmt: skip
+    return rows
+
+
+def figure(result: dict[str, Any]) -> bytes:
+    """Draw the AUCs, before and after the pipeline, with intervals and limits; returns a PNG."""
+    values = list(dict.fromkeys((row["target"], row["value"]) for row in result["rows"]))
+    with matplotlib.rc_context(STYLE):
+        chart = Figure(figsize=(12.5, 1.9 + 0.62 * len(values)), dpi=150, layout="constrained")
+        FigureCanvasAgg(chart)
+        panels = chart.subplots(1, len(KINDS), sharey=True, squeeze=False)[0]
+        for panel, kind in zip(panels, KINDS, strict=True):
+            _draw_panel(panel, kind, values, result["rows"])
+        panels[0].set_yticks(range(len(values)), [_label(target, value) for target, value in values])
+        panels[0].set_ylim(len(values) - 0.5, -0.5)
+        handles, labels = panels[0].get_legend_handles_labels()
+        chart.legend(handles, labels, loc="outside lower center", ncols=4)
+        chart.suptitle(
+            f"Told without looking at the brain: {result['name']}, {result['n']} images, {result['units']} patients "
+            "or groups",
+            fontsize=11, x=0.01, ha="left",
+        )  # fmt: skip
+        buffer = io.BytesIO()
+        chart.savefig(buffer, format="png", facecolor="white")
+        return buffer.getvalue()
+
+
+def _label(target: str, value: str) -> str:
+    return f"source: {value}" if target == "source" else "any tumor" if value == "tumor" else f"class: {value}"
+
+
+def _draw_panel(panel: Any, kind: str, values: Sequence[tuple[str, str]], rows: Sequence[dict[str, Any]]) -> None:
+    panel.set_title(f"{kind} only")
+    panel.axvline(0.5, color="#888888", linewidth=1, label="chance")
+    styles = {"before": (COLORS[5], "o", -0.17, "raw file"), "after": (COLORS[0], "s", 0.17, "after the pipeline")}
+    for stage, (color, marker, shift, name) in styles.items():
+        own = [row for row in rows if row["features"] == kind and row["stage"] == stage and row["auc"] is not None]
+        y = [values.index((row["target"], row["value"])) + shift for row in own]
+        x = [row["auc"] for row in own]
+        low = [max(0.0, row["auc"] - row["auc_ci95"][0]) for row in own]
+        high = [max(0.0, row["auc_ci95"][1] - row["auc"]) for row in own]
+        panel.errorbar(x, y, xerr=[low, high], fmt=marker, color=color, markersize=6, capsize=2.5, label=name)
+        for row, place in zip(own, y, strict=True):
+            weight = "bold" if row["flagged"] else "normal"
+            text = f"{row['auc']:.2f}" + (" !" if row["flagged"] else "")
+            panel.annotate(text, (1.06, place), va="center", ha="left", fontsize=8.5, weight=weight, color=color)
+    limit = LIMITS[kind]
+    for place in range(len(values)):
+        panel.plot([limit] * 2, [place - 0.38, place + 0.38], color=COLORS[1], linewidth=1.4, linestyle=":",
+                   label="limit" if place == 0 else None)  # fmt: skip
+    panel.set_xlim(0.35, 1.24)
+    panel.set_xticks([0.4, 0.6, 0.8, 1.0])
+    panel.set_xlabel("AUC, cross-validated")
+    panel.grid(axis="y", visible=False)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """A table of the AUCs, what is flagged and what to do about it, in plain words."""
+    lines = [f"{result['name']}: {result['n']} images of {result['units']} patients or groups", ""]
+    lines.append(f"{'':<20}" + "".join(f"{kind + ' ' + stage:<19}" for kind in KINDS for stage in STAGES).rstrip())
+    by_place = {(r["target"], r["value"], r["features"], r["stage"]): r for r in result["rows"]}
+    for target, value in dict.fromkeys((row["target"], row["value"]) for row in result["rows"]):
+        cells = [by_place[target, value, kind, stage] for kind in KINDS for stage in STAGES]
+        lines.append(f"{_label(target, value)[:19]:<20}" + "".join(f"{_cell(row):<19}" for row in cells).rstrip())
+    lines += [
+        "",
+        "AUC (95 % interval); 0.50 is chance; ! is above the limit. Before: the file; after: the network's input.",
+    ]
+    for stage in ("after", "before"):
+        flagged = [row for row in result["rows"] if row["flagged"] and row["stage"] == stage]
+        title = {"after": "Remains after the pipeline", "before": "In the raw files"}[stage]
+        lines += ["", f"{title}: {'nothing above the limits' if not flagged else ''}".rstrip()]
+        for row in flagged:
+            lines.append(
+                f"  {_label(row['target'], row['value'])} from {row['features']}: AUC {row['auc']:.2f} (limit "
+                f"{row['limit']:.2f}); strongest alone: {row['strongest']} ({row['strongest_auc']:.2f})"
+            )
+        for kind, target in dict.fromkeys((row["features"], row["target"]) for row in flagged):
+            lines.append(f"  -> {kind}: {ADVICE[kind, stage].format(many=PLURAL[target])}")
+    few = [row for row in result["rows"] if row["auc"] is None and row["stage"] == "after"]
+    for name in dict.fromkeys(_label(row["target"], row["value"]) for row in few):
+        lines.append(f"not measured: {name}: fewer than {MIN_UNITS} patients or groups on one side")
+    if result["unusable"]:
+        lines += ["", f"{len(result['unusable'])} images could not be used; audit.json lists them with the reason"]
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["auc"] is None:
+        return "-"
+    low, high = row["auc_ci95"]
+    return f"{row['auc']:.2f} ({low:.2f}-{high:.2f})" + (" !" if row["flagged"] else "")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 1 with ``--strict`` if anything is flagged after the pipeline, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m scripts audit", description=__doc__.split("\n")[0])
+    parser.add_argument("datalist", type=Path)
+    where = "folder that the list's paths are relative to"
+    parser.add_argument("--dataset_dir", "--dataset-dir", type=Path, required=True, help=where)
+    parser.add_argument("--out", type=Path, required=True, help="folder for audit.json and audit.png")
+    parser.add_argument("--limit", type=int, help="audit a seeded subset of so many images")
+    parser.add_argument("--spatial_size", type=int, default=256, help="side of the network's input, pixels")
+    parser.add_argument("--parts", nargs="+", choices=datalists.SPLITS, default=datalists.SPLITS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if anything is flagged after the pipeline")
+    arguments = parser.parse_args(argv)
+    datalist = datalists.read(arguments.datalist, arguments.dataset_dir)
+    result = audit(
+        datalist, arguments.dataset_dir, arguments.spatial_size, arguments.limit, arguments.seed, arguments.parts
+    )
+    write_json(result, arguments.out / "audit.json")
+    partial = arguments.out / "audit.png.partial"
+    partial.write_bytes(figure(result))
+    os.replace(partial, arguments.out / "audit.png")
+    print(summary(result))
+    print(f"\nwritten: {arguments.out / 'audit.json'}, {arguments.out / 'audit.png'}")
+    return int(arguments.strict and any(row["flagged"] and row["stage"] == "after" for row in result["rows"]))
+
+
+if __name__ == "__main__":
+    start_logging()
+    with one_sentence_errors():
+        sys.exit(main())

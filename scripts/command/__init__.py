@@ -1,0 +1,3 @@
+"""Command lines: start-up, overrides of config values, errors in one sentence, running a config.
+
+Imports nothing of ours."""

@@ -1,0 +1,171 @@
+"""How a network does on a source that it was not trained on: one training a source, each evaluated on what it left out.
+
+    python -m scripts leave-one-source-out --dataset_dir DIR --datalist_file LIST.json --out runs/sources
+
+Run it again after an interruption: finished trainings and evaluations are kept. Further ``--id value`` pairs and
+``--overlay`` files are those of scripts.training.train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.command.cli import one_sentence_errors, parse_overrides, start_logging
+from scripts.command.workflows import run_config
+from scripts.comparison.report_studies import SOURCES
+from scripts.data import datalists
+from scripts.evaluation.items import is_own_datalist
+from scripts.runs import folder as runs
+from scripts.training.train import train
+
+__all__ = ["leave_one_source_out", "without_source"]
+
+logger = logging.getLogger(__name__)
+
+FIGURES = (
+    ("dice", "segmentation/dice/mean", "segmentation/dice/ci95"),
+    ("balanced_accuracy", "classification/balanced_accuracy", "classification/balanced_accuracy_ci95"),
+    ("roc_auc", "classification/roc_auc", "classification/roc_auc_ci95"),
+)
+
+
+def source_of(item: Mapping[str, Any]) -> str:
+    """Source of an item, as the evaluation names it."""
+    return str(item.get("source") or "unknown")
+
+
+def without_source(datalist: Mapping[str, Any], source: str) -> tuple[dict[str, Any], int]:
+    """A datalist whose training and validation leave out a source, and whose test part is all of it.
+
+    Items of other sources that belong to one of its patients or near-duplicate groups are left out too.
+
+    Returns:
+        the datalist, and how many such items there were.
+
+    """
+    every = [(part, item) for part in datalists.SPLITS for item in datalist[part]]
+    test = [item for _, item in every if source_of(item) == source]
+    groups = {item["group"] for item in test if "group" in item}
+    files = {str(item["image"]) for item in test}
+    found: dict[str, Any] = {**datalist, "name": f"{datalist.get('name', '')} without {source}", "test": test}
+    linked = 0
+    for part in ("training", "validation"):
+        others = [item for item in datalist[part] if source_of(item) != source]
+        found[part] = [i for i in others if i.get("group") not in groups and str(i["image"]) not in files]
+        linked += len(others) - len(found[part])
+    return found, linked
+
+
+def hindrance(datalist: Mapping[str, Any]) -> str | None:
+    """Why nothing can be trained on a datalist: a part is empty, or without a mask or a diagnosis; None if it can."""
+    for part in ("training", "validation"):
+        if not datalist[part]:
+            return f"nothing is left in {part}"
+        if not any("label" in item for item in datalist[part]):
+            return f"no mask is left in {part}"
+        if not any("label" in item or "diagnosis" in item for item in datalist[part]):
+            return f"no diagnosis is left in {part}"
+    return None
+
+
+def leave_one_source_out(
+    dataset_dir: str, datalist_file: str, out: str | Path, overlays: Sequence[str] = (), **overrides: Any
+) -> list[dict[str, Any]]:
+    """Train and evaluate once a source.
+
+    Args:
+        dataset_dir, datalist_file: of all sources together.
+        out: folder of the runs, one a source.
+        overlays, overrides: of `scripts.training.train.train`.
+
+    Returns:
+        rows of leave_one_source_out.json: source, n test images, training images, linked items left out, of `FIGURES`
+        value and interval (None where not defined), and `hindrance`: why it was not trained without this source, or
+        None.
+
+    Raises:
+        ValueError: when there is one source only.
+    """
+    datalist = runs.read_datalist(datalist_file, dataset_dir)
+    sources = sorted({source_of(item) for part in datalists.SPLITS for item in datalist[part]})
+    if len(sources) < 2:
+        raise ValueError(f"one source only ({', '.join(sources)}): there is none to leave out; merge several datalists")
+    lists = {source: without_source(datalist, source) for source in sources}
+    rows = []
+    for source, (own, linked) in lists.items():
+        row: dict[str, Any] = {"source": source, "n": len(own["test"]), "training": len(own["training"])}
+        row |= {"linked": linked, "hindrance": hindrance(own)}
+        if row["hindrance"]:
+            logger.warning("without %s: not trained, %s", source, row["hindrance"])
+            row |= {key: value for name, _, _ in FIGURES for key, value in ((name, None), (f"{name}_ci95", [None] * 2))}
+            rows.append(row)
+            continue
+        folder = Path(out) / _folder(source)
+        file = folder / "datalist.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        datalists.write(own, file)
+        logger.info("without %s: %d training images", source, len(own["training"]))
+        paths = {"dataset_dir": dataset_dir, "datalist_file": str(file)}
+        train(folder, overlays, **paths, **overrides)
+        metrics = folder / "evaluation" / "metrics.json"
+        weights = runs.last_stage(folder) / "model.pt"
+        if not (
+            metrics.is_file() and metrics.stat().st_mtime >= weights.stat().st_mtime and is_own_datalist(folder, file)
+        ):
+            run_config("evaluate.yaml", run_dir=str(folder), extras=[], **paths)
+        overall = json.loads(metrics.read_text(encoding="utf-8"))["test"]["overall"]
+        for name, value, limits in FIGURES:
+            row[name], row[f"{name}_ci95"] = _at(overall, value), _at(overall, limits) or [None, None]
+        rows.append(row)
+    runs.write_json(rows, Path(out) / SOURCES)
+    return rows
+
+
+def _folder(source: str) -> str:
+    return "without_" + "".join(c if c.isalnum() or c in "-_." else "_" for c in source)
+
+
+def _at(content: Any, path: str) -> Any:
+    for key in path.split("/"):
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a plain table: value and 95 % interval."""
+    table = [["source left out", "n", *(name.replace("_", " ") for name, _, _ in FIGURES), ""]]
+    for row in rows:
+        cells = [str(row["source"]), str(row["n"])]
+        for name, _, _ in FIGURES:
+            low, high = row[f"{name}_ci95"]
+            limits = "" if low is None else f"  [{low:.3f}, {high:.3f}]"
+            cells.append("n/a" if row[name] is None else f"{row[name]:.3f}{limits}")
+        table.append([*cells, f"not trained: {row['hindrance']}"] if row["hindrance"] else [*cells, ""])
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    return "\n".join("   ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts leave-one-source-out", description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset_dir", required=True, help="folder that the datalist's paths are relative to")
+    parser.add_argument("--datalist_file", required=True, help="datalist of all sources")
+    parser.add_argument("--out", required=True, help="folder of the runs")
+    parser.add_argument("--overlay", action="append", default=[], help="config merged after each stage's; repeatable")
+    known, rest = parser.parse_known_args(argv)
+    start_logging()
+    rows = leave_one_source_out(
+        known.dataset_dir, known.datalist_file, known.out, known.overlay, **parse_overrides(rest)
+    )
+    print(format_rows(rows))
+    print(f"\nwritten: {Path(known.out) / SOURCES}")
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

@@ -1,0 +1,67 @@
+"""Sections of the report that are about more than its runs: comparison, ablation, and sources left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from scripts.comparison import comparison_files
+from scripts.runs.run_files import Document, Run
+
+__all__ = ["SOURCES", "Studies", "read_studies"]
+
+SOURCES = "leave_one_source_out.json"
+NAMES = ("comparison", "ablation")
+FOLDERS = ("comparison", "ablation", "sources")  # where they are looked for if none is named
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What a page shows of them: (id, title, finished part of the page), and the rows of leave_one_source_out.json."""
+
+    sections: list[tuple[str, str, Markup]]
+    sources: Document | None
+
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """Id and title of each."""
+        own = [(id_, title) for id_, title, _ in self.sections]
+        return own if self.sources is None else [*own, ("sources", "Sources left out")]
+
+
+def read_studies(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] | None = None) -> Studies:
+    """The studies in some folders.
+
+    Args:
+        root: folder that the page's sources are relative to.
+        runs: of the page; a study of another datalist than theirs is said to be one.
+        folders: each with comparison.json, ablation.json or leave_one_source_out.json; None: ``comparison``,
+            ``ablation`` and ``sources`` in `root`, as far as they are there.
+
+    Raises:
+        FileNotFoundError: when a folder that is named holds none of the files.
+    """
+    files = (*(f"{name}.json" for name in NAMES), SOURCES)
+    found: dict[str, Path] = {}
+    for folder in [root / name for name in FOLDERS] if folders is None else map(Path, folders):
+        there = {file: folder for file in files if (folder / file).is_file()}
+        if folders is not None and not there:
+            raise FileNotFoundError(f"{folder} holds no study: expected {', '.join(files[:-1])} or {files[-1]}")
+        found |= there
+    trained = {stage.manifest.value("/datalist_sha256") for run in runs for stage in run.stages}
+    sections = []
+    for name in NAMES:
+        place = found.get(f"{name}.json")
+        if place is not None:
+            text = Markup(comparison_files.section(place, name, root))
+            if Document(place, f"{name}.json").value("/datalist_sha256") not in trained:
+                text += Markup('<p class="note">These models were trained on another datalist than the run above.</p>')
+            sections.append((f"study-{name}", "Models" if name == "comparison" else "Ablation", text))
+    sources = found.get(SOURCES)
+    return Studies(
+        sections, None if sources is None else Document(root, Path(os.path.relpath(sources / SOURCES, root)).as_posix())
+    )

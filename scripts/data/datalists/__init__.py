@@ -1,0 +1,56 @@
+"""Datalists: what is trained, validated and tested on; builders, checks, reading and writing."""
+
+from __future__ import annotations
+
+from scripts.data.datalists.decathlon import decathlon
+from scripts.data.datalists.dicom import dicom_series
+from scripts.data.datalists.folders import image_folder
+from scripts.data.datalists.merging import merge_sources
+from scripts.data.datalists.schema import (
+    SPLITS,
+    Datalist,
+    Item,
+    Report,
+    assemble,
+    assert_no_overlap,
+    merge,
+    paths,
+    read,
+    split_units,
+    summary,
+    unit,
+    validate,
+    write,
+    write_report,
+)
+from scripts.data.datalists.similarity import fingerprint, group_near_duplicates, perceptual_hash
+from scripts.data.datalists.slices import SliceRule
+from scripts.data.datalists.volumes import nifti_cases, nifti_volumes
+
+__all__ = [
+    "SPLITS",
+    "Datalist",
+    "Item",
+    "Report",
+    "SliceRule",
+    "assemble",
+    "assert_no_overlap",
+    "decathlon",
+    "dicom_series",
+    "fingerprint",
+    "group_near_duplicates",
+    "image_folder",
+    "merge",
+    "merge_sources",
+    "nifti_cases",
+    "nifti_volumes",
+    "paths",
+    "perceptual_hash",
+    "read",
+    "split_units",
+    "summary",
+    "unit",
+    "validate",
+    "write",
+    "write_report",
+]

@@ -1,0 +1,92 @@
+"""Datalist of DICOM series, read through ITK: each folder of one series is a volume."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.data.datalists.naming import stem_of, volume_suffix
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report, assemble
+from scripts.data.datalists.slices import Case, SliceRule
+from scripts.data.datalists.volumes import BINARY, check_folder, collect, walk
+from transforms.reading import read_series, series_files
+
+_PATIENT, _MODALITY, _BURNT_IN = "0010|0020", "0008|0060", "0028|0301"
+
+
+def _masks(folder: Path | None, root: Path) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    folder, _ = check_folder(folder, root)
+    return {stem_of(path): path for path in walk(folder) if volume_suffix(path)}
+
+
+def dicom_series(
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    root: Path | str | None = None,
+    masks: Path | str | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    classes: Sequence[str] = BINARY,
+    diagnosis: int = -1,
+    modality: str = "MRI",
+    rule: SliceRule | None = None,
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Build a datalist of DICOM series: every folder, at any depth, that holds files is to hold one series.
+
+    Series that are no MR (CT, secondary captures, reports) are refused, and so are folders of several series or with a
+    slice missing. The patient is a hash of the patient's number, which itself is not written; without a number it is
+    the folder. Oblique series are turned to the nearest axes, not resampled.
+
+    Args:
+        folder, name, root, seed, fractions, classes, rule, progress: as in `nifti_cases`.
+        masks: folder of tumor masks as volumes on the grid of the series, named `<folder of the series>.nii.gz`, also
+            inside `root`.
+        diagnosis: of series without a mask: 0 (no tumor) or -1 (unknown: for prediction, no loss uses it).
+        modality: what the images are.
+
+    Raises:
+        FileNotFoundError, ValueError: as `nifti_cases`.
+    """
+    folder, root = check_folder(folder, root)
+    name = name or folder.resolve().name
+    if diagnosis not in (0, -1):
+        raise ValueError(f"series without masks are of class 0 (no tumor) or -1 (unknown), got {diagnosis}")
+    labels = _masks(Path(masks) if masks is not None else None, root)
+    report = Report()
+    cases: list[tuple[str, Case]] = []
+    files = walk(folder)
+    if masks is not None:
+        files = [path for path in files if not path.is_relative_to(Path(masks))]
+    for where in sorted({path.parent for path in files}):
+        relative = where.relative_to(folder).as_posix()
+        try:
+            cases.append((relative, _series_case(where, relative, labels, diagnosis)))
+            own = [path for path in files if path.parent == where]
+            inside = {Path(path) for path in next(iter(series_files(where).values()))}
+            for path in sorted(set(own) - inside):
+                report.note(path.relative_to(folder).as_posix(), "lies beside a series and is no part of it")
+        except ValueError as error:
+            report.reject(relative, str(error).replace(f"{root}/", ""))
+    for stem in sorted(set(labels) - {where.rsplit("/", 1)[-1] for where, _ in cases}):
+        report.reject(labels[stem].relative_to(root).as_posix(), f"no usable series lies in a folder {stem!r}")
+    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+    report.figures["files"] = {"found": len(files)}
+    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
+
+
+def _series_case(where: Path, relative: str, labels: dict[str, Path], diagnosis: int) -> Case:
+    """The case of one folder; a ValueError says why it cannot be used."""
+    _, _, about = read_series(where)
+    kind = about.get(_MODALITY, "")
+    if kind != "MR":
+        raise ValueError(f"modality {kind or 'not stated'!r}, expected MR")
+    if about.get(_BURNT_IN, "NO").upper() == "YES":
+        raise ValueError("the header says that text is burnt into the picture")
+    number = about.get(_PATIENT, "")
+    patient = hashlib.sha256(number.encode()).hexdigest()[:12] if number else relative
+    return Case(patient, [where], labels.get(where.name), None, diagnosis)

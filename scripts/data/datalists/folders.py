@@ -1,0 +1,360 @@
+"""Datalist of a folder of pictures by class: `images/<class>/*`, optionally `masks/<same stem>.png`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble
+from scripts.data.datalists.similarity import (
+    CLOSE_DISTANCE,
+    MAX_DISTANCE,
+    close_to_training,
+    fingerprint,
+    group_near_duplicates,
+    places,
+)
+from transforms.loading import binary_mask
+from transforms.reading import file_kind, read_picture
+
+logger = logging.getLogger(__name__)
+
+NO_TUMOR_NAMES = ("no_tumor", "notumor", "no_tumour", "notumour", "no", "healthy", "normal", "negative", "control")
+FOLDERS = ("images", "masks", "foregrounds")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+}
+MIN_SIDE = 32
+
+
+@dataclass(frozen=True)
+class _Picture:
+    name: str
+    kind: str
+    mask: str | None
+    foreground: str | None
+    hash: NDArray[np.bool_]
+    content: str
+    mode: str
+    notes: tuple[str, ...]
+
+
+def class_names(folders: Sequence[str]) -> list[str]:
+    """Sort class folders by name, the one for no tumor first.
+
+    Raises:
+        ValueError: when not exactly one folder has a recognized no-tumor name, or there is no other class.
+    """
+    spelled = {name: name.lower().replace("-", "_").replace(" ", "_") for name in folders}
+    healthy = [name for name in sorted(folders) if spelled[name] in NO_TUMOR_NAMES]
+    if len(healthy) != 1:
+        raise ValueError(
+            f"expected exactly one class folder without tumor, named one of {', '.join(NO_TUMOR_NAMES)}; "
+            f"got {len(healthy)} among {sorted(folders)}"
+        )
+    others = sorted(name for name in folders if name != healthy[0])
+    if not others:
+        raise ValueError(f"expected at least one class folder besides {healthy[0]!r}, got none")
+    return [healthy[0], *others]
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask, bool (X, Y), read as training reads it."""
+    drawn = binary_mask(read_picture(path, brightest=True), path.name, picture=True) > 0
+    if drawn.shape != size:
+        raise ValueError(f"mask {path.name} is {drawn.shape[0]} x {drawn.shape[1]}, image {size[0]} x {size[1]}")
+    return drawn
+
+
+def _notes(path: Path, mode: str, kind: str | None) -> tuple[str, ...]:
+    """What is unusual about a usable file."""
+    notes = []
+    if mode not in ("L", "RGB"):
+        notes.append(f"mode {mode}, read as one gray channel")
+    if kind is not None and kind != FORMATS[path.suffix.lower()]:
+        notes.append(f"a {kind} file by its content, whatever its name says")
+    if not path.name.isascii() or " " in path.name:
+        notes.append("its name holds spaces or letters beyond ASCII; used as it is")
+    return tuple(notes)
+
+
+def _inspect(path: Path, mask: Path | None, foreground: Path | None, root: Path, healthy: bool) -> _Picture:
+    """Read one picture and its masks; a ValueError or OSError says why it cannot be used."""
+    if path.is_symlink() and not path.exists():
+        raise ValueError("a symbolic link that leads nowhere")
+    if file_kind(path) == "nifti":
+        raise ValueError("a NIfTI volume by its content; build it with nifti_cases or nifti_volumes")
+    pixels = read_picture(path)
+    with Image.open(path) as opened:
+        mode, kind, size = opened.mode, opened.format, opened.size
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"{size[0]} x {size[1]} pixels, at least {MIN_SIDE} on each side are needed")
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"{int((~np.isfinite(pixels)).sum())} pixels are not finite (NaN or infinite)")
+    if pixels.min() == pixels.max():
+        raise ValueError(f"every pixel is {pixels.flat[0]:g}")
+    if mask is not None:
+        tumor = _read_mask(mask, size)
+        if healthy and tumor.any():
+            raise ValueError(f"mask {mask.name} shows a tumor, the class says there is none")
+        if not healthy and not tumor.any():
+            raise ValueError(f"mask {mask.name} is empty, the class says there is a tumor")
+    if foreground is not None and not _read_mask(foreground, size).any():
+        raise ValueError(f"foreground mask {foreground.name} is empty")
+    return _Picture(
+        name=path.relative_to(root).as_posix(),
+        kind=path.parent.name,
+        mask=None if mask is None else mask.relative_to(root).as_posix(),
+        foreground=None if foreground is None else foreground.relative_to(root).as_posix(),
+        hash=fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T))),  # as when lists are merged
+        content=hashlib.sha256(str(size).encode() + pixels.tobytes()).hexdigest(),
+        mode=mode,
+        notes=_notes(path, mode, kind),
+    )
+
+
+def _draw(files: dict[str, list[Path]], limit: int, seed: int) -> dict[str, list[Path]]:
+    """A seeded subset of `limit` files, shared among the classes in proportion to their size (largest remainders)."""
+    total = sum(len(own) for own in files.values())
+    if limit >= total:
+        return files
+    share = {name: limit * len(own) / total for name, own in files.items()}
+    count = {name: int(value) for name, value in share.items()}
+    for name in sorted(share, key=lambda name: (count[name] - share[name], name))[: limit - sum(count.values())]:
+        count[name] += 1
+    rng = np.random.default_rng(seed)
+    return {
+        name: [own[k] for k in sorted(rng.permutation(len(own))[: count[name]])] for name, own in sorted(files.items())
+    }
+
+
+def _list_images(folder: Path, classes: Sequence[str], report: Report) -> dict[str, list[Path]]:
+    """Candidate images by class; other files are reported, names that start with a dot skipped."""
+    files: dict[str, list[Path]] = {}
+    for path in _visible(folder / "images"):
+        if not path.is_dir():
+            report.reject(path.relative_to(folder).as_posix(), "not in a class folder")
+    for name in classes:
+        files[name] = []
+        for path in _visible(folder / "images" / name):
+            where = path.relative_to(folder).as_posix()
+            if path.is_dir():
+                report.reject(where, "a folder inside a class folder")
+            elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                report.reject(where, f"not one of {', '.join(IMAGE_SUFFIXES)}")
+            else:
+                files[name].append(path)
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def _list_others(folder: Path, report: Report) -> None:
+    """Report what else lies in the folder and holds pictures: masks in `mask/` would be overlooked without a word."""
+    for path in _visible(folder):
+        if path.name in FOLDERS and path.is_dir():
+            continue
+        found = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+        count = sum(one.is_file() and one.suffix.lower() in IMAGE_SUFFIXES for one in found)
+        if not count:
+            continue
+        if path.is_dir():
+            near = difflib.get_close_matches(path.name.lower(), FOLDERS, n=1, cutoff=0.0)[0]
+            text = f"a folder of {count} image files that is not looked at; known are {', '.join(FOLDERS)}"
+            report.reject(path.name, f"{text}, nearest: {near!r}")
+        else:
+            report.reject(path.name, f"a picture beside the folders {', '.join(FOLDERS)}")
+
+
+def _list_masks(folder: Path, kind: str, files: dict[str, list[Path]], report: Report) -> dict[str, Path]:
+    """Masks by stem; what belongs to no image is reported, and so are images that share one (and leave `files`)."""
+    stems = Counter(path.stem for own in files.values() for path in own)
+    masks: dict[str, Path] = {}
+    for path in _visible(folder / kind):
+        where = path.relative_to(folder).as_posix()
+        if path.is_dir():
+            report.reject(where, f"a folder inside {kind}; masks lie in {kind} itself")
+        elif path.suffix.lower() != ".png":
+            report.reject(where, "a mask must be a .png")
+        elif stems[path.stem] == 0:
+            report.reject(where, f"no image has the stem {path.stem!r}")
+        else:
+            masks[path.stem] = path
+    for name, own in files.items():
+        unclear = [path for path in own if stems[path.stem] > 1 and path.stem in masks]
+        for path in unclear:
+            report.reject(path.relative_to(folder).as_posix(), f"several images share the mask {masks[path.stem].name}")
+        files[name] = [path for path in own if path not in unclear]
+    return masks
+
+
+def image_folder(
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    root: Path | str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    max_distance: int = MAX_DISTANCE,
+    modality: str = "MRI",
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Build a datalist of `folder/images/<class>/*` with optional masks `folder/masks/<same stem>.png`.
+
+    Masks of head or brain of the user's own, where there are some, lie in `folder/foregrounds/<same stem>.png`.
+    Patients are unknown: near-duplicates, and similar pictures that follow each other in the order of names (see
+    `scripts.data.datalists.similarity`), form a `group`, which is never split.
+    The split is stratified by class and by having a mask. Every file that is not used is in the report; another folder
+    with pictures beside these (`mask`, say) is one line of it, with the nearest of the three names.
+
+    Args:
+        folder: holds `images` and maybe `masks`.
+        name: of the datalist and source; the folder's name if not given.
+        root: `dataset_dir`, to which paths are relative; `folder` if not given.
+        limit: use only a seeded subset of this many images, in proportion to the classes.
+        seed: of subset and split.
+        fractions: shares of training, validation and test.
+        max_distance: bits of 256 by which near-duplicates may differ.
+        modality: what the images are.
+        progress: show a progress bar.
+
+    Returns:
+        The datalist, and the report: what could not be used and why, and figures on the groups.
+
+    Raises:
+        FileNotFoundError: when there is no folder `images` with class folders.
+        ValueError: when class names are not clear, the limit is below 1, `folder` is outside `root`, no image can be
+            used, a class has none left, or there are too few to split.
+    """
+    folder = Path(folder)
+    root = folder if root is None else Path(root)
+    name = name or folder.resolve().name
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be 1 or more, got {limit}")
+    if not folder.is_relative_to(root):
+        raise ValueError(f"{folder} is not inside the dataset folder {root}")
+    if not (folder / "images").is_dir():
+        raise FileNotFoundError(f"{folder} has no folder 'images' with one folder per class inside")
+    found = [path.name for path in (folder / "images").iterdir() if path.is_dir() and not path.name.startswith(".")]
+    classes = class_names(found)
+    report = Report()
+    _list_others(folder, report)
+    files = _list_images(folder, classes, report)
+    masks = _list_masks(folder, "masks", files, report)
+    foregrounds = _list_masks(folder, "foregrounds", files, report)
+    order = places([path.relative_to(root).as_posix() for path in own] for own in files.values())
+    listed = sum(map(len, files.values())) + len(report.unusable)
+    if limit is not None:
+        files = _draw(files, limit, seed)
+
+    pictures: list[_Picture] = []
+    chosen = [path for kind in classes for path in files[kind]]
+    for path in tqdm(chosen, desc=name, unit="image", disable=not progress):
+        try:
+            own = masks.get(path.stem), foregrounds.get(path.stem)
+            pictures.append(_inspect(path, *own, root, path.parent.name == classes[0]))
+        except (ValueError, OSError) as error:
+            report.reject(path.relative_to(folder).as_posix(), str(error).replace(f"{folder}/", ""))
+    pictures = _without_contradictions(pictures, report)
+    lacking = [kind for kind in classes if not any(picture.kind == kind for picture in pictures)]
+    if lacking:
+        raise ValueError(
+            f"no usable image of class {', '.join(lacking)} in {folder / 'images'}: {len(pictures)} usable in all, "
+            f"{len(report.unusable)} unusable"
+            + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
+        )
+    items = _items(pictures, order, classes, name, max_distance, report)
+    left = listed - len(items) - len(report.unusable)
+    report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
+    strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
+    datalist = assemble(
+        name, classes, items, fractions, modality=modality, seed=seed,
+        strata={f"group {group}": stratum for group, stratum in strata.items()},
+    )  # fmt: skip
+    fingerprints = {picture.name: picture.hash for picture in pictures}
+    listed_items = [(item["image"], split) for split in SPLITS for item in datalist[split]]
+    report.figures[f"test_within_{CLOSE_DISTANCE}_bits_of_training"] = close_to_training(
+        np.array([fingerprints[image] for image, _ in listed_items]), [split for _, split in listed_items]
+    )
+    for split in SPLITS:
+        present = {item["diagnosis"] for item in datalist[split]}
+        for k, kind in enumerate(classes):
+            if k not in present:
+                report.note(split, f"has no image of class {kind}: too few groups")
+    return datalist, report
+
+
+def _without_contradictions(pictures: list[_Picture], report: Report) -> list[_Picture]:
+    """Drop, with a report, pictures whose very pixels also stand in another class."""
+    kinds: dict[str, set[str]] = {}
+    for picture in pictures:
+        kinds.setdefault(picture.content, set()).add(picture.kind)
+    for picture in pictures:
+        if len(kinds[picture.content]) > 1:
+            report.reject(picture.name, f"the same pixels stand in classes {', '.join(sorted(kinds[picture.content]))}")
+    return [picture for picture in pictures if len(kinds[picture.content]) == 1]
+
+
+def _items(
+    pictures: list[_Picture],
+    order: dict[str, int],
+    classes: Sequence[str],
+    name: str,
+    max_distance: int,
+    report: Report,
+) -> list[Item]:
+    contents = {content: k for k, content in enumerate(dict.fromkeys(picture.content for picture in pictures))}
+    same = np.array([contents[picture.content] for picture in pictures])
+    hashes = np.array([picture.hash for picture in pictures])
+    groups, distance = group_near_duplicates(
+        hashes, max_distance, same, order=np.array([order[picture.name] for picture in pictures])
+    )
+    sizes = np.bincount(groups)
+    mixed = sum(
+        len({p.kind for p, g in zip(pictures, groups, strict=True) if g == k}) > 1 for k in np.nonzero(sizes > 1)[0]
+    )
+    report.figures = {
+        "images": len(pictures),
+        "unusable": len(report.unusable),
+        "exact_duplicates": len(pictures) - len(contents),
+        "groups": len(sizes),
+        "largest_group": int(sizes.max()),
+        "images_in_groups_of_several": int(sizes[sizes > 1].sum()),
+        "groups_of_several_classes": int(mixed),
+        "max_distance_bits": distance,
+    }
+    if distance < max_distance:
+        report.note(name, f"near-duplicate distance lowered from {max_distance} to {distance} bits to avoid chains")
+    report.figures["modes"] = dict(Counter(picture.mode for picture in pictures))
+    for picture in pictures:
+        for text in picture.notes:
+            report.note(picture.name, text)
+    items: list[Item] = []
+    for picture, group in zip(pictures, groups, strict=True):
+        item: Item = {"image": picture.name, "diagnosis": classes.index(picture.kind), "source": name}
+        if picture.mask is not None:
+            item["label"] = picture.mask
+        if picture.foreground is not None:
+            item["foreground"] = picture.foreground
+        items.append({**item, "group": f"{name}-{group:05d}"})
+    return items

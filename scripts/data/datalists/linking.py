@@ -1,0 +1,110 @@
+"""Which items of a list show the same person: by patient, group, file or content, and by near-duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from scripts.data.datalists.folders import IMAGE_SUFFIXES
+from scripts.data.datalists.schema import Item, patient_key
+from scripts.data.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates, places
+from transforms.loading import LoadCased
+
+
+def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.bool_], str]:
+    """Perceptual hashes (bool (5, 256)) and content hash of what the item shows: picture, or slice of a volume.
+
+    A slice and its export as a picture get the same perceptual hashes, whatever the file types.
+
+    Raises:
+        ValueError: when the image cannot be read.
+    """
+    about: dict[Any, Any] = {key: item[key] for key in ("image", "slice", "plane") if key in item}
+    root = Path(dataset_dir)
+    named = about["image"] if isinstance(about["image"], list) else [about["image"]]
+    pixels = LoadCased()({**about, "image": [str(root / path) for path in named[:1]]})["image"][0].numpy()
+    return hashes_of(pixels)
+
+
+def hashes_of(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], str]:
+    """Perceptual hashes (bool (5, 256)) and content hash of loaded gray values (X, Y)."""
+    content = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    return fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T, dtype=np.float32))), content
+
+
+def file_order(items: Sequence[Item], dataset_dir: Path | str) -> NDArray[np.int64]:
+    """Places of items in the order of the files of their folders, int64 (N,), for `group_near_duplicates`.
+
+    Only pictures without a known patient have neighbors; every other item stands alone, a thousand places from the
+    next. All pictures of a folder count, also those that are in no list.
+    """
+    root = Path(dataset_dir)
+    folders: dict[Path, list[str]] = {}
+    for item in items:
+        if _in_order(item) and (folder := (root / item["image"]).parent) not in folders:
+            folders[folder] = [path.as_posix() for path in folder.iterdir() if _is_picture(path)]
+    known = places(folders.values())
+    alone = max(known.values(), default=0)
+    found = []
+    for k, item in enumerate(items):
+        place = known.get((root / item["image"]).as_posix()) if _in_order(item) else None
+        found.append(alone + 1000 * (k + 1) if place is None else place)
+    return np.array(found, dtype=np.int64)
+
+
+def _in_order(item: Item) -> bool:
+    return "patient" not in item and "slice" not in item and isinstance(item["image"], str)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def linked(
+    items: Sequence[Item],
+    hashes: NDArray[np.bool_],
+    contents: Sequence[str],
+    max_distance: int = MAX_DISTANCE,
+    order: NDArray[np.int64] | None = None,
+    same_patients: bool = False,
+) -> tuple[NDArray[np.int64], int]:
+    """Components of items that must stay on one side: same patient, group, file or content, or near-duplicates.
+
+    Patients are told by source and number, as two sources may both count from 1.
+
+    Args:
+        items: (N) items.
+        hashes: bool (N, 5, 256), see `picture_of`.
+        contents: (N) content hashes.
+        max_distance: bits by which near-duplicates may differ.
+        order: (N) places, see `file_order`: pictures next to each other may differ by more bits.
+        same_patients: equal patient numbers are one person whatever the source.
+
+    Returns:
+        Component number of every item, int64 (N,), in order of first appearance, and the distance used.
+    """
+    persons = [str(item["patient"]) if same_patients and "patient" in item else patient_key(item) for item in items]
+    names = {name: k for k, name in enumerate(dict.fromkeys(persons))}
+    people = np.array([-1 if person is None else names[person] for person in persons])
+    groups, used = group_near_duplicates(hashes, max_distance, people=people, order=order)
+    keys: dict[tuple[str, str], int] = {}
+    links = []
+    for k, (item, person, content, group) in enumerate(zip(items, persons, contents, groups.tolist(), strict=True)):
+        own: list[tuple[str, str]] = [("patient", person)] if person is not None else []
+        own += [("group", str(item["group"]))] if "group" in item else []
+        own += [("image", path) for path in ([item["image"]] if isinstance(item["image"], str) else item["image"])]
+        for key in [*own, ("content", content), ("near", str(group))]:
+            links.append((k, keys.setdefault(key, k)))
+    rows, columns = np.array(links, dtype=np.int64).T
+    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(items), len(items)))
+    labels = connected_components(graph, directed=False)[1]
+    numbers = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64), used

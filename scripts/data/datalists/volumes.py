@@ -1,0 +1,332 @@
+"""Datalists of volumes: BraTS-style folders of cases with masks, and folders of volumes of one class."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scripts.data.datalists.naming import (
+    CHANNELS,
+    only_time_point,
+    patient_of,
+    patient_of_folder,
+    role,
+    stem_of,
+    volume_suffix,
+)
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
+from scripts.data.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
+
+__all__ = ["load_oriented", "nifti_cases", "nifti_volumes"]
+
+logger = logging.getLogger(__name__)
+
+BINARY = ("no_tumor", "tumor")
+
+
+def check_folder(folder: Path | str, root: Path | str | None) -> tuple[Path, Path]:
+    """The folder and `dataset_dir` (the folder itself if not given).
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+        ValueError: when the folder lies outside `root`.
+    """
+    folder = Path(folder)
+    root = folder if root is None else Path(root)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    if not folder.is_relative_to(root):
+        raise ValueError(f"{folder} is not inside the dataset folder {root}")
+    return folder, root
+
+
+def walk(folder: Path) -> list[Path]:
+    """Every file below a folder, sorted; names that start with a dot are skipped, links to folders not followed."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(where) / name for name in sorted(files) if not name.startswith(".")]
+        found += [Path(where) / name for name in folders if (Path(where) / name).is_symlink()]
+    return sorted(found)
+
+
+def collect(
+    cases: Sequence[tuple[str, Case]], rule: SliceRule, root: Path, name: str, report: Report, progress: bool
+) -> tuple[list[Item], Findings]:
+    """Items of all cases; one that cannot be used is reported under its name.
+
+    Raises:
+        ValueError: when none can be used.
+    """
+    by_patient: dict[str, list[Item]] = {}
+    found = Findings()
+    names: dict[str, str] = {}
+    for where, case in tqdm(cases, desc=name, unit="volume", disable=not progress):
+        try:
+            candidates = case_candidates(case, rule, root, name, found)
+        except (ValueError, OSError) as error:
+            report.reject(where, str(error).replace(f"{root}/", ""))
+            continue
+        by_patient.setdefault(case.patient, []).extend(candidates)
+        names |= {str(item["image"]): where for item in candidates}
+    items = [item for own in by_patient.values() for item in limit_slices(own, rule)]
+    if not items:
+        first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
+        raise ValueError(f"no usable patient or volume in {name}: {len(report.unusable)} unusable{first}")
+    taken = {str(item["image"]) for item in items}
+    patients = {str(item["image"]): patient for patient, own in by_patient.items() for item in own}
+    for image, where in names.items():
+        if image not in taken:
+            found.beyond_limit.add(where)
+            report.note(
+                where,
+                f"no slice taken: at most {rule.tumor_slices} with and {rule.normal_slices} without tumor are, of all "
+                f"volumes of patient {patients[image]} together",
+            )
+    used = len(names) - len(found.beyond_limit)
+    report.figures |= {
+        "found": len(names) + len(report.unusable),
+        "used": used,
+        "refused": len(report.unusable),
+        "beyond_limit": len(found.beyond_limit),
+        "patients": len({item["patient"] for item in items}),
+        "slices_that_qualify": sum("slice" in item for own in by_patient.values() for item in own),
+        "healthy_patients": sum(stratum == "healthy" for stratum in found.strata.values()),
+        "tumor_slices": sum(item["diagnosis"] == 1 for item in items),
+        "normal_slices": sum(item["diagnosis"] == 0 for item in items),
+        "unusable": len(report.unusable),
+        "labels": sorted(found.labels),
+        "normalized_before": found.normalized,
+    }
+    return items, found
+
+
+def _one(files: Sequence[Path], what: str) -> Path:
+    if len(files) != 1:
+        raise ValueError(f"expected one {what} file, found {len(files)}: {[path.name for path in files]}")
+    return files[0]
+
+
+def _brats_case(folder: Path, files: Sequence[Path], patient: str, channels: Sequence[str], label: str | None) -> Case:
+    """The files of one case by their names; `label`: a pattern that stands for the known names of masks."""
+    roles: dict[str, list[Path]] = {}
+    for path in files:
+        what = role(path, folder.name)
+        if label is not None:
+            named = fnmatch(path.name.lower().removeprefix(folder.name.lower()), label.lower())
+            what = "label" if named else (None if what == "label" else what)
+        roles.setdefault(what or "unclear", []).append(path)
+    brain = roles.get("foreground", [])
+    return Case(
+        patient=patient,
+        images=[_one(roles.get(channel, []), channel) for channel in channels],
+        label=_one(roles.get("label", []), f"mask ({label})" if label else "mask (seg)"),
+        foreground=_one(brain, "brain mask") if brain else None,
+    )
+
+
+def nifti_cases(
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    root: Path | str | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    classes: Sequence[str] = BINARY,
+    channels: Sequence[str] = ("FLAIR",),
+    rule: SliceRule | None = None,
+    tumor_slices: int | None = None,
+    normal_slices: int | None = None,
+    label_pattern: str | None = None,
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Build a datalist of BraTS-style cases: each folder that holds volumes is one, with its channels and a mask.
+
+    Files are told by the names of 2013, 2018 to 2021 and 2023 (`scripts.data.datalists.naming.role`). A file with
+    "brainmask" in its name becomes the item's `foreground`. Split by patient (time points of one patient stay
+    together), stratified by having a tumor. Each volume is read once. `diagnosis` is the slice's own: 1 with tumor in
+    it, 0 without. Every file is accounted for: used, beside the used ones of a case (as other channels), in a case that
+    gave no slice, or refused.
+
+    Args:
+        folder: holds the cases, at any depth.
+        name: of the datalist and source; the folder's name if not given.
+        root: `dataset_dir`, to which paths are relative; `folder` if not given.
+        seed: of the split.
+        fractions: shares of training, validation and test, of the patients' slices.
+        classes: names of no tumor and tumor.
+        channels: of "FLAIR", "T1", "T1ce", "T2": the image's channels, in this order.
+        rule: which slices, see `SliceRule`.
+        tumor_slices, normal_slices: in place of the rule's.
+        label_pattern: file name pattern of the mask, case ignored, where the name is another.
+        progress: show a progress bar.
+
+    Returns:
+        The datalist, and the report: what could not be used and why, and figures.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+        ValueError: when classes are not two, a channel is unknown, `folder` is outside `root`, no patient can be used,
+            or too few to split.
+    """
+    folder, root = check_folder(folder, root)
+    name = name or folder.resolve().name
+    if len(classes) != 2:
+        raise ValueError(f"a mask tells tumor from none: expected two classes, got {list(classes)}")
+    unknown = [channel for channel in channels if channel not in CHANNELS]
+    if unknown or not channels or len(set(channels)) < len(channels):
+        raise ValueError(f"channels must be some of {', '.join(CHANNELS)}, each once; got {list(channels)}")
+    rule = rule or SliceRule()
+    rule = rule if tumor_slices is None else replace(rule, tumor_slices=tumor_slices)
+    rule = rule if normal_slices is None else replace(rule, normal_slices=normal_slices)
+    report = Report()
+    members: dict[Path, list[Path]] = {}
+    files = walk(folder)
+    for path in files:
+        members.setdefault(path.parent, []).append(path)
+    names = Counter(where.name for where, own in members.items() if any(volume_suffix(path) for path in own))
+    cases: list[tuple[str, Case]] = []
+    given: dict[str, int] = {}
+    for where, own in sorted(members.items()):
+        relative = where.relative_to(folder).as_posix()
+        if not any(volume_suffix(path) for path in own):
+            for path in own:
+                report.reject(path.relative_to(folder).as_posix(), "no volume, and not in a patient's folder")
+            continue
+        patient = patient_of(where.resolve().name) if where == folder else patient_of_folder(relative, names)
+        try:
+            case = _brats_case(where, own, patient, channels, label_pattern)
+            cases.append((relative, case))
+            given[relative] = len(own)
+        except ValueError as error:
+            report.reject(relative, str(error))
+    items, found = collect(cases, rule, root, name, report, progress)
+    refused = {where for where, _ in report.unusable}
+    idle = refused | found.beyond_limit
+    named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in idle)
+    report.figures["files"] = {
+        "found": len(files),
+        "used": named,
+        "beside_used_ones": sum(count for where, count in given.items() if where not in idle) - named,
+        "in_cases_beyond_limit": sum(given[where] for where in found.beyond_limit),
+        "in_refused_cases": sum(
+            len(own) for where, own in members.items() if where.relative_to(folder).as_posix() in refused
+        )
+        + sum(path.relative_to(folder).as_posix() in refused for path in files),
+    }
+    return assemble(name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata), report
+
+
+def _image_reason(path: Path) -> str | None:
+    """Why a file of a folder of volumes is no image; None if it may be one."""
+    if path.is_symlink() and not path.exists():
+        return "a symbolic link that leads nowhere"
+    if volume_suffix(path) is None:
+        return "no volume (.nii, .nii.gz, .mha, .nrrd)"
+    if role(path) == "label":
+        return "a mask by its name, and these volumes are taken to show no tumor"
+    return None
+
+
+def nifti_volumes(
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    root: Path | str | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    classes: Sequence[str] = BINARY,
+    diagnosis: int = 0,
+    modality: str = "FLAIR",
+    rule: SliceRule | None = None,
+    progress: bool = True,
+) -> tuple[Datalist, Report]:
+    """Build a datalist of volumes without masks, all of one class: healthy people, or other diseases without a tumor.
+
+    Every volume below the folder is one image; a file `<same stem>_brainmask.*` in its folder becomes its `foreground`.
+    Patients are told by the file name without the names of channel and time point; by the folder where that leaves no
+    name (`p1/flair.nii.gz`) or a name that other folders use as well (`p1/scan.nii.gz`, `p2/scan.nii.gz`), which the
+    report notes. A volume with few values is a mask, of lesions for instance, and refused as an image. A volume of
+    which no slice is taken is noted.
+
+    Args:
+        folder, name, root, seed, fractions, classes, rule, progress: as in `nifti_cases`.
+        diagnosis: 0 (no tumor) or -1 (unknown: for prediction, no loss uses it).
+        modality: what the images are.
+
+    Raises:
+        FileNotFoundError, ValueError: as `nifti_cases`.
+    """
+    folder, root = check_folder(folder, root)
+    name = name or folder.resolve().name
+    if diagnosis not in (0, -1):
+        raise ValueError(f"volumes without masks are of class 0 (no tumor) or -1 (unknown), got {diagnosis}")
+    report = Report()
+    files = walk(folder)
+    masks = {path for path in files if role(path) == "foreground"}
+    brains: dict[tuple[Path, str], Path] = {}  # files of one name in other folders are of other patients
+    for path in sorted(masks):
+        brains.setdefault((path.parent, stem_of(path).lower()), path)
+    patients = _patients(folder, [p for p in files if p not in masks and _image_reason(p) is None], report)
+    cases: list[tuple[str, Case]] = []
+    paired: set[Path] = set()
+    for path in files:
+        where = path.relative_to(folder).as_posix()
+        if path in masks:
+            continue
+        reason = _image_reason(path)
+        if reason:
+            report.reject(where, reason)
+            continue
+        brain = brains.get((path.parent, f"{stem_of(path).lower()}_brainmask"))
+        paired |= {brain} if brain else set()
+        cases.append((where, Case(patients[path], [path], None, brain, diagnosis)))
+        if role(path) not in (None, modality):
+            report.note(where, f"its name says {role(path)}, the list {modality}: look at it")
+    for path in sorted(masks - paired):
+        text = "a brain mask without a volume of the same stem in its folder, or a second one of it"
+        report.reject(path.relative_to(folder).as_posix(), text)
+    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+    report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
+    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
+
+
+def _own_name(path: Path) -> str:
+    """The stem of a file without the name of the channel: "" where there is nothing else (`flair.nii.gz`)."""
+    parts = stem_of(path).split("_")
+    while parts and role(Path(f"{parts[-1]}.nii")) in CHANNELS:
+        parts.pop()
+    return "_".join(parts)
+
+
+def _patients(folder: Path, images: Sequence[Path], report: Report) -> dict[Path, str]:
+    """The patient of each file: by its own name; by the folder for all files of one with a name that says no person.
+
+    Such a name is that of a channel or time point, or one that other folders use as well.
+    """
+    holders: dict[str, set[Path]] = {}
+    for path in images:
+        holders.setdefault(_own_name(path), set()).add(path.parent)
+    vague = {own for own, where in holders.items() if not own or only_time_point(own) or len(where) > 1}
+    places = {path.parent: path.parent.relative_to(folder).as_posix() for path in images}
+    unnamed = {path.parent for path in images if _own_name(path) in vague and not only_time_point(places[path.parent])}
+    unnamed -= {folder}
+    names = Counter(where.name for where in places)
+    found = {}
+    for path in images:
+        own = _own_name(path)
+        if path.parent not in unnamed:
+            found[path] = patient_of(own or folder.resolve().name)
+            continue
+        found[path] = patient_of_folder(places[path.parent], names)
+        if own and not only_time_point(own):
+            text = f"taken for patient {found[path]}, its folder, as file names there are those of other folders too"
+            report.note(path.relative_to(folder).as_posix(), text)
+    return found

@@ -1,0 +1,3 @@
+"""The whole way in one command.
+
+May import everything."""

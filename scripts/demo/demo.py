@@ -1,0 +1,133 @@
+"""The whole way in one command: data, three stages and the stock design beside them, evaluation, explanation, report.
+
+On phantoms made here, or on a folder ``images/<class>/*`` with optional ``masks/<same stem>.png``::
+
+    python -m scripts demo
+    python -m scripts demo --data FOLDER --limit 400
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts import phantoms
+from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.locations import CONFIGS, ROOT
+from scripts.command.workflows import run_config
+from scripts.data import datalists
+from scripts.inference import shipped
+from scripts.report import report
+from scripts.runs import folder as runs
+from scripts.training.train import train
+
+logger = logging.getLogger(__name__)
+
+RUNS = {"ours": "TumorLens", "baseline": "stock design"}
+# Cheap settings of configs/evaluate.yaml; its defaults are for figures to rely on.
+EXTRAS: dict[str, dict[str, Any]] = {
+    "ours": {"uncertainty_cases": 16, "robustness_cases": 16, "scope_cases": 60},
+    "baseline": {"extras": []},
+}
+PHANTOM_PATIENTS, PHANTOM_SINGLES = 80, 160
+REAL_EPOCHS = 2.0
+COUNTS = {"found": "found", "used": "used", "refused": "refused", "beyond_limit": "beyond --limit"}
+PHANTOM_NOTE = (
+    "The images are phantoms: drawn by a program, easier than patients. They show that the way works, not how well."
+)
+
+
+def phantom_datalist(folder: Path, seed: int) -> dict[str, Any]:
+    """Make the two phantom sources, or find them made, and list them together."""
+    phantoms.make_phantoms(folder, seed=seed, patients=PHANTOM_PATIENTS, singles=PHANTOM_SINGLES)
+    volumes, _ = datalists.nifti_cases(
+        folder / "patients", root=folder, name="patients", seed=seed, tumor_slices=4, normal_slices=2
+    )
+    slices, _ = datalists.image_folder(folder / "singles", root=folder, name="singles", seed=seed, modality="FLAIR")
+    return datalists.merge([volumes, slices], name="phantoms")
+
+
+def _write_report(report: datalists.Report, path: Path) -> str:
+    """Write a datalist's report; the line that says how many images were found and used."""
+    datalists.write_report(report, path)
+    counts = ", ".join(f"{report.figures[key]} {text}" for key, text in COUNTS.items())
+    return f"images: {counts}; reasons and notes in {path}"
+
+
+def demo(
+    out: Path,
+    data: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    size: Path = CONFIGS / "demo.yaml",
+    epochs: float | None = None,
+) -> str:
+    """Run the demo.
+
+    Args:
+        out: folder of runs and report.
+        data: the user's folder; None makes phantoms in ``data/phantoms``.
+        limit: at most so many images of the user's folder.
+        seed: of phantoms, split and training.
+        size: overlay of the training config with image size, network and epochs.
+        epochs: factor of the overlay's epochs; None: 1 on phantoms, 2 on real images, which are harder.
+
+    Returns:
+        the table to print.
+    """
+    start = time.monotonic()
+    images = None
+    if data is None:
+        folder = ROOT / "data" / "phantoms"
+        datalist = phantom_datalist(folder, seed)
+    else:
+        folder = data
+        datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    found = [] if images is None else [_write_report(images, out / "datalist.report.json")]
+    datalists.assert_no_overlap(datalist)
+    datalist_file = out / "datalist.json"
+    datalists.write(datalist, datalist_file)
+    runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
+    paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
+
+    planned = yaml.safe_load(size.read_text(encoding="utf-8"))["stage_epochs"]
+    factor = epochs if epochs is not None else (1.0 if data is None else REAL_EPOCHS)
+    stage_epochs = {stage: max(1, round(n * factor)) for stage, n in planned.items()}
+    overlays = {"ours": [size], "baseline": [CONFIGS / "baseline.yaml", size]}
+    for name, title in RUNS.items():
+        logger.info("training %s (%s)", name, title)
+        train(out / name, overlays[name], seed=seed, stage_epochs=stage_epochs, **paths)
+    for name in RUNS:
+        run_config("evaluate.yaml", run_dir=str(out / name), **EXTRAS[name], **paths)
+        run_config("explain.yaml", run_dir=str(out / name), **paths)
+    page = report.write_report(out, RUNS)
+    first_look = None if data is None else shipped.predict_some(datalist, folder, out / "shipped")
+    logger.info("finished in %.1f minutes", (time.monotonic() - start) / 60)
+    tables = [*found, report.comparison_table(out, RUNS), *([first_look] if first_look else [])]
+    return "\n\n".join([*tables, f"report: {page}\ncurves: tensorboard --logdir {out}"])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder images/<class>/* with optional masks/<same stem>.png")
+    parser.add_argument("--limit", type=int, help="use at most so many images of --data")
+    parser.add_argument("--out", type=Path, help="default: runs/demo, or runs/demo-<folder> with --data")
+    parser.add_argument("--seed", type=int, default=0, help="of phantoms, split and training")
+    parser.add_argument("--epochs", type=float, help="factor of the demo's epochs; default 1, and 2 with --data")
+    arguments = parser.parse_args(argv)
+    out = arguments.out or ROOT / "runs" / ("demo" if arguments.data is None else f"demo-{arguments.data.name}")
+    start_logging()
+    print(demo(out, arguments.data, arguments.limit, arguments.seed, epochs=arguments.epochs))
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

@@ -1,0 +1,311 @@
+"""Why is my heatmap in the background? Tests every known cause on a network and its images.
+
+    python -m scripts diagnose --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json
+    python -m scripts diagnose --network monai.networks.nets.DenseNet121 \
+        --network_args '{"spatial_dims": 2, "in_channels": 1, "out_channels": 2}' --checkpoint model.pt --folder DIR \
+        --preprocessing my_config.yaml --normalizer monai.visualize.default_normalizer --class_index 1
+
+Prints a verdict a cause, writes diagnosis.json and diagnosis.html. Exit status: 0 if no cause holds, 1 if one does, 2
+for an error in what was given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.data.preprocessing import Pipeline, make_preprocessing
+from scripts.diagnosis.inputs import folder_items, order_objection, prepare, read_pipeline
+from scripts.diagnosis.network import build_network, choose_target, load_checkpoint, named, parse_json
+from scripts.diagnosis.page import write_page
+from scripts.diagnosis.study import Study, Subject, study
+from scripts.explain.diagnosis import CAUSES
+from scripts.explain.findings import CANNOT_TELL, HOLDS
+from scripts.explain.methods import METHODS
+from scripts.explain.targets import TumorLogOdds
+from scripts.runs import folder as runs
+from scripts.runs.folder import write_json
+
+__all__ = ["diagnose_run", "report", "table"]
+
+logger = logging.getLogger(__name__)
+
+BUNDLE_NORMALIZER, BUNDLE_COLORMAP = "scripts.explain.maps.max_scaling", "scripts.pictures.overlays.colorize"
+
+
+def diagnose_run(
+    network: nn.Module,
+    datalist: Mapping[str, Any],
+    items: Sequence[Mapping[str, Any]],
+    preprocessing: Any,
+    output_dir: str | Path,
+    *,
+    title: str = "",
+    normalizer: str | None = BUNDLE_NORMALIZER,
+    colormap: str | None = BUNDLE_COLORMAP,
+    heatmaps: str | None = None,
+    method: str | None = None,
+    layer: str | None = None,
+    target: str | None = None,
+    class_index: int | None = None,
+    images: int = 48,
+) -> Study:
+    """Diagnose a trained run of this bundle, print the table and write diagnosis.json and diagnosis.html.
+
+    Args:
+        network: of `scripts.runs.folder.load_run`.
+        datalist: whole, for sources and labels.
+        items: of the part that is looked at, with absolute paths.
+        preprocessing: the pipeline that the network is used with; this bundle's, or the user's own.
+        output_dir: folder of the two files.
+        title: what is diagnosed, for the page.
+        normalizer, colormap: dotted paths of what is done to a finished map; None: not known.
+        heatmaps: folder of ready pictures to check for swapped colors.
+        method, layer: of the map that is looked at; None: evidence, or Grad-CAM at the network's own choice of layer.
+        target: name of the explained score; None: the log-odds of any tumor.
+        class_index: class whose logit is explained, in place of a target.
+        images: at most so many go through the network.
+    """
+    network = network.cpu().eval()
+    kwargs = {"output": "cls"}
+    own = isinstance(preprocessing, Pipeline)
+    samples = prepare(items, preprocessing, images)
+    aim, said = choose_target(
+        network, samples.images, kwargs, target, class_index, len(datalist["classes"]) or None, TumorLogOdds()
+    )
+    everything = [item for part in ("training", "validation", "test") for item in datalist[part]]
+    evidence = bool(getattr(network, "has_evidence", False)) and layer is None
+    subject = Subject(
+        network,
+        samples,
+        aim,
+        method or ("evidence" if evidence else "gradcam"),
+        layer,
+        kwargs,
+        title or str(datalist.get("name", "")),
+        named(normalizer, "normalizer"),
+        normalizer or "",
+        named(colormap, "colormap"),
+        colormap or "",
+        None if heatmaps is None else Path(heatmaps),
+        True,
+        None if own else order_objection(preprocessing),
+        [str(item.get("source", "")) for item in everything],
+        [int(item.get("diagnosis", -1)) for item in everything],
+        datalist["classes"],
+        [said, "preprocessing of this bundle" if own else "preprocessing as given, not this bundle's"],
+    )
+    return report(subject, output_dir)
+
+
+def report(subject: Subject, output_dir: str | Path) -> Study:
+    """Test every cause, print the table, and write diagnosis.json and diagnosis.html."""
+    result = study(subject)
+    folder = Path(output_dir)
+    write_json(_document(result), folder / "diagnosis.json")
+    page = write_page(result, folder / "diagnosis.html")
+    print(table(result))
+    print(f"\nwritten: {folder / 'diagnosis.json'}, {page}")
+    return result
+
+
+def _document(result: Study) -> dict[str, Any]:
+    """diagnosis.json."""
+    subject, samples = result.subject, result.subject.samples
+    return {
+        "title": subject.title,
+        "network": type(subject.network).__name__,
+        "method": subject.method,
+        "layer": result.layer,
+        "target": subject.target.name,
+        "images": len(samples.images),
+        "images_audited": len(samples.feature_labels),
+        "spatial_size": list(samples.images.shape[2:]),
+        "foreground": "estimated from the input" if samples.estimated else "of the pipeline",
+        "more_air_pixels": result.pad,
+        "normalizer": subject.normalizer_name or None,
+        "colormap": subject.colormap_name or None,
+        "map": result.measures,
+        "holds": [finding.cause for finding in result.holding],
+        "findings": [
+            {
+                "cause": finding.cause,
+                "verdict": finding.verdict,
+                "figures": finding.figures,
+                "reason": finding.reason,
+                "limit": CAUSES[finding.cause][1],
+                "advice": finding.advice,
+            }
+            for finding in result.findings
+        ],
+        "without_looking_at_the_brain": result.rows,
+        "notes": subject.notes,
+        "left_out": [{"image": name, "reason": reason} for name, reason in samples.left_out],
+    }
+
+
+def table(result: Study, width: int = 118) -> str:
+    """The verdicts as plain text: cause, verdict, figure and, where it holds or cannot be told, what to do."""
+    subject = result.subject
+    lines = [
+        f"{subject.title}: {type(subject.network).__name__}, {subject.method} at {result.layer}, "
+        f"{subject.target.name}, {len(subject.samples.images)} images",
+        "",
+    ]
+    for finding in result.findings:
+        head = f"{finding.cause:<28}{finding.verdict:<15}"
+        text = finding.reason[:1].upper() + finding.reason[1:] + "."
+        lines += textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * 43)
+        if finding.verdict in (HOLDS, CANNOT_TELL) and finding.advice:
+            lines += textwrap.wrap(finding.advice, width, initial_indent=" " * 43 + "-> ", subsequent_indent=" " * 46)
+    names = ", ".join(finding.cause for finding in result.holding)
+    lines += ["", f"holds: {names or 'nothing'}"]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts diagnose",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    network = parser.add_argument_group("network: a run of this bundle, or one of your own")
+    network.add_argument("--run_dir", help="a trained run")
+    network.add_argument("--network", help="class or function, as a dotted path: monai.networks.nets.DenseNet121")
+    network.add_argument("--network_args", help="its arguments, as JSON")
+    network.add_argument("--network_config", help="or a bundle config that defines it")
+    network.add_argument("--network_id", default="network_def", help="its id in that config (default: network_def)")
+    network.add_argument("--checkpoint", help="its weights: a state dict, or a checkpoint that holds one")
+    network.add_argument("--random_weights", action="store_true", help="diagnose the design, without weights")
+    network.add_argument("--forward_args", help="further arguments of its forward, as JSON")
+    images = parser.add_argument_group("images: by datalist, or by folder")
+    images.add_argument("--datalist_file", help="datalist, see scripts.data.datalists")
+    images.add_argument("--dataset_dir", help="folder that its paths are relative to")
+    images.add_argument("--part", default="test", choices=("training", "validation", "test"))
+    images.add_argument("--folder", help="images/<class>/* with optional masks/, or plain image files")
+    images.add_argument("--images", type=int, default=48, help="at most so many go through the network (default: 48)")
+    images.add_argument("--preprocessing", help="config file with your own 'preprocessing'; default: this bundle's")
+    images.add_argument("--spatial_size", type=int, nargs="+", help="of this bundle's preprocessing (default: 256)")
+    shown = parser.add_argument_group("the map that you look at")
+    shown.add_argument("--method", choices=sorted(METHODS), help="default: gradcam (evidence for runs that have it)")
+    shown.add_argument("--layer", help="dotted name or alias (default: chosen)")
+    shown.add_argument("--class_index", type=int, help="class whose logit is explained, or channel of a segmentation")
+    shown.add_argument("--target", help="another score: tumor_log_odds, class_2_minus_class_0, ...")
+    shown.add_argument("--num_classes", type=int, help="checked against the network's output")
+    shown.add_argument("--normalizer", help="function that scales the finished map, as a dotted path")
+    shown.add_argument("--colormap", help="function that colors it, values (H, W) to RGB (H, W, 3), as a dotted path")
+    shown.add_argument("--heatmaps", help="folder of ready heatmaps or overlays, named as the images")
+    parser.add_argument("--out", help="folder to write to (default: RUN/diagnosis, or runs/diagnosis)")
+    return parser
+
+
+def _items(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Items to look at, and the datalist around them (of a folder: classes alone)."""
+    if (given.folder is None) == (given.datalist_file is None):
+        raise ValueError("give the images either as --datalist_file LIST --dataset_dir DIR or as --folder DIR")
+    if given.folder is not None:
+        items, classes = folder_items(given.folder)
+        return items, {"name": Path(given.folder).resolve().name, "classes": classes or {}, "test": items}
+    datalist = runs.read_datalist(given.datalist_file, given.dataset_dir)
+    return runs.stage_items(datalist, given.part, given.dataset_dir), datalist
+
+
+def _sizes(given: argparse.Namespace) -> list[int]:
+    sizes = given.spatial_size or [256]
+    return sizes * 2 if len(sizes) == 1 else sizes
+
+
+def _own_network(given: argparse.Namespace) -> nn.Module:
+    network = build_network(given.network, given.network_args, given.network_config, given.network_id)
+    if (given.checkpoint is None) != given.random_weights:
+        raise ValueError("give --checkpoint FILE, or --random_weights to look at the design alone")
+    return network if given.checkpoint is None else load_checkpoint(network, given.checkpoint)
+
+
+def _own(given: argparse.Namespace) -> Study:
+    """Diagnose a user's own network."""
+    network = _own_network(given)
+    items, datalist = _items(given)
+    classes = datalist["classes"]
+    known = given.preprocessing is not None
+    pipeline = read_pipeline(given.preprocessing) if known else make_preprocessing(_sizes(given), trace=False)
+    samples = prepare(items, pipeline, given.images)
+    kwargs = parse_json(given.forward_args, "forward_args")
+    aim, said = choose_target(network, samples.images, kwargs, given.target, given.class_index, given.num_classes)
+    everything = [item for part in ("training", "validation", "test") for item in datalist.get(part, [])]
+    weights = (
+        f"weights of {given.checkpoint}" if given.checkpoint else "random weights: a design, not a trained network"
+    )
+    subject = Subject(
+        network,
+        samples,
+        aim,
+        given.method or "gradcam",
+        given.layer,
+        kwargs,
+        f"{type(network).__name__} on {datalist.get('name', 'images')}",
+        named(given.normalizer, "normalizer"),
+        given.normalizer or "",
+        named(given.colormap, "colormap"),
+        given.colormap or "",
+        None if given.heatmaps is None else Path(given.heatmaps),
+        known,
+        order_objection(pipeline) if known else None,
+        [str(item.get("source", "")) for item in everything],
+        [int(item.get("diagnosis", -1)) for item in everything],
+        classes,
+        [said, weights, f"preprocessing of {given.preprocessing}" if known else "preprocessing of this bundle"],
+    )
+    return report(subject, given.out or "runs/diagnosis")
+
+
+def _run(given: argparse.Namespace) -> Study:
+    """Diagnose a run of this bundle."""
+    own = [name for name in ("network", "network_config", "checkpoint", "forward_args") if getattr(given, name)]
+    if own:
+        raise ValueError(f"--run_dir brings its own network; leave out --{', --'.join(own)}")
+    network, config, folder = runs.load_run(given.run_dir)
+    items, datalist = _items(given)
+    if given.folder is not None:
+        datalist = {**datalist, "training": [], "validation": []}
+    sizes = _sizes(given) if given.spatial_size else config["spatial_size"]
+    pipeline = read_pipeline(given.preprocessing) if given.preprocessing else make_preprocessing(sizes, trace=False)
+    return diagnose_run(
+        network,
+        datalist,
+        items,
+        pipeline,
+        given.out or Path(given.run_dir) / "diagnosis",
+        title=f"{folder} on {datalist.get('name', 'images')}",
+        normalizer=given.normalizer or BUNDLE_NORMALIZER,
+        colormap=given.colormap or BUNDLE_COLORMAP,
+        heatmaps=given.heatmaps,
+        method=given.method,
+        layer=given.layer,
+        target=given.target,
+        class_index=given.class_index,
+        images=given.images,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0 if no cause holds and 1 if one does."""
+    given = _parser().parse_args(argv)
+    torch.manual_seed(0)
+    result = _run(given) if given.run_dir else _own(given)
+    return int(bool(result.holding))
+
+
+if __name__ == "__main__":
+    start_logging()
+    with one_sentence_errors():
+        sys.exit(main())

@@ -1,0 +1,65 @@
+"""diagnosis.html: one self-contained page with a verdict, a figure and a picture a cause."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import jinja2
+import matplotlib
+
+from scripts.diagnosis.pictures import map_picture, picture_of
+from scripts.diagnosis.study import Study
+from scripts.explain.diagnosis import CAUSES
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
+from scripts.pictures.figures import STYLE
+
+__all__ = ["write_page"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+ALTERNATIVES = {HOLDS: "bad", DOES_NOT_HOLD: "good", CANNOT_TELL: "open"}
+
+
+def _uri(png: bytes | None) -> str | None:
+    return None if png is None else "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def write_page(study: Study, path: str | Path) -> Path:
+    """Write the page, whole or not at all; it needs no other file and no network."""
+    with matplotlib.rc_context(STYLE):
+        overview = map_picture(study)
+    causes = [
+        {
+            "id": finding.cause.replace(" ", "-"),
+            "finding": finding,
+            "kind": ALTERNATIVES[finding.verdict],
+            "question": CAUSES[finding.cause][0],
+            "limit": CAUSES[finding.cause][1],
+            "picture": _uri(picture_of(study, finding.cause)),
+        }
+        for finding in study.findings
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    counts = {verdict: sum(c["kind"] == kind for c in causes) for verdict, kind in ALTERNATIVES.items()}
+    html = environment.get_template("diagnosis.html.j2").render(
+        study=study,
+        subject=study.subject,
+        samples=study.subject.samples,
+        causes=causes,
+        counts=counts,
+        overview=_uri(overview),
+        measures=study.measures,
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, target)
+    return target

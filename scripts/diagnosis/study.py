@@ -1,0 +1,244 @@
+"""One diagnosis: the subject, all findings about it, the map that the user looks at, and the same map with more air."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from scripts.data.datalists.folders import IMAGE_SUFFIXES
+from scripts.diagnosis.inputs import Samples
+from scripts.diagnosis.network import padding
+from scripts.diagnosis.shortcut import shortcut, shortcut_rows
+from scripts.explain.diagnosis import diagnose, in_order
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS, SHORTCUT, Finding
+from scripts.explain.layers import LayerError, default_layer
+from scripts.explain.maps import max_scaling, upsample
+from scripts.explain.measures import case_measures
+from scripts.explain.methods import METHODS, explain
+from scripts.explain.network_findings import pad_with_air
+from scripts.explain.picture_findings import swapped_pictures
+from scripts.explain.targets import SegmentationRegion, Target
+
+__all__ = ["Study", "Subject", "study"]
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8
+OWN_PIPELINE = "your own preprocessing was not given; behind this bundle's, "
+
+
+@dataclass
+class Subject:
+    """What is diagnosed.
+
+    Attributes:
+        network: in evaluation mode, on the CPU.
+        samples: images as it gets them.
+        target, method, layer: of the map that is looked at; layer None: chosen.
+        forward_kwargs: arguments of the network's `forward`.
+        title: what the page is about.
+        normalizer, colormap: functions for the finished map, None where unknown, and their names.
+        pictures: folder of ready heatmaps or overlays, named as the images; None for none.
+        pipeline_known: the samples came through the pipeline that the network is used with.
+        objection: against the order of its transforms.
+        sources, labels: of all items of the datalist, beyond the samples; a source of "" and a label of -1 are unknown.
+        classes: names by index.
+        notes: how it was chosen, sentences for the page.
+    """
+
+    network: nn.Module
+    samples: Samples
+    target: Target
+    method: str = "gradcam"
+    layer: str | None = None
+    forward_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    normalizer: Callable[[Tensor], Any] | None = None
+    normalizer_name: str = ""
+    colormap: Callable[[np.ndarray], Any] | None = None
+    colormap_name: str = ""
+    pictures: Path | None = None
+    pipeline_known: bool = True
+    objection: str | None = None
+    sources: Sequence[str] = ()
+    labels: Sequence[int] = ()
+    classes: Mapping[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Study:
+    """A subject and what was found.
+
+    Attributes:
+        subject: what was diagnosed.
+        layer: the explained layer; None where none could be chosen.
+        pad: pixels of air that were added on a side.
+        findings: one a cause.
+        rows: of `diagnose_shortcut.shortcut_rows`.
+        maps: (B, 1, *layer grid), raw, >= 0, of all images; None where the layer cannot be explained.
+        padded_maps: (B, 1, *spatial), the map of the image with more air, divided by its maximum and then cut to the
+            image; None where not possible.
+        measures: name: mean over the maps, see `measures.case_measures`.
+        given_pictures: (name, RGB) of the user's own pictures.
+    """
+
+    subject: Subject
+    layer: str | None
+    pad: int
+    findings: list[Finding] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    maps: Tensor | None = None
+    padded_maps: Tensor | None = None
+    measures: dict[str, float] = field(default_factory=dict)
+    given_pictures: list[tuple[str, np.ndarray]] = field(default_factory=list)
+
+    @property
+    def holding(self) -> list[Finding]:
+        """Findings that hold."""
+        return [finding for finding in self.findings if finding.verdict == HOLDS]
+
+
+def study(subject: Subject) -> Study:
+    """Test every cause.
+
+    Raises:
+        ValueError: for an unknown method, or pictures that cannot be read.
+    """
+    if subject.method not in METHODS:
+        raise ValueError(f"method {subject.method!r} is none of {', '.join(METHODS)}")
+    samples, network, kwargs = subject.samples, subject.network, dict(subject.forward_kwargs)
+    layer = subject.layer
+    if layer is None:
+        try:
+            dense = isinstance(subject.target, SegmentationRegion)
+            layer = default_layer(network, samples.images[:1], kwargs, dense=dense)
+        except LayerError as error:
+            subject.notes.append(f"no layer was given, and none could be chosen: {error}")
+    result = Study(subject, layer, padding(network, samples.images, kwargs))
+    result.findings = diagnose(
+        network,
+        samples.images,
+        samples.foreground,
+        subject.target,
+        layer,
+        samples.labels,
+        samples.tumor,
+        None,
+        subject.normalizer,
+        subject.colormap,
+        kwargs,
+        result.pad,
+        samples.estimated,
+        subject.objection,
+        subject.method,
+    )
+    result.rows = shortcut_rows(samples)
+    labels, sources = subject.labels or samples.labels, subject.sources or samples.sources
+    found = shortcut(samples, result.rows, sources, labels, subject.pipeline_known)
+    result.findings = in_order([found, *(f for f in result.findings if f.cause != SHORTCUT)])
+    if not subject.pipeline_known:
+        result.findings = [_of_another_pipeline(finding) for finding in result.findings]
+    _maps(result)
+    if subject.pictures is not None:
+        _look_at_pictures(result)
+    return result
+
+
+def _of_another_pipeline(finding: Finding) -> Finding:
+    if finding.cause not in ("air not zero", "order of transforms") or finding.verdict == CANNOT_TELL:
+        return finding
+    advice = "give your own: --preprocessing FILE, a config with 'preprocessing', as bundles have it"
+    return replace(finding, verdict=CANNOT_TELL, reason=OWN_PIPELINE + finding.reason, advice=advice)
+
+
+def _explained(result: Study, images: Tensor) -> Tensor:
+    """Raw maps (B, 1, *layer grid), a few samples at a time."""
+    subject, parts = result.subject, []
+    kind = METHODS[subject.method]
+    layers = result.layer if kind == "layer" else None
+    for start in range(0, len(images), BATCH):
+        index = torch.arange(start, min(start + BATCH, len(images)))
+        target = subject.target.take(index)
+        kwargs = dict(subject.forward_kwargs)
+        found = explain(
+            subject.network, images[index], subject.method, layers, target, forward_kwargs=kwargs, cancelled="empty"
+        )
+        parts.append(next(value for (method, _), value in found.maps.items() if method == subject.method))
+    return torch.cat(parts)
+
+
+def _maps(result: Study) -> None:
+    """The map that is looked at, what it measures, and the same with more air."""
+    samples = result.subject.samples
+    try:
+        result.maps = _explained(result, samples.images).detach().float().clamp(min=0)
+    except LayerError as error:
+        result.subject.notes.append(f"no map could be made: {error}")
+        return
+    inside = samples.foreground.float()
+    tumor = torch.zeros_like(inside) if samples.tumor is None else samples.tumor
+    measured = case_measures(result.maps, tumor, inside)
+    names = ("background_energy", "background_energy_layer", "tumor_energy", "pointing_game", "empty")
+    for name in names:
+        values = measured[name][torch.isfinite(measured[name])]
+        if len(values):
+            result.measures[name] = float(values.mean())
+    pad, size = result.pad, samples.images.shape[2:]
+    padded = pad_with_air(samples.images, samples.foreground, pad)
+    try:
+        grown = _explained(result, padded).detach().float().clamp(min=0)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        logger.info("no map with more air: %s", str(error).splitlines()[0])
+        return
+    on_image = max_scaling(upsample(grown, padded.shape[2:]))  # raw Grad-CAM shrinks with the number of cells
+    for axis, length in enumerate(size):
+        on_image = on_image.narrow(2 + axis, pad, length)
+    result.padded_maps = on_image
+    change = (on_image - max_scaling(upsample(result.maps, size))).abs().flatten(1).amax(1)
+    result.measures["map_change_with_more_air"] = float(change.median())
+
+
+def _look_at_pictures(result: Study) -> None:
+    """Compare ready pictures with the maps, and put what is found into 'swapped colors'."""
+    folder, samples = Path(str(result.subject.pictures)), result.subject.samples
+    if not folder.is_dir():
+        raise FileNotFoundError(f"heatmaps: {folder} is not a folder")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise ValueError(f"heatmaps: no picture in {folder}")
+    by_name = {path.stem: i for i, name in enumerate(samples.names) for path in files if path.stem.startswith(name)}
+    chosen = [path for path in files if path.stem in by_name] or files
+    result.given_pictures = [(p.stem, np.asarray(Image.open(p).convert("RGB"))) for p in chosen[:12]]
+    pictures = [picture for _, picture in result.given_pictures]
+    found = None
+    if (
+        result.maps is not None
+        and samples.images.dim() == 4
+        and all(stem in by_name for stem, _ in result.given_pictures)
+    ):
+        scaled = max_scaling(upsample(result.maps, samples.images.shape[2:]))
+        planes = [
+            np.asarray(Image.fromarray(scaled[by_name[stem], 0].numpy().T).resize(picture.shape[1::-1]))
+            for stem, picture in result.given_pictures
+        ]
+        found = swapped_pictures(pictures, planes)
+    if found is None or found.verdict == CANNOT_TELL:
+        alone = swapped_pictures(pictures)
+        found = alone if found is None or alone.verdict != CANNOT_TELL else found
+    of_function = next(finding for finding in result.findings if finding.cause == found.cause)
+    verdicts = {found.verdict, of_function.verdict}
+    verdict = HOLDS if HOLDS in verdicts else DOES_NOT_HOLD if DOES_NOT_HOLD in verdicts else CANNOT_TELL
+    reason = f"of {len(pictures)} pictures in {folder}: {found.reason}"
+    if of_function.figures:
+        reason += f"; of the color map: {of_function.reason}"
+    merged = Finding(found.cause, verdict, {**of_function.figures, **found.figures}, reason, found.advice)
+    result.findings = [merged if finding.cause == found.cause else finding for finding in result.findings]

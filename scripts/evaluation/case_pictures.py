@@ -1,0 +1,107 @@
+"""Pictures of the worst, the best and the misdiagnosed cases of an evaluation, and cases.json that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.explain.evidence import evidence_map
+from scripts.explain.maps import scale_maps, upsample
+from scripts.explain.targets import TumorLogOdds
+from scripts.networks import MultiTaskDynUNet
+from scripts.pictures import overlays
+from scripts.pictures.planes import PicturePlane
+from scripts.runs.folder import write_json
+from scripts.runs.tasks import is_trained
+
+__all__ = ["choose", "write_case_pictures"]
+
+COUNT = 6
+
+
+def choose(rows: Sequence[Mapping[str, Any]], count: int = COUNT) -> list[tuple[str, int]]:
+    """(kind, index) of the cases to show.
+
+    "worst" and "best" by Dice; "misdiagnosed" with the probability of the true class nearest to 0. No case twice as
+    worst and best: with few cases the worst come first.
+
+    Args:
+        rows: of `scripts.evaluation.evaluation.decided`.
+        count: at most so many a kind.
+    """
+    scored = sorted((row["dice"], row["name"], i) for i, row in enumerate(rows) if row["dice"] == row["dice"])
+    worst = [i for _, _, i in scored[:count]]
+    best = [i for _, _, i in scored[::-1][:count] if i not in worst]
+    wrong = sorted(
+        (row["probability"][row["diagnosis"]], row["name"], i)
+        for i, row in enumerate(rows)
+        if row["diagnosis"] >= 0 and row["predicted"] != row["diagnosis"]
+    )
+    kinds = (("worst", worst), ("best", best), ("misdiagnosed", [i for _, _, i in wrong[:count]]))
+    return [(kind, i) for kind, indices in kinds for i in indices]
+
+
+@torch.no_grad()
+def write_case_pictures(
+    network: MultiTaskDynUNet,
+    dataset: Any,
+    rows: Sequence[Mapping[str, Any]],
+    folder: str | Path,
+    count: int = COUNT,
+    channel: int = 0,
+) -> list[dict[str, Any]]:
+    """Write ``cases/*.png`` and ``cases.json``.
+
+    Args:
+        network: in evaluation mode, one that segments.
+        dataset: the items that the rows are of, in their order.
+        rows: of `scripts.evaluation.evaluation.decided`.
+        folder: ``runs/<run>/evaluation``.
+        count: at most so many a kind.
+        channel: of the image, that is shown.
+
+    Returns:
+        entries {kind, name, source, dice, diagnosis, predicted, tumor_probability, image, evidence (None without an
+        evidence map), where: which channel and slice are shown, see `scripts.pictures.planes`}.
+    """
+    folder, device = Path(folder), next(network.parameters()).device
+    entries: list[dict[str, Any]] = []
+    for kind, index in choose(rows, count):
+        if kind == "misdiagnosed" and not is_trained(network, "classification"):
+            continue  # what random weights say of a case is no diagnosis
+        case, row = dataset[index], rows[index]
+        output = network.multitask(case["image"][None].to(device))
+        heat = None
+        if network.has_evidence and is_trained(network, "classification"):
+            raw = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()
+            heat = scale_maps(upsample(raw, case["image"].shape[1:]))[0][0].numpy()
+        mask = case["label"].numpy() if bool(case["has_mask"]) else None
+        predicted = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).cpu().numpy().astype(np.uint8)
+        plane = PicturePlane.of(case["image"], mask, heat, predicted, channel)
+        image = plane.image(case["image"])
+        lines: dict[str, Any] = {
+            "mask": plane.mask(mask),
+            "predicted": plane.map(predicted),
+            "scale": overlays.legible_scale(image.shape),
+        }
+        (folder / "cases").mkdir(parents=True, exist_ok=True)
+        files: dict[str, str | None] = {"image": f"cases/{row['name']}_image.png", "evidence": None}
+        overlays.save(overlays.overlay(image, np.zeros_like(image), **lines), folder / str(files["image"]))
+        if heat is not None:
+            files["evidence"] = f"cases/{row['name']}_evidence.png"
+            overlays.save(overlays.overlay(image, plane.map(heat), **lines), folder / str(files["evidence"]))
+        entries.append(
+            {
+                "kind": kind,
+                **{key: row[key] for key in ("name", "source", "diagnosis", "predicted", "tumor_probability")},
+                "dice": row["dice"] if row["dice"] == row["dice"] else None,
+                **files,
+                "where": plane.where,
+            }
+        )
+    write_json(entries, folder / "cases.json")
+    return entries

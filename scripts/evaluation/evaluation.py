@@ -1,0 +1,313 @@
+"""metrics.json and the tables of a trained run: one row a case, figures over cases, thresholds from validation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from scipy.special import softmax
+
+from scripts.evaluation.items import ClassComparison
+from scripts.inference.volumes import group_rows, patient_summary, volume_summary
+from scripts.measures.bootstrap import case_summary
+from scripts.measures.lesions import lesion_summary
+from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
+from scripts.measures.metrics import classification_metrics, decide, one_class_metrics
+from scripts.runs.folder import write_csv, write_json
+
+logger = logging.getLogger(__name__)
+
+# Tumor area as a share of the head's in the same slice.
+AREAS = (0.0, 0.005, 0.01, 0.02, 0.05, 1.0)
+AREA_WORDS = {
+    2: "tumor area as a share of the head's area in the same slice",
+    3: "tumor volume as a share of the head's volume",
+}
+GRID_WORDS = (
+    "the network's; HD95 in its {}, and in millimeters where the file knows its spacing, both over tumors with a "
+    "predicted {}; Dice over cases with a tumor in the mask"
+)
+# Columns of cases.csv that are not lists.
+HIDDEN = ("logits", "probability")
+
+
+class CaseResults:
+    """Collects one row a case from an evaluator whose step computes segmentation and classification.
+
+    A row: name, patient (or near-duplicate group, or the name), unit (the same, a patient with its source before it:
+    what is resampled), source, volume, slice, diagnosis (-1 unknown), logits, has_mask, pixels of head, tumor,
+    prediction and their overlap on the network's grid, pixel_area (pixels of the image in one of them), head_share
+    (of the whole image), tumor and predicted area in mm2 and slice_mm (NaN where the file does not say), of a 3D case
+    tumor and predicted volume in ml in their place, label_coverage, and with a tumor in the mask dice, iou, hd95
+    (pixels of the network's grid), hd95_mm, lesions, lesions_found, false_lesions, dice_whole_head and dice_random
+    (what these masks would score), else NaN.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Collect at every iteration."""
+        engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+
+    def collect(self, engine: Any) -> None:
+        """Add the cases of a batch."""
+        batch, pred, target = engine.state.batch, engine.state.output["pred"], engine.state.output["label"]
+        label = target["label"].float().cpu()
+        segmented = (pred["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if "seg" in pred else None
+        for i in range(len(label)):
+            self.rows.append(
+                {
+                    **identity(batch, i),
+                    "diagnosis": int(target["diagnosis"][i]),
+                    "logits": [float(v) for v in pred["cls"][i]],
+                    "label_coverage": float(batch["label_coverage"][i]),
+                    **mask_measures(
+                        None if segmented is None else segmented[i],
+                        label[i] if bool(target["has_mask"][i]) else None,
+                        torch.as_tensor(target["foreground"][i]).cpu() != 0,
+                        batch["pixel_mm"][i],
+                        batch["name"][i],
+                    ),
+                }
+            )
+
+
+def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Who and where a case is, of a collated batch."""
+    patient, source = batch["patient"][i], batch["source"][i]
+    known = patient or batch["group"][i] or batch["name"][i]
+    return {
+        "name": batch["name"][i],
+        "patient": known,
+        "unit": f"{source}: {patient}" if patient else known,
+        "source": source,
+        "volume": batch["volume"][i],
+        "slice": int(batch["slice"][i]),
+        "pixel_area": float(batch["pixel_area"][i]),
+        "head_share": float(batch["head_share"][i]),
+        "pixel_mm2": float(torch.as_tensor(batch["pixel_mm"][i]).prod()) if len(batch["pixel_mm"][i]) == 2 else NAN,
+        "slice_mm": float(batch["slice_mm"][i]),
+    }
+
+
+def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return case_summary(np.array([row[name] for row in rows], dtype=float), [row["unit"] for row in rows])
+
+
+def _not_segmented(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row["predicted_pixels"] is None for row in rows)
+
+
+def is_free(row: Mapping[str, Any]) -> bool:
+    """Whether a case has no tumor: by its mask, or without one by its diagnosis."""
+    return row["diagnosis"] == 0 if row["tumor_pixels"] is None else row["tumor_pixels"] == 0
+
+
+def segmentation_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The block "segmentation": S of each measure, and how many tumors have no predicted pixel (so no HD95)."""
+    free = [row for row in rows if is_free(row) and row["predicted_pixels"] is not None]
+    tumors = [row for row in rows if row["tumor_pixels"]]
+    return {
+        **{name: _column(rows, name) for name in SEGMENTATION},
+        "hd95_missed": None if _not_segmented(rows) else sum(row["predicted_pixels"] == 0 for row in tumors),
+        "false_positive_pixels": _column(free, "predicted_pixels"),
+        "false_positive_mm2": _column(free, "predicted_mm2"),
+        "false_positive_ml": _column(free, "predicted_ml"),
+        "false_positive_rate": case_summary(
+            np.array([float(row["predicted_pixels"] > 0) for row in free]), [row["unit"] for row in free]
+        ),
+        "label_coverage": _column(tumors, "label_coverage"),
+    }
+
+
+def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: float) -> dict[str, Any]:
+    """M of metrics.json for a set of cases.
+
+    Args:
+        rows: of `CaseResults`.
+        threshold, temperature: from validation.
+    """
+    known = [row for row in rows if row["diagnosis"] >= 0]
+    result: dict[str, Any] = {"n": len(rows)}
+    if known:
+        result["classification"] = classification_metrics(
+            np.array([row["logits"] for row in known]),
+            np.array([row["diagnosis"] for row in known]),
+            threshold,
+            temperature,
+            [row["unit"] for row in known],
+        )
+    result["segmentation"] = segmentation_summary(rows)
+    return result
+
+
+def by_class(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """{class: {classification: that class against all others, segmentation: of its cases}} of the classes present.
+
+    Args:
+        rows: of `decided`.
+        names: of the classes.
+    """
+    known = [row for row in rows if row["diagnosis"] >= 0]
+    found: dict[str, Any] = {}
+    for k, name in enumerate(names):
+        own = [row for row in known if row["diagnosis"] == k]
+        if own:
+            diagnosis, predicted = (np.array([row[key] for row in known]) for key in ("diagnosis", "predicted"))
+            score = np.array([row["probability"][k] for row in known])
+            found[name] = {
+                "n": len(own),
+                "classification": one_class_metrics(diagnosis, predicted, score, k, [row["unit"] for row in known]),
+                "segmentation": segmentation_summary(own),
+            }
+    return found
+
+
+def by_area(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Performance by tumor area as a share of the head's, in the bins of `AREAS`, over cases with a tumor in the mask.
+
+    Returns:
+        entries {low, high, n, dice S, detected S (share of cases called tumor), segmented S (share with any overlap)}.
+    """
+    tumors = [row for row in rows if row["tumor_pixels"]]
+    found = []
+    for low, high in pairwise(AREAS):
+        own = [row for row in tumors if low < row["tumor_pixels"] / row["head_pixels"] <= high]
+        units = [row["unit"] for row in own]
+        found.append(
+            {
+                "low": low,
+                "high": high,
+                "n": len(own),
+                "dice": _column(own, "dice"),
+                "detected": case_summary(np.array([float(row["predicted"] > 0) for row in own]), units),
+                "segmented": case_summary(
+                    np.array([NAN if row["shared_pixels"] is None else float(row["shared_pixels"] > 0) for row in own]),
+                    units,
+                ),
+            }
+        )
+    return found
+
+
+def baselines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """What is scored without looking: the most frequent class for all, the whole head and a random map as mask."""
+    diagnosis = np.array([row["diagnosis"] for row in rows if row["diagnosis"] >= 0], dtype=int)
+    found: dict[str, Any] = {
+        "whole_head": {"dice": _column(rows, "dice_whole_head")},
+        "random_map": {"dice": _column(rows, "dice_random")},
+    }
+    if len(diagnosis):
+        count = np.bincount(diagnosis)
+        found["majority"] = {
+            "class": names[int(count.argmax())],
+            "accuracy": float(count.max() / len(diagnosis)),
+            "balanced_accuracy": 1 / int((count > 0).sum()),
+        }
+    return found
+
+
+def decided(
+    rows: Sequence[dict[str, Any]], threshold: float, temperature: float, classes: ClassComparison | None = None
+) -> list[dict[str, Any]]:
+    """Rows with the classes that are compared, ``probability`` by class, ``tumor_probability`` and ``predicted``."""
+    found = []
+    for row in rows:
+        logits = np.array([row["logits"]], dtype=float)
+        diagnosis = row["diagnosis"]
+        if classes is not None:
+            logits, diagnosis = classes.logits(logits, temperature), classes.diagnosis(diagnosis)
+        probability = softmax(logits[0] / temperature)
+        found.append(
+            {
+                **row,
+                "logits": logits[0].tolist(),
+                "diagnosis": diagnosis,
+                "probability": probability.tolist(),
+                "tumor_probability": float(1 - probability[0]),
+                "predicted": int(decide(logits, threshold, temperature)[0]),
+            }
+        )
+    return found
+
+
+def write_evaluation(
+    rows: Sequence[dict[str, Any]],
+    folder: str | Path,
+    threshold: float,
+    temperature: float,
+    part: str = "test",
+    bootstrap_by: str = "patient",
+    classes: ClassComparison | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    spatial_dims: int = 2,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write metrics.json, cases.csv, patients.csv and, of volumes (as slices or whole), volumes.csv.
+
+    Args:
+        rows: of `CaseResults`.
+        folder: ``runs/<run>/evaluation``.
+        threshold, temperature: from validation.
+        part: name of the datalist's part.
+        bootstrap_by: what ``patient`` of the rows really is: "patient" or "near-duplicate group".
+        classes: how the datalist's classes meet the network's; None: they are the same, called by number.
+        provenance: of the cases, see `scripts.evaluation.items.provenance`.
+        spatial_dims: 3 of whole volumes, each of which is one case.
+        notes: further ones, such as what is not measured.
+
+    Returns:
+        the content of metrics.json.
+    """
+    rows = decided(rows, threshold, temperature, classes)
+    names = classes.names if classes else [f"class {k}" for k in range(len(rows[0]["logits"]))]
+    sources = sorted({row["source"] for row in rows})
+    patients, volumes = (group_rows(rows, key, threshold) for key in ("unit", "volume"))
+    result: dict[str, Any] = {
+        part: {
+            "overall": summarize(rows, threshold, temperature),
+            "by_source": {s: summarize([r for r in rows if r["source"] == s], threshold, temperature) for s in sources},
+            "by_class": by_class(rows, names),
+            "by_patient": patient_summary(patients, spatial_dims == 3),
+            "by_area": by_area(rows),
+            "lesions": lesion_summary(rows),
+            "baselines": baselines(rows, names),
+        },
+        "classes": names,
+        "notes": [*(classes.notes if classes else []), *_task_notes(rows, provenance or {}), *notes],
+        "provenance": dict(provenance or {}),
+        "intervals": f"95 % percentile bootstrap by {bootstrap_by}",
+        "grid": GRID_WORDS.format(*(("pixels", "pixel") if spatial_dims == 2 else ("voxels", "voxel"))),
+        "areas": AREA_WORDS[spatial_dims],
+    }
+    if volumes:
+        result[part]["volumes"] = volume_summary(volumes, len(names), whole=spatial_dims == 3)
+        write_csv([_shown(row) for row in volumes], Path(folder) / "volumes.csv")
+    write_csv([_shown(row) for row in patients], Path(folder) / "patients.csv")
+    write_csv([_shown(row) for row in rows], Path(folder) / "cases.csv")
+    write_json(result, Path(folder) / "metrics.json")
+    logger.info("%d cases evaluated, figures in %s", len(rows), folder)
+    return result
+
+
+def _task_notes(rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> list[str]:
+    """What the figures do not hold because the run was not trained for it."""
+    notes = []
+    if _not_segmented(rows):
+        notes.append("this run segments nothing: there are no figures of segmentation")
+    if "classification" not in provenance.get("tasks", ["classification"]):
+        notes.append("the head of this run was not trained: its figures of classification are those of random weights")
+    return notes
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    by_class = {f"probability_{k}": p for k, p in enumerate(row.get("probability", ()))}
+    return {k: v for k, v in row.items() if k not in HIDDEN} | by_class

@@ -1,0 +1,155 @@
+"""Inference: every output of the network from one forward pass over a picture, a volume or a stack of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from scripts.networks import MultiTaskDynUNet
+
+# What `MultiTaskDynUNet.encode` returns.
+Encoded = tuple[list[Tensor], list[Tensor]]
+# What else is told of (N, C, *size) by a network, which has encoded it already or not: name to (N, ...).
+Judge = Callable[[Tensor, Any, Encoded | None], dict[str, Tensor]]
+
+
+def spatial_dims(network: Any) -> int:
+    """2 or 3: how many spatial axes a network takes, read off its convolutions; scripted networks too."""
+    return max(parameter.ndim for parameter in network.parameters()) - 2
+
+
+class MultiTaskInferer(Inferer):
+    """Runs the network once a slice, in batches, and returns segmentation, calibrated probabilities and evidence.
+
+    Args:
+        batch_size: slices in one pass.
+        judge: told of every slice beside the prediction, such as whether it is like the training images.
+
+    Example:
+        >>> from scripts.networks import MultiTaskDynUNet
+        >>> net = MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
+        >>> result = MultiTaskInferer()(torch.rand(1, 1, 32, 32, 5) + 0.1, net)
+        >>> {name: tuple(value.shape) for name, value in sorted(result.items())}
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'evidence': (1, 5, 1, 16, 16), 'probability': (1, 5, 2), 'seg': (1, 5, 2, 32, 32), 'temperature': (1, 1),
+         'threshold': (1, 1)}
+    """
+
+    def __init__(self, batch_size: int = 8, judge: Judge | None = None) -> None:
+        super().__init__()
+        self.judge = judge
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Infer.
+
+        Args:
+            inputs: (B, C, *size), or (B, C, *size, S) with a stack of slices last, from `scripts.inference.studies`.
+            network: a `MultiTaskDynUNet`, or its TorchScript form.
+
+        Returns:
+            "seg" (B, S, 2, *size) probabilities in [0, 1]; "probability" (B, S, K) of each class, class 0 "no tumor";
+            "threshold" of tumor probability and "temperature", (B, 1); "evidence" (B, S, 1, *grid), positive where the
+            image speaks for a tumor (absent without an evidence head). S is 1 for a picture or a whole volume. Evidence
+            of the tumor classes is weighted by their probability among them, so it is the map of the log-odds of any
+            tumor. All float32, on the device of the input. What the judge tells stands beside them, (B, S, ...).
+        """
+        units, (batch, stack) = _units(inputs, network)
+        parts = []
+        for part in units.split(self.batch_size):
+            if self.judge is None:
+                parts.append(self.infer(part, network))
+                continue
+            encoded = network.encode(part) if isinstance(network, MultiTaskDynUNet) else None  # once for both
+            parts.append({**self.infer(part, network, encoded), **self.judge(part, network, encoded)})
+        result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
+        result["threshold"] = network.threshold.float().expand(batch, 1)
+        result["temperature"] = network.temperature.float().expand(batch, 1)
+        return result
+
+    def infer(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
+        """One pass over (N, C, *size); "seg" (N, 2, *size), "probability" (N, K), "evidence" (N, 1, *grid)."""
+        output = network.multitask(units) if encoded is None else network.outputs(*encoded)
+        logits = output["cls"].float()
+        result = {
+            "seg": torch.softmax(output["seg"].float(), dim=1),
+            "probability": torch.softmax(logits / network.temperature, dim=1),
+        }
+        if "evidence" in output:
+            evidence = output["evidence"].float()
+            share = torch.softmax(logits[:, 1:], dim=1)
+            share = share.view(*share.shape, *[1] * (units.ndim - 2))
+            result["evidence"] = (share * evidence[:, 1:]).sum(dim=1, keepdim=True) - evidence[:, :1]
+        return result
+
+    @torch.no_grad()
+    def views(self, inputs: Tensor, network: Any) -> dict[str, Tensor]:
+        """How the prediction changes when the image is mirrored, shifted or its contrast changed; see `VIEWS`.
+
+        Args:
+            inputs, network: as in `__call__`.
+
+        Returns:
+            "probability" (B, S, V, K) of each class in each of the V views, the image itself first; "seg_std"
+            (B, S, 1, *size), standard deviation over the views of the probability of any tumor at each place.
+        """
+        units, shape = _units(inputs, network)
+        probabilities, deviations = [], []
+        for part in units.split(self.batch_size):
+            tumor, classes = [], []
+            for change, undo in VIEWS.values():
+                output = self.infer(change(part), network)
+                classes.append(output["probability"])
+                tumor.append(undo(1 - output["seg"][:, :1]))
+            probabilities.append(torch.stack(classes, dim=1))
+            deviations.append(torch.stack(tumor).std(dim=0, correction=0))
+        return {
+            "probability": torch.cat(probabilities).unflatten(0, shape),
+            "seg_std": torch.cat(deviations).unflatten(0, shape),
+        }
+
+
+def _units(inputs: Tensor, network: Any) -> tuple[Tensor, tuple[int, int]]:
+    """(B, C, *size[, S]) as (B * S, C, *size), and (B, S)."""
+    plain = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+    stacked = plain.ndim == spatial_dims(network) + 3
+    plain = plain.movedim(-1, 1) if stacked else plain.unsqueeze(1)
+    return plain.flatten(0, 1).contiguous(), (plain.shape[0], plain.shape[1])
+
+
+def _mirror(x: Tensor) -> Tensor:
+    return x.flip(2)
+
+
+def _shift(x: Tensor, cells: int) -> Tensor:
+    """Move along the first two spatial axes, air coming in: as far as the grid of the evidence is wide, or less."""
+    moved = torch.zeros_like(x)
+    to = slice(max(cells, 0), x.shape[2] + min(cells, 0)), slice(max(cells, 0), x.shape[3] + min(cells, 0))
+    source = slice(max(-cells, 0), x.shape[2] - max(cells, 0)), slice(max(-cells, 0), x.shape[3] - max(cells, 0))
+    moved[:, :, to[0], to[1]] = x[:, :, source[0], source[1]]
+    return moved
+
+
+def _contrast(x: Tensor, bend: float) -> Tensor:
+    """Bend the gray values of the foreground, whose mean is about 0 and deviation about 1; air stays exactly 0."""
+    bent = x + bend * (x * x - 1) / 2
+    return torch.where(x != 0, torch.where(bent == 0, torch.full_like(bent, 1e-6), bent), x)
+
+
+# What a prediction should not depend on: name to the change of the input (N, C, *size) and its undoing on the output.
+VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "as it is": (lambda x: x, lambda y: y),
+    "mirrored": (_mirror, _mirror),
+    "shifted": (lambda x: _shift(x, 2), lambda y: _shift(y, -2)),
+    "shifted back": (lambda x: _shift(x, -1), lambda y: _shift(y, 1)),
+    "mirrored and shifted": (lambda x: _shift(_mirror(x), 1), lambda y: _mirror(_shift(y, -1))),
+    "brighter": (lambda x: _contrast(x, 0.15), lambda y: y),
+    "darker": (lambda x: _contrast(x, -0.15), lambda y: y),
+}

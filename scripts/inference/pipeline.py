@@ -1,0 +1,126 @@
+"""The bundle's inference as one object: built from ``configs/inference.yaml``, used image by image or in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from scripts.command.locations import ROOT
+from scripts.data.preprocessing import check_network_input
+from scripts.inference.postprocessing import SaveEvidenced
+from scripts.inference.studies import Study
+from scripts.networks import MultiTaskDynUNet
+from scripts.training.checkpoints import load_weights
+
+# Of an inferer's outputs, those that are the same for every slice.
+_SHARED = ("threshold", "temperature")
+
+
+class Inference:
+    """Network, preprocessing, inferer and postprocessing of ``configs/inference.yaml``; nothing is written to disk.
+
+    Args:
+        bundle_root: folder that holds ``configs`` and ``models``.
+        weights: state dict; None: those that the overlay names, else ``models/model.pt``.
+        overlay: config files merged over ``configs/inference.yaml``, for example a run's ``network.yaml``.
+        device: "cpu", "cuda", ...; None: as the config says.
+        overrides: further values by config id, for example ``plane``.
+
+    Attributes:
+        network: in evaluation mode, on ``device``, no parameter needs a gradient.
+        weights: file that the network was loaded from.
+        classes: names by index, class 0 "no tumor".
+        inferer, preprocessing, postprocessing: as the config builds them, the latter two as lists of transforms.
+
+    Raises:
+        FileNotFoundError: when the config or the weights do not exist.
+        ValueError: when the weights do not fit the network.
+    """
+
+    def __init__(
+        self,
+        bundle_root: str | Path = ROOT,
+        weights: str | Path | None = None,
+        overlay: str | Path | Sequence[str | Path] | None = None,
+        device: str | torch.device | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        root = Path(bundle_root)
+        overlays = [overlay] if isinstance(overlay, (str, Path)) else list(overlay or [])
+        files = [root / "configs" / "inference.yaml", *map(Path, overlays)]
+        for file in files:
+            if not file.is_file():
+                raise FileNotFoundError(f"no config at {file}")
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in files])
+        for key, value in {"bundle_root": str(root), **(overrides or {})}.items():
+            parser[key] = value
+        if weights is not None:
+            parser["weights"] = str(weights)
+        if device is not None:
+            parser["device"] = str(device)
+        self.device = torch.device(parser.get_parsed_content("device"))
+        self.weights = Path(weights if weights is not None else parser.get_parsed_content("weights"))
+        self.network: MultiTaskDynUNet = parser.get_parsed_content("network_def")
+        load_weights(self.network, self.weights).to(self.device).eval().requires_grad_(False)
+        names = parser.get_parsed_content("classes")
+        self.classes: list[str] = [names.get(str(i), f"class {i}") for i in range(self.network.num_classes)]
+        self.inferer = parser.get_parsed_content("inferer")
+        # One by one: MONAI's Compose wraps every error in another that does not name the file.
+        self.preprocessing = list(parser.get_parsed_content("preprocessing").transforms)
+        self.postprocessing = [
+            step
+            for step in parser.get_parsed_content("postprocessing").transforms
+            if not isinstance(step, SaveEvidenced)
+        ]
+
+    def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """What the pipeline makes of an item; see `scripts.inference.studies.PrepareStudyd` for both.
+
+        Raises:
+            ValueError: when the image cannot be read, does not fit the network or shows no head, or the pipeline does
+                not give what the network was trained on; names the file.
+        """
+        result: dict[Any, Any] = dict(item)
+        for step in self.preprocessing:
+            result = step(result)
+        # A stack of slices is checked as one volume: single slices may hold too little of the head to say.
+        check_network_input(result["image"][None], result["foreground"][None], [Study.of(result["image"]).source])
+        return result
+
+    def infer(self, item: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Outputs of the network for one prepared item, as the inferer gives them, without the batch axis."""
+        stack = item["image"][None].to(self.device)
+        return {key: value[0] for key, value in self.inferer(stack, self.network).items()}
+
+    def infer_together(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
+        """The same for several prepared items in common passes; equal up to rounding (about 1e-6)."""
+        if not items:
+            return []
+        stacks = [slices_first(item["image"]) for item in items]
+        together = torch.cat(stacks).movedim(0, -1)[None].to(self.device)
+        output = {key: value[0] for key, value in self.inferer(together, self.network).items()}
+        results, start = [], 0
+        for stack in stacks:
+            stop = start + len(stack)
+            results.append({k: value if k in _SHARED else value[start:stop] for k, value in output.items()})
+            start = stop
+        return results
+
+    def finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The prepared item with "pred", "evidence" and "result", see `postprocessing.RestoreStudyd`."""
+        done: dict[Any, Any] = {**item, "pred": dict(output)}
+        for step in self.postprocessing:
+            done = step(done)
+        return done
+
+
+def slices_first(image: Any) -> Tensor:
+    """A prepared image as a plain tensor (S, C, *size)."""
+    plain = image.as_tensor()
+    return plain.movedim(-1, 0) if Study.of(image).plane else plain[None]

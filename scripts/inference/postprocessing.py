@@ -1,0 +1,235 @@
+"""From the network's outputs back to the file's own grid: mask, evidence, and the verdict in words and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Invertd, Transform
+from torch import Tensor
+
+from scripts.explain.maps import upsample
+from scripts.inference.results import result_name, save_nifti
+from scripts.inference.studies import Study, to_unit
+from scripts.measures.metrics import temperature_at_bound
+from scripts.runs.tasks import TASKS, untrained_flags
+
+# What a further judgment of a study gives: numbers for the result, and flags.
+Score = Callable[[Tensor, Mapping[str, Tensor], Study], tuple[dict[str, float], list[dict[str, Any]]]]
+
+
+def like_image(value: torch.Tensor, image: MetaTensor) -> MetaTensor:
+    """``value`` with the metadata and applied operations of the preprocessed image, so that it can be inverted."""
+    return MetaTensor(value, meta=dict(image.meta), applied_operations=list(image.applied_operations))
+
+
+def evidence_scale(evidence: Tensor, temperature: Tensor | float) -> Tensor:
+    """Evidence on an absolute scale, the same for every image: ``2 sigmoid(e / temperature) - 1``, and 0 below 0.
+
+    Evidence is in units of the class logit: ``e / temperature`` are the calibrated log-odds that a place alone speaks
+    for a tumor. 0 is none, 0.5 odds of 3 to 1, 0.9 odds of 19 to 1. Nothing is stretched to the image's own maximum, so
+    a map of nothing stays dark.
+
+    >>> [round(float(v), 3) for v in evidence_scale(torch.tensor([-1.0, 0.0, 1.0986, 2.9444]), 1.0)]
+    [0.0, 0.0, 0.5, 0.9]
+    """
+    return torch.tanh(evidence.clamp(min=0) / (2 * temperature))
+
+
+def volume_probability(probability: Tensor, votes: Tensor, share: float) -> Tensor:
+    """Class probabilities of a volume from those of its slices: the mean over its most suspicious ``share``.
+
+    Args:
+        probability: (S, K) of each slice, class 0 "no tumor".
+        votes: (S,) bool, slices that count; if none does, all do.
+        share: of the counting slices, more than 0, at most 1; at least one slice is taken.
+
+    Returns:
+        (K,), sums to 1.
+    """
+    counting = probability[votes] if bool(votes.any()) else probability
+    most = counting[:, 0].argsort()[: max(1, math.ceil(share * len(counting)))]
+    return counting[most].double().mean(dim=0).to(probability.dtype)
+
+
+def labels_of(tumor: Tensor) -> Tensor:
+    """Most probable class of each voxel, uint8 (*shape); where nothing was predicted all is 0, and so is the class.
+
+    Args:
+        tumor: (K - 1, *shape), probability of each class but the background.
+    """
+    if len(tumor) == 1:
+        return (tumor[0] > 1 - tumor[0]).to(torch.uint8)
+    best, label = tumor.max(dim=0)
+    return torch.where(best > 1 - tumor.sum(dim=0), label + 1, 0).to(torch.uint8)
+
+
+class RestoreStudyd(Transform):
+    """Takes the inferer's dictionary apart: mask and evidence on the file's own grid, the verdict under "result".
+
+    After it, "pred" is uint8 (1, X, Y[, Z]), the most probable class of each voxel; "evidence" float32 (1, X, Y[, Z])
+    in [0, 1], see `evidence_scale` (absent without an evidence head); both with the file's affine. Segmentation
+    probabilities and evidence are interpolated linearly, the mask is taken after that; outside the crop it is 0.
+
+    "result" holds plain numbers and words: ``tumor_probability``, ``threshold``, ``tumor_detected`` (probability at
+    least the threshold), ``predicted_class`` (class 0 if not detected, else the most probable tumor class),
+    ``class_probabilities`` by name, ``slice_probabilities`` (of any tumor, a slice of the plane each, None where the
+    slice was not read; None for a picture), ``plane``, ``tumor_voxels``, ``evidence_maximum``, ``flags``.
+
+    Args:
+        classes: class names by index, class 0 "no tumor"; without them the classes are called by number.
+        volume_share: see `volume_probability`.
+        min_foreground: share of a slice that must be head for it to count for its volume.
+        scores: further judgments, each called with the prepared slices (S, C, *size), the inferer's outputs and the
+            study; their numbers go under ``scores``, their flags to the others.
+        trained: what the network was trained for, of `scripts.runs.tasks.TASKS`; what comes of the rest is flagged.
+        image_key: the prepared image.
+    """
+
+    def __init__(
+        self,
+        classes: Mapping[str, str] | None = None,
+        volume_share: float = 0.1,
+        min_foreground: float = 0.1,
+        scores: Sequence[Score] = (),
+        trained: Sequence[str] = TASKS,
+        image_key: str = "image",
+    ) -> None:
+        if not 0 < volume_share <= 1:
+            raise ValueError(f"volume_share is more than 0 and at most 1, got {volume_share}")
+        self.classes, self.image_key, self.scores = dict(classes or {}), image_key, tuple(scores)
+        self.volume_share, self.min_foreground = volume_share, min_foreground
+        self.untrained = untrained_flags(trained)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Restore one item, whose "pred" is the inferer's dictionary without the batch axis."""
+        item = dict(data)
+        image, output = item[self.image_key], {k: v.cpu() for k, v in item["pred"].items()}
+        study = Study.of(image)
+        size = image.shape[1 : 1 + len(study.unit_shape)]
+        masks, maps = [], []
+        raw = output.get("evidence")
+        for i, placement in enumerate(study.placements):
+            tumor = to_unit(output["seg"][i, 1:], placement, study.unit_shape)
+            masks.append(labels_of(tumor))
+            if raw is not None:
+                on_size = upsample(raw[i : i + 1].clamp(min=0), size)[0]
+                maps.append(to_unit(on_size, placement, study.unit_shape)[0])
+        meta = {key: value for key, value in image.meta.items() if key != "study"}
+        item["pred"] = MetaTensor(study.restore(masks, torch.uint8)[None], meta=dict(meta))
+        result = self.verdict(output, study)
+        result["tumor_voxels"] = int((item["pred"] > 0).sum())
+        if result["tumor_voxels"] and not result["tumor_detected"]:
+            result["flags"].append(
+                {
+                    "code": "mask_without_verdict",
+                    "message": f"the mask marks {result['tumor_voxels']} voxels though the verdict is no tumor",
+                }
+            )
+        if raw is not None:
+            scaled = [evidence_scale(value, output["temperature"]) for value in maps]
+            item["evidence"] = MetaTensor(study.restore(scaled)[None], meta=dict(meta))
+            result["evidence_maximum"] = float(item["evidence"].max())
+        for score in self.scores:
+            stack = image.as_tensor().movedim(-1, 0) if study.plane else image.as_tensor()[None]
+            numbers, flags = score(stack, output, study)
+            result.setdefault("scores", {}).update(numbers)
+            result["flags"] += flags
+        item["result"] = result
+        return item
+
+    def probability(self, per_slice: Tensor, study: Study) -> Tensor:
+        """Class probabilities (K,) of the whole image from those of its slices, (S, K)."""
+        if not study.plane:
+            return per_slice[0]
+        votes = torch.tensor([p.share >= self.min_foreground for p in study.placements])
+        return volume_probability(per_slice, votes, self.volume_share)
+
+    def verdict(self, output: Mapping[str, Tensor], study: Study) -> dict[str, Any]:
+        """Numbers and words of the classification."""
+        per_slice = output["probability"]
+        probability = [float(p) for p in self.probability(per_slice, study)]
+        tumor, threshold = 1.0 - probability[0], float(output["threshold"])
+        detected = tumor >= threshold
+        flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
+        if temperature_at_bound(float(output["temperature"])):
+            flags.append(
+                {
+                    "code": "not_calibrated",
+                    "message": "the temperature stands at an end of its range: probabilities are close to 0 or 1 "
+                    "whatever the image; train with more validation cases",
+                }
+            )
+        names = [self.classes.get(str(i), f"class {i}") for i in range(len(probability))]
+        slices: list[float | None] | None = None
+        if study.plane:
+            slices = [None] * study.count
+            for placement, value in zip(study.placements, per_slice, strict=True):
+                slices[placement.index] = 1.0 - float(value[0])
+        return {
+            "tumor_probability": tumor,
+            "threshold": threshold,
+            "tumor_detected": detected,
+            "predicted_class": names[int(np.argmax(probability[1:])) + 1 if detected else 0],
+            "class_probabilities": dict(zip(names, probability, strict=True)),
+            "slice_probabilities": slices,
+            "plane": study.plane or None,
+            "flags": flags,
+        }
+
+
+class SaveEvidenced(Transform):
+    """Writes "evidence" as NIfTI on the file's grid and puts the path under "evidence" into "result".
+
+    Args:
+        output_dir: made if absent; None: nothing is written.
+    """
+
+    def __init__(self, output_dir: str | Path | None) -> None:
+        self.output_dir = None if output_dir is None else Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the map of one item."""
+        item = dict(data)
+        if self.output_dir is None or "evidence" not in item:
+            return item
+        evidence = item["evidence"]
+        path = self.output_dir / f"{result_name(item, evidence.meta['filename_or_obj'])}_evidence.nii.gz"
+        save_nifti(evidence[0].numpy(), np.asarray(evidence.affine, dtype=float), path)
+        item["result"] = {**item["result"], "evidence": str(path)}
+        return item
+
+
+class LabelPictured(Transform):
+    """Gives MONAI Label the mask of a picture as (X, Y); leaves every other item, and other programs', as it is.
+
+    MONAI Label, known by the ``image_path`` that it puts into each item, takes the channel axis off volumes alone: a
+    mask of (1, X, Y) it would write as a picture of X rows and one column.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take the axis off "pred"."""
+        item = dict(data)
+        if "image_path" in item and item["pred"].ndim == 3:
+            item["pred"] = item["pred"][0]
+        return item
+
+
+def to_original_grid(value: torch.Tensor, image: MetaTensor, preprocessing: Any, nearest: bool = False) -> MetaTensor:
+    """Undo the preprocessing's geometry for an array on the network's grid; 0 outside the crop.
+
+    Args:
+        value: (C, H, W[, D]) on the grid of ``image``.
+        image: the preprocessed image with its applied operations.
+        preprocessing: the pipeline that made ``image``.
+        nearest: interpolate by nearest neighbor (labels) instead of linearly.
+    """
+    invert = Invertd(
+        keys="value", transform=preprocessing, orig_keys="image", nearest_interp=nearest, to_tensor=True, device="cpu"
+    )
+    return invert({"image": image, "value": like_image(value, image)})["value"]

@@ -1,0 +1,153 @@
+"""What inference on one file takes and writes: mask, evidence and verdict on the image's own grid."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+from PIL import Image
+
+from scripts.runs.folder import write_json
+
+logger = logging.getLogger(__name__)
+
+VOLUMES = (".nii", ".nii.gz")
+
+
+def inference_items(
+    path: str | Sequence[str] | None, index: int | None = None, foreground: str | None = None
+) -> list[dict[str, Any]]:
+    """The one item of an inference run.
+
+    Args:
+        path: PNG, JPG or NIfTI file, or a folder with one DICOM series; several files are channels.
+        index: one slice of a volume, along the plane it is cut in; None: all of them.
+        foreground: mask of the head on the same grid; None: it is computed.
+
+    Raises:
+        ValueError: when no path is given.
+        FileNotFoundError: when one of them does not exist.
+    """
+    if not path:
+        raise ValueError("input is required; give the image as --input FILE")
+    paths = [path] if isinstance(path, str) else list(path)
+    for file in [*paths, *([foreground] if foreground else [])]:
+        if not Path(file).exists():
+            raise FileNotFoundError(f"input {file} is not a file")
+    item: dict[str, Any] = {"image": paths[0] if len(paths) == 1 else paths}
+    if index is not None:
+        item["slice"] = int(index)
+    if foreground:
+        item["foreground"] = foreground
+    return [item]
+
+
+def stem(path: str | Path) -> str:
+    """File name without its image suffix ("a.nii.gz" gives "a")."""
+    name = Path(path).name
+    for suffix in VOLUMES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def result_name(item: Mapping[Any, Any], source: str | Path) -> str:
+    """Name of an item's results: the file's stem, and the slice or channel where one was asked for."""
+    name = stem(source)
+    if item.get("slice") is not None:
+        name += f"_s{int(item['slice']):03d}"
+    if isinstance(item.get("channel"), int):
+        name += f"_c{item['channel']}"
+    return name
+
+
+def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> Path:
+    """Write a NIfTI file whole or not at all; an array of two axes gets a third of length 1."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array if array.ndim > 2 else array[..., None], affine)
+    content = image.to_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=1, mtime=0)
+    partial = path.with_name(f".{path.name}.{threading.get_ident()}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+    return path
+
+
+class WriteResults:
+    """Writes ``<stem>_mask`` and ``<stem>_result.json``; the evidence is written by the postprocessing.
+
+    The mask is a PNG (0 and 255 for two classes) for a PNG or JPG image and NIfTI (class numbers) for a volume. The
+    probability goes to standard output.
+
+    Args:
+        output_dir: made if absent.
+    """
+
+    def __init__(self, output_dir: str | Path):
+        self.output_dir = Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        """Write after each image."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Write the items of a batch."""
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.write(item, output)
+
+    def write(self, item: dict[str, Any], output: dict[str, Any]) -> None:
+        """Write one item.
+
+        Args:
+            item: the prepared item, whose image knows its file.
+            output: of the postprocessing: "pred" (1, X, Y[, Z]) uint8 and "result".
+        """
+        source = Path(str(item["image"].meta["filename_or_obj"]))
+        name = result_name(item, source)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        mask = output["pred"][0].cpu().numpy().astype(np.uint8)
+        affine = np.asarray(output["pred"].affine, dtype=float)
+        if mask.ndim == 2 and not is_volume(source):
+            written = [save_mask_picture(mask.T, self.output_dir / f"{name}_mask.png")]
+        else:
+            written = [save_nifti(mask, affine, self.output_dir / f"{name}_mask.nii.gz")]
+        result = {"image": str(source), **output["result"]}
+        if "evidence" in result:
+            written.append(Path(result["evidence"]))
+        write_json(result, self.output_dir / f"{name}_result.json")
+        written.append(self.output_dir / f"{name}_result.json")
+        verdict = "tumor" if result["tumor_detected"] else "no tumor"
+        print(
+            f"{source.name}: {verdict} detected, probability {result['tumor_probability']:.4f} "
+            f"(threshold {result['threshold']:.4f})"
+        )
+        print(json.dumps(result["class_probabilities"]))
+        for flag in result["flags"]:
+            print(f"  {flag['code']}: {flag['message']}")
+        for path in written:
+            print(f"  {path}")
+
+
+def is_volume(path: str | Path) -> bool:
+    """Whether a file name is that of a NIfTI file."""
+    return Path(path).name.lower().endswith(VOLUMES)
+
+
+def save_mask_picture(mask: np.ndarray, path: str | Path) -> Path:
+    """Write a mask (rows, columns) of class numbers as a gray PNG whose brightest class is 255, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    Image.fromarray((mask > 0).astype(np.uint8) * 255).save(partial, format="PNG")
+    os.replace(partial, path)
+    return path

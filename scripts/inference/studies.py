@@ -1,0 +1,381 @@
+"""One image file as the network sees it: a picture, or a volume as a stack of slices, and the way back to its grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from scripts.data.preprocessing import make_preprocessing
+from scripts.inference.study_files import acquired_plane, intensity_flags, read_foreground, read_image
+from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box
+from transforms.foreground import ForegroundMaskd, doubts
+from transforms.loading import PLANES, view_plane
+from transforms.reading import orient_lps
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+STUDY = "study"
+
+
+@dataclass
+class Placement:
+    """Where a slice (or a whole volume) lies on the network's grid.
+
+    Attributes:
+        index: slice of the stack; 0 for a picture or a whole volume.
+        box: per axis [start, stop] of the crop in the slice.
+        fitted: per axis size of the crop on the network's grid.
+        before: per axis cells of padding before it.
+        share: share of the slice that is foreground, 0 to 1.
+    """
+
+    index: int
+    box: list[list[int]]
+    fitted: list[int]
+    before: list[int]
+    share: float
+
+
+@dataclass
+class Study:
+    """What is needed to bring the network's outputs back to the file's own grid; plain data, kept as JSON.
+
+    Attributes:
+        source: the file (the first of several), or the name given to an array.
+        picture: a PNG, JPG, ... whose axes are X along the width and Y along the height.
+        shape: spatial shape of the file, (X, Y[, Z]).
+        affine: 4x4, voxel indices of the file to RAS+ millimeters.
+        plane: "axial", "coronal" or "sagittal" for a volume cut into slices, else "".
+        count: slices in the stack, 1 for a picture or a whole volume.
+        unit_shape: spatial shape of one slice as it is cut (or of the volume in LPS orientation).
+        placements: of what is shown to the network, in order.
+        flags: {"code", "message"[, "slices"]}, what speaks against trusting the result.
+    """
+
+    source: str
+    picture: bool
+    shape: list[int]
+    affine: list[list[float]]
+    plane: str
+    count: int
+    unit_shape: list[int]
+    placements: list[Placement] = field(default_factory=list)
+    flags: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads back without loss."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Study:
+        """Read `to_json`."""
+        values = json.loads(text)
+        return cls(**{**values, "placements": [Placement(**p) for p in values["placements"]]})
+
+    @classmethod
+    def of(cls, image: Tensor) -> Study:
+        """Study of a prepared image.
+
+        Raises:
+            ValueError: when the image was not prepared by `PrepareStudyd`.
+        """
+        text = image.meta.get(STUDY) if isinstance(image, MetaTensor) else None
+        if not isinstance(text, str):
+            raise ValueError("the image carries no study: prepare it with scripts.inference.studies.PrepareStudyd")
+        return cls.from_json(text)
+
+    def restore(self, values: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Bring one array a placement, already on its slice's grid, to the file's grid; 0 elsewhere.
+
+        Args:
+            values: each (*unit_shape), in the order of ``placements``.
+            dtype: of the result.
+
+        Returns:
+            (*shape) in the file's own orientation. Slices are turned and flipped back, never interpolated.
+        """
+        if self.picture:
+            return values[0].to(dtype)
+        if not self.plane:
+            volume = values[0].to(dtype).numpy()
+        else:
+            stack = torch.zeros((self.count, *self.unit_shape), dtype=dtype)
+            for placement, value in zip(self.placements, values, strict=True):
+                stack[placement.index] = value.to(dtype)
+            axes, flip = PLANES[self.plane]
+            turned = stack.movedim(0, -1).numpy()
+            volume = np.transpose(turned[:, ::-1] if flip else turned, np.argsort(axes))
+        lps = nib.orientations.axcodes2ornt("LPS")
+        back = nib.orientations.ornt_transform(lps, nib.orientations.io_orientation(np.asarray(self.affine)))
+        own = nib.orientations.apply_orientation(volume, back)
+        return torch.from_numpy(np.ascontiguousarray(own).reshape(self.shape))
+
+
+def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> Tensor:
+    """Bring an array from the network's grid to its slice's grid by linear interpolation; 0 outside the crop.
+
+    Args:
+        value: (C, *size), floating point.
+        placement: of the slice.
+        unit_shape: of the slice.
+
+    Returns:
+        (C, *unit_shape).
+    """
+    window = (slice(None), *(slice(b, b + n) for b, n in zip(placement.before, placement.fitted, strict=True)))
+    inner = value[window]
+    size = [stop - start for start, stop in placement.box]
+    if list(inner.shape[1:]) != size:
+        mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+        inner = torch.nn.functional.interpolate(inner[None], size, mode=mode, align_corners=False)[0]
+    result = value.new_zeros((len(value), *unit_shape))
+    box = (slice(None), *(slice(start, stop) for start, stop in placement.box))
+    result[box] = inner
+    return result
+
+
+class PrepareStudyd(MapTransform):
+    """Read an image and bring it through the bundle's pipeline: a picture whole, a volume slice by slice.
+
+    Every slice goes through `scripts.data.preprocessing.make_preprocessing`, the same as in training: the same
+    pixels, bit for bit. Slices without a head are left out and named in the study's flags.
+
+    The item's image is a path (PNG, JPG, ..., NIfTI, a folder with a DICOM series), several paths (one a channel), or
+    an array (X, Y[, Z[, C]]) in the index order of NIfTI. Its further keys are optional: ``affine`` (4x4, of an array),
+    ``foreground`` (a mask on the same grid, path or array), ``slice`` (one slice of the plane alone), ``plane`` and
+    ``channel`` (in place of the arguments), ``name``. What is not cut (a picture, a volume taken whole) has no slice
+    or plane to choose: they are refused there, but for the plane "auto", which asks for none.
+
+    Args:
+        spatial_size: the network's input size; two numbers: volumes are cut into slices, three: taken whole.
+        margin: see `make_preprocessing`.
+        plane: "axial", "coronal", "sagittal", or "auto": the plane that the volume was acquired in, which is the one
+            across its largest voxel distance; axial where the distances are within a factor of 1.2.
+        channel: which volume of a 4D file, counted from 0; "all": every one is a channel of the network.
+        in_channels: of the network; another number of channels is an error that says so.
+        min_foreground: share of a slice that must be head for the slice to count for the volume's probability; that of
+            the slices that training takes.
+        keys: the image.
+        foreground_key: the mask.
+
+    Returns (when called):
+        the item with image float32 (C, *spatial_size), or (C, *spatial_size, S) with the slices of a volume last, whose
+        metadata hold the file's shape and affine and the `Study`; and its foreground mask, uint8.
+    """
+
+    def __init__(
+        self,
+        spatial_size: Sequence[int] | int,
+        margin: int = 4,
+        plane: str = "auto",
+        channel: int | str = "all",
+        in_channels: int = 1,
+        min_foreground: float = 0.1,
+        keys: str = "image",
+        foreground_key: str = "foreground",
+    ) -> None:
+        super().__init__(keys)
+        self.pipeline = make_preprocessing(spatial_size, margin, trace=False)
+        stages = [type(step) for step in self.pipeline.transforms]
+        self.foreground_step, self.crop_step, self.pad_step = (
+            stages.index(kind) for kind in (ForegroundMaskd, CropToForegroundd, PadToFitd)
+        )
+        self.margin, self.plane, self.channel, self.in_channels = margin, plane, channel, in_channels
+        self.min_foreground, self.foreground_key = min_foreground, foreground_key
+        self.size = list(self.pipeline.transforms[self.pad_step].spatial_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Prepare one item.
+
+        Raises:
+            ValueError: when the file cannot be read or does not fit, or no slice shows a head. Names the file.
+        """
+        item = dict(data)
+        key = self.keys[0]
+        study, units, masks = self._units(item)
+        prepared: list[tuple[Tensor, Tensor]] = []
+        failed: dict[int, str] = {}
+        indices = range(study.count)
+        if study.plane and item.get("slice") is not None:
+            indices = range(*_one_slice(item["slice"], study))
+        doubtful: dict[int, str] = {}
+        for index in indices:
+            given = None if masks is None else masks[index]
+            try:
+                image, mask, placement, doubt = self._prepare(study, units[index], given, index)
+            except ValueError as error:
+                if not study.plane or len(indices) == 1:
+                    raise
+                # Without the file's name and what could be done about a picture.
+                failed[index] = str(error).partition(f"slice {index}: ")[2].partition(". Leave")[0] or str(error)
+                continue
+            prepared.append((image, mask))
+            study.placements.append(placement)
+            if doubt and given is None:
+                doubtful[index] = "; ".join(doubt)
+        if not prepared:
+            raise ValueError(
+                f"{study.source}: none of {study.count} {study.plane} slices shows a head ({_reasons(failed)}); give a "
+                "mask of the head as the foreground"
+            )
+        study.flags += _flags(study, failed, doubtful, self.min_foreground)
+        stacked = bool(study.plane)
+        axis = -1
+        image, mask = (torch.stack([p[i] for p in prepared], axis) if stacked else prepared[0][i] for i in (0, 1))
+        affine = torch.tensor(study.affine, dtype=torch.float64)
+        meta = {
+            "filename_or_obj": study.source,
+            "affine": affine,
+            "original_affine": affine.clone(),
+            "spatial_shape": np.asarray(study.shape),
+            "original_channel_dim": "no_channel",
+            "space": "RAS",
+            STUDY: study.to_json(),
+        }
+        item[key] = MetaTensor(image, meta=meta)
+        item[self.foreground_key] = mask
+        return item
+
+    def _prepare(
+        self, study: Study, unit: np.ndarray, given: np.ndarray | None, index: int
+    ) -> tuple[Tensor, Tensor, Placement, list[str]]:
+        """One slice through the pipeline, and where it lies on the network's grid."""
+        item: dict[str, Any] = {"image": self._located(unit), "name": study.source}
+        if study.plane:
+            item["slice"] = index
+        if given is not None:
+            if not given.any():
+                raise ValueError(f"{study.source}: the given foreground is empty in slice {index}")
+            item["foreground"] = self._located(given)
+        item = self.pipeline(item, end=self.crop_step)
+        mask = item["foreground"][0].numpy() != 0
+        box = foreground_box(mask, self.margin)
+        assert box is not None  # the foreground step refuses an empty mask
+        item = self.pipeline(item, start=self.crop_step, end=self.pad_step)
+        fitted = list(item["image"].shape[1:])
+        before = [(size - n) // 2 for size, n in zip(self.size, fitted, strict=True)]
+        item = self.pipeline(item, start=self.pad_step)
+        placement = Placement(index, [[b.start, b.stop] for b in box], fitted, before, float(mask.mean()))
+        return item["image"], item["foreground"], placement, doubts(mask) if mask.ndim == 2 else []
+
+    def _located(self, unit: np.ndarray) -> np.ndarray | MetaTensor:
+        """A slice as it is; a whole volume with an affine that says that it lies in LPS orientation already."""
+        array = np.ascontiguousarray(unit)
+        return array if len(self.size) == 2 else MetaTensor(torch.from_numpy(array), affine=torch.tensor(_LPS))
+
+    def _units(self, item: Mapping[Hashable, Any]) -> tuple[Study, Sequence[np.ndarray], Sequence[np.ndarray] | None]:
+        """The study, what goes through the pipeline one by one, (C, *unit_shape) each, and the given masks."""
+        value = item.get(self.keys[0])
+        name = str(item.get("name") or "the array")
+        array, affine, picture, source = read_image(value, item.get("affine"), name)
+        array = self._channels(array, item.get("channel"), source)
+        if not np.isfinite(array.sum(dtype=np.float64)):
+            bad = int((~np.isfinite(array)).sum())
+            raise ValueError(
+                f"{source}: {bad} values are not finite (NaN or infinite); replace them by the air's value"
+            )
+        foreground = item.get(self.foreground_key)
+        given = None if foreground is None else read_foreground(foreground, array.shape[:-1], affine, picture, source)
+        shape = list(array.shape[:-1])
+        flags = intensity_flags(array)
+        base: dict[str, Any] = {
+            "source": source, "picture": picture, "shape": shape, "affine": affine.tolist(), "flags": flags,
+        }  # fmt: skip
+        if picture and len(self.size) == 3:
+            raise ValueError(f"{source} is a picture; the network takes volumes")
+        if picture or len(self.size) == 3:
+            _check_uncut(item, source, "is a picture" if picture else "is given to the network whole")
+        if picture:
+            units = [np.moveaxis(array, -1, 0)]
+            return Study(**base, plane="", count=1, unit_shape=shape), units, None if given is None else [given[None]]
+        if array.ndim == 3:  # a NIfTI file of two axes
+            array, given = array[:, :, None], None if given is None else given[:, :, None]
+        array, _ = orient_lps(array, affine)
+        given = None if given is None else orient_lps(given, affine)[0]
+        if len(self.size) == 3:
+            units, whole = [np.moveaxis(array, -1, 0)], None if given is None else [given[None]]
+            return Study(**base, plane="", count=1, unit_shape=list(array.shape[:3])), units, whole
+        plane = str(item.get("plane") or self.plane)
+        plane = acquired_plane(array.shape[:3], affine) if plane == "auto" else plane
+        if plane not in PLANES:
+            raise ValueError(f"{source}: plane is auto or one of {', '.join(PLANES)}, got {plane!r}")
+        turned, _ = view_plane(array, plane)
+        stack = list(np.moveaxis(turned, (2, 3), (0, 1)))
+        masks = None if given is None else list(np.moveaxis(view_plane(given, plane)[0], 2, 0)[:, None])
+        return Study(**base, plane=plane, count=len(stack), unit_shape=list(stack[0].shape[1:])), stack, masks
+
+    def _channels(self, array: np.ndarray, asked: Any, source: str) -> np.ndarray:
+        """Pick channels of (*shape, C)."""
+        count = array.shape[-1]
+        channel = self.channel if asked is None else asked
+        if channel not in ("all", "", -1):
+            if isinstance(channel, str) and channel.isdigit():
+                channel = int(channel)
+            if isinstance(channel, bool) or not isinstance(channel, int) or not 0 <= channel < count:
+                raise ValueError(f"{source} has channels 0 to {count - 1}, not {channel!r}")
+            array = array[..., channel : channel + 1]
+        if array.shape[-1] != self.in_channels:
+            hint = f"give 'channel', 0 to {count - 1}" if self.in_channels == 1 else "give as many files or volumes"
+            raise ValueError(f"{source} has {count} channels and the network takes {self.in_channels}: {hint}")
+        return array
+
+
+def _check_uncut(item: Mapping[Hashable, Any], source: str, why: str) -> None:
+    """Refuse a slice or plane of an image that is not cut."""
+    for key in ("slice", "plane"):
+        if item.get(key) not in (None, "", "auto"):
+            raise ValueError(f"{source} {why}: it has no {key} {item[key]!r} to choose; leave {key!r} out")
+
+
+def _one_slice(value: Any, study: Study) -> tuple[int, int]:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < study.count:
+        raise ValueError(f"file {study.source} has {study.plane} slices 0 to {study.count - 1}, not {value!r}")
+    return int(value), int(value) + 1
+
+
+def _reasons(failed: Mapping[int, str]) -> str:
+    """The first reasons, each once."""
+    reasons = list(dict.fromkeys(failed.values()))
+    return "; ".join(reasons[:2]) + ("; ..." if len(reasons) > 2 else "")
+
+
+def _flags(
+    study: Study, failed: Mapping[int, str], doubtful: Mapping[int, str], min_foreground: float
+) -> list[dict[str, Any]]:
+    found = []
+    if failed:
+        found.append(
+            {
+                "code": "slices_without_head",
+                "message": f"{len(failed)} of {study.count} slices show no head ({_reasons(failed)})",
+                "slices": sorted(failed),
+            }
+        )
+    little = [p.index for p in study.placements if p.share < min_foreground]
+    if little and study.plane:
+        found.append(
+            {
+                "code": "little_head",
+                "message": f"{len(little)} slices show less than {min_foreground:.0%} head, as none in training; they "
+                "do not count for the probability of the volume",
+                "slices": little,
+            }
+        )
+    doubtful = {index: reason for index, reason in doubtful.items() if not study.plane or index not in little}
+    if doubtful:
+        found.append(
+            {
+                "code": "foreground_doubt",
+                "message": f"the foreground may be wrong: it {next(iter(doubtful.values()))}; give a mask of the head",
+                **({"slices": sorted(doubtful)} if study.plane else {}),
+            }
+        )
+    return found

@@ -1,0 +1,172 @@
+"""From slices to volumes and patients: Dice over all slices together, and a diagnosis by a stated rule."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.inference.postprocessing import volume_probability
+from scripts.measures.bootstrap import case_summary
+from scripts.measures.metrics import diagnosis_metrics
+
+__all__ = ["VolumeRule", "group_rows", "patient_summary", "volume_summary"]
+
+DICE_RULE = (
+    "2 x overlap / (true + predicted), each summed over the slices that were evaluated, in pixels of the image "
+    "(slices are scaled to the network's grid one by one)"
+)
+WHOLE_DICE_RULE = (
+    "2 x overlap / (true + predicted) of the volume, which is one case; of several volumes of a patient each summed "
+    "over them, in voxels of the file"
+)
+WHOLE_RULE = "the network sees the volume as one case: its own probabilities against the threshold, and its own class"
+
+
+@dataclass(frozen=True)
+class VolumeRule:
+    """How a volume (or patient) is diagnosed from its evaluated slices: as at inference, by `volume_probability`.
+
+    `share` of the slices is averaged, the most suspicious; a slice with less than `min_foreground` of head does not
+    count, unless all are so.
+    """
+
+    share: float = 0.1
+    min_foreground: float = 0.1
+
+    def probability(self, own: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Probability by class (K,) of the slices of one volume."""
+        votes = torch.tensor([row["head_share"] >= self.min_foreground for row in own])
+        per_slice = torch.tensor([row["probability"] for row in own], dtype=torch.float64)
+        return [float(p) for p in volume_probability(per_slice, votes, self.share)]
+
+    def __str__(self) -> str:
+        return (
+            f"its probabilities are the mean over the {self.share:.0%} of its evaluated slices with the largest tumor "
+            f"probability (at least one slice; slices with less than {self.min_foreground:.0%} head do not count); "
+            "tumor if the mean reaches the threshold of a slice, then the most probable tumor class; truly the most "
+            "frequent tumor class of its slices, no tumor if none has any"
+        )
+
+
+def group_rows(
+    rows: Sequence[dict[str, Any]], key: str, threshold: float, rule: VolumeRule = VolumeRule()
+) -> list[dict[str, Any]]:
+    """One row a volume or patient.
+
+    Args:
+        rows: of `scripts.evaluation.evaluation.CaseResults`, with ``probability`` (K,) by class.
+        key: "volume" (rows without one are left out) or "unit".
+        threshold: of a slice's tumor probability, from validation.
+        rule: how its probabilities follow from those of its slices.
+
+    Returns:
+        rows of: name, unit, source, n cases, n_masked, dice and mean_case_dice (NaN without tumor in any mask), tumor
+        and predicted milliliters (volumes, NaN without known spacing), diagnosis (-1 unknown), predicted class, score
+        (tumor probability), right: share of cases with the right class.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row[key]:
+            found.setdefault(row[key], []).append(row)
+    return [_group(name, own, threshold, rule) for name, own in found.items()]
+
+
+def _group(name: str, own: Sequence[dict[str, Any]], threshold: float, rule: VolumeRule) -> dict[str, Any]:
+    masked = [row for row in own if row["has_mask"]]
+    true, said, both = (
+        sum(row[f"{what}_pixels"] * row["pixel_area"] for row in masked if row["shared_pixels"] is not None)
+        for what in ("tumor", "predicted", "shared")
+    )
+    known = [row for row in own if row["diagnosis"] >= 0]
+    probability = rule.probability(own)
+    score = 1 - probability[0]
+    tumors = Counter(row["diagnosis"] for row in known if row["diagnosis"] > 0)
+    return {
+        "name": name,
+        "unit": own[0]["unit"],
+        "source": own[0]["source"],
+        "n": len(own),
+        "n_masked": len(masked),
+        "dice": 2 * both / (true + said) if true else float("nan"),
+        "mean_case_dice": _mean([row["dice"] for row in own]),
+        "tumor_ml": _milliliters(masked, "tumor"),
+        "predicted_ml": _milliliters(own, "predicted"),
+        "diagnosis": (tumors.most_common(1)[0][0] if tumors else 0) if known else -1,
+        "predicted": int(1 + np.argmax(probability[1:])) if score >= threshold else 0,
+        "score": score,
+        "right": _mean([float(row["predicted"] == row["diagnosis"]) for row in known]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    kept = [v for v in values if v == v]
+    return float(np.mean(kept)) if kept else float("nan")
+
+
+def _milliliters(rows: Sequence[dict[str, Any]], what: str) -> float:
+    """Volume over the evaluated slices, or of a volume that is one case; NaN where spacing or a slice is not known."""
+    whole = [row.get(f"{what}_ml", float("nan")) for row in rows]
+    if len(whole) == 1 and math.isfinite(whole[0]):
+        return float(whole[0])
+    if not rows or any(row["slice_mm"] != row["slice_mm"] for row in rows):
+        return float("nan")
+    return float(sum(row[f"{what}_mm2"] * row["slice_mm"] for row in rows)) / 1000
+
+
+def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return case_summary(np.array([row[name] for row in rows], dtype=float), [row["unit"] for row in rows])
+
+
+def patient_summary(patients: Sequence[dict[str, Any]], whole: bool = False) -> dict[str, Any]:
+    """Figures over patients (or groups), every one of which counts once: {n, dice, mean_case_dice, accuracy} as S.
+
+    Args:
+        patients: of `group_rows`.
+        whole: a case is a whole volume, not a slice.
+    """
+    return {
+        "n": len(patients),
+        "dice": _column(patients, "dice"),
+        "mean_case_dice": _column(patients, "mean_case_dice"),
+        "accuracy": _column(patients, "right"),
+        "dice_rule": WHOLE_DICE_RULE if whole else DICE_RULE,
+    }
+
+
+def volume_summary(
+    volumes: Sequence[dict[str, Any]], classes: int, rule: VolumeRule = VolumeRule(), whole: bool = False
+) -> dict[str, Any]:
+    """Figures over volumes.
+
+    Args:
+        volumes: of `group_rows`, at least one.
+        classes: number of classes K.
+        rule: that they were diagnosed by.
+        whole: each is one case of a 3D network, not evaluated by slices.
+
+    Returns:
+        {n, slices S (evaluated of each), dice S, predicted_ml_tumor_free S, classification (of `diagnosis_metrics`, if
+        any diagnosis is known), dice_rule, diagnosis_rule}.
+    """
+    known = [row for row in volumes if row["diagnosis"] >= 0]
+    free = [row for row in known if row["diagnosis"] == 0]
+    result = {
+        "n": len(volumes),
+        "slices": _column(volumes, "n"),
+        "dice": _column(volumes, "dice"),
+        "predicted_ml_tumor_free": _column(free, "predicted_ml"),
+        "dice_rule": WHOLE_DICE_RULE if whole else DICE_RULE,
+        "diagnosis_rule": WHOLE_RULE if whole else str(rule),
+    }
+    if known:
+        diagnosis, predicted = (np.array([row[name] for row in known]) for name in ("diagnosis", "predicted"))
+        score = np.array([row["score"] for row in known])
+        units = [row["unit"] for row in known]
+        result["classification"] = diagnosis_metrics(diagnosis, predicted, score, classes, units)
+    return result

@@ -1,0 +1,3 @@
+"""Figures of merit: metrics, masks, lesions, shortcuts, and the one bootstrap.
+
+May import `scripts.explain`."""

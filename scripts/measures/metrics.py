@@ -1,0 +1,264 @@
+"""Figures of merit over cases, from scikit-learn and MONAI, with the baselines and intervals that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics.calibration import calibration_binning
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from sklearn import metrics as sk
+
+from scripts.measures.bootstrap import Resamples, bootstrap_interval, case_summary, interval
+
+__all__ = [
+    "balanced_accuracy",
+    "bootstrap_interval",
+    "calibration_bins",
+    "case_summary",
+    "choose_threshold",
+    "classification_metrics",
+    "decide",
+    "diagnosis_metrics",
+    "expected_calibration_error",
+    "fit_temperature",
+    "one_class_metrics",
+    "temperature_at_bound",
+    "tumor_probability",
+]
+
+ECE_BINS = 10
+TEMPERATURES = (0.05, 20.0)
+
+
+def tumor_probability(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probability of any tumor, (N,), from class logits (N, K) with class 0 "no tumor"."""
+    return 1.0 - softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)[:, 0]
+
+
+def decide(logits: np.ndarray, threshold: float, temperature: float = 1.0) -> np.ndarray:
+    """Class (N,): 0 below the threshold of tumor probability, else the most probable tumor class."""
+    tumor = tumor_probability(logits, temperature) >= threshold
+    return np.where(tumor, 1 + np.argmax(logits[:, 1:], axis=1), 0)
+
+
+def fit_temperature(logits: np.ndarray, diagnosis: np.ndarray) -> float:
+    """Temperature in [0.05, 20] that minimizes the negative log-likelihood of smoothed validation targets.
+
+    A few dozen validation cases that the network separates without an error are most likely under certainty: the plain
+    fit then runs to its lower bound and every probability becomes 0 or 1. The targets are therefore Platt's: a case of
+    class k counts as (n_k + 1) / (n_k + K) of its class and 1 / (n_k + K) of each other, with n_k cases of class k.
+    With many cases this is the plain fit.
+
+    Args:
+        logits: (N, K).
+        diagnosis: (N,) int in [0, K).
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2; targets: Platt,
+    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2, with K classes in place of two.
+    """
+    classes = logits.shape[1]
+    count = np.bincount(diagnosis, minlength=classes)[diagnosis]
+    target = np.repeat(1 / (count + classes)[:, None], classes, axis=1)
+    target[np.arange(len(diagnosis)), diagnosis] = (count + 1) / (count + classes)
+
+    def loss(log_t: float) -> float:
+        return float(-(target * log_softmax(logits / np.exp(log_t), axis=1)).sum(axis=1).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded").x))
+
+
+def temperature_at_bound(temperature: float) -> bool:
+    """Whether a fitted temperature stands at an end of its range, so that it says nothing about calibration."""
+    return bool(temperature <= TEMPERATURES[0] * 1.01 or temperature >= TEMPERATURES[1] / 1.01)
+
+
+def choose_threshold(probability: np.ndarray, tumor: np.ndarray) -> float:
+    """Threshold of tumor probability with the best balanced accuracy on validation data.
+
+    Candidates lie midway between neighboring probabilities; of equally good ones the nearest to 0.5 is taken.
+
+    Args:
+        probability: (N,) in [0, 1].
+        tumor: (N,) bool.
+    """
+    if not 0 < tumor.sum() < len(tumor):
+        return 0.5
+    values = np.unique(probability)
+    candidates = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
+    scores = [((probability[tumor] >= c).mean() + (probability[~tumor] < c).mean()) / 2 for c in candidates]
+    best = np.flatnonzero(np.isclose(scores, np.max(scores)))
+    return float(candidates[best[np.argmin(np.abs(candidates[best] - 0.5))]])
+
+
+def calibration_bins(probability: np.ndarray, happened: np.ndarray, bins: int = ECE_BINS) -> list[dict[str, Any]]:
+    """The reliability curve: what was said and what happened, in bins of equal width, from MONAI.
+
+    Args:
+        probability: (N,) in [0, 1].
+        happened: (N,) bool, what the probability is of.
+        bins: number of bins.
+
+    Returns:
+        one entry a bin: {low, high, n, predicted, observed}, the means None where the bin is empty.
+    """
+    said = torch.as_tensor(np.asarray(probability, dtype=np.float64))[None, None]
+    means, rates, counts = calibration_binning(said, torch.as_tensor(np.asarray(happened, float))[None, None], bins)
+    return [
+        {
+            "low": i / bins,
+            "high": (i + 1) / bins,
+            "n": int(counts[0, 0, i]),
+            "predicted": float(means[0, 0, i]) if counts[0, 0, i] else None,
+            "observed": float(rates[0, 0, i]) if counts[0, 0, i] else None,
+        }
+        for i in range(bins)
+    ]
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean gap of confidence and accuracy over equal-width bins, weighted by their size.
+
+    Source: Guo et al., ICML 2017, eq. 5.
+    """
+    filled = [b for b in calibration_bins(confidence, correct, bins) if b["n"]]
+    return float(sum(b["n"] * abs(b["predicted"] - b["observed"]) for b in filled) / len(confidence))
+
+
+def balanced_accuracy(diagnosis: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean recall over the classes that are there."""
+    return float(np.mean([(predicted[diagnosis == c] == c).mean() for c in np.unique(diagnosis)]))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def _of_tumor(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Resampled figures (R,) of tumor against none, from confusion matrices (R, K, K)."""
+    hit, missed = confusion[:, 1:, 1:].sum(axis=(1, 2)), confusion[:, 1:, 0].sum(axis=1)
+    alarm, right = confusion[:, 0, 1:].sum(axis=1), confusion[:, 0, 0]
+    return {
+        "sensitivity": _share(hit, hit + missed),
+        "specificity": _share(right, right + alarm),
+        "precision": _share(hit, hit + alarm),
+        "f1": _share(2 * hit, 2 * hit + missed + alarm),
+    }
+
+
+def diagnosis_metrics(
+    diagnosis: np.ndarray,
+    predicted: np.ndarray,
+    probability: np.ndarray,
+    classes: int,
+    groups: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Figures of decided cases.
+
+    Accuracy, balanced accuracy, MCC, confusion matrix and the majority baseline are over all classes; sensitivity,
+    specificity, precision, F1, ROC-AUC and average precision are of tumor against no tumor. What is undefined (an
+    absent class) is None.
+
+    Args:
+        diagnosis, predicted: (N,) int in [0, K).
+        probability: (N,) of any tumor, or another score that rises with it.
+        classes: K.
+        groups: (N,) patients or near-duplicate groups; with them come 95 % bootstrap intervals, ``<name>_ci95``.
+
+    Raises:
+        ValueError: when there is no case.
+    """
+    if len(diagnosis) == 0:
+        raise ValueError("no case with a diagnosis: classification can not be evaluated")
+    tumor, positive = diagnosis > 0, predicted > 0
+    both = bool(0 < tumor.sum() < len(tumor))
+    result: dict[str, Any] = {
+        "n": len(diagnosis),
+        "accuracy": float(sk.accuracy_score(diagnosis, predicted)),
+        "balanced_accuracy": balanced_accuracy(diagnosis, predicted),
+        "sensitivity": float(sk.recall_score(tumor, positive)) if tumor.any() else None,
+        "specificity": float(sk.recall_score(~tumor, ~positive)) if (~tumor).any() else None,
+        "precision": float(sk.precision_score(tumor, positive)) if positive.any() else None,
+        "f1": float(sk.f1_score(tumor, positive)) if tumor.any() else None,
+        "roc_auc": float(sk.roc_auc_score(tumor, probability)) if both else None,
+        "average_precision": float(sk.average_precision_score(tumor, probability)) if both else None,
+        "mcc": float(sk.matthews_corrcoef(diagnosis, predicted)) if len(np.unique(diagnosis)) > 1 else None,
+        "majority_accuracy": float(np.bincount(diagnosis).max() / len(diagnosis)),
+        "majority_balanced_accuracy": 1 / len(np.unique(diagnosis)),
+        "prevalence": float(tumor.mean()),
+        "confusion_matrix": sk.confusion_matrix(diagnosis, predicted, labels=list(range(classes))).tolist(),
+    }
+    if groups is not None:
+        drawn = Resamples(groups)
+        confusion = drawn.confusion(diagnosis, predicted, classes)
+        recall = _share(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2))
+        figures = {
+            "accuracy": _share(np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2))),
+            "balanced_accuracy": np.nanmean(recall, axis=1),
+            **_of_tumor(confusion),
+            "roc_auc": drawn.auc(tumor, probability) if both else np.nan,
+        }
+        for name, values in figures.items():
+            result[f"{name}_ci95"] = interval(values) if result[name] is not None else [None, None]
+    return result
+
+
+def one_class_metrics(
+    diagnosis: np.ndarray, predicted: np.ndarray, score: np.ndarray, index: int, groups: Sequence[str]
+) -> dict[str, Any]:
+    """Recall, specificity, precision, F1 and ROC-AUC of one class against all others, with intervals.
+
+    Args:
+        diagnosis, predicted: (N,) int.
+        score: (N,) probability of the class.
+        index: the class.
+        groups: (N,) patients or near-duplicate groups.
+    """
+    found = diagnosis_metrics((diagnosis == index).astype(int), (predicted == index).astype(int), score, 2, groups)
+    names = ("sensitivity", "specificity", "precision", "f1", "roc_auc")
+    kept = {key: found[key] for name in names for key in (name, f"{name}_ci95")}
+    return {"n": int((diagnosis == index).sum()), "predicted": int((predicted == index).sum()), **kept}
+
+
+def classification_metrics(
+    logits: np.ndarray,
+    diagnosis: np.ndarray,
+    threshold: float,
+    temperature: float = 1.0,
+    groups: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The block "classification" of metrics.json: `diagnosis_metrics`, and how well the probabilities are calibrated.
+
+    Calibration error and reliability are of the most probable class's probability (``ece``) and of the tumor
+    probability (``ece_tumor``), after the temperature; ``ece_uncalibrated`` is the former without it.
+
+    Args:
+        logits: (N, K).
+        diagnosis: (N,) int in [0, K).
+        threshold: of tumor probability, chosen elsewhere.
+        temperature: divides the logits, chosen elsewhere.
+        groups: (N,) patients or near-duplicate groups; with them come 95 % bootstrap intervals.
+
+    Raises:
+        ValueError: when there is no case.
+    """
+    if len(diagnosis) == 0:
+        raise ValueError("no case with a diagnosis: classification can not be evaluated")
+    probability = tumor_probability(logits, temperature)
+    per_class, raw = softmax(logits / temperature, axis=1), softmax(logits, axis=1)
+    correct = per_class.argmax(axis=1) == diagnosis
+    return {
+        **diagnosis_metrics(diagnosis, decide(logits, threshold, temperature), probability, logits.shape[1], groups),
+        "ece": expected_calibration_error(per_class.max(axis=1), correct),
+        "ece_uncalibrated": expected_calibration_error(raw.max(axis=1), correct),
+        "ece_tumor": expected_calibration_error(probability, diagnosis > 0),
+        "reliability": calibration_bins(per_class.max(axis=1), correct),
+        "reliability_tumor": calibration_bins(probability, diagnosis > 0),
+        "threshold": float(threshold),
+        "temperature": float(temperature),
+        "temperature_at_bound": temperature_at_bound(temperature),
+    }

@@ -1,0 +1,295 @@
+"""What can be told without looking at the brain: features of air, geometry and histogram, and the AUC they reach."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.tree import DecisionTreeClassifier
+
+from scripts.measures.metrics import bootstrap_interval
+
+AXES = ("width", "height", "depth")
+QUANTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+FOLDS = 5
+MIN_UNITS = 8  # patients or near-duplicate groups on either side; below, an AUC says nothing
+
+
+def air_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
+    """Describe the values outside the head.
+
+    Args:
+        image: float (C, X, Y[, Z]), any range.
+        foreground: bool (X, Y[, Z]), True in the head.
+
+    Returns:
+        by channel: mean, deviation, extremes and quantiles of the air, its mean in the corners and on the rim, the
+        share of exact zeros, the number of different values and the mean step between neighbors. NaN without air.
+    """
+    air = ~foreground
+    corner, rim = air & _corners(air.shape), air & _rim(air.shape)
+    pairs = air[1:] & air[:-1]
+    found: dict[str, float] = {}
+    for prefix, plane in _channels(image):
+        values = plane[air]
+        empty = values.size == 0
+        found |= {
+            f"{prefix}air mean": _mean(values),
+            f"{prefix}air deviation": math.nan if empty else float(values.std(dtype=np.float64)),
+            f"{prefix}air maximum": math.nan if empty else float(values.max()),
+            f"{prefix}air minimum": math.nan if empty else float(values.min()),
+            f"{prefix}air in the corners": _mean(plane[corner]),
+            f"{prefix}air on the rim": _mean(plane[rim]),
+            f"{prefix}exact zeros in air": _mean(values == 0),
+            f"{prefix}different values in air": math.nan if empty else float(len(np.unique(values))),
+            f"{prefix}steps in air": _mean(np.abs(plane[1:] - plane[:-1])[pairs]),
+        }
+        for q, value in zip((5, 50, 95), _quantiles(values, (5, 50, 95)), strict=True):
+            found[f"{prefix}air quantile {q} %"] = value
+    return found
+
+
+def size_features(shape: Sequence[int]) -> dict[str, float]:
+    """Width, height (and depth), aspect and number of pixels of a picture of this shape, (X, Y[, Z])."""
+    found = dict(zip(AXES, map(float, shape), strict=False))
+    return found | {"aspect of the picture": shape[0] / shape[1], "pixels": float(np.prod(shape))}
+
+
+def geometry_features(foreground: np.ndarray, with_size: bool = True) -> dict[str, float]:
+    """Describe the size of the picture and the outline of the head; no intensity comes in.
+
+    Args:
+        foreground: bool (X, Y[, Z]), True in the head; not empty.
+        with_size: the picture's own size too (a file's; on the network's grid all are alike).
+
+    Raises:
+        ValueError: when the foreground is empty.
+    """
+    shape = foreground.shape
+    found = size_features(shape) if with_size else {}
+    box_size = 1.0
+    for axis, name in zip(range(foreground.ndim), AXES, strict=False):
+        profile = foreground.sum(axis=tuple(a for a in range(foreground.ndim) if a != axis))
+        hit = np.flatnonzero(profile)
+        if not hit.size:
+            raise ValueError("the foreground mask is empty")
+        extent = float(hit[-1] + 1 - hit[0])
+        box_size *= extent
+        found |= {
+            f"{name} of the head": extent if with_size else extent / shape[axis],
+            f"share of the {name}": extent / shape[axis],
+            f"place along the {name}": float(profile @ np.arange(len(profile)) / profile.sum() / shape[axis]),
+        }
+    count = float(foreground.sum())
+    edges = sum(float((np.diff(foreground, axis=axis)).sum()) for axis in range(foreground.ndim))
+    found |= {
+        "aspect of the head": found["width of the head"]
+        * shape[0] ** (not with_size)
+        / (found["height of the head"] * shape[1] ** (not with_size)),
+        "coverage": count / foreground.size,
+        "share of its box": count / box_size,
+        "length of the outline": edges / count ** ((foreground.ndim - 1) / foreground.ndim),
+    }
+    return found
+
+
+def histogram_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
+    """Describe the values inside the head by their distribution alone.
+
+    Args:
+        image: float (C, X, Y[, Z]), any range.
+        foreground: bool (X, Y[, Z]), True in the head; not empty.
+
+    Returns:
+        by channel: quantiles, mean, deviation, skewness, the shares of the darkest and the brightest value, and the
+        number of different values.
+    """
+    found: dict[str, float] = {}
+    for prefix, plane in _channels(image):
+        values = plane[foreground].astype(np.float64)
+        mean, std = float(values.mean()), float(values.std())
+        for q, value in zip(QUANTILES, _quantiles(values, QUANTILES), strict=True):
+            found[f"{prefix}quantile {q} %"] = value
+        found |= {
+            f"{prefix}mean": mean,
+            f"{prefix}deviation": std,
+            f"{prefix}skewness": float(((values - mean) ** 3).mean() / max(std, 1e-12) ** 3),
+            f"{prefix}share of the brightest value": float((values == values.max()).mean()),
+            f"{prefix}share of the darkest value": float((values == values.min()).mean()),
+            f"{prefix}different values": float(len(np.unique(values.astype(np.float32)))),
+        }
+    return found
+
+
+def _channels(image: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    return [("" if len(image) == 1 else f"channel {k} ", plane) for k, plane in enumerate(image)]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else math.nan
+
+
+def _quantiles(values: np.ndarray, at: Sequence[float]) -> list[float]:
+    return [float(v) for v in np.percentile(values, at)] if values.size else [math.nan] * len(at)
+
+
+def _corners(shape: tuple[int, ...]) -> np.ndarray:
+    """True in the corners of the plane, a sixteenth of each side."""
+    near = np.zeros(shape, bool)
+    ends = [(slice(max(1, n // 16)), slice(n - max(1, n // 16), n)) for n in shape[:2]]
+    for x in ends[0]:
+        for y in ends[1]:
+            near[x, y] = True
+    return near
+
+
+def _rim(shape: tuple[int, ...]) -> np.ndarray:
+    rim = np.ones(shape, bool)
+    rim[1:-1, 1:-1] = False
+    return rim
+
+
+def auc(positive: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve by rank sums, ties counted half; NaN when one side is empty.
+
+    Args:
+        positive: bool (N,).
+        score: (N,), higher for positive.
+    """
+    count = int(positive.sum())
+    others = len(positive) - count
+    if count == 0 or others == 0:
+        return math.nan
+    ranks = rankdata(score)
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
+
+
+def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Predict every item from a model that has seen none of its unit.
+
+    Gradient-boosted trees on histograms (scikit-learn's HistGradientBoostingClassifier): they find thresholds,
+    non-monotone relations and interactions ("369 pixels wide"), which a linear model misses, need no scaling, and take
+    missing values. Five folds stratified by target, with the units kept together.
+
+    Args:
+        features: (N, F) float, NaN allowed.
+        target: (N,) class of each item.
+        units: (N,) patient or near-duplicate group.
+        seed: of the folds.
+
+    Returns:
+        (N, K) probabilities of the classes ``np.unique(target)``, out of fold.
+
+    Raises:
+        ValueError: when a class has fewer than two units.
+    """
+    classes, encoded = np.unique(target, return_inverse=True)
+    scarce = min(len(np.unique(units[encoded == k])) for k in range(len(classes)))
+    if len(classes) < 2 or scarce < 2:
+        raise ValueError(f"cannot cross-validate {len(classes)} classes, the scarcest with {scarce} patients or groups")
+    folds = StratifiedGroupKFold(min(FOLDS, scarce), shuffle=True, random_state=seed)
+    result = np.full((len(target), len(classes)), 1 / len(classes))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        splits = list(folds.split(features, encoded, units))
+    for train, test in splits:
+        if len(np.unique(encoded[train])) < 2:
+            continue
+        smallest = int(np.bincount(encoded[train]).min())
+        model = HistGradientBoostingClassifier(
+            max_iter=80, max_leaf_nodes=8, min_samples_leaf=max(2, min(20, smallest // 4)), random_state=seed
+        )
+        model.fit(features[train], encoded[train])
+        result[np.ix_(test, model.classes_)] = model.predict_proba(features[test])
+    return result
+
+
+def tell(
+    features: Sequence[dict[str, float]], target: Sequence[Any], units: Sequence[str], seed: int = 0
+) -> list[dict[str, Any]]:
+    """How well the features tell each value of the target from the rest.
+
+    Args:
+        features: one dict an item, all with the same keys.
+        target: a value for each item.
+        units: patient or near-duplicate group of each item.
+        seed: of the folds and of the bootstrap.
+
+    Returns:
+        a row for each value (for the second one only if there are two): ``value``, ``n``, ``positives``, ``units`` (of
+        the scarcer side), ``auc`` (cross-validated, out of fold, value against rest), ``auc_ci95`` (bootstrap by unit),
+        ``strongest`` feature and ``strongest_auc`` (that one alone, by a small tree). With fewer than 8
+        units on a side ``auc`` is None.
+    """
+    names = list(features[0])
+    matrix = np.asarray([[own[name] for name in names] for own in features], float)
+    values, groups = np.asarray(target), np.asarray(units)
+    classes = np.unique(values)
+    if len(classes) < 2:
+        return []
+    sides = {v: min(len(np.unique(groups[values == v])), len(np.unique(groups[values != v]))) for v in classes}
+    enough = [v for v in classes if sides[v] >= MIN_UNITS]
+    usable = np.isin(values, [v for v in classes if len(np.unique(groups[values == v])) >= 2])
+    scores = np.zeros((len(values), len(classes)))
+    if enough:
+        kept = np.unique(values[usable])
+        scores[np.ix_(usable, np.searchsorted(classes, kept))] = predicted(
+            matrix[usable], values[usable], groups[usable], seed
+        )
+    rows = []
+    for k, value in enumerate(classes):
+        if len(classes) == 2 and k == 0:
+            continue
+        positive = values[usable] == value
+        row: dict[str, Any] = {
+            "value": value.item() if isinstance(value, np.generic) else value,
+            "n": int(usable.sum()),
+            "positives": int(positive.sum()),
+            "units": int(sides[value]),
+            "auc": None,
+            "auc_ci95": [None, None],
+            "strongest": None,
+            "strongest_auc": None,
+        }
+        if value in enough:
+            score = scores[usable, k]
+            both = np.stack([positive, score], axis=1)
+            row["auc"] = auc(positive, score)
+            row["auc_ci95"] = bootstrap_interval(both, list(groups[usable]), _auc_of_pairs, resamples=500, seed=seed)
+            row["strongest"], row["strongest_auc"] = _strongest(matrix[usable], positive, groups[usable], names, seed)
+        rows.append(row)
+    return rows
+
+
+def _auc_of_pairs(pairs: np.ndarray) -> float:
+    return auc(pairs[:, 0] > 0.5, pairs[:, 1])
+
+
+def _strongest(
+    matrix: np.ndarray, positive: np.ndarray, units: np.ndarray, names: Sequence[str], seed: int
+) -> tuple[str | None, float]:
+    """The feature that alone tells best, by a small tree on either half of the units, and its AUC.
+
+    A tree and not the ranks: 369 pixels among 300 and 512 tell much without being large or small.
+    """
+    half = np.random.default_rng(seed).permutation(len(np.unique(units))) % 2
+    side = half[np.unique(units, return_inverse=True)[1]] == 0
+    best: tuple[str | None, float] = (None, 0.5)
+    for name, column in zip(names, np.nan_to_num(matrix, nan=-1e9).T, strict=True):
+        found = []
+        for train, test in ((side, ~side), (~side, side)):
+            if len(np.unique(positive[train])) < 2:
+                continue
+            tree = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=max(2, len(column) // 100), random_state=0)
+            tree.fit(column[train, None], positive[train])
+            found.append(auc(positive[test], tree.predict_proba(column[test, None])[:, 1]))
+        own = float(np.nanmean(found)) if np.isfinite(found).any() else 0.5
+        if own > best[1] + 1e-9:
+            best = (name, own)
+    return best

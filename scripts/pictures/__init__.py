@@ -1,0 +1,3 @@
+"""Figures, overlays and sheets as images.
+
+Imports nothing of ours."""

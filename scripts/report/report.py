@@ -1,0 +1,257 @@
+"""One self-contained page about one or two runs, made only from the files in their folders.
+
+    python -m scripts report runs/demo      # the demo's two runs side by side
+    python -m scripts report runs/mine      # one run
+    python -m scripts report runs/demo --picture docs/images/comparison.jpg    # the picture of the README
+
+Every number on the page is read from a file by `Document.number` and carries where it stands (`data-source`), its full
+value (`data-value`) and how it is shown (`data-kind`); a test reads the page and the files and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from scripts.command.cli import one_sentence_errors
+from scripts.comparison import report_studies
+from scripts.pictures import evaluation_figures, figures
+from scripts.pictures.overlays import colorize
+from scripts.report import comparison as report_comparison
+from scripts.report import findings as report_findings
+from scripts.report import sections
+from scripts.runs.run_files import METHODS, Document, Run, data_summary, format_number, optional
+
+__all__ = ["comparison_table", "data_summary", "format_number", "write_comparison_picture", "write_report"]
+
+RUNS = {"ours": "TumorLens", "baseline": "stock design"}
+WEB_WIDTH = 936  # pixels of a JPG
+TEMPLATES = Path(__file__).parent / "templates"
+CONFIG_KEYS = (
+    "spatial_size",
+    "max_epochs",
+    "batch_size",
+    "items",
+    "learning_rate",
+    "encoder_factor",
+    "weight_decay",
+    "precision",
+    "seg_weight",
+    "cls_weight",
+    "evidence_weight",
+    "frozen",
+    "key_metric",
+)
+
+
+def _read(demo_dir: str | Path, runs: Mapping[str, str], part: str) -> list[Run]:
+    root = Path(demo_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder")
+    if not runs:
+        raise ValueError("runs: expected at least one, {folder: title}")
+    return [Run(root, key, title, part) for key, title in runs.items()]
+
+
+def comparison_table(demo_dir: str | Path, runs: Mapping[str, str] = RUNS, part: str = "test") -> str:
+    """The comparison as plain text: value and 95 % interval a run; n of Dice, diagnoses and maps below.
+
+    Args:
+        demo_dir: folder of the runs.
+        runs: {folder: title}.
+        part: part of the datalist that was evaluated.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing or lacks something.
+    """
+    return report_comparison.format_comparison(_read(demo_dir, runs, part))
+
+
+def common_cases(loaded: Sequence[Run]) -> list[tuple[str, list[int]]]:
+    """Tumor cases that every run has drawn: name and index in each gallery, in the first run's order.
+
+    There are none where the head of a run was not trained.
+
+    Raises:
+        ValueError: when there is none though all have drawn some.
+    """
+    if not all(run.diagnoses for run in loaded):
+        return []
+    indices = [{entry["name"]: i for i, entry in run.shown()} for run in loaded]
+    found = [
+        (entry["name"], [index[entry["name"]] for index in indices])
+        for _, entry in loaded[0].shown()
+        if entry.get("tumor_energy") is not None and all(entry["name"] in index for index in indices)
+    ]
+    if not found:
+        names = ", ".join(run.gallery.name for run in loaded if run.gallery is not None)
+        raise ValueError(f"no tumor case stands in all of {names}")
+    return found
+
+
+def write_comparison_picture(
+    demo_dir: str | Path, path: str | Path, runs: Mapping[str, str] = RUNS, cases: int = 4, part: str = "test"
+) -> Path:
+    """Write the maps of the runs side by side as one picture, for a README: the first cases that all runs have drawn.
+
+    Args:
+        demo_dir, runs, part: see `write_report`.
+        path: JPG, at most `WEB_WIDTH` wide, or PNG to write, by its suffix.
+        cases: at most so many.
+
+    Raises:
+        ValueError: when a run has no maps, or no case was drawn by all.
+    """
+    loaded = _read(demo_dir, runs, part)
+    for run in loaded:
+        if not run.diagnoses:
+            raise ValueError(f"no comparison picture: {run.map_title} ({run.title})")
+    rows = []
+    for name, indices in common_cases(loaded)[:cases]:
+        first = loaded[0].shown()[indices[0]][1]
+        cells = [
+            (
+                np.asarray(Image.open(loaded[0].picture(first, "image")).convert("RGB")),
+                "masks: true cyan, predicted magenta",
+            )
+        ]
+        for run, i in reversed(list(zip(loaded, indices, strict=True))):
+            entry = run.shown()[i][1]
+            tumor, air = (format_number(entry[k], "percent") for k in ("tumor_energy", "background_energy"))
+            text = "no evidence" if entry["empty"] else f"in tumor {tumor}, in air {air}"
+            cells.append((np.asarray(Image.open(run.picture(entry, "overlay")).convert("RGB")), text))
+        rows.append((name, cells))
+    columns = ["image", *(f"{run.title}:\n{run.map_title}" for run in reversed(loaded))]
+    picture = figures.comparison_picture(columns, rows)
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        buffer, image = io.BytesIO(), Image.open(io.BytesIO(picture)).convert("RGB")
+        image.thumbnail((WEB_WIDTH, image.height), Image.Resampling.LANCZOS)
+        image.save(buffer, format="JPEG", quality=88)
+        picture = buffer.getvalue()
+    _write(Path(path), picture)
+    return Path(path)
+
+
+def write_report(
+    demo_dir: str | Path,
+    runs: Mapping[str, str] = RUNS,
+    out: str | Path = "report.html",
+    part: str = "test",
+    studies: Sequence[str | Path] | None = None,
+) -> Path:
+    """Write the page.
+
+    Args:
+        demo_dir: folder of the runs, and of data.json (else the one that the first run's evaluation wrote is taken).
+        runs: {folder: title}, the first is the one reported on, a second one is what it is compared with.
+        out: file to write; a relative path is relative to `demo_dir`.
+        part: part of the datalist that was evaluated.
+        studies: folders of comparisons, ablations and trainings without a source, see `report_studies.read_studies`.
+
+    Returns:
+        path of the page, which needs no other file and no network.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing or lacks something; nothing is written then.
+    """
+    root = Path(demo_dir)
+    loaded = _read(root, runs, part)
+    data = optional(root, "data.json", f"{loaded[0].key}/evaluation/data.json") or Document(root, "data.json")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        part=part,
+        runs=loaded,
+        first=loaded[0],
+        compared=len(loaded) > 1,
+        data=data,
+        counts=sections.data_rows(data),
+        parts=list(data.value("/counts")),
+        findings=report_findings.findings(loaded, data),
+        glance=sections.uri(report_comparison.glance(loaded)),
+        comparison=report_comparison.comparison_rows(loaded),
+        pictures=common_cases(loaded),
+        chance=report_comparison.chance(loaded[0]),
+        curves=[(run, sections.training(run)) for run in loaded],
+        segmentation=sections.segmentation(loaded),
+        worst=sections.worst_cases(loaded),
+        classification=sections.classification(loaded),
+        by_source=sections.by_source(loaded),
+        localization=sections.localization_rows(loaded),
+        faithfulness=[(run, sections.faithfulness(run)) for run in loaded if run.faithfulness is not None],
+        studies=report_studies.read_studies(root, loaded, studies),
+        robustness=[(run, sections.robustness(run)) for run in loaded if run.robustness is not None],
+        config_keys=CONFIG_KEYS,
+        methods=METHODS,
+        area=evaluation_figures.share,
+        audited=sections.audited(loaded[0]),
+        class_name=lambda k: sections.class_name(loaded[0], k),
+        bar=sections.uri(_png(colorize(np.broadcast_to(np.linspace(0, 1, 256), (12, 256))))),
+        image=lambda run, entry, what, folder="explanations": sections.uri(
+            run.picture(entry, what, folder).read_bytes()
+        ),
+        escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
+    )
+    path = root / out
+    _write(path, page.encode())
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts report", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="a run, or the folder that several runs lie in")
+    parser.add_argument(
+        "--run", action="append", metavar="FOLDER=TITLE", help="a run in it; default: ours and baseline"
+    )
+    parser.add_argument("--out", help="default: report.html in the folder")
+    parser.add_argument(
+        "--study",
+        action="append",
+        metavar="FOLDER",
+        help="folder of comparison.json, ablation.json or leave_one_source_out.json; default: comparison, ablation "
+        "and sources in the folder",
+    )
+    parser.add_argument("--picture", type=Path, help="also write the maps of the runs side by side, a JPG or PNG")
+    parser.add_argument("--part", default="test", help="part of the datalist that was evaluated")
+    arguments = parser.parse_args(argv)
+    root, out = arguments.folder, arguments.out or "report.html"
+    runs = dict(text.partition("=")[::2] for text in arguments.run) if arguments.run else RUNS
+    runs = {key: title or key for key, title in runs.items()}
+    if not arguments.run and (root / "evaluation").is_dir():
+        name = root.resolve().name
+        root, runs, out = root.resolve().parent, {name: name}, str(Path(name) / out)
+    print(comparison_table(root, runs, arguments.part))
+    print(f"\nreport: {write_report(root, runs, out, arguments.part, arguments.study)}")
+    if arguments.picture is not None:
+        print(f"picture: {write_comparison_picture(root, arguments.picture, runs, part=arguments.part)}")
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

@@ -1,0 +1,126 @@
+"""Weights and checkpoints on disk: whole or absent, checked when read, the one before kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from scripts.runs import parallel
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previous.pt"
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def save_atomic(value: Any, path: str | Path) -> None:
+    """``torch.save`` that leaves either the whole new file or the old one, also when the machine goes away."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_whole(path: str | Path) -> Any:
+    """``torch.load`` of plain content that first compares the checksums in the file.
+
+    Raises:
+        ValueError: when the file is truncated or otherwise damaged; says how.
+        FileNotFoundError: when there is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not readable ({type(error).__name__}); it may be truncated") from error
+    raise ValueError(f"{path} is damaged: the content of {broken} differs from its checksum")
+
+
+def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
+    """Load a plain state dict strictly; None leaves the network as it is.
+
+    Raises:
+        FileNotFoundError: when the file is absent.
+        ValueError: when it is not a state dict of this network, with the keys that differ.
+    """
+    if path is None:
+        return network
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; run the stage that writes them first")
+    try:
+        state = load_whole(path)
+    except ValueError as error:
+        raise ValueError(f"weights file {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
+    own = network.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"weights file {path} does not fit {type(network).__name__}: missing keys {missing[:3]}, unexpected keys "
+            f"{unexpected[:3]}, other shapes {shapes[:3]}; build the network with the config of that run"
+        )
+    network.load_state_dict(state)
+    return network
+
+
+def save_checkpoint(state: dict[str, Any], folder: str | Path) -> None:
+    """Write the newest checkpoint of a folder; the one before stays beside it."""
+    newest = Path(folder) / CHECKPOINT
+    following = newest.with_name(newest.name + ".next")
+    save_atomic(state, following)
+    if newest.is_file():
+        os.replace(newest, newest.with_name(PREVIOUS))
+    os.replace(following, newest)
+
+
+def read_checkpoint(folder: str | Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint of a folder; None if there is none at all.
+
+    A damaged one is named in a warning, put aside as ``<name>.damaged``, and the one before it is taken.
+
+    Raises:
+        ValueError: when there are checkpoints and none of them is whole.
+    """
+    reasons = []
+    for name in (CHECKPOINT, PREVIOUS):
+        path = Path(folder) / name
+        if not path.is_file():
+            continue
+        try:
+            state = load_whole(path)
+        except (ValueError, FileNotFoundError) as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            logger.warning(
+                "checkpoint %s: what it held is lost; epoch %d is trained again, from %s after epoch %d",
+                reasons[0], state["epoch"] + 1, path, state["epoch"],
+            )  # fmt: skip
+            if parallel.first():
+                damaged = Path(folder) / CHECKPOINT
+                os.replace(damaged, damaged.with_name(CHECKPOINT + ".damaged"))
+        return state
+    if reasons:
+        raise ValueError(f"checkpoint {reasons[0]}; there is none before it: delete it to start this stage anew")
+    return None

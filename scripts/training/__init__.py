@@ -1,0 +1,3 @@
+"""Training: engines, losses, stages, handlers and checkpoints.
+
+May import command, data, measures, networks and runs."""

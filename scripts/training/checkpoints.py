@@ -1,0 +1,261 @@
+"""A stage from its first validation to its last epoch: selection of weights and exact continuation."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+
+from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
+from scripts.networks import MultiTaskDynUNet
+from scripts.runs import parallel
+from scripts.runs.checkpoint_files import (
+    CHECKPOINT,
+    PREVIOUS,
+    WEIGHTS,
+    load_weights,
+    read_checkpoint,
+    save_atomic,
+    save_checkpoint,
+)
+from scripts.runs.folder import read_manifest
+from scripts.training.averaging import WeightAverage
+from scripts.training.handlers import StageWriter, ValidationMetrics, describe
+
+__all__ = [
+    "CHECKPOINT",
+    "PREVIOUS",
+    "WEIGHTS",
+    "StageCheckpoint",
+    "load_weights",
+    "read_checkpoint",
+    "save_atomic",
+    "save_checkpoint",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class StageCheckpoint:
+    """Runs a stage, keeps its best weights and lets an interrupted one continue where it was.
+
+    After every validation the key metric is compared; the best weights, with threshold and temperature fitted on that
+    validation, go to ``model.pt``. The first validation, before any training, is a candidate: a stage never hands over
+    less than it was given. Before the first and after every epoch the whole state goes to ``checkpoint.pt``, the one
+    before it to ``checkpoint_previous.pt``; running the same stage again continues after the last whole epoch, and a
+    finished stage is left as it is. Of several processes the first writes.
+
+    Args:
+        stage_dir: folder of the stage.
+        network: the inner network.
+        optimizer, scheduler: of the trainer.
+        metrics: of the evaluator.
+        key_metric: name of the metric that selects, higher is better.
+        writer: TensorBoard writer of the stage.
+        average: moving average of the weights, which is then what is validated and kept; None: the network itself.
+        early_stopping: epochs without a better validation after which the stage ends; None: never.
+
+    Raises:
+        ValueError: when early_stopping is less than 1.
+    """
+
+    def __init__(
+        self,
+        stage_dir: str | Path,
+        network: MultiTaskDynUNet,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        metrics: ValidationMetrics,
+        key_metric: str,
+        writer: StageWriter,
+        average: WeightAverage | None = None,
+        early_stopping: int | None = None,
+    ):
+        if early_stopping is not None and early_stopping < 1:
+            raise ValueError(f"early_stopping is a number of epochs, 1 or more, or null; got {early_stopping}")
+        self.stage_dir = Path(stage_dir)
+        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
+        self.metrics, self.key_metric, self.writer = metrics, key_metric, writer
+        self.average = WeightAverage(network) if average is None else average
+        self.early_stopping = early_stopping
+        self.best_metric, self.best_epoch = float("-inf"), -1
+        self.calibration = "none"
+        self.trainer: Any = None
+        self.evaluator: Any = None
+        self._state: dict[str, Any] | None = None
+
+    def attach(self, trainer: SupervisedTrainer, evaluator: SupervisedEvaluator) -> None:
+        """Follow both engines; call once, after all other handlers are attached."""
+        self.trainer, self.evaluator = trainer, evaluator
+        self.average.attach(trainer)
+        evaluator.add_event_handler(Events.STARTED, self._mark)
+        evaluator.add_event_handler(Events.COMPLETED, self.select)
+        # Last of the handlers at the start: MONAI Label puts a loader of weights first, which must not win over these.
+        trainer.add_event_handler(Events.STARTED, self.begin)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def run(self) -> None:
+        """Train from the start or from the checkpoint, to the end."""
+        if self.trainer is None:
+            raise RuntimeError("attach the checkpoint to trainer and evaluator before running")
+        self._state = read_checkpoint(self.stage_dir)
+        if self._state is None and "finished" in (manifest := read_manifest(self.stage_dir)):
+            # Its weights are kept without a checkpoint; training anew would put others in their place.
+            self.best_metric, self.best_epoch = manifest["best_metric"], manifest["best_epoch"]
+            self.calibration = manifest.get("calibration", self.calibration)
+            logger.info("%s: finished before; weights %s", self.stage_dir.name, self.stage_dir / WEIGHTS)
+            return
+        self.writer.continue_after(-1 if self._state is None else self._state["epoch"])
+        if self._state is not None:
+            self.resume(self._state)
+        if self._over():
+            self.restore()
+        else:
+            self.trainer.run()
+        parallel.wait()  # the next stage reads what the first process wrote
+        state = self.trainer.state
+        early = "" if state.epoch == state.max_epochs else f", stopped early after {state.epoch} of {state.max_epochs}"
+        logger.info(
+            "%s: best %s %.4f at epoch %d%s; weights %s, curves: tensorboard --logdir %s",
+            self.stage_dir.name, self.key_metric, self.best_metric, self.best_epoch, early, self.stage_dir / WEIGHTS,
+            self.stage_dir.parent,
+        )  # fmt: skip
+
+    def begin(self, engine: Any) -> None:
+        """Take up the checkpoint, or validate what the stage was given."""
+        if self._state is not None:
+            self.restore()
+            return
+        self.average.restart()
+        config = self.stage_dir / "config.yaml"
+        if config.is_file():
+            values = yaml.safe_load(config.read_text(encoding="utf-8"))
+            self.writer.hyperparameters(values, f"validation/{self.key_metric}")
+        self.evaluator.run(1)
+        self.save(engine)
+
+    def _over(self) -> bool:
+        state = self.trainer.state
+        waited = state.epoch - self.best_epoch
+        stopped = self.early_stopping is not None and self.best_epoch >= 0 and waited >= self.early_stopping
+        return state.epoch >= state.max_epochs or stopped
+
+    def _mark(self, engine: Any) -> None:
+        engine.state.trainer_epoch = self.trainer.state.epoch
+
+    def select(self, engine: Engine) -> None:
+        """Log the validation, keep the weights if they are the best so far, and end a stage that stands still."""
+        epoch, metrics = self.trainer.state.epoch, engine.state.metrics
+        if self.key_metric not in metrics:
+            raise ValueError(f"key_metric is one of {', '.join(metrics)}, got {self.key_metric!r}")
+        value = metrics[self.key_metric]
+        if value != value:
+            raise ValueError(
+                f"validation has no case that defines {self.key_metric!r}: add cases with "
+                f"{'a tumor mask' if self.key_metric != 'balanced_accuracy' else 'a diagnosis'} to the validation part"
+            )
+        self._log(metrics, epoch)
+        if value > self.best_metric:
+            self.best_metric, self.best_epoch = value, epoch
+            self.trainer.state.best_metric, self.trainer.state.best_metric_epoch = value, epoch
+            self.calibrate()
+            if parallel.first():
+                save_atomic(self.average.selected.state_dict(), self.stage_dir / WEIGHTS)
+        elif self._over() and epoch < self.trainer.state.max_epochs:
+            self.trainer.terminate()
+
+    def _log(self, metrics: dict[str, float], epoch: int) -> None:
+        logger.debug("epoch %d: %s", epoch, describe(metrics))
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"validation/{name}", value, epoch)
+        for source, values in self.metrics.by_source.items():
+            for name, value in values.items():
+                self.writer.add_scalar(f"validation_by_source/{source}/{name}", value, epoch)
+        tumor = self.metrics.diagnosis > 0
+        if 0 < tumor.sum() < len(tumor):
+            self.writer.add_pr_curve("validation/tumor", tumor, tumor_probability(self.metrics.logits), epoch)
+
+    def calibrate(self) -> None:
+        """Fit temperature and threshold on the last validation and store them in the network's buffers.
+
+        Without cases of both kinds, with and without a tumor, there is nothing to fit: what the weights came with stays
+        and is marked stale.
+        """
+        logits, diagnosis = self.metrics.logits, self.metrics.diagnosis
+        tumor = diagnosis > 0
+        if not 0 < tumor.sum() < len(tumor):
+            self.calibration = (
+                f"stale: the validation has {int(tumor.sum())} cases with and {int((~tumor).sum())} without a tumor, "
+                "threshold and temperature are those that the weights came with"
+            )
+            return
+        temperature = fit_temperature(logits, diagnosis)
+        threshold = choose_threshold(tumor_probability(logits, temperature), tumor)
+        for network in {id(n): n for n in (self.network, self.average.selected)}.values():
+            network.temperature.fill_(temperature)
+            network.threshold.fill_(threshold)
+        self.calibration = f"fitted on {len(diagnosis)} validation cases"
+
+    def save(self, engine: Engine) -> None:
+        """Write the state after an epoch, all that was logged before it."""
+        if not parallel.first():
+            return
+        self.writer.flush()
+        scaler = getattr(self.trainer, "scaler", None)
+        save_checkpoint(
+            {
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": {} if scaler is None else scaler.state_dict(),
+                "random": torch.get_rng_state(),
+                "epoch": engine.state.epoch,
+                "iteration": engine.state.iteration,
+                "max_epochs": engine.state.max_epochs,
+                "best_metric": self.best_metric,
+                "best_epoch": self.best_epoch,
+                "calibration": self.calibration,
+            },
+            self.stage_dir,
+        )
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Set the trainer to where a checkpoint is.
+
+        Raises:
+            ValueError: when it belongs to a run with another number of epochs, or the processes found different ones.
+        """
+        if state["max_epochs"] != self.trainer.state.max_epochs:
+            raise ValueError(
+                f"checkpoint {self.stage_dir / CHECKPOINT} is of a run of {state['max_epochs']} epochs, this one has "
+                f"{self.trainer.state.max_epochs}; choose another run_dir or delete it"
+            )
+        epochs = parallel.gathered([state["epoch"]])
+        if len(set(epochs)) > 1:
+            raise ValueError(f"the processes find checkpoints of different epochs, {epochs}: is run_dir shared?")
+        self.best_metric, self.best_epoch = state["best_metric"], state["best_epoch"]
+        self.calibration = state.get("calibration", "none")
+        trainer = self.trainer.state
+        trainer.epoch, trainer.iteration = state["epoch"], state["iteration"]
+        trainer.best_metric, trainer.best_metric_epoch = self.best_metric, self.best_epoch
+        logger.info("%s: continuing after epoch %d of %d", self.stage_dir.name, trainer.epoch, trainer.max_epochs)
+
+    def restore(self) -> None:
+        """Load weights, optimizer, schedule and random state of the checkpoint that was read."""
+        state = self._state
+        if state is None:
+            return
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state.get("average", {}))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if state.get("scaler") and getattr(self.trainer, "scaler", None) is not None:
+            self.trainer.scaler.load_state_dict(state["scaler"])
+        if "random" in state:
+            torch.set_rng_state(state["random"])

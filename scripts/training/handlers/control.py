@@ -1,0 +1,138 @@
+"""Handlers that act on training: seeds, clipping, and a check that processes agree on their gradients."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+from scripts.data.preprocessing import check_network_input
+from scripts.data.samplers import DrawnItems, MixedBatchSampler
+from scripts.runs import parallel
+
+
+class EpochSeed:
+    """Makes every epoch's randomness a function of seed and epoch alone, so that a resumed run equals an unbroken one.
+
+    Args:
+        seed: of the run.
+        items: their augmentation is told the epoch.
+        sampler: is told the epoch.
+    """
+
+    def __init__(self, seed: int, items: DrawnItems | None = None, sampler: MixedBatchSampler | None = None):
+        self.seed, self.items, self.sampler = seed, items, sampler
+
+    def attach(self, engine: Engine) -> None:
+        """Run at the start of every epoch, before its first batch is drawn."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Seed all generators; the processes' dropout differs, their order of items does not."""
+        epoch = engine.state.epoch
+        entropy = (self.seed, epoch, parallel.rank()) if parallel.rank() else (self.seed, epoch)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        for told in (self.items, self.sampler):
+            if told is not None:
+                told.set_epoch(epoch)
+
+
+class InputCheck:
+    """Refuses batches that did not come through the pipeline, see `scripts.data.preprocessing.check_network_input`.
+
+    Args:
+        every_batch: check all; otherwise the first one of each run of the engine.
+    """
+
+    def __init__(self, every_batch: bool = False):
+        self.every_batch, self.open = every_batch, True
+
+    def attach(self, engine: Engine) -> None:
+        """Look at batches as the loader gives them."""
+        engine.add_event_handler(Events.STARTED, self.begin)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self)
+
+    def begin(self, engine: Any) -> None:
+        """Look at the next batch."""
+        self.open = True
+
+    def __call__(self, engine: Any) -> None:
+        """Check.
+
+        Raises:
+            ValueError: when an item is no network input; names it and what is wrong.
+        """
+        if self.open or self.every_batch:
+            self.open = False
+            batch = engine.state.batch
+            names = batch.get("name") or getattr(batch["image"], "meta", {}).get("filename_or_obj")
+            check_network_input(batch["image"], batch["foreground"], [names] if isinstance(names, str) else names)
+
+
+class GradientClip:
+    """Clips the total norm of the gradients after each backward pass and keeps the norm in ``engine.state``.
+
+    With scaled gradients (float16) they are brought back to scale first; a step whose norm is not finite is left out by
+    the scaler.
+
+    Args:
+        parameters: the trained parameters.
+        max_norm: upper bound; gradients above are scaled down.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], max_norm: float):
+        self.parameters, self.max_norm = list(parameters), max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Run between the backward pass and the optimizer's step."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Clip."""
+        if getattr(engine, "scaler", None) is not None:
+            engine.scaler.unscale_(engine.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        engine.state.gradient_norm = norm.detach()
+
+
+class SameGradients:
+    """Compares the gradients of the processes in the first step of every epoch.
+
+    Calling a method of the module under DistributedDataParallel, in place of the wrapper, trains each process on its
+    own items without a word of warning. Nothing to do for a single process.
+
+    Args:
+        parameters: the trained parameters.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]):
+        self.parameters = list(parameters)
+
+    def attach(self, engine: Engine) -> None:
+        """Run after the backward pass."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Compare.
+
+        Raises:
+            RuntimeError: when they differ.
+        """
+        if parallel.world() == 1 or (engine.state.iteration - 1) % engine.state.epoch_length:
+            return
+        sums = [[float(p.grad.sum()), float(p.grad.abs().sum())] for p in self.parameters if p.grad is not None]
+        own = np.asarray(sums, dtype=np.float64).reshape(-1, 2).sum(axis=0)
+        every = np.asarray(parallel.gathered([tuple(own)]))
+        if not np.allclose(every, every[0], rtol=1e-5, atol=1e-7):
+            raise RuntimeError(
+                f"the gradients of {parallel.world()} processes differ (sums {every[:, 0].tolist()}): call the wrapped "
+                "module itself, not a method of the module under it, and freeze before wrapping"
+            )

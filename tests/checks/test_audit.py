@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.checks import audit as audit_module
+from scripts.checks.audit import audit, figure, main, subsample, summary
+from scripts.data import datalists
+from scripts.measures.shortcuts import air_features, auc, geometry_features, histogram_features, size_features, tell
+from tests.transforms.images import disc, head
+
+PER_CLASS = 30
+
+
+def picture(k: int, shape=(72, 72)) -> np.ndarray:
+    """A head that differs from case to case in size and contrast, uint8 (X, Y), air 0."""
+    rng = np.random.default_rng(k)
+    image, _ = head(shape, min(shape) * rng.uniform(0.3, 0.4), seed=k)
+    return np.clip(image * rng.uniform(0.7, 1.2), 0, 255)
+
+
+def make(folder, change, sources=("one",)):
+    """A datalist of tumors and none; ``change(image, k, tumor, source)`` plants a shortcut or returns the image."""
+    items = []
+    for k in range(2 * PER_CLASS * len(sources)):
+        tumor, source = k % 2, sources[(k // 2) % len(sources)]
+        name = f"{source}{k}.png"
+        pixels = np.clip(change(picture(k), k, tumor, source), 0, 255).astype(np.uint8)
+        Image.fromarray(np.ascontiguousarray(pixels.T)).save(folder / name)
+        items.append({"image": name, "diagnosis": tumor, "source": source, "group": f"g{k // 4 if k < 8 else k}"})
+    third = len(items) // 3
+    return {
+        "name": "made",
+        "classes": {"0": "no_tumor", "1": "tumor"},
+        "training": items[:third],
+        "validation": items[third : 2 * third],
+        "test": items[2 * third :],
+    }
+
+
+def found(result, target="diagnosis"):
+    return {(r["features"], r["stage"]): r for r in result["rows"] if r["target"] == target}
+
+
+def test_without_a_shortcut_nothing_is_flagged(tmp_path):
+    result = audit(make(tmp_path, lambda image, *_: image), tmp_path, 48, progress=False)
+    rows = found(result)
+    assert set(rows) == {(kind, stage) for kind in audit_module.KINDS for stage in ("before", "after")}
+    assert result["n"] == 60
+    for (kind, _), row in rows.items():
+        assert not row["flagged"], row
+        assert row["auc"] < 0.7 if kind != "air" else row["auc"] == pytest.approx(0.5, abs=0.1)
+        assert row["auc_ci95"][0] < 0.6
+        assert (row["n"], row["positives"]) == (60, 30)
+    text = summary(result)
+    assert "Remains after the pipeline: nothing above the limits" in text
+    assert "In the raw files: nothing above the limits" in text
+
+
+def bright_air(image, k, tumor, source):
+    level = 6 + 4 * tumor + np.random.default_rng(k).normal(0, 0.5)
+    return np.where(image == 0, level, image)
+
+
+def wide(image, k, tumor, source):
+    return np.pad(image, ((0, 0), (0, 0))) if tumor else np.pad(image, ((8 + k % 3, 8), (0, 0)))
+
+
+def stretched(image, k, tumor, source):
+    return np.where(image > 0, 60 + 140 * (image / 255) ** (0.4 if tumor else 2.5), 0)
+
+
+@pytest.mark.parametrize(
+    ("plant", "before", "after"),
+    [
+        (bright_air, {"air"}, set()),
+        (wide, {"size", "geometry"}, set()),
+        (stretched, {"histogram"}, {"histogram"}),
+    ],
+)
+def test_a_planted_shortcut_is_found_and_what_remains_is_said(tmp_path, plant, before, after):
+    result = audit(make(tmp_path, plant), tmp_path, 48, progress=False)
+    rows = found(result)
+    flagged = {stage: {kind for (kind, own), row in rows.items() if own == stage and row["flagged"]}
+               for stage in ("before", "after")}  # fmt: skip
+    assert flagged == {"before": before, "after": after}
+    for kind in before:
+        assert rows[kind, "before"]["auc"] > 0.95
+        assert rows[kind, "before"]["auc_ci95"][0] > 0.85
+        assert rows[kind, "before"]["strongest_auc"] > 0.9
+    assert rows["air", "after"]["auc"] == pytest.approx(0.5, abs=0.1), "air is exactly 0 after the pipeline"
+    assert rows["size", "after"]["auc"] == pytest.approx(0.5, abs=0.1)
+    text = summary(result)
+    assert all(f"any tumor from {kind}: AUC" in text for kind in before)
+    json.dumps(result, allow_nan=False)
+
+
+def test_sources_are_told_apart_where_they_differ(tmp_path):
+    def noisy(image, k, tumor, source):
+        noise = np.abs(np.random.default_rng(k).normal(0, 5, image.shape))
+        return image + noise if source == "two" else image
+
+    result = audit(make(tmp_path, noisy, ("one", "two")), tmp_path, 48, progress=False)
+    rows = found(result, "source")
+    assert {row["value"] for row in rows.values()} == {"two"}, "with two sources the second says it for both"
+    assert rows["air", "before"]["auc"] > 0.95
+    assert rows["air", "before"]["flagged"]
+    assert not rows["air", "after"]["flagged"]
+    assert not found(result)["air", "before"]["flagged"], "source does not tell the diagnosis here"
+
+
+def test_command_line_writes_json_and_a_figure(tmp_path, capsys):
+    datalist = make(tmp_path, wide)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    datalist["test"].append({"image": "broken.png", "diagnosis": 0, "source": "one"})
+    datalists.write(datalist, tmp_path / "list.json")
+    arguments = [str(tmp_path / "list.json"), "--dataset_dir", str(tmp_path), "--out", str(tmp_path / "audit")]
+    assert main([*arguments, "--spatial_size", "48", "--strict"]) == 0, "size is gone after the pipeline"
+    out = capsys.readouterr().out
+    assert "any tumor from size: AUC 1.00 (limit 0.60); strongest alone: " in out
+    assert "1 images could not be used" in out
+    result = json.loads((tmp_path / "audit" / "audit.json").read_text(encoding="utf-8"))
+    assert result["n"] == 60
+    assert result["unusable"][0]["image"] == "broken.png"
+    assert "cannot be read" in result["unusable"][0]["reason"]
+    picture_of_it = Image.open(io.BytesIO((tmp_path / "audit" / "audit.png").read_bytes()))
+    assert picture_of_it.width > 1000
+    assert figure(result) == (tmp_path / "audit" / "audit.png").read_bytes()
+
+
+def test_nothing_to_tell_apart_is_refused(tmp_path):
+    datalist = make(tmp_path, lambda image, *_: image)
+    for part in datalists.SPLITS:
+        datalist[part] = [item for item in datalist[part] if item["diagnosis"] == 1]
+    with pytest.raises(ValueError, match="one source and one diagnosis only"):
+        audit(datalist, tmp_path, 48, limit=10, progress=False)
+    with pytest.raises(ValueError, match="limit must be 1 or more, got 0"):
+        audit(datalist, tmp_path, 48, limit=0, progress=False)
+
+
+def test_a_subset_keeps_the_proportions_and_depends_on_the_seed():
+    items = [{"image": str(k), "source": "a" if k < 80 else "b", "diagnosis": k % 2} for k in range(100)]
+    chosen = subsample(items, 20)
+    assert len(chosen) == 20
+    assert sum(item["source"] == "b" for item in chosen) == 4
+    assert sum(item["diagnosis"] for item in chosen) == 10
+    assert subsample(items, 20) == chosen
+    assert subsample(items, 20, seed=1) != chosen
+    assert subsample(items, 100) == subsample(items, None) == items
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    positive = np.array([True, True, False, False])
+    assert auc(positive, np.array([4.0, 2, 3, 1])) == 0.75
+    assert auc(positive, np.array([1.0, 1, 1, 1])) == 0.5
+    assert math.isnan(auc(positive[:2], np.array([1.0, 2])))
+
+
+def test_units_are_never_split_between_fold_and_model():
+    # Each unit has a value of its own and a class by chance: learned by heart within the unit, useless across.
+    rng = np.random.default_rng(0)
+    classes = rng.permutation(np.arange(40) % 2)
+    values = rng.permutation(np.arange(40))
+    features = [{"x": float(values[k // 5])} for k in range(200)]
+    target = [int(classes[k // 5]) for k in range(200)]
+    apart = tell(features, target, [f"u{k // 5}" for k in range(200)])[0]
+    mixed = tell(features, target, [f"u{k}" for k in range(200)])[0]
+    assert mixed["auc"] > 0.8
+    assert apart["auc"] < 0.7
+    assert apart["units"] == 20
+
+
+def test_too_few_units_are_not_measured():
+    row = tell([{"x": float(k)} for k in range(20)], [0] * 15 + [1] * 5, [f"u{k}" for k in range(20)])[0]
+    assert (row["auc"], row["auc_ci95"], row["units"]) == (None, [None, None], 5)
+
+
+def test_a_value_in_the_middle_is_found_by_the_strongest_feature():
+    widths = [300.0, 512.0] * 20 + [369.0] * 40
+    row = tell([{"width": w, "noise": 0.0} for w in widths], [0] * 40 + [1] * 40, [f"u{k}" for k in range(80)])[0]
+    assert row["strongest"] == "width"
+    assert row["strongest_auc"] == row["auc"] == 1
+
+
+def test_features_of_a_known_picture():
+    foreground = np.zeros((40, 20), bool)
+    foreground[10:30, 5:15] = True
+    image = np.where(foreground, 7.0, 2.0)[None].astype(np.float32)
+    image[0, 0, 0] = 0
+    air = air_features(image, foreground)
+    assert air["air maximum"] == 2
+    assert air["air minimum"] == 0
+    assert air["exact zeros in air"] == pytest.approx(1 / 600)
+    assert air["different values in air"] == 2
+    assert air["air in the corners"] == pytest.approx(2 - 2 / 8)  # corners of 2 x 1 pixels
+    assert size_features((40, 20)) == {"width": 40, "height": 20, "aspect of the picture": 2, "pixels": 800}
+    shape = geometry_features(foreground)
+    assert shape["coverage"] == 0.25
+    assert shape["aspect of the head"] == 2
+    assert shape["share of its box"] == 1
+    assert shape["share of the width"] == 0.5
+    assert shape["place along the height"] == pytest.approx(9.5 / 20)
+    assert shape["length of the outline"] == pytest.approx(60 / math.sqrt(200))
+    assert geometry_features(foreground, with_size=False)["aspect of the head"] == 2
+    values = histogram_features(image * 2, foreground)
+    assert values["quantile 50 %"] == values["mean"] == 14
+    assert values["deviation"] == 0
+    assert values["different values"] == 1
+    everywhere = air_features(image, np.ones_like(foreground))
+    assert all(math.isnan(value) for value in everywhere.values())
+    with pytest.raises(ValueError, match="foreground mask is empty"):
+        geometry_features(np.zeros((4, 4), bool))
+    assert disc((5, 5), 1).sum() == 5
+
+
+def test_the_shortcuts_of_real_files_are_found_and_air_and_size_are_gone_after(real_data):
+    folder = real_data / "brisc2025"
+    datalist, _ = datalists.image_folder(folder, limit=300, modality="T1", progress=False)
+    result = audit(datalist, folder, 128, progress=False)
+    rows = {(r["features"], r["stage"]): r for r in result["rows"] if r["value"] == "tumor"}
+    for kind, least in (("air", 0.9), ("geometry", 0.85)):
+        assert rows[kind, "before"]["flagged"]
+        assert rows[kind, "before"]["auc"] > least
+    assert rows["size", "before"]["auc_ci95"][0] > 0.5, "some healthy pictures are not square, all tumors' are nearly"
+    for kind in ("air", "size"):
+        assert not rows[kind, "after"]["flagged"]
+        assert rows[kind, "after"]["auc"] == pytest.approx(0.5, abs=0.1)
+    assert rows["geometry", "after"]["auc"] < rows["geometry", "before"]["auc"]

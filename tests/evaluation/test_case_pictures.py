@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scripts.evaluation.case_pictures import choose, write_case_pictures
+from scripts.evaluation.evaluation import decided
+from scripts.measures.mask_measures import mask_measures
+from scripts.networks import MultiTaskDynUNet
+from tests.inference.test_uncertainty import ARGUMENTS, Cases
+
+
+def case(name: str, dice: float, diagnosis: int, predicted: int, probability: list[float]) -> dict:
+    return {"name": name, "dice": dice, "diagnosis": diagnosis, "predicted": predicted, "probability": probability}
+
+
+NAN = float("nan")
+ROWS = [
+    case("a", 0.9, 1, 1, [0.1, 0.9]), case("b", 0.1, 1, 0, [0.7, 0.3]), case("c", 0.5, 1, 1, [0.2, 0.8]),
+    case("d", NAN, 0, 1, [0.05, 0.95]), case("e", NAN, -1, 1, [0.0, 1.0]), case("f", 0.7, 1, 0, [0.6, 0.4]),
+]  # fmt: skip
+
+
+def test_worst_best_and_the_surest_wrong_diagnoses_are_shown():
+    names = [(kind, ROWS[i]["name"]) for kind, i in choose(ROWS, 2)]
+    assert names == [
+        ("worst", "b"), ("worst", "c"), ("best", "a"), ("best", "f"), ("misdiagnosed", "d"), ("misdiagnosed", "b"),
+    ]  # fmt: skip
+
+
+def test_with_few_cases_none_is_both_worst_and_best_and_without_masks_there_is_neither():
+    kinds = [kind for kind, _ in choose(ROWS[:3], 2)]
+    assert kinds == ["worst", "worst", "best", "misdiagnosed"]
+    assert [kind for kind, _ in choose([ROWS[3], ROWS[4]], 2)] == ["misdiagnosed"], "unknown is not wrong"
+
+
+@pytest.mark.parametrize("evidence", [True, False])
+def test_pictures_show_the_masks_and_the_evidence_of_the_listed_cases(tmp_path, evidence):
+    torch.manual_seed(0)
+    head = {} if evidence else {"head": "average_pool"}
+    network = MultiTaskDynUNet(*ARGUMENTS, filters=[4, 8, 16], **head).eval()
+    dataset, rows = Cases(), []
+    for i in range(len(dataset)):
+        item = dataset[i]
+        output = network.multitask(item["image"][None])
+        segmented = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).float()
+        measured = mask_measures(
+            segmented, item["label"].float(), item["foreground"] != 0, item["pixel_mm"], item["name"]
+        )
+        known = {key: item[key] for key in ("name", "source", "diagnosis")}
+        rows.append({**known, "logits": output["cls"][0].tolist(), **measured})
+    rows = decided(rows, 0.5, 1.0)
+    entries = write_case_pictures(network, dataset, rows, tmp_path, count=1)
+    assert json.loads((tmp_path / "cases.json").read_text(encoding="utf-8")) == entries
+    worst, best = entries[:2]
+    dice = {row["name"]: row["dice"] for row in rows if row["dice"] == row["dice"]}
+    assert (worst["dice"], best["dice"]) == (min(dice.values()), max(dice.values()))
+    assert {worst["name"], best["name"]} == set(dice)
+    for entry in entries:
+        assert (entry["evidence"] is not None) == evidence
+        files = [entry["image"], entry["evidence"]] if evidence else [entry["image"]]
+        for file in files:
+            picture = np.asarray(Image.open(tmp_path / file).convert("RGB")).astype(int)
+            assert picture.shape[0] >= 32
+    picture = np.asarray(Image.open(tmp_path / worst["image"]).convert("RGB")).astype(int)
+    cyan = (picture[..., 1] > 150) & (picture[..., 2] > 150) & (picture[..., 0] < 100)
+    assert cyan.any(), "the line around the true mask"
+    assert sorted(p.name for p in (tmp_path / "cases").iterdir()) == sorted(
+        {name.partition("/")[2] for e in entries for name in (e["image"], e["evidence"]) if name}
+    )

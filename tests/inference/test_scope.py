@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scripts.data.preprocessing import make_preprocessing, make_training_pipeline
+from scripts.evaluation.items import EvaluationDataset, evaluated_items
+from scripts.evaluation.outsiders import OUTSIDERS
+from scripts.evaluation.scope_evaluation import compare, fit_scope, item_features, write_scope
+from scripts.inference import scope
+from scripts.inference.inferers import MultiTaskInferer
+from scripts.inference.pipeline import Inference
+from scripts.networks import MultiTaskDynUNet
+from scripts.runs.folder import last_stage, load_run, read_datalist
+
+
+def test_distance_equals_mahalanobis_and_the_limit_is_of_validation():
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(4, 4))
+    training, validation = rng.normal(size=(4000, 4)) @ mix + 5, rng.normal(size=(400, 4)) @ mix + 5
+    found = scope.fit(training, validation, np.zeros(4))
+    difference = validation - training.mean(axis=0)
+    by_hand = np.einsum("ni,ij,nj->n", difference, np.linalg.inv(np.cov(training.T)), difference)
+    np.testing.assert_allclose(
+        found.score(validation), by_hand / np.quantile(by_hand, 0.95), rtol=0.05
+    )  # shrunk a little
+    assert (found.score(validation) > 1).mean() == pytest.approx(0.05, abs=0.003)
+    assert found.score(np.full((1, 4), 50.0))[0] > 10
+    assert (found.training, found.validation) == (4000, 400)
+
+
+def test_a_scope_needs_images_and_the_features_that_it_was_fitted_on(tmp_path):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="20 validation images or more, got 5"):
+        scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(5, 3)), np.zeros(3))
+    found = scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(20, 3)), np.zeros(3))
+    with pytest.raises(ValueError, match="fitted on 3 features, this network and image give 2"):
+        found.score(np.zeros((1, 2)))
+    found.save(tmp_path / scope.FILE)
+    loaded = scope.load(tmp_path)
+    values = rng.normal(size=(5, 3))
+    np.testing.assert_array_equal(loaded.score(values), found.score(values))
+    (tmp_path / scope.FILE).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is not a scope"):
+        scope.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"evaluate\.yaml fits it"):
+        scope.load(tmp_path / "absent.npz")
+
+
+def small_network() -> MultiTaskDynUNet:
+    torch.manual_seed(0)
+    return MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
+
+
+@torch.no_grad()
+def train_further(network: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_features_see_the_foreground_alone():
+    network = small_network()
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 8:24, 8:24] = torch.randn(16, 16)
+    padded = torch.zeros(1, 1, 48, 48)
+    padded[..., 8:40, 8:40] = image
+    np.testing.assert_allclose(scope.features(network, image), scope.features(network, padded), atol=1e-4)
+    given = scope.features(network, image, (image != 0).to(torch.uint8))
+    np.testing.assert_allclose(scope.features(network, image), given, atol=1e-12)
+    shuffled = image.clone()
+    inside = image != 0
+    shuffled[inside] = image[inside][torch.randperm(int(inside.sum()))]
+    assert np.abs(scope.features(network, image) - scope.features(network, shuffled)).max() > 0.01, "texture counts"
+    assert scope.features(torch.nn.Identity(), image).shape[1] < given.shape[1], "gray values alone without an encoder"
+
+
+def test_refused_images_are_recognized_without_a_score():
+    found = compare(np.array([0.1, 0.5, 0.9]), list("abc"), np.array([0.8, 2.0, 3.0]), list("def"), refused=1)
+    assert (found["n"], found["refused"], found["flagged"], found["recognized"]) == (4, 1, 2, 0.75)
+    assert found["auroc"] == pytest.approx(8 / 9)
+    nothing = compare(np.array([0.1]), ["a"], np.empty(0), [], refused=4)
+    assert (nothing["recognized"], nothing["auroc"], nothing["flagged"]) == (1.0, None, 0)
+
+
+def test_drawn_outsiders_are_seeded_and_air_and_noise_are_refused_by_the_pipeline():
+    pipeline = make_preprocessing((64, 64), trace=False)
+    for name, picture in OUTSIDERS.items():
+        np.testing.assert_array_equal(picture(3), picture(3))
+        item = {"image": picture(3)[None].astype(np.float32), "name": name}
+        if name in ("air alone", "noise"):
+            with pytest.raises(ValueError, match="no foreground found"):
+                pipeline(item)
+        else:
+            assert not np.array_equal(picture(3), picture(4))
+            assert pipeline(item)["image"].shape == (1, 64, 64)
+
+
+def at_inference(run, folder):
+    """Inference with a scope beside the weights scores images and flags those that are none of its kind."""
+    inference = Inference(overlay=run / "network.yaml")
+    results = {}
+    for name in ("CT (drawn)", "photograph (drawn)"):
+        picture = OUTSIDERS[name](0)
+        Image.fromarray(np.uint8(255 * (picture - picture.min()) / np.ptp(picture))).save(folder / "x.png")
+        item = inference.prepare({"image": str(folder / "x.png")})
+        results[name] = inference.finish(item, inference.infer(item))["result"]
+    result = results["CT (drawn)"]
+    assert result["scores"]["scope"] > 1
+    (flag,) = [flag for flag in result["flags"] if flag["code"] == "outside_scope"]
+    assert f"score {result['scores']['scope']:.2f}" in flag["message"]
+
+
+def test_at_inference_the_median_slice_decides_and_a_scope_of_other_weights_is_not_used(tmp_path, caplog):
+    assert scope.in_words(torch.zeros(1), {}, None) == ({}, [])
+    numbers, flags = scope.in_words(torch.zeros(1), {"scope": torch.tensor([0.5, 0.9, 7.0])}, None)
+    assert (numbers["scope"], flags) == (pytest.approx(0.9), [])
+    numbers, (flag,) = scope.in_words(torch.zeros(1), {"scope": torch.tensor([0.5, 1.9, 7.0])}, None)
+    assert (numbers["scope"], flag["code"]) == (pytest.approx(1.9), "outside_scope")
+
+    network = small_network()
+    image = torch.randn(24, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    fitted = scope.fit(*[scope.features(network, image)] * 2, scope.probe(network))
+    fitted.save(tmp_path / scope.FILE)
+    judge = scope.ScopeJudge(tmp_path / "model.pt")
+    output = MultiTaskInferer(5, judge)(image.movedim(0, -1)[None], network)
+    assert output["scope"].shape == (1, 24)
+    np.testing.assert_allclose(output["scope"][0], fitted.score(scope.features(network, image)), rtol=1e-4)
+    whole = []
+    encode = network.encode
+    network.encode = lambda x, foreground=None: whole.append(len(x)) or encode(x, foreground)
+    MultiTaskInferer(12, judge)(image.movedim(0, -1)[None], network)
+    assert [count for count in whole if count > 1] == [12, 12]  # prediction and scope share one pass
+    del network.encode
+    assert "scope" not in MultiTaskInferer(5, scope.ScopeJudge(tmp_path / "elsewhere" / "model.pt"))(image, network)
+    train_further(network)
+    with caplog.at_level(logging.WARNING, logger="scripts.inference.scope"):
+        assert "scope" not in MultiTaskInferer(5, judge)(image, network)
+    assert "fitted with other weights" in caplog.text
+
+
+def test_a_scope_of_an_older_version_is_said_to_be_one(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    scope.fit(rng.normal(size=(30, 3)), rng.normal(size=(20, 3)), np.zeros(3)).save(tmp_path / scope.FILE)
+    with np.load(tmp_path / scope.FILE) as content:
+        np.savez(tmp_path / scope.FILE, **{key: content[key] for key in content if key != "probe"})
+    with pytest.raises(scope.OldScope, match=r"has an older format.*evaluate the run again"):
+        scope.load(tmp_path)
+    assert scope.ScopeJudge(tmp_path / "model.pt").scope is None
+    assert "images are not scored" in caplog.text
+    assert "other weights" not in caplog.text
+    assert not scope.is_current(tmp_path, small_network())
+
+
+def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, tmp_path):
+    run = small_run.run("ours")
+    network, config, _ = load_run(run)
+    folder = str(small_run.dataset_dir)
+    datalist = read_datalist(str(small_run.datalist_file), folder)
+    # Ten patients and a few pictures do not make twenty validation images: training stands in for them here.
+    datalist["validation"] = datalist["training"]
+    pipeline = make_preprocessing(config["spatial_size"], trace=False)
+    items = evaluated_items(datalist, "test", folder)
+    training_pipeline = make_training_pipeline(config["spatial_size"], augment=False, num_classes=2)
+    dataset = EvaluationDataset(items, training_pipeline)
+    file = last_stage(run) / scope.FILE
+    try:
+        missing = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=False)
+        assert list(missing) == ["unavailable"]
+        assert "scope.npz is missing" in missing["unavailable"]
+        few = {**datalist, "validation": datalist["validation"][:5]}
+        result = write_scope(network, run, dataset, pipeline, tmp_path, few, folder, own=True)
+        assert result == {"unavailable": "a scope takes 20 validation images or more, got 5"}
+        assert not file.is_file()
+        result = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=True)
+        assert json.loads((tmp_path / "scope.json").read_text()) == result
+        by_name = {entry["name"]: entry for entry in result["outside"]}
+        assert by_name["CT (drawn)"]["auroc"] > 0.95
+        assert by_name["photograph (drawn)"]["auroc"] > 0.95
+        assert by_name["noise"]["recognized"] == by_name["air alone"]["recognized"] == 1.0
+        assert scope.is_current(last_stage(run), network)
+        before = file.read_bytes()
+        reference = scope.load(run)
+        image = dataset[0]["image"][None]
+        values, _, _ = item_features(network, items[:1], pipeline)
+        np.testing.assert_allclose(scope.score(reference, network, image), reference.score(values), rtol=1e-6)
+        other = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=False, cases=4)
+        assert (other["inside"]["n"], file.read_bytes() == before) == (4, True)
+        at_inference(run, tmp_path)
+        train_further(network)
+        assert not scope.is_current(last_stage(run), network), "of other weights: fitted anew"
+    finally:
+        file.unlink(missing_ok=True)
+    assert fit_scope(network, datalist, folder, pipeline, limit=20).training == 20

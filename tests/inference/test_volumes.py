@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from scripts.inference.postprocessing import RestoreStudyd
+from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
+from scripts.measures.lesions import count_lesions, lesion_summary
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def row(volume: str, tumor_probability: float, tumor: int, predicted: int, shared: int, **more) -> dict:
+    """A slice; by default one pixel of the network is one of the image, 2 mm2, and slices are 5 mm apart."""
+    p = tumor_probability
+    union = tumor + predicted
+    return {
+        "volume": volume, "unit": f"a: {volume}", "source": "a", "has_mask": True, "diagnosis": int(tumor > 0),
+        "predicted": int(p >= 0.5), "probability": [1 - p, 0.7 * p, 0.3 * p],
+        "tumor_probability": p, "tumor_pixels": tumor, "predicted_pixels": predicted,
+        "shared_pixels": shared, "pixel_area": 1.0, "head_share": 0.4,
+        "tumor_mm2": 2.0 * tumor, "predicted_mm2": 2.0 * predicted, "slice_mm": 5.0,
+        "dice": 2 * shared / union if tumor else float("nan"), **more,
+    }  # fmt: skip
+
+
+SLICES = [
+    row("v", 0.9, 100, 80, 80), row("v", 0.6, 10, 30, 5), row("v", 0.2, 0, 10, 0),
+    row("w", 0.9, 0, 0, 0), row("w", 0.1, 0, 0, 0), row("w", 0.3, 0, 20, 0),
+]  # fmt: skip
+
+
+def test_dice_of_a_volume_is_over_all_of_its_slices_together():
+    v, w = group_rows(SLICES, "volume", 0.5)
+    assert v["dice"] == pytest.approx(2 * 85 / (110 + 120)), "false pixels on the tumor-free slice count too"
+    assert v["mean_case_dice"] == pytest.approx((160 / 180 + 10 / 40) / 2)
+    assert np.isnan(w["dice"])
+    assert (v["n"], v["tumor_ml"], w["predicted_ml"]) == (3, pytest.approx(110 * 2 * 5 / 1000), pytest.approx(0.2))
+
+
+def test_slices_of_unequal_scale_are_weighed_by_the_pixels_of_the_image():
+    # The second slice was enlarged: four of its pixels are one of the image.
+    slices = [row("v", 0.9, 10, 10, 10), row("v", 0.9, 40, 40, 0, pixel_area=0.25)]
+    assert group_rows(slices, "volume", 0.5)[0]["dice"] == pytest.approx(2 * 10 / (20 + 20))
+
+
+def test_a_volume_is_diagnosed_by_the_mean_over_its_most_suspicious_slices():
+    slices = [row("v", p, 5, 5, 5) for p in (0.8, 0.7, 0.3, 0.1)]
+    assert [group_rows(slices, "volume", 0.5, VolumeRule(share))[0]["score"] for share in (0.1, 0.5, 0.75, 1)] == [
+        pytest.approx(0.8), pytest.approx(0.75), pytest.approx(0.6), pytest.approx(1.9 / 4),
+    ]  # fmt: skip
+    assert [group_rows(slices, "volume", 0.5, VolumeRule(share))[0]["predicted"] for share in (0.75, 1)] == [1, 0]
+
+
+def test_slices_with_little_head_do_not_count_for_their_volume():
+    slices = [row("v", 0.9, 0, 0, 0, head_share=0.05), row("v", 0.2, 0, 0, 0), row("v", 0.1, 0, 0, 0)]
+    assert group_rows(slices, "volume", 0.5)[0]["score"] == pytest.approx(0.2)
+    assert group_rows(slices[:1], "volume", 0.5)[0]["score"] == pytest.approx(0.9), "unless there is no other"
+
+
+def test_the_class_of_a_volume_is_the_most_probable_of_the_mean():
+    slices = [row("v", 0.9, 5, 5, 5, probability=[0.1, 0.5, 0.4]), row("v", 0.8, 5, 5, 5, probability=[0.2, 0.1, 0.7])]
+    assert group_rows(slices, "volume", 0.5, VolumeRule(share=1))[0]["predicted"] == 2
+    assert group_rows(slices, "volume", 0.5, VolumeRule(share=0.5))[0]["predicted"] == 1, "the first alone"
+
+
+def test_evaluation_and_inference_diagnose_a_volume_by_the_same_rule():
+    config = yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    assert VolumeRule() == VolumeRule(config["volume_share"], config["min_foreground"])
+    probability = torch.softmax(torch.from_numpy(np.random.default_rng(1).normal(size=(24, 3)) * 2), dim=1)
+    share = np.linspace(0.02, 0.5, 24)
+    slices = [
+        row("v", 1 - float(p[0]), 0, 0, 0, probability=p.tolist(), head_share=s)
+        for p, s in zip(probability, share, strict=True)
+    ]
+    study = SimpleNamespace(plane="axial", placements=[SimpleNamespace(share=s) for s in share])
+    inferred = RestoreStudyd(volume_share=config["volume_share"], min_foreground=config["min_foreground"])
+    expected = inferred.probability(probability, study)
+    assert VolumeRule().probability(slices) == pytest.approx(expected.tolist())
+    assert group_rows(slices, "volume", 0.5)[0]["score"] == pytest.approx(1 - float(expected[0]))
+
+
+def test_what_is_not_known_is_not_made_up():
+    slices = [row("v", 0.9, 5, 5, 5, diagnosis=-1, slice_mm=float("nan")), row("", 0.9, 5, 5, 5)]
+    (v,) = group_rows(slices, "volume", 0.5)
+    assert v["diagnosis"] == -1
+    assert np.isnan(v["tumor_ml"])
+    assert np.isnan(v["right"])
+    assert "classification" not in volume_summary([v], 3)
+
+
+def test_summaries_count_every_patient_once():
+    volumes = group_rows(SLICES, "volume", 0.5)
+    result = volume_summary(volumes, 3)
+    assert (result["n"], result["dice"]["n"], result["slices"]["mean"]) == (2, 1, 3.0)
+    # Of three slices one stands for the volume: the one false alarm of w makes it sick.
+    assert result["classification"]["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert "the 10% of its evaluated slices" in result["diagnosis_rule"]
+    assert result["predicted_ml_tumor_free"]["mean"] == pytest.approx(0.2)
+    patients = patient_summary(group_rows(SLICES, "unit", 0.5))
+    # v: two of three slices right (the third says nothing and is nothing), w: two of three.
+    assert patients["accuracy"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_lesions_are_connected_also_over_corners():
+    label, predicted = np.zeros((12, 12)), np.zeros((12, 12))
+    label[1:3, 1:3] = label[3, 3] = 1  # one lesion of 5 pixels, joined at a corner
+    label[8:12, 0:5] = 1  # 20 pixels
+    predicted[8, 0] = 1  # 5 % of the second
+    predicted[2, 2] = 1  # 20 % of the first
+    predicted[6, 10] = predicted[0, 11] = 1  # two that are none
+    assert count_lesions(predicted, label) == {"lesions": 2, "lesions_found": 1, "false_lesions": 2}
+    predicted[8, 1] = 1  # 10 % of it
+    assert count_lesions(predicted, label)["lesions_found"] == 2
+    assert count_lesions(label, np.zeros((12, 12))) == {"lesions": 0, "lesions_found": 0, "false_lesions": 2}
+
+
+def test_lesion_sensitivity_is_over_lesions_and_false_ones_over_images():
+    rows = [
+        {"has_mask": True, "unit": "a", "lesions": 3, "lesions_found": 2, "false_lesions": 0},
+        {"has_mask": True, "unit": "b", "lesions": 1, "lesions_found": 1, "false_lesions": 1},
+        {"has_mask": True, "unit": "c", "lesions": 0, "lesions_found": 0, "false_lesions": 4},
+        {"has_mask": False, "unit": "d", "lesions": None, "lesions_found": None, "false_lesions": None},
+    ]
+    result = lesion_summary(rows)
+    assert (result["n"], result["found"], result["sensitivity"]) == (4, 3, 0.75)
+    assert result["sensitivity_ci95"] == [pytest.approx(2 / 3), 1.0]
+    assert result["false_per_image"]["mean"] == pytest.approx(5 / 3)
+    assert (result["false_per_tumor_free_image"]["n"], result["false_per_tumor_free_image"]["mean"]) == (1, 4.0)
+    assert lesion_summary(rows[2:])["sensitivity"] is None

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from sklearn import metrics as sk
+
+from scripts.measures.bootstrap import Resamples, bootstrap_interval, case_summary
+from scripts.measures.metrics import (
+    calibration_bins,
+    choose_threshold,
+    classification_metrics,
+    decide,
+    expected_calibration_error,
+    fit_temperature,
+    one_class_metrics,
+    temperature_at_bound,
+    tumor_probability,
+)
+
+NO, GLIOMA, OTHER = [4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]
+
+
+def random_cases(n: int = 200, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    diagnosis = rng.integers(classes, size=n)
+    return rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[diagnosis], diagnosis
+
+
+def test_tumor_probability_by_hand():
+    logits = np.log(np.array([[0.5, 0.3, 0.2], [0.9, 0.05, 0.05]]))
+    np.testing.assert_allclose(tumor_probability(logits), [0.5, 0.1])
+    # temperature 0.5 squares the odds: 0.25 against 0.09 + 0.04
+    assert tumor_probability(logits, 0.5)[0] == pytest.approx(0.13 / 0.38)
+
+
+def test_decision_by_hand():
+    logits = np.log(np.array([[0.6, 0.3, 0.1], [0.6, 0.1, 0.3], [0.9, 0.02, 0.08]]))
+    assert decide(logits, 0.5).tolist() == [0, 0, 0]
+    assert decide(logits, 0.3).tolist() == [1, 2, 0]
+    assert decide(logits, 0.0).tolist() == [1, 2, 2]
+    assert decide(np.log([[0.5, 0.5]]), 0.5).tolist() == [1], "the threshold itself counts as tumor"
+
+
+def test_figures_equal_those_of_scikit_learn():
+    logits, diagnosis = random_cases()
+    result = classification_metrics(logits, diagnosis, threshold=0.6, temperature=1.3)
+    predicted = decide(logits, 0.6, 1.3)
+    tumor, positive = diagnosis > 0, predicted > 0
+    assert len(set(predicted)) == 3
+    expected = {
+        "n": 200,
+        "accuracy": sk.accuracy_score(diagnosis, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(diagnosis, predicted),
+        "sensitivity": sk.recall_score(tumor, positive),
+        "specificity": sk.recall_score(~tumor, ~positive),
+        "precision": sk.precision_score(tumor, positive),
+        "f1": sk.f1_score(tumor, positive),
+        "roc_auc": sk.roc_auc_score(tumor, 1 - softmax(logits / 1.3, axis=1)[:, 0]),
+        "average_precision": sk.average_precision_score(tumor, 1 - softmax(logits / 1.3, axis=1)[:, 0]),
+        "mcc": sk.matthews_corrcoef(diagnosis, predicted),
+        "majority_accuracy": max(np.bincount(diagnosis)) / 200,
+        "threshold": 0.6,
+        "temperature": 1.3,
+    }
+    for name, value in expected.items():
+        assert result[name] == pytest.approx(value), name
+    assert result["confusion_matrix"] == sk.confusion_matrix(diagnosis, predicted).tolist()
+
+
+def test_figures_by_hand():
+    # Truth 0 0 1 1 1 2, predicted 0 1 1 1 2 2.
+    logits = np.array([NO, GLIOMA, GLIOMA, GLIOMA, OTHER, OTHER])
+    result = classification_metrics(logits, np.array([0, 0, 1, 1, 1, 2]), threshold=0.5)
+    assert result["confusion_matrix"] == [[1, 1, 0], [0, 2, 1], [0, 0, 1]]
+    assert result["accuracy"] == pytest.approx(4 / 6)
+    assert result["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3 + 1) / 3)
+    assert result["sensitivity"] == 1.0
+    assert result["specificity"] == 0.5
+    assert result["precision"] == pytest.approx(4 / 5)
+    assert result["f1"] == pytest.approx(2 * 0.8 / 1.8)
+    assert result["majority_accuracy"] == pytest.approx(3 / 6)
+
+
+def test_always_tumor_is_seen_through():
+    diagnosis = np.array([1] * 87 + [0] * 13)
+    result = classification_metrics(np.tile([0.0, 3.0], (100, 1)), diagnosis, threshold=0.5)
+    assert result["accuracy"] == result["majority_accuracy"] == 0.87
+    assert result["balanced_accuracy"] == 0.5
+    assert (result["sensitivity"], result["specificity"]) == (1.0, 0.0)
+    assert result["roc_auc"] == 0.5
+    assert result["mcc"] == 0.0
+
+
+def test_what_is_undefined_is_none():
+    tumors = classification_metrics(np.array([GLIOMA, NO]), np.array([1, 1]), threshold=0.5)
+    assert tumors["specificity"] is None
+    assert tumors["roc_auc"] is None
+    assert tumors["mcc"] is None
+    assert tumors["balanced_accuracy"] == 0.5, "over the classes that are there"
+    assert tumors["confusion_matrix"] == [[0, 0, 0], [1, 1, 0], [0, 0, 0]]
+    healthy = classification_metrics(np.array([NO, NO]), np.array([0, 0]), threshold=0.5)
+    assert (healthy["sensitivity"], healthy["precision"], healthy["f1"]) == (None, None, None)
+    assert healthy["specificity"] == 1.0
+
+
+def test_intervals_of_the_classification_are_by_group():
+    logits, diagnosis = random_cases(120)
+    alone = [str(i) for i in range(120)]
+    result = classification_metrics(logits, diagnosis, 0.5, groups=alone)
+    assert "accuracy_ci95" not in classification_metrics(logits, diagnosis, 0.5)
+    for name in ("accuracy", "balanced_accuracy", "roc_auc"):
+        low, high = result[f"{name}_ci95"]
+        assert low < result[name] < high
+    deviation = math.sqrt(result["accuracy"] * (1 - result["accuracy"]) / 120)
+    low, high = result["accuracy_ci95"]
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.2)
+    together = classification_metrics(logits, diagnosis, 0.5, groups=["one"] * 120)
+    for name in ("accuracy", "balanced_accuracy", "roc_auc"):
+        assert together[f"{name}_ci95"] == pytest.approx([result[name]] * 2), "one group: no spread, equals the figure"
+
+
+def test_interval_of_the_auc_leaves_out_resamples_of_one_class():
+    logits = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 0.5]])
+    result = classification_metrics(logits, np.array([0, 1, 0, 1]), 0.5, groups=["a", "b", "c", "d"])
+    assert result["roc_auc_ci95"] == [1.0, 1.0]
+    tumors = classification_metrics(logits, np.array([1, 1, 1, 1]), 0.5, groups=["a", "b", "c", "d"])
+    assert tumors["roc_auc_ci95"] == [None, None]
+
+
+def test_no_case_is_an_error():
+    with pytest.raises(ValueError, match="no case with a diagnosis"):
+        classification_metrics(np.empty((0, 2)), np.empty(0, dtype=int), threshold=0.5)
+
+
+def test_threshold_separates_by_balanced_accuracy():
+    # 0.3 | 0.7: midway between neighbors; of the equally good ones the nearest to 0.5.
+    probability = np.array([0.1, 0.3, 0.7, 0.9])
+    assert choose_threshold(probability, np.array([False, False, True, True])) == 0.5
+    low = np.array([0.01, 0.02, 0.04, 0.05])
+    assert choose_threshold(low, np.array([False, False, True, True])) == pytest.approx(0.03)
+    # One tumor of ten cases: accuracy would be best at "never", balanced accuracy is not.
+    probability = np.array([0.1] * 8 + [0.2, 0.2])
+    tumor = np.array([False] * 8 + [False, True])
+    assert choose_threshold(probability, tumor) == pytest.approx(0.15)
+
+
+def test_threshold_is_the_best_of_all():
+    rng = np.random.default_rng(3)
+    tumor = rng.random(60) < 0.3
+    probability = 1 / (1 + np.exp(-(rng.normal(size=60) + 1.0 * tumor - 1)))
+
+    def balanced(threshold: float) -> float:
+        return sk.balanced_accuracy_score(tumor, probability >= threshold)
+
+    chosen = choose_threshold(probability, tumor)
+    assert balanced(chosen) == pytest.approx(max(balanced(t) for t in np.linspace(0, 1, 401)))
+    assert balanced(chosen) > balanced(0.5)
+
+
+@pytest.mark.parametrize("tumor", [[True, True], [False, False]])
+def test_threshold_without_both_classes_is_one_half(tumor):
+    assert choose_threshold(np.array([0.1, 0.2]), np.array(tumor)) == 0.5
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_temperature_recovers_a_known_scale(scale):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(20000, 3)) * 2
+    p = softmax(logits, axis=1)
+    diagnosis = (rng.random((20000, 1)) > p.cumsum(axis=1)).sum(axis=1)  # drawn from p: calibrated by construction
+    temperature = fit_temperature(logits * scale, diagnosis)
+    assert temperature == pytest.approx(scale, rel=0.04)
+
+
+def test_temperature_lowers_the_likelihood_loss_and_keeps_the_ranking():
+    logits, diagnosis = random_cases(400, seed=2)
+    logits = logits * 5
+    temperature = fit_temperature(logits, diagnosis)
+
+    def loss(t: float) -> float:
+        return -log_softmax(logits / t, axis=1)[np.arange(400), diagnosis].mean()
+
+    assert loss(temperature) < loss(1.0)
+    best = min(loss(t) for t in np.geomspace(0.05, 20, 400))
+    assert loss(temperature) == pytest.approx(best, rel=0.01), "smoothed targets move it by little"
+    assert ((logits / temperature).argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+def test_temperature_of_separable_validation_data_does_not_run_to_its_bound():
+    # 30 of either class, each right by a margin of 4: the smoothed target is 31/32, so the margin becomes log(31).
+    logits = np.array([[4.0, 0.0]] * 30 + [[0.0, 4.0]] * 30)
+    temperature = fit_temperature(logits, np.repeat([0, 1], 30))
+    assert temperature == pytest.approx(4 / math.log(31), rel=1e-3)
+    assert not temperature_at_bound(temperature)
+    assert tumor_probability(logits, temperature)[-1] == pytest.approx(31 / 32, rel=1e-3)
+
+
+def test_temperature_of_useless_logits_is_at_its_bound_and_said_to_be():
+    temperature = fit_temperature(np.array([NO, GLIOMA] * 40), np.array([1, 0] * 40))
+    assert 19 < temperature <= 20
+    assert temperature_at_bound(temperature)
+    assert temperature_at_bound(0.050000328570604324)
+    logits, diagnosis = random_cases()
+    assert classification_metrics(logits, diagnosis, 0.5, temperature=0.05)["temperature_at_bound"]
+    assert not classification_metrics(logits, diagnosis, 0.5, temperature=1.0)["temperature_at_bound"]
+
+
+def test_calibration_error_by_hand():
+    # Bin 0.6-0.7: confidence 0.65, accuracy 1/2, gap 0.15; bin 0.9-1: confidence 0.95, accuracy 1, gap 0.05.
+    confidence = np.array([0.65, 0.65, 0.92, 0.98])
+    correct = np.array([True, False, True, True])
+    assert expected_calibration_error(confidence, correct) == pytest.approx((2 * 0.15 + 2 * 0.05) / 4)
+    assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
+    assert expected_calibration_error(confidence, correct, bins=1) == pytest.approx(abs(0.8 - 0.75))
+
+
+def test_calibration_error_in_the_figures_is_of_the_most_probable_class():
+    logits = np.log(np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]))
+    result = classification_metrics(logits, np.array([0, 2]), threshold=0.5)
+    assert result["ece"] == pytest.approx(0.8 - 0.5)
+
+
+VALUES = np.array([0.0, 0.1, 0.2, 0.8, 0.9, 1.0])
+
+
+def test_interval_is_deterministic_and_holds_the_mean():
+    groups = list("abcdef")
+    low, high = bootstrap_interval(VALUES, groups)
+    assert [low, high] == bootstrap_interval(VALUES, groups)
+    assert low < VALUES.mean() < high
+    assert [low, high] != bootstrap_interval(VALUES, groups, seed=1)
+
+
+def test_interval_has_the_width_of_the_normal_theory():
+    values = np.random.default_rng(0).normal(10, 2, size=400)
+    low, high = bootstrap_interval(values, [str(i) for i in range(400)])
+    assert high - low == pytest.approx(2 * 1.96 * 2 / math.sqrt(400), rel=0.12)
+    low, high = bootstrap_interval(values, [str(i) for i in range(400)], statistic=np.median)
+    assert high - low == pytest.approx(2 * 1.96 * 2 * math.sqrt(math.pi / 2) / math.sqrt(400), rel=0.25)
+
+
+def test_interval_is_clustered_by_group():
+    # Ten slices of a patient are one patient: copies do not narrow the interval.
+    single = bootstrap_interval(VALUES, list("abcdef"))
+    copies = np.repeat(VALUES, 10)
+    clustered = bootstrap_interval(copies, [g for g in "abcdef" for _ in range(10)])
+    assert clustered == pytest.approx(single)
+    naive = bootstrap_interval(copies, [str(i) for i in range(60)])
+    assert naive[1] - naive[0] < 0.5 * (single[1] - single[0])
+
+
+def test_interval_of_one_group_is_its_value():
+    assert bootstrap_interval(VALUES, ["a"] * 6) == pytest.approx([0.5, 0.5])
+
+
+def test_groups_of_different_size_weigh_by_their_cases():
+    # Two patients, one with three slices: the resampled means are 0, 0.75 or 1.
+    values, groups = np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"]
+    drawn = {bootstrap_interval(values, groups, resamples=1, seed=s)[0] for s in range(30)}
+    assert drawn == {0.0, 0.75, 1.0}
+
+
+def test_summary_by_hand_leaves_out_undefined_cases():
+    result = case_summary(np.array([0.2, np.nan, 0.4, 0.9]), ["a", "b", "c", "d"])
+    assert result["n"] == 3
+    assert result["mean"] == pytest.approx(0.5)
+    assert result["std"] == pytest.approx(math.sqrt((0.09 + 0.01 + 0.16) / 2))
+    assert result["median"] == pytest.approx(0.4)
+    assert result["ci95"] == bootstrap_interval(np.array([0.2, 0.4, 0.9]), ["a", "c", "d"])
+
+
+def test_summary_of_nothing_is_none_and_of_one_case_has_no_spread():
+    nothing = {"n": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
+    assert case_summary(np.array([np.nan, np.nan]), ["a", "b"]) == nothing
+    assert case_summary(np.empty(0), []) == nothing
+    assert case_summary(np.array([0.7]), ["a"]) == {
+        "n": 1, "mean": 0.7, "std": 0.0, "median": 0.7, "ci95": [pytest.approx(0.7)] * 2,
+    }  # fmt: skip
+
+
+def test_resampled_figures_equal_those_of_scikit_learn_on_the_repeated_cases():
+    logits, diagnosis = random_cases(60)
+    groups = [f"p{i // 3}" for i in range(60)]
+    predicted, score = decide(logits, 0.5), np.round(tumor_probability(logits), 1)  # rounded: ties
+    drawn = Resamples(groups, resamples=5)
+    confusion, auc, mean = drawn.confusion(diagnosis, predicted, 3), drawn.auc(diagnosis > 0, score), drawn.mean(score)
+    for r, counts in enumerate(drawn.counts):
+        assert counts.sum() == 20, "as many groups as there are"
+        index = np.repeat(np.arange(60), counts[drawn.index].astype(int))
+        np.testing.assert_array_equal(confusion[r], sk.confusion_matrix(diagnosis[index], predicted[index]))
+        assert auc[r] == pytest.approx(sk.roc_auc_score(diagnosis[index] > 0, score[index]))
+        assert mean[r] == pytest.approx(score[index].mean())
+
+
+def test_one_class_against_the_others_by_hand():
+    # Truth 0 0 1 1 1 2, predicted 0 1 1 1 2 2.
+    diagnosis, predicted = np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 1, 1, 2, 2])
+    score = np.array([0.1, 0.8, 0.9, 0.7, 0.3, 0.2])
+    result = one_class_metrics(diagnosis, predicted, score, 1, list("abcdef"))
+    assert (result["n"], result["predicted"]) == (3, 3)
+    assert result["sensitivity"] == result["precision"] == pytest.approx(2 / 3)
+    assert result["specificity"] == pytest.approx(2 / 3)
+    assert result["roc_auc"] == pytest.approx(7 / 9)
+    low, high = result["sensitivity_ci95"]
+    assert low < 2 / 3 < high
+
+
+def test_reliability_bins_by_hand():
+    bins = calibration_bins(np.array([0.62, 0.64, 0.92, 1.0]), np.array([True, False, True, True]))
+    assert len(bins) == 10
+    assert [b["n"] for b in bins] == [0, 0, 0, 0, 0, 0, 2, 0, 0, 2]
+    assert (bins[6]["low"], bins[6]["high"], bins[6]["observed"]) == (0.6, 0.7, 0.5)
+    assert bins[6]["predicted"] == pytest.approx(0.63)
+    assert (bins[9]["predicted"], bins[9]["observed"]) == (pytest.approx(0.96), 1.0)
+    assert bins[0]["predicted"] is None

@@ -1,0 +1,303 @@
+"""Handlers of training and validation, one by one."""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from scripts.data.samplers import DrawnItems, MixedBatchSampler
+from scripts.training.averaging import WeightAverage
+from scripts.training.checkpoints import WEIGHTS, load_weights
+from scripts.training.engines import MultiTaskStep
+from scripts.training.handlers import (
+    EpochSeed,
+    GradientClip,
+    StageProgress,
+    StageWriter,
+    ValidationImages,
+    ValidationMetrics,
+    adapt_tracking,
+    check_tracking,
+    evidence_strength,
+    plain_values,
+)
+from tests.networks.nets import heads, tiny
+from tests.stages import EPOCHS, Stage, assert_same, logged
+
+
+def at_epoch(epoch: int) -> SimpleNamespace:
+    return SimpleNamespace(state=SimpleNamespace(epoch=epoch))
+
+
+def test_epoch_seed_sets_every_generator_and_tells_sampler_and_items():
+    sampler = MixedBatchSampler([True] * 4, 2)
+    items = DrawnItems(SimpleNamespace(transform=None))
+    drawn = {}
+    for epoch in (1, 2, 1):
+        EpochSeed(7, items, sampler)(at_epoch(epoch))
+        values = (float(torch.rand(1)), float(np.random.rand()), random.random())
+        assert (sampler.epoch, items.epoch) == (epoch, epoch)
+        assert drawn.setdefault(epoch, values) == values
+    assert all(a != b for a, b in zip(drawn[1], drawn[2], strict=True))
+
+
+def gradients_of(values: list[float]) -> torch.nn.Parameter:
+    parameter = torch.nn.Parameter(torch.zeros(len(values)))
+    parameter.grad = torch.tensor(values)
+    return parameter
+
+
+def test_clipping_scales_the_total_norm_down_and_notes_it():
+    parameters = [gradients_of([3.0]), gradients_of([0.0, 4.0])]
+    engine = at_epoch(1)
+    GradientClip(parameters, 1.0)(engine)
+    assert float(engine.state.gradient_norm) == pytest.approx(5.0)
+    assert [p.grad.tolist() for p in parameters] == [[pytest.approx(0.6)], [0.0, pytest.approx(0.8)]]
+    GradientClip(parameters, 10.0)(engine)
+    assert parameters[0].grad.tolist() == [pytest.approx(0.6)], "what is below stays"
+
+
+def test_scaled_gradients_are_clipped_at_their_true_size_and_an_overflow_skips_the_step():
+    for overflow in (False, True):
+        parameter = gradients_of([3.0, 4.0])
+        parameter.grad *= torch.inf if overflow else 1024.0
+        optimizer = torch.optim.SGD([parameter], lr=1.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scaler.scale(torch.ones(1))  # sets the scaler up, as the loss does
+        engine = SimpleNamespace(state=SimpleNamespace(), scaler=scaler, optimizer=optimizer)
+        GradientClip([parameter], 1.0)(engine)
+        scaler.step(optimizer)
+        scaler.update()
+        if overflow:
+            assert not torch.isfinite(engine.state.gradient_norm)
+            assert parameter.tolist() == [0.0, 0.0]
+            assert scaler.get_scale() == 512.0
+        else:
+            assert float(engine.state.gradient_norm) == pytest.approx(5.0)
+            assert parameter.tolist() == pytest.approx([-0.6, -0.8], abs=1e-5)
+
+
+class TestWeightAverage:
+    def test_average_by_hand(self):
+        network = torch.nn.Linear(1, 1, bias=False)
+        average = WeightAverage(network, 0.25)
+        expected = 0.0
+        for n, value in enumerate([2.0, 3.0, -1.0, 5.0]):
+            with torch.no_grad():
+                network.weight.fill_(value)
+            if n == 0:
+                average.restart()
+                expected = value
+            else:
+                average.update()
+                decay = min(0.25, (1 + n) / (10 + n))
+                expected = decay * expected + (1 - decay) * value
+            assert float(average.selected.weight) == pytest.approx(expected, rel=1e-6)
+
+    def test_without_a_decay_it_is_the_network_itself(self):
+        network = tiny()
+        average = WeightAverage(network)
+        average.restart()
+        average.update()
+        assert average.selected is network
+        assert average.state_dict() == {}
+
+    @pytest.mark.parametrize("decay", [0.0, 1.0, -1])
+    def test_decay_out_of_range_is_refused(self, decay):
+        with pytest.raises(ValueError, match="ema_decay lies between 0 and 1, or is null"):
+            WeightAverage(tiny(), decay)
+
+    def test_it_is_what_is_validated_kept_and_handed_over(self, tmp_path):
+        stage = Stage(tmp_path / "first", ema_decay=0.9).run()
+        kept = stage.files()[WEIGHTS]
+        trained = stage.files()["checkpoint.pt"]["network"]
+        name = "bottleneck.conv1.conv.weight"
+        assert not torch.equal(kept[name], trained[name])
+        following = Stage(tmp_path / "next", max_epochs=1, ema_decay=0.5)
+        load_weights(following.network, tmp_path / "first" / WEIGHTS)
+        following.run()
+        assert following.values[0] == max(stage.values.values())
+        plain = Stage(tmp_path / "plain").run()
+        assert plain.values[0] == stage.values[0]
+        assert plain.values != stage.values
+
+    def test_frozen_parts_of_the_average_stay_bit_identical(self, tmp_path):
+        before = {k: v.clone() for k, v in tiny(dropout=0.2).state_dict().items()}
+        stage = Stage(tmp_path, ema_decay=0.9, frozen=("encoder", "decoder"), key_metric="balanced_accuracy").run()
+        after = stage.average.selected.state_dict()
+        head = {k for k in before if k.startswith("head.")}
+        rest = before.keys() - head - {"threshold", "temperature"}
+        assert_same({k: before[k] for k in rest}, {k: after[k] for k in rest})
+        assert any(not torch.equal(before[k], after[k]) for k in head)
+
+
+class TestValidationMetrics:
+    def run(self, batches: list[dict]) -> tuple[dict, ValidationMetrics]:
+        metrics = ValidationMetrics()
+        engine = SimpleNamespace(state=SimpleNamespace(metrics={}))
+        metrics.start(engine)
+        for batch in batches:
+            engine.state.output, engine.state.batch = batch, {"source": batch["source"]}
+            metrics.collect(engine)
+        metrics.compute(engine)
+        return engine.state.metrics, metrics
+
+    def batch(self, rows: list[tuple[str, list[float], int, int, int]]) -> dict:
+        """(source, logits, diagnosis, tumor pixels, pixels found of them) on images of 8 pixels."""
+        seg, label = torch.zeros(len(rows), 2, 2, 4), torch.zeros(len(rows), 1, 2, 4, dtype=torch.uint8)
+        for i, (_, _, _, tumor, found) in enumerate(rows):
+            label[i].view(-1)[:tumor] = 1
+            seg[i, 1].view(-1)[:found] = 1
+            seg[i, 0] = 0.5
+        return {
+            "source": [row[0] for row in rows],
+            "pred": {"seg": seg, "cls": torch.tensor([row[1] for row in rows])},
+            "label": {
+                "label": label,
+                "has_mask": torch.tensor([row[3] >= 0 for row in rows]),
+                "diagnosis": torch.tensor([row[2] for row in rows]),
+            },
+        }
+
+    def test_by_hand_over_cases_and_by_source(self):
+        rows = [
+            ("a", [0.0, 2.0], 1, 4, 4),  # Dice 1
+            ("a", [1.0, 0.0], 0, 0, 3),  # no tumor: no Dice
+            ("b", [1.0, 0.0], 1, 4, 2),  # Dice 2 * 2 / 6, taken for none
+            ("b", [0.0, 1.0], -1, 2, 0),  # Dice 0, diagnosis unknown
+        ]
+        found, metrics = self.run([self.batch(rows[:3]), self.batch(rows[3:])])
+        assert found["dice"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+        assert found["balanced_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
+        assert found["auc"] == roc_auc_score([1, 0, 1], [2.0, -1.0, -1.0])
+        assert found["combined"] == pytest.approx((found["dice"] + found["balanced_accuracy"]) / 2)
+        assert metrics.by_source["a"] == {"dice": 1.0, "balanced_accuracy": 1.0, "auc": 1.0, "combined": 1.0}
+        b = metrics.by_source["b"]
+        assert b["dice"] == pytest.approx(1 / 3)
+        assert b["balanced_accuracy"] == 0.0
+        assert "auc" not in b, "one kind of case only"
+        assert metrics.diagnosis.tolist() == [1, 0, 1]
+        assert metrics.logits.tolist() == [[0.0, 2.0], [1.0, 0.0], [1.0, 0.0]]
+
+    def test_classes_that_are_only_predicted_do_not_count(self):
+        found, _ = self.run([self.batch([("a", [0.0, 1.0], 1, 1, 1), ("a", [1.0, 0.0], 1, 1, 1)])])
+        assert found["balanced_accuracy"] == 0.5
+        assert np.isnan(found["auc"])
+
+
+def test_evidence_strength_is_dark_without_evidence_and_not_stretched():
+    evidence = torch.tensor([[0.0, 0.0, 0.0], [0.0, -3.0, 0.5], [-50.0, -50.0, -50.0]]).view(1, 3, 1, 3)
+    strength = evidence_strength(evidence).flatten().tolist()
+    assert strength[:2] == [0.0, 0.0]
+    assert strength[2] == pytest.approx(2 / (1 + np.exp(-0.5)) - 1, abs=1e-6)
+
+
+def test_pictures_show_the_mask_where_it_is_and_leave_the_rest_gray(tmp_path):
+    shown = {}
+    writer = SimpleNamespace(add_image=lambda tag, image, step: shown.__setitem__((tag, step), image))
+    handler = ValidationImages(writer, images=1, every=5)
+    image = heads(size=16, batch=1)
+    label = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
+    label[0, 0, 4:8, 9] = 1  # X 4 to 7, Y 9
+    pred = MultiTaskStep(tiny()).eval()(image)
+    output = {"image": image, "label": {"label": label, "has_mask": torch.tensor([True])}, "pred": pred}
+    for epoch in (0, 3):
+        state = SimpleNamespace(trainer_epoch=epoch, iteration=1, epoch_length=2, output=output)
+        handler(SimpleNamespace(state=state))
+    assert {step for _, step in shown} == {0}
+    picture = torch.as_tensor(shown["validation/mask", 0])
+    assert picture.shape == (3, 16, 16)
+    colored = (picture.amax(0) - picture.amin(0)) > 0.05
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[9, 4:8] = True  # row Y, column X
+    assert torch.equal(colored, expected)
+    assert float(picture[:, 0, 0].max()) == 0, "air is black"
+
+
+def test_writer_is_silent_in_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    writer = StageWriter(tmp_path)
+    writer.add_scalar("a", 1.0, 0)
+    writer.hyperparameters({"a": 1}, "a")
+    writer.flush()
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_says_where_to_continue_before_it_is_open(tmp_path):
+    writer = StageWriter(tmp_path)
+    writer.add_scalar("a", 1.0, 0)
+    with pytest.raises(RuntimeError, match="already open"):
+        writer.continue_after(3)
+    writer.close()
+
+
+def test_hyperparameters_are_the_plain_values():
+    config = {
+        "seed": 0, "precision": "bfloat16", "device": "$torch.device('cpu')", "run_dir": "/a", "weights": None,
+        "network_def": {"_target_": "x.Y", "filters": [4, 8], "head": "evidence", "classes": "@n"}, "shares": [],
+    }  # fmt: skip
+    assert plain_values(config) == {
+        "seed": 0, "precision": "bfloat16", "network_def#filters": "[4, 8]", "network_def#head": "evidence",
+    }  # fmt: skip
+
+
+def test_log_holds_learning_rates_norms_and_pictures(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 3\nlearning_rate: 0.02\n", encoding="utf-8")
+    Stage(tmp_path).run()
+    log = logged(tmp_path)
+    steps = {tag: [step for step, _ in values] for tag, values in log.items()}
+    for tag in ("learning_rate/encoder", "learning_rate/head", "train/gradient_norm", "train/loss/evidence"):
+        assert steps[tag] == list(range(1, EPOCHS + 1)), tag
+    assert steps["validation/prediction"] == [0, 2, 4]
+    assert "_hparams_/session_start_info" in log
+    content = log["validation/mask"][0][1]
+    start = content.index(b"\x89PNG")
+    assert Image.open(io.BytesIO(content[start:])).size == (32, 16)
+
+
+def test_progress_bar_shows_epoch_loss_and_best(capsys):
+    state = SimpleNamespace(max_epochs=2, epoch_length=3, iteration=3, epoch=2, best_metric=0.5)
+    state.output = {"loss": torch.tensor(0.25)}
+    engine = SimpleNamespace(state=state)
+    progress = StageProgress("stage")
+    progress.open(engine)
+    for _ in range(3):
+        progress.update(engine)
+    progress.close(engine)
+    shown = capsys.readouterr().err
+    assert "6/6" in shown
+    assert "epoch 2/2, loss 0.250, best 0.500" in shown
+
+
+class TestTracking:
+    def test_missing_mlflow_is_said_in_one_sentence(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        for argv in (["run", "--tracking", "mlflow"], ["--tracking=mlflow"]):
+            with pytest.raises(
+                ValueError, match="needs the package mlflow, which is not installed: pip install mlflow"
+            ):
+                check_tracking(argv)
+        check_tracking(["--tracking", "settings.yaml"])
+        check_tracking(["run", "--seed", "1"])
+        monkeypatch.setattr(sys, "argv", ["x", "--tracking", "mlflow"])
+        with pytest.raises(ValueError, match="not installed"):
+            check_tracking()
+
+    def test_monai_handlers_are_given_a_number_and_the_epoch_of_training(self):
+        from monai.handlers import MLFlowHandler
+
+        handler = MLFlowHandler.__new__(MLFlowHandler)
+        other = logging.getLogger()
+        adapt_tracking(at_epoch(5), [handler, other])
+        assert handler.output_transform({"loss": torch.tensor(0.5)}) == {"train_loss": 0.5}
+        assert handler.global_epoch_transform(1) == 5
