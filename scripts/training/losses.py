@@ -13,6 +13,7 @@ import torch
 from monai.losses import FocalLoss
 from torch import nn
 
+from scripts.networks.heads import POOLINGS
 from scripts.runs import parallel
 
 SMOOTH = 1e-5
@@ -132,6 +133,14 @@ class ClassificationLoss(nn.Module):
         return None if sums[1] == 0 else sums[0] / sums[1]
 
 
+def pooling_of(network: nn.Module) -> dict[str, Any]:
+    """How a network's head pools its evidence, as arguments of `EvidenceLoss`; empty without an `EvidenceHead`."""
+    head = getattr(network, "head", None)
+    if not getattr(network, "has_evidence", False) or head is None:
+        return {}
+    return {name: getattr(head, name) for name in ("pooling", "sharpness", "masked")}
+
+
 class EvidenceLoss(nn.Module):
     """Asks the evidence of a tumor to lie in the tumor, against the area of tumor in each cell.
 
@@ -147,17 +156,27 @@ class EvidenceLoss(nn.Module):
         area_at_zero: share of tumor in a cell at which evidence changes its sign, in (0, 1). Below 0.5, small tumors
             that never fill half a cell still leave positive evidence.
         background_weight: of the background term; 0 leaves it out.
-        sharpness: of its log-sum-exp; that of the head.
+        pooling, sharpness, masked: of the background term; those of the head, see `pooling_of`.
 
     Raises:
-        ValueError: when ``area_at_zero`` is not in (0, 1).
+        ValueError: when ``area_at_zero`` is not in (0, 1) or there is no such pooling.
     """
 
     size = 6
 
-    def __init__(self, area_at_zero: float = 0.5, background_weight: float = 1.0, sharpness: float = 5.0):
+    def __init__(
+        self,
+        area_at_zero: float = 0.5,
+        background_weight: float = 1.0,
+        pooling: str = "logsumexp",
+        sharpness: float = 5.0,
+        masked: bool = True,
+    ):
         super().__init__()
-        self.background_weight, self.sharpness = background_weight, sharpness
+        self.background_weight = background_weight
+        self.pooling, self.sharpness, self.masked = pooling, sharpness, masked
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, got {pooling!r}")
         if not 0 < area_at_zero < 1:
             raise ValueError(f"area_at_zero lies between 0 and 1, got {area_at_zero}")
         self.offset = float(torch.logit(torch.tensor(area_at_zero)))
@@ -189,12 +208,11 @@ class EvidenceLoss(nn.Module):
         entropy = -(area * log_class + (1 - area) * log_p[:, :1])
         p_class = log_class.exp() * inside
         p_tumor = log_tumor.exp() * inside
-        # Weight 0 becomes -inf and takes no part; an item that is all tumor has no background.
-        weight = ((1 - area) * inside)[:, 0]
+        # An item that is all tumor has no background.
+        weight = ((1 - area) * inside)[:, 0] if self.masked else (1 - area)[:, 0]
         odds = torch.logsumexp(logits[:, 1:], dim=1) - logits[:, 0]
         present = weight.sum(dim=1) > 0
-        terms = self.sharpness * odds[present] + torch.log(weight[present])
-        pooled = (torch.logsumexp(terms, dim=1) - torch.log(weight[present].sum(dim=1))) / self.sharpness
+        pooled = self.pool(odds[present], weight[present])
         return torch.stack(
             [
                 (entropy * inside).sum(),
@@ -205,6 +223,14 @@ class EvidenceLoss(nn.Module):
                 present.sum().to(flat.dtype),
             ]
         )
+
+    def pool(self, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The head's pooling of (B, cells) with a weight a cell, which is not 0 in all of them: (B,)."""
+        if self.pooling == "mean":
+            return (values * weight).sum(dim=1) / weight.sum(dim=1)
+        # Weight 0 becomes -inf and takes no part.
+        terms = self.sharpness * values + torch.log(weight)
+        return (torch.logsumexp(terms, dim=1) - torch.log(weight.sum(dim=1))) / self.sharpness
 
     def of_sums(self, sums: torch.Tensor) -> torch.Tensor | None:
         """The loss, a scalar; None without a cell."""
@@ -238,6 +264,7 @@ class MultiTaskLoss(nn.Module):
         seg_weight, cls_weight, evidence_weight: the weights; 0 switches a part off.
         label_smoothing, focal_gamma, class_weights: see `ClassificationLoss`.
         area_at_zero, background_weight: see `EvidenceLoss`.
+        pooling: of the head, see `pooling_of`; None: `EvidenceLoss`'s defaults.
         out_channels: see `SegmentationLoss`.
 
     ``parts`` holds the parts of the last call, unweighted and detached, by name, for logging.
@@ -254,12 +281,13 @@ class MultiTaskLoss(nn.Module):
         area_at_zero: float = 0.5,
         background_weight: float = 1.0,
         out_channels: int = 2,
+        pooling: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.weights = {"segmentation": seg_weight, "classification": cls_weight, "evidence": evidence_weight}
         self.segmentation = SegmentationLoss(out_channels)
         self.classification = ClassificationLoss(label_smoothing, focal_gamma, class_weights)
-        self.evidence = EvidenceLoss(area_at_zero, background_weight)
+        self.evidence = EvidenceLoss(area_at_zero, background_weight, **(pooling or {}))
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, pred: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> torch.Tensor:

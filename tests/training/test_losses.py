@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
+from scripts.command.locations import CONFIGS
 from scripts.training.engines import MultiTaskStep
-from scripts.training.losses import EvidenceLoss, MultiTaskLoss
+from scripts.training.losses import EvidenceLoss, MultiTaskLoss, pooling_of
 from tests.networks.nets import gradients, heads, tiny
 
 
@@ -62,6 +64,43 @@ class TestEvidenceLoss:
             gradients[weight] = float(evidence.grad[0, 1, 0, 7])
         assert gradients[0.0] < 0.01
         assert gradients[1.0] > 0.3
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ({"sharpness": 1.0}, math.log((math.e + math.exp(-2)) / 2)),
+            ({"sharpness": 10.0}, math.log((math.exp(10) + math.exp(-20)) / 2) / 10),
+            ({"pooling": "mean"}, (1.0 - 2.0) / 2),
+            ({"pooling": "mean", "masked": False}, (1.0 - 2.0 + 0.0) / 3),
+            ({"sharpness": 1.0, "masked": False}, math.log((math.e + math.exp(-2) + 1) / 3)),
+        ],
+    )
+    def test_background_is_pooled_as_the_head_pools(self, arguments, expected):
+        label, foreground = label_of([0, 4, 0, 0]), torch.ones(1, 1, 2, 8)
+        foreground[..., 6:] = 0
+        tensors = (one_row([[0.0] * 4, [1.0, 30.0, -2.0, 0.0]]), label, foreground, torch.tensor([1]))
+        term = EvidenceLoss(**arguments)(*tensors) - without_background()(*tensors)
+        assert float(term) == pytest.approx(math.log(1 + math.exp(expected)), abs=1e-5)
+
+    @pytest.mark.parametrize("pooling", ["logsumexp", "mean"])
+    @pytest.mark.parametrize("masked", [True, False])
+    def test_pooling_is_that_of_the_networks_head(self, pooling, masked):
+        network = tiny(pooling=pooling, sharpness=3.0, masked_pooling=masked)
+        loss = MultiTaskLoss(pooling=pooling_of(network)).evidence
+        evidence = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        mask = torch.ones(2, 1, 4, 4)
+        mask[:, :, :2] = 0
+        weight = mask.flatten(1) if masked else torch.ones(2, 16)
+        for k in range(3):
+            pooled = loss.pool(evidence[:, k].flatten(1), weight)
+            torch.testing.assert_close(pooled, network.head.pool(evidence, mask)[:, k])
+
+    def test_network_without_evidence_has_no_pooling(self):
+        assert pooling_of(tiny(head="average_pool")) == {}
+
+    def test_unknown_pooling_is_refused(self):
+        with pytest.raises(ValueError, match="pooling is one of logsumexp, mean, got 'max'"):
+            EvidenceLoss(pooling="max")
 
     def test_item_that_is_all_tumor_has_no_background_term(self):
         label = label_of([4])
@@ -334,3 +373,20 @@ def test_air_takes_no_part_in_the_segmentation_loss():
     torch.testing.assert_close(gradient, 2 * (seg * inside).sum((0, 2, 3)).detach(), rtol=1e-4, atol=1e-3)
     everywhere = torch.nn.functional.cross_entropy(seg, label[:, 0].long(), reduction="none")
     assert everywhere[x[:, 0] == 0].max() < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("overlay", "overrides", "expected"),
+    [
+        (None, {}, ("logsumexp", 5.0, True)),
+        ("mean_pooling", {}, ("mean", 5.0, True)),
+        ("unmasked_pooling", {}, ("logsumexp", 5.0, False)),
+        (None, {"network_def#sharpness": 2.0}, ("logsumexp", 2.0, True)),
+    ],
+)
+def test_what_a_config_says_of_the_head_reaches_the_loss(overlay, overrides, expected):
+    parser = ConfigParser()
+    parser.read_config([CONFIGS / "train.yaml", *([CONFIGS / "ablations" / f"{overlay}.yaml"] if overlay else [])])
+    parser.update({"device": "cpu", **overrides})
+    loss = parser.get_parsed_content("train#loss").evidence
+    assert (loss.pooling, loss.sharpness, loss.masked) == expected
