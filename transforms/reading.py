@@ -18,14 +18,24 @@ import numpy as np
 from monai.transforms import LoadImage
 from PIL import Image, UnidentifiedImageError
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+# What names of images end with; the content decides all the same. Pictures with the format that Pillow calls them.
+PICTURE_SUFFIXES = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF",
+    ".webp": "WEBP", ".jp2": "JPEG2000", ".j2k": "JPEG2000",
+}  # fmt: skip
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh")
+_PICTURES = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*",
+    b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51",  # JPEG 2000: in a container, bare
+)  # fmt: skip
+_MGH = b"\0\0\0\1"  # version 1 of FreeSurfer's format, big endian
 _HEADER_SIZES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 # ITK reports by how many millimeters slice distances differ; beyond this share of the distance a slice is missing.
 _MAX_UNEVEN = 0.1
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
-    """Tell ``"picture"`` (PNG, JPEG, ...), ``"nifti"`` (compressed or not) or ``"other"`` from the first bytes.
+    """Tell ``"picture"`` (PNG, JPEG, ...), ``"nifti"`` (NIfTI, MGH; compressed or not) or ``"other"`` by the content.
 
     Raises:
         ValueError: When the file does not exist, cannot be opened, is empty, or is damaged at the start.
@@ -41,7 +51,7 @@ def file_kind(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"file {path} cannot be opened: {error.strerror}") from error
     if not head:
         raise ValueError(f"file {path} is empty")
-    if head.startswith(_PICTURES):
+    if head.startswith(_PICTURES) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
         return "picture"
     if head.startswith(b"\x1f\x8b"):
         try:
@@ -49,7 +59,7 @@ def file_kind(path: str | os.PathLike[str]) -> str:
         except zlib.error as error:
             raise ValueError(f"file {path} is damaged: {error}") from error
     sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
-    return "nifti" if sizes & set(_HEADER_SIZES) else "other"
+    return "nifti" if sizes & set(_HEADER_SIZES) or head.startswith(_MGH) else "other"
 
 
 def read_picture(path: str | os.PathLike[str], brightest: bool = False) -> np.ndarray:
@@ -117,9 +127,8 @@ def _read_file(path: str | os.PathLike[str], kind: str) -> tuple[np.ndarray, np.
             if content.startswith(b"\x1f\x8b"):
                 content = gzip.decompress(content)
             size = int.from_bytes(content[:4], "little")
-            image = _HEADER_SIZES.get(size, nib.Nifti2Image if size == 0x1C020000 else nib.Nifti1Image).from_bytes(
-                content
-            )
+            default = nib.MGHImage if content.startswith(_MGH) else nib.Nifti1Image
+            image = _HEADER_SIZES.get(size, nib.Nifti2Image if size == 0x1C020000 else default).from_bytes(content)
             return image.get_fdata(dtype=np.float32, caching="unchanged"), np.asarray(image.affine, np.float64)
         loaded = LoadImage(image_only=True, ensure_channel_first=True)(path)
         affine = np.eye(4)

@@ -10,7 +10,6 @@ is not allowed.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections import Counter
@@ -47,12 +46,7 @@ def read_loosely(path: Path) -> Datalist:
         FileNotFoundError: when there is no such file.
         ValueError: when it is no JSON object with lists of items.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no datalist at {path}; make one with python -m scripts datalist")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+    content = datalists.read_unchecked(path)
     if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
         raise ValueError(f"{path}: expected an object with the lists {', '.join(SPLITS)}")
     return content

@@ -9,7 +9,6 @@ Example::
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,11 @@ from monai.data import DataLoader, Dataset
 
 from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.comparison.trained_models import training_seconds
+from scripts.data import datalists
 from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
 from scripts.networks import ClassifierEnsemble, ImageClassifier
 from scripts.runs import folder as runs
-from scripts.runs.checkpoint_files import file_sha256
 from scripts.training.checkpoints import WEIGHTS, save_atomic
 
 logger = logging.getLogger(__name__)
@@ -48,15 +47,14 @@ def make_ensemble(
         ValueError: when a member is no stand-alone classifier, or members differ in input size, classes or datalist.
     """
     loaded = [runs.load_run(folder) for folder in members]
-    digest = file_sha256(datalist_file)
     networks, manifests = [], []
     for folder, (network, config, stage) in zip(members, loaded, strict=True):
         if not isinstance(network, ImageClassifier):
             raise ValueError(f"{folder} is a {type(network).__name__}; an ensemble is made of stand-alone classifiers")
         if config["spatial_size"] != loaded[0][1]["spatial_size"]:
             raise ValueError(f"{members[0]} and {folder} were trained at different sizes; an ensemble needs one")
-        manifest = json.loads((stage / runs.MANIFEST).read_text(encoding="utf-8"))
-        if manifest["datalist_sha256"] != digest:
+        manifest = runs.read_manifest(stage)
+        if not datalists.same_content(datalist_file, str(manifest["datalist_sha256"])):
             raise ValueError(f"{folder} was trained on another datalist than {datalist_file}; give the one it knows")
         networks.append(network)
         manifests.append(manifest)
@@ -91,7 +89,7 @@ def make_ensemble(
     }
     runs.start_stage(run, str(datalist_file), first["seed"], config=config)
     save_atomic(ensemble.state_dict(), run / WEIGHTS)
-    written = json.loads((run / runs.MANIFEST).read_text(encoding="utf-8"))
+    written = runs.read_manifest(run)
     seconds = sum(training_seconds(stage) for _, _, stage in loaded)
     runs.write_json({**written, "training_seconds": seconds, "finished": written["started"]}, run / runs.MANIFEST)
     (run / "network.yaml").write_text(

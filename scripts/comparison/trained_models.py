@@ -131,7 +131,7 @@ def stage_folders(run_dir: str | Path) -> list[Path]:
 
 def training_seconds(stage_dir: Path) -> float:
     """Seconds of a stage: from the first to the last event of each of its TensorBoard files, interruptions left out."""
-    manifest = json.loads((stage_dir / runs.MANIFEST).read_text(encoding="utf-8"))
+    manifest = runs.read_manifest(stage_dir)
     if "training_seconds" in manifest:
         return float(manifest["training_seconds"])
     total = 0.0
@@ -156,7 +156,7 @@ def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
     """
     folder = Path(folder)
     network, config, last = runs.load_run(folder)
-    manifest = json.loads((last / runs.MANIFEST).read_text(encoding="utf-8"))
+    manifest = runs.read_manifest(last)
     tasks = runs.trained_tasks(last)
     metrics = _read_json(folder / "evaluation" / "metrics.json")
     if part not in metrics:

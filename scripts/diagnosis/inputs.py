@@ -21,6 +21,7 @@ from scripts.data.datalists.folders import IMAGE_SUFFIXES
 from scripts.data.preprocessing import check_order, foreground_mask, resolve_items
 from scripts.diagnosis.network import config_ids, existing_file
 from scripts.measures.shortcuts import air_features, geometry_features, histogram_features
+from transforms.reading import VOLUME_SUFFIXES
 
 __all__ = ["Samples", "folder_items", "order_objection", "prepare", "read_pipeline"]
 
@@ -65,7 +66,7 @@ def folder_items(folder: str | Path, limit: int = 400) -> tuple[list[dict[str, A
         for item in items:
             item.pop("source", None)  # the folder's name: nobody said that all come from one collection
         return resolve_items(items, root), datalist["classes"]
-    suffixes = (*IMAGE_SUFFIXES, ".nii", ".nii.gz")
+    suffixes = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES)
     files = sorted(p.name for p in root.iterdir() if p.name.lower().endswith(suffixes) and not p.name.startswith("."))
     if not files:
         raise ValueError(f"{folder} holds neither images/<class>/ nor image files ({', '.join(suffixes)})")
@@ -219,9 +220,9 @@ def _describe(samples: Samples, item: Mapping[str, Any], image: Tensor, inside: 
 
 
 def _file_size(item: Mapping[str, Any]) -> dict[str, float] | None:
-    """Width and height of the file's pictures, by its header; None for another format than pictures and NIfTI."""
+    """Width and height of the file's pictures, by its header; None for another format than pictures, NIfTI and MGH."""
     path = Path(item["image"] if isinstance(item["image"], str) else item["image"][0])
-    if path.name.lower().endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith((".nii", ".nii.gz", ".mgz", ".mgh")):
         shape: Sequence[int] = nib.load(path).shape  # type: ignore[attr-defined]
     elif path.suffix.lower() in IMAGE_SUFFIXES:
         with Image.open(path) as opened:

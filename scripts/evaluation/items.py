@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,7 @@ from monai.transforms import Compose
 from scipy.special import logsumexp
 
 from scripts.data import datalists
-from scripts.runs.checkpoint_files import file_sha256
-from scripts.runs.folder import CONFIG, MANIFEST, last_stage, stage_items, trained_tasks
+from scripts.runs.folder import CONFIG, last_stage, read_manifest, stage_items, trained_tasks
 from transforms.cropping import CropToForegroundd, ResizeToFitd
 from transforms.describe import Untraced
 from transforms.reading import file_kind
@@ -201,8 +199,7 @@ def comparison(run_dir: str | Path, num_classes: int, datalist: Mapping[str, Any
 
 def is_own_datalist(run_dir: str | Path, datalist_file: str | Path) -> bool:
     """Whether a run was trained on this datalist, by its content."""
-    manifest = json.loads((last_stage(run_dir) / MANIFEST).read_text(encoding="utf-8"))
-    return manifest["datalist_sha256"] == file_sha256(datalist_file)
+    return datalists.same_content(datalist_file, str(read_manifest(last_stage(run_dir)).get("datalist_sha256")))
 
 
 def output_folder(run_dir: str | Path | None, datalist_file: str | None, part: str = "test") -> str:
@@ -235,7 +232,7 @@ def provenance(
     config = yaml.safe_load((last_stage(run_dir) / CONFIG).read_text(encoding="utf-8"))
     seen = None
     if config.get("datalist_file") and Path(config["datalist_file"]).is_file():
-        known = json.loads(Path(config["datalist_file"]).read_text(encoding="utf-8"))
+        known = datalists.read(config["datalist_file"])
         used = {
             (_absolute(item["image"], config["dataset_dir"]), item.get("slice"), item.get("plane", "axial"))
             for part in ("training", "validation")
@@ -247,7 +244,7 @@ def provenance(
             logger.warning("%d of the %d evaluated images were trained or selected on", seen, len(items))
     return {
         "datalist": datalist.get("name", ""),
-        "datalist_sha256": file_sha256(datalist_file),
+        "datalist_sha256": datalists.content_sha256(datalist_file),
         "own": is_own_datalist(run_dir, datalist_file),
         "tasks": sorted(trained_tasks(last_stage(run_dir))),
         "seen": seen,

@@ -37,11 +37,11 @@ from scripts.inference.results import is_volume, save_mask_picture, save_nifti, 
 from scripts.inference.studies import Study
 from scripts.pictures import overlays
 from scripts.runs.folder import write_json
+from transforms.reading import PICTURE_SUFFIXES, VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES)
 DICOM = (".dcm", ".ima")
 TABLE = (
     "image", "name", "tumor_detected", "tumor_probability", "threshold", "predicted_class", "plane", "slices_read",
@@ -65,11 +65,11 @@ def find_images(folder: Path, out: Path) -> list[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(root) / f).resolve() != out.resolve())
         names = [name for name in sorted(files) if not name.startswith(".")]
-        found += [Path(root) / name for name in names if name.lower().endswith(PICTURES + VOLUMES)]
+        found += [Path(root) / name for name in names if name.lower().endswith(SUFFIXES)]
         if any(name.lower().endswith(DICOM) for name in names):
             found.append(Path(root))
     if not found:
-        raise ValueError(f"{folder} holds no image ({', '.join(PICTURES + VOLUMES)} or a folder of DICOM files)")
+        raise ValueError(f"{folder} holds no image ({', '.join(SUFFIXES)} or a folder of DICOM files)")
     return found
 
 

@@ -21,7 +21,7 @@ from scripts.data import datalists
 from scripts.data.preprocessing import resolve_items
 from scripts.networks import MultiTaskDynUNet
 from scripts.runs import parallel
-from scripts.runs.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, file_sha256, load_weights
+from scripts.runs.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, load_weights
 from scripts.runs.provenance import circumstances
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,12 @@ def stage_items(
                 part, len(used), len(every), len(every) - len(chosen), need, len(chosen) - len(used), trained,
             )  # fmt: skip
         chosen = used
+        absent = datalists.absent_classes({**datalist, "training": chosen}) if targets["diagnosis"] else []
+        if part == "training" and absent:
+            logger.warning(
+                "training: no item of class %s (classes: %s); the network cannot learn what it never sees",
+                " and ".join(absent), ", ".join(datalist["classes"].values()),
+            )  # fmt: skip
     return resolve_items(chosen, dataset_dir)
 
 
@@ -225,7 +231,12 @@ def finished(
             )
         return True
     other = differing(saved, config) if config else []
-    if manifest["datalist_sha256"] != _datalist_hash(datalist_file, items):
+    known = str(manifest["datalist_sha256"])
+    if datalist_file is None:
+        same = known == _datalist_hash(None, items)
+    else:
+        same = datalists.same_content(datalist_file, known)
+    if not same:
         other.append("the datalist")
     if other:
         raise ValueError(
@@ -237,14 +248,21 @@ def finished(
 
 def _datalist_hash(datalist_file: str | None, items: Sequence[dict[str, Any]]) -> str:
     if datalist_file is not None:
-        return file_sha256(datalist_file)
+        return datalists.content_sha256(datalist_file)
     return hashlib.sha256(json.dumps(list(items)).encode()).hexdigest()
 
 
 def read_manifest(stage_dir: str | Path) -> dict[str, Any]:
-    """Manifest of a stage; empty where there is none."""
+    """Manifest of a stage; empty where there is none.
+
+    Raises:
+        ValueError: when the file is empty or damaged; names it.
+    """
     path = Path(stage_dir) / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = datalists.read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no manifest: expected an object, got {type(content).__name__}")
+    return content
 
 
 def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int, **facts: Any) -> None:

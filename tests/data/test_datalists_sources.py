@@ -261,7 +261,7 @@ def test_volumes_without_masks_are_one_class_and_lesion_masks_no_images(tmp_path
     datalist, report = datalists.nifti_volumes(tmp_path, progress=False)
     reasons = dict(report.unusable)
     assert reasons == {
-        "LICENSE": "no volume (.nii, .nii.gz, .mha, .nrrd)",
+        "LICENSE": "no volume (.nii, .nii.gz, .mha, .mhd, .nrrd, .mgz, .mgh)",
         "loop.nii.gz": "a symbolic link that leads nowhere",
         "patient20_GOLD.nii.gz": "patient20_GOLD.nii.gz holds only the values 0, 1: a mask, no image",
     }

@@ -79,6 +79,26 @@ def test_content_and_not_the_name_decides(tmp_path):
     assert torch.equal(loaded[0], loaded[1])
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jp2", "a.j2k", "a.tif"])
+def test_lossless_pictures_of_every_format_give_their_values(tmp_path, name):
+    pixels = np.arange(48 * 40, dtype=np.uint8).reshape(48, 40)
+    Image.fromarray(pixels).save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+    assert np.array_equal(read_picture(tmp_path / name), pixels.T)
+    (tmp_path / name).rename(tmp_path / "other.dat")
+    assert np.array_equal(LoadCased()({"image": str(tmp_path / "other.dat")})["image"][0].numpy(), pixels.T)
+
+
+@pytest.mark.parametrize("name", ["v.mgz", "v.mgh", "v.nii.gz"])
+def test_volumes_of_freesurfer_are_read_with_their_place(tmp_path, name):
+    voxels = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    affine = np.array([[-1.0, 0, 0, 9], [0, 0, 2, -7], [0, -1.5, 0, 3], [0, 0, 0, 1]])
+    kind = nib.Nifti1Image if name == "v.nii.gz" else nib.MGHImage
+    nib.save(kind(voxels, affine), tmp_path / name)
+    array, own = read_volume(tmp_path / name, file_kind(tmp_path / name))
+    assert np.array_equal(array, voxels)
+    assert np.allclose(own, affine, atol=1e-5)
+
+
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "PIR"])
 def test_slices_of_any_orientation_show_the_same_picture(tmp_path, codes):
     array = np.random.default_rng(0).normal(size=(5, 6, 4)).astype(np.float32)  # as it is in LPS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.datalists.naming import patient_of, patient_of_folder, stem_of
-from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble, validate
+from scripts.data.datalists.schema import (
+    DEFAULT_FRACTIONS,
+    SPLITS,
+    Datalist,
+    Item,
+    Report,
+    assemble,
+    read_json,
+    validate,
+)
 from scripts.data.datalists.slices import Case, SliceRule
 from scripts.data.datalists.volumes import BINARY, check_folder, collect
 
@@ -99,10 +107,7 @@ def decathlon(
     if not file.is_file():
         raise FileNotFoundError(f"no list at {file}")
     folder, root = check_folder(file.parent, root)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON file: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected an object with 'training', got {type(content).__name__}")
     name = str(name or content.get("name") or folder.resolve().name)

@@ -25,22 +25,13 @@ from scripts.data.datalists.similarity import (
     places,
 )
 from transforms.loading import binary_mask
-from transforms.reading import file_kind, read_picture
+from transforms.reading import PICTURE_SUFFIXES, file_kind, read_picture
 
 logger = logging.getLogger(__name__)
 
 NO_TUMOR_NAMES = ("no_tumor", "notumor", "no_tumour", "notumour", "no", "healthy", "normal", "negative", "control")
 FOLDERS = ("images", "masks", "foregrounds")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".gif": "GIF",
-}
+IMAGE_SUFFIXES = tuple(PICTURE_SUFFIXES)
 MIN_SIDE = 32
 
 
@@ -88,7 +79,7 @@ def _notes(path: Path, mode: str, kind: str | None) -> tuple[str, ...]:
     notes = []
     if mode not in ("L", "RGB"):
         notes.append(f"mode {mode}, read as one gray channel")
-    if kind is not None and kind != FORMATS[path.suffix.lower()]:
+    if kind is not None and kind != PICTURE_SUFFIXES[path.suffix.lower()]:
         notes.append(f"a {kind} file by its content, whatever its name says")
     if not path.name.isascii() or " " in path.name:
         notes.append("its name holds spaces or letters beyond ASCII; used as it is")

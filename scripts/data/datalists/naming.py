@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".nrrd")
+from transforms.reading import VOLUME_SUFFIXES
+
 CHANNELS = ("FLAIR", "T1", "T1ce", "T2")
 # Names of 2013 ("MR_Flair", "MR_T1c", "OT"), 2018 to 2021 ("_flair", "_t1ce", "_seg"), 2023 ("-t2f", "-t1n", "-t1c").
 _TOKENS = {

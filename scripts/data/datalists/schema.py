@@ -9,6 +9,7 @@ The form is MONAI's decathlon form, with paths relative to `dataset_dir`:
 
 Class 0 is always no tumor. `patient` is who it is, a number within its `source`: equal numbers of two sources are two
 people (see `patient_key`). Where the patient is unknown, `group` holds near-duplicates together.
+Files may be in UTF-8 or UTF-16, with or without a byte order mark; backslashes in paths count as "/".
 `slice` counts along the plane's axis of the volume in LPS ("axial" if no plane is named), `foreground` is the user's
 own mask of head or brain, `name` the case's name where the file's stem would not do. A DICOM series is its folder.
 """
@@ -16,6 +17,7 @@ own mask of head or brain, `name` the case's name where the file's stem would no
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -302,6 +304,8 @@ def validate(datalist: Any, dataset_dir: Path | str | None = None, origin: str =
             raise ValueError(f"{origin}: {split!r} must be a list of items, got {type(datalist[split]).__name__}")
         for k, item in enumerate(datalist[split]):
             _check_item(item, f"{origin}: {split}[{k}]", len(classes))
+    if not any(datalist[split] for split in SPLITS):
+        raise ValueError(f"{origin}: no item in {', '.join(SPLITS)}; a datalist lists at least one image")
     assert_no_overlap(datalist)
     if dataset_dir is None:
         return
@@ -343,15 +347,82 @@ def read(path: Path | str, dataset_dir: Path | str | None = None) -> Datalist:
         FileNotFoundError: when the datalist or a file that it names does not exist.
         ValueError: when it is no JSON, or as `validate`.
     """
+    datalist = read_unchecked(path)
+    validate(datalist, dataset_dir, origin=Path(path).name)
+    return datalist
+
+
+def read_unchecked(path: Path | str) -> Any:
+    """Read a datalist that may break any rule of `validate`, with "/" in the paths of its items.
+
+    Raises:
+        FileNotFoundError: when it does not exist.
+        ValueError: when it is no JSON.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no datalist at {path}; make one with python -m scripts datalist")
+    datalist = read_json(path)
+    for split in SPLITS if isinstance(datalist, dict) else ():
+        if isinstance(datalist.get(split), list):
+            datalist[split] = [_with_slashes(item) for item in datalist[split]]
+    return datalist
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        ValueError: when it is empty or no JSON file; names it.
+    """
+    content = path.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{path} is empty, expected JSON")
     try:
-        datalist = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(content)
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
-    validate(datalist, dataset_dir, origin=path.name)
-    return datalist
+
+
+def _with_slashes(item: Any) -> Any:
+    """An item with "/" in its paths, which may have been written on Windows; what is no item stays as it is."""
+    if not isinstance(item, dict):
+        return item
+    changed = dict(item)
+    for key in ("image", "label", "foreground"):
+        value = item.get(key)
+        if isinstance(value, str):
+            changed[key] = value.replace("\\", "/")
+        elif isinstance(value, list):
+            changed[key] = [one.replace("\\", "/") if isinstance(one, str) else one for one in value]
+    return changed
+
+
+def content_sha256(path: Path | str) -> str:
+    """Hash of what a datalist says, whatever the order of its keys, its indentation and its encoding.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`.
+    """
+    return hashlib.sha256(json.dumps(read(path), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def same_content(path: Path | str, sha256: str) -> bool:
+    """Whether a datalist is the one of this hash: of its content or, as runs of older versions noted, of its bytes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`.
+    """
+    return sha256 in (content_sha256(path), hashlib.sha256(Path(path).read_bytes()).hexdigest())
+
+
+def absent_classes(datalist: Datalist) -> list[str]:
+    """Names of the classes of which the training part has no item; with two, an item of a mask alone may be either."""
+    items = datalist["training"]
+    if len(datalist["classes"]) == 2 and any("diagnosis" not in item for item in items):
+        return []
+    present = {item.get("diagnosis", -1) for item in items}
+    return [name for key, name in datalist["classes"].items() if int(key) not in present]
 
 
 def summary(datalist: Datalist) -> list[dict[str, Any]]:

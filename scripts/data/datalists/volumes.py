@@ -23,6 +23,7 @@ from scripts.data.datalists.naming import (
 )
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
+from transforms.reading import VOLUME_SUFFIXES
 
 __all__ = ["load_oriented", "nifti_cases", "nifti_volumes"]
 
@@ -229,7 +230,7 @@ def _image_reason(path: Path) -> str | None:
     if path.is_symlink() and not path.exists():
         return "a symbolic link that leads nowhere"
     if volume_suffix(path) is None:
-        return "no volume (.nii, .nii.gz, .mha, .nrrd)"
+        return f"no volume ({', '.join(VOLUME_SUFFIXES)})"
     if role(path) == "label":
         return "a mask by its name, and these volumes are taken to show no tumor"
     return None
