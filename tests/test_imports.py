@@ -13,15 +13,23 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("transforms", "scripts", "bundle", "tests")
-# What each package may import, itself apart; `transforms`, `scripts.explain` and `scripts.networks` stand alone.
+# What each package may import, itself apart; those that may import nothing stand alone.
 ALONE: set[str] = set()
 BASE = {"transforms", "scripts.command", "scripts.phantoms", "scripts.pictures"}
-RUNS = BASE | {"scripts.networks", "scripts.explain", "scripts.data", "scripts.measures", "scripts.runs"}
+RUNS = BASE | {
+    "scripts.networks",
+    "scripts.explain",
+    "scripts.interventions",
+    "scripts.data",
+    "scripts.measures",
+    "scripts.runs",
+}
 MEASURED = RUNS | {"scripts.training", "scripts.inference"}
 JOBS = MEASURED | {"scripts.evaluation", "scripts.checks"}
 ARROWS: dict[str, set[str]] = {
     "transforms": ALONE,
     "scripts.explain": ALONE,
+    "scripts.interventions": ALONE,
     "scripts.networks": ALONE,
     "scripts.command": ALONE,
     "scripts.pictures": ALONE,

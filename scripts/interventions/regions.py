@@ -1,0 +1,202 @@
+"""Where an intervention may act: grown masks, the inside of a head, and places where a shape fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.signal import fftconvolve
+
+Image = NDArray[np.float32]  # (C, H, W[, D])
+Mask = NDArray[np.bool_]  # (H, W[, D])
+Box = tuple[slice, ...]
+
+# Places are searched on a grid of at most so many cells a side: shifts are multiples of its cells.
+_CELLS = 96
+# Of the radius of a disk of the head's area: so far inside of its outline lies the brain.
+DEPTH = 0.14
+
+
+class NoRoom(ValueError):
+    """No place of the head holds the shape: the intervention is not possible on this picture."""
+
+
+def check(image: NDArray[Any], mask: NDArray[Any] | None, foreground: NDArray[Any], what: str = "image") -> None:
+    """Refuse arrays that do not belong together.
+
+    Raises:
+        ValueError: when the image is not float32 (C, H, W[, D]), a mask is not bool of its shape, or is empty, or the
+            tumor covers more than half of the head.
+    """
+    if image.dtype != np.float32 or image.ndim not in (3, 4):
+        raise ValueError(f"the {what} must be float32 (C, H, W[, D]), got {image.dtype} {image.shape}")
+    for name, array in (("foreground", foreground), ("mask", mask)):
+        if array is None:
+            continue
+        if array.dtype != np.bool_ or array.shape != image.shape[1:]:
+            raise ValueError(
+                f"the {name} of the {what} must be bool {image.shape[1:]}, got {array.dtype} {array.shape}"
+            )
+        if not array.any():
+            raise ValueError(f"the {name} of the {what} is empty")
+    if mask is not None and 2 * np.count_nonzero(mask & foreground) > np.count_nonzero(foreground):
+        share = np.count_nonzero(mask & foreground) / np.count_nonzero(foreground)
+        raise NoRoom(f"the mask covers {share:.0%} of the head: too little healthy tissue is left beside it")
+
+
+def box_of(mask: Mask, margin: int = 0) -> Box:
+    """The smallest box that holds a mask, ``margin`` larger on every side, cut at the picture's edge."""
+    found = []
+    for axis in range(mask.ndim):
+        held = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        found.append(slice(max(0, int(held[0]) - margin), min(mask.shape[axis], int(held[-1]) + 1 + margin)))
+    return tuple(found)
+
+
+def grow(mask: Mask, radius: int) -> Mask:
+    """All within ``radius`` pixels of a mask: a disk or ball of that radius about each of its pixels."""
+    if radius < 1 or not mask.any():
+        return mask.copy()
+    box = box_of(mask, radius + 1)
+    grown = mask.copy()
+    grown[box] = ndimage.distance_transform_edt(~mask[box]) <= radius + 0.5
+    return grown
+
+
+def inner(foreground: Mask, depth: float = DEPTH) -> Mask:
+    """The inside of a head, where the brain lies: without skull and scalp.
+
+    Args:
+        foreground: of the head.
+        depth: distance to the outline, of the radius of a disk (3D: a ball) of the head's size.
+    """
+    step = _step(foreground.shape)
+    coarse = _pooled(foreground, step, np.all)
+    box = box_of(coarse, 1) if coarse.any() else tuple(slice(n) for n in coarse.shape)
+    # A head that is cut at the picture's edge, or at a volume's first slice, goes on beyond it.
+    padded = np.pad(coarse[box], 1, mode="edge")
+    distance = ndimage.distance_transform_edt(padded)[tuple(slice(1, -1) for _ in box)]
+    inside = np.zeros_like(coarse)
+    inside[box] = distance > depth * _radius(int(coarse.sum()), coarse.ndim)
+    for axis in range(inside.ndim):
+        inside = np.repeat(inside, step, axis=axis)
+    return inside[tuple(slice(n) for n in foreground.shape)] & foreground
+
+
+def _radius(size: int, dims: int) -> float:
+    return float(np.sqrt(size / np.pi) if dims == 2 else np.cbrt(0.75 * size / np.pi))
+
+
+def _step(shape: Sequence[int]) -> int:
+    return -(-max(shape) // _CELLS)
+
+
+def _pooled(mask: Mask, step: int, how: Any) -> Mask:
+    """Blocks of ``step`` pixels a side: where all, or any, of them are set; beyond the edge nothing is."""
+    if step == 1:
+        return mask
+    padded = np.pad(mask, [(0, -n % step) for n in mask.shape])
+    blocks = padded.reshape([part for n in padded.shape for part in (n // step, step)])
+    return how(blocks, axis=tuple(range(1, blocks.ndim, 2)))
+
+
+class Search:
+    """Shifts by which a shape can be moved so that all of it lies in allowed tissue.
+
+    Args:
+        shape: what is moved, in a picture of any size.
+        allowed: where it may lie.
+
+    Attributes:
+        shifts: int (N, D), in pixels: position there minus position in ``shape``'s own picture; N may be 0.
+    """
+
+    def __init__(self, shape: Mask, allowed: Mask) -> None:
+        self.step = step = _step(allowed.shape)
+        tight = box_of(shape)
+        self.box = tuple(slice(side.start // step * step, -(-side.stop // step) * step) for side in tight)
+        held = np.zeros([side.stop - side.start for side in self.box], bool)
+        held[tuple(slice(t.start - b.start, t.stop - b.start) for t, b in zip(tight, self.box, strict=True))] = shape[
+            tight
+        ]
+        self.cells = _pooled(held, step, np.any)
+        free = _pooled(allowed, step, np.all)
+        self.shifts = np.zeros((0, shape.ndim), int)
+        if all(a <= b for a, b in zip(self.cells.shape, free.shape, strict=True)):
+            overlap = _correlate((~free).astype(np.float32), self.cells.astype(np.float32))
+            self.places = np.argwhere(overlap < 0.5)
+            self.shifts = self.places * step - np.array([side.start for side in self.box])
+
+    def mismatch(self, image: Image, rim: Mask, wanted: Image) -> NDArray[np.float32]:
+        """How badly the rim of the shape matches at each shift: variance of the difference, whatever its mean, (N,).
+
+        Args:
+            image: of the picture that is searched, (C, ...).
+            rim: of the shape, inside ``box``, in the shape's own picture.
+            wanted: values (C, ...) of the shape's own picture.
+        """
+        coarse = tuple(slice(side.start, side.stop, self.step) for side in self.box)
+        weight = np.zeros(self.cells.shape, np.float32)
+        inside = rim[coarse]
+        weight[tuple(slice(n) for n in inside.shape)] = inside
+        weight /= max(1.0, float(weight.sum()))
+        total = np.zeros(len(self.places), np.float32)
+        at = tuple(self.places.T)
+        thin = (slice(None, None, self.step),) * rim.ndim
+        for channel, target in zip(image, wanted, strict=True):
+            goal = np.zeros_like(weight)
+            values = target[coarse]
+            goal[tuple(slice(n) for n in values.shape)] = values
+            found = channel[thin] - np.float32(channel.mean())
+            goal = (goal - np.float32(channel.mean())) * (weight > 0)
+            mean = _correlate(found, weight)[at] - float((weight * goal).sum())
+            square = _correlate(found * found, weight)[at] - 2 * _correlate(found, weight * goal)[at]
+            total += square + float((weight * goal * goal).sum()) - mean * mean
+        return total
+
+
+def _correlate(field: NDArray[np.float32], kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    return fftconvolve(field, kernel[(slice(None, None, -1),) * kernel.ndim], mode="valid")
+
+
+def part(array: NDArray[Any], box: Box) -> Any:
+    """View of a box of a mask (H, W[, D]) or picture (C, H, W[, D])."""
+    index: Any = (..., *box)
+    return array[index]
+
+
+def plausible(image: Image, tissue: Mask) -> Mask:
+    """Where every channel has a value that the tissue has: neither skull nor scalp, vessels or fluid at its ends."""
+    if not tissue.any():
+        raise NoRoom("no healthy tissue of the head is left beside the region")
+    values = image[:, tissue]
+    low, high = np.percentile(values[:, :: max(1, values.shape[1] // 4000)], [12, 94], axis=1)
+    shape = (-1, *[1] * tissue.ndim)
+    return ((image >= low.reshape(shape)) & (image <= high.reshape(shape))).all(axis=0)
+
+
+def everywhere(mask: NDArray[Any]) -> Box:
+    """The box of a whole picture."""
+    return tuple(slice(0, n) for n in mask.shape)
+
+
+def shifted(array: NDArray[Any], shift: Sequence[int] | NDArray[np.int_], box: Box) -> NDArray[Any]:
+    """What lies in the box moved by ``shift``: value at x is the array's at x + shift.
+
+    Args:
+        array: (..., *space). Beyond its edge a mask is False; a picture repeats its last value.
+        shift: in pixels, by axis.
+        box: of positions before the shift.
+    """
+    places = [np.arange(side.start, side.stop) + int(move) for side, move in zip(box, shift, strict=True)]
+    sizes = array.shape[array.ndim - len(box) :]
+    index: Any = (..., *np.ix_(*(np.clip(p, 0, n - 1) for p, n in zip(places, sizes, strict=True))))
+    found = array[index]
+    if array.dtype == np.bool_:
+        for axis, (place, size) in enumerate(zip(places, sizes, strict=True)):
+            inside = (place >= 0) & (place < size)
+            found = found & inside.reshape([-1 if a == axis else 1 for a in range(len(box))])
+    return found
