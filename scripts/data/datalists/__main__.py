@@ -9,7 +9,7 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from scripts.data.datalists.dicom import dicom_series
 from scripts.data.datalists.folders import image_folder
 from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.naming import CHANNELS
+from scripts.data.datalists.plans import Builder
 from scripts.data.datalists.schema import (
     DEFAULT_FRACTIONS,
     PLANES,
     Datalist,
     Report,
+    absent_classes,
     merge,
     read,
     summary,
@@ -34,7 +36,7 @@ from scripts.data.datalists.similarity import MAX_DISTANCE
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.datalists.volumes import BINARY, nifti_cases, nifti_volumes
 
-BUILDERS: dict[str, tuple[Callable[..., tuple[Datalist, Report]], str]] = {
+BUILDERS: dict[str, tuple[Builder[...], str]] = {
     "image_folder": (image_folder, "images/<class>/* with optional masks/<same stem>.png"),
     "nifti_cases": (nifti_cases, "folders of cases with FLAIR, T1, T1ce or T2 and a mask (seg), as 2D slices"),
     "nifti_volumes": (nifti_volumes, "volumes without masks, all without a tumor"),
@@ -76,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--name", help="name of the source (default: the folder's)")
         command.add_argument("--root", type=Path, help="dataset_dir, to which paths are relative (default: the folder)")
         command.add_argument("--strict", action="store_true", help="a file that cannot be used is an error")
+        command.add_argument(
+            "--dry-run", action="store_true", help="say what is taken for what; read and write nothing"
+        )
         _add_split(command)
         if name != "image_folder":
             _add_slices(command)
@@ -122,6 +127,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def _finish(datalist: Datalist, report: Report, out: Path) -> str:
     write(datalist, out)
+    if absent := absent_classes(datalist):
+        logging.warning("the training part has no item of class %s", " and ".join(absent))
     figures = ", ".join(f"{key} {value}" for key, value in report.figures.items())
     return f"{_table(summary(datalist))}\n{figures}\nwritten: {out}, {out.stem}.report.json"
 
@@ -150,7 +157,7 @@ def _run(arguments: dict[str, Any]) -> str:
     out: Path = arguments.pop("out")
     if command == "merge":
         return _merge(arguments, out)
-    strict = arguments.pop("strict")
+    strict, dry_run = arguments.pop("strict"), arguments.pop("dry_run")
     source = arguments.pop("file" if command == "decathlon" else "folder")
     if "planes" in arguments:
         planes = tuple(arguments.pop("planes"))
@@ -159,7 +166,12 @@ def _run(arguments: dict[str, Any]) -> str:
         arguments["rule"] = SliceRule(planes, **{key: arguments.pop(key) for key in keys})
     if "diagnosis" in arguments:
         arguments["diagnosis"] = DIAGNOSES[arguments["diagnosis"]]
-    datalist, report = BUILDERS[command][0](source, **arguments)
+    plan = BUILDERS[command][0].plan(source, **arguments)
+    report = plan.report
+    print("\n".join(plan.taken), flush=True)
+    if dry_run:
+        return f"nothing was read or written (--dry-run); refused so far: {len(report.unusable)}"
+    datalist = plan.finish()
     write_report(report, out.with_name(f"{out.stem}.report.json"))
     if strict and report.unusable:
         raise ValueError(f"{len(report.unusable)} files cannot be used, first: {': '.join(report.unusable[0])}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.datalists.naming import patient_of, patient_of_folder, stem_of
+from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import (
     DEFAULT_FRACTIONS,
     SPLITS,
@@ -74,6 +75,7 @@ def _case(entry: Any, root: Path, patient: str) -> Case:
     return Case(patient, images, root / entry["label"], root / brain if brain else None, stacked=len(images) == 1)
 
 
+@Builder
 def decathlon(
     file: Path | str,
     *,
@@ -84,7 +86,7 @@ def decathlon(
     classes: Sequence[str] = BINARY,
     rule: SliceRule | None = None,
     progress: bool = True,
-) -> tuple[Datalist, Report]:
+) -> Plan:
     """Build a datalist from `dataset.json` of the Medical Segmentation Decathlon or the like.
 
     Its form is `{"modality": {...}, "training": [{"image": path, "label": path}], "test": [path]}`. An image is a
@@ -126,11 +128,24 @@ def decathlon(
             cases.append((where, case))
         except ValueError as error:
             report.reject(where, str(error).replace(f"{folder}/", ""))
-    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
     modality = [str(text) for text in dict(content.get("modality") or {"0": "MRI"}).values()]
-    if "validation" in parts.values():
-        return _as_given(name, classes, modality, items, parts, report), report
-    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
+    taken = [
+        took(
+            f"image ({', '.join(modality)})",
+            [(case.images[0], stem_of(case.images[0])) for _, case in cases],
+            len(entries),
+            "entries",
+        ),
+        took("mask", [(case.label, stem_of(case.label)) for _, case in cases if case.label], len(entries), "entries"),
+    ]
+
+    def finish() -> Datalist:
+        items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+        if "validation" in parts.values():
+            return _as_given(name, classes, modality, items, parts, report)
+        return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
+
+    return Plan(taken, report, finish)
 
 
 def _images(value: str | Iterable[str]) -> tuple[str, ...]:

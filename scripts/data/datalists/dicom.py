@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.data.datalists.naming import stem_of, volume_suffix
+from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report, assemble
 from scripts.data.datalists.slices import Case, SliceRule
 from scripts.data.datalists.volumes import BINARY, check_folder, collect, walk
@@ -22,6 +23,7 @@ def _masks(folder: Path | None, root: Path) -> dict[str, Path]:
     return {stem_of(path): path for path in walk(folder) if volume_suffix(path)}
 
 
+@Builder
 def dicom_series(
     folder: Path | str,
     *,
@@ -35,7 +37,7 @@ def dicom_series(
     modality: str = "MRI",
     rule: SliceRule | None = None,
     progress: bool = True,
-) -> tuple[Datalist, Report]:
+) -> Plan:
     """Build a datalist of DICOM series: every folder, at any depth, that holds files is to hold one series.
 
     Series that are no MR (CT, secondary captures, reports) are refused, and so are folders of several series or with a
@@ -74,9 +76,15 @@ def dicom_series(
             report.reject(relative, str(error).replace(f"{root}/", ""))
     for stem in sorted(set(labels) - {where.rsplit("/", 1)[-1] for where, _ in cases}):
         report.reject(labels[stem].relative_to(root).as_posix(), f"no usable series lies in a folder {stem!r}")
-    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
-    report.figures["files"] = {"found": len(files)}
-    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
+    masked = sum(case.label is not None for _, case in cases)
+    taken = [f"{len(cases)} folders of one DICOM series each, {masked} with a mask; all taken for {modality}"]
+
+    def finish() -> Datalist:
+        items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+        report.figures["files"] = {"found": len(files)}
+        return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
+
+    return Plan(taken, report, finish)
 
 
 def _series_case(where: Path, relative: str, labels: dict[str, Path], diagnosis: int) -> Case:

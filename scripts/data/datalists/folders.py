@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble
 from scripts.data.datalists.similarity import (
     CLOSE_DISTANCE,
@@ -198,6 +199,7 @@ def _list_masks(folder: Path, kind: str, files: dict[str, list[Path]], report: R
     return masks
 
 
+@Builder
 def image_folder(
     folder: Path | str,
     *,
@@ -209,7 +211,7 @@ def image_folder(
     max_distance: int = MAX_DISTANCE,
     modality: str = "MRI",
     progress: bool = True,
-) -> tuple[Datalist, Report]:
+) -> Plan:
     """Build a datalist of `folder/images/<class>/*` with optional masks `folder/masks/<same stem>.png`.
 
     Masks of head or brain of the user's own, where there are some, lie in `folder/foregrounds/<same stem>.png`.
@@ -258,41 +260,49 @@ def image_folder(
     if limit is not None:
         files = _draw(files, limit, seed)
 
-    pictures: list[_Picture] = []
     chosen = [path for kind in classes for path in files[kind]]
-    for path in tqdm(chosen, desc=name, unit="image", disable=not progress):
-        try:
-            own = masks.get(path.stem), foregrounds.get(path.stem)
-            pictures.append(_inspect(path, *own, root, path.parent.name == classes[0]))
-        except (ValueError, OSError) as error:
-            report.reject(path.relative_to(folder).as_posix(), str(error).replace(f"{folder}/", ""))
-    pictures = _without_contradictions(pictures, report)
-    lacking = [kind for kind in classes if not any(picture.kind == kind for picture in pictures)]
-    if lacking:
-        raise ValueError(
-            f"no usable image of class {', '.join(lacking)} in {folder / 'images'}: {len(pictures)} usable in all, "
-            f"{len(report.unusable)} unusable"
-            + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
+    taken = [f"class {k} = {kind}: {len(files[kind])} images of images/{kind}" for k, kind in enumerate(classes)]
+    for what, known in (("mask", masks), ("foreground", foregrounds)):
+        count = sum(path.stem in known for path in chosen)
+        taken.append(f"{what} = {what}s/<stem of the image>.png of {count} of {len(chosen)} images")
+
+    def finish() -> Datalist:
+        pictures: list[_Picture] = []
+        for path in tqdm(chosen, desc=name, unit="image", disable=not progress):
+            try:
+                own = masks.get(path.stem), foregrounds.get(path.stem)
+                pictures.append(_inspect(path, *own, root, path.parent.name == classes[0]))
+            except (ValueError, OSError) as error:
+                report.reject(path.relative_to(folder).as_posix(), str(error).replace(f"{folder}/", ""))
+        pictures = _without_contradictions(pictures, report)
+        lacking = [kind for kind in classes if not any(picture.kind == kind for picture in pictures)]
+        if lacking:
+            raise ValueError(
+                f"no usable image of class {', '.join(lacking)} in {folder / 'images'}: {len(pictures)} usable in all, "
+                f"{len(report.unusable)} unusable"
+                + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
+            )
+        items = _items(pictures, order, classes, name, max_distance, report)
+        left = listed - len(items) - len(report.unusable)
+        report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
+        strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
+        datalist = assemble(
+            name, classes, items, fractions, modality=modality, seed=seed,
+            strata={f"group {group}": stratum for group, stratum in strata.items()},
+        )  # fmt: skip
+        fingerprints = {picture.name: picture.hash for picture in pictures}
+        listed_items = [(item["image"], split) for split in SPLITS for item in datalist[split]]
+        report.figures[f"test_within_{CLOSE_DISTANCE}_bits_of_training"] = close_to_training(
+            np.array([fingerprints[image] for image, _ in listed_items]), [split for _, split in listed_items]
         )
-    items = _items(pictures, order, classes, name, max_distance, report)
-    left = listed - len(items) - len(report.unusable)
-    report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
-    strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
-    datalist = assemble(
-        name, classes, items, fractions, modality=modality, seed=seed,
-        strata={f"group {group}": stratum for group, stratum in strata.items()},
-    )  # fmt: skip
-    fingerprints = {picture.name: picture.hash for picture in pictures}
-    listed_items = [(item["image"], split) for split in SPLITS for item in datalist[split]]
-    report.figures[f"test_within_{CLOSE_DISTANCE}_bits_of_training"] = close_to_training(
-        np.array([fingerprints[image] for image, _ in listed_items]), [split for _, split in listed_items]
-    )
-    for split in SPLITS:
-        present = {item["diagnosis"] for item in datalist[split]}
-        for k, kind in enumerate(classes):
-            if k not in present:
-                report.note(split, f"has no image of class {kind}: too few groups")
-    return datalist, report
+        for split in SPLITS:
+            present = {item["diagnosis"] for item in datalist[split]}
+            for k, kind in enumerate(classes):
+                if k not in present:
+                    report.note(split, f"has no image of class {kind}: too few groups")
+        return datalist
+
+    return Plan(taken, report, finish)
 
 
 def _without_contradictions(pictures: list[_Picture], report: Report) -> list[_Picture]:

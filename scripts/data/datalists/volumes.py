@@ -21,6 +21,7 @@ from scripts.data.datalists.naming import (
     stem_of,
     volume_suffix,
 )
+from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
 from transforms.reading import VOLUME_SUFFIXES
@@ -109,6 +110,12 @@ def collect(
     return items, found
 
 
+def _case_name(case: Case) -> str:
+    """What the names of a case's files have in common: that of their folder, where they begin with it."""
+    folder = case.images[0].parent.name
+    return folder if case.images[0].name.startswith(folder) else ""
+
+
 def _one(files: Sequence[Path], what: str) -> Path:
     if len(files) != 1:
         raise ValueError(f"expected one {what} file, found {len(files)}: {[path.name for path in files]}")
@@ -133,6 +140,7 @@ def _brats_case(folder: Path, files: Sequence[Path], patient: str, channels: Seq
     )
 
 
+@Builder
 def nifti_cases(
     folder: Path | str,
     *,
@@ -147,7 +155,7 @@ def nifti_cases(
     normal_slices: int | None = None,
     label_pattern: str | None = None,
     progress: bool = True,
-) -> tuple[Datalist, Report]:
+) -> Plan:
     """Build a datalist of BraTS-style cases: each folder that holds volumes is one, with its channels and a mask.
 
     Files are told by the names of 2013, 2018 to 2021 and 2023 (`scripts.data.datalists.naming.role`). A file with
@@ -208,21 +216,32 @@ def nifti_cases(
             given[relative] = len(own)
         except ValueError as error:
             report.reject(relative, str(error))
-    items, found = collect(cases, rule, root, name, report, progress)
-    refused = {where for where, _ in report.unusable}
-    idle = refused | found.beyond_limit
-    named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in idle)
-    report.figures["files"] = {
-        "found": len(files),
-        "used": named,
-        "beside_used_ones": sum(count for where, count in given.items() if where not in idle) - named,
-        "in_cases_beyond_limit": sum(given[where] for where in found.beyond_limit),
-        "in_refused_cases": sum(
-            len(own) for where, own in members.items() if where.relative_to(folder).as_posix() in refused
-        )
-        + sum(path.relative_to(folder).as_posix() in refused for path in files),
-    }
-    return assemble(name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata), report
+    total = len(cases)
+    taken = [f"{total} cases in {folder}"]
+    for k, channel in enumerate(channels):
+        taken.append(took(channel, [(case.images[k], _case_name(case)) for _, case in cases], total))
+    taken.append(took("mask", [(case.label, _case_name(case)) for _, case in cases if case.label], total))
+    brains = [(case.foreground, _case_name(case)) for _, case in cases if case.foreground]
+    taken += [took("brain mask", brains, total)] if brains else []
+
+    def finish() -> Datalist:
+        items, found = collect(cases, rule, root, name, report, progress)
+        refused = {where for where, _ in report.unusable}
+        idle = refused | found.beyond_limit
+        named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in idle)
+        report.figures["files"] = {
+            "found": len(files),
+            "used": named,
+            "beside_used_ones": sum(count for where, count in given.items() if where not in idle) - named,
+            "in_cases_beyond_limit": sum(given[where] for where in found.beyond_limit),
+            "in_refused_cases": sum(
+                len(own) for where, own in members.items() if where.relative_to(folder).as_posix() in refused
+            )
+            + sum(path.relative_to(folder).as_posix() in refused for path in files),
+        }
+        return assemble(name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata)
+
+    return Plan(taken, report, finish)
 
 
 def _image_reason(path: Path) -> str | None:
@@ -236,6 +255,7 @@ def _image_reason(path: Path) -> str | None:
     return None
 
 
+@Builder
 def nifti_volumes(
     folder: Path | str,
     *,
@@ -248,7 +268,7 @@ def nifti_volumes(
     modality: str = "FLAIR",
     rule: SliceRule | None = None,
     progress: bool = True,
-) -> tuple[Datalist, Report]:
+) -> Plan:
     """Build a datalist of volumes without masks, all of one class: healthy people, or other diseases without a tumor.
 
     Every volume below the folder is one image; a file `<same stem>_brainmask.*` in its folder becomes its `foreground`.
@@ -294,9 +314,18 @@ def nifti_volumes(
     for path in sorted(masks - paired):
         text = "a brain mask without a volume of the same stem in its folder, or a second one of it"
         report.reject(path.relative_to(folder).as_posix(), text)
-    items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
-    report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
-    return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata), report
+    volumes = [(case.images[0], case.patient) for _, case in cases]
+    taken = [took(modality, volumes, len(files), "files")]
+    taken.append(
+        f"all {('of class ' + classes[0]) if diagnosis == 0 else 'of unknown class'}, {len(paired)} with a brain mask"
+    )
+
+    def finish() -> Datalist:
+        items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+        report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
+        return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
+
+    return Plan(taken, report, finish)
 
 
 def _own_name(path: Path) -> str:
