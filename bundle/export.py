@@ -15,7 +15,6 @@ import argparse
 import importlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import whole
 from scripts.command.locations import ROOT
 from scripts.inference.pipeline import Inference
 
@@ -85,12 +85,20 @@ def export_onnx(inference: Inference, path: str | Path) -> dict[str, float]:
     Raises:
         ValueError: when a package is missing, or an output differs by more than 1e-4.
     """
+    with whole(path) as place:
+        differences = _export(inference, place)
+        worst = max(differences.values())
+        if not worst <= TOLERANCE:
+            raise ValueError(
+                f"the exported network differs from the network by {worst:.2g}, at most {TOLERANCE} expected"
+            )
+    return differences
+
+
+def _export(inference: Inference, partial: Path) -> dict[str, float]:
     onnx, runtime = _package("onnx"), _package("onnxruntime")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     size = list(inference.preprocessing[0].size)
     module = ExportedNetwork(inference).eval()
-    partial = path.with_name(path.name + ".partial")
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces: the newer one follows values into the checks of the input and refuses. Its folding
         # of constants drops a node that another one needs (torch 2.13); ONNX Runtime folds on loading.
@@ -120,11 +128,6 @@ def export_onnx(inference: Inference, path: str | Path) -> dict[str, float]:
             expected = module(image)
         for name, ours, theirs in zip(module.names, expected, session.run(None, {"image": image.numpy()}), strict=True):
             differences[name] = max(differences[name], float(np.abs(ours.numpy() - theirs).max()))
-    worst = max(differences.values())
-    if not worst <= TOLERANCE:
-        partial.unlink()
-        raise ValueError(f"the exported network differs from the network by {worst:.2g}, at most {TOLERANCE} expected")
-    os.replace(partial, path)
     return differences
 
 

@@ -27,6 +27,7 @@ from monai.bundle import ConfigParser
 from bundle import model_card
 from bundle.config_values import set_values
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import whole, whole_folder
 from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
@@ -168,13 +169,11 @@ def write_docs(folder: Path, weights: Weights) -> None:
 
 def write_zip(folder: Path, path: Path) -> None:
     """Pack a folder, under its own name, into a zip file; the same content gives the same bytes."""
-    partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole(path) as place, zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             info = zipfile.ZipInfo(f"{folder.name}/{file.relative_to(folder).as_posix()}", ZIP_TIME)
             info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(info, file.read_bytes())
-    os.replace(partial, path)
 
 
 def verify(folder: Path) -> None:
@@ -217,8 +216,14 @@ def release(
     if not name.endswith("_segmentation") or "classification" in name or "detection" in name:
         raise ValueError(f"a release is named ..._segmentation, as MONAI Label reads the task from it; got {name!r}")
     weights = find_weights(run, root)
-    partial = out / ".partial" / name
-    shutil.rmtree(partial.parent, ignore_errors=True)
+    with whole_folder(out / name) as partial:
+        _fill(partial, root, weights, metadata)
+    folder = out / name
+    write_zip(folder, out / f"{name}.zip")
+    return folder
+
+
+def _fill(partial: Path, root: Path, weights: Weights, metadata: Mapping[str, Any] | None) -> None:
     for file in content(root):
         target = partial / file
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -233,12 +238,6 @@ def release(
     write_configs(partial, weights)
     write_docs(partial, weights)
     verify(partial)
-    folder = out / name
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    partial.parent.rmdir()
-    write_zip(folder, out / f"{name}.zip")
-    return folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:

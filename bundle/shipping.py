@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from bundle.model_card import data_description
 from bundle.release import Weights, write_inference_config
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import write_bytes
 from scripts.data import datalists
 from scripts.inference import scope
 from scripts.runs import folder as runs
@@ -146,10 +147,7 @@ def ship(run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = 
     values["classes"] = dict(datalists.read(config["datalist_file"])["classes"])
     write_inference_config(root, Weights(stage / WEIGHTS, values, data_source or data_description(config)))
     models = root / "models"
-    models.mkdir(exist_ok=True)
-    partial = models / f".{WEIGHTS}.partial"
-    shutil.copyfile(stage / WEIGHTS, partial)
-    os.replace(partial, models / WEIGHTS)
+    write_bytes((stage / WEIGHTS).read_bytes(), models / WEIGHTS)
     # What the images of other weights were like; python -m bundle.weights_card makes it anew.
     (models / scope.FILE).unlink(missing_ok=True)
     return models / WEIGHTS

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "scripts.interventions": ALONE,
     "scripts.networks": ALONE,
     "scripts.command": ALONE,
-    "scripts.pictures": ALONE,
+    "scripts.pictures": {"scripts.command"},
     "scripts.phantoms": {"scripts.command"},
     "scripts.data": {"transforms", "scripts.command"},
     "scripts.measures": {"scripts.explain"},

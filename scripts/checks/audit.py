@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import write_bytes
 from scripts.data import datalists
 from scripts.data.preprocessing import Pipeline, make_preprocessing
 from scripts.measures.shortcuts import (
@@ -345,9 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         datalist, arguments.dataset_dir, arguments.spatial_size, arguments.limit, arguments.seed, arguments.parts
     )
     write_json(result, arguments.out / "audit.json")
-    partial = arguments.out / "audit.png.partial"
-    partial.write_bytes(figure(result))
-    os.replace(partial, arguments.out / "audit.png")
+    write_bytes(figure(result), arguments.out / "audit.png")
     print(summary(result))
     print(f"\nwritten: {arguments.out / 'audit.json'}, {arguments.out / 'audit.png'}")
     return int(arguments.strict and any(row["flagged"] and row["stage"] == "after" for row in result["rows"]))

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from scripts.checks.verification import FAIL, NOTE, RULES, Result, Verifier, compare, every_item
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import whole
 from scripts.data import datalists
 from scripts.data.datalists import SPLITS, Datalist, Item
 from scripts.runs.folder import write_csv, write_json
@@ -182,8 +183,8 @@ def contact_sheet(results: Sequence[Result], dataset_dir: Path | str, out: Path)
         _draw(axis, result, verifier)
     figure.suptitle("Items to look at. Outlines: foreground yellow, tumor mask blue", fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.97), h_pad=1.2)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    with whole(out) as place:
+        figure.savefig(place, dpi=110, format="png")
     plt.close(figure)
 
 

@@ -14,6 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from scripts.command.files import write_bytes, write_text
 from scripts.pictures.figures import STYLE, png
 from scripts.runs.folder import write_csv, write_json
 from scripts.runs.run_files import Document, format_number
@@ -240,11 +241,11 @@ def write(result: Mapping[str, Any], out: str | Path, name: str) -> None:
     out = Path(out)
     write_json(result, out / f"{name}.json")
     write_csv(csv_rows(result), out / "model_comparison.csv")
-    (out / "model_comparison.png").write_bytes(values_figure(result))
+    write_bytes(values_figure(result), out / "model_comparison.png")
     changes = differences_figure(result)
     if changes is not None:
-        (out / "paired_differences.png").write_bytes(changes)
-    (out / "section.html").write_text(section(out, name), encoding="utf-8")
+        write_bytes(changes, out / "paired_differences.png")
+    write_text(section(out, name), out / "section.html")
 
 
 def section(out: Path, name: str, root: Path | None = None) -> str:

@@ -19,6 +19,7 @@ import yaml
 from monai.data import DataLoader, Dataset
 
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import write_text
 from scripts.comparison.trained_models import training_seconds
 from scripts.data import datalists
 from scripts.data.preprocessing import collate, make_training_pipeline
@@ -92,8 +93,8 @@ def make_ensemble(
     written = runs.read_manifest(run)
     seconds = sum(training_seconds(stage) for _, _, stage in loaded)
     runs.write_json({**written, "training_seconds": seconds, "finished": written["started"]}, run / runs.MANIFEST)
-    (run / "network.yaml").write_text(
-        yaml.safe_dump({"classes": datalist["classes"]}, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    write_text(
+        yaml.safe_dump({"classes": datalist["classes"]}, sort_keys=False, allow_unicode=True), run / "network.yaml"
     )
     logger.info("ensemble of %s in %s", ", ".join(map(str, members)), run)
     return run

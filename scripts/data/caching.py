@@ -8,8 +8,6 @@ import json
 import logging
 import os
 import sys
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -23,6 +21,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 
 import transforms
+from scripts.command.files import remove_partial, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,8 @@ class CachedDataset(CacheDataset):
         self.found = self.made = 0
         if self.cache_dir is not None:
             self.cache_dir.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self.cache_dir)
+            for folder in self.cache_dir.iterdir():
+                remove_partial(folder, older_than_s=86400)
             self.pipeline_hash = fingerprint(deterministic(transform))
         # Our transforms never write into what they are given, so the cached items need not be copied.
         super().__init__(data, transform, num_workers=num_workers, progress=progress, copy_cache=False)
@@ -149,20 +149,7 @@ def write_entry(item: Any, path: Path) -> None:
             value = {"shape": list(value.shape), "dtype": str(arrays[-1].dtype)}
         head[key] = value
     body = b"".join([json.dumps(head).encode(), b"\n", *(array.tobytes() for array in arrays)])
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.write_bytes(_checksum(body) + body)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _remove_leftovers(folder: Path, older_than_s: float = 86400) -> None:
-    """Delete what killed runs had begun to write."""
-    for partial in folder.glob("*/.*.partial"):
-        if partial.stat().st_mtime < time.time() - older_than_s:
-            partial.unlink(missing_ok=True)
+    write_bytes(_checksum(body) + body, path)
 
 
 def deterministic(transform: Compose) -> list[Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 
 import jinja2
 import matplotlib
 
+from scripts.command.files import write_text
 from scripts.diagnosis.pictures import map_picture, picture_of
 from scripts.diagnosis.study import Study
 from scripts.explain.diagnosis import CAUSES
@@ -57,9 +57,4 @@ def write_page(study: Study, path: str | Path) -> Path:
         overview=_uri(overview),
         measures=study.measures,
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, target)
-    return target
+    return write_text(html, path)

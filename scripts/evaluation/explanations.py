@@ -11,6 +11,7 @@ from typing import Any
 from monai.data import DataLoader
 from tqdm import tqdm
 
+from scripts.command.files import write_bytes
 from scripts.data.preprocessing import collate
 from scripts.evaluation.faithfulness import check_faithfulness, check_tests, chosen_methods
 from scripts.evaluation.galleries import choose_cases, methods_picture, show_cases, write_class_galleries
@@ -123,7 +124,7 @@ def write_explanations(
         found = check_faithfulness(network, dataset, plan, tests, test_methods, test_cases, batch_size, device)
         write_json(found, folder / "faithfulness.json")
         picture = faithfulness_figure(found, main_map(network), f"{folder.parent.name}: faithfulness")
-        _write(folder / "faithfulness.png", picture)
+        write_bytes(picture, folder / "faithfulness.png")
     try:
         _draw(
             network.cpu(), dataset, items, names, spatial_size, folder, plan, classes, gallery_cases, batch_size,
@@ -155,7 +156,8 @@ def _measure(
     table = localization_table(rows, plan.seed)
     write_json(table, folder / "localization.json")
     write_csv(rows, folder / "cases.csv")
-    _write(folder / "localization.png", localization_figure(sorted_rows(table), main_map(network), title))
+    figure = localization_figure(sorted_rows(table), main_map(network), title)
+    write_bytes(figure, folder / "localization.png")
     logger.info("%d rows of measures in %s", len(rows), folder / "cases.csv")
     return table
 
@@ -190,8 +192,3 @@ def _draw(
     for target in plan.targets:
         picture = methods_picture(network, shown[len(shown) // 2], plan, target, channel)
         overlays.save(picture, folder / "methods" / f"{target}.png")
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)

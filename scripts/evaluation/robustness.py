@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scripts.command.files import write_bytes
 from scripts.data.preprocessing import collate
 from scripts.evaluation.corruptions import CORRUPTIONS, corrupt
 from scripts.evaluation.evaluation import decided, identity
@@ -204,7 +205,5 @@ def write_robustness(
         ],
     }
     write_json(result, Path(folder) / "robustness.json")
-    figures = Path(folder) / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    (figures / "robustness.png").write_bytes(robustness_sheet(result))
+    write_bytes(robustness_sheet(result), Path(folder) / "figures" / "robustness.png")
     return result

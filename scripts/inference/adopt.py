@@ -29,6 +29,7 @@ import yaml
 from torch import Tensor
 
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import write_text
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.methods import explain
 from scripts.explain.targets import SegmentationRegion
@@ -235,7 +236,7 @@ def write_run(
     # What it can do without further training, for evaluation and for the stages after it.
     trained = {"train_segmentation": True, "train_classification": False, "initial_weights": None}
     config = {"stage": stage.name, **values, "num_classes": network.num_classes, **trained}
-    (stage / runs.CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_text(yaml.safe_dump(config, sort_keys=False), stage / runs.CONFIG)
     now = time.strftime("%Y-%m-%dT%H:%M:%S")
     manifest = {
         "started": now,
@@ -251,12 +252,10 @@ def write_run(
         "best_epoch": None,
     }
     runs.write_json(manifest, stage / runs.MANIFEST)
-    path = run / runs.ADOPTED
-    path.write_text(
+    return write_text(
         "# Overlay of configs/train.yaml and a stage: the adopted network.\n" + yaml.safe_dump(values, sort_keys=False),
-        encoding="utf-8",
+        run / runs.ADOPTED,
     )
-    return path
 
 
 def _check_size(network: MultiTaskDynUNet, spatial_size: Sequence[int]) -> None:

@@ -29,6 +29,7 @@ import torch
 from tqdm import tqdm
 
 from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.files import write_text
 from scripts.command.locations import ROOT
 from scripts.explain.maps import upsample
 from scripts.inference.pipeline import Inference, slices_first
@@ -210,10 +211,7 @@ class BatchPrediction:
         writer = csv.DictWriter(text, TABLE)
         writer.writeheader()
         writer.writerows(rows)
-        self.out.mkdir(parents=True, exist_ok=True)
-        partial = self.out / "results.csv.partial"
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-        os.replace(partial, self.out / "results.csv")
+        write_text(text.getvalue(), self.out / "results.csv")
         write_json([dict(row) for row in rows], self.out / "results.json")
 
 

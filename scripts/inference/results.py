@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from PIL import Image
 
+from scripts.command.files import whole, write_bytes
 from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
@@ -73,15 +72,11 @@ def result_name(item: Mapping[Any, Any], source: str | Path) -> str:
 def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> Path:
     """Write a NIfTI file whole or not at all; an array of two axes gets a third of length 1."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(array if array.ndim > 2 else array[..., None], affine)
     content = image.to_bytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)
-    partial = path.with_name(f".{path.name}.{threading.get_ident()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path
+    return write_bytes(content, path)
 
 
 class WriteResults:
@@ -146,8 +141,6 @@ def is_volume(path: str | Path) -> bool:
 
 def save_mask_picture(mask: np.ndarray, path: str | Path) -> Path:
     """Write a mask (rows, columns) of class numbers as a gray PNG whose brightest class is 255, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray((mask > 0).astype(np.uint8) * 255).save(partial, format="PNG")
-    os.replace(partial, path)
-    return path
+    with whole(path) as place:
+        Image.fromarray((mask > 0).astype(np.uint8) * 255).save(place, format="PNG")
+    return Path(path)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
+from scripts.command.files import whole
 from scripts.inference.inferers import spatial_dims
 from scripts.measures.shortcuts import histogram_features
 from scripts.runs.folder import last_stage
@@ -80,10 +81,9 @@ class Scope:
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file."""
-        partial = Path(path).with_name("partial_" + Path(path).name)
         arrays: dict[str, Any] = {key: np.asarray(value) for key, value in vars(self).items()}
-        np.savez(partial, **arrays)
-        partial.replace(path)
+        with whole(path) as place, open(place, "wb") as file:
+            np.savez(file, **arrays)
 
 
 @torch.no_grad()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from scripts.command.files import whole_folder
 from scripts.phantoms.head import Array, Head, SmoothField, draw_head, render, with_tumor
 
 logger = logging.getLogger(__name__)
@@ -249,11 +248,9 @@ def make_phantoms(
         logger.info("phantoms in %s are up to date", folder)
         return
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     contents: dict[str, list[dict[str, Any]]] = {"patients": [], "singles": []}
-    with tqdm(total=patients + singles, desc="phantoms", unit="case", disable=not progress) as bar:
+    bar = tqdm(total=patients + singles, desc="phantoms", unit="case", disable=not progress)
+    with whole_folder(folder) as partial, bar:
         for index in range(patients):
             contents["patients"].append(_write_patient(partial / "patients", seed, index))
             bar.update()
@@ -262,12 +259,9 @@ def make_phantoms(
         for index in range(singles):
             contents["singles"].append(_write_single(partial / "singles" / "images", seed, index))
             bar.update()
-    (partial / MANIFEST).write_text(
-        json.dumps({"arguments": arguments, "contents": contents}, indent=1), encoding="utf-8"
-    )
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+        (partial / MANIFEST).write_text(
+            json.dumps({"arguments": arguments, "contents": contents}, indent=1), encoding="utf-8"
+        )
     logger.info("wrote %d patients and %d single images to %s", patients, singles, folder)
 
 

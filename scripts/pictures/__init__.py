@@ -1,3 +1,3 @@
 """Figures, overlays and sheets as images.
 
-Imports nothing of ours."""
+May import `scripts.command`."""

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
+from scripts.command.files import write_bytes
 from scripts.pictures.figures import COLORS, DASHES, DPI, STYLE, confusion_matrix, dice_histogram, new_axes, png, roc
 
 __all__ = [
@@ -278,7 +279,5 @@ def write_figures(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any],
     if dice:
         found["dice"] = dice_histogram({"this run": dice})
         found["dice_by_area"] = dice_by_area({"this run": metrics[part]["by_area"]})
-    target = Path(folder) / "figures"
-    target.mkdir(parents=True, exist_ok=True)
     for name, picture in found.items():
-        (target / f"{name}.png").write_bytes(picture)
+        write_bytes(picture, Path(folder) / "figures" / f"{name}.png")

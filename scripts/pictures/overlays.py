@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation
+
+from scripts.command.files import whole
 
 __all__ = [
     "TITLES",
@@ -266,9 +267,6 @@ def write_line(canvas: Image.Image, text: str, left_middle: tuple[float, float],
 
 def save(picture: RGB, path: str | Path) -> Path:
     """Write an RGB picture (H, W, 3) uint8 as PNG, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(picture).save(partial, format="PNG")
-    os.replace(partial, path)
-    return path
+    with whole(path) as place:
+        Image.fromarray(picture).save(place, format="PNG")
+    return Path(path)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.command.cli import one_sentence_errors
+from scripts.command.files import write_bytes
 from scripts.comparison import report_studies
 from scripts.pictures import evaluation_figures, figures
 from scripts.pictures.overlays import colorize
@@ -135,7 +135,7 @@ def write_comparison_picture(
         image.thumbnail((WEB_WIDTH, image.height), Image.Resampling.LANCZOS)
         image.save(buffer, format="JPEG", quality=88)
         picture = buffer.getvalue()
-    _write(Path(path), picture)
+    write_bytes(picture, path)
     return Path(path)
 
 
@@ -205,15 +205,7 @@ def write_report(
         escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
     )
     path = root / out
-    _write(path, page.encode())
-    return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    return write_bytes(page.encode(), path)
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.command.files import whole
 from scripts.runs import parallel
 
 logger = logging.getLogger(__name__)
@@ -26,14 +27,15 @@ def file_sha256(path: str | Path) -> str:
 
 def save_atomic(value: Any, path: str | Path) -> None:
     """``torch.save`` that leaves either the whole new file or the old one, also when the machine goes away."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with whole(path) as place:
+        _save(value, place)
+
+
+def _save(value: Any, path: Path) -> None:
+    with open(path, "wb") as file:
         torch.save(value, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load_whole(path: str | Path) -> Any:
@@ -87,11 +89,10 @@ def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
 def save_checkpoint(state: dict[str, Any], folder: str | Path) -> None:
     """Write the newest checkpoint of a folder; the one before stays beside it."""
     newest = Path(folder) / CHECKPOINT
-    following = newest.with_name(newest.name + ".next")
-    save_atomic(state, following)
-    if newest.is_file():
-        os.replace(newest, newest.with_name(PREVIOUS))
-    os.replace(following, newest)
+    with whole(newest) as place:
+        _save(state, place)
+        if newest.is_file():
+            os.replace(newest, newest.with_name(PREVIOUS))
 
 
 def read_checkpoint(folder: str | Path) -> dict[str, Any] | None:

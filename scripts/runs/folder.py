@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
+from scripts.command.files import whole, write_text
 from scripts.command.overrides import bundle_command, differing, merged_config
 from scripts.data import datalists
 from scripts.data.preprocessing import resolve_items
@@ -290,15 +290,6 @@ def write_json(value: Any, path: str | Path) -> None:
     write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", path)
 
 
-def write_text(text: str, path: str | Path) -> None:
-    """Write a text file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def last_stage(run_dir: str | Path | None) -> Path:
     """Folder of the last stage of a run that has selected weights.
 
@@ -383,12 +374,8 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
 
 def write_csv(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     """Write rows of equal keys whole or not at all; NaN and None become empty."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with whole(path) as place, open(place, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         for row in rows:
             writer.writerow({k: "" if v is None or v != v else v for k, v in row.items()})
-    os.replace(partial, path)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from monai.transforms import Compose
 from torch import nn
 
+from scripts.command.files import write_bytes
 from scripts.data.caching import CachedDataset, describe_item
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_items
 from scripts.data.preprocessing import resolve_items
@@ -151,16 +151,10 @@ def publish(stage_dir: str | Path, bundle_root: str, datalist_file: str | None, 
     old.parent.mkdir(parents=True, exist_ok=True)
     if not (old.is_file() and old.read_bytes() == new.read_bytes()):
         if old.is_file():
-            _copy_atomic(old, old.with_name(PREVIOUS_WEIGHTS))
-        _copy_atomic(new, old)
+            write_bytes(old.read_bytes(), old.with_name(PREVIOUS_WEIGHTS))
+        write_bytes(new.read_bytes(), old)
     about = {"from": str(new), "written": time.strftime("%Y-%m-%dT%H:%M:%S"), "calibration": calibration}
     write_json(about, old.with_name(ABOUT))
     (logger.warning if calibration.startswith("stale") else logger.info)(
         "weights in %s, the old ones in %s; threshold and temperature: %s", old, PREVIOUS_WEIGHTS, calibration
     )
-
-
-def _copy_atomic(source: Path, target: Path) -> None:
-    partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)

@@ -135,7 +135,7 @@ def test_an_interrupted_write_leaves_nothing_to_be_taken_for_whole(items, tmp_pa
         caching.write_entry({}, tmp_path / "cache" / "aa" / "x.item")
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
     monkeypatch.undo()
-    leftover = tmp_path / "cache" / "aa" / ".killed.1.partial"
+    leftover = tmp_path / "cache" / "aa" / ".1.killed.partial"
     leftover.write_bytes(b"half")
     os.utime(leftover, (0, 0))
     assert cached(items, tmp_path).made == 3

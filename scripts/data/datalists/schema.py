@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from scripts.command.files import write_text
+
 logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
@@ -334,10 +336,7 @@ def write(datalist: Datalist, path: Path | str) -> None:
 
 
 def _write_json(content: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(json.dumps(content, indent=1), path)
 
 
 def read(path: Path | str, dataset_dir: Path | str | None = None) -> Datalist:
