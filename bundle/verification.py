@@ -132,7 +132,7 @@ def load() -> str:
 
 def workflows() -> str:
     """Both configs have every property that MONAI asks of an inference or a training workflow, on a few phantoms."""
-    datalists, phantoms = (importlib.import_module(f"scripts.{name}") for name in ("datalists", "phantoms"))
+    datalists, phantoms = (importlib.import_module(f"scripts.{name}") for name in ("data.datalists", "phantoms"))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "singles"
         phantoms.make_phantoms(folder, seed=0, patients=0, singles=12, progress=False)
