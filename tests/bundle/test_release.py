@@ -204,7 +204,7 @@ def other_version(folder: Path, target: Path) -> Path:
         "NormalizeForegroundd.__call__ = _doubled\n",
         encoding="utf-8",
     )
-    results = target / "scripts" / "postprocessing.py"
+    results = target / "scripts" / "inference" / "postprocessing.py"
     results.write_text(
         results.read_text(encoding="utf-8")
         + "\n_verdict = RestoreStudyd.verdict\nRestoreStudyd.verdict = lambda self, *a: "
