@@ -13,10 +13,11 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from transforms.describe import describe
-from transforms.reading import file_kind, orient_lps, read_picture, read_volume, volumes
+from transforms.grids import off_grid
+from transforms.masks import binary_mask, check_tumor, read_mask_picture
+from transforms.pictures import read_picture
+from transforms.reading import file_kind, orient_lps, read_volume, volumes
 
-# By how much the affines of two files on one grid may differ, in mm: headers are rounded.
-GRID_TOLERANCE_MM = 0.01
 # Axes in LPS that become X, Y and the count of a plane, and whether Y is flipped.
 PLANES = {"axial": ((0, 1, 2), False), "coronal": ((0, 2, 1), True), "sagittal": ((1, 2, 0), True)}
 
@@ -33,8 +34,8 @@ class LoadCased(MapTransform):
     under the image key become channels.
 
     Channels, label and foreground mask must lie on the image's grid: the same size and, of volumes, the same place in
-    the patient (affines within 0.01 mm). A mask volume may be stored in another orientation of that grid. Pictures and
-    arrays have no place, so of them the size alone counts.
+    the patient (`transforms.grids.off_grid`). A mask volume may be stored in another orientation of that grid. Pictures
+    and arrays have no place, so of them the size alone counts.
 
     Args:
         image_key, label_key, foreground_key: where the paths are (or channel-first arrays, taken as they are); only the
@@ -85,11 +86,15 @@ class LoadCased(MapTransform):
                     f"{key} {_named(item[key])} has size {tuple(mask.shape[1:])}, "
                     f"but the image {_named(item[self.image_key])} has {tuple(image.shape[1:])}: both must be the same"
                 )
-            if not same_grid(place, image_place) and _is_volume(item[key]) and _is_volume(item[self.image_key]):
-                raise ValueError(
-                    f"{key} {_named(item[key])} and image {_named(item[self.image_key])} have the same size, but are "
-                    f"not on the same grid: {_difference(place, image_place)}; resample the mask to the image"
-                )
+            if _is_volume(item[key]) and _is_volume(item[self.image_key]):
+                apart = off_grid(size, image_place, place)
+                if apart:
+                    raise ValueError(
+                        f"{key} {_named(item[key])} and image {_named(item[self.image_key])} have the same size, but "
+                        f"are not on the same grid: {apart}; resample the mask to the image"
+                    )
+            if key == self.label_key:
+                check_tumor(mask[0].numpy(), _named(item[key]))
             item[key] = mask
         item[self.image_key] = image
         return item
@@ -109,11 +114,10 @@ class LoadCased(MapTransform):
                     f"channels differ in size: {paths[0]} has {tuple(loaded[0].shape[1:])}, "
                     f"{path} has {tuple(tensor.shape[1:])}"
                 )
-            one, other = tensor.affine.numpy(), loaded[0].affine.numpy()
-            if not same_grid(one, other) and _is_volume(path) and _is_volume(paths[0]):
+            apart = off_grid(tensor.shape[1:], loaded[0].affine.numpy(), tensor.affine.numpy())
+            if apart and _is_volume(path) and _is_volume(paths[0]):
                 raise ValueError(
-                    f"channels {path} and {paths[0]} are not on the same grid: {_difference(one, other)}; "
-                    "resample one to the other"
+                    f"channels {path} and {paths[0]} are not on the same grid: {apart}; resample one to the other"
                 )
         merged = torch.cat([tensor.as_tensor() for tensor in loaded])
         if mask:
@@ -137,7 +141,7 @@ class LoadCased(MapTransform):
                 raise ValueError(f"file {path} is a picture; a 3D pipeline needs volumes")
             if plane is not None and not mask:
                 raise ValueError(f"file {path} is a picture and has no slice {plane}; drop 'slice' from the item")
-            array, affine = read_picture(path, brightest=mask)[None], np.eye(4)
+            array, affine = (read_mask_picture(path) if mask else read_picture(path))[None], np.eye(4)
         elif self.spatial_dims == 2:
             array, affine = _plane_of(path, kind, plane, view)
         else:
@@ -161,27 +165,6 @@ class LoadCased(MapTransform):
             meta["slice"] = int(plane)
             meta["plane"] = view
         return MetaTensor(torch.from_numpy(np.array(array)), meta=meta)
-
-
-def binary_mask(array: np.ndarray, path: Any, picture: bool) -> np.ndarray:
-    """Turn a drawn mask into 0 and 1.
-
-    In a volume every label of 1 or more counts (0.99999997 too: the cut is at 0.5). A picture of 8 or 16 bits is cut in
-    the middle of its range, so that anti-aliased edges fall right; one whose brightest value is at most 4 holds labels.
-
-    Raises:
-        ValueError: When the values are not finite, or a picture's brightest value is neither a label nor white.
-    """
-    if not np.isfinite(array).all():
-        raise ValueError(f"mask {path} holds values that are not finite")
-    top = float(array.max())
-    if not picture or top <= 4:
-        return (array > 0.5).astype(np.uint8)
-    if top <= 127 or 255 < top <= 32767:
-        raise ValueError(
-            f"mask {path} has a brightest value of {top:g}; expected 0 and 255 (16 bits: 65535), or labels 0-4"
-        )
-    return (array > (127 if top <= 255 else 32767)).astype(np.uint8)
 
 
 def _plane_of(path: Any, kind: str, plane: Any, view: str) -> tuple[np.ndarray, np.ndarray]:
@@ -244,19 +227,6 @@ def _lps_grid(tensor: MetaTensor) -> tuple[tuple[int, ...], np.ndarray]:
         return shape, affine
     turned, affine = orient_lps(np.empty(shape, np.bool_), affine)
     return turned.shape, affine
-
-
-def same_grid(affine: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two 4x4 affines in mm, of the same orientation, place their voxels alike within `GRID_TOLERANCE_MM`."""
-    return np.array_equal(affine, other) or bool(np.allclose(affine, other, atol=GRID_TOLERANCE_MM))
-
-
-def _difference(affine: np.ndarray, other: np.ndarray) -> str:
-    """What differs between two grids: the place of the first voxel in mm, else the voxels' size or direction."""
-    shift_mm = float(np.linalg.norm(affine[:3, 3] - other[:3, 3]))
-    if shift_mm > GRID_TOLERANCE_MM:
-        return f"their first voxels are {shift_mm:.3g} mm apart"
-    return "their voxels differ in size or direction"
 
 
 def _is_volume(value: Any) -> bool:

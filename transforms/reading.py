@@ -2,230 +2,136 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import itk
 import nibabel as nib
 import numpy as np
-from monai.transforms import LoadImage
-from PIL import Image, UnidentifiedImageError
 
-# What names of images end with; the content decides all the same. Pictures with the format that Pillow calls them.
-PICTURE_SUFFIXES = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF",
-    ".webp": "WEBP", ".jp2": "JPEG2000", ".j2k": "JPEG2000",
-}  # fmt: skip
+from transforms.dicom import is_dicom, read_dicom, read_series
+from transforms.grids import orient
+from transforms.itk_files import itk_format, read_itk
+from transforms.limits import DEFAULT_LIMITS, ReadLimits, refused
+from transforms.nifti import GZIP, MGH, header_size, pair_header, read_nifti
+from transforms.pictures import is_picture
+
+# What names of volumes end with; the content decides all the same.
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh")
-_PICTURES = (
-    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*",
-    b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51",  # JPEG 2000: in a container, bare
-)  # fmt: skip
-_MGH = b"\0\0\0\1"  # version 1 of FreeSurfer's format, big endian
-_HEADER_SIZES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
-# ITK reports by how many millimeters slice distances differ; beyond this share of the distance a slice is missing.
-_MAX_UNEVEN = 0.1
+# Axes may differ from right angles by this much (the cosine of 87 degrees): more is a shear, no rotation.
+_MAX_SHEAR = 0.05
+_NOT_READ = {
+    b"\x1f\x8b": "a gzipped file, and no NIfTI or MGH when unpacked",
+    b"BZh": "a bzip2 file", b"PK\x03\x04": "a zip archive",
+    b"\x89HDF": "an HDF5 file (MINC, MATLAB)", b"CDF": "a MINC file", b"# === DATA": "the header of a PAR/REC pair",
+    b"TRACK": "a file of streamlines", b"mrtrix": "an MRtrix file", b"<?xml": "an XML file", b"MATLAB": "a MATLAB file",
+    b"%PDF": "a PDF", b"{": "a text file", b"MATRIX": "an ECAT file",
+}  # fmt: skip
+_READ = "PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, NIfTI, Analyze, MGH, MHA, NRRD or DICOM"
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
-    """Tell ``"picture"`` (PNG, JPEG, ...), ``"nifti"`` (NIfTI, MGH; compressed or not) or ``"other"`` by the content.
+    """Say by its first bytes what a file is, gzipped or not.
+
+    Returns:
+        "picture" (PNG, JPEG, ...), "nifti" (NIfTI, Analyze, MGH), "dicom", "MetaImage", "NRRD", or "other"; a folder is
+        "dicom".
 
     Raises:
         ValueError: When the file does not exist, cannot be opened, is empty, or is damaged at the start.
     """
     if Path(path).is_dir():
-        return "other"
+        return "dicom"
     try:
         with open(path, "rb") as file:
-            head = file.read(512)
+            head = file.read(544)
     except FileNotFoundError as error:
-        raise ValueError(f"file {path} does not exist") from error
+        raise ValueError(f"file {path} does not exist; look at its name and folder") from error
     except OSError as error:
-        raise ValueError(f"file {path} cannot be opened: {error.strerror}") from error
+        raise refused(path, f"cannot be opened: {error.strerror}", "give yourself the right to read it") from error
     if not head:
-        raise ValueError(f"file {path} is empty")
-    if head.startswith(_PICTURES) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        raise refused(path, "is empty", "copy or export it again")
+    if is_dicom(head):  # before pictures: a DICOM file may begin with the header of a TIFF
+        return "dicom"
+    if is_picture(head):
         return "picture"
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(GZIP):
         try:
-            head = zlib.decompressobj(31).decompress(head)
+            head = zlib.decompressobj(31).decompress(head, 544)
         except zlib.error as error:
-            raise ValueError(f"file {path} is damaged: {error}") from error
-    sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
-    return "nifti" if sizes & set(_HEADER_SIZES) or head.startswith(_MGH) else "other"
+            raise refused(path, "is damaged: its gzip stream cannot be unpacked", "copy or export it again") from error
+        if is_dicom(head):
+            return "other"
+    if header_size(head) or head.startswith(MGH) or pair_header(path):
+        return "nifti"
+    return itk_format(head) or "other"
 
 
-def read_picture(path: str | os.PathLike[str], brightest: bool = False) -> np.ndarray:
-    """Read a PNG, JPEG, ... of any mode as one gray channel.
-
-    Colors become luminance, transparency shows black, palettes are resolved, 16-bit and float values are kept.
+def read_volume(
+    path: str | os.PathLike[str], kind: str, limits: ReadLimits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume of the kind that `file_kind` says; of DICOM a folder of one series, or one file.
 
     Args:
-        path: the file.
-        brightest: take the brightest color channel in place of the luminance (masks may be drawn in red).
-
-    Returns:
-        float32 (X, Y), X along the width (MONAI's convention), in the file's own range (mode "1": 0 and 1).
-
-    Raises:
-        ValueError: When the file cannot be decoded, or holds several frames.
-    """
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise ValueError(f"it holds {frames} frames, expected one picture; save the frames one by one")
-            image.load()
-            pixels = _gray(image, brightest)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"file {path} cannot be read as a picture: {error}") from error
-    return np.ascontiguousarray(pixels.T, dtype=np.float32)
-
-
-def _gray(image: Image.Image, brightest: bool) -> np.ndarray:
-    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
-        return np.asarray(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    image = image.convert("RGB")
-    return np.asarray(image).max(axis=2) if brightest else np.asarray(image.convert("L"))
-
-
-def read_volume(path: str | os.PathLike[str], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read a NIfTI file (``kind="nifti"``), a folder of one DICOM series, or what else MONAI's readers know (MHA, ...).
+        path: the file or folder.
+        kind: as `file_kind` says.
+        limits: what is larger is refused by its header, before anything is unpacked.
 
     Returns:
         float32 (X, Y[, Z[, C]]) in the file's own orientation, and its 4x4 affine to RAS+ millimeters.
 
     Raises:
-        ValueError: When the file cannot be read, or its affine says nothing (zero, singular, not finite).
+        ValueError: When the file cannot be read or is too large, or its affine says nothing (zero, singular, not
+            finite), is sheared, or its unit cannot be right. Names the file and says what to do.
     """
-    if Path(path).is_dir():
-        array, affine, _ = read_series(path)
-        return array, affine
-    array, affine = _read_file(path, kind)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    try:
+        array, affine = _read(path, kind, limits)
+    except OSError as error:
+        raise refused(path, f"cannot be opened: {error.strerror}", "give yourself the right to read it") from error
+    except MemoryError as error:
+        raise refused(path, "does not fit into memory", "cut it or resample it") from error
+    if not np.isfinite(affine).all() or abs(np.linalg.det(_directions(affine))) < 0.1:
         raise ValueError(
             f"file {path} has no usable affine: its voxels have no size or direction "
             f"({np.array2string(affine[:3, :3], precision=3, separator=', ').replace(chr(10), '')}); mend the header"
         )
+    angles = np.abs(_directions(affine).T @ _directions(affine) - np.eye(3)).max()
+    if angles > _MAX_SHEAR:
+        raise refused(
+            path, f"is sheared: its axes stand {np.degrees(np.arccos(angles)):.0f} degrees to each other, expected 90",
+            "resample it to a grid of right angles",
+        )  # fmt: skip
     return array, affine
 
 
-def _read_file(path: str | os.PathLike[str], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        if kind == "nifti":
-            content = Path(path).read_bytes()
-            if content.startswith(b"\x1f\x8b"):
-                content = gzip.decompress(content)
-            size = int.from_bytes(content[:4], "little")
-            default = nib.MGHImage if content.startswith(_MGH) else nib.Nifti1Image
-            image = _HEADER_SIZES.get(size, nib.Nifti2Image if size == 0x1C020000 else default).from_bytes(content)
-            return image.get_fdata(dtype=np.float32, caching="unchanged"), np.asarray(image.affine, np.float64)
-        loaded = LoadImage(image_only=True, ensure_channel_first=True)(path)
-        affine = np.eye(4)
-        affine[: loaded.affine.shape[0], : loaded.affine.shape[1]] = loaded.affine.numpy()
-        array = np.moveaxis(loaded.numpy().astype(np.float32), 0, -1)
-        return (array[..., 0] if array.shape[-1] == 1 else array), affine
-    except Exception as error:  # readers raise whatever they like on damaged files
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        raise ValueError(f"file {path} cannot be read as an image: {reason}") from error
+def _read(path: str | os.PathLike[str], kind: str, limits: ReadLimits) -> tuple[np.ndarray, np.ndarray]:
+    if Path(path).is_dir():
+        return read_series(path, limits)[:2]
+    if kind == "nifti":
+        return read_nifti(pair_header(path) or path, limits)
+    if kind == "dicom":
+        return read_dicom(path, limits)
+    if kind in ("MetaImage", "NRRD"):
+        return read_itk(path, kind, limits)
+    with open(path, "rb") as file:
+        head = file.read(16)
+    known = next((name for magic, name in _NOT_READ.items() if head.startswith(magic)), "")
+    what = f"it is {known}" if known else "its format is unknown"
+    raise refused(path, f"cannot be read as an image: {what}", f"save it as one of {_READ}")
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keep ITK quiet: what it warns of is an error of ours."""
-    shown = itk.Object.GetGlobalWarningDisplay()
-    itk.Object.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        itk.Object.SetGlobalWarningDisplay(shown)
-
-
-def series_files(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Find the DICOM series in a folder (not in folders inside), by ITK: series name to files in order of position.
-
-    Raises:
-        ValueError: When the folder cannot be read.
-    """
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise ValueError(f"folder {folder} cannot be opened")
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)  # splits a series number that holds several orientations or matrices
-    with _without_warnings():
-        names.SetDirectory(str(folder))
-        return {uid: list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()}
-
-
-def read_series(folder: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Read a folder that holds one DICOM series, straight or oblique, through ITK.
-
-    Returns:
-        float32 (X, Y, Z), the 4x4 affine to RAS+ millimeters (DICOM's and ITK's own axes are LPS+), and the text of the
-        DICOM elements of the first file, by tag ("0010|0020" is the patient's number).
-
-    Raises:
-        ValueError: When there is not exactly one series, it cannot be read, is in color, or a slice is missing.
-    """
-    series = series_files(folder)
-    if len(series) != 1:
-        raise ValueError(
-            f"folder {folder} holds {len(series)} DICOM series, expected one; give each series a folder of its own"
-        )
-    files = next(iter(series.values()))
-    try:
-        with _without_warnings():
-            image = itk.imread(files)
-            header = itk.GDCMImageIO.New()
-            header.SetFileName(files[0])
-            header.ReadImageInformation()
-            tags = header.GetMetaDataDictionary()
-            about = {key: str(tags[key]).strip() for key in tags.GetKeys() if "|" in key}
-    except Exception as error:  # ITK raises RuntimeError with a page of C++ source lines
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"DICOM series {folder} cannot be read: {reason[-1].strip()}") from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(
-            f"DICOM series {folder} has {image.GetNumberOfComponentsPerPixel()} colors a pixel, expected 1"
-        )
-    spacing = np.asarray(image.GetSpacing(), np.float64)
-    notes = image.GetMetaDataDictionary()
-    uneven_key = "ITK_non_uniform_sampling_deviation"
-    uneven_mm = float(notes[uneven_key]) if notes.HasKey(uneven_key) else 0.0
-    if uneven_mm > _MAX_UNEVEN * spacing[-1]:
-        raise ValueError(
-            f"DICOM series {folder}: a slice is missing or doubled, distances differ by {uneven_mm:.3g} mm "
-            f"at {len(files)} slices"
-        )
-    array = np.asarray(itk.array_from_image(image), np.float32).T
-    affine = np.eye(4)
-    affine[:3, :3] = itk.array_from_matrix(image.GetDirection()) * spacing
-    affine[:3, 3] = np.asarray(image.GetOrigin())
-    return (array[..., None] if array.ndim == 2 else array), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, about
+def _directions(affine: np.ndarray) -> np.ndarray:
+    """Unit vectors of the axes as columns; 0 for an axis without length."""
+    sizes = nib.affines.voxel_sizes(affine)
+    return affine[:3, :3] / np.where(sizes > 1e-9, sizes, np.inf)
 
 
 def orient_lps(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn a volume so that its axes run to the patient's left, to posterior and to superior.
-
-    Args:
-        array: (X, Y, Z) or (X, Y, Z, C).
-        affine: 4x4, voxel to RAS+ millimeters.
-    """
-    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt("LPS"))
-    turned = nib.orientations.apply_orientation(array, turn)
-    return turned, affine @ nib.orientations.inv_ornt_aff(turn, array.shape[:3])
+    """Turn a volume so that its axes run to the patient's left, to posterior and to superior; see `grids.orient`."""
+    return orient(array, affine, "LPS")
 
 
 class _VolumeCache:

@@ -19,7 +19,8 @@ from transforms.foreground import air_level, doubts, foreground_mask
 from transforms.intensity import scale_robust
 from transforms.labels import label_coverage
 from transforms.loading import LoadCased
-from transforms.reading import file_kind, read_picture
+from transforms.masks import read_mask_picture
+from transforms.reading import file_kind
 
 FAIL, NOTE = "fail", "note"
 
@@ -231,7 +232,7 @@ class Verifier:
             result.breaks("label_class", f"class {diagnosis}, but an empty mask")
         path = self.root / result.item["label"]
         if path.is_file() and file_kind(path) == "picture":
-            values = np.unique(read_picture(path, brightest=True))
+            values = np.unique(read_mask_picture(path))
             between = float(((values > 64) & (values < 192)).sum()) / len(values) if values.max() > 4 else 0.0
             result.measures["label_values"] = f"{len(values)} from {values[0]:g} to {values[-1]:g}"
             if len(values) > 4 and between > 0.5:

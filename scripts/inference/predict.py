@@ -38,7 +38,8 @@ from scripts.inference.results import is_volume, save_mask_picture, save_nifti, 
 from scripts.inference.studies import Study
 from scripts.pictures import overlays
 from scripts.runs.folder import write_json
-from transforms.reading import PICTURE_SUFFIXES, VOLUME_SUFFIXES
+from transforms.pictures import PICTURE_SUFFIXES
+from transforms.reading import VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from transforms.foreground import air_level
-from transforms.loading import binary_mask
-from transforms.reading import file_kind, read_picture, read_volume
+from transforms.grids import off_grid, orient
+from transforms.masks import binary_mask, read_mask_picture
+from transforms.pictures import read_picture
+from transforms.reading import file_kind, read_volume
 
 # A volume whose voxel distances differ by less than this factor is cut as the networks are trained: axially.
 _ISOTROPIC = 1.2
@@ -64,10 +66,22 @@ def read_image(value: Any, affine: Any, name: str) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"expected a path, several paths or an array as the image, got {type(value).__name__}")
     loaded = [_read_file(path) for path in paths]
     first = loaded[0]
+    shape, names = first[0].shape[:-1], f"{paths[0]} and"
+    arrays = [first[0]]
     for path, (array, matrix, _) in zip(paths[1:], loaded[1:], strict=True):
-        if array.shape[:-1] != first[0].shape[:-1] or not np.allclose(matrix, first[1], atol=1e-2):
-            raise ValueError(f"{paths[0]} and {path} lie on different grids; bring them onto one")
-    return np.concatenate([array for array, _, _ in loaded], axis=-1), first[1], first[2], str(paths[0])
+        arrays.append(_onto(shape, first[1], array, matrix, f"{names} {path}"))
+    return np.concatenate(arrays, axis=-1), first[1], first[2], str(paths[0])
+
+
+def _onto(shape: tuple[int, ...], affine: np.ndarray, array: np.ndarray, own: np.ndarray, names: str) -> np.ndarray:
+    """The array of another file turned to the orientation of an image; one on another grid is refused."""
+    if len(shape) == 3 and array.ndim >= 3:
+        array, own = orient(array, own, nib.aff2axcodes(affine))
+    if array.shape[: len(shape)] != shape:
+        raise ValueError(f"{names} differ in size: {shape} and {array.shape[: len(shape)]}; resample one to the other")
+    if apart := off_grid(shape, affine, own):
+        raise ValueError(f"{names} are not on the same grid: {apart}; resample one to the other")
+    return array
 
 
 def _read_file(path: str | Path) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -89,10 +103,8 @@ def read_foreground(value: Any, shape: tuple[int, ...], affine: np.ndarray, pict
         kind = file_kind(value)
         if (kind == "picture") != picture:
             raise ValueError(f"foreground {value} and image {source} are of different kinds")
-        array, own = (read_picture(value, brightest=True), affine) if picture else read_volume(value, kind)
-        if not np.allclose(own, affine, atol=1e-2):
-            raise ValueError(f"foreground {value} and image {source} lie on different grids")
-        mask = binary_mask(array, value, picture)
+        array, own = (read_mask_picture(value), affine) if picture else read_volume(value, kind)
+        mask = binary_mask(_onto(shape, affine, array, own, f"image {source} and foreground {value}"), value, picture)
     if mask.ndim == len(shape) + 1 and mask.shape[-1] == 1:
         mask = mask[..., 0]
     if mask.shape != shape:

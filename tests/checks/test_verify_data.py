@@ -117,7 +117,8 @@ def test_a_mask_on_another_grid_is_not_readable(tmp_path):
         broken = Verifier(tmp_path, 64)({**item, key: name}, "test").broken
         assert broken == {
             "readable": f"{key} {name} and image i.nii have the same size, but are not on the same grid: "
-            "their first voxels are 40 mm apart; resample the mask to the image"
+            "their corners lie up to 40 mm apart, at most 0.1 mm (a tenth of a voxel) is taken as rounding; resample "
+            "the mask to the image"
         }
     assert RULES["readable"].level == "fail"
 

@@ -333,7 +333,9 @@ def test_every_unusable_file_is_reported_with_its_reason(tmp_path, pool):
     pool[9].save(images / "no_tumor" / "same_as_tumor01.png")
     Image.new("L", (50, 40), 255).save(masks / "tumor02.png")
     Image.new("L", (96, 96), 0).save(masks / "tumor03.png")
-    Image.new("L", (96, 96), 255).save(masks / "no_tumor04.png")
+    spot = Image.new("L", (96, 96))
+    spot.paste(255, (40, 40, 50, 50))
+    spot.save(masks / "no_tumor04.png")
     Image.new("L", (96, 96), 255).save(masks / "nobody.png")
     datalist, report = datalists.image_folder(folder, progress=False)
     reasons = {Path(name).name: reason for name, reason in report.unusable}

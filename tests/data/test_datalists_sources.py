@@ -376,7 +376,7 @@ def test_oblique_dicom_series_with_mask(tmp_path):
     reasons = dict(report.unusable)
     assert set(reasons) == {"ct", "gap", "empty", "masks/nobody.nii.gz"}
     assert reasons["ct"] == "modality 'CT', expected MR"
-    assert "a slice is missing or doubled, distances differ by 3.71 mm at 15 slices" in reasons["gap"]
+    assert "a slice is missing or doubled: distances differ by 4 mm at 15 slices" in reasons["gap"]
     assert "empty holds 0 DICOM series" in reasons["empty"]
     assert ("visit0/s0/notes.txt", "lies beside a series and is no part of it") in report.notes
     assert [report.figures[key] for key in ("found", "used", "refused", "beyond_limit")] == [7, 2, 4, 1]

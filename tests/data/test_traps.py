@@ -20,8 +20,10 @@ from scripts.data.datalists.naming import patient_of
 from scripts.data.preprocessing import check_network_input, make_preprocessing
 from tests.transforms.images import disc, head, overlap
 from transforms.foreground import air_level, foreground_mask
-from transforms.loading import LoadCased, binary_mask
-from transforms.reading import read_picture, read_volume
+from transforms.loading import LoadCased
+from transforms.masks import binary_mask
+from transforms.pictures import read_picture
+from transforms.reading import read_volume
 
 AFFINE = np.diag([-1.0, -1, 3, 1])
 

@@ -228,14 +228,16 @@ def test_the_users_foreground_is_what_the_network_sees(tmp_path):
     for foreground in (
         str(save(tmp_path / "mask.nii.gz", mask, affine, "SRA")),
         nib.load(tmp_path / "mask.nii.gz").get_fdata(),
+        str(save(tmp_path / "turned.nii.gz", mask, affine, "LPS")),
     ):
         item = PrepareStudyd(SIZE)({"image": str(path), "foreground": foreground})
         study = Study.of(item["image"])
         assert [p.index for p in study.placements] == [2, 3, 4, 5, 6]
         assert all(p.box == [[6, 34], [8, 37]] for p in study.placements)
         assert torch.equal(item["image"].as_tensor() != 0, item["foreground"] != 0)
-    with pytest.raises(ValueError, match="lie on different grids"):
-        PrepareStudyd(SIZE)({"image": str(path), "foreground": str(save(tmp_path / "o.nii.gz", mask, affine, "LPS"))})
+    away = affine @ np.diag([1, 1, 1.1, 1])
+    with pytest.raises(ValueError, match="are not on the same grid: their corners lie up to 4 mm apart"):
+        PrepareStudyd(SIZE)({"image": str(path), "foreground": str(save(tmp_path / "o.nii.gz", mask, away, "LPS"))})
     with pytest.raises(ValueError, match="foreground has size"):
         PrepareStudyd(SIZE)({"image": str(path), "foreground": mask})
 

@@ -188,7 +188,7 @@ def test_no_tumor_is_cut_off_on_real_images():
     root = os.environ.get("TUMORLENS_DATA")
     if not root:
         pytest.skip("real images: set TUMORLENS_DATA")
-    from transforms.reading import read_picture
+    from transforms.pictures import read_picture
 
     worst = {}
     for mask in sorted((Path(root) / "brisc2025" / "masks").glob("*.png"))[::40]:

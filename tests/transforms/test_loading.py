@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from transforms.loading import LoadCased, binary_mask
-from transforms.reading import file_kind, read_picture, read_volume, volumes
+from transforms.loading import LoadCased
+from transforms.masks import binary_mask, read_mask_picture
+from transforms.pictures import read_picture
+from transforms.reading import file_kind, read_volume, volumes
 
 GRAY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)  # 2 rows (y), 3 columns (x)
 
@@ -60,11 +62,13 @@ def test_every_mode_becomes_one_gray_channel(tmp_path, mode, expected):
 
 
 def test_color_becomes_luminance_for_images_and_the_brightest_channel_for_masks(tmp_path):
-    path = save(Image.new("RGB", (2, 2), (255, 0, 0)), tmp_path / "red.png")
-    assert read_picture(path)[0, 0] == 76  # 0.299 * 255
-    assert read_picture(path, brightest=True)[0, 0] == 255
-    item = LoadCased()({"image": save(Image.fromarray(GRAY[:2, :2]), tmp_path / "i.png"), "label": path})
-    assert item["label"].sum() == 4
+    red = Image.new("RGB", (3, 2))
+    red.putpixel((1, 0), (255, 0, 0))
+    path = save(red, tmp_path / "red.png")
+    assert read_picture(path)[1, 0] == 76  # 0.299 * 255
+    assert read_mask_picture(path)[1, 0] == 255
+    item = LoadCased()({"image": save(Image.fromarray(GRAY), tmp_path / "i.png"), "label": path})
+    assert item["label"].nonzero().tolist() == [[0, 1, 0]]
 
 
 def test_content_and_not_the_name_decides(tmp_path):
@@ -162,7 +166,7 @@ def test_volumes_keep_their_orientation_in_3d_and_masks_may_have_another(tmp_pat
     array = np.zeros((4, 5, 6), np.float32)
     image = nifti(array, tmp_path / "v.nii")
     label = nifti(
-        np.ones((5, 4, 6), np.uint8),
+        np.zeros((5, 4, 6), np.uint8),
         tmp_path / "l.nii",
         np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
     )
@@ -177,7 +181,7 @@ def test_volumes_keep_their_orientation_in_3d_and_masks_may_have_another(tmp_pat
         (lambda p: {"image": str(p / "gone.png")}, "gone.png does not exist"),
         (lambda p: {"image": str(p / "empty.png")}, "empty.png is empty"),
         (lambda p: {"image": str(p / "cut.png")}, "cut.png cannot be read as a picture"),
-        (lambda p: {"image": str(p / "cut.nii.gz"), "slice": 0}, "cut.nii.gz cannot be read"),
+        (lambda p: {"image": str(p / "cut.nii.gz"), "slice": 0}, "cut.nii.gz is cut short: the header promises"),
         (lambda p: {"image": str(p / "text.png")}, "text.png cannot be read as an image"),
         (lambda p: {"image": str(p / "v.nii")}, "volume of 3 slices and this is a 2D pipeline: give 'slice'"),
         (lambda p: {"image": str(p / "v.nii"), "slice": 3}, "slices 0 to 2, not 3"),
@@ -271,19 +275,21 @@ def moved(by_mm: float, axis: int = 0) -> np.ndarray:
 def test_a_mask_of_the_same_size_elsewhere_is_refused(tmp_path, key, dims):
     image = nifti(np.ones((6, 6, 4), np.float32), tmp_path / "image.nii", LPS)
     about = {"slice": 2} if dims == 2 else {}
+    spot = np.zeros((6, 6, 4), np.uint8)
+    spot[2:4, 2:4, 2] = 1
     load = LoadCased(spatial_dims=dims)
     for axis in range(3):
-        mask = nifti(np.ones((6, 6, 4), np.uint8), tmp_path / f"moved{axis}.nii", moved(40, axis))
+        mask = nifti(spot, tmp_path / f"moved{axis}.nii", moved(40, axis))
         with pytest.raises(
             ValueError,
             match=rf"{key} .*moved{axis}.nii and image .*image.nii have the same size, but are not on the same grid: "
-            r"their first voxels are 40 mm apart; resample",
+            r"their corners lie up to 40 mm apart, at most 0.1 mm .*; resample",
         ):
             load({"image": image, key: mask, **about})
-    thick = nifti(np.ones((6, 6, 4), np.uint8), tmp_path / "thick.nii", LPS @ np.diag([1, 1.5, 1, 1]))
-    with pytest.raises(ValueError, match="their voxels differ in size or direction"):
+    thick = nifti(spot, tmp_path / "thick.nii", LPS @ np.diag([1, 1.5, 1, 1]))
+    with pytest.raises(ValueError, match=r"their corners lie up to 2\.5 mm apart"):
         load({"image": image, key: thick, **about})
-    near = nifti(np.ones((6, 6, 4), np.uint8), tmp_path / "near.nii", moved(0.005))  # headers are rounded
+    near = nifti(spot, tmp_path / "near.nii", moved(0.09))  # headers are rounded
     assert load({"image": image, key: near, **about})[key].sum() > 0
 
 
@@ -307,8 +313,10 @@ def test_a_mask_of_another_orientation_on_the_same_grid_is_taken(tmp_path, dims)
 
 def test_a_drawn_mask_of_a_slice_has_no_place_and_is_taken_by_its_size(tmp_path):
     image = nifti(np.ones((6, 5, 4), np.float32), tmp_path / "image.nii", moved(40))
-    mask = save(Image.new("L", (6, 5), 255), tmp_path / "mask.png")
-    assert LoadCased()({"image": image, "label": str(mask), "slice": 1})["label"].sum() == 30
+    drawn = Image.new("L", (6, 5))
+    drawn.paste(255, (1, 1, 4, 3))
+    mask = save(drawn, tmp_path / "mask.png")
+    assert LoadCased()({"image": image, "label": str(mask), "slice": 1})["label"].sum() == 6
 
 
 def test_channels_on_two_grids_are_refused(tmp_path):

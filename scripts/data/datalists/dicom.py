@@ -1,4 +1,4 @@
-"""Datalist of DICOM series, read through ITK: each folder of one series is a volume."""
+"""Datalist of DICOM series: each folder of one series is a volume."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report, assemble
 from scripts.data.datalists.slices import Case, SliceRule
 from scripts.data.datalists.volumes import BINARY, check_folder, collect, walk
-from transforms.reading import read_series, series_files
-
-_PATIENT, _MODALITY, _BURNT_IN = "0010|0020", "0008|0060", "0028|0301"
+from transforms.dicom import read_series, series_files
+from transforms.limits import DEFAULT_LIMITS
 
 
 def _masks(folder: Path | None, root: Path) -> dict[str, Path]:
@@ -89,12 +88,12 @@ def dicom_series(
 
 def _series_case(where: Path, relative: str, labels: dict[str, Path], diagnosis: int) -> Case:
     """The case of one folder; a ValueError says why it cannot be used."""
-    _, _, about = read_series(where)
-    kind = about.get(_MODALITY, "")
+    _, _, about = read_series(where, DEFAULT_LIMITS)
+    kind = about["Modality"]
     if kind != "MR":
         raise ValueError(f"modality {kind or 'not stated'!r}, expected MR")
-    if about.get(_BURNT_IN, "NO").upper() == "YES":
+    if about["BurnedInAnnotation"].upper() == "YES":
         raise ValueError("the header says that text is burnt into the picture")
-    number = about.get(_PATIENT, "")
+    number = about["PatientID"]
     patient = hashlib.sha256(number.encode()).hexdigest()[:12] if number else relative
     return Case(patient, [where], labels.get(where.name), None, diagnosis)

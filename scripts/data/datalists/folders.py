@@ -25,8 +25,9 @@ from scripts.data.datalists.similarity import (
     group_near_duplicates,
     places,
 )
-from transforms.loading import binary_mask
-from transforms.reading import PICTURE_SUFFIXES, file_kind, read_picture
+from transforms.masks import binary_mask, check_tumor, read_mask_picture
+from transforms.pictures import PICTURE_SUFFIXES, read_picture
+from transforms.reading import file_kind
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def class_names(folders: Sequence[str]) -> list[str]:
 
 def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask, bool (X, Y), read as training reads it."""
-    drawn = binary_mask(read_picture(path, brightest=True), path.name, picture=True) > 0
+    drawn = binary_mask(read_mask_picture(path), path.name, picture=True) > 0
     if drawn.shape != size:
         raise ValueError(f"mask {path.name} is {drawn.shape[0]} x {drawn.shape[1]}, image {size[0]} x {size[1]}")
     return drawn
@@ -95,7 +96,8 @@ def _inspect(path: Path, mask: Path | None, foreground: Path | None, root: Path,
         raise ValueError("a NIfTI volume by its content; build it with nifti_cases or nifti_volumes")
     pixels = read_picture(path)
     with Image.open(path) as opened:
-        mode, kind, size = opened.mode, opened.format, opened.size
+        mode, kind = opened.mode, opened.format
+    size = pixels.shape  # upright: EXIF may turn what is stored
     if min(size) < MIN_SIDE:
         raise ValueError(f"{size[0]} x {size[1]} pixels, at least {MIN_SIDE} on each side are needed")
     if not np.isfinite(pixels).all():
@@ -104,6 +106,7 @@ def _inspect(path: Path, mask: Path | None, foreground: Path | None, root: Path,
         raise ValueError(f"every pixel is {pixels.flat[0]:g}")
     if mask is not None:
         tumor = _read_mask(mask, size)
+        check_tumor(tumor, mask.name)
         if healthy and tumor.any():
             raise ValueError(f"mask {mask.name} shows a tumor, the class says there is none")
         if not healthy and not tumor.any():

@@ -14,7 +14,9 @@ from skimage.filters import threshold_otsu
 
 from scripts.data.datalists.schema import PLANES, Item, unit
 from transforms.foreground import air_level
-from transforms.loading import same_grid, view_plane
+from transforms.grids import off_grid
+from transforms.loading import view_plane
+from transforms.masks import check_tumor
 from transforms.reading import file_kind, orient_lps, read_volume
 
 T = TypeVar("T")
@@ -241,10 +243,8 @@ def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray,
             air = air_level(scan)
             if air is not None:
                 shifted = shifted or f"the air of {path.name} is {air:.3g}, not 0: it was normalized before"
-            if scans and (scan.shape != scans[0].shape or not same_grid(here, affine)):
-                raise ValueError(
-                    f"{case.images[0].name} {scans[0].shape} and {path.name} {scan.shape} are not on the same grid"
-                )
+            if scans:
+                _same_grid(case.images[0], scans[0], affine, path, scan, here)
             digest.update(f"{scan.shape}".encode() + np.ascontiguousarray(scan).tobytes())
             affine = affine if scans else here
             scans = [*scans, scan][:1]
@@ -259,10 +259,16 @@ def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray,
     return scans[0], affine, digest.hexdigest()
 
 
+def _same_grid(one: Path, scan: NDArray, affine: NDArray, other: Path, array: NDArray, own: NDArray) -> None:
+    if scan.shape != array.shape:
+        raise ValueError(f"{one.name} {scan.shape} and {other.name} {array.shape} are not on the same grid")
+    if apart := off_grid(scan.shape, affine, own):
+        raise ValueError(f"{one.name} and {other.name} are not on the same grid: {apart}; resample one to the other")
+
+
 def _on_grid(path: Path, scan: NDArray, affine: NDArray, image: Path) -> NDArray:
     mask, own = load_oriented(path)
-    if scan.shape != mask.shape or not same_grid(affine, own):
-        raise ValueError(f"{image.name} {scan.shape} and {path.name} {mask.shape} are not on the same grid")
+    _same_grid(image, scan, affine, path, mask, own)
     if not np.isfinite(mask).all():
         raise ValueError(f"{path.name} holds values that are not finite")
     return mask
@@ -283,6 +289,7 @@ def _tumor(case: Case, scan: NDArray, affine: NDArray, found: Findings) -> NDArr
             f"{case.label.name} holds the labels {shown}; expected some of {LABELS}, any from 1 up is tumor"
         )
     found.labels.update(int(value) for value in rounded)
+    check_tumor(mask > 0.5, case.label.name)
     return mask > 0.5
 
 

@@ -1,0 +1,345 @@
+"""Read DICOM: headers by pydicom, pixels by ITK, and only objects that are slices of anatomy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import itk
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from transforms.itk_files import without_warnings
+from transforms.limits import ReadLimits, refused
+
+# Objects whose pixels are slices of a body; every other class and modality is refused.
+_SLICES = {
+    pydicom.uid.MRImageStorage, pydicom.uid.EnhancedMRImageStorage, pydicom.uid.LegacyConvertedEnhancedMRImageStorage,
+    pydicom.uid.CTImageStorage, pydicom.uid.EnhancedCTImageStorage, pydicom.uid.LegacyConvertedEnhancedCTImageStorage,
+    pydicom.uid.PositronEmissionTomographyImageStorage, pydicom.uid.EnhancedPETImageStorage,
+    pydicom.uid.LegacyConvertedEnhancedPETImageStorage,
+}  # fmt: skip
+_MODALITIES = ("MR", "CT", "PT")
+# Distances of slices may differ by this share; beyond it a slice is missing.
+_MAX_UNEVEN = 0.1
+# A stack may lean this far from the normal of its slices, as a share of the distance (3 degrees).
+_MAX_TILT = 0.05
+_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+_ABOUT = ("PatientID", "Modality", "BurnedInAnnotation", "SeriesDescription", "SeriesInstanceUID")
+
+
+@dataclass
+class Header:
+    """What the header of one DICOM file says, and where each of its frames lies.
+
+    Attributes:
+        path: the file.
+        dataset: its elements, pixels apart.
+        positions: (F, 3) place of the first pixel of each frame, LPS+ mm.
+        directions: (F, 6) cosines of the rows and columns.
+        spacing: (F, 2) mm between rows and between columns.
+        thickness: mm between slices as stated, for a single one.
+    """
+
+    path: str
+    dataset: Dataset
+    positions: np.ndarray
+    directions: np.ndarray
+    spacing: np.ndarray
+    thickness: float
+
+    @property
+    def series(self) -> tuple[Any, ...]:
+        """What all files of a stack share: series, matrix and direction of the slices."""
+        directions = np.round(self.directions[0].astype(float), 3) + 0.0
+        return (
+            str(self.dataset.get("SeriesInstanceUID", "")), int(self.dataset.Rows), int(self.dataset.Columns),
+            tuple(directions.tolist()),
+        )  # fmt: skip
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Text of a few elements by keyword ("PatientID", "Modality", ...); "" where one is not there."""
+        return {key: str(self.dataset.get(key, "") or "").strip() for key in _ABOUT}
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether the first bytes are those of a DICOM file, with the preamble or without (it may hold a TIFF header)."""
+    if head[128:132] == b"DICM":
+        return True
+    if head[:2] not in _GROUPS or len(head) < 8:
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    length = int.from_bytes(head[4:8], "little" if head[0] else "big")
+    return explicit or (0 < length < 1 << 16 and length % 2 == 0)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without pydicom's warnings about values that break the standard: what matters of them is an error of ours."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of a DICOM file.
+
+    Raises:
+        ValueError: When it is no slice of anatomy (by its class or modality), is in color or a mosaic, does not say
+            where its pixels lie, or is damaged. Names the file and says what to do.
+    """
+    with _quietly():
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            _refuse_others(dataset, path)
+            return _header(dataset, path)
+        except _Refused as error:
+            raise refused(path, error.what, error.advice) from None
+        except Exception as error:  # pydicom raises many kinds on damaged elements; all mean the same here
+            raise refused(path, "is a damaged DICOM file", "copy or export it again") from error
+
+
+class _Refused(Exception):
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(what)
+        self.what, self.advice = what, advice
+
+
+def _refuse_others(dataset: Dataset, path: str | os.PathLike[str]) -> None:
+    """Raise for what is no gray slice of a body."""
+    meta = getattr(dataset, "file_meta", Dataset())
+    uid = UID(str(dataset.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "")))
+    modality = str(dataset.get("Modality", "") or "")
+    if uid == pydicom.uid.MediaStorageDirectoryStorage or "DirectoryRecordSequence" in dataset:
+        raise _Refused("is a DICOMDIR, the index of a medium", "give the folder of one series")
+    name = uid.name if uid else "no class stated"
+    if (uid and uid not in _SLICES and not _has_place(dataset)) or modality not in _MODALITIES:
+        raise _Refused(
+            f"is a DICOM object of modality {modality or 'not stated'} ({name}), no slice of MR, CT or PT",
+            "give the series of the images",
+        )
+    if uid and uid not in _SLICES and uid != pydicom.uid.SecondaryCaptureImageStorage:
+        raise _Refused(f"is a DICOM object of class {name}, no image of anatomy", "give the series of the images")
+    if "Rows" not in dataset or "Columns" not in dataset:
+        raise _Refused("is a DICOM object without an image", "give the series of the images")
+    colors, photometric = int(dataset.get("SamplesPerPixel", 1) or 1), str(dataset.get("PhotometricInterpretation", ""))
+    if colors != 1 or not photometric.startswith("MONOCHROME"):
+        raise _Refused(f"is in color ({photometric or 'not stated'}), expected gray", "give the original series")
+    if "MOSAIC" in [str(part).upper() for part in _parts(dataset.get("ImageType"))]:
+        raise _Refused(
+            "is a mosaic: a whole volume tiled into one picture", "convert it with dcm2niix and give the NIfTI file"
+        )
+
+
+def _parts(value: Any) -> list[Any]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _has_place(dataset: Dataset) -> bool:
+    return all(key in dataset for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
+
+
+def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
+    frames = int(str(dataset.get("NumberOfFrames", 1) or 1))
+    groups = [_frame_groups(dataset, k) for k in range(frames)]
+
+    def element(k: int, sequence: str, key: str) -> Any:
+        for holder in groups[k]:
+            items = holder.get(sequence)
+            if items and items[0].get(key) is not None:
+                return items[0].get(key)
+        return dataset.get(key) if frames == 1 else None
+
+    found: list[list[Any]] = []
+    for k in range(frames):
+        values = [
+            element(k, "PlanePositionSequence", "ImagePositionPatient"),
+            element(k, "PlaneOrientationSequence", "ImageOrientationPatient"),
+            element(k, "PixelMeasuresSequence", "PixelSpacing"),
+        ]
+        lengths = [0 if value is None else len(_parts(value)) for value in values]
+        if lengths != [3, 6, 2]:
+            raise _Refused(
+                "does not say where its pixels lie (position, direction or spacing is missing"
+                f"{f' in frame {k + 1}' if frames > 1 else ''})",
+                "give the original series, or save single slices as PNG",
+            )
+        found.append([np.array([float(n) for n in value]) for value in values])
+    scales = {_scale(group, dataset, frames) for group in groups}
+    if len(scales) > 1:
+        raise _Refused("holds frames of several intensity scales", "convert it with dcm2niix and give the NIfTI file")
+    measures = element(0, "PixelMeasuresSequence", "SpacingBetweenSlices") or dataset.get("SpacingBetweenSlices")
+    thickness = measures or element(0, "PixelMeasuresSequence", "SliceThickness") or dataset.get("SliceThickness") or 0
+    positions, directions, spacing = (np.array([row[n] for row in found]) for n in range(3))
+    across = np.cross(directions[0, :3], directions[0, 3:])
+    if spacing.min() <= 0 or not np.isfinite(positions).all() or abs(np.linalg.norm(across) - 1) > 0.01:
+        raise _Refused("has a place that is none: its rows and columns are not at right angles, or have no size",
+                       "give the original series")  # fmt: skip
+    return Header(str(path), dataset, positions, directions, spacing, float(thickness))
+
+
+def _frame_groups(dataset: Dataset, frame: int) -> list[Dataset]:
+    """The functional groups that hold for one frame, its own before the shared ones."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    return [*per_frame[frame : frame + 1], *shared[:1]]
+
+
+def _scale(groups: Sequence[Dataset], dataset: Dataset, frames: int) -> tuple[float, float]:
+    for holder in groups:
+        items = holder.get("PixelValueTransformationSequence")
+        if items:
+            return float(items[0].get("RescaleSlope", 1)), float(items[0].get("RescaleIntercept", 0))
+    return float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
+
+
+def series_files(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Find the stacks of slices in a folder (not in folders inside): one for each series, matrix and direction.
+
+    Returns:
+        the files of each, sorted by name; what is no slice of anatomy is left out.
+
+    Raises:
+        ValueError: When the folder cannot be read.
+    """
+    return {name: [header.path for header in own] for name, own in _stacks(folder)[0].items()}
+
+
+def _stacks(folder: str | os.PathLike[str]) -> tuple[dict[str, list[Header]], list[str]]:
+    """Headers of each stack, and why other DICOM files are none."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise refused(folder, "cannot be opened", "give yourself the right to read it")
+    stacks: dict[tuple[Any, ...], list[Header]] = {}
+    reasons = []
+    for path in sorted(Path(folder).iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        with open(path, "rb") as file:
+            if not is_dicom(file.read(132)):
+                continue
+        try:
+            header = read_header(path)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        stacks.setdefault(header.series, []).append(header)
+    names = (f"{series[0]} {series[1]} x {series[2]} #{k}" for k, series in enumerate(stacks))
+    return dict(zip(names, stacks.values(), strict=True)), reasons
+
+
+def read_series(folder: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Read a folder that holds one DICOM series, straight or oblique.
+
+    Returns:
+        float32 (X, Y, Z), the 4x4 affine to RAS+ millimeters, and the text of a few elements, see `Header.about`.
+
+    Raises:
+        ValueError: When there is not exactly one series of slices of anatomy, it cannot be read or is too large, a
+            slice is missing or doubled, or the stack leans. Names the folder and says what to do.
+    """
+    stacks, reasons = _stacks(folder)
+    if not stacks and reasons:
+        raise ValueError(f"folder {folder} holds no DICOM series that is read here; first reason: {reasons[0]}")
+    if len(stacks) != 1:
+        raise ValueError(
+            f"folder {folder} holds {len(stacks)} DICOM series, expected one; give each series a folder of its own"
+        )
+    headers = next(iter(stacks.values()))
+    array, affine = _read_stack(headers, folder, limits)
+    return array, affine, headers[0].about
+
+
+def read_dicom(path: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.ndarray, np.ndarray]:
+    """Read one DICOM file, of one slice or of many (enhanced MR).
+
+    Returns:
+        float32 (X, Y, Z) and the 4x4 affine to RAS+ millimeters.
+
+    Raises:
+        ValueError: As `read_header` and `read_series`.
+    """
+    return _read_stack([read_header(path)], path, limits)
+
+
+def _read_stack(
+    headers: Sequence[Header], where: str | os.PathLike[str], limits: ReadLimits
+) -> tuple[np.ndarray, np.ndarray]:
+    first = headers[0]
+    positions = np.concatenate([header.positions for header in headers])
+    directions = np.concatenate([header.directions for header in headers])
+    spacing = np.concatenate([header.spacing for header in headers])
+    columns, rows = int(first.dataset.Columns), int(first.dataset.Rows)
+    limits.check_volume(where, (columns, rows, len(positions)))
+    if np.abs(directions - directions[0]).max() > 0.01 or np.abs(spacing / spacing[0] - 1).max() > 0.01:
+        raise refused(where, "holds slices of several directions or pixel sizes", "give each stack a file of its own")
+    across = np.cross(directions[0, :3], directions[0, 3:])
+    along = positions @ across
+    order = np.argsort(along, kind="stable")
+    distance = _distance(positions[order], along[order], across, first.thickness, where)
+    affine = np.eye(4)
+    affine[:3, 0] = directions[0, :3] * spacing[0, 1]
+    affine[:3, 1] = directions[0, 3:] * spacing[0, 0]
+    affine[:3, 2] = across * distance
+    affine[:3, 3] = positions[order[0]]
+    array = np.concatenate([_pixels(header) for header in headers], axis=-1)[:, :, order]
+    if first.dataset.PhotometricInterpretation == "MONOCHROME1" and first.about["Modality"] == "MR":
+        array = array.max() - array  # small values are bright there
+    return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _distance(
+    positions: np.ndarray, along: np.ndarray, across: np.ndarray, stated: float, where: str | os.PathLike[str]
+) -> float:
+    """Distance of the slices in mm; what is not evenly and squarely stacked is refused."""
+    if len(along) == 1:
+        return stated if stated > 0 else 1.0
+    steps = np.diff(along)
+    distance = float((along[-1] - along[0]) / (len(along) - 1))
+    if steps.min() < 1e-3:
+        raise refused(
+            where, f"holds {int((steps < 1e-3).sum()) + 1} slices at one place: several echoes, times or directions, "
+            f"or a slice is missing or doubled", "give each volume a folder of its own",
+        )  # fmt: skip
+    uneven = float(steps.max() - steps.min())
+    if uneven > _MAX_UNEVEN * float(np.median(steps)):
+        raise refused(
+            where, f"is a DICOM series of which a slice is missing or doubled: distances differ by {uneven:.3g} mm at "
+            f"{len(along)} slices", "export the whole series",
+        )  # fmt: skip
+    drift = (positions[-1] - positions[0]) - across * (along[-1] - along[0])
+    if np.linalg.norm(drift) > _MAX_TILT * (along[-1] - along[0]):
+        degrees = np.degrees(np.arctan2(np.linalg.norm(drift), along[-1] - along[0]))
+        raise refused(where, f"is a stack that leans by {degrees:.1f} degrees (tilted gantry)",
+                      "convert it with dcm2niix, which makes it straight")  # fmt: skip
+    return distance
+
+
+def _pixels(header: Header) -> np.ndarray:
+    """Frames of one file, float32 (X, Y, F), in the file's order, rescaled."""
+    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=header.path, ImageIO=itk.GDCMImageIO.New())
+    try:
+        with without_warnings():
+            reader.Update()
+            array = np.asarray(itk.array_from_image(reader.GetOutput()), np.float32).T
+    except Exception as error:  # ITK raises RuntimeError with a page of C++ source lines
+        raise refused(header.path, "has pixels that cannot be read: it is cut short, or packed in a way that is not "
+                      "known here", "copy it again, or export it without compression") from error  # fmt: skip
+    expected = (int(header.dataset.Columns), int(header.dataset.Rows), len(header.positions))
+    if array.shape != expected:
+        raise refused(header.path, f"holds {array.shape} pixels, its header says {expected}", "export it again")
+    return array

@@ -1,0 +1,90 @@
+"""Read one picture (PNG, JPEG, TIFF, ...) as one gray channel, upright, whatever its mode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from transforms.limits import DEFAULT_LIMITS, ReadLimits, refused
+
+# What names end with, and what Pillow calls the format; the content decides all the same.
+PICTURE_SUFFIXES = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF",
+    ".webp": "WEBP", ".jp2": "JPEG2000", ".j2k": "JPEG2000",
+}  # fmt: skip
+_MAGIC = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+    b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51",  # JPEG 2000: in a container, bare
+)  # fmt: skip
+TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether the first bytes are those of a picture."""
+    return head.startswith(_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[Image.Image]:
+    """Open a picture of one frame, decoded and turned upright as its EXIF orientation says.
+
+    Raises:
+        ValueError: When it cannot be decoded, is too large, or holds several frames. Names the file, says what to do.
+    """
+    try:
+        with Image.open(path) as image:
+            limits.check_picture(path, image.size)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise refused(
+                    path, f"cannot be read as a picture: it holds {frames} frames, expected one",
+                    "save the frames one by one",
+                )  # fmt: skip
+            image.load()
+            yield ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise refused(path, f"is a picture of more than {limits.pixels:,} pixels", "make it smaller") from error
+    except (OSError, SyntaxError, OverflowError, EOFError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise refused(path, f"cannot be read as a picture: {what}", "save it again as PNG") from error
+
+
+def read_picture(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """Read a PNG, JPEG, ... of any mode as one gray channel.
+
+    Colors become luminance, transparency shows black, palettes are resolved, 16-bit and float values are kept, and the
+    EXIF orientation is followed.
+
+    Returns:
+        float32 (X, Y), X along the width (MONAI's convention), in the file's own range (mode "1": 0 and 1).
+
+    Raises:
+        ValueError: As `opened`.
+    """
+    with opened(path, limits) as image:
+        pixels = np.asarray(image if is_gray(image) else _on_black(image, path).convert("L"))
+    return np.ascontiguousarray(pixels.T, dtype=np.float32)
+
+
+def is_gray(image: Image.Image) -> bool:
+    """Whether a picture holds one opaque channel of values."""
+    return (image.mode in ("1", "L", "F") or image.mode.startswith("I")) and "transparency" not in image.info
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether a picture says of each pixel how opaque it is."""
+    return image.mode in TRANSPARENT or "transparency" in image.info
+
+
+def _on_black(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+    try:
+        if is_transparent(image):
+            image = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+        return image.convert("RGB")
+    except ValueError as error:
+        raise refused(path, f"is a picture of mode {image.mode}, which is not read", "save it as gray PNG") from error
