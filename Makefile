@@ -39,11 +39,10 @@ demo: $(READY)  ## train, evaluate and explain on phantoms, or on DATA=<folder> 
 	$(BIN)/python -m scripts demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 serve: $(READY)  ## the HTTP service on PORT (8000), with RUN=<run folder> or models/model.pt
-	$(BIN)/python -m bundle.service --port $(or $(PORT),8000) $(if $(RUN),--overlay "$(RUN)/network.yaml")
+	$(BIN)/python -m scripts serve --port $(or $(PORT),8000) $(if $(RUN),--run_dir "$(RUN)")
 
 page: $(READY)  ## the page in the browser on PORT (8501), with RUN=<run folder> or models/model.pt
-	$(BIN)/python -m streamlit run bundle/page.py --server.headless true --server.address 127.0.0.1 --server.port $(or $(PORT),8501) \
-		--server.maxUploadSize 64 --client.toolbarMode minimal --browser.gatherUsageStats false $(if $(RUN),-- --overlay "$(RUN)/network.yaml")
+	$(BIN)/python -m scripts page --port $(or $(PORT),8501) $(if $(RUN),--run_dir "$(RUN)")
 
 lint: $(READY)  ## format, lint and type checks
 	$(BIN)/ruff format --check .
@@ -54,7 +53,7 @@ test: lint  ## lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bundle: $(READY)  ## release the bundle of RUN=<run folder> (or models/model.pt) in dist/, checked by MONAI's commands
-	$(BIN)/python -m bundle.release $(if $(RUN),--run "$(RUN)") $(if $(OUT),--out "$(OUT)")
+	$(BIN)/python -m scripts release $(if $(RUN),--run_dir "$(RUN)") $(if $(OUT),--out "$(OUT)")
 
 $(LABEL_READY): requirements-label.txt bundle/label_environment.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "MONAI Label needs Python 3.11 or 3.12 here, this is " + sys.version)'
@@ -68,7 +67,7 @@ $(LABEL_READY): requirements-label.txt bundle/label_environment.py
 # Released anew each time: nothing of an older dist/ is served.
 label: $(READY) $(LABEL_READY)  ## MONAI Label with RUN=<run folder> (or models/model.pt) and sample studies in runs/label, or STUDIES=<folder or URL>
 	$(MAKE) bundle RUN="$(RUN)" OUT=
-	$(BIN)/python -m bundle.label $(if $(STUDIES),--studies "$(STUDIES)")
+	$(BIN)/python -m scripts label $(if $(STUDIES),--studies "$(STUDIES)")
 
 test-label: $(READY) $(LABEL_READY)  ## the tests that need a real MONAI Label server
 	TUMORLENS_LABEL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label

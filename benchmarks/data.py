@@ -45,7 +45,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.timing import machine
-from scripts.command import cli
+from scripts.command import errors
 from scripts.data.caching import CachedDataset
 from scripts.data.preprocessing import Pipeline, make_augmentation, make_preprocessing, make_training_pipeline
 from scripts.runs.folder import write_json
@@ -298,6 +298,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.start_logging()
-    with cli.one_sentence_errors():
+    errors.start_logging()
+    with errors.one_sentence_errors():
         main()

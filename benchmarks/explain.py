@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import CLOCKS, machine, timed
-from scripts.command import cli
+from scripts.command import errors
 from scripts.explain.cam import cam_pass
 from scripts.explain.evidence import evidence_map, evidence_pass
 from scripts.explain.maps import max_scaling, upsample
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     options = parser.parse_args(arguments)
-    cli.start_logging()
+    errors.start_logging()
     if options.repeats < 1:
         raise ValueError(f"--repeats: expected 1 or more, got {options.repeats}")
     if options.threads:
@@ -284,5 +284,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with cli.one_sentence_errors():
+    with errors.one_sentence_errors():
         raise SystemExit(main())

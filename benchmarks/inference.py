@@ -31,7 +31,7 @@ from monai.bundle import ConfigParser
 from benchmarks.rows import Row, table
 from benchmarks.timing import CLOCKS, machine, timed
 from scripts import phantoms
-from scripts.command import cli
+from scripts.command import errors
 from scripts.command.locations import ROOT
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.predict import BatchPrediction, study_overlay
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--check", action="store_true", help="exit with 1 when the target is missed")
     options = parser.parse_args(arguments)
-    cli.start_logging()
+    errors.start_logging()
     if options.rounds < 1 or options.slices < 1:
         raise ValueError(f"--rounds and --slices: expected 1 or more, got {options.rounds} and {options.slices}")
     if options.threads:
@@ -150,5 +150,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with cli.one_sentence_errors():
+    with errors.one_sentence_errors():
         raise SystemExit(main())

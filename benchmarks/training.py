@@ -41,7 +41,7 @@ from benchmarks.data import draw
 from benchmarks.normalization import digits, layer_rows
 from benchmarks.rows import Row, table
 from benchmarks.timing import machine
-from scripts.command import cli
+from scripts.command import errors
 from scripts.command.locations import CONFIGS
 from scripts.data.preprocessing import collate
 from scripts.runs import folder as runs
@@ -385,6 +385,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.start_logging()
-    with cli.one_sentence_errors():
+    errors.start_logging()
+    with errors.one_sentence_errors():
         raise SystemExit(main())

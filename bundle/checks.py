@@ -2,9 +2,9 @@
 
 ::
 
-    python -m bundle.checks                                  # the checkout with models/model.pt
-    python -m bundle.checks --overlay runs/demo/ours/network.yaml
-    python -m bundle.checks --bundle_root dist/brain_tumor_lens_segmentation --image mine.jpg --out runs/checks
+    python -m scripts check                                  # the checkout with models/model.pt
+    python -m scripts check --run_dir runs/demo/ours
+    python -m scripts check --bundle_root dist/brain_tumor_lens_segmentation --image mine.jpg --out runs/checks
 
 One line a check; exit status 1 if any fails. The samples of `bundle.samples` are drawn for it: no image is needed.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,12 +29,13 @@ from bundle import parity
 from bundle.predictor import Prediction, Predictor
 from bundle.release import ROOT
 from bundle.samples import HEALTHY, PICTURE, SAMPLES, VOLUME, draw_samples
-from scripts.command import cli
+from scripts.command.errors import USER_ERRORS, sentence
+from scripts.command.verbs import Outcome, inference_overlays
 from scripts.explain.layers import resolve_layer
 from scripts.explain.maps import upsample
 from scripts.inference.inferers import MultiTaskInferer
 from scripts.inference.postprocessing import evidence_scale
-from scripts.pictures import overlays
+from scripts.pictures import overlays as pictures
 from scripts.runs.checkpoint_files import load_weights
 
 SKIPPED = "skipped: "
@@ -52,27 +52,29 @@ class Checks:
     Attributes:
         root: folder that holds ``configs`` and ``models``.
         samples: folder of `bundle.samples.draw_samples`.
-        overlay: config merged over ``inference.yaml``, or None.
+        overlays: config files merged over ``inference.yaml``.
         weights: instead of the config's, or None.
         image: the user's own picture or volume, or None for the phantom.
         layer: layer for Grad-CAM, or None for the network's default.
         out: folder of the overlay, or None.
+        device: "cpu", "cuda", ..., or None: as the config says.
         label_python: interpreter of MONAI Label's environment.
     """
 
     root: Path
     samples: Path
-    overlay: Path | None = None
+    overlays: Sequence[Path] = ()
     weights: Path | None = None
     image: Path | None = None
     layer: str | None = None
     out: Path | None = None
+    device: str | None = None
     label_python: Path = ROOT / ".venv-label" / "bin" / "python"
 
     @property
     def files(self) -> list[Path]:
         """Config files of the inference."""
-        return [self.root / "configs" / "inference.yaml", *([self.overlay] if self.overlay else [])]
+        return [self.root / "configs" / "inference.yaml", *self.overlays]
 
     @property
     def sample(self) -> Path:
@@ -82,7 +84,7 @@ class Checks:
     @cached_property
     def predictor(self) -> Predictor:
         """The bundle."""
-        return Predictor(self.root, self.weights, self.overlay)
+        return Predictor(self.root, self.weights, self.overlays, self.device)
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -208,20 +210,20 @@ class Checks:
         probe = np.zeros_like(heat)
         peak = np.unravel_index(int(np.argmax(heat)) if heat.any() else int(np.argmax(image)), heat.shape)
         probe[peak] = 1.0
-        scale = overlays.legible_scale(image.shape)
-        marked = overlays.overlay(image, probe)
+        scale = pictures.legible_scale(image.shape)
+        marked = pictures.overlay(image, probe)
         red, _, blue = (int(v) for v in marked[peak[2], peak[1]])
         if red <= blue:
             raise Failure(f"the hottest place is drawn with red {red} and blue {blue}")
         cold = np.delete(marked.reshape(-1, 3), int(peak[2]) * marked.shape[1] + int(peak[1]), axis=0)
         if int(np.ptp(cold.astype(int), axis=1).max()) > 0:
             raise Failure("places without evidence are not gray")
-        picture = overlays.overlay(image, heat, predicted=mask if mask.any() else None, scale=scale)
+        picture = pictures.overlay(image, heat, predicted=mask if mask.any() else None, scale=scale)
         if not heat.any():
-            picture = overlays.say_empty(picture)
+            picture = pictures.say_empty(picture)
         if self.out is None:
             return f"drawn, {picture.shape[1]} x {picture.shape[0]} pixels; --out DIR keeps it"
-        return str(overlays.save(picture, self.out / "overlay.png"))
+        return str(pictures.save(picture, self.out / "overlay.png"))
 
     def _plane(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image, evidence and mask on the network's grid: what the network saw of the sample's middle slice."""
@@ -274,8 +276,8 @@ def run(checks: Checks) -> bool:
             word = "skipped" if found.startswith(SKIPPED) else "ok"
             line = f"{word:8s}{name:12s}{found.removeprefix(SKIPPED)}"
         except Exception as error:
-            reason = cli.sentence(error) or f"{error}" if not isinstance(error, Failure) else str(error)
-            kind = "" if isinstance(error, (Failure, *cli.USER_ERRORS)) else f"{type(error).__name__}: "
+            reason = sentence(error) or f"{error}" if not isinstance(error, Failure) else str(error)
+            kind = "" if isinstance(error, (Failure, *USER_ERRORS)) else f"{type(error).__name__}: "
             line, passed = f"FAILED  {name:12s}{kind}{reason}", False
         print(line, flush=True)
         if not passed and name == "load":
@@ -283,29 +285,16 @@ def run(checks: Checks) -> bool:
     return passed
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.checks", description=__doc__.split("\n")[0])
-    parser.add_argument("--bundle_root", type=Path, default=ROOT, help="default: the checkout")
-    parser.add_argument("--overlay", type=Path, help="config merged over inference.yaml, e.g. a run's network.yaml")
-    parser.add_argument("--weights", type=Path, help="default: those of the config")
-    parser.add_argument("--image", type=Path, help="your own picture or volume; default: a phantom")
-    parser.add_argument("--layer", help="layer for Grad-CAM; default: the network's")
-    parser.add_argument("--out", type=Path, help="folder of the overlay")
-    arguments = parser.parse_args(argv)
-    cli.quiet()
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``check``; fails if a check fails."""
+    root = arguments.bundle_root or ROOT
     with tempfile.TemporaryDirectory() as folder:
         draw_samples(Path(folder))
         passed = run(
             Checks(
-                arguments.bundle_root.absolute(), Path(folder), arguments.overlay, arguments.weights, arguments.image,
-                arguments.layer, arguments.out,
+                root.absolute(), Path(folder), inference_overlays(arguments), arguments.weights, arguments.image,
+                arguments.layer, arguments.out, device=arguments.device,
             )
         )  # fmt: skip
-    print("all checks passed" if passed else "at least one check failed")
-    return 0 if passed else 1
-
-
-if __name__ == "__main__":
-    with cli.one_sentence_errors():
-        sys.exit(main())
+    written = [] if arguments.out is None or not passed else [arguments.out]
+    return Outcome("all checks passed" if passed else "at least one check failed", written, not passed)

@@ -1,6 +1,6 @@
 """Export the network to ONNX: segmentation, class probabilities and evidence of a prepared image in one pass.
 
-    python -m bundle.export --overlay runs/mine/network.yaml --out model.onnx
+    python -m scripts export --run_dir runs/mine --out model.onnx
 
 Input ``image``: float32 (B, C, *spatial_size) as `scripts.inference.studies.PrepareStudyd` prepares it, any B.
 Outputs as of `scripts.inference.inferers.MultiTaskInferer`: ``seg`` (B, 2, *spatial_size), ``probability`` (B, K),
@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import whole
 from scripts.command.locations import ROOT
+from scripts.command.verbs import Outcome, inference_overlays
 from scripts.inference.pipeline import Inference
 
 logger = logging.getLogger(__name__)
@@ -131,21 +131,17 @@ def _export(inference: Inference, partial: Path) -> dict[str, float]:
     return differences
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.export", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="file to write, for example model.onnx")
-    parser.add_argument("--overlay", action="append", default=[], help="config merged over inference.yaml; repeatable")
-    parser.add_argument("--weights", help="state dict; else that of the overlay, else models/model.pt")
-    parser.add_argument("--bundle_root", default=str(ROOT), help="folder with configs/ and models/")
-    known = parser.parse_args(argv)
-    start_logging()
-    inference = Inference(known.bundle_root, known.weights, known.overlay, "cpu")
-    differences = export_onnx(inference, known.out)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``export``.
+
+    Raises:
+        ValueError: when the file's name does not end in .onnx.
+    """
+    if arguments.out.suffix != ".onnx":
+        raise ValueError(f"--out: a file that ends in .onnx is written, got {arguments.out.name!r}")
+    inference = Inference(
+        arguments.bundle_root or ROOT, arguments.weights, inference_overlays(arguments), arguments.device or "cpu"
+    )
+    differences = export_onnx(inference, arguments.out)
     shown = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-    logger.info("%s: largest difference to torch: %s", known.out, shown)
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    return Outcome(f"largest difference to torch: {shown}", [arguments.out])

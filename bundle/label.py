@@ -2,7 +2,7 @@
 
 ::
 
-    python -m bundle.label --out runs/label           # after make bundle; prints the commands to go on with
+    python -m scripts label --out runs/label          # after make bundle; prints the commands to go on with
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bundle.release import NAME, ROOT
 from bundle.samples import draw_studies
-from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.verbs import Outcome
 
 ENVIRONMENT = ROOT / ".venv-label"
 SAMPLE_APP = Path("monailabel", "sample-apps", "monaibundle")
@@ -96,30 +96,19 @@ def prepare(out: Path, bundles: Sequence[Path], environment: Path = ENVIRONMENT,
     return label
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.label", description=__doc__.split("\n")[0])
-    parser.add_argument("--bundle", type=Path, action="append", help=f"released folder, repeatable; dist/{NAME}")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "label", help="default: runs/label")
-    parser.add_argument("--studies", help="your own folder of images, or the URL of a DICOMweb server")
-    parser.add_argument("--stock", action="store_true", help="leave the app as it is, without the added strategy")
-    arguments = parser.parse_args(argv)
-    start_logging()
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``label``."""
     label = prepare(arguments.out, arguments.bundle or [ROOT / "dist" / NAME], sampling=not arguments.stock)
     command = label.command(ENVIRONMENT / "bin" / "python")
     if arguments.studies:
         command[command.index("--studies") + 1] = arguments.studies
-    print(
+    text = (
         f"app      {label.app}\nstudies  {arguments.studies or label.studies}\n\nStart the server:\n\n    "
         + " ".join(command)
         + "\n\nThen, as docs/monai_label.md says in more detail:\n"
         "  3D Slicer   module MONAILabel, server http://127.0.0.1:8000\n"
         "  OHIF        http://127.0.0.1:8000/ohif/, with --studies URL of a DICOMweb server\n"
         "  by hand     http://127.0.0.1:8000/ (the server's own page of its interface)\n"
-        f"  sampling    python -m bundle.label_sampling --model {label.bundles[0]}"
+        f"  sampling    python -m scripts label-next --model {label.bundles[0]}\n"
     )
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    return Outcome(text, [arguments.out])

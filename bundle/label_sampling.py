@@ -2,7 +2,7 @@
 
 ::
 
-    python -m bundle.label_sampling --model brain_tumor_lens_segmentation
+    python -m scripts label-next
 
 The score of an image is the entropy of its calibrated class probabilities, 0 sure to 1 undecided; of a volume the mean
 over the slices that were read. It is written to the server's datastore, where the strategy ``most_uncertain`` of the
@@ -20,7 +20,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scripts.command.cli import one_sentence_errors
+from scripts.command.verbs import Outcome
 
 # Where monailabel's strategy Epistemic looks for the score.
 KEY = "epistemic_entropy"
@@ -98,18 +98,9 @@ def score_images(server: Server, model: str) -> list[tuple[str, float]]:
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.label_sampling", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="name of the bundle in the app")
-    parser.add_argument("--server", default="http://127.0.0.1:8000", help="default: http://127.0.0.1:8000")
-    arguments = parser.parse_args(argv)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``label-next``."""
     scores = score_images(Server(arguments.server), arguments.model)
-    for image, score in scores:
-        print(f"{score:.4f}  {image}")
-    print(f"next to label: {scores[0][0]}" if scores else "every image is labeled")
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    lines = [f"{score:.4f}  {image}" for image, score in scores]
+    lines.append(f"next to label: {scores[0][0]}" if scores else "every image is labeled")
+    return Outcome("\n".join(lines), [f"scores in the datastore of {arguments.server}"])

@@ -1,6 +1,6 @@
 """Page for people without Python: drop an image, read the verdict, see mask and heatmap over it.
 
-    python -m streamlit run bundle/page.py -- --overlay runs/mine/network.yaml
+    python -m scripts page --run_dir runs/mine
 
 Streamlit with NiiVue's component: slices scroll, windows and volumes work as in other viewers, nothing is drawn by us.
 Everything runs on this machine; nothing is sent elsewhere and nothing is kept.
@@ -8,7 +8,6 @@ Everything runs on this machine; nothing is sent elsewhere and nothing is kept.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 import tempfile
@@ -26,10 +25,12 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # Streamlit runs the file by its path
 
 from bundle import page_views as views  # noqa: E402
+from bundle.arguments import add_page  # noqa: E402
 from bundle.predictor import Explanation, Prediction, Predictor  # noqa: E402
 from bundle.samples import draw_samples  # noqa: E402
 from bundle.service_model import NOTICE, describe_model, read_metadata  # noqa: E402
 from bundle.uploads import UploadLimits, UploadRefused, stored  # noqa: E402
+from scripts.command.verbs import Parser, inference_overlays  # noqa: E402
 from scripts.inference.study_files import read_image  # noqa: E402
 
 UPLOAD = "your own file"
@@ -37,9 +38,9 @@ SLOW = ("scorecam", "integrated_gradients", "smoothgrad", "occlusion")
 
 
 @st.cache_resource(show_spinner="Loading the network ...")
-def load(weights: str | None, overlay: str | None) -> Predictor:
+def load(weights: Path | None, overlays: tuple[Path, ...], device: str | None) -> Predictor:
     """The predictor, once a process."""
-    return Predictor(weights=weights, overlay=overlay)
+    return Predictor(weights=weights, overlay=overlays, device=device)
 
 
 @st.cache_resource(show_spinner="Drawing the samples ...")
@@ -142,15 +143,14 @@ def choose_explanation(predictor: Predictor, model: dict[str, Any], volume: bool
 
 def main() -> None:
     """Draw the page."""
-    parser = argparse.ArgumentParser(prog="streamlit run bundle/page.py --")
-    parser.add_argument("--weights", help="state dict; default: the overlay's, else models/model.pt")
-    parser.add_argument("--overlay", help="for example runs/mine/network.yaml")
+    parser = Parser(prog="streamlit run bundle/page.py --")
+    add_page(parser)
     arguments = parser.parse_args()
     st.set_page_config(page_title="TumorLens", layout="wide")
     st.title("TumorLens")
     st.caption(NOTICE)
     try:
-        predictor = load(arguments.weights, arguments.overlay)
+        predictor = load(arguments.weights, tuple(inference_overlays(arguments)), arguments.device)
     except (FileNotFoundError, ValueError) as error:
         st.error(f"The network could not be loaded: {error}")
         return

@@ -2,8 +2,8 @@
 
 ::
 
-    python -m bundle.release --run runs/mine          # weights and values of a run
-    python -m bundle.release                          # models/model.pt and the configs as they are
+    python -m scripts release --run_dir runs/mine   # weights and values of a run
+    python -m scripts release                         # models/model.pt and the configs as they are
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ import yaml
 from monai.bundle import ConfigParser
 
 from bundle import model_card
+from bundle.arguments import NAME
 from bundle.config_values import set_values
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import whole, whole_folder
+from scripts.command.verbs import Outcome
 from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
@@ -35,7 +36,6 @@ from scripts.runs.checkpoint_files import WEIGHTS, load_weights
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
-NAME = "brain_tumor_lens_segmentation"
 # What belongs to the bundle; everything else of the checkout (tests, runs, data, benchmarks) does not.
 # Overlays of experiments (configs/*/) are of the checkout too.
 CONTENT = {
@@ -240,18 +240,8 @@ def _fill(partial: Path, root: Path, weights: Weights, metadata: Mapping[str, An
     verify(partial)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.release", description=__doc__.split("\n")[0])
-    parser.add_argument("--run", type=Path, help="run whose weights are released; default: models/model.pt")
-    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist")
-    parser.add_argument("--name", default=NAME, help=f"default: {NAME}")
-    arguments = parser.parse_args(argv)
-    start_logging()
-    folder = release(arguments.out, arguments.run, arguments.name)
-    print(f"{folder}\n{folder.with_suffix('.zip')} ({folder.with_suffix('.zip').stat().st_size / 2**20:.1f} MB)")
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``release``."""
+    folder = release(arguments.out, arguments.run_dir, arguments.name)
+    archive = folder.with_suffix(".zip")
+    return Outcome(f"{archive.name}: {archive.stat().st_size / 2**20:.1f} MB", [folder, archive])

@@ -1,6 +1,6 @@
 """HTTP service: an image in, probability, mask and evidence out.
 
-    python -m bundle.service --overlay runs/mine/network.yaml --port 8000
+    python -m scripts serve --run_dir runs/mine --port 8000
     curl -F image=@slice.png http://127.0.0.1:8000/predict_multitask
 
 Its description for programs is at ``/openapi.json``, for people at ``/docs``.
@@ -34,7 +34,7 @@ from bundle.predictor import Explanation, Prediction, Predictor
 from bundle.service_model import NOTICE, describe_model, read_metadata
 from bundle.service_schema import ExplanationAnswer, Health, Model, MultitaskAnswer, Problem
 from bundle.uploads import BodyLimit, UploadLimits, UploadRefused, stored
-from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.verbs import Outcome, inference_overlays
 from scripts.explain.methods import METHODS
 
 logger = logging.getLogger(__name__)
@@ -245,19 +245,10 @@ def encode_explanation(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.service", description=__doc__.split("\n")[0])
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the service has no login of its own")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--weights", type=Path, help="state dict; default: the overlay's, else models/model.pt")
-    parser.add_argument("--overlay", type=Path, help="for example runs/mine/network.yaml")
-    parser.add_argument("--device", help="cpu, cuda, ...; default: cuda where it is available")
-    parser.add_argument("--max_upload_mib", type=int, default=64, help="size of one file (default: 64)")
-    parser.add_argument("--max_batch", type=int, default=8, help="images predicted together (default: 8)")
-    arguments = parser.parse_args(argv)
-    start_logging()
-    predictor = Predictor(weights=arguments.weights, overlay=arguments.overlay, device=arguments.device)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``serve``: until it is interrupted."""
+    overlays = inference_overlays(arguments)
+    predictor = Predictor(weights=arguments.weights, overlay=overlays, device=arguments.device)
     limits = UploadLimits(bytes=arguments.max_upload_mib << 20)
     logger.info("weights %s, process %d", predictor.weights, os.getpid())
     logger.info("description: http://%s:%d/docs", arguments.host, arguments.port)
@@ -268,8 +259,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         log_level="warning",
         timeout_graceful_shutdown=30,
     )
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    return Outcome()

@@ -1,6 +1,6 @@
 """Ship a run's weights with the repository: ``models`` gets what inference needs, ``docs/training`` how they were made.
 
-    python -m bundle.shipping runs/weights [runs/weights_continued ...]
+    python -m scripts ship runs/weights [runs/weights_continued ...]
 
 The last run's selected weights become ``models/model.pt``, and its network, input size and classes the values of
 ``configs/inference.yaml``. Of every stage of every run config, manifest and curves are kept, without paths of this
@@ -25,8 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bundle.model_card import data_description
 from bundle.release import Weights, write_inference_config
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import write_bytes
+from scripts.command.verbs import Outcome
 from scripts.data import datalists
 from scripts.inference import scope
 from scripts.runs import folder as runs
@@ -148,22 +148,13 @@ def ship(run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = 
     write_inference_config(root, Weights(stage / WEIGHTS, values, data_source or data_description(config)))
     models = root / "models"
     write_bytes((stage / WEIGHTS).read_bytes(), models / WEIGHTS)
-    # What the images of other weights were like; python -m bundle.weights_card makes it anew.
+    # What the images of other weights were like; python -m scripts card measures it again.
     (models / scope.FILE).unlink(missing_ok=True)
     return models / WEIGHTS
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.shipping", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders in the order of training")
-    parser.add_argument("--data_source", help="a sentence on the training data, with publisher and license")
-    arguments = parser.parse_args(argv)
-    start_logging()
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``ship``."""
     path = ship([run.resolve() for run in arguments.runs], data_source=arguments.data_source)
-    logger.info("%s (%.1f MB), configs/inference.yaml, %s", path, path.stat().st_size / 2**20, TRAINING)
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    text = f"{path.name}: {path.stat().st_size / 2**20:.1f} MB"
+    return Outcome(text, [path, ROOT / "configs" / "inference.yaml", ROOT / TRAINING])

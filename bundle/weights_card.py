@@ -1,6 +1,6 @@
 """Model card of the shipped weights: every number of ``docs/README.md``, measured again by one command.
 
-    python -m bundle.weights_card --dataset_dir BRISC [--volumes A.nii.gz B.nii.gz ...]
+    python -m scripts card --dataset_dir BRISC [--volumes A.nii.gz B.nii.gz ...]
 
 evaluates and explains ``models/model.pt`` on the test part of its datalist in ``docs/training`` (see
 `bundle.shipping`), keeps what the card shows in ``docs/training/results.json`` and writes the card from it.
@@ -28,7 +28,7 @@ from bundle.model_card import evaluated
 from bundle.predictor import Predictor
 from bundle.shipping import DATALIST
 from scripts.checks.audit import audit
-from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.inference import scope
@@ -68,7 +68,7 @@ def kept_stages(training: Path = TRAINING) -> list[Path]:
     found = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in training.glob("*/*/manifest.json")}
     if not found:
         raise FileNotFoundError(
-            f"no <run>/<stage>/manifest.json in {training}; ship weights with python -m bundle.shipping"
+            f"no <run>/<stage>/manifest.json in {training}; ship weights with python -m scripts ship"
         )
     return sorted(found, key=lambda folder: found[folder]["started"])
 
@@ -318,15 +318,13 @@ def render(results: Mapping[str, Any]) -> str:
     return environment.get_template("model_card.md.j2").render(**results, targets=targets(results))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bundle.weights_card", description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset_dir", type=Path, help="folder of BRISC 2025: images/<class>, masks")
-    parser.add_argument("--volumes", type=Path, nargs="*", default=[], help="volumes of other sequences to try")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "weights_card", help="evaluation and explanations")
-    parser.add_argument("--render", action="store_true", help="write the card anew, measure nothing")
-    arguments = parser.parse_args(argv)
-    start_logging()
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``card``.
+
+    Raises:
+        ValueError: when there is neither a folder to measure on nor ``--render``.
+    """
+    card, written = ROOT / "docs" / "README.md", [RESULTS]
     if not arguments.render:
         if arguments.dataset_dir is None:
             raise ValueError("--dataset_dir is required: the folder of BRISC 2025; or give --render")
@@ -334,13 +332,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         meta = json.loads(METADATA.read_text(encoding="utf-8"))
         meta["eval_metrics"] = evaluated(arguments.out)
         METADATA.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        written += [METADATA, arguments.out]
     results = {**json.loads(RESULTS.read_text(encoding="utf-8")), **training()}
     runs.write_json(results, RESULTS)
-    (ROOT / "docs" / "README.md").write_text(render(results), encoding="utf-8")
-    for row in targets(results):
-        logger.info("%s: %.4f (target %s)", row["title"], row["value"], row["goal"])
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    card.write_text(render(results), encoding="utf-8")
+    lines = [f"{row['title']}: {row['value']:.4f} (target {row['goal']})" for row in targets(results)]
+    return Outcome("\n".join(lines), [card, *written])

@@ -3,50 +3,44 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 
-from scripts.command.cli import one_sentence_errors
+from scripts.checks import arguments as checks
+from scripts.command.errors import one_sentence_errors
+from scripts.command.verbs import Verb, run_verb
+from scripts.comparison import arguments as comparison
+from scripts.data import arguments as data
+from scripts.demo import arguments as demo
+from scripts.diagnosis import arguments as diagnosis
+from scripts.evaluation import arguments as evaluation
+from scripts.inference import arguments as inference
+from scripts.phantoms import arguments as phantoms
+from scripts.report import arguments as report
+from scripts.training import arguments as training
 
-VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("scripts.demo.demo", "the whole way in one command, on phantoms or on your own images"),
-    "phantoms": ("scripts.phantoms.__main__", "draw phantom heads with and without tumors"),
-    "datalist": ("scripts.data.datalists.__main__", "make, merge and check lists of images"),
-    "verify": ("scripts.checks.verify_data", "verify the images of a datalist against stated rules"),
-    "audit": ("scripts.checks.audit", "what air, geometry and histogram alone tell about source and diagnosis"),
-    "train": ("scripts.training.train", "train all stages, resumable"),
-    "adopt": ("scripts.inference.adopt", "take over a segmentation network of your own"),
-    "predict": ("scripts.inference.predict", "predict every image of a folder"),
-    "diagnose": ("scripts.diagnosis.diagnose", "why a heatmap lies in the background"),
-    "compare": ("scripts.comparison.compare", "trained runs beside each other"),
-    "ablation": ("scripts.comparison.ablation", "what each part of the design is worth"),
-    "ensemble": ("scripts.comparison.ensembles", "a run of the ensemble of trained classifiers"),
-    "leave-one-source-out": ("scripts.comparison.leave_one_source_out", "train without each source, test on it"),
-    "report": ("scripts.report.report", "one page about one or two runs"),
-}
+# Imported by name where it is there: the released bundle has no `bundle`, and `scripts` imports nothing of it.
+PRODUCT = "bundle.arguments"
 
 
-def usage() -> str:
-    """The verbs, a line each."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
-    return "\n".join(["usage: python -m scripts VERB [arguments]; --help after a verb tells its arguments", "", *lines])
+def verbs() -> list[Verb]:
+    """All verbs in the order in which they are usually needed."""
+    parts = (demo, data, phantoms, checks, training, evaluation, diagnosis, inference, comparison, report)
+    found = [verb for part in parts for verb in part.VERBS]
+    if importlib.util.find_spec(PRODUCT.partition(".")[0]) is not None:
+        found += importlib.import_module(PRODUCT).VERBS
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb that the first argument names, and give its exit status; its module is imported only then.
 
     Raises:
-        ValueError: when there is no such verb.
+        ValueError, OSError: when it cannot be done, in one sentence.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    verb, *rest = arguments
-    if verb not in VERBS:
-        raise ValueError(f"no verb {verb!r}; there are {', '.join(VERBS)}")
-    return importlib.import_module(VERBS[verb][0]).main(rest) or 0
+    given = list(sys.argv[1:] if argv is None else argv)
+    return run_verb(verbs(), given or ["--help"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Shortcut audit: can source or diagnosis be told without looking at the brain, from the files and after our pipeline?
 
-    python -m scripts audit LIST.json --dataset_dir DIR --out DIR [--limit 1000]
+    python -m scripts audit --dataset_dir DIR --datalist_file LIST.json --out DIR [--limit 1000]
 
 Features of four kinds, each alone: the air; the size of the picture; its geometry (size, and the head's outline); the
 histogram of the head. Each is taken from the raw file and from what the network gets. The AUC is cross-validated with
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import write_bytes
+from scripts.command.verbs import Outcome
 from scripts.data import datalists
 from scripts.data.preprocessing import Pipeline, make_preprocessing
 from scripts.measures.shortcuts import (
@@ -327,31 +326,14 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['auc']:.2f} ({low:.2f}-{high:.2f})" + (" !" if row["flagged"] else "")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 1 with ``--strict`` if anything is flagged after the pipeline, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m scripts audit", description=__doc__.split("\n")[0])
-    parser.add_argument("datalist", type=Path)
-    where = "folder that the list's paths are relative to"
-    parser.add_argument("--dataset_dir", "--dataset-dir", type=Path, required=True, help=where)
-    parser.add_argument("--out", type=Path, required=True, help="folder for audit.json and audit.png")
-    parser.add_argument("--limit", type=int, help="audit a seeded subset of so many images")
-    parser.add_argument("--spatial_size", type=int, default=256, help="side of the network's input, pixels")
-    parser.add_argument("--parts", nargs="+", choices=datalists.SPLITS, default=datalists.SPLITS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--strict", action="store_true", help="exit status 1 if anything is flagged after the pipeline")
-    arguments = parser.parse_args(argv)
-    datalist = datalists.read(arguments.datalist, arguments.dataset_dir)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``audit``; fails with ``--strict`` if anything is flagged after the pipeline."""
+    datalist = datalists.read(arguments.datalist_file, arguments.dataset_dir)
     result = audit(
         datalist, arguments.dataset_dir, arguments.spatial_size, arguments.limit, arguments.seed, arguments.parts
     )
-    write_json(result, arguments.out / "audit.json")
-    write_bytes(figure(result), arguments.out / "audit.png")
-    print(summary(result))
-    print(f"\nwritten: {arguments.out / 'audit.json'}, {arguments.out / 'audit.png'}")
-    return int(arguments.strict and any(row["flagged"] and row["stage"] == "after" for row in result["rows"]))
-
-
-if __name__ == "__main__":
-    start_logging()
-    with one_sentence_errors():
-        sys.exit(main())
+    written = [arguments.out / "audit.json", arguments.out / "audit.png"]
+    write_json(result, written[0])
+    write_bytes(figure(result), written[1])
+    flagged = any(row["flagged"] and row["stage"] == "after" for row in result["rows"])
+    return Outcome(summary(result) + "\n", written, arguments.strict and flagged)

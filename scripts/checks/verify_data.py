@@ -1,7 +1,7 @@
 """Verify the images of a datalist before training, against stated rules::
 
-    python -m scripts verify data/mine.json --dataset_dir DIR
-    python -m scripts verify data/mine.json --dataset_dir DIR --allow corner_mean modality
+    python -m scripts verify --dataset_dir DIR --datalist_file data/mine.json
+    python -m scripts verify --dataset_dir DIR --datalist_file data/mine.json --allow corner_mean modality
 
 Writes `verification.csv` (one line an item), `verification.json` and `worst.png`; exit status 1 when a rule fails that
 is not allowed.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.checks.verification import FAIL, NOTE, RULES, Result, Verifier, compare, every_item
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import whole
+from scripts.command.verbs import Outcome
 from scripts.data import datalists
 from scripts.data.datalists import SPLITS, Datalist, Item
 from scripts.runs.folder import write_csv, write_json
@@ -224,38 +223,29 @@ def passing(datalist: Datalist, results: Sequence[Result], allowed: Sequence[str
     return {**datalist, **kept}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status, 1 when a rule fails that is not allowed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts verify", description="Verify the images of a datalist.", allow_abbrev=False
-    )
-    parser.add_argument("datalist", type=Path)
-    parser.add_argument("--dataset_dir", "--dataset-dir", type=Path, required=True)
-    parser.add_argument("--allow", nargs="+", choices=RULES, default=[], metavar="RULE", help=", ".join(RULES))
-    parser.add_argument("--out", type=Path, help="folder of the results (default: <list>_verification beside the list)")
-    parser.add_argument("--write_passing", type=Path, help="write the list without its failing items here")
-    parser.add_argument("--spatial_size", type=int, default=256)
-    arguments = parser.parse_args(argv)
-    out = arguments.out or arguments.datalist.with_name(f"{arguments.datalist.stem}_verification")
-    datalist = read_loosely(arguments.datalist)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``verify``; fails when a rule fails that is not allowed.
+
+    Raises:
+        ValueError: when a rule is not there, or the datalist is empty.
+    """
+    unknown = [rule for rule in arguments.allow if rule not in RULES]
+    if unknown:
+        raise ValueError(f"--allow: no rule {unknown[0]!r}; the rules: {', '.join(RULES)}")
+    file = arguments.datalist_file
+    out = arguments.out or file.with_name(f"{file.stem}_verification")
+    datalist = read_loosely(file)
     results = verify(datalist, arguments.dataset_dir, arguments.spatial_size)
     if not results:
-        raise ValueError(f"{arguments.datalist} holds no items")
+        raise ValueError(f"{file} holds no items")
     summary = summarize(results, arguments.allow)
     write_csv([result.row() for result in results], out / "verification.csv")
     write_json(summary, out / "verification.json")
     shown = worst(results, arguments.allow)
     if shown:
         contact_sheet(shown, arguments.dataset_dir, out / "worst.png")
-    print(text(summary, datalist.get("classes", {})))
-    print(f"written: {out}")
+    written = [out]
     if arguments.write_passing:
         datalists.write(passing(datalist, results, arguments.allow), arguments.write_passing)
-        print(f"list of the items that pass: {arguments.write_passing}")
-    return 0 if summary["passed"] else 1
-
-
-if __name__ == "__main__":
-    start_logging()
-    with one_sentence_errors():
-        sys.exit(main())
+        written.append(arguments.write_passing)
+    return Outcome(text(summary, datalist.get("classes", {})), written, not summary["passed"])

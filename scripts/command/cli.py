@@ -1,87 +1,30 @@
-"""What the command lines share: logging, checked overrides of config values, and errors in one sentence."""
+"""First step of every config under ``monai.bundle run``."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
 
-from scripts.command.overrides import bundle_command, parse_overrides
+from scripts.command.errors import quiet, report
+from scripts.command.overrides import bundle_command
 
-__all__ = ["one_sentence_errors", "parse_overrides", "quiet", "sentence", "start", "start_logging"]
-
-USER_ERRORS = (ValueError, OSError)
-
-
-def start_logging(level: int = logging.INFO) -> None:
-    """Log to standard error, one line an event; quiet the narration of the libraries."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    quiet()
-
-
-def quiet() -> None:
-    """Silence what the libraries say about things that are as intended here."""
-    for name in ("matplotlib", "PIL", "tensorboard"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Ignite and MONAI log an exception before it is raised, and MONAI that overlays lie in several folders.
-    for name in ("ignite", "monai.bundle.workflows", "monai.engines"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
+__all__ = ["start"]
 
 
 def start() -> None:
-    """First step of every config under ``monai.bundle run``: quiet logs, errors in one sentence, overrides checked.
+    """Quiet logs, errors in one sentence, overrides checked.
 
     MONAI wraps an error in one more for each config item and transform between it and the user. Set the environment
-    variable ``TUMORLENS_TRACEBACK=1`` to see them all.
+    variable ``TUMORLENS_TRACEBACK=1`` to see them all. A program that runs the config from Python keeps its own
+    exception hook.
 
     Raises:
         ValueError: when the command line overrides an id that none of its config files has; names the nearest.
     """
     quiet()
-    if not os.environ.get("TUMORLENS_TRACEBACK") and sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _report
     command = bundle_command(sys.argv)
-    if command is not None:
-        command.check()
-
-
-def sentence(error: BaseException) -> str | None:
-    """The sentence of an error that the user can mend, under the wrappers of MONAI; None for another error."""
-    cause = error
-    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if not isinstance(cause, USER_ERRORS):
-        return None
-    return str(cause)
-
-
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    text = sentence(error)
-    if isinstance(error, KeyboardInterrupt):
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-    elif text is None:
-        sys.__excepthook__(kind, error, trace)
-    else:
-        print(f"error: {text}", file=sys.stderr)
-
-
-@contextmanager
-def one_sentence_errors() -> Iterator[None]:
-    """Turn the errors that a user can mend into their sentence and exit status 2; others keep their traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        text = sentence(error)
-        if text is None or os.environ.get("TUMORLENS_TRACEBACK"):
-            raise
-        print(f"error: {text}", file=sys.stderr)
-        sys.exit(2)
+    if command is None:
+        return
+    if not os.environ.get("TUMORLENS_TRACEBACK") and sys.excepthook is sys.__excepthook__:
+        sys.excepthook = report
+    command.check()

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.command.cli import one_sentence_errors, parse_overrides, start_logging
 from scripts.command.locations import CONFIGS
+from scripts.command.overrides import parse_overrides
+from scripts.command.verbs import Outcome, compute_values
 from scripts.comparison import comparison_files
 from scripts.comparison.compare import evaluate_missing, read_models
 from scripts.comparison.comparison import compare
@@ -236,33 +237,16 @@ def _settings(out: Path) -> dict[str, Any]:
     return {key: known[key] for key in ("epochs", "epochs_factor", "overlays") if key in known}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts ablation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="variants: " + ", ".join(VARIANTS),
-    )
-    parser.add_argument("--dataset_dir", required=True, help="folder that the datalist's paths are relative to")
-    parser.add_argument("--datalist_file", required=True, help="JSON datalist, see python -m scripts datalist")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the study")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
-    parser.add_argument("--overlay", action="append", default=[], help="config of all variants; repeatable")
-    parser.add_argument("--epochs", type=float, default=1.0, help="factor of the epochs")
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train these alone, and the reference")
-    parser.add_argument("--table_only", action="store_true", help="train nothing, compare what is finished")
-    known, rest = parser.parse_known_args(argv)
-    start_logging()
-    paths = {"dataset_dir": known.dataset_dir, "datalist_file": known.datalist_file}
-    overrides = parse_overrides(rest)
-    if known.table_only:
-        result = write_ablation(known.out, known.only and [REFERENCE, *known.only], **_settings(known.out))
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``ablation``."""
+    paths = {"dataset_dir": str(arguments.dataset_dir), "datalist_file": str(arguments.datalist_file)}
+    overrides = {**compute_values(arguments), **parse_overrides(arguments.overrides)}
+    if arguments.table_only:
+        result = write_ablation(
+            arguments.out, arguments.only and [REFERENCE, *arguments.only], **_settings(arguments.out)
+        )
     else:
-        result = run_ablation(known.out, paths, known.seeds, known.overlay, known.epochs, known.only, overrides)
-    print(f"{comparison_files.table(result)}\n\nfiles: {known.out}")
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+        result = run_ablation(
+            arguments.out, paths, arguments.seeds, arguments.overlay, arguments.epochs, arguments.only, overrides
+        )
+    return Outcome(comparison_files.table(result) + "\n", [arguments.out])

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.comparison import comparison_files
 from scripts.comparison.comparison import compare
@@ -103,37 +103,12 @@ def write_comparison(
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of its seed<k> folders")
-    parser.add_argument("--out", type=Path, help="folder to write to; default: comparison beside the first run")
-    parser.add_argument("--reference", help="name of the row to compare with; default: the first run")
-    parser.add_argument("--part", default="test", help="part of the datalist that was evaluated")
-    parser.add_argument("--no_stages", action="store_true", help="no rows for stages before the last")
-    parser.add_argument("--dataset_dir", help="with --datalist_file: evaluate what was not")
-    parser.add_argument("--datalist_file", help="the datalist that the runs were trained on")
-    arguments = parser.parse_args(argv)
-    if (arguments.dataset_dir is None) != (arguments.datalist_file is None):
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``compare``."""
+    given = arguments.dataset_dir, arguments.datalist_file
+    if (given[0] is None) != (given[1] is None):
         raise ValueError("give both --dataset_dir and --datalist_file, or neither")
-    start_logging()
-    paths = {"dataset_dir": arguments.dataset_dir, "datalist_file": arguments.datalist_file}
-    out = arguments.out or Path(arguments.runs[0]).resolve().parent / "comparison"
-    result = write_comparison(
-        arguments.runs,
-        out,
-        arguments.reference,
-        arguments.part,
-        paths if arguments.dataset_dir else None,
-        not arguments.no_stages,
-    )
-    print(f"{comparison_files.table(result)}\n\nfiles: {out}")
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    paths = None if given[0] is None else {"dataset_dir": str(given[0]), "datalist_file": str(given[1])}
+    out = arguments.out or arguments.runs[0].resolve().parent / "comparison"
+    result = write_comparison(arguments.runs, out, arguments.reference, arguments.part, paths, not arguments.no_stages)
+    return Outcome(comparison_files.table(result) + "\n", [out])

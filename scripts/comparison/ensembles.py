@@ -18,8 +18,8 @@ import torch
 import yaml
 from monai.data import DataLoader, Dataset
 
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import write_text
+from scripts.command.verbs import Outcome
 from scripts.comparison.trained_models import training_seconds
 from scripts.data import datalists
 from scripts.data.preprocessing import collate, make_training_pipeline
@@ -100,18 +100,7 @@ def make_ensemble(
     return run
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts ensemble", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("members", nargs="+", metavar="RUN", help="runs of stand-alone classifiers")
-    parser.add_argument("--run_dir", required=True, help="folder to write")
-    parser.add_argument("--dataset_dir", required=True, help="folder that the datalist's paths are relative to")
-    parser.add_argument("--datalist_file", required=True, help="the datalist that the members were trained on")
-    arguments = parser.parse_args(argv)
-    start_logging()
-    make_ensemble(arguments.members, arguments.run_dir, arguments.dataset_dir, arguments.datalist_file)
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``ensemble``."""
+    run = make_ensemble(arguments.members, arguments.run_dir, arguments.dataset_dir, arguments.datalist_file)
+    return Outcome(written=[run])

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.command.cli import one_sentence_errors, parse_overrides, start_logging
+from scripts.command.overrides import parse_overrides
+from scripts.command.verbs import Outcome, compute_values
 from scripts.command.workflows import run_config
 from scripts.comparison.report_studies import SOURCES
 from scripts.data import datalists
@@ -150,22 +151,10 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join("   ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts leave-one-source-out", description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset_dir", required=True, help="folder that the datalist's paths are relative to")
-    parser.add_argument("--datalist_file", required=True, help="datalist of all sources")
-    parser.add_argument("--out", required=True, help="folder of the runs")
-    parser.add_argument("--overlay", action="append", default=[], help="config merged after each stage's; repeatable")
-    known, rest = parser.parse_known_args(argv)
-    start_logging()
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``leave-one-source-out``."""
     rows = leave_one_source_out(
-        known.dataset_dir, known.datalist_file, known.out, known.overlay, **parse_overrides(rest)
-    )
-    print(format_rows(rows))
-    print(f"\nwritten: {Path(known.out) / SOURCES}")
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+        str(arguments.dataset_dir), str(arguments.datalist_file), arguments.out, arguments.overlay,
+        **compute_values(arguments), **parse_overrides(arguments.overrides),
+    )  # fmt: skip
+    return Outcome(format_rows(rows) + "\n", [arguments.out / SOURCES])

@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from scripts import phantoms
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.locations import CONFIGS, ROOT
+from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.inference import shipped
@@ -114,20 +113,8 @@ def demo(
     return "\n\n".join([*tables, f"report: {page}\ncurves: tensorboard --logdir {out}"])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts demo", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder images/<class>/* with optional masks/<same stem>.png")
-    parser.add_argument("--limit", type=int, help="use at most so many images of --data")
-    parser.add_argument("--out", type=Path, help="default: runs/demo, or runs/demo-<folder> with --data")
-    parser.add_argument("--seed", type=int, default=0, help="of phantoms, split and training")
-    parser.add_argument("--epochs", type=float, help="factor of the demo's epochs; default 1, and 2 with --data")
-    arguments = parser.parse_args(argv)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``demo``."""
     out = arguments.out or ROOT / "runs" / ("demo" if arguments.data is None else f"demo-{arguments.data.name}")
-    start_logging()
-    print(demo(out, arguments.data, arguments.limit, arguments.seed, epochs=arguments.epochs))
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    text = demo(out, arguments.data, arguments.limit, arguments.seed, epochs=arguments.epochs)
+    return Outcome(text, [out / "report.html"])

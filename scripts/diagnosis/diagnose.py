@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scripts.command.cli import one_sentence_errors, start_logging
+from scripts.command.verbs import Outcome
 from scripts.data.preprocessing import Pipeline, make_preprocessing
 from scripts.diagnosis.inputs import folder_items, order_objection, prepare, read_pipeline
 from scripts.diagnosis.network import build_network, choose_target, load_checkpoint, named, parse_json
@@ -172,42 +171,6 @@ def table(result: Study, width: int = 118) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts diagnose",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    network = parser.add_argument_group("network: a run of this bundle, or one of your own")
-    network.add_argument("--run_dir", help="a trained run")
-    network.add_argument("--network", help="class or function, as a dotted path: monai.networks.nets.DenseNet121")
-    network.add_argument("--network_args", help="its arguments, as JSON")
-    network.add_argument("--network_config", help="or a bundle config that defines it")
-    network.add_argument("--network_id", default="network_def", help="its id in that config (default: network_def)")
-    network.add_argument("--checkpoint", help="its weights: a state dict, or a checkpoint that holds one")
-    network.add_argument("--random_weights", action="store_true", help="diagnose the design, without weights")
-    network.add_argument("--forward_args", help="further arguments of its forward, as JSON")
-    images = parser.add_argument_group("images: by datalist, or by folder")
-    images.add_argument("--datalist_file", help="datalist, see scripts.data.datalists")
-    images.add_argument("--dataset_dir", help="folder that its paths are relative to")
-    images.add_argument("--part", default="test", choices=("training", "validation", "test"))
-    images.add_argument("--folder", help="images/<class>/* with optional masks/, or plain image files")
-    images.add_argument("--images", type=int, default=48, help="at most so many go through the network (default: 48)")
-    images.add_argument("--preprocessing", help="config file with your own 'preprocessing'; default: this bundle's")
-    images.add_argument("--spatial_size", type=int, nargs="+", help="of this bundle's preprocessing (default: 256)")
-    shown = parser.add_argument_group("the map that you look at")
-    shown.add_argument("--method", choices=sorted(METHODS), help="default: gradcam (evidence for runs that have it)")
-    shown.add_argument("--layer", help="dotted name or alias (default: chosen)")
-    shown.add_argument("--class_index", type=int, help="class whose logit is explained, or channel of a segmentation")
-    shown.add_argument("--target", help="another score: tumor_log_odds, class_2_minus_class_0, ...")
-    shown.add_argument("--num_classes", type=int, help="checked against the network's output")
-    shown.add_argument("--normalizer", help="function that scales the finished map, as a dotted path")
-    shown.add_argument("--colormap", help="function that colors it, values (H, W) to RGB (H, W, 3), as a dotted path")
-    shown.add_argument("--heatmaps", help="folder of ready heatmaps or overlays, named as the images")
-    parser.add_argument("--out", help="folder to write to (default: RUN/diagnosis, or runs/diagnosis)")
-    return parser
-
-
 def _items(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Items to look at, and the datalist around them (of a folder: classes alone)."""
     if (given.folder is None) == (given.datalist_file is None):
@@ -231,7 +194,7 @@ def _own_network(given: argparse.Namespace) -> nn.Module:
     return network if given.checkpoint is None else load_checkpoint(network, given.checkpoint)
 
 
-def _own(given: argparse.Namespace) -> Study:
+def _own(given: argparse.Namespace, out: Path) -> Study:
     """Diagnose a user's own network."""
     network = _own_network(given)
     items, datalist = _items(given)
@@ -265,10 +228,10 @@ def _own(given: argparse.Namespace) -> Study:
         classes,
         [said, weights, f"preprocessing of {given.preprocessing}" if known else "preprocessing of this bundle"],
     )
-    return report(subject, given.out or "runs/diagnosis")
+    return report(subject, out)
 
 
-def _run(given: argparse.Namespace) -> Study:
+def _run(given: argparse.Namespace, out: Path) -> Study:
     """Diagnose a run of this bundle."""
     own = [name for name in ("network", "network_config", "checkpoint", "forward_args") if getattr(given, name)]
     if own:
@@ -284,7 +247,7 @@ def _run(given: argparse.Namespace) -> Study:
         datalist,
         items,
         pipeline,
-        given.out or Path(given.run_dir) / "diagnosis",
+        out,
         title=f"{folder} on {datalist.get('name', 'images')}",
         normalizer=given.normalizer or BUNDLE_NORMALIZER,
         colormap=given.colormap or BUNDLE_COLORMAP,
@@ -297,15 +260,11 @@ def _run(given: argparse.Namespace) -> Study:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 if no cause holds and 1 if one does."""
-    given = _parser().parse_args(argv)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``diagnose``; fails if a cause holds."""
+    if arguments.method is not None and arguments.method not in METHODS:
+        raise ValueError(f"--method: no method {arguments.method!r}; there are {', '.join(sorted(METHODS))}")
+    out = arguments.out or (arguments.run_dir / "diagnosis" if arguments.run_dir else Path("runs", "diagnosis"))
     torch.manual_seed(0)
-    result = _run(given) if given.run_dir else _own(given)
-    return int(bool(result.holding))
-
-
-if __name__ == "__main__":
-    start_logging()
-    with one_sentence_errors():
-        sys.exit(main())
+    result = (_run if arguments.run_dir else _own)(arguments, out)
+    return Outcome(written=[out], failed=bool(result.holding))

@@ -28,8 +28,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import write_text
+from scripts.command.verbs import Outcome
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.methods import explain
 from scripts.explain.targets import SegmentationRegion
@@ -323,62 +323,45 @@ def explain_segmentation(
     return written
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts adopt", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="of a stock MONAI DynUNet")
-    parser.add_argument("--spatial_size", type=int, nargs="+", required=True, help="input size, 2 or 3 numbers")
-    parser.add_argument("--run_dir", help="folder to write the run to")
-    parser.add_argument("--num_classes", type=int, help="classes with 'no tumor'; else 2, or those of the datalist")
-    parser.add_argument("--foreground_norm", action="store_true", help="normalization that ignores air")
-    parser.add_argument("--tumor_channel", type=int, help="output channel of the tumor, where there are more than 2")
-    parser.add_argument("--evidence_levels", type=int, default=2, help="encoder levels that the evidence head fuses")
-    parser.add_argument("--evidence_channels", type=int, default=64, help="width of the evidence head")
-    parser.add_argument("--train", action="store_true", help="run stages 2 and 3 on --datalist_file")
-    parser.add_argument("--dataset_dir")
-    parser.add_argument("--datalist_file")
-    parser.add_argument("--overlay", action="append", default=[], help="config merged after each stage's; repeatable")
-    parser.add_argument("--explain", nargs="+", metavar="IMAGE", help="explain the segmentation of an image as it is")
-    parser.add_argument("--method", default="gradcam")
-    parser.add_argument("--layer", default="decoder_last")
-    parser.add_argument("--slice", type=int, help="of a volume; else the one with the largest mask")
-    parser.add_argument("--out", default="runs/explained", help="folder of what --explain writes")
-    known = parser.parse_args(argv)
-    start_logging()
-    if not known.run_dir and not known.explain:
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``adopt``."""
+    run, data = arguments.run_dir, (arguments.dataset_dir, arguments.datalist_file)
+    if not run and not arguments.explain:
         raise ValueError("nothing to do: give --run_dir to adopt the network, --explain IMAGE to explain it, or both")
-    if known.train and not (known.run_dir and known.dataset_dir and known.datalist_file):
+    if arguments.train and not (run and all(data)):
         raise ValueError("--train needs --run_dir, --dataset_dir and --datalist_file")
-    if known.explain:
-        network, _ = adopt(known.checkpoint, tumor_channel=known.tumor_channel)
-        for path in explain_segmentation(
-            network, known.explain, known.spatial_size, known.out, known.method, known.layer, known.slice
-        ):
-            logger.info("written: %s", path)
-    if not known.run_dir:
-        return
-    classes = known.num_classes or 2
-    if known.datalist_file:
-        classes = runs.num_classes(runs.read_datalist(known.datalist_file, known.dataset_dir))
+    written: list[Path] = []
+    if arguments.explain:
+        network, _ = adopt(arguments.checkpoint, tumor_channel=arguments.tumor_channel)
+        written += explain_segmentation(
+            network, arguments.explain, arguments.spatial_size, arguments.out, arguments.method, arguments.layer,
+            arguments.slice,
+        )  # fmt: skip
+    if not run:
+        return Outcome(written=written)
+    classes = arguments.num_classes or 2
+    if arguments.datalist_file:
+        classes = runs.num_classes(runs.read_datalist(arguments.datalist_file, arguments.dataset_dir))
     network, definition = adopt(
-        known.checkpoint, classes, known.foreground_norm, known.tumor_channel, known.evidence_levels,
-        known.evidence_channels,
+        arguments.checkpoint, classes, arguments.foreground_norm, arguments.tumor_channel, arguments.evidence_levels,
+        arguments.evidence_channels,
     )  # fmt: skip
-    overlay = write_run(network, definition, known.spatial_size, known.run_dir, known.checkpoint)
-    logger.info("adopted: filters %s, strides %s; overlay %s", definition["filters"], definition["strides"], overlay)
-    if known.train:
+    overlay = write_run(network, definition, arguments.spatial_size, run, arguments.checkpoint)
+    text = f"adopted: filters {definition['filters']}, strides {definition['strides']}"
+    if arguments.train:
         train(
-            known.run_dir, [overlay, *known.overlay], runs.STAGES[1:],
-            dataset_dir=known.dataset_dir, datalist_file=known.datalist_file,
+            run, [overlay, *arguments.overlay], runs.STAGES[1:],
+            dataset_dir=str(arguments.dataset_dir), datalist_file=str(arguments.datalist_file),
         )  # fmt: skip
     else:
-        logger.info("stages 2 and 3 are trained by: %s", next_command(overlay, known.dataset_dir, known.datalist_file))
+        text += f"\nstages 2 and 3 are trained by: {next_command(overlay, *data)}"
+    return Outcome(text, [*written, overlay])
 
 
-def next_command(overlay: Path, dataset_dir: str | None, datalist_file: str | None) -> str:
+def next_command(overlay: Path, dataset_dir: Path | None, datalist_file: Path | None) -> str:
     """What trains stages 2 and 3 of an adopted network, as a shell takes it but for placeholders."""
     data = [
-        f"--{name} {placeholder if value is None else shlex.quote(value)}"
+        f"--{name} {placeholder if value is None else shlex.quote(str(value))}"
         for name, value, placeholder in (
             ("dataset_dir", dataset_dir, "DIR"),
             ("datalist_file", datalist_file, "LIST.json"),
@@ -386,8 +369,3 @@ def next_command(overlay: Path, dataset_dir: str | None, datalist_file: str | No
     ]
     run, file = shlex.quote(str(overlay.parent)), shlex.quote(str(overlay))
     return " ".join(["python -m scripts train --run_dir", run, "--overlay", file, *data])
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scripts.command.cli import one_sentence_errors, start_logging
 from scripts.command.files import write_text
 from scripts.command.locations import ROOT
+from scripts.command.verbs import Outcome, inference_overlays
 from scripts.explain.maps import upsample
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import evidence_scale
@@ -258,40 +258,21 @@ def _beside(target: Path, ending: str) -> Path:
     return target.with_name(target.name + ending)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; 0: every image was predicted, 1: some were skipped."""
-    parser = argparse.ArgumentParser(prog="python -m scripts predict", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="folder of images, or one image")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--overlay", action="append", default=[], help="config merged over inference.yaml; repeatable")
-    parser.add_argument("--weights", help="state dict; else that of the overlay, else models/model.pt")
-    parser.add_argument("--bundle_root", default=str(ROOT), help="folder with configs/ and models/")
-    parser.add_argument("--device", help="cpu, cuda, ...")
-    parser.add_argument("--plane", help="axial, coronal, sagittal or auto: how volumes are cut")
-    parser.add_argument("--channel", type=int, help="which volume of 4D files, counted from 0")
-    parser.add_argument("--slice_batch_size", type=int, help="slices in one pass of the network")
-    parser.add_argument("--readers", type=int, default=1, help="threads that read and prepare files ahead")
-    parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
-    known = parser.parse_args(argv)
-    start_logging()
-    if known.readers < 1:
-        raise ValueError(f"readers is at least 1, got {known.readers}")
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``predict``; fails when some images were skipped."""
+    if arguments.readers < 1:
+        raise ValueError(f"--readers is at least 1, got {arguments.readers}")
     options = {
-        key: value for key in ("plane", "channel", "slice_batch_size") if (value := getattr(known, key)) is not None
+        key: value for key in ("plane", "channel", "slice_batch_size") if (value := getattr(arguments, key)) is not None
     }
-    inference = Inference(known.bundle_root, known.weights, known.overlay, known.device, options)
-    images = find_images(known.folder, known.out)
-    stems = result_stems(images, known.folder)
-    rows = BatchPrediction(inference, known.out, options, not known.no_overlays, known.readers).run(images, stems)
-    skipped = [row for row in rows if row["error"]]
+    inference = Inference(
+        arguments.bundle_root or ROOT, arguments.weights, inference_overlays(arguments), arguments.device, options
+    )
+    images = find_images(arguments.folder, arguments.out)
+    stems = result_stems(images, arguments.folder)
+    job = BatchPrediction(inference, arguments.out, options, not arguments.no_overlays, arguments.readers)
+    rows = job.run(images, stems)
+    skipped = sum(bool(row["error"]) for row in rows)
     found = sum(bool(row["tumor_detected"]) for row in rows)
-    logger.info(
-        "%d images: %d with a tumor, %d without, %d skipped; table in %s",
-        len(rows), found, len(rows) - found - len(skipped), len(skipped), known.out / "results.csv",
-    )  # fmt: skip
-    return 1 if skipped else 0
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        raise SystemExit(main())
+    text = f"{len(rows)} images: {found} with a tumor, {len(rows) - found - skipped} without, {skipped} skipped"
+    return Outcome(text, [arguments.out / "results.csv"], bool(skipped))

@@ -1,20 +1,14 @@
-"""FLAIR-like phantoms: seeded heads with and without tumors, for demonstrations and tests without any real image."""
+"""FLAIR-like phantoms: seeded heads with and without tumors, for demonstrations and tests without any real image.
 
-from __future__ import annotations
+May import `scripts.command`.
+"""
 
-from scripts.phantoms.dataset import Volume, acquire, make_phantoms, phantom_slice, phantom_volume
-from scripts.phantoms.head import Head, Rendered, Tumor, draw_head, render, with_tumor
+import lazy_loader
 
-__all__ = [
-    "Head",
-    "Rendered",
-    "Tumor",
-    "Volume",
-    "acquire",
-    "draw_head",
-    "make_phantoms",
-    "phantom_slice",
-    "phantom_volume",
-    "render",
-    "with_tumor",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "dataset": ["Volume", "acquire", "make_phantoms", "phantom_slice", "phantom_volume"],
+        "head": ["Head", "Rendered", "Tumor", "draw_head", "render", "with_tumor"],
+    },
+)

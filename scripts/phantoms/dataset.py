@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from scripts.command.files import whole_folder
+from scripts.command.verbs import Outcome
 from scripts.phantoms.head import Array, Head, SmoothField, draw_head, render, with_tumor
 
 logger = logging.getLogger(__name__)
@@ -280,3 +282,9 @@ def _is_made(folder: Path, arguments: dict[str, int], overwrite: bool) -> bool:
     if not overwrite:
         raise ValueError(f"{folder} was made with {made}, asked for {arguments}; choose another folder or overwrite it")
     return False
+
+
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``phantoms``."""
+    make_phantoms(arguments.out, arguments.seed, arguments.patients, arguments.singles, overwrite=arguments.overwrite)
+    return Outcome(written=[arguments.out])

@@ -19,8 +19,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from scripts.command.cli import one_sentence_errors
 from scripts.command.files import write_bytes
+from scripts.command.verbs import Outcome
 from scripts.comparison import report_studies
 from scripts.pictures import evaluation_figures, figures
 from scripts.pictures.overlays import colorize
@@ -214,36 +214,15 @@ def _png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts report", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="a run, or the folder that several runs lie in")
-    parser.add_argument(
-        "--run", action="append", metavar="FOLDER=TITLE", help="a run in it; default: ours and baseline"
-    )
-    parser.add_argument("--out", help="default: report.html in the folder")
-    parser.add_argument(
-        "--study",
-        action="append",
-        metavar="FOLDER",
-        help="folder of comparison.json, ablation.json or leave_one_source_out.json; default: comparison, ablation "
-        "and sources in the folder",
-    )
-    parser.add_argument("--picture", type=Path, help="also write the maps of the runs side by side, a JPG or PNG")
-    parser.add_argument("--part", default="test", help="part of the datalist that was evaluated")
-    arguments = parser.parse_args(argv)
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``report``."""
     root, out = arguments.folder, arguments.out or "report.html"
-    runs = dict(text.partition("=")[::2] for text in arguments.run) if arguments.run else RUNS
+    runs = dict(text.partition("=")[::2] for text in arguments.run_dir) if arguments.run_dir else RUNS
     runs = {key: title or key for key, title in runs.items()}
-    if not arguments.run and (root / "evaluation").is_dir():
+    if not arguments.run_dir and (root / "evaluation").is_dir():
         name = root.resolve().name
         root, runs, out = root.resolve().parent, {name: name}, str(Path(name) / out)
-    print(comparison_table(root, runs, arguments.part))
-    print(f"\nreport: {write_report(root, runs, out, arguments.part, arguments.study)}")
+    written = [write_report(root, runs, out, arguments.part, arguments.study)]
     if arguments.picture is not None:
-        print(f"picture: {write_comparison_picture(root, arguments.picture, runs, part=arguments.part)}")
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+        written.append(write_comparison_picture(root, arguments.picture, runs, part=arguments.part))
+    return Outcome(comparison_table(root, runs, arguments.part) + "\n", written)

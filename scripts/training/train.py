@@ -19,23 +19,14 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from scripts.command.cli import one_sentence_errors, parse_overrides, start_logging
 from scripts.command.locations import CONFIGS, ROOT
+from scripts.command.overrides import parse_overrides
+from scripts.command.verbs import Outcome, compute_values
 from scripts.runs import folder as runs
 from scripts.runs import parallel
 from scripts.training.handlers import check_tracking
 
 logger = logging.getLogger(__name__)
-
-OVERRIDES = """\
-overrides: every value of configs/train.yaml can be given by its id, of all stages or of one alone. An id that no config
-file has is refused.
-  --max_epochs 20 --learning_rate 0.0005            of all stages
-  --class_shares "{0: 0.5, 1: 0.5}"                 lists and mappings as in Python, quoted
-  --network_def#dropout 0.1                         inside a mapping: its parts divided by #
-  --stage3_joint "{'max_epochs': 20}"               of one stage: stage1_segmentation, stage2_classification,
-                                                    stage3_joint; its values win over those of all stages
-"""
 
 
 def config_files(stage: str, overlays: Sequence[str | Path] = ()) -> list[str]:
@@ -145,40 +136,17 @@ def train(
     return Path(run_dir)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts train",
-        usage="%(prog)s --dataset_dir DIR --datalist_file LIST.json --run_dir RUN [options] [--ID VALUE ...]",
-        description=__doc__.split("\n")[0],
-        epilog=OVERRIDES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``train``."""
+    run = train(
+        arguments.run_dir,
+        arguments.overlay,
+        (runs.JOINT,) if arguments.joint else runs.STAGES,
+        arguments.tracking,
+        dataset_dir=str(arguments.dataset_dir),
+        datalist_file=str(arguments.datalist_file),
+        **compute_values(arguments),
+        **parse_overrides(arguments.overrides),
     )
-    where = "folder that the datalist's paths are relative to"
-    parser.add_argument("--dataset_dir", "--dataset-dir", required=True, help=where)
-    parser.add_argument("--datalist_file", required=True, help="JSON datalist, see python -m scripts datalist")
-    parser.add_argument("--run_dir", required=True, help="folder that the stages are written to")
-    parser.add_argument("--joint", action="store_true", help="one stage from random weights instead of the three")
-    parser.add_argument("--overlay", action="append", default=[], help="config merged after each stage's; repeatable")
-    parser.add_argument("--tracking", help="mlflow, or a file of MONAI's tracking settings")
-    known, rest = parser.parse_known_args(argv)
-    start_logging()
-    train(
-        known.run_dir,
-        known.overlay,
-        (runs.JOINT,) if known.joint else runs.STAGES,
-        known.tracking,
-        dataset_dir=known.dataset_dir,
-        datalist_file=known.datalist_file,
-        **parse_overrides(rest),
-    )
-    run = Path(known.run_dir)
-    logger.info(
-        "weights %s, settings and versions beside them; overlay for inference %s; curves: tensorboard --logdir %s",
-        runs.last_stage(run) / runs.WEIGHTS, run / "network.yaml", run,
-    )  # fmt: skip
-
-
-if __name__ == "__main__":
-    with one_sentence_errors():
-        main()
+    text = f"settings and versions lie beside the weights; curves: tensorboard --logdir {run}"
+    return Outcome(text, [runs.last_stage(run) / runs.WEIGHTS, run / "network.yaml"])

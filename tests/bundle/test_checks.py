@@ -12,13 +12,13 @@ import torch
 import yaml
 from PIL import Image
 
-from bundle import checks
 from bundle.checks import Checks, Failure, run
 from bundle.config_values import set_values
 from bundle.parity import label_input
 from bundle.predictor import Predictor
 from bundle.release import ROOT
 from bundle.samples import HEALTHY, HEALTHY_VOLUME, PICTURE, SAMPLES, VOLUME, draw_samples
+from scripts.__main__ import main as command
 from tests.bundle.made_run import make_pictures, make_run
 
 
@@ -84,9 +84,9 @@ def test_a_sound_bundle_passes_every_check_and_its_overlay_is_kept(sound, capsys
 
 def test_the_command_ends_with_1_and_says_why_where_there_are_no_weights(tmp_path, capsys):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    assert checks.main(["--bundle_root", str(tmp_path)]) == 1
+    assert command(["check", "--bundle_root", str(tmp_path)]) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 2  # without a bundle the other checks are not tried
+    assert len(printed) == 3  # without a bundle the other checks are not tried
     assert printed[0].startswith("FAILED  load")
     assert "model.pt" in printed[0]
     assert printed[1] == "at least one check failed"

@@ -28,15 +28,15 @@ def test_make_label_releases_anew_where_a_release_is_there(tmp_path):
     for name in ("setup.cfg", "constraints.txt", "requirements-label.txt", "bundle/label_environment.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    for run_dir, asked in (("", ""), ("runs/mine", ' --run "runs/mine"')):
+    for run_dir, asked in (("", ""), ("runs/mine", ' --run_dir "runs/mine"')):
         printed = subprocess.run(
             ["make", "-n", "label", f"RUN={run_dir}", "OUT=elsewhere"], cwd=tmp_path, capture_output=True, text=True,
             env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
         ).stdout  # fmt: skip
-        before, _, after = printed.partition("-m bundle.release")
+        before, _, after = printed.partition("-m scripts release")
         assert after.split("\n")[0].rstrip() == asked
-        assert "-m bundle.label" in after
-        assert "-m bundle.label " not in before
+        assert "-m scripts label" in after
+        assert "-m scripts label" not in before
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def released(run, tmp_path_factory) -> tuple[Path, str]:
     ckpt_export, load and check_properties of both workflows."""
     out = tmp_path_factory.mktemp("dist")
     done = subprocess.run(
-        [sys.executable, "-m", "bundle.release", "--run", str(run), "--out", str(out)],
+        [sys.executable, "-m", "scripts", "release", "--run_dir", str(run), "--out", str(out)],
         cwd=ROOT, capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bundle import weights_card
-from bundle.shipping import EVENTS, keep_curves, main, ship
+from bundle.shipping import EVENTS, keep_curves, ship
+from scripts.__main__ import main as command
 from scripts.data import datalists
 from scripts.inference.pipeline import Inference
 from scripts.inference.shipped import NOTE, predict_some, some_items
@@ -86,7 +87,7 @@ def test_unfinished_run_changes_nothing(shipped, small_run, tmp_path):
         ship([small_run.run("ours"), tmp_path / "run"], shipped)
     assert {path: os.stat(path).st_mtime_ns for path in shipped.rglob("*")} == before
     with pytest.raises(FileNotFoundError):
-        main([str(tmp_path / "missing")])
+        command(["ship", str(tmp_path / "missing")])
 
 
 def test_run_of_kept_config_and_shipped_weights_is_a_run(shipped, small_run, tmp_path):

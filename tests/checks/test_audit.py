@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scripts.__main__ import main as command
 from scripts.checks import audit as audit_module
-from scripts.checks.audit import audit, figure, main, subsample, summary
+from scripts.checks.audit import audit, figure, subsample, summary
 from scripts.data import datalists
 from scripts.measures.shortcuts import air_features, auc, geometry_features, histogram_features, size_features, tell
 from tests.transforms.images import disc, head
@@ -119,8 +120,9 @@ def test_command_line_writes_json_and_a_figure(tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     datalist["test"].append({"image": "broken.png", "diagnosis": 0, "source": "one"})
     datalists.write(datalist, tmp_path / "list.json")
-    arguments = [str(tmp_path / "list.json"), "--dataset_dir", str(tmp_path), "--out", str(tmp_path / "audit")]
-    assert main([*arguments, "--spatial_size", "48", "--strict"]) == 0, "size is gone after the pipeline"
+    arguments = ["audit", "--datalist_file", str(tmp_path / "list.json"), "--dataset_dir", str(tmp_path)]
+    arguments += ["--out", str(tmp_path / "audit")]
+    assert command([*arguments, "--spatial_size", "48", "--strict"]) == 0, "size is gone after the pipeline"
     out = capsys.readouterr().out
     assert "any tumor from size: AUC 1.00 (limit 0.60); strongest alone: " in out
     assert "1 images could not be used" in out

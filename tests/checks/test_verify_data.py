@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scripts.__main__ import main as command
 from scripts.checks.verification import RULES, Verifier
-from scripts.checks.verify_data import main, passing, summarize, text, verify, worst
+from scripts.checks.verify_data import passing, summarize, text, verify, worst
 from scripts.data import datalists
 from tests.transforms.images import disc, head
 
@@ -164,8 +165,8 @@ def test_the_command_writes_tables_a_sheet_and_exits_by_the_rules(tmp_path, caps
     datalist["training"].append({"image": save(page, tmp_path / "page.png"), "diagnosis": 1, "source": "y"})
     file = tmp_path / "list.json"
     file.write_text(json.dumps(datalist))
-    command = [str(file), "--dataset_dir", str(tmp_path)]
-    assert main([*command, "--spatial_size", "64", "--write_passing", str(tmp_path / "ok.json")]) == 1
+    arguments = ["verify", "--datalist_file", str(file), "--dataset_dir", str(tmp_path)]
+    assert command([*arguments, "--spatial_size", "64", "--write_passing", str(tmp_path / "ok.json")]) == 1
     printed = capsys.readouterr().out
     assert "8 items: 6 pass, 1 with notes, 1 fail" in printed
     assert "FAIL    readable: 1 items (12.5%); by class: tumor 1; by source: y 1" in printed
@@ -185,13 +186,13 @@ def test_the_command_writes_tables_a_sheet_and_exits_by_the_rules(tmp_path, caps
     with Image.open(out / "worst.png") as sheet:
         assert np.asarray(sheet.convert("L")).std() > 20
     assert sum(len(datalists.read(tmp_path / "ok.json", tmp_path)[split]) for split in datalists.SPLITS) == 7
-    assert main([*command, "--allow", "readable", "--out", str(tmp_path / "o")]) == 0
+    assert command([*arguments, "--allow", "readable", "--out", str(tmp_path / "o")]) == 0
     assert "ALLOWED readable: 1 items" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*command, "--allow", "everything"])
+    with pytest.raises(ValueError, match="no rule 'everything'; the rules: readable"):
+        command([*arguments, "--allow", "everything"])
     file.write_text("{")
     with pytest.raises(ValueError, match=r"list\.json is no JSON file"):
-        main(command)
+        command(arguments)
 
 
 def test_worst_items_take_turns_between_rules(tmp_path):

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
+import monai.bundle
 import pytest
 
-from scripts.command.cli import one_sentence_errors, parse_overrides, sentence, start, start_logging
+from scripts.command.cli import start
+from scripts.command.errors import one_sentence_errors, sentence, start_logging
+from scripts.command.locations import CONFIGS
+from scripts.command.overrides import parse_overrides
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +125,8 @@ class TestConfigs:
     @pytest.fixture(autouse=True)
     def plain_python(self, monkeypatch):
         monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+        program = str(Path(monai.bundle.__file__).parent / "__main__.py")
+        monkeypatch.setattr(sys, "argv", [program, "run", "--config_file", str(CONFIGS / "inference.yaml")])
 
     @staticmethod
     def report(error: BaseException, capsys) -> str:
@@ -136,6 +143,11 @@ class TestConfigs:
         text = self.report(FAULTS[3], capsys)
         assert "KeyError: 'image'" in text
         assert "RuntimeError: Failed to evaluate" in text
+
+    def test_a_program_that_runs_a_config_keeps_its_own_tracebacks(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["notebook.py", "run"])
+        start()
+        assert sys.excepthook is sys.__excepthook__
 
     def test_starting_twice_is_starting_once(self, capsys):
         start()

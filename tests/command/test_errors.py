@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.command import cli
+from scripts.command.errors import sentence
 from scripts.command.locations import ROOT
 from scripts.command.workflows import run_config
 from scripts.data.preprocessing import make_preprocessing, make_training_pipeline
@@ -32,7 +32,7 @@ def head(size=96):
 def sentence_of(call) -> str:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the sentence is asserted by the callers
         call()
-    text = cli.sentence(caught.value)
+    text = sentence(caught.value)
     assert text is not None, f"not an error a user can mend: {caught.value!r}"
     return text
 
@@ -126,7 +126,8 @@ def test_stage_without_a_mask_in_the_training_part(small_data, tmp_path):
     [
         [
             "-m",
-            "scripts.training.train",
+            "scripts",
+            "train",
             "--dataset_dir",
             "gone",
             "--datalist_file",

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from scripts.__main__ import main
 from scripts.command import cli
 from scripts.command.locations import CONFIGS
 from scripts.command.overrides import bundle_command, check_overrides, differing, merged_config
 from scripts.comparison.ablation import check_overrides as check_study
 from scripts.runs import folder as runs
-from scripts.training import train
 from scripts.training.train import by_stage
 
 TRAIN = [str(CONFIGS / "train.yaml")]
@@ -129,9 +129,9 @@ def test_stages_are_named_and_given_values_by_id(stages, overrides, said):
 
 def test_training_refuses_before_it_writes(tmp_path, small_data):
     paths = [f"--{name}={value}" for name, value in small_data.paths.items()]
-    arguments = [*paths, "--run_dir", str(tmp_path / "run"), "--joint", "--learnin_rate", "0.1"]
+    arguments = ["train", *paths, "--run_dir", str(tmp_path / "run"), "--joint", "--learnin_rate", "0.1"]
     with pytest.raises(ValueError, match="nearest: --learning_rate"):
-        train.main(arguments)
+        main(arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,7 +145,7 @@ def test_a_study_refuses_for_all_variants_and_gives_each_the_values_of_its_stage
 
 def test_the_help_of_training_describes_overrides(capsys):
     with pytest.raises(SystemExit):
-        train.main(["--help"])
+        main(["train", "--help"])
     text = capsys.readouterr().out
     assert "\"{'max_epochs': 20}\"" in text
     assert "--network_def#dropout 0.1" in text

@@ -12,12 +12,11 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.command.cli import one_sentence_errors
+from scripts.__main__ import main as command
+from scripts.command.errors import one_sentence_errors
 from scripts.command.locations import CONFIGS
 from scripts.comparison import ablation
 from scripts.comparison.ablation import VARIANTS, planned_epochs, run_ablation, train_variant, write_ablation
-from scripts.comparison.compare import main as compare_runs
-from scripts.comparison.ensembles import main as make_ensemble
 from scripts.networks import ClassifierEnsemble, ImageClassifier, MultiTaskDynUNet
 from scripts.networks.normalization import ForegroundInstanceNorm, PlainNorm
 from scripts.runs import folder as runs
@@ -205,7 +204,7 @@ def test_variants_run_seed_by_seed_with_the_reference_first_and_again_only_what_
     assert (result["reference"], result["epochs"]["joint"], result["not_run"]) == ("ours", 3, [])
     shutil.rmtree(tmp_path / "plain_normalization" / "seed1")
     trained.clear()
-    ablation.main(["--dataset_dir", "d", "--datalist_file", "l", "--out", str(tmp_path), "--table_only"])
+    command(["ablation", "--dataset_dir", "d", "--datalist_file", "l", "--out", str(tmp_path), "--table_only"])
     told = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
     assert trained == []
     assert (told["rows"][1]["seeds"], told["epochs"]) == ([0], result["epochs"])
@@ -236,7 +235,7 @@ def test_unknown_variants_and_an_ensemble_without_members_are_refused(tmp_path, 
     with pytest.raises(FileNotFoundError, match="holds no finished seed: every variant is compared with it"):
         write_ablation(tmp_path)
     with pytest.raises(SystemExit), one_sentence_errors():
-        ablation.main(["--dataset_dir", "d", "--datalist_file", "l", "--out", str(tmp_path), "--only", "nothing"])
+        command(["ablation", "--dataset_dir", "d", "--datalist_file", "l", "--out", str(tmp_path), "--only", "nothing"])
     assert capsys.readouterr().err.startswith("error: variants nothing not known")
 
 
@@ -250,7 +249,7 @@ def classifier_run(folder, small_data, seed):
 def test_an_ensemble_is_a_run_with_its_members_weights_calibrated_on_validation(small_data, tmp_path, capsys):
     members = [classifier_run(tmp_path / name, small_data, seed) for seed, name in enumerate("ab")]
     paths = ["--dataset_dir", str(small_data.dataset_dir), "--datalist_file", str(small_data.datalist_file)]
-    make_ensemble([*map(str, members), "--run_dir", str(tmp_path / "both"), *paths])
+    command(["ensemble", *map(str, members), "--run_dir", str(tmp_path / "both"), *paths])
     net, config, folder = runs.load_run(tmp_path / "both")
     assert isinstance(net, ClassifierEnsemble)
     assert folder == tmp_path / "both"
@@ -264,12 +263,12 @@ def test_an_ensemble_is_a_run_with_its_members_weights_calibrated_on_validation(
     assert config["members"] == [str(run) for run in members]
     made_stage(tmp_path / "c" / "joint", 0)
     with pytest.raises(ValueError, match="c is a MultiTaskDynUNet; an ensemble is made of stand-alone classifiers"):
-        make_ensemble([str(members[0]), str(tmp_path / "c"), "--run_dir", str(tmp_path / "no"), *paths])
+        command(["ensemble", str(members[0]), str(tmp_path / "c"), "--run_dir", str(tmp_path / "no"), *paths])
     other = made_stage(
         tmp_path / "d" / "joint", 0, "a" * 64, network_def=config["network_def"]["members"][0], train_segmentation=False
     )
     with pytest.raises(ValueError, match="trained on another datalist"):
-        make_ensemble([str(members[0]), str(other.parent), "--run_dir", str(tmp_path / "no"), *paths])
+        command(["ensemble", str(members[0]), str(other.parent), "--run_dir", str(tmp_path / "no"), *paths])
 
 
 def test_tasks_of_a_run_are_those_of_its_stages_together(tmp_path):
@@ -310,7 +309,7 @@ def test_a_stand_alone_classifier_is_trained_evaluated_explained_and_compared(sm
     assert {r["mask"] for r in rows} == {"true"}
     capsys.readouterr()
     paths = ["--dataset_dir", small_run.paths["dataset_dir"], "--datalist_file", small_run.paths["datalist_file"]]
-    compare_runs([str(tmp_path / "ours"), str(folder), "--no_stages", "--out", str(tmp_path / "out"), *paths])
+    command(["compare", str(tmp_path / "ours"), str(folder), "--no_stages", "--out", str(tmp_path / "out"), *paths])
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("efficientnet_b0: map: gradcam at net._avg_pooling.features") for line in lines)
     content = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))

@@ -12,9 +12,10 @@ import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from scripts.command.cli import one_sentence_errors
+from scripts.__main__ import main as command
+from scripts.command.errors import one_sentence_errors
 from scripts.comparison import comparison_files
-from scripts.comparison.compare import main, read_models, write_comparison
+from scripts.comparison.compare import read_models, write_comparison
 from scripts.comparison.comparison import compare, difference, value_of
 from scripts.comparison.trained_models import MEASURES, check_comparable, expand, read_model, stale, training_seconds
 from scripts.networks import MultiTaskDynUNet
@@ -270,7 +271,7 @@ def test_training_time_is_that_of_the_event_files_without_the_pause_between_them
 def test_the_command_prints_the_table_and_names_the_files(tmp_path, capsys):
     made_run(tmp_path / "ours")
     made_run(tmp_path / "other", energy=(0.8, 0.6, 0.4), dice=[0.7, 0.5, 0.4])
-    main([str(tmp_path / "ours"), str(tmp_path / "other"), "--no_stages"])
+    command(["compare", str(tmp_path / "ours"), str(tmp_path / "other"), "--no_stages"])
     printed = capsys.readouterr().out
     assert "difference from ours" in printed
     assert str(tmp_path / "comparison") in printed
@@ -287,9 +288,9 @@ def test_the_command_says_in_one_sentence_why_runs_are_refused(tmp_path, capsys)
     other = made_run(tmp_path / "other")
     made_stage(other / "stage3_joint", datalist="a" * 64, run_dir="x", **THREE["stage3_joint"])
     with pytest.raises(SystemExit), one_sentence_errors():
-        main([str(tmp_path / "ours"), str(other), "--no_stages"])
+        command(["compare", str(tmp_path / "ours"), str(other), "--no_stages"])
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ")
     assert "trained on different datalists (ffffffff and aaaaaaaa)" in said
     with pytest.raises(ValueError, match="give both"):
-        main([str(other), "--dataset_dir", "x"])
+        command(["compare", str(other), "--dataset_dir", "x"])

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from scripts.command.cli import one_sentence_errors
+from scripts.__main__ import main as command
+from scripts.command.errors import one_sentence_errors
 from scripts.comparison import comparison_files
 from scripts.comparison.comparison import compare
 from scripts.report import report
@@ -80,9 +81,9 @@ def test_a_study_of_another_datalist_is_said_to_be_one(demo, tmp_path):
 
 def test_named_folders_are_taken_and_one_without_a_study_is_refused(demo, tmp_path, capsys):
     made = compared(tmp_path / "made", name="ablation")
-    report.main([str(demo), "--study", str(made), "--out", "named.html"])
+    command(["report", str(demo), "--study", str(made), "--out", "named.html"])
     assert "study-ablation" in Page((demo / "named.html").read_text(encoding="utf-8")).ids
     with pytest.raises(SystemExit), one_sentence_errors():
-        report.main([str(demo), "--study", str(tmp_path)])
+        command(["report", str(demo), "--study", str(tmp_path)])
     said = capsys.readouterr().err
     assert f"{tmp_path} holds no study: expected comparison.json, ablation.json or leave_one_source_out.json" in said

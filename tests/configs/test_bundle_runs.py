@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from scripts.command.cli import sentence
+from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.runs import folder as runs
 from scripts.training.checkpoints import StageCheckpoint

@@ -15,7 +15,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from scripts.command.cli import sentence
+from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.workflows import run_config
 from scripts.data import datalists

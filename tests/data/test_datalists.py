@@ -3,8 +3,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import runpy
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,15 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.checks import audit, verify_data
+from scripts.__main__ import main as command
 from scripts.data import datalists
-from scripts.data.datalists.__main__ import main
 from scripts.data.datalists.folders import class_names
 from scripts.data.datalists.similarity import places
 from scripts.data.datalists.slices import qualifying_slices, share_out, spread
 from scripts.data.datalists.volumes import load_oriented
 from scripts.phantoms import make_phantoms, phantom_slice
-from scripts.training import train
 
 
 def picture(index: int, size: int = 96, tumor: bool = False) -> Image.Image:
@@ -503,54 +499,42 @@ def test_unusable_patients_are_reported(tmp_path):
 
 def test_sources_merge_without_overlap_by_the_command_line(phantoms, tmp_path):
     root = ["--root", str(phantoms)]
-    main(["nifti_cases", "--folder", str(phantoms / "patients"), *root, "--out", str(tmp_path / "a.json")])
-    main(
-        ["image_folder", "--folder", str(phantoms / "singles"), *root, "--out", str(tmp_path / "b.json")]
+    command(
+        ["datalist", "nifti_cases", "--folder", str(phantoms / "patients"), *root, "--out", str(tmp_path / "a.json")]
+    )
+    command(
+        ["datalist", "image_folder", "--folder", str(phantoms / "singles"), *root, "--out", str(tmp_path / "b.json")]
         + ["--modality", "FLAIR"]
     )
-    main(["merge", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "c.json")])
-    main(["check", str(tmp_path / "c.json"), "--dataset-dir", str(phantoms)])
+    command(
+        ["datalist", "merge", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "c.json")]
+    )
+    command(["datalist", "check", "--datalist_file", str(tmp_path / "c.json"), "--dataset-dir", str(phantoms)])
     merged = datalists.read(tmp_path / "c.json", phantoms)
     assert {row["source"] for row in datalists.summary(merged)} == {"patients", "singles"}
     assert json.loads((tmp_path / "b.report.json").read_text(encoding="utf-8"))["figures"]["images"] == 12
     with pytest.raises(FileNotFoundError, match=r"^c.json: training\[0\] names 'patients/"):
-        main(["check", str(tmp_path / "c.json"), "--dataset_dir", str(tmp_path)])
+        command(["datalist", "check", "--datalist_file", str(tmp_path / "c.json"), "--dataset_dir", str(tmp_path)])
 
 
 @pytest.mark.parametrize("spelling", ["--dataset-dir", "--dataset_dir"])
-def test_the_command_ends_as_the_others_do(tmp_path, capsys, monkeypatch, spelling):
-    """One sentence and status 2, a traceback where it is asked for, and both spellings of the option."""
-    monkeypatch.setattr(sys, "argv", ["datalists", "check", str(tmp_path / "gone.json"), spelling, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "scripts.data.datalists.__main__")  # else Python warns of running it twice
-    monkeypatch.delenv("TUMORLENS_TRACEBACK", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("scripts.data.datalists", run_name="__main__")
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: no datalist at {tmp_path / 'gone.json'}")
-    monkeypatch.setenv("TUMORLENS_TRACEBACK", "1")
-    with pytest.raises(FileNotFoundError, match="no datalist at"):
-        runpy.run_module("scripts.data.datalists", run_name="__main__")
-
-
-def test_other_commands_take_both_spellings_of_the_folder(tmp_path):
-    gone = str(tmp_path / "gone.json")
-    for spelling in ("--dataset-dir", "--dataset_dir"):
-        with pytest.raises(FileNotFoundError, match="no datalist at"):
-            audit.main([gone, spelling, str(tmp_path), "--out", str(tmp_path)])
-        with pytest.raises(FileNotFoundError, match="no datalist at"):
-            verify_data.main([gone, spelling, str(tmp_path)])
-        with pytest.raises(FileNotFoundError, match=r"gone\.json"):
-            train.main([spelling, str(tmp_path), "--datalist_file", gone, "--run_dir", str(tmp_path / "run")])
+def test_the_verbs_take_both_spellings_of_the_folder_and_name_a_missing_list(tmp_path, spelling):
+    gone = ["--datalist_file", str(tmp_path / "gone.json"), spelling, str(tmp_path)]
+    for verb in (["datalist", "check"], ["audit", "--out", str(tmp_path)], ["verify"]):
+        with pytest.raises(FileNotFoundError, match=r"^no datalist at .*gone\.json"):
+            command([*verb, *gone])
+    with pytest.raises(FileNotFoundError, match=r"gone\.json"):
+        command(["train", *gone, "--run_dir", str(tmp_path / "run")])
 
 
 def test_strict_makes_an_unusable_file_an_error_and_writes_no_list(tmp_path, pool):
     folder = fill(tmp_path / "set", {"no": pool[:6], "tumor": pool[6:12]})
     (folder / "images" / "no" / "torn.png").write_text("x")
-    command = ["image_folder", "--folder", str(folder), "--out", str(tmp_path / "x.json")]
+    arguments = ["datalist", "image_folder", "--folder", str(folder), "--out", str(tmp_path / "x.json")]
     with pytest.raises(ValueError, match=r"1 files cannot be used, first: images/no/torn\.png"):
-        main([*command, "--strict"])
+        command([*arguments, "--strict"])
     assert not (tmp_path / "x.json").exists()
-    main(command)
+    command(arguments)
     assert (tmp_path / "x.json").exists()
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from scripts.__main__ import main as command
 from scripts.command.locations import CONFIGS
 from scripts.data import datalists
-from scripts.data.datalists.__main__ import main
 from scripts.runs import folder as runs
 from scripts.training.train import train
 
@@ -31,11 +31,11 @@ def mixed(real_data, tmp_path_factory):
     if missing:
         pytest.skip(f"no {', '.join(missing)} in {real_data}")
     out = tmp_path_factory.mktemp("mixed")
-    for name, command in COMMANDS.items():
-        main([*command, "--folder", str(real_data / name), "--out", str(out / f"{name}.json")])
+    for name, arguments in COMMANDS.items():
+        command(["datalist", *arguments, "--folder", str(real_data / name), "--out", str(out / f"{name}.json")])
     lists, folders = [str(out / f"{name}.json") for name in COMMANDS], [str(real_data / name) for name in COMMANDS]
     options = ["--mixed-modality", "--resplit", "--seed", "1", "--out", str(out / "mix.json")]
-    main(["merge", *lists, "--dataset-dir", *folders, "--root", str(real_data), *options])
+    command(["datalist", "merge", *lists, "--dataset-dir", *folders, "--root", str(real_data), *options])
     return out
 
 

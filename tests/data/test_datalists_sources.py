@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.__main__ import main as command
 from scripts.data import datalists
-from scripts.data.datalists.__main__ import main
 from scripts.data.datalists.naming import role
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.preprocessing import make_preprocessing, resolve_items
@@ -500,19 +500,19 @@ def test_each_source_by_one_command(tmp_path):
     counts = {}
     for name, (flag, where, *rest) in commands.items():
         out = tmp_path / f"{name}.json"
-        main([name, flag, str(tmp_path / where), "--root", str(tmp_path), *rest, "--out", str(out)])
+        command(["datalist", name, flag, str(tmp_path / where), "--root", str(tmp_path), *rest, "--out", str(out)])
         counts[name] = len(items_of(datalists.read(out, tmp_path)))
         assert json.loads((tmp_path / f"{name}.report.json").read_text(encoding="utf-8"))["figures"]["used"] == 3
     assert counts == {"nifti_cases": 12, "nifti_volumes": 9, "dicom_series": 6, "decathlon": 3}
     merged = ["nifti_cases.json", "nifti_volumes.json"]
-    command = ["merge", *(str(tmp_path / name) for name in merged), "--out", str(tmp_path / "mix.json")]
-    main([*command, "--dataset-dir", str(tmp_path)])
+    arguments = ["datalist", "merge", *(str(tmp_path / name) for name in merged), "--out", str(tmp_path / "mix.json")]
+    command([*arguments, "--dataset-dir", str(tmp_path)])
     mix = datalists.read(tmp_path / "mix.json", tmp_path)
     assert list(mix["classes"].values()) == ["no_tumor", "glioma"]
     assert len(items_of(mix)) == 21
     for option in ("--resplit", "--same-patients"):
-        with pytest.raises(ValueError, match=f"^{option} needs --dataset-dir"):
-            main([*command, option])
+        with pytest.raises(ValueError, match=f"^--{option[2:].replace('-', '_')} needs --dataset_dir"):
+            command([*arguments, option])
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders_and_visits_stay_together(tmp_path):

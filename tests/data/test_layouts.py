@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.data.datalists.__main__ import main
+from scripts.__main__ import main as command
 from scripts.data.datalists.plans import took
 from tests.data.test_datalists_sources import save, scan, tumor
 
@@ -15,11 +15,12 @@ def test_a_dry_run_says_what_is_taken_for_what_and_writes_nothing(tmp_path, caps
         save(scan(k), folder / f"BraTS20_{k:03d}" / f"BraTS20_{k:03d}_flair.nii.gz")
         save(tumor(), folder / f"BraTS20_{k:03d}" / f"BraTS20_{k:03d}_seg.nii.gz")
     (folder / "BraTS20_000" / "BraTS20_000_flair.nii.gz").write_bytes(b"not read")
-    main(["nifti_cases", "--folder", str(folder), "--out", str(tmp_path / "a.json"), "--dry_run"])
+    arguments = ["nifti_cases", "--folder", str(folder), "--out", str(tmp_path / "a.json"), "--dry_run"]
+    command(["datalist", *arguments])
     printed = capsys.readouterr().out.splitlines()
     assert "FLAIR = *_flair.nii.gz in 3 of 3 cases" in printed
     assert "mask = *_seg.nii.gz in 3 of 3 cases" in printed
-    assert printed[-1] == "nothing was read or written (--dry-run); refused so far: 0"
+    assert printed[-2:] == ["nothing was read (--dry_run); refused so far: 0", "written: nothing"]
     assert [path.name for path in tmp_path.iterdir()] == ["cases"]
 
 

@@ -14,7 +14,7 @@ from monai.transforms import Compose, Invertd
 from PIL import Image
 from torch.utils.data import default_collate
 
-from scripts.command.cli import sentence
+from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS
 from scripts.data.preprocessing import (
     Pipeline,

@@ -14,8 +14,8 @@ from monai.networks.nets import DenseNet121
 from PIL import Image
 from torch import nn
 
+from scripts.__main__ import main as command
 from scripts.command.workflows import run_config
-from scripts.diagnosis import diagnose
 from scripts.diagnosis.inputs import Samples, prepare
 from scripts.diagnosis.network import build_network, choose_target, load_checkpoint, named, padding
 from scripts.diagnosis.pictures import PICTURES
@@ -99,7 +99,7 @@ def test_the_page_is_self_contained_and_tells_every_cause_with_its_limit_and_pic
     out = tmp_path / "out"
     argv = ["--run_dir", str(small_run.run("baseline")), "--out", str(out), "--images", "16"]
     argv += [token for key, value in small_run.paths.items() for token in (f"--{key}", value)]
-    assert diagnose.main(argv) == 1
+    assert command(["diagnose", *argv]) == 1
     html = (out / "diagnosis.html").read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64,|#)", html)
     assert html.count("<img src=") == 1 + len(CAUSES)
@@ -152,7 +152,7 @@ ZSCORE = {"_target_": "NormalizeIntensityd", "keys": "image"}
 def test_a_densenet_with_own_images_and_pipeline_that_masks_before_it_normalizes(densenet, small_data, tmp_path):
     folder = ["--folder", str(small_data.dataset_dir / "singles"), "--out", str(tmp_path)]
     wrong = ["--preprocessing", monai_pipeline(tmp_path / "wrong.yaml", [MASK, ZSCORE])]
-    assert diagnose.main([*densenet, *folder, *wrong, "--class_index", "1", "--num_classes", "2"]) == 1
+    assert command(["diagnose", *densenet, *folder, *wrong, "--class_index", "1", "--num_classes", "2"]) == 1
     found = verdicts(tmp_path)
     assert found["order of transforms"] == found["air not zero"] == found["pooling over air"] == HOLDS
     assert found["normalization leak"] == DOES_NOT_HOLD  # batch norm
@@ -162,20 +162,20 @@ def test_a_densenet_with_own_images_and_pipeline_that_masks_before_it_normalizes
     assert "NormalizeIntensityd" in order["reason"]
     # The same mask in front: statistics of what is not 0 alone leave the air at 0.
     right = ["--preprocessing", monai_pipeline(tmp_path / "right.yaml", [MASK, {**ZSCORE, "nonzero": True}])]
-    diagnose.main([*densenet, *folder, *right])
+    command(["diagnose", *densenet, *folder, *right])
     assert verdicts(tmp_path)["order of transforms"] == verdicts(tmp_path)["air not zero"] == DOES_NOT_HOLD
 
 
 def test_our_network_behind_such_a_pipeline_is_told_the_order(small_run, tmp_path):
     own = monai_pipeline(tmp_path / "wrong.yaml", [MASK, ZSCORE])
     argv = ["--run_dir", str(small_run.run("ours")), "--folder", str(small_run.dataset_dir / "singles")]
-    assert diagnose.main([*argv, "--preprocessing", own, "--images", "8", "--out", str(tmp_path)]) == 1
+    assert command(["diagnose", *argv, "--preprocessing", own, "--images", "8", "--out", str(tmp_path)]) == 1
     assert {"air not zero", "order of transforms"} <= set(document(tmp_path)["holds"])
 
 
 def test_without_the_own_pipeline_its_air_and_order_cannot_be_told(densenet, small_data, tmp_path):
     argv = [*densenet, "--folder", str(small_data.dataset_dir / "singles"), "--spatial_size", "64", "--images", "8"]
-    assert diagnose.main([*argv, "--out", str(tmp_path)]) == 1
+    assert command(["diagnose", *argv, "--out", str(tmp_path)]) == 1
     found = document(tmp_path)
     assert found["target"] == "class_1"
     for cause in ("air not zero", "order of transforms", "source or air shortcut"):
@@ -186,7 +186,7 @@ def test_without_the_own_pipeline_its_air_and_order_cannot_be_told(densenet, sma
 
 def test_plain_files_without_classes_are_enough(densenet, flat, tmp_path):
     argv = [*densenet, "--folder", flat, "--spatial_size", "64", "--out", str(tmp_path)]
-    assert diagnose.main([*argv, "--colormap", "scripts.pictures.overlays.colorize"]) == 1
+    assert command(["diagnose", *argv, "--colormap", "scripts.pictures.overlays.colorize"]) == 1
     assert verdicts(tmp_path)["wrong class index"] == CANNOT_TELL
     assert verdicts(tmp_path)["swapped colors"] == DOES_NOT_HOLD
 
@@ -213,7 +213,7 @@ def test_errors_say_what_to_do(tokens, message, flat, tmp_path):
     network = ["--network", "monai.networks.nets.DenseNet121", "--network_args", json.dumps(DENSENET)]
     folder = ["--folder", flat, "--spatial_size", "64"]
     with pytest.raises((ValueError, OSError), match=message):
-        diagnose.main([*network, *folder, "--out", str(tmp_path), *tokens])
+        command(["diagnose", *network, *folder, "--out", str(tmp_path), *tokens])
 
 
 def test_networks_by_class_and_by_config(tmp_path):

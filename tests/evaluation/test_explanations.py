@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from scripts.command.cli import sentence
+from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS
 from scripts.evaluation import explanations
 from scripts.evaluation.explanations import check_cases, make_plan, write_explanations

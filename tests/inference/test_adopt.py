@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 from PIL import Image
 
+from scripts.__main__ import main as command
 from scripts.command.locations import CONFIGS
 from scripts.inference import adopt
 from scripts.runs import folder as runs
@@ -140,7 +141,7 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path):
 
 def test_the_run_is_ready_for_stage_2(checkpoint, tmp_path):
     run = tmp_path / "run"
-    adopt.main([str(checkpoint), "--run_dir", str(run), "--spatial_size", "32", "32", "--num_classes", "3"])
+    command(["adopt", str(checkpoint), "--run_dir", str(run), "--spatial_size", "32", "32", "--num_classes", "3"])
     parser = ConfigParser()
     parser.read_config(
         [str(CONFIGS / "train.yaml"), str(CONFIGS / "stage2_classification.yaml"), str(run / "adopted.yaml")]
@@ -153,15 +154,15 @@ def test_the_run_is_ready_for_stage_2(checkpoint, tmp_path):
     loaded, config, folder = runs.load_run(run)
     assert (loaded.num_classes, config["spatial_size"], folder.name) == (3, [32, 32], "stage1_segmentation")
     with pytest.raises(ValueError, match="holds stage1_segmentation already"):
-        adopt.main([str(checkpoint), "--run_dir", str(run), "--spatial_size", "32", "32"])
+        command(["adopt", str(checkpoint), "--run_dir", str(run), "--spatial_size", "32", "32"])
     with pytest.raises(ValueError, match=r"multiples of the total stride \[8, 8\], got \[30, 32\]"):
-        adopt.main([str(checkpoint), "--run_dir", str(tmp_path / "b"), "--spatial_size", "30", "32"])
+        command(["adopt", str(checkpoint), "--run_dir", str(tmp_path / "b"), "--spatial_size", "30", "32"])
 
 
 def test_stages_2_and_3_train_the_adopted_network(checkpoint, small_data, tmp_path):
     run = tmp_path / "run"
-    adopt.main(
-        [str(checkpoint), "--run_dir", str(run), "--spatial_size", "64", "64", "--train", "--foreground_norm",
+    command(
+        ["adopt", str(checkpoint), "--run_dir", str(run), "--spatial_size", "64", "64", "--train", "--foreground_norm",
          "--dataset_dir", str(small_data.dataset_dir), "--datalist_file", str(small_data.datalist_file),
          "--overlay", str(small_overlay(tmp_path))]
     )  # fmt: skip
@@ -177,11 +178,13 @@ def trained(run, data, *overlays):
     train.train(run, list(overlays), dataset_dir=str(data.dataset_dir), datalist_file=str(data.datalist_file))
 
 
-def test_an_adopted_network_trained_later_keeps_its_stage_1(checkpoint, small_data, tmp_path, caplog):
+def test_an_adopted_network_trained_later_keeps_its_stage_1(checkpoint, small_data, tmp_path, capsys):
     run, short = tmp_path / "my run", small_overlay(tmp_path)
-    with caplog.at_level("INFO"):
-        adopt.main([str(checkpoint), "--run_dir", str(run), "--spatial_size", "64", "64"])
-    assert f"python -m scripts train --run_dir '{run}' --overlay '{run}/adopted.yaml' --dataset_dir DIR" in caplog.text
+    command(["adopt", str(checkpoint), "--run_dir", str(run), "--spatial_size", "64", "64"])
+    assert (
+        f"python -m scripts train --run_dir '{run}' --overlay '{run}/adopted.yaml' --dataset_dir DIR"
+        in capsys.readouterr().out
+    )
     manifest = runs.read_manifest(run / "stage1_segmentation")
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert (manifest["adopted"], manifest["adopted_sha256"]) == (str(checkpoint), digest)
@@ -213,7 +216,9 @@ def test_a_stock_network_is_explained_as_it_is(checkpoint, tmp_path):
     picture = save_picture(tmp_path / "slice.png", head()[:, :, 4])
     for path, more in ((volume, ("--slice", "4")), (volume, ()), (picture, ("--method", "hirescam"))):
         out = tmp_path / "out"
-        adopt.main([str(checkpoint), "--spatial_size", "32", "32", "--explain", str(path), "--out", str(out), *more])
+        command(
+            ["adopt", str(checkpoint), "--spatial_size", "32", "32", "--explain", str(path), "--out", str(out), *more]
+        )
         method = "hirescam" if more[:1] == ("--method",) else "gradcam"
         name = f"{path.name.split('.')[0]}_{method}_decoder_last"
         written = nib.load(out / f"{name}.nii.gz")
@@ -230,6 +235,6 @@ def test_a_stock_network_is_explained_as_it_is(checkpoint, tmp_path):
 
 def test_nothing_to_do_is_said(checkpoint):
     with pytest.raises(ValueError, match="nothing to do"):
-        adopt.main([str(checkpoint), "--spatial_size", "32", "32"])
+        command(["adopt", str(checkpoint), "--spatial_size", "32", "32"])
     with pytest.raises(ValueError, match="--train needs"):
-        adopt.main([str(checkpoint), "--spatial_size", "32", "32", "--train", "--run_dir", "x"])
+        command(["adopt", str(checkpoint), "--spatial_size", "32", "32", "--train", "--run_dir", "x"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scripts.__main__ import main as command
 from scripts.inference import predict
 from scripts.inference.pipeline import Inference
 from tests.scans import head, oblique, save, save_picture, write_overlay
@@ -38,13 +39,8 @@ def folder(tmp_path):
     return root
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setattr(predict, "start_logging", lambda: None)
-
-
 def run(folder, out, overlay, *more):
-    status = predict.main([str(folder), "--out", str(out), "--overlay", str(overlay), *more])
+    status = command(["predict", str(folder), "--out", str(out), "--overlay", str(overlay), *more])
     with open(out / "results.csv", encoding="utf-8", newline="") as file:
         return status, {row["name"]: row for row in csv.DictReader(file)}
 

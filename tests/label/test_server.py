@@ -22,6 +22,7 @@ from bundle import label_sampling
 from bundle.label import ENVIRONMENT, SAMPLE_APP, STRATEGY, Label, prepare_app
 from bundle.release import NAME, release
 from scripts import phantoms
+from scripts.__main__ import main as command
 from tests.bundle.made_run import CLASSES, make_pictures, make_run
 from tests.label.running import RunningServer
 
@@ -257,8 +258,8 @@ def sampling_server(bundles, studies, tmp_path_factory) -> Iterator[RunningServe
 
 
 def test_the_most_uncertain_image_is_offered_next_then_the_one_after_it(sampling_server, capsys):
-    label_sampling.main(["--model", NAME, "--server", sampling_server.url])
-    lines = capsys.readouterr().out.splitlines()
+    command(["label-next", "--model", NAME, "--server", sampling_server.url])
+    lines = capsys.readouterr().out.splitlines()[:-1]
     ranked = [(line.split()[1], float(line.split()[0])) for line in lines[:-1]]
     assert {name for name, _ in ranked} == {"picture", "volume", "labeled0", "labeled1"}
     assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from scripts.__main__ import main as command
 from scripts.data.datalists.volumes import load_oriented
 from scripts.phantoms import draw_head, make_phantoms, phantom_slice, phantom_volume, render, with_tumor
-from scripts.phantoms.__main__ import main
 from scripts.phantoms.dataset import AREA_RANGE, FORMATS, VERSION
 from scripts.phantoms.head import SmoothField
 
@@ -184,9 +184,9 @@ def test_overwrite_replaces_phantoms_but_never_other_files(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "keep"
 
 
-def test_command_line_says_one_sentence_and_fails(tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "x"), "--patients", "0", "--singles", "3"]) == 1
-    assert "singles even" in capsys.readouterr().err
+def test_command_line_says_one_sentence_and_fails(tmp_path):
+    with pytest.raises(ValueError, match="singles even"):
+        command(["phantoms", "--out", str(tmp_path / "x"), "--patients", "0", "--singles", "3"])
     assert not (tmp_path / "x").exists()
 
 

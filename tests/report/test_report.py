@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.tensorboard import SummaryWriter
 
+from scripts.__main__ import main as command
 from scripts.evaluation import robustness, scope_evaluation, uncertainty_evaluation
 from scripts.evaluation.evaluation import write_evaluation
 from scripts.evaluation.items import ClassComparison
@@ -495,7 +496,7 @@ def test_what_was_not_measured_is_said(demo):
 
 
 def test_one_run_alone_is_reported_into_its_own_folder(demo, capsys):
-    report.main([str(demo / "ours")])
+    command(["report", str(demo / "ours")])
     page = demo / "ours" / "report.html"
     assert str(page) in capsys.readouterr().out
     assert "ours on phantoms" in page.read_text(encoding="utf-8")
@@ -606,7 +607,7 @@ def test_printed_table_has_both_columns(demo):
 def test_comparison_picture_is_written(demo, tmp_path):
     path = report.write_comparison_picture(demo, tmp_path / "picture.png", RUNS, cases=2)
     assert path.read_bytes().startswith(b"\x89PNG")
-    report.main([str(demo), "--out", str(tmp_path / "x.html"), "--picture", str(tmp_path / "picture.jpg")])
+    command(["report", str(demo), "--out", str(tmp_path / "x.html"), "--picture", str(tmp_path / "picture.jpg")])
     with Image.open(tmp_path / "picture.jpg") as picture:
         assert picture.format == "JPEG"
         assert picture.width > 600

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scripts.command.cli import sentence
+from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS
 from scripts.data.samplers import MixedBatchSampler, groups, has_mask
 from scripts.runs import folder as runs

@@ -1,0 +1,42 @@
+"""Arguments of the verbs ``verify`` and ``audit``."""
+
+from __future__ import annotations
+
+from scripts.command.verbs import PARTS, Parser, Verb, add_data, add_limit, add_out, add_seed
+
+__all__ = ["VERBS"]
+
+SIZE = "side of the network's input in pixels (default: 256)"
+
+
+def _verify(parser: Parser) -> None:
+    add_data(parser)
+    add_out(parser, "folder of the results (default: <list>_verification beside the list)")
+    parser.add_argument("--allow", nargs="+", default=[], metavar="RULE", help="rules that may fail")
+    parser.add_argument("--write_passing", metavar="LIST.json", help="write the list without its failing items here")
+    parser.add_argument("--spatial_size", type=int, default=256, help=SIZE)
+
+
+def _audit(parser: Parser) -> None:
+    add_data(parser)
+    add_out(parser, "folder of audit.json and audit.png", required=True)
+    add_limit(parser, "audit a seeded subset of so many images")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the datalist (default: all)")
+    parser.add_argument("--spatial_size", type=int, default=256, help=SIZE)
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if anything is flagged after the pipeline")
+    add_seed(parser, "subset and folds")
+
+
+VERBS = (
+    Verb(
+        "verify", "verify the images of a datalist against stated rules", "scripts.checks.verify_data", _verify,
+        "  python -m scripts verify --dataset_dir DIR --datalist_file data/mine.json --out runs/verified\n\n"
+        "Writes verification.csv (one line an item), verification.json and worst.png; exit status 1 when a rule fails\n"
+        "that is not allowed.",
+    ),
+    Verb(
+        "audit", "measure what air, geometry and histogram alone say about source and diagnosis",
+        "scripts.checks.audit", _audit,
+        "  python -m scripts audit --dataset_dir DIR --datalist_file data/mine.json --out runs/audit --limit 1000",
+    ),
+)  # fmt: skip

@@ -1,0 +1,113 @@
+"""Arguments of the verb ``datalist``; what is not given is left to the functions that build datalists."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from scripts.command.verbs import Parser, Verb, add_data, add_limit, add_out, folder
+
+__all__ = ["DIAGNOSES", "VERBS"]
+
+SOURCES = {
+    "image_folder": "images/<class>/* with optional masks/<same stem>.png",
+    "nifti_cases": "folders of cases with FLAIR, T1, T1ce or T2 and a mask (seg), as 2D slices",
+    "nifti_volumes": "volumes without masks, all without a tumor",
+    "dicom_series": "folders of one DICOM series each",
+    "decathlon": "a dataset.json with training: [{image, label}]",
+}
+DIAGNOSES = {"no_tumor": 0, "unknown": -1}
+
+
+def _optional(command: Parser, name: str, text: str, **settings: Any) -> None:
+    command.add_argument(name, default=argparse.SUPPRESS, help=text, **settings)
+
+
+def _add_split(command: Parser) -> None:
+    _optional(command, "--seed", "of the split (default: 0)", type=int, metavar="N")
+    shares = ("TRAIN", "VAL", "TEST")
+    _optional(command, "--fractions", "of the split (default: 0.6 0.15 0.25)", type=float, nargs=3, metavar=shares)
+
+
+def _add_slices(command: Parser) -> None:
+    names = ("NONE", "TUMOR")
+    _optional(command, "--classes", "names of the classes (default: no_tumor tumor)", nargs=2, metavar=names)
+    _optional(command, "--planes", "axial, coronal or sagittal, or several (default: axial)", nargs="+")
+    command.add_argument("--whole_volumes", action="store_true", help="one item a volume, for 3D networks")
+    _optional(command, "--tumor_slices", "at most so many a patient (default: 5)", type=int, metavar="N")
+    _optional(command, "--normal_slices", "at most so many a patient (default: 3)", type=int, metavar="N")
+    _optional(command, "--min_tumor_area", "share of the slice (default: 0.003)", type=float, metavar="SHARE")
+    _optional(command, "--min_foreground", "share of the slice (default: 0.1)", type=float, metavar="SHARE")
+    text = "take volumes whose air is not 0 without a brain mask too"
+    _optional(command, "--shifted_air", text, action="store_true")
+
+
+def _add_distance(command: Parser) -> None:
+    _optional(command, "--max_distance", "bits of 256 between near-duplicates (default: 40)", type=int, metavar="N")
+
+
+def _add_source(command: Parser, name: str) -> None:
+    option, text = ("--file", "dataset.json") if name == "decathlon" else ("--folder", "where the images lie")
+    command.add_argument(option, type=folder, required=True, dest="source", metavar="PATH", help=text)
+    add_out(command, "datalist to write; the report goes beside it", required=True)
+    _optional(command, "--name", "name of the source (default: the folder's)")
+    _optional(command, "--root", "dataset_dir, to which paths are relative (default: the folder)", type=folder)
+    command.add_argument("--strict", action="store_true", help="a file that cannot be used is an error")
+    text = "say what is taken for what; read and write nothing"
+    command.add_argument("--dry_run", action="store_true", help=text)
+    _add_split(command)
+    if name == "image_folder":
+        add_limit(command, "use a seeded subset of this many images")
+        _add_distance(command)
+    else:
+        _add_slices(command)
+    if name == "nifti_cases":
+        _optional(command, "--channels", "FLAIR, T1, T1ce, T2, or several (default: FLAIR)", nargs="+")
+        _optional(command, "--label_pattern", "file name pattern of the masks, if they are named otherwise")
+    elif name != "decathlon":
+        default = "FLAIR" if name == "nifti_volumes" else "MRI"
+        _optional(command, "--modality", f"what the images are (default: {default})")
+    if name in ("nifti_volumes", "dicom_series"):
+        default = "no_tumor" if name == "nifti_volumes" else "unknown"
+        _optional(command, "--diagnosis", f"of volumes without a mask (default: {default})", choices=DIAGNOSES)
+    if name == "dicom_series":
+        _optional(command, "--masks", "folder with <folder of the series>.nii.gz", type=folder)
+
+
+def _add_merge(command: Parser) -> None:
+    command.add_argument("lists", type=folder, nargs="+", metavar="LIST.json", help="datalists to join")
+    add_out(command, "datalist to write; the report goes beside it", required=True)
+    text = "folder of the images: one for all, or one a list; near-duplicates across lists are kept on one side"
+    command.add_argument("--dataset_dir", type=folder, nargs="+", metavar="DIR", help=text)
+    _optional(command, "--root", "dataset_dir of the result (default: the folder that holds all)", type=folder)
+    for name, text in {
+        "--binary": "classes no_tumor and tumor",
+        "--mixed_modality": "allow lists of different modality",
+        "--resplit": "split again in place of keeping the lists' splits",
+        "--same_patients": "equal patient numbers of different sources are one person",
+    }.items():
+        _optional(command, name, text, action="store_true")
+    _add_distance(command)
+    _add_split(command)
+
+
+def _datalist(parser: Parser) -> None:
+    commands = parser.add_subparsers(dest="command", metavar="WHAT", required=True, title="what")
+    for name, text in SOURCES.items():
+        _add_source(commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}."), name)
+    text = "join datalists, keep or renew their splits"
+    _add_merge(commands.add_parser("merge", help=text, description=f"{text[:1].upper()}{text[1:]}."))
+    text = "check a datalist, its files and its splits"
+    add_data(commands.add_parser("check", help=text, description=f"{text[:1].upper()}{text[1:]}."))
+
+
+VERBS = (
+    Verb(
+        "datalist", "make, merge and check lists of images with their splits", "scripts.data.datalists.building",
+        _datalist,
+        "  python -m scripts datalist image_folder --folder DIR --out data/mine.json\n"
+        "  python -m scripts datalist nifti_cases --folder DIR --out data/volumes.json\n"
+        "  python -m scripts datalist merge data/a.json data/b.json --dataset_dir A B --out data/both.json\n"
+        "  python -m scripts datalist check --dataset_dir DIR --datalist_file data/mine.json",
+    ),
+)  # fmt: skip

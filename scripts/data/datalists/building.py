@@ -1,0 +1,103 @@
+"""The verb ``datalist``: build, merge and check datalists."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from scripts.command.verbs import Outcome
+from scripts.data.arguments import DIAGNOSES
+from scripts.data.datalists.decathlon import decathlon
+from scripts.data.datalists.dicom import dicom_series
+from scripts.data.datalists.folders import image_folder
+from scripts.data.datalists.merging import merge_sources
+from scripts.data.datalists.naming import CHANNELS
+from scripts.data.datalists.plans import Builder
+from scripts.data.datalists.schema import Datalist, Report, absent_classes, merge, read, summary, write, write_report
+from scripts.data.datalists.slices import SliceRule
+from scripts.data.datalists.volumes import nifti_cases, nifti_volumes
+
+BUILDERS: dict[str, Builder[...]] = {
+    "image_folder": image_folder,
+    "nifti_cases": nifti_cases,
+    "nifti_volumes": nifti_volumes,
+    "dicom_series": dicom_series,
+    "decathlon": decathlon,
+}
+RULE = [field.name for field in fields(SliceRule)]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    cells = [list(rows[0]), *[[str(value) for value in row.values()] for row in rows]]
+    widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _finish(datalist: Datalist, report: Report, out: Path) -> Outcome:
+    write(datalist, out)
+    if absent := absent_classes(datalist):
+        logging.warning("the training part has no item of class %s", " and ".join(absent))
+    figures = ", ".join(f"{key} {value}" for key, value in report.figures.items())
+    return Outcome(f"{_table(summary(datalist))}\n{figures}", [out, _report_file(out)])
+
+
+def _report_file(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.report.json")
+
+
+def _merge(given: dict[str, Any], out: Path) -> Outcome:
+    lists = [read(path) for path in given.pop("lists")]
+    folders = given.pop("dataset_dir")
+    if folders is None:
+        if given:
+            raise ValueError(f"--{next(iter(given))} needs --dataset_dir")
+        logging.warning("without --dataset_dir no image is read: near-duplicates across the lists are not looked for")
+        datalist = merge(lists, name=out.stem)
+        write(datalist, out)
+        return Outcome(_table(summary(datalist)), [out])
+    datalist, report = merge_sources(lists, folders, name=out.stem, **given)
+    write_report(report, _report_file(out))
+    return _finish(datalist, report, out)
+
+
+def _build(command: str, given: dict[str, Any], out: Path) -> Outcome:
+    strict, dry_run, source = given.pop("strict"), given.pop("dry_run"), given.pop("source")
+    unknown = [channel for channel in given.get("channels", ()) if channel not in CHANNELS]
+    if unknown:
+        raise ValueError(f"--channels: no channel {unknown[0]!r}; there are {', '.join(CHANNELS)}")
+    if "whole_volumes" in given:
+        planes = {"planes": ()} if given.pop("whole_volumes") else {}
+        chosen = {name: given.pop(name) for name in RULE if name in given}
+        if "planes" in chosen:
+            chosen["planes"] = tuple(chosen["planes"])
+        given["rule"] = SliceRule(**{**chosen, **planes})
+    if "diagnosis" in given:
+        given["diagnosis"] = DIAGNOSES[given["diagnosis"]]
+    plan = BUILDERS[command].plan(source, **given)
+    report = plan.report
+    print("\n".join(plan.taken), flush=True)
+    if dry_run:
+        return Outcome(f"nothing was read (--dry_run); refused so far: {len(report.unusable)}")
+    datalist = plan.finish()
+    write_report(report, _report_file(out))
+    if strict and report.unusable:
+        raise ValueError(f"{len(report.unusable)} files cannot be used, first: {', '.join(report.unusable[0])}")
+    return _finish(datalist, report, out)
+
+
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``datalist``.
+
+    Raises:
+        ValueError, OSError: as the builders.
+    """
+    own = ("verb", "chosen", "overrides", "command", "out")
+    given = {name: value for name, value in vars(arguments).items() if name not in own}
+    if arguments.command == "check":
+        return Outcome(_table(summary(read(given["datalist_file"], given["dataset_dir"]))))
+    if arguments.command == "merge":
+        return _merge(given, arguments.out)
+    return _build(arguments.command, given, arguments.out)

@@ -1,0 +1,38 @@
+"""Arguments of the verb ``train``."""
+
+from __future__ import annotations
+
+from scripts.command.verbs import Parser, Verb, add_compute, add_data, add_overlay, add_run, add_seed
+
+__all__ = ["VERBS"]
+
+OVERRIDES = """\
+  python -m scripts train --dataset_dir DIR --datalist_file LIST.json --run_dir runs/mine
+  torchrun --nproc_per_node=2 -m scripts train --overlay configs/multi_gpu_train.yaml ...
+
+Further values: every value of configs/train.yaml can be given by its id, for all stages or for one alone. An id that no
+config file has is refused.
+  --max_epochs 20 --learning_rate 0.0005            for all stages
+  --class_shares "{0: 0.5, 1: 0.5}"                 lists and mappings as in Python, quoted
+  --network_def#dropout 0.1                         inside a mapping: its parts divided by #
+  --stage3_joint "{'max_epochs': 20}"               for one stage: stage1_segmentation, stage2_classification,
+                                                    stage3_joint; its values win over those for all stages
+"""
+
+
+def _train(parser: Parser) -> None:
+    add_data(parser)
+    add_run(parser, "folder that the stages are written to")
+    add_overlay(parser)
+    parser.add_argument("--joint", action="store_true", help="one stage from random weights instead of the three")
+    parser.add_argument("--tracking", help="mlflow, or a file of MONAI's tracking settings")
+    add_seed(parser, "weights, batches and augmentation", None)
+    add_compute(parser, precision=True)
+
+
+VERBS = (
+    Verb(
+        "train", "train all stages in one command, resumable", "scripts.training.train", _train, OVERRIDES,
+        overrides=True,
+    ),
+)  # fmt: skip
