@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.datalists.naming import patient_of, patient_of_folder, stem_of
+from scripts.data.datalists.naming import patient_of, patient_of_folder, role, stem_of, volume_suffix
 from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import (
     DEFAULT_FRACTIONS,
@@ -21,24 +24,99 @@ from scripts.data.datalists.schema import (
     validate,
 )
 from scripts.data.datalists.slices import Case, SliceRule
-from scripts.data.datalists.volumes import BINARY, check_folder, collect
+from scripts.data.datalists.volumes import BINARY, collect
+from scripts.data.datalists.walking import check_folder
 
 logger = logging.getLogger(__name__)
 
+_CHANNEL = re.compile(r"(?P<case>.+)_\d{4}$")
 
-def _entries(content: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(part, entry) of every entry of the list; parts are the lists of entries, whatever their names."""
+
+def _entries(content: dict[str, Any], folder: Path) -> list[tuple[str, Any]]:
+    """(part, entry) of every entry of the list; parts are the lists of entries, whatever their names.
+
+    nnU-Net's later form lists no training cases, or as `dataset`: {case: {images, label}}.
+    """
     parts = [key for key in (*SPLITS, "testing") if isinstance(content.get(key), list)]
-    if not parts:
-        raise ValueError(f"no list of items; expected some of {', '.join(SPLITS)}, keys are {sorted(content)}")
-    return [(part, entry) for part in parts for entry in content[part]]
+    if parts:
+        return [(part, _channel_files(entry, folder)) for part in parts for entry in content[part]]
+    if isinstance(content.get("dataset"), dict):
+        return [
+            ("training", {"image": own.get("images"), "label": own.get("label")})
+            for own in content["dataset"].values()
+            if isinstance(own, dict)
+        ]
+    if (folder / "imagesTr").is_dir():
+        return _listed(folder)
+    raise ValueError(f"no list of items; expected some of {', '.join(SPLITS)}, keys are {sorted(content)}")
+
+
+def _channel_files(entry: Any, folder: Path) -> Any:
+    """An entry of nnU-Net's first form: `imagesTr/a.nii.gz` stands for `imagesTr/a_0000.nii.gz` and its like."""
+    image = entry.get("image") if isinstance(entry, dict) else None
+    if not isinstance(image, str) or (folder / image).exists():
+        return entry
+    path = Path(image)
+    stem, suffix = stem_of(path), path.name[len(stem_of(path)) :]
+    files = sorted((folder / path.parent).glob(f"{glob.escape(stem)}_[0-9][0-9][0-9][0-9]{suffix}"))
+    return {**entry, "image": [file.relative_to(folder).as_posix() for file in files]} if files else entry
+
+
+def _listed(folder: Path) -> list[tuple[str, Any]]:
+    """Entries of `imagesTr` and `labelsTr` (and `imagesTs`, `labelsTs`): a file a case, or `<case>_0000` a channel."""
+    entries: list[tuple[str, Any]] = []
+    for end in ("Tr", "Ts"):
+        names = {path.name: path for path in _volumes(folder / f"labels{end}")}
+        labels = {stem_of(path): f"labels{end}/{name}" for name, path in names.items()}
+        cases: dict[str, list[str]] = {}
+        for path in _volumes(folder / f"images{end}"):
+            stem = stem_of(path)
+            channel = None if stem in labels else _CHANNEL.match(stem)
+            cases.setdefault(channel["case"] if channel else stem, []).append(f"images{end}/{path.name}")
+        for case, images in cases.items():
+            entries.append(("training", {"image": images, "label": labels.pop(case, None)}))
+        entries += [("training", {"image": None, "label": label}) for label in labels.values()]
+    return entries
+
+
+def _volumes(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in files if volume_suffix(path) and not path.name.startswith(".")]
+
+
+def _channels(content: dict[str, Any], entries: Sequence[tuple[str, Any]]) -> list[str]:
+    """Names of the channels, in their order: `modality` of the Decathlon, `channel_names` of nnU-Net, or numbers."""
+    named = content.get("channel_names") or content.get("modality")
+    if named is None:
+        given = [entry.get("image") for _, entry in entries if isinstance(entry, dict)]
+        count = max((len(image) for image in given if isinstance(image, list)), default=1)
+        return ["MRI"] if count == 1 else [f"channel {k}" for k in range(count)]
+    if not isinstance(named, dict) or not named:
+        raise ValueError(f"expected the names of channels as an object, got {named!r}")
+    return [str(named[key]) for key in sorted(named, key=lambda key: (len(key), key))]
+
+
+def _numbers(named: Sequence[str], channels: Sequence[str] | None) -> list[int]:
+    """The numbers of the chosen channels: all, if none are chosen."""
+    if channels is None:
+        return list(range(len(named)))
+    known = [role(Path(f"x_{text}.nii")) for text in named]
+    lacking = [channel for channel in channels if known.count(channel) != 1]
+    if lacking:
+        raise ValueError(f"{known.count(lacking[0])} channels are {lacking[0]}; the list names {', '.join(named)}")
+    return [known.index(channel) for channel in channels]
 
 
 def _first(entry: Any) -> Path | None:
-    """The first image's path of an entry, None without one."""
+    """The first image's path of an entry, without nnU-Net's number of the channel; None without one."""
     image = entry.get("image") if isinstance(entry, dict) else None
     named = image[0] if isinstance(image, list) and image else image
-    return Path(named) if isinstance(named, str) and named else None
+    if not isinstance(named, str) or not named:
+        return None
+    path, channel = Path(named), _CHANNEL.match(stem_of(Path(named)))
+    if channel and stem_of(Path(str(entry.get("label")))) == channel["case"]:
+        return path.with_name(channel["case"] + path.name[len(stem_of(path)) :])
+    return path
 
 
 def _patients(entries: Sequence[Any]) -> list[str]:
@@ -58,8 +136,8 @@ def _patients(entries: Sequence[Any]) -> list[str]:
     return found
 
 
-def _case(entry: Any, root: Path, patient: str) -> Case:
-    """The case of one entry; a ValueError says why it cannot be used."""
+def _case(entry: Any, root: Path, patient: str, numbers: Sequence[int], total: int) -> Case:
+    """The case of one entry with the channels of these numbers of all; a ValueError says why it cannot be used."""
     if isinstance(entry, str):
         raise ValueError("has no mask: nothing to train or to measure on")
     if not isinstance(entry, dict) or not entry.get("image"):
@@ -68,11 +146,17 @@ def _case(entry: Any, root: Path, patient: str) -> Case:
         raise ValueError("has no mask: nothing to train or to measure on")
     named = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
     images = [root / path for path in named]
+    if len(images) == 1 < total and len(numbers) < total:
+        raise ValueError("holds all channels in one file: they cannot be chosen singly, leave --channels out")
+    if 1 < len(images) != total:
+        raise ValueError(f"has {len(images)} channels, the list names {total}")
+    if len(images) > 1:
+        images = [images[k] for k in numbers]
     for path in [*images, root / entry["label"]]:
         if not path.exists():
             raise ValueError(f"{path} does not exist")
     brain = entry.get("foreground")
-    return Case(patient, images, root / entry["label"], root / brain if brain else None, stacked=len(images) == 1)
+    return Case(patient, images, root / entry["label"], root / brain if brain else None, stacked=len(named) == 1)
 
 
 @Builder
@@ -84,21 +168,25 @@ def decathlon(
     seed: int = 0,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     classes: Sequence[str] = BINARY,
+    channels: Sequence[str] | None = None,
     rule: SliceRule | None = None,
     progress: bool = True,
 ) -> Plan:
     """Build a datalist from `dataset.json` of the Medical Segmentation Decathlon or the like.
 
     Its form is `{"modality": {...}, "training": [{"image": path, "label": path}], "test": [path]}`. An image is a
-    file of one channel, a 4D file of several (Task01), or a list of files. If a `validation` with masks is there, the
-    parts stay as they are, but for a patient who stands in several: the whole patient goes to the first of training,
-    validation and test, as in `merge_sources`, and the report notes every case that moves. Else all cases with masks
-    are split anew by patient.
+    file of one channel, a 4D file of several (Task01), or a list of files. nnU-Net's raw datasets are read too: in the
+    first form (`imagesTr/a.nii.gz` in the list, `a_0000.nii.gz` on disk), in the later (`channel_names`, no list), and
+    folders `imagesTr` and `labelsTr` without any list. If a `validation` with masks is there, the parts stay as they
+    are, but for a patient who stands in several: the whole patient goes to the first of training, validation and test,
+    as in `merge_sources`, and the report notes every case that moves. Else all cases with masks are split anew by
+    patient.
 
     Args:
         file: the list, or the folder with `dataset.json`. Paths in it are relative to its folder.
         name: of the datalist and source; the list's own if not given.
         root: `dataset_dir`, to which paths are relative in the result; the list's folder if not given.
+        channels: of "FLAIR", "T1", "T1ce", "T2", where channels are files of their own; all, if not given.
         seed, fractions, classes, rule, progress: as in `nifti_cases`.
 
     Raises:
@@ -106,29 +194,31 @@ def decathlon(
         ValueError: when it is no JSON or no such list, and as `nifti_cases`.
     """
     file = Path(file) / "dataset.json" if Path(file).is_dir() else Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"no list at {file}")
     folder, root = check_folder(file.parent, root)
-    content = read_json(file)
+    if not file.is_file() and not (folder / "imagesTr").is_dir():
+        raise FileNotFoundError(f"no list at {file}, and no folder imagesTr beside it")
+    content = read_json(file) if file.is_file() else {}
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected an object with 'training', got {type(content).__name__}")
     name = str(name or content.get("name") or folder.resolve().name)
     report, cases = Report(), []
     parts: dict[tuple[str, ...], str] = {}
-    entries = _entries(content)
+    entries = _entries(content, folder)
+    every = _channels(content, entries)
+    numbers = _numbers(every, channels)
+    modality = [every[k] for k in numbers]
     patients = _patients([entry for _, entry in entries])
     for k, ((part, entry), patient) in enumerate(zip(entries, patients, strict=True)):
         where = entry if isinstance(entry, str) else f"{part} {k}"
         if isinstance(entry, dict) and entry.get("image"):
             where = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
         try:
-            case = _case(entry, folder, patient)
+            case = _case(entry, folder, patient, numbers, len(every))
             images = _images(path.relative_to(root).as_posix() for path in case.images)
             parts[images] = "test" if part == "testing" else part
             cases.append((where, case))
         except ValueError as error:
             report.reject(where, str(error).replace(f"{folder}/", ""))
-    modality = [str(text) for text in dict(content.get("modality") or {"0": "MRI"}).values()]
     taken = [
         took(
             f"image ({', '.join(modality)})",
@@ -138,6 +228,8 @@ def decathlon(
         ),
         took("mask", [(case.label, stem_of(case.label)) for _, case in cases if case.label], len(entries), "entries"),
     ]
+    if isinstance(content.get("labels"), dict):
+        taken.append(f"values of the masks, any from 1 up is tumor: {json.dumps(content['labels'])}")
 
     def finish() -> Datalist:
         items, found = collect(cases, rule or SliceRule(), root, name, report, progress)

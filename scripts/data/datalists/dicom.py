@@ -10,16 +10,17 @@ from scripts.data.datalists.naming import stem_of, volume_suffix
 from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report, assemble
 from scripts.data.datalists.slices import Case, SliceRule
-from scripts.data.datalists.volumes import BINARY, check_folder, collect, walk
+from scripts.data.datalists.volumes import BINARY, collect
+from scripts.data.datalists.walking import check_folder, walk
 from transforms.dicom import read_series, series_files
 from transforms.limits import DEFAULT_LIMITS
 
 
-def _masks(folder: Path | None, root: Path) -> dict[str, Path]:
+def _masks(folder: Path | None, root: Path, report: Report) -> dict[str, Path]:
     if folder is None:
         return {}
     folder, _ = check_folder(folder, root)
-    return {stem_of(path): path for path in walk(folder) if volume_suffix(path)}
+    return {stem_of(path): path for path in walk(folder, report) if volume_suffix(path)}
 
 
 @Builder
@@ -57,10 +58,10 @@ def dicom_series(
     name = name or folder.resolve().name
     if diagnosis not in (0, -1):
         raise ValueError(f"series without masks are of class 0 (no tumor) or -1 (unknown), got {diagnosis}")
-    labels = _masks(Path(masks) if masks is not None else None, root)
     report = Report()
+    labels = _masks(Path(masks) if masks is not None else None, root, report)
     cases: list[tuple[str, Case]] = []
-    files = walk(folder)
+    files = walk(folder, report)
     if masks is not None:
         files = [path for path in files if not path.is_relative_to(Path(masks))]
     for where in sorted({path.parent for path in files}):

@@ -12,8 +12,9 @@ CHANNELS = ("FLAIR", "T1", "T1ce", "T2")
 # Names of 2013 ("MR_Flair", "MR_T1c", "OT"), 2018 to 2021 ("_flair", "_t1ce", "_seg"), 2023 ("-t2f", "-t1n", "-t1c").
 _TOKENS = {
     "flair": "FLAIR", "t2f": "FLAIR", "t1": "T1", "t1n": "T1", "t1w": "T1", "t1c": "T1ce", "t1ce": "T1ce",
-    "t1gd": "T1ce", "t1post": "T1ce", "t1contrast": "T1ce", "t2": "T2", "t2w": "T2",
-    "seg": "label", "segm": "label", "segmentation": "label", "ot": "label", "otmulticlass": "label",
+    "t1gd": "T1ce", "t1post": "T1ce", "t1contrast": "T1ce", "ct1": "T1ce", "t1pre": "T1", "t2": "T2", "t2w": "T2",
+    "truth": "label", "gtv": "label", "tumormask": "label", "segmentations": "label", "seg": "label", "segm": "label",
+    "segmentation": "label", "ot": "label", "otmulticlass": "label",
     "brainmask": "foreground",
 }  # fmt: skip
 _CONTRAST = {"ce", "gd", "c", "post", "contrast"}

@@ -26,6 +26,8 @@ LABELS = (0, 1, 2, 3, 4)
 # Pixels of coronal and sagittal planes may be so much longer than wide.
 MAX_ANISOTROPY = 1.5
 MIN_SIDE = 16
+# A mask of more than this share of the head is none of a tumor.
+MAX_TUMOR = 0.6
 
 
 @dataclass(frozen=True)
@@ -327,6 +329,11 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found:
     tumor, head = _tumor(case, scan, affine, found), _head(case, scan, affine)
     if (outside := tumor & ~head).sum() > 0.5 * max(1, tumor.sum()) and case.foreground is not None:
         raise ValueError(f"{outside.sum() / tumor.sum():.0%} of the tumor lies outside {case.foreground.name}")
+    if case.label is not None and tumor.sum() > MAX_TUMOR * head.sum():
+        share = tumor.sum() / max(1, head.sum())
+        raise ValueError(
+            f"{case.label.name} covers {share:.0%} of the head: a mask of the brain, or inverted, no tumor"
+        )
     images = [path.relative_to(root).as_posix() for path in case.images]
     base: Item = {"image": images[0] if len(images) == 1 else images}
     for key, path in (("label", case.label), ("foreground", case.foreground)):

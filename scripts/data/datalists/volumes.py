@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 
 from tqdm import tqdm
 
+from scripts.data.datalists.layouts import BY_NAME, FOLDERS, choose_channels, group_files, make_case, sort_roles
 from scripts.data.datalists.naming import (
     CHANNELS,
     only_time_point,
@@ -24,6 +23,7 @@ from scripts.data.datalists.naming import (
 from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
+from scripts.data.datalists.walking import check_folder, walk
 from transforms.reading import VOLUME_SUFFIXES
 
 __all__ = ["load_oriented", "nifti_cases", "nifti_volumes"]
@@ -31,32 +31,6 @@ __all__ = ["load_oriented", "nifti_cases", "nifti_volumes"]
 logger = logging.getLogger(__name__)
 
 BINARY = ("no_tumor", "tumor")
-
-
-def check_folder(folder: Path | str, root: Path | str | None) -> tuple[Path, Path]:
-    """The folder and `dataset_dir` (the folder itself if not given).
-
-    Raises:
-        FileNotFoundError: when there is no such folder.
-        ValueError: when the folder lies outside `root`.
-    """
-    folder = Path(folder)
-    root = folder if root is None else Path(root)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
-    if not folder.is_relative_to(root):
-        raise ValueError(f"{folder} is not inside the dataset folder {root}")
-    return folder, root
-
-
-def walk(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted; names that start with a dot are skipped, links to folders not followed."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(where) / name for name in sorted(files) if not name.startswith(".")]
-        found += [Path(where) / name for name in folders if (Path(where) / name).is_symlink()]
-    return sorted(found)
 
 
 def collect(
@@ -110,36 +84,6 @@ def collect(
     return items, found
 
 
-def _case_name(case: Case) -> str:
-    """What the names of a case's files have in common: that of their folder, where they begin with it."""
-    folder = case.images[0].parent.name
-    return folder if case.images[0].name.startswith(folder) else ""
-
-
-def _one(files: Sequence[Path], what: str) -> Path:
-    if len(files) != 1:
-        raise ValueError(f"expected one {what} file, found {len(files)}: {[path.name for path in files]}")
-    return files[0]
-
-
-def _brats_case(folder: Path, files: Sequence[Path], patient: str, channels: Sequence[str], label: str | None) -> Case:
-    """The files of one case by their names; `label`: a pattern that stands for the known names of masks."""
-    roles: dict[str, list[Path]] = {}
-    for path in files:
-        what = role(path, folder.name)
-        if label is not None:
-            named = fnmatch(path.name.lower().removeprefix(folder.name.lower()), label.lower())
-            what = "label" if named else (None if what == "label" else what)
-        roles.setdefault(what or "unclear", []).append(path)
-    brain = roles.get("foreground", [])
-    return Case(
-        patient=patient,
-        images=[_one(roles.get(channel, []), channel) for channel in channels],
-        label=_one(roles.get("label", []), f"mask ({label})" if label else "mask (seg)"),
-        foreground=_one(brain, "brain mask") if brain else None,
-    )
-
-
 @Builder
 def nifti_cases(
     folder: Path | str,
@@ -149,17 +93,18 @@ def nifti_cases(
     seed: int = 0,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     classes: Sequence[str] = BINARY,
-    channels: Sequence[str] = ("FLAIR",),
+    channels: Sequence[str] | None = ("FLAIR",),
     rule: SliceRule | None = None,
     tumor_slices: int | None = None,
     normal_slices: int | None = None,
     label_pattern: str | None = None,
+    layout: str = FOLDERS.name,
     progress: bool = True,
 ) -> Plan:
-    """Build a datalist of BraTS-style cases: each folder that holds volumes is one, with its channels and a mask.
+    """Build a datalist of cases with channels and a mask: each folder that holds volumes is one, or as `layout` says.
 
-    Files are told by the names of 2013, 2018 to 2021 and 2023 (`scripts.data.datalists.naming.role`). A file with
-    "brainmask" in its name becomes the item's `foreground`. Split by patient (time points of one patient stay
+    Files are told by the words in their names (`scripts.data.datalists.naming.role`) or the patterns of the layout. A
+    file with "brainmask" in its name becomes the item's `foreground`. Split by patient (time points of one patient stay
     together), stratified by having a tumor. Each volume is read once. `diagnosis` is the slice's own: 1 with tumor in
     it, 0 without. Every file is accounted for: used, beside the used ones of a case (as other channels), in a case that
     gave no slice, or refused.
@@ -171,10 +116,11 @@ def nifti_cases(
         seed: of the split.
         fractions: shares of training, validation and test, of the patients' slices.
         classes: names of no tumor and tumor.
-        channels: of "FLAIR", "T1", "T1ce", "T2": the image's channels, in this order.
+        channels: of "FLAIR", "T1", "T1ce", "T2": the image's channels, in this order. None: FLAIR, or the only one.
         rule: which slices, see `SliceRule`.
         tumor_slices, normal_slices: in place of the rule's.
         label_pattern: file name pattern of the mask, case ignored, where the name is another.
+        layout: a name of `scripts.data.datalists.layouts.BY_NAME`.
         progress: show a progress bar.
 
     Returns:
@@ -189,40 +135,36 @@ def nifti_cases(
     name = name or folder.resolve().name
     if len(classes) != 2:
         raise ValueError(f"a mask tells tumor from none: expected two classes, got {list(classes)}")
-    unknown = [channel for channel in channels if channel not in CHANNELS]
-    if unknown or not channels or len(set(channels)) < len(channels):
-        raise ValueError(f"channels must be some of {', '.join(CHANNELS)}, each once; got {list(channels)}")
     rule = rule or SliceRule()
     rule = rule if tumor_slices is None else replace(rule, tumor_slices=tumor_slices)
     rule = rule if normal_slices is None else replace(rule, normal_slices=normal_slices)
     report = Report()
-    members: dict[Path, list[Path]] = {}
-    files = walk(folder)
-    for path in files:
-        members.setdefault(path.parent, []).append(path)
-    names = Counter(where.name for where, own in members.items() if any(volume_suffix(path) for path in own))
+    files = walk(folder, report)
+    members, rest = group_files(folder, files, BY_NAME[layout])
+    for path in rest:
+        report.reject(path.relative_to(folder).as_posix(), "no volume, and not in a patient's folder")
+    roles = {where: sort_roles(folder, own, BY_NAME[layout], label_pattern) for where, own in members.items()}
+    channels = choose_channels(list(roles.values())) if channels is None else channels
+    unknown = [channel for channel in channels if channel not in CHANNELS]
+    if unknown or not channels or len(set(channels)) < len(channels):
+        raise ValueError(f"channels must be some of {', '.join(CHANNELS)}, each once; got {list(channels)}")
+    names = Counter(where.rsplit("/", 1)[-1] for where in members)
     cases: list[tuple[str, Case]] = []
-    given: dict[str, int] = {}
-    for where, own in sorted(members.items()):
-        relative = where.relative_to(folder).as_posix()
-        if not any(volume_suffix(path) for path in own):
-            for path in own:
-                report.reject(path.relative_to(folder).as_posix(), "no volume, and not in a patient's folder")
-            continue
-        patient = patient_of(where.resolve().name) if where == folder else patient_of_folder(relative, names)
+    for where, own in roles.items():
+        patient = patient_of(folder.resolve().name) if where == "." else patient_of_folder(where, names)
         try:
-            case = _brats_case(where, own, patient, channels, label_pattern)
-            cases.append((relative, case))
-            given[relative] = len(own)
+            cases.append((where, make_case(own, patient, channels, label_pattern)))
         except ValueError as error:
-            report.reject(relative, str(error))
-    total = len(cases)
-    taken = [f"{total} cases in {folder}"]
-    for k, channel in enumerate(channels):
-        taken.append(took(channel, [(case.images[k], _case_name(case)) for _, case in cases], total))
-    taken.append(took("mask", [(case.label, _case_name(case)) for _, case in cases if case.label], total))
-    brains = [(case.foreground, _case_name(case)) for _, case in cases if case.foreground]
-    taken += [took("brain mask", brains, total)] if brains else []
+            report.reject(where, str(error))
+    taken = [f"{len(cases)} of {len(members)} cases in {folder} can be used as {BY_NAME[layout].title}"]
+    chosen: dict[str, list[tuple[Path, str]]] = {}
+    for where, case in cases:
+        files_of: list[tuple[str, Path | None]] = list(zip(channels, case.images, strict=True))
+        files_of += [("mask", case.label), ("brain mask", case.foreground)]
+        for what, file in files_of:
+            if file is not None:
+                chosen.setdefault(what, []).append((file, where.rsplit("/", 1)[-1]))
+    taken += [took(what, own, len(members)) for what, own in chosen.items()]
 
     def finish() -> Datalist:
         items, found = collect(cases, rule, root, name, report, progress)
@@ -232,12 +174,9 @@ def nifti_cases(
         report.figures["files"] = {
             "found": len(files),
             "used": named,
-            "beside_used_ones": sum(count for where, count in given.items() if where not in idle) - named,
-            "in_cases_beyond_limit": sum(given[where] for where in found.beyond_limit),
-            "in_refused_cases": sum(
-                len(own) for where, own in members.items() if where.relative_to(folder).as_posix() in refused
-            )
-            + sum(path.relative_to(folder).as_posix() in refused for path in files),
+            "beside_used_ones": sum(len(own) for where, own in members.items() if where not in idle) - named,
+            "in_cases_beyond_limit": sum(len(members[where]) for where in found.beyond_limit),
+            "in_refused_cases": sum(len(own) for where, own in members.items() if where in refused) + len(rest),
         }
         return assemble(name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata)
 
@@ -290,7 +229,7 @@ def nifti_volumes(
     if diagnosis not in (0, -1):
         raise ValueError(f"volumes without masks are of class 0 (no tumor) or -1 (unknown), got {diagnosis}")
     report = Report()
-    files = walk(folder)
+    files = walk(folder, report)
     masks = {path for path in files if role(path) == "foreground"}
     brains: dict[tuple[Path, str], Path] = {}  # files of one name in other folders are of other patients
     for path in sorted(masks):
