@@ -34,8 +34,8 @@ def stage_of(transform: Any) -> str | None:
     """Say what a transform does to the image, as far as the order is concerned.
 
     Returns:
-        ``"load"``, ``"scale"``, ``"foreground"``, ``"crop"``, ``"normalize"``, ``"mask"``, ``"interpolate"``,
-        ``"intensity"``, or None for what may stand anywhere.
+        ``"load"``, ``"border"``, ``"scale"``, ``"foreground"``, ``"crop"``, ``"normalize"``, ``"mask"``,
+        ``"interpolate"``, ``"intensity"``, or None for what may stand anywhere.
     """
     stage = getattr(transform, "stage", None)
     if isinstance(stage, str):
@@ -97,6 +97,8 @@ def check_order(transforms: Sequence[Callable], image_key: str = "image") -> Non
 
 def _objection(stage: str, seen: Mapping[str, str]) -> str | None:
     """Why this stage may not follow the ones seen (stage to name), or None."""
+    if stage == "border" and (later := [seen[s] for s in ("scale", "foreground", "normalize") if s in seen]):
+        return f"after {later[0]}: its statistics would depend on a border; take borders off first"
     if stage == "foreground" and "normalize" in seen:
         return f"after {seen['normalize']}: a percentile threshold on z-scored data keeps everything"
     if stage == "normalize" and "mask" in seen:

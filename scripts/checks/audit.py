@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -36,8 +37,10 @@ from scripts.measures.shortcuts import (
 )
 from scripts.pictures.figures import COLORS, STYLE
 from scripts.runs.folder import write_json
+from transforms.borders import OFFSET_KEY, on_image
 from transforms.describe import Untraced
 from transforms.foreground import ForegroundMaskd
+from transforms.intensity import plain
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +92,12 @@ def observe(item: dict[str, Any], pipeline: Pipeline) -> dict[str, dict[str, dic
     loaded, found = steps.index(Untraced) + 1, steps.index(ForegroundMaskd) + 1
     raw = pipeline(item, end=loaded)
     masked = pipeline(raw, start=loaded, end=found)
+    shape = raw["image"].shape[1:]
+    head = torch.from_numpy(on_image(plain(masked["foreground"])[0].numpy(), masked[OFFSET_KEY], shape))[None]
     final = pipeline(masked, start=found)
     observed: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in KINDS}
     for stage, image, mask in (
-        ("before", raw["image"], masked["foreground"]),
+        ("before", raw["image"], head),
         ("after", final["image"], final["foreground"]),
     ):
         pixels, inside = image.numpy(), mask[0].numpy() != 0

@@ -15,7 +15,8 @@ from scipy import ndimage
 from scripts.data.datalists import SPLITS, Datalist, Item, paths
 from scripts.data.datalists.linking import file_order, hashes_of, linked
 from scripts.data.preprocessing import check_network_input, make_preprocessing
-from transforms.foreground import air_level, doubts, foreground_mask
+from transforms.borders import head_mask
+from transforms.foreground import air_level, doubts
 from transforms.intensity import scale_robust
 from transforms.labels import label_coverage
 from transforms.loading import LoadCased
@@ -207,7 +208,7 @@ class Verifier:
                 return None
         else:
             try:
-                mask = foreground_mask(image)
+                mask = head_mask(np.asarray(image))
             except ValueError as error:
                 result.breaks("foreground", str(error))
                 return None

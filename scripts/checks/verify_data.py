@@ -29,7 +29,7 @@ from scripts.command.verbs import Outcome
 from scripts.data import datalists
 from scripts.data.datalists import SPLITS, Datalist, Item
 from scripts.runs.folder import write_csv, write_json
-from transforms.foreground import foreground_mask
+from transforms.borders import head_mask
 from transforms.intensity import scale_robust
 from transforms.loading import LoadCased
 
@@ -201,7 +201,7 @@ def _draw(axis: Any, result: Result, verifier: Verifier) -> None:
         return
     axis.imshow(np.clip(scale_robust(image)[0].numpy().T, 0, 1), cmap="gray", vmin=0, vmax=1)
     try:
-        head = loaded["foreground"][0].numpy() if "foreground" in loaded else foreground_mask(image)
+        head = loaded["foreground"][0].numpy() if "foreground" in loaded else head_mask(image.numpy())
         _outline(axis, head != 0, COLORS["foreground"])
     except ValueError:
         logger.debug("%s shows no foreground", case_name(result))  # the title says so

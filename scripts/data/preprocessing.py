@@ -1,6 +1,6 @@
 """The one way of image data to the network: every consumer builds its pipeline here.
 
-load - scale - foreground mask - crop - normalize - fit to size - mask (air := exactly 0)
+load - borders off - scale - foreground mask - crop - normalize - fit to size - mask (air := exactly 0)
 [- finalize - augment - re-mask]
 """
 
@@ -23,6 +23,7 @@ from transforms.augmentation import (
     RandGammaForegroundd,
     RandNoiseForegroundd,
 )
+from transforms.borders import CropBordersd, PadBordersd
 from transforms.cropping import CropToForegroundd, PadToFitd, ResizeToFitd
 from transforms.describe import Untraced
 from transforms.foreground import ForegroundMaskd, foreground_mask
@@ -92,9 +93,11 @@ def make_preprocessing(
     if not trace:
         transforms.append(Untraced(keys))
     transforms += [
+        CropBordersd(keys, foreground_key, margin, allow_missing_keys=True),
         ScaleRobustd(image_key),
         ForegroundMaskd(image_key, foreground_key),
         LabelCoveraged(label_key, foreground_key),
+        PadBordersd(keys, margin, allow_missing_keys=True),
         CropToForegroundd(keys, foreground_key, margin=margin, allow_missing_keys=True),
         NormalizeForegroundd(image_key, foreground_key),
         ResizeToFitd(keys, sizes, mode=("image", "mask", "mask"), allow_missing_keys=True),

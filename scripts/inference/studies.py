@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scripts.data.preprocessing import make_preprocessing
 from scripts.inference.study_files import acquired_plane, intensity_flags, read_foreground, read_image
+from transforms.borders import OFFSET_KEY, on_image, overlap
 from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box
 from transforms.foreground import ForegroundMaskd, doubts
 from transforms.loading import PLANES, view_plane
@@ -31,7 +32,7 @@ class Placement:
 
     Attributes:
         index: slice of the stack; 0 for a picture or a whole volume.
-        box: per axis [start, stop] of the crop in the slice.
+        box: per axis [start, stop] of the crop in the slice; may reach beyond it, into air that was put around.
         fitted: per axis size of the crop on the network's grid.
         before: per axis cells of padding before it.
         share: share of the slice that is foreground, 0 to 1.
@@ -137,8 +138,8 @@ def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> T
         mode = {2: "bilinear", 3: "trilinear"}[len(size)]
         inner = torch.nn.functional.interpolate(inner[None], size, mode=mode, align_corners=False)[0]
     result = value.new_zeros((len(value), *unit_shape))
-    box = (slice(None), *(slice(start, stop) for start, stop in placement.box))
-    result[box] = inner
+    target, source = overlap(placement.box, unit_shape)
+    result[(slice(None), *target)] = inner[(slice(None), *source)]
     return result
 
 
@@ -259,12 +260,15 @@ class PrepareStudyd(MapTransform):
         mask = item["foreground"][0].numpy() != 0
         box = foreground_box(mask, self.margin)
         assert box is not None  # the foreground step refuses an empty mask
+        offset = item[OFFSET_KEY]
+        shown = on_image(mask, offset, study.unit_shape)
         item = self.pipeline(item, start=self.crop_step, end=self.pad_step)
         fitted = list(item["image"].shape[1:])
         before = [(size - n) // 2 for size, n in zip(self.size, fitted, strict=True)]
         item = self.pipeline(item, start=self.pad_step)
-        placement = Placement(index, [[b.start, b.stop] for b in box], fitted, before, float(mask.mean()))
-        return item["image"], item["foreground"], placement, doubts(mask) if mask.ndim == 2 else []
+        moved = [[b.start + o, b.stop + o] for b, o in zip(box, offset, strict=True)]
+        placement = Placement(index, moved, fitted, before, float(shown.mean()))
+        return item["image"], item["foreground"], placement, doubts(shown) if shown.ndim == 2 else []
 
     def _located(self, unit: np.ndarray) -> np.ndarray | MetaTensor:
         """A slice as it is; a whole volume with an affine that says that it lies in LPS orientation already."""

@@ -64,7 +64,7 @@ def test_without_a_shortcut_nothing_is_flagged(tmp_path):
 
 
 def bright_air(image, k, tumor, source):
-    level = 6 + 4 * tumor + np.random.default_rng(k).normal(0, 0.5)
+    level = 3 + 2 * tumor + np.random.default_rng(k).normal(0, 0.5)
     return np.where(image == 0, level, image)
 
 
