@@ -70,7 +70,7 @@ def _peel(image: np.ndarray, box: tuple[slice, ...], spread: float) -> tuple[sli
 
 def _line(image: np.ndarray, box: tuple[slice, ...], axis: int, place: int) -> np.ndarray:
     """Pixels of one line of a box, (C, N)."""
-    index = (slice(None), *box[:axis], place, *box[axis + 1 :])
+    index: Any = (slice(None), *box[:axis], place, *box[axis + 1 :])
     return image[index].reshape(len(image), -1)
 
 
@@ -208,7 +208,7 @@ class CropBordersd(Cropd):
             slices = head_window(image, self.margin)
         else:
             slices = content_box(image)
-            head = foreground_box(np.asarray(given).any(axis=0))
+            head = foreground_box(np.asarray(np.asarray(given).any(axis=0)))
             if head is not None:
                 pairs = zip(slices, head, strict=True)
                 slices = tuple(slice(min(b.start, h.start), max(b.stop, h.stop)) for b, h in pairs)
