@@ -282,7 +282,12 @@ def write_evaluation(
             "baselines": baselines(rows, names),
         },
         "classes": names,
-        "notes": [*(classes.notes if classes else []), *_task_notes(rows, provenance or {}), *notes],
+        "notes": [
+            *(classes.notes if classes else []),
+            *_task_notes(rows, provenance or {}),
+            *_gaps(rows, names, bootstrap_by),
+            *notes,
+        ],
         "provenance": dict(provenance or {}),
         "intervals": f"95 % percentile bootstrap by {bootstrap_by}",
         "grid": GRID_WORDS.format(*(("pixels", "pixel") if spatial_dims == 2 else ("voxels", "voxel"))),
@@ -306,6 +311,26 @@ def _task_notes(rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
     if "classification" not in provenance.get("tasks", ["classification"]):
         notes.append("the head of this run was not trained: its figures of classification are those of random weights")
     return notes
+
+
+def _gaps(rows: Sequence[Mapping[str, Any]], names: Sequence[str], unit: str) -> list[str]:
+    """Which cases are missing, by source and class, and where an interval is missing for want of patients."""
+    strata: dict[str, list[Mapping[str, Any]]] = {"all cases": list(rows)}
+    for row in rows:
+        strata.setdefault(f"source {row['source'] or 'unnamed'}", []).append(row)
+    lacking, alone = [], []
+    for name, own in strata.items():
+        known = {row["diagnosis"] for row in own} - {-1}
+        absent = [names[k] for k in range(len(names)) if k not in known]
+        maskless = [] if any(row["tumor_pixels"] for row in own) else ["with a tumor in the mask"]
+        if missing := [*(["with a known class"] if not known else [f"of class {n}" for n in absent]), *maskless]:
+            lacking.append(f"{name}: none {', none '.join(missing)}")
+        if len({row["unit"] for row in own}) < 2:
+            alone.append(name)
+    return [
+        *([f"missing cases, whose figures are therefore n/a: {'; '.join(lacking)}"] if lacking else []),
+        *([f"no intervals, which need more than one {unit}: {', '.join(alone)}"] if alone else []),
+    ]
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -172,8 +172,7 @@ def _summary(values: Mapping[str, Tensor], parts: Sequence[Cases]) -> dict[str, 
         array = value.double().cpu().numpy()
         there = np.isfinite(array)
         summary[name] = float(array[there].mean()) if there.any() else None
-        several = len(set(groups[there])) > 1
-        summary[f"{name}_ci95"] = bootstrap_interval(array[there], groups[there]) if several else [None, None]
+        summary[f"{name}_ci95"] = bootstrap_interval(array[there], groups[there])
     return summary
 
 

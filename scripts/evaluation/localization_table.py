@@ -19,7 +19,8 @@ def localization_table(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list
 
     Every row says what it is over: ``mask`` ("true" or "predicted"), ``source`` and ``class`` ("all" or a name).
     Integrated gradients also say the median of |sum of the attributions - difference of the scores| / |difference|
-    as ``completeness_error``. Rows over all classes against the true masks also say ``empty_rate_free``, the share of
+    as ``completeness_error``, over the ``completeness_error_n`` explained cases of the row's own source and class, and
+    null where there is none. Rows over all classes against the true masks also say ``empty_rate_free``, the share of
     the ``n_free`` tumor-free cases in which the map finds nothing, as it should: a method whose map is never empty
     gains energy where the network misses a tumor, and paints every healthy head. ``cancelled_rate`` is the share of
     cases that have no Grad-CAM because its gradients cancel over space: they are misses in energy and pointing game,
@@ -41,18 +42,28 @@ def localization_table(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list
         by_class = aggregate(chosen, by="class", seed=seed)
         table += [_ordered(row, mask, row["source"], "all") for row in by_source]
         table += [_ordered(row, mask, "all", row["class"]) for row in by_class if row["class"] != "all"]
-    errors: dict[str, list[float]] = {}
-    for row in rows:
-        if row["method"] == "integrated_gradients" and row["mask"] == "true" and np.isfinite(row[COMPLETENESS]):
-            errors.setdefault(row["target"], []).append(row[COMPLETENESS])
+    explained = [row for row in rows if row["method"] == "integrated_gradients" and row["mask"] == "true"]
     for row in table:
-        if row["method"] == "integrated_gradients" and row["target"] in errors:
-            row[COMPLETENESS] = float(np.median(errors[row["target"]]))
+        if row["method"] == "integrated_gradients":
+            row.update(_completeness(row, explained))
     healthy = [row for row in rows if row["mask"] == "true" and row["tumor_area"] == 0]
     for row in table:
         if (row["mask"], row["class"]) == ("true", "all") and row["method"] not in BASELINES:
             row.update(_on_tumor_free(row, healthy, seed))
     return table
+
+
+def _completeness(row: Mapping[str, Any], explained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The median error over the cases of a row's own stratum, and how many they are; null without one."""
+    own = [
+        case[COMPLETENESS]
+        for case in explained
+        if case["target"] == row["target"]
+        and row["source"] in ("all", case["source"])
+        and row["class"] in ("all", case["class"])
+        and np.isfinite(case[COMPLETENESS])
+    ]
+    return {COMPLETENESS: float(np.median(own)) if own else None, f"{COMPLETENESS}_n": len(own)}
 
 
 def _on_tumor_free(row: Mapping[str, Any], healthy: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
@@ -67,7 +78,7 @@ def _on_tumor_free(row: Mapping[str, Any], healthy: Sequence[Mapping[str, Any]],
         return {"n_free": 0, "empty_rate_free": None, "empty_rate_free_ci95": [None, None]}
     groups = [f"{case['source']}/{case['patient'] or case['group'] or case['name']}" for case in chosen]
     empty = np.array([case["empty"] for case in chosen])
-    interval = bootstrap_interval(empty, groups, seed=seed) if len(set(groups)) > 1 else [None, None]
+    interval = bootstrap_interval(empty, groups, seed=seed)
     return {"n_free": len(chosen), "empty_rate_free": float(empty.mean()), "empty_rate_free_ci95": interval}
 
 

@@ -34,6 +34,7 @@ MEASURES = (
     "peak_in_background",
     "attention_mean",
     "attention_std",
+    "attention_rest",
     "attention_ratio",
 )
 ADAPTIVE_MEAN: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -83,12 +84,12 @@ def case_measures(
     - `tumor_area`: T / all pixels, what a uniform map's `tumor_energy` would be.
     - `pointing_game`: 1 if the maximum of m is in T;  `peak_in_background`: 1 if it is outside F. Where several pixels
       share the maximum, the share of them that is (so that a uniform map points by chance, not by its first corner).
-    - `attention_mean`, `attention_std`: of m / max(m) in T.  `attention_ratio`: mean of m in T / mean of m in F without
-      T; NaN where the latter is 0.
+    - `attention_mean`, `attention_std`: of m / max(m) in T.  `attention_rest`: mean of m / max(m) in F without T.
+      `attention_ratio`: the first mean / the latter; NaN where that is 0 (see `aggregate` for the ratio over cases).
     - `background_energy_layer`: on the layer's own grid, energy in cells without any foreground pixel.
     - `oracle_tumor_energy`: the `tumor_energy` of `oracle_map` at the layer's grid, brought to the image like the map.
     - `empty`: 1 for a map without a positive value. It is a miss: `tumor_energy`, `pointing_game`, `attention_mean` and
-      `attention_std` are 0; energies and peak in the background, and the ratio, are left out (NaN).
+      `attention_std` are 0; energies and peak in the background, and what is outside the tumor, are left out (NaN).
     - `cancelled`: 1 for a map of zeros in place of one that there is not: its gradients cancel over space. It counts as
       a miss too, but finds nothing neither rightly nor wrongly, and is not `empty`.
 
@@ -147,6 +148,7 @@ def case_measures(
         "peak_in_background": torch.where(empty, nan, (at_peak * ~f).sum(1) / at_peak.sum(1)),
         "attention_mean": mean,
         "attention_std": variance.sqrt(),
+        "attention_rest": torch.where(empty | ~has_tumor, nan, rest_mean),
         "attention_ratio": torch.where(empty, nan, _ratio(mean, rest_mean)),
     }
     for name in ("tumor_energy", "pointing_game"):
@@ -218,13 +220,20 @@ def _unit(row: Mapping[str, Any]) -> tuple[str, str]:
     return "case", f"{row.get('source', '')}/{row['name']}"
 
 
-def _means(values: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means (M,) of values (N, M), NaN left out, and their 95 % intervals (2, M) by resampling whole units."""
-    present = np.isfinite(values)
+def _quotients(
+    values: np.ndarray, weights: np.ndarray, units: np.ndarray, n_resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of values / sums of weights (M,), both (N, M), and 95 % intervals (2, M) by resampling whole units.
+
+    With weights of 1, where there is a value, these are means. What is not finite in either is left out; an interval
+    needs two units that have a value.
+    """
+    present = np.isfinite(values) & np.isfinite(weights)
     n_units = int(units.max()) + 1
-    sums, counts = np.zeros((n_units, values.shape[1])), np.zeros((n_units, values.shape[1]))
+    sums, counts, own = (np.zeros((n_units, values.shape[1])) for _ in range(3))
     np.add.at(sums, units, np.where(present, values, 0.0))
-    np.add.at(counts, units, present)
+    np.add.at(counts, units, np.where(present, weights, 0.0))
+    np.add.at(own, units, present)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums.sum(0) / counts.sum(0)
         if n_units < 2:
@@ -233,13 +242,13 @@ def _means(values: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -
         resampled = []
         for start in range(0, n_resamples, 200):  # in chunks: the weights of 200 draws of 5,000 units take 8 MB
             draws = min(200, n_resamples - start)
-            weights = rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=draws).astype(float)
-            resampled.append((weights @ sums) / (weights @ counts))
+            times = rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=draws).astype(float)
+            resampled.append((times @ sums) / (times @ counts))
     table = np.concatenate(resampled)
     limits = np.full((2, values.shape[1]), np.nan)
     for column in range(values.shape[1]):
         drawn = table[np.isfinite(table[:, column]), column]
-        if len(drawn):
+        if len(drawn) and (own[:, column] > 0).sum() > 1:
             limits[:, column] = np.percentile(drawn, [2.5, 97.5])
     return means, limits
 
@@ -256,6 +265,9 @@ def aggregate(
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Means over cases with 95 % intervals: the rows of localization.json.
+
+    `attention_ratio` is the mean of `attention_mean` over the mean of `attention_rest`: a map that is 0 outside the
+    tumor, whose own ratio has no value, counts in it, and one that is nearly so does not outweigh all others.
 
     Intervals are percentiles of a cluster bootstrap: whole patients are drawn with replacement (near-duplicate groups
     where patients are unknown, cases where both are); `bootstrap_unit` says which. All rows of a stratum draw the same
@@ -305,7 +317,11 @@ def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any], n_resam
     order = {unit: i for i, unit in enumerate(sorted(set(units)))}
     index = np.array([order[unit] for unit in units])
     values = np.array([[float(row[m]) for m in (*MEASURES, "empty", "cancelled")] for row in rows])
-    means, limits = _means(values, index, n_resamples, seed)
+    weights = np.ones_like(values)
+    ratio = MEASURES.index("attention_ratio")
+    values[:, ratio] = values[:, MEASURES.index("attention_mean")]
+    weights[:, ratio] = values[:, MEASURES.index("attention_rest")]
+    means, limits = _quotients(values, weights, index, n_resamples, seed)
     summary: dict[str, Any] = {"n": len(rows), "bootstrap_unit": " or ".join(kinds)}
     for i, name in enumerate((*MEASURES, "empty_rate", "cancelled_rate")):
         summary[name] = _number(means[i])

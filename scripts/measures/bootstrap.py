@@ -24,6 +24,8 @@ def interval(drawn: Any) -> list[float | None]:
 class Resamples:
     """How often each group stands in each resample; figures that are sums over cases follow from it at once.
 
+    A single group can only be drawn as it is: all figures are NaN then, so that no interval of width 0 comes of it.
+
     Args:
         groups: (N,) the patient or near-duplicate group of each case, N at least 1.
         resamples: number of bootstrap samples, R.
@@ -40,6 +42,8 @@ class Resamples:
         count = int(self.index.max()) + 1
         rng = np.random.default_rng(seed)
         self.counts = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+        if count < 2:
+            self.counts[:] = np.nan
 
     def total(self, values: NDArray) -> NDArray[np.float64]:
         """Sums over the resampled cases, (R, ...), of values (N, ...)."""
@@ -88,6 +92,8 @@ def bootstrap_interval(
 ) -> list[float | None]:
     """95 % percentile interval of a statistic over cases, resampling groups (patients) with replacement.
 
+    Of fewer than two groups there is none: [None, None].
+
     Args:
         values: (N,) one value a case.
         groups: (N,) the patient or near-duplicate group of each case.
@@ -95,7 +101,7 @@ def bootstrap_interval(
         resamples: number of bootstrap samples.
         seed: of the resampling.
     """
-    if len(values) == 0:
+    if len(set(groups)) < 2:
         return [None, None]
     drawn = Resamples(groups, resamples, seed)
     if statistic is None:
@@ -110,14 +116,18 @@ def bootstrap_interval(
 
 
 def case_summary(values: NDArray, groups: Sequence[Any]) -> dict[str, Any]:
-    """S of metrics.json: {n, mean, std, median, ci95} over cases; NaN (undefined) cases are left out of n."""
+    """S of metrics.json: {n, units, mean, std, median, ci95} over cases; NaN (undefined) cases are left out.
+
+    ``units`` counts the patients or groups; of fewer than two there is no interval.
+    """
     values = np.asarray(values, dtype=float)
     defined = np.isfinite(values)
     kept, kept_groups = values[defined], np.asarray(groups)[defined]
     if len(kept) == 0:
-        return {"n": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
+        return {"n": 0, "units": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
     return {
         "n": len(kept),
+        "units": len(set(kept_groups.tolist())),
         "mean": float(kept.mean()),
         "std": float(kept.std(ddof=1)) if len(kept) > 1 else 0.0,
         "median": float(np.median(kept)),

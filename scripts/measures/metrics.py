@@ -25,6 +25,7 @@ __all__ = [
     "diagnosis_metrics",
     "expected_calibration_error",
     "fit_temperature",
+    "negative_log_likelihood",
     "one_class_metrics",
     "temperature_at_bound",
     "tumor_probability",
@@ -46,29 +47,33 @@ def decide(logits: np.ndarray, threshold: float, temperature: float = 1.0) -> np
 
 
 def fit_temperature(logits: np.ndarray, diagnosis: np.ndarray) -> float:
-    """Temperature in [0.05, 20] that minimizes the negative log-likelihood of smoothed validation targets.
+    """Temperature in [0.05, 20] that minimizes the negative log-likelihood of the validation cases.
 
-    A few dozen validation cases that the network separates without an error are most likely under certainty: the plain
-    fit then runs to its lower bound and every probability becomes 0 or 1. The targets are therefore Platt's: a case of
-    class k counts as (n_k + 1) / (n_k + K) of its class and 1 / (n_k + K) of each other, with n_k cases of class k.
-    With many cases this is the plain fit.
+    It is 1, the logits as they are, where no temperature is better on these cases, and where they say nothing about it:
+    cases that are all classified right are most likely under certainty, so the fit would run to its lower bound and
+    make every probability 0 or 1.
 
     Args:
         logits: (N, K).
         diagnosis: (N,) int in [0, K).
 
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2; targets: Platt,
-    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2, with K classes in place of two.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
-    classes = logits.shape[1]
-    count = np.bincount(diagnosis, minlength=classes)[diagnosis]
-    target = np.repeat(1 / (count + classes)[:, None], classes, axis=1)
-    target[np.arange(len(diagnosis)), diagnosis] = (count + 1) / (count + classes)
+    if bool((logits.argmax(axis=1) == diagnosis).all()):
+        return 1.0
+    bounds = tuple(np.log(TEMPERATURES))
+    fitted = minimize_scalar(
+        lambda log_t: negative_log_likelihood(logits, diagnosis, float(np.exp(log_t))), bounds=bounds, method="bounded"
+    )
+    temperature = float(np.exp(fitted.x))
+    better = negative_log_likelihood(logits, diagnosis, temperature) < negative_log_likelihood(logits, diagnosis)
+    return temperature if better else 1.0
 
-    def loss(log_t: float) -> float:
-        return float(-(target * log_softmax(logits / np.exp(log_t), axis=1)).sum(axis=1).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded").x))
+def negative_log_likelihood(logits: np.ndarray, diagnosis: np.ndarray, temperature: float = 1.0) -> float:
+    """Mean over cases of -log of the probability of the true class, from logits (N, K) and classes (N,)."""
+    log_p = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+    return float(-log_p[np.arange(len(diagnosis)), diagnosis].mean())
 
 
 def temperature_at_bound(temperature: float) -> bool:
@@ -167,7 +172,8 @@ def diagnosis_metrics(
         diagnosis, predicted: (N,) int in [0, K).
         probability: (N,) of any tumor, or another score that rises with it.
         classes: K.
-        groups: (N,) patients or near-duplicate groups; with them come 95 % bootstrap intervals, ``<name>_ci95``.
+        groups: (N,) patients or near-duplicate groups; with them come 95 % bootstrap intervals, ``<name>_ci95``; of a
+            figure over the cases of one patient there is none.
 
     Raises:
         ValueError: when there is no case.
@@ -198,12 +204,17 @@ def diagnosis_metrics(
         recall = _share(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2))
         figures = {
             "accuracy": _share(np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2))),
-            "balanced_accuracy": np.nanmean(recall, axis=1),
+            "balanced_accuracy": _share(np.nansum(recall, axis=1), np.isfinite(recall).sum(axis=1)),
             **_of_tumor(confusion),
             "roc_auc": drawn.auc(tumor, probability) if both else np.nan,
         }
+        units = np.asarray(groups)
+        # A figure of one patient's cases alone is the same in every resample.
+        over = {"sensitivity": [tumor], "specificity": [~tumor], "precision": [positive], "f1": [tumor | positive]}
+        over["roc_auc"] = [tumor, ~tumor]
         for name, values in figures.items():
-            result[f"{name}_ci95"] = interval(values) if result[name] is not None else [None, None]
+            several = all(len(set(units[cases].tolist())) > 1 for cases in over.get(name, []))
+            result[f"{name}_ci95"] = interval(values) if several and result[name] is not None else [None, None]
     return result
 
 

@@ -200,6 +200,8 @@ class StageCheckpoint:
             network.temperature.fill_(temperature)
             network.threshold.fill_(threshold)
         self.calibration = f"fitted on {len(diagnosis)} validation cases"
+        if temperature == 1.0:
+            self.calibration += "; temperature 1, as no other makes them more likely, or all are classified right"
 
     def save(self, engine: Engine) -> None:
         """Write the state after an epoch, all that was logged before it."""

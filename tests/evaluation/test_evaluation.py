@@ -191,7 +191,7 @@ def test_files_say_what_was_computed(rows, tmp_path):
     assert test["by_source"]["b"]["classification"]["n"] == 2
     assert "near-duplicate group" in result["intervals"]
     assert test["baselines"]["majority"] == {"class": "class 1", "accuracy": 4 / 6, "balanced_accuracy": 0.5}
-    measures = {"n", "mean", "std", "median", "ci95"}
+    measures = {"n", "units", "mean", "std", "median", "ci95"}
     assert all(set(test["overall"]["segmentation"][name]) == measures for name in ("dice", "iou", "hd95"))
 
     with open(tmp_path / "cases.csv", encoding="utf-8", newline="") as file:
@@ -277,3 +277,22 @@ def test_table_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="not in fieldnames"):
         write_csv([{"a": 1}, {"a": 2, "c": 3}], path)
     assert path.read_text(encoding="utf-8").startswith("a,b"), "the old one"
+
+
+def test_missing_cases_and_intervals_are_named_by_source_and_class(rows, tmp_path):
+    notes = write_evaluation(rows, tmp_path, 0.6, 2.0)["notes"]
+    # Source b: a tumor without a mask, one healthy, one of unknown class with a mask; nothing is missing in "a".
+    assert not [note for note in notes if "missing" in note or "intervals" in note]
+    one = [row for row in rows if row["name"] in ("clean", "hit")]
+    for row in one:
+        row["unit"] = "a: p1"
+    notes = write_evaluation(one, tmp_path, 0.6, 2.0)["notes"]
+    assert notes == [
+        "missing cases, whose figures are therefore n/a: source a: none of class class 0; "
+        "source b: none of class class 1, none with a tumor in the mask",
+        "no intervals, which need more than one patient: all cases, source a, source b",
+    ]
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["test"]["overall"]
+    assert metrics["classification"]["accuracy"] == 1.0
+    assert metrics["classification"]["accuracy_ci95"] == [None, None]
+    assert metrics["segmentation"]["dice"]["ci95"] == [None, None]

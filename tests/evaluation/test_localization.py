@@ -314,3 +314,26 @@ def test_the_printed_table_is_sorted_by_energy_in_the_tumor():
     assert "50.0 % [10.0, 90.0]" in text
     assert "n/a" in text
     assert "25.0 %" in text
+
+
+def test_completeness_error_is_that_of_the_rows_own_stratum(measured):
+    rows = [dict(row) for row in measured]
+    target = "tumor_log_odds"
+    gradients = [row for row in rows if row["method"] == "integrated_gradients"]
+    name = gradients[0]["name"]
+    own = next(row for row in rows if row["method"] == "saliency" and row["name"] == name)
+    for row in gradients:
+        row["completeness_error"] = 0.25
+    copies = [
+        {**row, "name": "other", "patient": "p9", "source": "elsewhere", "class": "glioma", "completeness_error": 0.75}
+        for row in gradients
+    ]
+    table = localization_table([*rows, *copies])
+    errors = {
+        (row["source"], row["class"]): (row["completeness_error"], row["completeness_error_n"])
+        for row in table
+        if (row["method"], row["target"], row["mask"]) == ("integrated_gradients", target, "true")
+    }
+    assert errors["all", "all"] == (0.5, 2)
+    assert errors["elsewhere", "all"] == (0.75, 1)
+    assert errors[own["source"], "all"] == (0.25, 1)

@@ -44,6 +44,7 @@ def test_measures_by_hand():
         "peak_in_background": 0.0,
         "attention_mean": pytest.approx(0.75),  # 8/8 and 4/8
         "attention_std": pytest.approx(0.25),
+        "attention_rest": pytest.approx((2 / 8) / 7),
         "attention_ratio": pytest.approx(0.75 / ((2 / 8) / 7)),  # two ones among seven head pixels without tumor
         "empty": 0.0,
         "cancelled": 0.0,
@@ -218,13 +219,38 @@ def test_same_patient_name_in_two_sources_is_two_patients():
 
 
 def test_missing_values_are_left_out_and_all_missing_is_null():
-    rows = make_rows([0.2, 0.4, 0.6], ["a", "b", "c"], ["x"] * 3, attention_ratio=float("nan"))
+    rows = make_rows([0.2, 0.4, 0.6], ["a", "b", "c"], ["x"] * 3, attention_rest=float("nan"))
     rows[0]["background_energy"] = float("nan")
     rows[1]["background_energy"] = 0.2
     row = aggregate(rows)[0]
     assert row["background_energy"] == pytest.approx(0.35)
     assert row["attention_ratio"] is None
     assert row["attention_ratio_ci95"] == [None, None]
+
+
+def test_attention_ratio_over_cases_stands_a_map_that_is_nothing_outside_the_tumor():
+    rows = make_rows([0.5] * 3, ["a", "b", "c"], ["x"] * 3)
+    for row, inside, outside in zip(rows, (0.8, 0.6, 0.4), (0.0, 1e-9, 0.3), strict=True):
+        ratio = inside / outside if outside else float("nan")
+        row.update(attention_mean=inside, attention_rest=outside, attention_ratio=ratio)
+    summary = aggregate(rows)[0]
+    assert summary["attention_ratio"] == pytest.approx(1.8 / 0.3)  # the mean of the ratios would be 3e8
+    low, high = summary["attention_ratio_ci95"]
+    assert low == pytest.approx(0.4 / 0.3)  # drawn three times: the case with something outside
+    assert high > 6
+    for row in rows:
+        row.update(attention_rest=0.0)
+    assert aggregate(rows)[0]["attention_ratio"] is None, "nothing outside in any case: no ratio"
+    assert aggregate(rows)[0]["attention_rest"] == 0.0
+
+
+def test_a_measure_that_one_patient_has_gets_no_interval():
+    rows = make_rows([0.2, 0.4, 0.6], ["a", "a", "b"], ["x"] * 3)
+    rows[2]["background_energy"] = float("nan")
+    row = aggregate(rows)[0]
+    assert row["tumor_energy_ci95"] != [None, None]
+    assert row["background_energy"] == 0.5
+    assert row["background_energy_ci95"] == [None, None]
 
 
 def test_cases_without_tumor_are_left_out_and_none_at_all_is_an_error():
