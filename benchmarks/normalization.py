@@ -15,6 +15,7 @@ from benchmarks.timing import CLOCKS, timed
 from scripts.networks import normalization
 from scripts.networks.normalization import ForegroundInstanceNorm
 from scripts.runs import folder as runs
+from scripts.training.precision import native_bfloat16
 
 
 def lost_digits(x: Tensor, mask: Tensor, closed_form: bool = False) -> float:
@@ -84,7 +85,7 @@ def layer_rows(size: int, rounds: int, channels: int = 32) -> list[Row]:
     mask = (torch.rand(2, 1, size, size) < 0.6).float()
     layer = ForegroundInstanceNorm(channels)
     result = []
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, *([torch.bfloat16] if native_bfloat16(torch.device("cpu")) else [])):
         x = torch.randn(2, channels, size, size).to(dtype).requires_grad_()
         upstream = torch.randn_like(x)
 

@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from scripts.networks import MultiTaskDynUNet
 from scripts.runs import parallel
+from scripts.training.precision import autocast_dtype
 
 logger = logging.getLogger(__name__)
 
 TARGETS = ("label", "foreground", "has_mask", "diagnosis")
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class MultiTaskStep(nn.Module):
@@ -36,8 +36,8 @@ class MultiTaskStep(nn.Module):
         network: the network that checkpoints hold.
         segmentation, classification, evidence: outputs to compute; the last, if not given, with the one before it.
         frozen: parts ("encoder", "decoder", "head") without gradients, kept in evaluation mode.
-        precision: "float32", or "bfloat16" or, on a GPU, "float16" for autocast. float16 needs scaled gradients: give
-            the trainer ``amp`` (see `scales_gradients`).
+        precision: "float32", or "bfloat16" or, on a GPU, "float16" for autocast; "auto": the fastest of the device
+            (`scripts.training.precision`). float16 needs scaled gradients: give the trainer ``amp``.
         accumulation_steps: parts that a training batch is computed in.
         cache_features: keep the frozen encoder's features of each training item and compute them once. The items must
             not be augmented then.
@@ -195,40 +195,6 @@ def _memory() -> int | None:
     if not hasattr(os, "sysconf"):
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Data type of autocast on a device; None for float32. What takes effect is logged.
-
-    Raises:
-        ValueError: when precision is another word, or the device cannot train in it.
-    """
-    check_precision(precision, device)
-    if precision != "float32":
-        logger.info("precision: %s autocast on %s, weights and loss in float32", precision, device)
-    return DTYPES[precision]
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """See that a device can train in a precision.
-
-    Raises:
-        ValueError: when precision is another word, or the device cannot train in it.
-    """
-    if precision not in DTYPES:
-        raise ValueError(f"precision is one of {', '.join(DTYPES)}, got {precision!r}")
-    if precision == "float16" and device.type == "cpu":
-        raise ValueError(
-            "precision float16 needs a GPU: its gradients underflow without loss scaling, which MONAI's engines do on "
-            "CUDA alone; use bfloat16 or float32 on the CPU"
-        )
-    if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use float16 or float32")
-
-
-def scales_gradients(precision: str) -> bool:
-    """Whether the trainer has to scale the loss: what its ``amp`` is for, float16 alone needs it."""
-    return precision == "float16"
 
 
 def prepare_batch(

@@ -53,7 +53,7 @@ def test_values_that_can_be_used_pass():
         ({"early_stopping": 0}, "early_stopping is a whole number, 1 or more, or null; got 0"),
         ({"spatial_size": (30, 32)}, r"spatial_size \[30, 32\] is not a multiple of .*\[4, 4\]; next: \[32, 32\]"),
         ({"spatial_size": (32, 32, 32)}, "has 3 axes, the network has 2"),
-        ({"precision": "half"}, "precision is one of float32, bfloat16, float16, got 'half'"),
+        ({"precision": "half"}, "precision is one of auto, float32, bfloat16, float16, got 'half'"),
         ({"precision": "float16"}, "precision float16 needs a GPU"),
         ({"key_metric": "dise"}, "key_metric is one of dice, balanced_accuracy, auc, combined, got 'dise'"),
     ],
