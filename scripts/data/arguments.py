@@ -52,6 +52,8 @@ def _add_source(command: Parser, name: str) -> None:
     add_out(command, "datalist to write; the report goes beside it", required=True)
     _optional(command, "--name", "name of the source (default: the folder's)")
     _optional(command, "--root", "dataset_dir, to which paths are relative (default: the folder)", type=folder)
+    _optional(command, "--patient_pattern", "regular expression for the patient in a path, in place of the rule")
+    _optional(command, "--patients", "CSV file with the columns file,patient, in place of the rule", type=folder)
     command.add_argument("--strict", action="store_true", help="a file that cannot be used is an error")
     text = "say what is taken for what; read and write nothing"
     command.add_argument("--dry_run", action="store_true", help=text)

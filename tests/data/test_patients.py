@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+from PIL import Image
 
+from scripts.__main__ import main as command
+from scripts.data import datalists
 from scripts.data.datalists.patients import MOST_SCANS, find_patients, patient_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -78,7 +84,7 @@ def test_what_was_found_and_what_is_doubtful_is_said():
     found = find_patients(["x1_0.nii", "x1_1.nii", "x2_0.nii"])
     assert found.sentence("volumes") == (
         "3 volumes of 2 patients; patient = 'x1' from x1_0.nii. doubtful: the number at the end of 'x1_0' is taken "
-        "for a time point of 'x1', likewise in 2 more files. --patient-pattern or --patients says otherwise"
+        "for a time point of 'x1', likewise in 2 more files. --patient_pattern or --patients says otherwise"
     )
     assert (
         "'q1' is taken for the patient of q1/a1.nii"
@@ -102,8 +108,8 @@ def test_a_pattern_overrules_the_rule():
     assert list(find_patients(paths, pattern=r"k\d").of.values()) == ["k7", "k7", "k8"]
     found = find_patients(paths, pattern=r"(hospital)/k(?P<patient>\d)")
     assert list(found.of.values()) == ["7", "7", "8"]
-    assert found.sentence().endswith(r"by --patient-pattern (hospital)/k(?P<patient>\d)")
-    with pytest.raises(ValueError, match=r"^--patient-pattern k\(7\) says no patient for 1 of 3 files, first: .*k8-b"):
+    assert found.sentence().endswith(r"by --patient_pattern (hospital)/k(?P<patient>\d)")
+    with pytest.raises(ValueError, match=r"^--patient_pattern k\(7\) says no patient for 1 of 3 files, first: .*k8-b"):
         find_patients(paths, pattern="k(7)")
     with pytest.raises(ValueError, match="is no regular expression"):
         find_patients(paths, pattern="k(")
@@ -125,3 +131,116 @@ def test_a_table_overrules_the_rule(tmp_path):
     table.write_text("name,who\na,1\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected a CSV file with the columns file,patient"):
         find_patients(paths, table=table)
+
+
+# In the builders.
+
+
+def write_scans(folder: Path, names: list[str]) -> None:
+    for k, name in enumerate(names):
+        volume = np.random.default_rng(k).integers(100, 200, (40, 40, 6)).astype(np.int16)
+        volume[:5] = volume[:, :5] = 0
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / name)
+
+
+def patients_of(out: Path) -> dict[str, str]:
+    listed = datalists.read(out)
+    return {item["image"]: item["patient"] for split in datalists.SPLITS for item in listed[split]}
+
+
+def test_every_builder_takes_a_pattern_and_a_table_and_prints_what_it_found(tmp_path, capsys):
+    names = [f"{a}{visit}/flair.nii.gz" for a in "abc" for visit in (1, 2)]
+    write_scans(tmp_path / "scans", names)
+    masks = [name.replace("flair", "seg") for name in names]
+    for name in masks:
+        mask = np.zeros((40, 40, 6), np.uint8)
+        mask[15:25, 15:25, 2:4] = 1
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "scans" / name)
+    entries = [{"image": name, "label": mask} for name, mask in zip(names, masks, strict=True)]
+    (tmp_path / "scans" / "dataset.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
+    (tmp_path / "people.csv").write_text("file,patient\n" + "".join(f"{a}{v},{a}\n" for a in "abc" for v in (1, 2)))
+    for k, name in enumerate(names):
+        kind = tmp_path / "pictures" / "images" / ("glioma" if k % 2 else "no_tumor")
+        kind.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(k).integers(0, 255, (64, 64), np.uint8)
+        Image.fromarray(pixels).save(kind / f"{name.split('/')[0]}.png")
+    (tmp_path / "pictures.csv").write_text("file,patient\n" + "".join(f"{a}{v},{a}\n" for a in "abc" for v in (1, 2)))
+    commands = {
+        "nifti_cases": ["--folder", "scans"],
+        "nifti_volumes": ["--folder", "scans"],
+        "decathlon": ["--file", "scans/dataset.json"],
+        "image_folder": ["--folder", "pictures"],
+    }
+    for name, (flag, where) in commands.items():
+        out = tmp_path / f"{name}.json"
+        for options, ending in (
+            (["--patient_pattern", r"([abc])[12](/|\.png)"], r"--patient_pattern ([abc])[12](/|\.png)"),
+            (["--patients", str(tmp_path / "people.csv")], "--patients people.csv"),
+        ):
+            command(["datalist", name, flag, str(tmp_path / where), "--out", str(out), *options])
+            found = patients_of(out)
+            assert all(f"{own}1" in image or f"{own}2" in image for image, own in found.items()), found
+            assert set(found.values()) == set("abc")
+            printed = capsys.readouterr().out
+            assert " of 3 patients; patient = 'a' from " in printed
+            assert f" by {ending}" in printed
+
+
+def test_what_limits_leave_out_is_counted_by_reason(tmp_path, capsys):
+    write_scans(tmp_path, [f"sub-{k:02d}_ses-{visit}_FLAIR.nii.gz" for k in range(3) for visit in (1, 2)])
+    out = tmp_path / "x.json"
+    command(
+        [
+            "datalist",
+            "nifti_volumes",
+            "--folder",
+            str(tmp_path),
+            "--out",
+            str(out),
+            "--normal_slices",
+            "2",
+            "--seed",
+            "1",
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "6 volumes of 3 patients; patient = 'sub-00' from sub-00_ses-1_FLAIR.nii.gz" in printed
+    # Two volumes of six slices a patient, two slices of them.
+    assert "left out: 30 slices without tumor beyond 2 of each patient" in printed
+    listed = datalists.read(out)
+    assert listed["left_out"] == {"slices without tumor beyond 2 of each patient": 30}
+    report = json.loads(out.with_name("x.report.json").read_text(encoding="utf-8"))
+    assert report["left_out"] == listed["left_out"]
+
+
+def test_pictures_beyond_the_limit_are_counted_by_class(tmp_path):
+    for kind in ("no_tumor", "glioma"):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        for k in range(10):
+            pixels = np.random.default_rng(k + 50 * (kind == "glioma")).integers(0, 255, (64, 64), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / kind / f"TCGA_CS_{4900 + k}_19960909_{k}.png")
+    listed, report = datalists.image_folder(tmp_path, limit=12, progress=False)
+    reasons = {f"images of class {kind} beyond the limit of 12": 4 for kind in ("no_tumor", "glioma")}
+    assert listed["left_out"] == dict(report.left_out) == reasons
+    # A patient whose slices with and without tumor lie in two class folders is one, on one side.
+    items = [item for split in datalists.SPLITS for item in listed[split]]
+    assert all(item["patient"] == Path(item["image"]).name[:12] for item in items)
+    sides = {item["patient"]: set() for item in items}
+    for split in datalists.SPLITS:
+        for item in listed[split]:
+            sides[item["patient"]].add(split)
+    assert max(map(len, sides.values())) == 1
+
+
+def test_units_join_patients_and_groups():
+    items = [
+        {"image": "a", "patient": "p1", "group": "g"},
+        {"image": "b", "patient": "p2", "group": "g"},
+        {"image": "c", "group": "h"},
+        {"image": "d"},
+    ]
+    assert datalists.units(items) == ["patient p1", "patient p1", "group h", "image d"]
+    listed = datalists.assemble("x", ["no", "yes"], [{**item, "diagnosis": k % 2} for k, item in enumerate(items)])
+    sides = {item["image"]: split for split in datalists.SPLITS for item in listed[split]}
+    assert sides["a"] == sides["b"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from scripts.checks.verification import Verifier
 from scripts.data import datalists
-from scripts.data.datalists.naming import patient_of
+from scripts.data.datalists.patients import patient_of
 from scripts.data.preprocessing import check_network_input, make_preprocessing
 from tests.transforms.images import disc, head, overlap
 from transforms.foreground import air_level, foreground_mask

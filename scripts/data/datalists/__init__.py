@@ -6,30 +6,28 @@ from scripts.data.datalists.decathlon import decathlon
 from scripts.data.datalists.dicom import dicom_series
 from scripts.data.datalists.folders import image_folder
 from scripts.data.datalists.merging import merge_sources
+from scripts.data.datalists.patients import find_patients
 from scripts.data.datalists.schema import (
     SPLITS,
     Datalist,
-    Item,
     Report,
     absent_classes,
-    assemble,
     assert_no_overlap,
     content_sha256,
     merge,
-    paths,
     read,
     read_json,
     read_unchecked,
     same_content,
-    split_units,
     summary,
-    unit,
     validate,
     write,
     write_report,
 )
 from scripts.data.datalists.similarity import fingerprint, group_near_duplicates, perceptual_hash
 from scripts.data.datalists.slices import SliceRule
+from scripts.data.datalists.splits import assemble, split_units
+from scripts.data.datalists.units import Item, paths, unit, units
 from scripts.data.datalists.volumes import nifti_cases, nifti_volumes
 
 __all__ = [
@@ -44,6 +42,7 @@ __all__ = [
     "content_sha256",
     "decathlon",
     "dicom_series",
+    "find_patients",
     "fingerprint",
     "group_near_duplicates",
     "image_folder",
@@ -60,6 +59,7 @@ __all__ = [
     "split_units",
     "summary",
     "unit",
+    "units",
     "validate",
     "write",
     "write_report",

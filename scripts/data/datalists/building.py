@@ -41,6 +41,8 @@ def _finish(datalist: Datalist, report: Report, out: Path) -> Outcome:
     if absent := absent_classes(datalist):
         logging.warning("the training part has no item of class %s", " and ".join(absent))
     figures = ", ".join(f"{key} {value}" for key, value in report.figures.items())
+    if report.left_out:
+        figures += "\nleft out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
     return Outcome(f"{_table(summary(datalist))}\n{figures}", [out, _report_file(out)])
 
 
@@ -81,7 +83,7 @@ def _build(command: str, given: dict[str, Any], out: Path) -> Outcome:
     print("\n".join(plan.taken), flush=True)
     if dry_run:
         return Outcome(f"nothing was read (--dry_run); refused so far: {len(report.unusable)}")
-    datalist = plan.finish()
+    datalist = plan.build()
     write_report(report, _report_file(out))
     if strict and report.unusable:
         raise ValueError(f"{len(report.unusable)} files cannot be used, first: {', '.join(report.unusable[0])}")

@@ -11,20 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.datalists.naming import patient_of, patient_of_folder, role, stem_of, volume_suffix
+from scripts.data.datalists.naming import role, stem_of, volume_suffix
 from scripts.data.datalists.plans import Builder, Plan, took
-from scripts.data.datalists.schema import (
-    DEFAULT_FRACTIONS,
-    SPLITS,
-    Datalist,
-    Item,
-    Report,
-    assemble,
-    read_json,
-    validate,
-)
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report, read_json, validate
 from scripts.data.datalists.slices import Case, SliceRule
-from scripts.data.datalists.volumes import BINARY, collect
+from scripts.data.datalists.splits import assemble
+from scripts.data.datalists.units import Item
+from scripts.data.datalists.volumes import BINARY, collect, name_patients
 from scripts.data.datalists.walking import check_folder
 
 logger = logging.getLogger(__name__)
@@ -119,24 +112,7 @@ def _first(entry: Any) -> Path | None:
     return path
 
 
-def _patients(entries: Sequence[Any]) -> list[str]:
-    """The patient of each entry: as given, else by the file's name, or by its folder where names are not unique."""
-    firsts = [_first(entry) for entry in entries]
-    stems = Counter(stem_of(path) for path in firsts if path)
-    folders = {path.parent.as_posix() for path in firsts if path}
-    names = Counter(folder.rsplit("/", 1)[-1] for folder in folders)
-    found = []
-    for entry, path in zip(entries, firsts, strict=True):
-        given = entry.get("patient") if isinstance(entry, dict) else None
-        if given or path is None:
-            found.append(str(given or ""))
-        else:
-            folder = path.parent.as_posix()
-            found.append(patient_of(stem_of(path)) if stems[stem_of(path)] == 1 else patient_of_folder(folder, names))
-    return found
-
-
-def _case(entry: Any, root: Path, patient: str, numbers: Sequence[int], total: int) -> Case:
+def _case(entry: Any, root: Path, numbers: Sequence[int], total: int) -> Case:
     """The case of one entry with the channels of these numbers of all; a ValueError says why it cannot be used."""
     if isinstance(entry, str):
         raise ValueError("has no mask: nothing to train or to measure on")
@@ -156,7 +132,7 @@ def _case(entry: Any, root: Path, patient: str, numbers: Sequence[int], total: i
         if not path.exists():
             raise ValueError(f"{path} does not exist")
     brain = entry.get("foreground")
-    return Case(patient, images, root / entry["label"], root / brain if brain else None, stacked=len(named) == 1)
+    return Case("", images, root / entry["label"], root / brain if brain else None, stacked=len(named) == 1)
 
 
 @Builder
@@ -170,6 +146,8 @@ def decathlon(
     classes: Sequence[str] = BINARY,
     channels: Sequence[str] | None = None,
     rule: SliceRule | None = None,
+    patient_pattern: str | None = None,
+    patients: Path | str | None = None,
     progress: bool = True,
 ) -> Plan:
     """Build a datalist from `dataset.json` of the Medical Segmentation Decathlon or the like.
@@ -187,7 +165,7 @@ def decathlon(
         name: of the datalist and source; the list's own if not given.
         root: `dataset_dir`, to which paths are relative in the result; the list's folder if not given.
         channels: of "FLAIR", "T1", "T1ce", "T2", where channels are files of their own; all, if not given.
-        seed, fractions, classes, rule, progress: as in `nifti_cases`.
+        seed, fractions, classes, rule, patient_pattern, patients, progress: as in `nifti_cases`.
 
     Raises:
         FileNotFoundError: when the list does not exist.
@@ -207,19 +185,27 @@ def decathlon(
     every = _channels(content, entries)
     numbers = _numbers(every, channels)
     modality = [every[k] for k in numbers]
-    patients = _patients([entry for _, entry in entries])
-    for k, ((part, entry), patient) in enumerate(zip(entries, patients, strict=True)):
+    given: dict[str, str] = {}
+    named: dict[str, Path] = {}
+    for k, (part, entry) in enumerate(entries):
         where = entry if isinstance(entry, str) else f"{part} {k}"
         if isinstance(entry, dict) and entry.get("image"):
             where = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
         try:
-            case = _case(entry, folder, patient, numbers, len(every))
+            case = _case(entry, folder, numbers, len(every))
             images = _images(path.relative_to(root).as_posix() for path in case.images)
             parts[images] = "test" if part == "testing" else part
             cases.append((where, case))
+            given |= {where: str(entry["patient"])} if entry.get("patient") else {}
+            first = _first(entry)
+            named |= {where: folder / first} if first else {}
         except ValueError as error:
             report.reject(where, str(error).replace(f"{folder}/", ""))
+    if patient_pattern or patients:
+        given = {}
+    cases, said = name_patients(cases, folder, patient_pattern, patients, "cases", given, named)
     taken = [
+        said,
         took(
             f"image ({', '.join(modality)})",
             [(case.images[0], stem_of(case.images[0])) for _, case in cases],

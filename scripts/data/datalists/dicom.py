@@ -8,9 +8,10 @@ from pathlib import Path
 
 from scripts.data.datalists.naming import stem_of, volume_suffix
 from scripts.data.datalists.plans import Builder, Plan
-from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report, assemble
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report
 from scripts.data.datalists.slices import Case, SliceRule
-from scripts.data.datalists.volumes import BINARY, collect
+from scripts.data.datalists.splits import assemble
+from scripts.data.datalists.volumes import BINARY, collect, name_patients
 from scripts.data.datalists.walking import check_folder, walk
 from transforms.dicom import read_series, series_files
 from transforms.limits import DEFAULT_LIMITS
@@ -36,16 +37,19 @@ def dicom_series(
     diagnosis: int = -1,
     modality: str = "MRI",
     rule: SliceRule | None = None,
+    patient_pattern: str | None = None,
+    patients: Path | str | None = None,
     progress: bool = True,
 ) -> Plan:
     """Build a datalist of DICOM series: every folder, at any depth, that holds files is to hold one series.
 
     Series that are no MR (CT, secondary captures, reports) are refused, and so are folders of several series or with a
-    slice missing. The patient is a hash of the patient's number, which itself is not written; without a number it is
-    the folder. Oblique series are turned to the nearest axes, not resampled.
+    slice missing. The patient is a hash of the patient's number, which itself is not written; without a number, and
+    where the user's pattern or table says so, the folder tells it (`find_patients`). Oblique series are turned to the
+    nearest axes, not resampled.
 
     Args:
-        folder, name, root, seed, fractions, classes, rule, progress: as in `nifti_cases`.
+        folder, name, root, seed, fractions, classes, rule, patient_pattern, patients, progress: as in `nifti_cases`.
         masks: folder of tumor masks as volumes on the grid of the series, named `<folder of the series>.nii.gz`, also
             inside `root`.
         diagnosis: of series without a mask: 0 (no tumor) or -1 (unknown: for prediction, no loss uses it).
@@ -67,7 +71,7 @@ def dicom_series(
     for where in sorted({path.parent for path in files}):
         relative = where.relative_to(folder).as_posix()
         try:
-            cases.append((relative, _series_case(where, relative, labels, diagnosis)))
+            cases.append((relative, _series_case(where, labels, diagnosis)))
             own = [path for path in files if path.parent == where]
             inside = {Path(path) for path in next(iter(series_files(where).values()))}
             for path in sorted(set(own) - inside):
@@ -76,8 +80,12 @@ def dicom_series(
             report.reject(relative, str(error).replace(f"{root}/", ""))
     for stem in sorted(set(labels) - {where.rsplit("/", 1)[-1] for where, _ in cases}):
         report.reject(labels[stem].relative_to(root).as_posix(), f"no usable series lies in a folder {stem!r}")
+    headed = {where: case.patient for where, case in cases if case.patient}
+    cases, said = name_patients(
+        cases, folder, patient_pattern, patients, "series", {} if patient_pattern or patients else headed
+    )
     masked = sum(case.label is not None for _, case in cases)
-    taken = [f"{len(cases)} folders of one DICOM series each, {masked} with a mask; all taken for {modality}"]
+    taken = [said, f"{len(cases)} folders of one DICOM series each, {masked} with a mask; all taken for {modality}"]
 
     def finish() -> Datalist:
         items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
@@ -87,7 +95,7 @@ def dicom_series(
     return Plan(taken, report, finish)
 
 
-def _series_case(where: Path, relative: str, labels: dict[str, Path], diagnosis: int) -> Case:
+def _series_case(where: Path, labels: dict[str, Path], diagnosis: int) -> Case:
     """The case of one folder; a ValueError says why it cannot be used."""
     _, _, about = read_series(where, DEFAULT_LIMITS)
     kind = about["Modality"]
@@ -96,5 +104,5 @@ def _series_case(where: Path, relative: str, labels: dict[str, Path], diagnosis:
     if about["BurnedInAnnotation"].upper() == "YES":
         raise ValueError("the header says that text is burnt into the picture")
     number = about["PatientID"]
-    patient = hashlib.sha256(number.encode()).hexdigest()[:12] if number else relative
+    patient = hashlib.sha256(number.encode()).hexdigest()[:12] if number else ""
     return Case(patient, [where], labels.get(where.name), None, diagnosis)

@@ -7,7 +7,6 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from scripts.data.datalists.patients import find_patients
+from scripts.data.datalists.picture_groups import Picture, picture_items
 from scripts.data.datalists.plans import Builder, Plan
-from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Item, Report, assemble
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report
 from scripts.data.datalists.similarity import (
     CLOSE_DISTANCE,
     MAX_DISTANCE,
     close_to_training,
     fingerprint,
-    group_near_duplicates,
     places,
 )
+from scripts.data.datalists.splits import assemble
+from scripts.data.datalists.units import units
 from transforms.masks import binary_mask, check_tumor, read_mask_picture
 from transforms.pictures import PICTURE_SUFFIXES, read_picture
 from transforms.reading import file_kind
@@ -35,18 +37,10 @@ NO_TUMOR_NAMES = ("no_tumor", "notumor", "no_tumour", "notumour", "no", "healthy
 FOLDERS = ("images", "masks", "foregrounds")
 IMAGE_SUFFIXES = tuple(PICTURE_SUFFIXES)
 MIN_SIDE = 32
-
-
-@dataclass(frozen=True)
-class _Picture:
-    name: str
-    kind: str
-    mask: str | None
-    foreground: str | None
-    hash: NDArray[np.bool_]
-    content: str
-    mode: str
-    notes: tuple[str, ...]
+NO_PATIENTS = (
+    "no patient known from the names: near-duplicates and neighbors in the order of names stay on one side; "
+    "--patient_pattern or --patients says who they are"
+)
 
 
 def class_names(folders: Sequence[str]) -> list[str]:
@@ -88,7 +82,7 @@ def _notes(path: Path, mode: str, kind: str | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _inspect(path: Path, mask: Path | None, foreground: Path | None, root: Path, healthy: bool) -> _Picture:
+def _inspect(path: Path, mask: Path | None, foreground: Path | None, root: Path, healthy: bool) -> Picture:
     """Read one picture and its masks; a ValueError or OSError says why it cannot be used."""
     if path.is_symlink() and not path.exists():
         raise ValueError("a symbolic link that leads nowhere")
@@ -113,7 +107,7 @@ def _inspect(path: Path, mask: Path | None, foreground: Path | None, root: Path,
             raise ValueError(f"mask {mask.name} is empty, the class says there is a tumor")
     if foreground is not None and not _read_mask(foreground, size).any():
         raise ValueError(f"foreground mask {foreground.name} is empty")
-    return _Picture(
+    return Picture(
         name=path.relative_to(root).as_posix(),
         kind=path.parent.name,
         mask=None if mask is None else mask.relative_to(root).as_posix(),
@@ -213,13 +207,17 @@ def image_folder(
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     max_distance: int = MAX_DISTANCE,
     modality: str = "MRI",
+    patient_pattern: str | None = None,
+    patients: Path | str | None = None,
     progress: bool = True,
 ) -> Plan:
     """Build a datalist of `folder/images/<class>/*` with optional masks `folder/masks/<same stem>.png`.
 
     Masks of head or brain of the user's own, where there are some, lie in `folder/foregrounds/<same stem>.png`.
-    Patients are unknown: near-duplicates, and similar pictures that follow each other in the order of names (see
-    `scripts.data.datalists.similarity`), form a `group`, which is never split.
+    Names of a known collection say the patient (`scripts.data.datalists.patients`), as do the user's pattern or table;
+    numbers of other pictures count pictures. Where patients are unknown near-duplicates, and similar pictures that
+    follow each other in the order of names (see `scripts.data.datalists.similarity`), form a `group`, which is never
+    split.
     The split is stratified by class and by having a mask. Every file that is not used is in the report; another folder
     with pictures beside these (`mask`, say) is one line of it, with the nearest of the three names.
 
@@ -232,6 +230,8 @@ def image_folder(
         fractions: shares of training, validation and test.
         max_distance: bits of 256 by which near-duplicates may differ.
         modality: what the images are.
+        patient_pattern: regular expression that finds the patient in the path of an image inside `folder`.
+        patients: CSV file with the columns file and patient.
         progress: show a progress bar.
 
     Returns:
@@ -259,18 +259,26 @@ def image_folder(
     masks = _list_masks(folder, "masks", files, report)
     foregrounds = _list_masks(folder, "foregrounds", files, report)
     order = places([path.relative_to(root).as_posix() for path in own] for own in files.values())
+    people = find_patients(
+        [path.relative_to(folder).as_posix() for own in files.values() for path in own],
+        pattern=patient_pattern, table=patients, known_only=True,
+    )  # fmt: skip
     listed = sum(map(len, files.values())) + len(report.unusable)
     if limit is not None:
-        files = _draw(files, limit, seed)
+        drawn = _draw(files, limit, seed)
+        for kind in classes:
+            report.leave_out(f"images of class {kind} beyond the limit of {limit}", len(files[kind]) - len(drawn[kind]))
+        files = drawn
 
     chosen = [path for kind in classes for path in files[kind]]
     taken = [f"class {k} = {kind}: {len(files[kind])} images of images/{kind}" for k, kind in enumerate(classes)]
     for what, known in (("mask", masks), ("foreground", foregrounds)):
         count = sum(path.stem in known for path in chosen)
         taken.append(f"{what} = {what}s/<stem of the image>.png of {count} of {len(chosen)} images")
+    taken.append(people.sentence("images") if people.of else NO_PATIENTS)
 
     def finish() -> Datalist:
-        pictures: list[_Picture] = []
+        pictures: list[Picture] = []
         for path in tqdm(chosen, desc=name, unit="image", disable=not progress):
             try:
                 own = masks.get(path.stem), foregrounds.get(path.stem)
@@ -285,18 +293,19 @@ def image_folder(
                 f"{len(report.unusable)} unusable"
                 + (f", first: {': '.join(report.unusable[0])}" if report.unusable else "")
             )
-        items = _items(pictures, order, classes, name, max_distance, report)
+        told = {(folder / path).relative_to(root).as_posix(): patient for path, patient in people.of.items()}
+        items = picture_items(pictures, order, told, classes, name, max_distance, report)
         left = listed - len(items) - len(report.unusable)
         report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
-        strata = {item["group"]: f"{item['diagnosis']} {'label' in item}" for item in reversed(items)}
-        datalist = assemble(
-            name, classes, items, fractions, modality=modality, seed=seed,
-            strata={f"group {group}": stratum for group, stratum in strata.items()},
-        )  # fmt: skip
+        owners = [*zip(items, units(items), strict=True)]
+        strata = {owner: f"{item['diagnosis']} {'label' in item}" for item, owner in reversed(owners)}
+        datalist = assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=strata)
         fingerprints = {picture.name: picture.hash for picture in pictures}
         listed_items = [(item["image"], split) for split in SPLITS for item in datalist[split]]
         report.figures[f"test_within_{CLOSE_DISTANCE}_bits_of_training"] = close_to_training(
-            np.array([fingerprints[image] for image, _ in listed_items]), [split for _, split in listed_items]
+            np.array([fingerprints[image] for image, _ in listed_items]),
+            [split for _, split in listed_items],
+            [image in told for image, _ in listed_items],
         )
         for split in SPLITS:
             present = {item["diagnosis"] for item in datalist[split]}
@@ -308,7 +317,7 @@ def image_folder(
     return Plan(taken, report, finish)
 
 
-def _without_contradictions(pictures: list[_Picture], report: Report) -> list[_Picture]:
+def _without_contradictions(pictures: list[Picture], report: Report) -> list[Picture]:
     """Drop, with a report, pictures whose very pixels also stand in another class."""
     kinds: dict[str, set[str]] = {}
     for picture in pictures:
@@ -317,48 +326,3 @@ def _without_contradictions(pictures: list[_Picture], report: Report) -> list[_P
         if len(kinds[picture.content]) > 1:
             report.reject(picture.name, f"the same pixels stand in classes {', '.join(sorted(kinds[picture.content]))}")
     return [picture for picture in pictures if len(kinds[picture.content]) == 1]
-
-
-def _items(
-    pictures: list[_Picture],
-    order: dict[str, int],
-    classes: Sequence[str],
-    name: str,
-    max_distance: int,
-    report: Report,
-) -> list[Item]:
-    contents = {content: k for k, content in enumerate(dict.fromkeys(picture.content for picture in pictures))}
-    same = np.array([contents[picture.content] for picture in pictures])
-    hashes = np.array([picture.hash for picture in pictures])
-    groups, distance = group_near_duplicates(
-        hashes, max_distance, same, order=np.array([order[picture.name] for picture in pictures])
-    )
-    sizes = np.bincount(groups)
-    mixed = sum(
-        len({p.kind for p, g in zip(pictures, groups, strict=True) if g == k}) > 1 for k in np.nonzero(sizes > 1)[0]
-    )
-    report.figures = {
-        "images": len(pictures),
-        "unusable": len(report.unusable),
-        "exact_duplicates": len(pictures) - len(contents),
-        "groups": len(sizes),
-        "largest_group": int(sizes.max()),
-        "images_in_groups_of_several": int(sizes[sizes > 1].sum()),
-        "groups_of_several_classes": int(mixed),
-        "max_distance_bits": distance,
-    }
-    if distance < max_distance:
-        report.note(name, f"near-duplicate distance lowered from {max_distance} to {distance} bits to avoid chains")
-    report.figures["modes"] = dict(Counter(picture.mode for picture in pictures))
-    for picture in pictures:
-        for text in picture.notes:
-            report.note(picture.name, text)
-    items: list[Item] = []
-    for picture, group in zip(pictures, groups, strict=True):
-        item: Item = {"image": picture.name, "diagnosis": classes.index(picture.kind), "source": name}
-        if picture.mask is not None:
-            item["label"] = picture.mask
-        if picture.foreground is not None:
-            item["foreground"] = picture.foreground
-        items.append({**item, "group": f"{name}-{group:05d}"})
-    return items

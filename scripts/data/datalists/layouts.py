@@ -237,7 +237,7 @@ def choose_channels(sorted_cases: Sequence[Roles]) -> tuple[str, ...]:
     return tuple(counts)
 
 
-def make_case(roles: Roles, patient: str, channels: Sequence[str], label: str | None) -> Case:
+def make_case(roles: Roles, channels: Sequence[str], label: str | None) -> Case:
     """The case of sorted files.
 
     Raises:
@@ -245,7 +245,7 @@ def make_case(roles: Roles, patient: str, channels: Sequence[str], label: str | 
     """
     brain = roles.get("foreground", [])
     return Case(
-        patient=patient,
+        patient="",
         images=[_one(roles, channel, channel) for channel in channels],
         label=_one(roles, "label", f"mask ({label})" if label else "mask (seg)"),
         foreground=_one(roles, "foreground", "brain mask") if brain else None,

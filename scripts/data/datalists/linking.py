@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from scripts.data.datalists.folders import IMAGE_SUFFIXES
-from scripts.data.datalists.schema import Item, patient_key
 from scripts.data.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates, places
+from scripts.data.datalists.units import Item, components, patient_key
 from transforms.loading import LoadCased
 
 
@@ -95,16 +93,10 @@ def linked(
     names = {name: k for k, name in enumerate(dict.fromkeys(persons))}
     people = np.array([-1 if person is None else names[person] for person in persons])
     groups, used = group_near_duplicates(hashes, max_distance, people=people, order=order)
-    keys: dict[tuple[str, str], int] = {}
-    links = []
-    for k, (item, person, content, group) in enumerate(zip(items, persons, contents, groups.tolist(), strict=True)):
+    keys = []
+    for item, person, content, group in zip(items, persons, contents, groups.tolist(), strict=True):
         own: list[tuple[str, str]] = [("patient", person)] if person is not None else []
         own += [("group", str(item["group"]))] if "group" in item else []
         own += [("image", path) for path in ([item["image"]] if isinstance(item["image"], str) else item["image"])]
-        for key in [*own, ("content", content), ("near", str(group))]:
-            links.append((k, keys.setdefault(key, k)))
-    rows, columns = np.array(links, dtype=np.int64).T
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(items), len(items)))
-    labels = connected_components(graph, directed=False)[1]
-    numbers = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
-    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64), used
+        keys.append([*own, ("content", content), ("near", str(group))])
+    return components(keys), used

@@ -14,19 +14,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scripts.data.datalists.linking import file_order, linked, picture_of
-from scripts.data.datalists.schema import (
-    DEFAULT_FRACTIONS,
-    SPLITS,
-    Datalist,
-    Item,
-    Report,
-    paths,
-    shared_numbers,
-    split_units,
-    validate,
-    warn_shared,
-)
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report, validate
 from scripts.data.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
+from scripts.data.datalists.splits import split_units
+from scripts.data.datalists.units import Item, paths, shared_numbers, warn_shared
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +72,7 @@ def _modality(datalists: Sequence[Datalist], mixed: bool) -> dict[str, str]:
     if any(own != given[0] for own in given) and not mixed:
         raise ValueError(
             f"modality differ: {[list(own.values()) for own in given]}; the network would learn the modality in place "
-            "of the tumor where classes go along with it. Pass --mixed-modality if that is what you want"
+            "of the tumor where classes go along with it. Pass --mixed_modality if that is what you want"
         )
     return {key: " or ".join(dict.fromkeys(own[key] for own in given)) for key in given[0]}
 
@@ -130,11 +121,11 @@ def _note_shared_names(datalists: Sequence[Datalist], roots: Sequence[Path], rep
 def _note_shared_numbers(items: Sequence[Item], joined: bool, report: Report) -> int:
     """Say which patient numbers stand in several sources, and what they are taken for; how many there are."""
     shared = shared_numbers(items)
-    what = "one person, as --same-patients says" if joined else "different people"
+    what = "one person, as --same_patients says" if joined else "different people"
     for number, sources in shared.items():
         report.note(f"patient {number}", f"stands in the sources {', '.join(sources)}; taken for {what}")
     if not joined:
-        warn_shared(shared, "pass --same-patients if they are one")
+        warn_shared(shared, "pass --same_patients if they are one")
     return len(shared)
 
 

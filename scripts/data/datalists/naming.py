@@ -1,9 +1,8 @@
-"""What file names of the public collections say: channel, mask, brain mask, patient."""
+"""What file names of the public collections say: channel, mask, brain mask."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from transforms.reading import VOLUME_SUFFIXES
@@ -18,11 +17,6 @@ _TOKENS = {
     "brainmask": "foreground",
 }  # fmt: skip
 _CONTRAST = {"ce", "gd", "c", "post", "contrast"}
-# The name of a time point of a patient: BraTS-GLI-00007-001, sub-01_ses-2, patient01_study1.
-_TIME_POINT = re.compile(
-    r"^(?P<brats>brats-[a-z]+-\d{5})-\d{3}$|^(?P<other>.+?)[_/-](study|ses|session|visit|tp|time)[_-]?\d+$",
-    re.IGNORECASE,
-)
 
 
 def volume_suffix(path: Path) -> str | None:
@@ -59,39 +53,3 @@ def role(path: Path, patient: str = "") -> str | None:
     if "T1" in found and _CONTRAST & set(tokens):
         return "T1ce"
     return next(iter(found)) if len(found) == 1 else None
-
-
-def patient_of_folder(folder: str, names: Mapping[str, int]) -> str:
-    """The patient of a case's folder: by its own name, or by its path where several are called the same.
-
-    >>> names = {"p1": 1, "study1": 1, "study2": 1, "flair": 2}
-    >>> [patient_of_folder(folder, names) for folder in ("HGG/p1", "p2/study1", "p2/study2", "p3/flair")]
-    ['p1', 'p2', 'p2', 'p3/flair']
-
-    Args:
-        folder: path relative to the folder of all cases, with "/".
-        names: how many folders of cases have each name.
-    """
-    name = folder.rsplit("/", 1)[-1]
-    return patient_of(name if names.get(name, 0) <= 1 and not only_time_point(name) else folder)
-
-
-def only_time_point(name: str) -> bool:
-    """Whether a folder's name says a time point and no patient.
-
-    >>> only_time_point("ses-1"), only_time_point("study2"), only_time_point("p1_study2"), only_time_point("p1/study2")
-    (True, True, False, False)
-    """
-    return _TIME_POINT.match(f"x_{name}") is not None and _TIME_POINT.match(name) is None
-
-
-def patient_of(name: str) -> str:
-    """The patient's name without the number of the time point: all time points stay on one side of a split.
-
-    >>> patient_of("BraTS-GLI-00007-001"), patient_of("patient01_study1"), patient_of("BraTS20_Training_355")
-    ('BraTS-GLI-00007', 'patient01', 'BraTS20_Training_355')
-    >>> patient_of("p7/visit-2")
-    'p7'
-    """
-    match = _TIME_POINT.match(name)
-    return name if match is None else str(match["brats"] or match["other"])

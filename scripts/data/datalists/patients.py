@@ -147,17 +147,35 @@ def _choose(file: _File, folders: Mapping[tuple[str, ...], _Folders]) -> int:
     return last
 
 
+def _only_channel(file: _File) -> bool:
+    """Whether a file's name says a channel and nothing else, so that it cannot tell people apart."""
+    text = re.sub(rf"(?<![a-z0-9])(?:{ALONE})(?![a-z0-9])", "", stem_of_name(file.parts[-1]), flags=re.I)
+    return bool(MEANINGLESS.match(text)) or not re.search(r"[a-z0-9]", text, re.I)
+
+
+def _take_folder(file: _File, top: str) -> None:
+    """The nearest folder that may be a person's, or the one that holds all."""
+    own = [k for k, part in enumerate(file.parts[:-1]) if not CONTAINER.fullmatch(part) and not NOBODY.fullmatch(part)]
+    file.level = own[-1] if own else len(file.parts) - 1
+    name = file.parts[own[-1]] if own else top or stem_of_name(file.parts[-1])
+    file.chosen = Reading(read_name(name).patient or name, "folder")
+
+
 def _home(file: _File) -> tuple[str, ...]:
     return tuple(part for part in file.parts[:-1] if not NOBODY.fullmatch(part) and not CONTAINER.fullmatch(part))
 
 
-def _by_rule(files: Sequence[_File]) -> list[str]:
+def _by_rule(files: Sequence[_File], top: str) -> list[str]:
     """Choose the part of each path that is the person; returns what is doubtful."""
     folders = _folders(files)
     nested: list[_File] = []
     homes: dict[str, list[_File]] = {}
+    bare = Counter(file.parts[:-1] for file in files if _only_channel(file))
     for file in files:
         file.level = _choose(file, folders)
+        if file.level == len(file.parts) - 1 and _only_channel(file) and bare[file.parts[:-1]] <= MOST_SCANS:
+            _take_folder(file, top if bare[file.parts[:-1]] > 1 else "")
+            continue
         reading, last = file.readings[file.level], len(file.parts) - 1
         name = stem_of_name(file.parts[last]) if file.level == last else file.parts[file.level]
         file.chosen = reading if reading.rule else Reading(name, "folder" if file.level < last else "file")
@@ -234,6 +252,7 @@ def find_patients(
     pattern: str | None = None,
     table: Path | str | None = None,
     known_only: bool = False,
+    top: str = "",
 ) -> Patients:
     """The patient of every file, by the rule of this module, or by a pattern or table of the user's.
 
@@ -249,27 +268,29 @@ def find_patients(
         table: CSV file with columns `file` and `patient`; a file is its path, name, or a folder above it.
         known_only: only names of known collections count (for pictures, whose numbers mostly count pictures): files of
             others are left out of the result.
+        top: name of the folder that holds all: the person of files that name nothing but channels.
 
     Raises:
         ValueError: when pattern and table are both given or either leaves a file without a patient.
     """
     named = list(dict.fromkeys(paths))
     if pattern is not None and table is not None:
-        raise ValueError("give --patient-pattern or --patients, not both")
+        raise ValueError("give --patient_pattern or --patients, not both")
     if pattern is not None:
-        return _overruled(named, _matched(named, pattern), f"--patient-pattern {pattern}")
+        return _overruled(named, _matched(named, pattern), f"--patient_pattern {pattern}")
     if table is not None:
         return _overruled(named, _looked_up(named, Path(table)), f"--patients {Path(table).name}")
     files = []
     for path in named:
         parts = tuple(part for part in PurePosixPath(path).parts if part not in (".", "/"))
-        files.append(_File(path, parts or (path,), tuple(read_name(part) for part in parts or (path,))))
+        parts = parts or (top or path,)
+        files.append(_File(path, parts, tuple(read_name(part) for part in parts)))
     if known_only:
         files = [file for file in files if any(one.rule in SCHEMES for one in file.readings)]
-    doubts = [*_by_rule(files), *_settle_numbers(files)]
+    doubts = [*_by_rule(files, top), *_settle_numbers(files)]
     found, apart = _spell(files)
     if doubts:
-        doubts.append("--patient-pattern or --patients says otherwise")
+        doubts.append("--patient_pattern or --patients says otherwise")
     count = Counter(found.values())
     example = min(found, key=lambda path: (-count[found[path]], path), default="")
     return Patients(found, example, (*doubts, *apart))
@@ -295,7 +316,7 @@ def _matched(paths: Sequence[str], pattern: str) -> dict[str, str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"--patient-pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"--patient_pattern {pattern!r} is no regular expression: {error}") from error
     found: dict[str, str] = {}
     for path in paths:
         if match := compiled.search(path):

@@ -30,6 +30,11 @@ class Plan:
     report: Report
     finish: Callable[[], Datalist]
 
+    def build(self) -> Datalist:
+        """Read the images; the datalist names what limits left out."""
+        datalist = self.finish()
+        return {**datalist, "left_out": dict(self.report.left_out)} if self.report.left_out else datalist
+
 
 class Builder(Generic[P]):
     """A builder made of a function that returns a `Plan`: called, it reads the images too.
@@ -45,7 +50,7 @@ class Builder(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Datalist, Report]:
         """The datalist and the report."""
         plan = self.plan(*args, **kwargs)
-        return plan.finish(), plan.report
+        return plan.build(), plan.report
 
 
 def name_pattern(path: Path, case: str) -> str:

@@ -22,24 +22,22 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scripts.command.files import write_text
+from scripts.data.datalists.units import Item, images_of, paths, patient_key, shared_numbers, units, warn_shared
 
 logger = logging.getLogger(__name__)
 
-Item = dict[str, Any]
 Datalist = dict[str, Any]
 
 SPLITS = ("training", "validation", "test")
 REQUIRED_KEYS = ("classes", *SPLITS)
-# What decathlon files may hold besides; kept, not used.
-OPTIONAL_KEYS = ("name", "modality", "description", "reference", "licence", "license", "release")
+# What decathlon files may hold besides, kept and not used; `left_out`: counts of what limits left out, by reason.
+OPTIONAL_KEYS = ("name", "modality", "description", "reference", "licence", "license", "release", "left_out")
 ITEM_KEYS = ("image", "label", "foreground", "diagnosis", "patient", "source", "slice", "plane", "group", "name")
 PLANES = ("axial", "coronal", "sagittal")
 DEFAULT_FRACTIONS = (0.60, 0.15, 0.25)
@@ -47,11 +45,17 @@ DEFAULT_FRACTIONS = (0.60, 0.15, 0.25)
 
 @dataclass
 class Report:
-    """What a builder met: `unusable` and `notes` as (file, reason), and counts in `figures`."""
+    """What a builder met: `unusable` and `notes` as (file, reason), counts in `figures`, what limits left out."""
 
     unusable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        """Count what a limit or rule leaves out, by its reason: "slices with tumor beyond 5 of each patient"."""
+        if count:
+            self.left_out[reason] += count
 
     def reject(self, name: str, reason: str) -> None:
         """Record a file that cannot be used, and log it."""
@@ -62,146 +66,6 @@ class Report:
         """Record something worth knowing that excludes nothing, and log it for debugging; it goes into the report."""
         self.notes.append((name, text))
         logger.debug("%s: %s", name, text)
-
-
-def patient_key(item: Item) -> str | None:
-    """Who an item shows, the source before the number, as numbers count within their source; None where unknown.
-
-    >>> patient_key({"patient": "sub-00", "source": "site_a"}), patient_key({"patient": "p1"}), patient_key({})
-    ('site_a: sub-00', 'p1', None)
-    """
-    if "patient" not in item:
-        return None
-    return f"{item['source']}: {item['patient']}" if item.get("source") else str(item["patient"])
-
-
-def shared_numbers(items: Sequence[Item]) -> dict[str, list[str]]:
-    """Patient numbers that stand in several sources, each with these sources: two people, or one who was seen twice."""
-    sources: dict[str, set[str]] = {}
-    for item in items:
-        if "patient" in item:
-            sources.setdefault(str(item["patient"]), set()).add(str(item.get("source") or "(no source)"))
-    return {number: sorted(own) for number, own in sorted(sources.items()) if len(own) > 1}
-
-
-def warn_shared(shared: Mapping[str, Sequence[str]], advice: str) -> None:
-    """Log that the numbers of `shared_numbers`, if there are any, are taken for different people, and what to do."""
-    if shared:
-        number, sources = next(iter(shared.items()))
-        logger.warning(
-            "%d patient numbers stand in several sources (first: %r in %s) and are taken for different people; %s",
-            len(shared), number, " and ".join(sources), advice,
-        )  # fmt: skip
-
-
-def unit(item: Item) -> str:
-    """What must stay on one side of a split: the patient, else the near-duplicate group, else the image itself."""
-    if "patient" in item:
-        return f"patient {patient_key(item)}"
-    if "group" in item:
-        return f"group {item['group']}"
-    return f"image {_images(item)[0]}"
-
-
-def _images(item: Item) -> list[str]:
-    return [item["image"]] if isinstance(item["image"], str) else list(item["image"])
-
-
-def paths(item: Item) -> list[str]:
-    """Every file that an item names: images, label, foreground mask."""
-    return [*_images(item), *(item[key] for key in ("label", "foreground") if key in item)]
-
-
-def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRACTIONS, *, sizes=None, seed: int = 0):
-    """Deal units (patients, groups) into training, validation and test.
-
-    Per stratum, the units are shuffled by the seed, then dealt largest first, each to the split that is least
-    filled for its share of that stratum's items: sizes mix, and three units reach all three splits. The result does
-    not depend on the order of `strata`.
-
-    Args:
-        strata: unit name to stratum name (for instance its class).
-        fractions: shares of training, validation and test; they sum to 1.
-        sizes: unit name to number of items, 1 if not given.
-        seed: of the shuffle.
-
-    Returns:
-        Unit name to split name.
-
-    Raises:
-        ValueError: when the fractions are not three positive numbers that sum to 1.
-    """
-    if len(fractions) != len(SPLITS) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions must be three positive numbers that sum to 1 ({SPLITS}), got {tuple(fractions)}")
-    sizes = sizes or {}
-    chosen: dict[str, str] = {}
-    rng = np.random.default_rng(seed)
-    for stratum in sorted(set(strata.values())):
-        units = sorted(name for name, own in strata.items() if own == stratum)
-        units = [units[k] for k in rng.permutation(len(units))]
-        units.sort(key=lambda name: -sizes.get(name, 1))
-        filled = np.zeros(len(SPLITS))
-        for name in units:
-            k = int(np.argmin(filled / np.asarray(fractions)))
-            chosen[name] = SPLITS[k]
-            filled[k] += sizes.get(name, 1)
-    return chosen
-
-
-def assemble(
-    name: str,
-    classes: Sequence[str],
-    items: Sequence[Item],
-    fractions: Sequence[float] = DEFAULT_FRACTIONS,
-    *,
-    modality: str | Sequence[str] = "FLAIR",
-    seed: int = 0,
-    strata: dict[str, str] | None = None,
-) -> Datalist:
-    """Split items by `unit` into a valid datalist.
-
-    Args:
-        name: of the datalist.
-        classes: class names, no tumor first.
-        items: all items, with `diagnosis`.
-        fractions: shares of training, validation and test.
-        modality: of the images, one name or one a channel.
-        seed: of the split.
-        strata: unit to stratum; by default the most frequent diagnosis of its items.
-
-    With fewer patients or groups than splits, later splits stay empty: a list to be merged with others.
-
-    Raises:
-        ValueError: when there are enough patients or groups, and a split comes out empty all the same.
-    """
-    members: dict[str, list[Item]] = {}
-    for item in items:
-        members.setdefault(unit(item), []).append(item)
-    if strata is None:
-        strata = {
-            key: str(min(Counter(item["diagnosis"] for item in own).items(), key=lambda pair: (-pair[1], pair[0]))[0])
-            for key, own in members.items()
-        }
-    sizes = {key: len(own) for key, own in members.items()}
-    sides = split_units(strata, fractions, sizes=sizes, seed=seed)
-    if len(set(sides.values())) < len(SPLITS):  # small strata begin with training, each: deal them as one
-        sides = split_units(dict.fromkeys(strata, ""), fractions, sizes=sizes, seed=seed)
-    datalist: Datalist = {
-        "name": name,
-        "modality": {str(k): text for k, text in enumerate([modality] if isinstance(modality, str) else modality)},
-        "classes": {str(k): text for k, text in enumerate(classes)},
-        **{split: [] for split in SPLITS},
-    }
-    for item in items:
-        datalist[sides[unit(item)]].append(item)
-    empty = [split for split in SPLITS if not datalist[split]]
-    if empty:
-        reason = f"{name}: {len(items)} items of {len(members)} patients or groups are too few to split"
-        if len(members) >= len(SPLITS):
-            raise ValueError(f"{reason}: no item in {empty}")
-        logger.warning("%s: nothing in %s; merge with other lists and --resplit", reason, " and ".join(empty))
-    validate(datalist)
-    return datalist
 
 
 def merge(datalists: Sequence[Datalist], name: str | None = None) -> Datalist:
@@ -227,7 +91,7 @@ def merge(datalists: Sequence[Datalist], name: str | None = None) -> Datalist:
         merged[split] = [item for one in datalists for item in one[split]]
     validate(merged)
     shared = shared_numbers([item for split in SPLITS for item in merged[split]])
-    warn_shared(shared, "if they are one, merge with --dataset-dir and --same-patients")
+    warn_shared(shared, "if they are one, merge with --dataset_dir and --same_patients")
     return merged
 
 
@@ -242,7 +106,7 @@ def assert_no_overlap(datalist: Datalist) -> None:
         for item in datalist[split]:
             keys = [("group", str(item["group"]))] if "group" in item else []
             keys += [("patient", str(patient_key(item)))] if "patient" in item else []
-            keys += [("image", os.path.normpath(image)) for image in _images(item)]
+            keys += [("image", os.path.normpath(image)) for image in images_of(item)]
             for key in keys:
                 if seen.setdefault(key, split) != split:
                     raise ValueError(
@@ -426,31 +290,32 @@ def absent_classes(datalist: Datalist) -> list[str]:
 
 def summary(datalist: Datalist) -> list[dict[str, Any]]:
     """Counts as rows {split, source, class, items, with_mask, units}; `units` counts patients or groups."""
-    rows: dict[tuple[str, str, str], list[Item]] = {}
+    rows: dict[tuple[str, str, str], list[tuple[Item, str]]] = {}
     for split in SPLITS:
-        for item in datalist[split]:
+        for item, owner in zip(datalist[split], units(datalist[split]), strict=True):
             name = datalist["classes"].get(str(item.get("diagnosis", -1)), "unknown")
-            rows.setdefault((split, item.get("source", ""), name), []).append(item)
+            rows.setdefault((split, item.get("source", ""), name), []).append((item, owner))
     order = {text: k for k, text in enumerate([*datalist["classes"].values(), "unknown"])}
     return [
         {
             "split": split,
             "source": source,
             "class": name,
-            "items": len(items),
-            "with_mask": sum("label" in item for item in items),
-            "units": len({unit(item) for item in items}),
+            "items": len(own),
+            "with_mask": sum("label" in item for item, _ in own),
+            "units": len({owner for _, owner in own}),
         }
-        for (split, source, name), items in sorted(
+        for (split, source, name), own in sorted(
             rows.items(), key=lambda row: (SPLITS.index(row[0][0]), row[0][1], order[row[0][2]])
         )
     ]
 
 
 def write_report(report: Report, path: Path | str) -> None:
-    """Write what a builder could not use, its notes and figures, as JSON beside the datalist."""
+    """Write what a builder could not use or left out, its notes and figures, as JSON beside the datalist."""
     content = {
         "figures": report.figures,
+        "left_out": dict(report.left_out),
         "unusable": [{"file": name, "reason": reason} for name, reason in report.unusable],
         "notes": [{"file": name, "text": text} for name, text in report.notes],
     }

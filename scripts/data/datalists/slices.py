@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
-from scripts.data.datalists.schema import PLANES, Item, unit
+from scripts.data.datalists.schema import PLANES
+from scripts.data.datalists.units import Item, unit
 from transforms.foreground import air_level
 from transforms.grids import off_grid
 from transforms.loading import view_plane
@@ -87,13 +89,15 @@ class Case:
 class Findings:
     """What was found in the volumes: labels, tumor or none, content of each for the search for duplicates.
 
-    `beyond_limit` names the cases of which no slice was taken, as others of their patient gave enough.
+    `left_out` counts slices that do not qualify, by reason; `beyond_limit` names the cases of which no slice was taken,
+    as others of their patient gave enough.
     """
 
     labels: set[int] = field(default_factory=set)
     contents: dict[str, str] = field(default_factory=dict)
     strata: dict[str, str] = field(default_factory=dict)
     normalized: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     beyond_limit: set[str] = field(default_factory=set)
 
 
@@ -255,7 +259,7 @@ def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray,
     if shifted and case.foreground is None and not rule.shifted_air:
         raise ValueError(
             f"{shifted}; take the original file, put a brain mask beside it (a file with 'brainmask' in its name), or "
-            "pass --shifted-air to have the head found without one"
+            "pass --shifted_air to have the head found without one"
         )
     found.normalized += shifted is not None
     return scans[0], affine, digest.hexdigest()
@@ -345,7 +349,7 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found:
         diagnosis = int(tumor.any()) if case.label is not None else case.diagnosis
         items.append({**base, "diagnosis": diagnosis, **about})
     for plane in rule.planes:
-        for index, diagnosis in _plane_slices(plane, case, rule, scan, affine, tumor, head):
+        for index, diagnosis in _plane_slices(plane, case, rule, scan, affine, tumor, head, found):
             item = {**base, "diagnosis": diagnosis, **about, "slice": index}
             items.append(item if plane == "axial" else {**item, "plane": plane})
     found.contents[content] = images[0]
@@ -355,7 +359,14 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found:
 
 
 def _plane_slices(
-    plane: str, case: Case, rule: SliceRule, scan: NDArray, affine: NDArray, tumor: NDArray, head: NDArray
+    plane: str,
+    case: Case,
+    rule: SliceRule,
+    scan: NDArray,
+    affine: NDArray,
+    tumor: NDArray,
+    head: NDArray,
+    found: Findings,
 ) -> list[tuple[int, int]]:
     """(slice, diagnosis) of the slices of one plane."""
     turn = view_plane(scan, plane)[1]
@@ -367,6 +378,12 @@ def _plane_slices(
         )
     area, share = (view_plane(mask, plane)[0].mean(axis=(0, 1)) for mask in (tumor, head))
     with_tumor, without = qualifying_slices(area, share, rule.min_tumor_area, rule.min_foreground)
+    enough = share >= rule.min_foreground
+    faint = enough & (area > 0) & (area < rule.min_tumor_area)
+    found.left_out[f"{plane} slices with less than {rule.min_foreground:g} of head"] += int((~enough).sum())
+    found.left_out[f"{plane} slices with less than {rule.min_tumor_area:g} of tumor"] += int(faint.sum())
+    beside = int((enough & (area == 0)).sum()) - len(without)
+    found.left_out[f"{plane} slices without tumor beside one with"] += beside
     if not with_tumor and not without:
         raise ValueError(
             f"no {plane} slice has {rule.min_foreground:g} of head with {rule.min_tumor_area:g} of tumor or none "

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from scripts.data.datalists.layouts import BY_NAME, FOLDERS, choose_channels, group_files, make_case, sort_roles
-from scripts.data.datalists.naming import (
-    CHANNELS,
-    only_time_point,
-    patient_of,
-    patient_of_folder,
-    role,
-    stem_of,
-    volume_suffix,
-)
+from scripts.data.datalists.naming import CHANNELS, role, stem_of, volume_suffix
+from scripts.data.datalists.patients import find_patients
 from scripts.data.datalists.plans import Builder, Plan, took
-from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Item, Report, assemble
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
+from scripts.data.datalists.splits import assemble
+from scripts.data.datalists.units import Item
 from scripts.data.datalists.walking import check_folder, walk
 from transforms.reading import VOLUME_SUFFIXES
 
@@ -31,6 +26,42 @@ __all__ = ["load_oriented", "nifti_cases", "nifti_volumes"]
 logger = logging.getLogger(__name__)
 
 BINARY = ("no_tumor", "tumor")
+
+
+def name_patients(
+    cases: Sequence[tuple[str, Case]],
+    folder: Path,
+    pattern: str | None,
+    table: Path | str | None,
+    what: str,
+    given: Mapping[str, str] | None = None,
+    named: Mapping[str, Path] | None = None,
+) -> tuple[list[tuple[str, Case]], str]:
+    """The cases with their patients, told by the names of their first images, and a sentence on what was found.
+
+    Args:
+        cases: (name, case) of each.
+        folder: holds them all.
+        pattern, table: overrule the names, see `find_patients`.
+        what: the cases are called in the sentence.
+        given: patients that are known otherwise, by the names of the cases.
+        named: paths that stand for first images, by the names of the cases.
+
+    Raises:
+        ValueError: as `find_patients`.
+    """
+    given = given or {}
+    firsts = {where: (named or {}).get(where, case.images[0]) for where, case in cases}
+    paths = {where: Path(os.path.relpath(path, folder)).as_posix() for where, path in firsts.items()}
+    told = [path for where, path in paths.items() if where not in given]
+    found = find_patients(told, pattern=pattern, table=table, top=folder.resolve().name)
+    text = found.sentence(what)
+    if given:
+        people = len(set(given.values()))
+        text = f"{len(given)} {what} of {people} patients, whom header or list names" + (f"; {text}" if told else "")
+        if people == 1 < len(given):
+            text += ". doubtful: all are of one patient; --patient_pattern or --patients says otherwise"
+    return [(where, replace(case, patient=given.get(where) or found.of[paths[where]])) for where, case in cases], text
 
 
 def collect(
@@ -66,6 +97,14 @@ def collect(
                 f"no slice taken: at most {rule.tumor_slices} with and {rule.normal_slices} without tumor are, of all "
                 f"volumes of patient {patients[image]} together",
             )
+    for tumor, text, limit in ((True, "with", rule.tumor_slices), (False, "without", rule.normal_slices)):
+        several = [
+            sum("slice" in item and (item["diagnosis"] > 0) == tumor for item in own)
+            for own in (items, *by_patient.values())
+        ]
+        report.leave_out(f"slices {text} tumor beyond {limit} of each patient", sum(several[1:]) - several[0])
+    for reason, count in found.left_out.items():
+        report.leave_out(reason, count)
     used = len(names) - len(found.beyond_limit)
     report.figures |= {
         "found": len(names) + len(report.unusable),
@@ -99,6 +138,8 @@ def nifti_cases(
     normal_slices: int | None = None,
     label_pattern: str | None = None,
     layout: str = FOLDERS.name,
+    patient_pattern: str | None = None,
+    patients: Path | str | None = None,
     progress: bool = True,
 ) -> Plan:
     """Build a datalist of cases with channels and a mask: each folder that holds volumes is one, or as `layout` says.
@@ -121,6 +162,9 @@ def nifti_cases(
         tumor_slices, normal_slices: in place of the rule's.
         label_pattern: file name pattern of the mask, case ignored, where the name is another.
         layout: a name of `scripts.data.datalists.layouts.BY_NAME`.
+        patient_pattern: regular expression that finds the patient in the path of a case's first image, in place of the
+            rule of `scripts.data.datalists.patients`.
+        patients: CSV file with the columns file and patient, in place of that rule.
         progress: show a progress bar.
 
     Returns:
@@ -148,15 +192,14 @@ def nifti_cases(
     unknown = [channel for channel in channels if channel not in CHANNELS]
     if unknown or not channels or len(set(channels)) < len(channels):
         raise ValueError(f"channels must be some of {', '.join(CHANNELS)}, each once; got {list(channels)}")
-    names = Counter(where.rsplit("/", 1)[-1] for where in members)
     cases: list[tuple[str, Case]] = []
     for where, own in roles.items():
-        patient = patient_of(folder.resolve().name) if where == "." else patient_of_folder(where, names)
         try:
-            cases.append((where, make_case(own, patient, channels, label_pattern)))
+            cases.append((where, make_case(own, channels, label_pattern)))
         except ValueError as error:
             report.reject(where, str(error))
-    taken = [f"{len(cases)} of {len(members)} cases in {folder} can be used as {BY_NAME[layout].title}"]
+    cases, said = name_patients(cases, folder, patient_pattern, patients, "cases")
+    taken = [said, f"{len(cases)} of {len(members)} cases in {folder} can be used as {BY_NAME[layout].title}"]
     chosen: dict[str, list[tuple[Path, str]]] = {}
     for where, case in cases:
         files_of: list[tuple[str, Path | None]] = list(zip(channels, case.images, strict=True))
@@ -178,6 +221,7 @@ def nifti_cases(
             "in_cases_beyond_limit": sum(len(members[where]) for where in found.beyond_limit),
             "in_refused_cases": sum(len(own) for where, own in members.items() if where in refused) + len(rest),
         }
+        report.leave_out("files of other channels or kinds in used cases", report.figures["files"]["beside_used_ones"])
         return assemble(name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata)
 
     return Plan(taken, report, finish)
@@ -206,18 +250,18 @@ def nifti_volumes(
     diagnosis: int = 0,
     modality: str = "FLAIR",
     rule: SliceRule | None = None,
+    patient_pattern: str | None = None,
+    patients: Path | str | None = None,
     progress: bool = True,
 ) -> Plan:
     """Build a datalist of volumes without masks, all of one class: healthy people, or other diseases without a tumor.
 
     Every volume below the folder is one image; a file `<same stem>_brainmask.*` in its folder becomes its `foreground`.
-    Patients are told by the file name without the names of channel and time point; by the folder where that leaves no
-    name (`p1/flair.nii.gz`) or a name that other folders use as well (`p1/scan.nii.gz`, `p2/scan.nii.gz`), which the
-    report notes. A volume with few values is a mask, of lesions for instance, and refused as an image. A volume of
-    which no slice is taken is noted.
+    A volume with few values is a mask, of lesions for instance, and refused as an image. A volume of which no slice is
+    taken is noted.
 
     Args:
-        folder, name, root, seed, fractions, classes, rule, progress: as in `nifti_cases`.
+        folder, name, root, seed, fractions, classes, rule, patient_pattern, patients, progress: as in `nifti_cases`.
         diagnosis: 0 (no tumor) or -1 (unknown: for prediction, no loss uses it).
         modality: what the images are.
 
@@ -234,7 +278,6 @@ def nifti_volumes(
     brains: dict[tuple[Path, str], Path] = {}  # files of one name in other folders are of other patients
     for path in sorted(masks):
         brains.setdefault((path.parent, stem_of(path).lower()), path)
-    patients = _patients(folder, [p for p in files if p not in masks and _image_reason(p) is None], report)
     cases: list[tuple[str, Case]] = []
     paired: set[Path] = set()
     for path in files:
@@ -247,14 +290,15 @@ def nifti_volumes(
             continue
         brain = brains.get((path.parent, f"{stem_of(path).lower()}_brainmask"))
         paired |= {brain} if brain else set()
-        cases.append((where, Case(patients[path], [path], None, brain, diagnosis)))
+        cases.append((where, Case("", [path], None, brain, diagnosis)))
         if role(path) not in (None, modality):
             report.note(where, f"its name says {role(path)}, the list {modality}: look at it")
     for path in sorted(masks - paired):
         text = "a brain mask without a volume of the same stem in its folder, or a second one of it"
         report.reject(path.relative_to(folder).as_posix(), text)
+    cases, said = name_patients(cases, folder, patient_pattern, patients, "volumes")
     volumes = [(case.images[0], case.patient) for _, case in cases]
-    taken = [took(modality, volumes, len(files), "files")]
+    taken = [said, took(modality, volumes, len(files), "files")]
     taken.append(
         f"all {('of class ' + classes[0]) if diagnosis == 0 else 'of unknown class'}, {len(paired)} with a brain mask"
     )
@@ -265,37 +309,3 @@ def nifti_volumes(
         return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
 
     return Plan(taken, report, finish)
-
-
-def _own_name(path: Path) -> str:
-    """The stem of a file without the name of the channel: "" where there is nothing else (`flair.nii.gz`)."""
-    parts = stem_of(path).split("_")
-    while parts and role(Path(f"{parts[-1]}.nii")) in CHANNELS:
-        parts.pop()
-    return "_".join(parts)
-
-
-def _patients(folder: Path, images: Sequence[Path], report: Report) -> dict[Path, str]:
-    """The patient of each file: by its own name; by the folder for all files of one with a name that says no person.
-
-    Such a name is that of a channel or time point, or one that other folders use as well.
-    """
-    holders: dict[str, set[Path]] = {}
-    for path in images:
-        holders.setdefault(_own_name(path), set()).add(path.parent)
-    vague = {own for own, where in holders.items() if not own or only_time_point(own) or len(where) > 1}
-    places = {path.parent: path.parent.relative_to(folder).as_posix() for path in images}
-    unnamed = {path.parent for path in images if _own_name(path) in vague and not only_time_point(places[path.parent])}
-    unnamed -= {folder}
-    names = Counter(where.name for where in places)
-    found = {}
-    for path in images:
-        own = _own_name(path)
-        if path.parent not in unnamed:
-            found[path] = patient_of(own or folder.resolve().name)
-            continue
-        found[path] = patient_of_folder(places[path.parent], names)
-        if own and not only_time_point(own):
-            text = f"taken for patient {found[path]}, its folder, as file names there are those of other folders too"
-            report.note(path.relative_to(folder).as_posix(), text)
-    return found

@@ -1,0 +1,107 @@
+"""Deal patients, or groups where these are unknown, into training, validation and test."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, validate
+from scripts.data.datalists.units import Item, units
+
+logger = logging.getLogger(__name__)
+
+
+def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRACTIONS, *, sizes=None, seed: int = 0):
+    """Deal units (patients, groups) into training, validation and test.
+
+    Per stratum, the units are shuffled by the seed, then dealt largest first, each to the split that is least
+    filled for its share of that stratum's items: sizes mix, and three units reach all three splits. The result does
+    not depend on the order of `strata`.
+
+    Args:
+        strata: unit name to stratum name (for instance its class).
+        fractions: shares of training, validation and test; they sum to 1.
+        sizes: unit name to number of items, 1 if not given.
+        seed: of the shuffle.
+
+    Returns:
+        Unit name to split name.
+
+    Raises:
+        ValueError: when the fractions are not three positive numbers that sum to 1.
+    """
+    if len(fractions) != len(SPLITS) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be three positive numbers that sum to 1 ({SPLITS}), got {tuple(fractions)}")
+    sizes = sizes or {}
+    chosen: dict[str, str] = {}
+    rng = np.random.default_rng(seed)
+    for stratum in sorted(set(strata.values())):
+        units = sorted(name for name, own in strata.items() if own == stratum)
+        units = [units[k] for k in rng.permutation(len(units))]
+        units.sort(key=lambda name: -sizes.get(name, 1))
+        filled = np.zeros(len(SPLITS))
+        for name in units:
+            k = int(np.argmin(filled / np.asarray(fractions)))
+            chosen[name] = SPLITS[k]
+            filled[k] += sizes.get(name, 1)
+    return chosen
+
+
+def assemble(
+    name: str,
+    classes: Sequence[str],
+    items: Sequence[Item],
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    *,
+    modality: str | Sequence[str] = "FLAIR",
+    seed: int = 0,
+    strata: dict[str, str] | None = None,
+) -> Datalist:
+    """Split items by `units` into a valid datalist.
+
+    Args:
+        name: of the datalist.
+        classes: class names, no tumor first.
+        items: all items, with `diagnosis`.
+        fractions: shares of training, validation and test.
+        modality: of the images, one name or one a channel.
+        seed: of the split.
+        strata: unit to stratum; by default the most frequent diagnosis of its items.
+
+    With fewer patients or groups than splits, later splits stay empty: a list to be merged with others.
+
+    Raises:
+        ValueError: when there are enough patients or groups, and a split comes out empty all the same.
+    """
+    owners = units(items)
+    members: dict[str, list[Item]] = {}
+    for item, owner in zip(items, owners, strict=True):
+        members.setdefault(owner, []).append(item)
+    if strata is None:
+        strata = {
+            key: str(min(Counter(item["diagnosis"] for item in own).items(), key=lambda pair: (-pair[1], pair[0]))[0])
+            for key, own in members.items()
+        }
+    sizes = {key: len(own) for key, own in members.items()}
+    sides = split_units(strata, fractions, sizes=sizes, seed=seed)
+    if len(set(sides.values())) < len(SPLITS):  # small strata begin with training, each: deal them as one
+        sides = split_units(dict.fromkeys(strata, ""), fractions, sizes=sizes, seed=seed)
+    datalist: Datalist = {
+        "name": name,
+        "modality": {str(k): text for k, text in enumerate([modality] if isinstance(modality, str) else modality)},
+        "classes": {str(k): text for k, text in enumerate(classes)},
+        **{split: [] for split in SPLITS},
+    }
+    for item, owner in zip(items, owners, strict=True):
+        datalist[sides[owner]].append(item)
+    empty = [split for split in SPLITS if not datalist[split]]
+    if empty:
+        reason = f"{name}: {len(items)} items of {len(members)} patients or groups are too few to split"
+        if len(members) >= len(SPLITS):
+            raise ValueError(f"{reason}: no item in {empty}")
+        logger.warning("%s: nothing in %s; merge with other lists and --resplit", reason, " and ".join(empty))
+    validate(datalist)
+    return datalist
