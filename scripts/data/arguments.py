@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from scripts.command.verbs import Parser, Verb, add_data, add_limit, add_out, folder
+from scripts.command.verbs import Parser, Verb, add_data, add_out, folder
 
 __all__ = ["DIAGNOSES", "VERBS"]
 
 SOURCES = {
+    "build": "any known layout, recognized by the names in the folder (docs/data.md lists them)",
     "image_folder": "images/<class>/* with optional masks/<same stem>.png",
     "nifti_cases": "folders of cases with FLAIR, T1, T1ce or T2 and a mask (seg), as 2D slices",
     "nifti_volumes": "volumes without masks, all without a tumor",
@@ -58,21 +59,25 @@ def _add_source(command: Parser, name: str) -> None:
     text = "say what is taken for what; read and write nothing"
     command.add_argument("--dry_run", action="store_true", help=text)
     _add_split(command)
-    if name == "image_folder":
-        add_limit(command, "use a seeded subset of this many images")
+    if name == "build":
+        _optional(command, "--layout", "name of the layout, where several could be right")
+    if name in ("build", "image_folder"):
+        _optional(command, "--limit", "use a seeded subset of this many images", type=int, metavar="N")
         _add_distance(command)
-    else:
+    if name != "image_folder":
         _add_slices(command)
-    if name == "nifti_cases":
-        _optional(command, "--channels", "FLAIR, T1, T1ce, T2, or several (default: FLAIR)", nargs="+")
+    if name in ("build", "nifti_cases", "decathlon"):
+        default = {"nifti_cases": "FLAIR", "decathlon": "all"}.get(name, "FLAIR, or the only one; of lists all")
+        _optional(command, "--channels", f"FLAIR, T1, T1ce, T2, or several (default: {default})", nargs="+")
+    if name in ("build", "nifti_cases"):
         _optional(command, "--label_pattern", "file name pattern of the masks, if they are named otherwise")
-    elif name != "decathlon":
+    if name not in ("nifti_cases", "decathlon"):
         default = "FLAIR" if name == "nifti_volumes" else "MRI"
         _optional(command, "--modality", f"what the images are (default: {default})")
-    if name in ("nifti_volumes", "dicom_series"):
+    if name in ("build", "nifti_volumes", "dicom_series"):
         default = "no_tumor" if name == "nifti_volumes" else "unknown"
         _optional(command, "--diagnosis", f"of volumes without a mask (default: {default})", choices=DIAGNOSES)
-    if name == "dicom_series":
+    if name in ("build", "dicom_series"):
         _optional(command, "--masks", "folder with <folder of the series>.nii.gz", type=folder)
 
 
@@ -107,6 +112,7 @@ VERBS = (
     Verb(
         "datalist", "make, merge and check lists of images with their splits", "scripts.data.datalists.building",
         _datalist,
+        "  python -m scripts datalist build --folder DIR --out data/mine.json --dry_run\n"
         "  python -m scripts datalist image_folder --folder DIR --out data/mine.json\n"
         "  python -m scripts datalist nifti_cases --folder DIR --out data/volumes.json\n"
         "  python -m scripts datalist merge data/a.json data/b.json --dataset_dir A B --out data/both.json\n"

@@ -7,6 +7,7 @@ from scripts.data.datalists.dicom import dicom_series
 from scripts.data.datalists.folders import image_folder
 from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.patients import find_patients
+from scripts.data.datalists.recognition import recognized
 from scripts.data.datalists.schema import (
     SPLITS,
     Datalist,
@@ -55,6 +56,7 @@ __all__ = [
     "read",
     "read_json",
     "read_unchecked",
+    "recognized",
     "same_content",
     "split_units",
     "summary",

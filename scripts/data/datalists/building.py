@@ -16,11 +16,13 @@ from scripts.data.datalists.folders import image_folder
 from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.naming import CHANNELS
 from scripts.data.datalists.plans import Builder
+from scripts.data.datalists.recognition import recognized
 from scripts.data.datalists.schema import Datalist, Report, absent_classes, merge, read, summary, write, write_report
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.datalists.volumes import nifti_cases, nifti_volumes
 
 BUILDERS: dict[str, Builder[...]] = {
+    "build": recognized,
     "image_folder": image_folder,
     "nifti_cases": nifti_cases,
     "nifti_volumes": nifti_volumes,
@@ -71,11 +73,13 @@ def _build(command: str, given: dict[str, Any], out: Path) -> Outcome:
     if unknown:
         raise ValueError(f"--channels: no channel {unknown[0]!r}; there are {', '.join(CHANNELS)}")
     if "whole_volumes" in given:
-        planes = {"planes": ()} if given.pop("whole_volumes") else {}
         chosen = {name: given.pop(name) for name in RULE if name in given}
         if "planes" in chosen:
             chosen["planes"] = tuple(chosen["planes"])
-        given["rule"] = SliceRule(**{**chosen, **planes})
+        if given.pop("whole_volumes"):
+            chosen["planes"] = ()
+        if chosen:
+            given["rule"] = SliceRule(**chosen)
     if "diagnosis" in given:
         given["diagnosis"] = DIAGNOSES[given["diagnosis"]]
     plan = BUILDERS[command].plan(source, **given)

@@ -122,10 +122,10 @@ def _case(entry: Any, root: Path, numbers: Sequence[int], total: int) -> Case:
         raise ValueError("has no mask: nothing to train or to measure on")
     named = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
     images = [root / path for path in named]
+    if isinstance(entry["image"], list) and len(images) != total:
+        raise ValueError(f"has {len(images)} of the list's {total} channels")
     if len(images) == 1 < total and len(numbers) < total:
         raise ValueError("holds all channels in one file: they cannot be chosen singly, leave --channels out")
-    if 1 < len(images) != total:
-        raise ValueError(f"has {len(images)} channels, the list names {total}")
     if len(images) > 1:
         images = [images[k] for k in numbers]
     for path in [*images, root / entry["label"]]:

@@ -54,13 +54,18 @@ class Builder(Generic[P]):
 
 
 def name_pattern(path: Path, case: str) -> str:
-    """A file's name with "*" for its case and "#" for numbers of three digits or more.
+    """A file's name with "*" for its case in front and "#" for numbers of three digits or more.
 
-    >>> name_pattern(Path("a/BraTS20_001_flair.nii.gz"), "BraTS20_001"), name_pattern(Path("VSD.MR_T1.54512.mha"), "x")
-    ('*_flair.nii.gz', 'VSD.MR_T1.#.mha')
+    >>> name_pattern(Path("a/BraTS20_001_flair.nii.gz"), "HGG/BraTS20_001"), name_pattern(Path("VSD.T1.54512.mha"), "x")
+    ('*_flair.nii.gz', 'VSD.T1.#.mha')
+    >>> name_pattern(Path("sub-01_ses-2_T1w.nii"), "sub-01/ses-2")
+    '*_T1w.nii'
     """
-    name = path.name.replace(case, "*", 1) if case else path.name
-    return re.sub(r"\d{3,}", "#", name)
+    parts = "".join(f"(?:{re.escape(part)}(?![a-z0-9])[_-]?)?" for part in case.split("/"))
+    found = re.match(parts, path.name, re.IGNORECASE)
+    end = found.end() if found else 0
+    start = "*" + path.name[end - 1] * (path.name[end - 1] in "_-") if end else ""
+    return start + re.sub(r"\d{3,}", "#", path.name[end:])
 
 
 def took(role: str, named: Sequence[tuple[Path, str]], total: int, unit: str = "cases") -> str:

@@ -45,12 +45,21 @@ DEFAULT_FRACTIONS = (0.60, 0.15, 0.25)
 
 @dataclass
 class Report:
-    """What a builder met: `unusable` and `notes` as (file, reason), counts in `figures`, what limits left out."""
+    """What a builder met.
+
+    Attributes:
+        unusable: (file, reason).
+        notes: (file, text).
+        figures: counts.
+        left_out: what limits left out, by reason.
+        quiet: nothing is logged.
+    """
 
     unusable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    quiet: bool = False
 
     def leave_out(self, reason: str, count: int = 1) -> None:
         """Count what a limit or rule leaves out, by its reason: "slices with tumor beyond 5 of each patient"."""
@@ -60,7 +69,8 @@ class Report:
     def reject(self, name: str, reason: str) -> None:
         """Record a file that cannot be used, and log it."""
         self.unusable.append((name, reason))
-        logger.warning("not used: %s: %s", name, reason)
+        if not self.quiet:
+            logger.warning("not used: %s: %s", name, reason)
 
     def note(self, name: str, text: str) -> None:
         """Record something worth knowing that excludes nothing, and log it for debugging; it goes into the report."""

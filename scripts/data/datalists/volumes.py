@@ -186,7 +186,9 @@ def nifti_cases(
     files = walk(folder, report)
     members, rest = group_files(folder, files, BY_NAME[layout])
     for path in rest:
-        report.reject(path.relative_to(folder).as_posix(), "no volume, and not in a patient's folder")
+        gone = path.is_symlink() and not path.exists()
+        text = "a symbolic link that leads nowhere" if gone else "no volume, and not in a patient's folder"
+        report.reject(path.relative_to(folder).as_posix(), text)
     roles = {where: sort_roles(folder, own, BY_NAME[layout], label_pattern) for where, own in members.items()}
     channels = choose_channels(list(roles.values())) if channels is None else channels
     unknown = [channel for channel in channels if channel not in CHANNELS]
@@ -199,14 +201,14 @@ def nifti_cases(
         except ValueError as error:
             report.reject(where, str(error))
     cases, said = name_patients(cases, folder, patient_pattern, patients, "cases")
-    taken = [said, f"{len(cases)} of {len(members)} cases in {folder} can be used as {BY_NAME[layout].title}"]
+    taken = [said, f"{len(cases)} of {len(members)} cases in {folder} have all of these:"]
     chosen: dict[str, list[tuple[Path, str]]] = {}
     for where, case in cases:
         files_of: list[tuple[str, Path | None]] = list(zip(channels, case.images, strict=True))
         files_of += [("mask", case.label), ("brain mask", case.foreground)]
         for what, file in files_of:
             if file is not None:
-                chosen.setdefault(what, []).append((file, where.rsplit("/", 1)[-1]))
+                chosen.setdefault(what, []).append((file, where))
     taken += [took(what, own, len(members)) for what, own in chosen.items()]
 
     def finish() -> Datalist:

@@ -73,11 +73,11 @@ def visible(where: Path, folder: Path, report: Report) -> list[Path]:
 def name_reason(name: str) -> str | None:
     """Why a file or folder of this name cannot stand in a datalist; None if it can.
 
-    >>> name_reason("a.nii"), name_reason("a\\\\b.nii")
-    (None, 'its name holds a backslash, which datalists take for "/"; rename it')
+    >>> name_reason("a.nii"), name_reason(250 * "x")[:30]
+    (None, 'its name is 250 bytes long, at')
     """
     size = len(os.fsencode(name))
-    if any("\\udc80" <= letter <= "\\udcff" for letter in name):
+    if any("\udc80" <= letter <= "\udcff" for letter in name):
         return "its name is not UTF-8; rename it"
     if size > MAX_NAME_BYTES:
         return f"its name is {size} bytes long, at most {MAX_NAME_BYTES} leave room for names of results; rename it"
@@ -85,11 +85,7 @@ def name_reason(name: str) -> str | None:
 
 
 def printable(name: str) -> str:
-    """A name with the bytes that are not UTF-8 as `\\\\xe9`.
-
-    >>> printable("caf\\udce9.png")
-    'caf\\\\xe9.png'
-    """
+    """A name whose bytes that are not UTF-8 are written as numbers: a name in Latin-1 as `caf\\xe9.png`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -1,0 +1,162 @@
+"""Which layout a folder has, by the names in it: one command for all of them.
+
+A folder of which two layouts could be right is refused, and so is one that fits none: a wrong guess is worse.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.data.datalists.decathlon import decathlon
+from scripts.data.datalists.dicom import dicom_series
+from scripts.data.datalists.folders import IMAGE_SUFFIXES, image_folder
+from scripts.data.datalists.layouts import BY_NAME, FOLDERS, find_layouts, group_files, sort_roles
+from scripts.data.datalists.naming import volume_suffix
+from scripts.data.datalists.plans import Builder, Plan
+from scripts.data.datalists.schema import Report
+from scripts.data.datalists.volumes import nifti_cases
+from scripts.data.datalists.walking import check_folder, walk
+
+# Larger JSON files are not opened to see whether they list boxes.
+MAX_JSON_BYTES = 200_000_000
+OTHERS: dict[str, tuple[Builder[...], str]] = {
+    "decathlon": (decathlon, "dataset.json or imagesTr and labelsTr: Medical Segmentation Decathlon, nnU-Net"),
+    "dicom_series": (dicom_series, "a folder a DICOM series"),
+    "image_folder": (image_folder, "images/<class>/* with masks/<same stem>.png"),
+}
+NAMES = (*BY_NAME, *OTHERS)
+_YOLO = re.compile(r"\d+(?: +-?[\d.]+(?:e-?\d+)?){4,}")
+
+
+def find(folder: Path, files: Sequence[Path]) -> str:
+    """The name of a folder's layout.
+
+    Args:
+        folder: the folder.
+        files: all in it.
+
+    Raises:
+        ValueError: when several layouts fit, or none; says what is there.
+    """
+    paths = [path.relative_to(folder).as_posix() for path in files]
+    found = find_layouts(paths)
+    if "imagesTr" in {path.split("/")[0] for path in paths} or _is_list(folder / "dataset.json"):
+        found["decathlon"] = sum(path.startswith(("imagesTr/", "labelsTr/")) for path in paths)
+    if not found:
+        _refuse_boxes(folder, files)
+    if (folder / "images").is_dir() and any(path.is_dir() for path in (folder / "images").iterdir()):
+        found["image_folder"] = sum(path.startswith("images/") for path in paths)
+    if len(found) > 1:
+        shown = " and ".join(f"{name} ({count})" for name, count in found.items())
+        raise ValueError(f"{folder} may be of the layouts {shown}: choose with --layout NAME, or give one folder of it")
+    if found:
+        return next(iter(found))
+    if any(_is_dicom(path) for path in files):
+        return "dicom_series"
+    volumes = [path for path in files if volume_suffix(path)]
+    if volumes:
+        return _folders_or_none(folder, volumes)
+    suffixes = Counter(path.suffix.lower() or "no suffix" for path in files)
+    shown = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing"
+    raise ValueError(f"{folder} fits no known layout: it holds {shown}; known are {', '.join(NAMES)}, see docs/data.md")
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list of the Decathlon or nnU-Net."""
+    content = _read(path) if path.is_file() else None
+    return isinstance(content, dict) and bool(
+        {"training", "channel_names", "modality"} & set(content)
+        and {"labels", "training", "numTraining"} & set(content)
+    )
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds; None for a damaged or too large one, which is no list of anything."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
+
+
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file() or volume_suffix(path) or path.suffix.lower() in (*IMAGE_SUFFIXES, ".json", ".txt", ".csv"):
+        return False
+    if path.suffix.lower() in (".dcm", ".ima"):
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _folders_or_none(folder: Path, volumes: Sequence[Path]) -> str:
+    members, _ = group_files(folder, volumes, FOLDERS)
+    roles = [sort_roles(folder, own, FOLDERS, None) for own in members.values()]
+    masked = sum("label" in own and len(own) > 1 for own in roles)
+    if masked:
+        return FOLDERS.name
+    raise ValueError(
+        f"{folder} holds {len(volumes)} volumes of no known layout, and no folder with a mask (seg) beside a FLAIR, "
+        "T1, T1ce or T2: volumes of people without a tumor are taken by nifti_volumes, masks of other names by "
+        "nifti_cases --label_pattern"
+    )
+
+
+def _refuse_boxes(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse collections of boxes: COCO, YOLO and Pascal VOC."""
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    stems = {path.stem for path in pictures}
+    for path in files if pictures else ():
+        kind = None
+        if path.suffix.lower() == ".json":
+            content = _read(path)
+            kind = "COCO" if isinstance(content, dict) and {"images", "annotations"} <= set(content) else None
+        elif path.suffix.lower() == ".txt" and path.stem in stems:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+            kind = "YOLO" if any(lines) and all(_YOLO.fullmatch(line) for line in lines if line) else None
+        elif path.suffix.lower() == ".xml" and path.stem in stems:
+            kind = "Pascal VOC" if b"<bndbox>" in path.read_bytes() else None
+        if kind:
+            raise ValueError(
+                f"{folder} holds {len(pictures)} pictures with boxes or polygons ({kind}: {path.relative_to(folder)}), "
+                "and a box is no mask: draw them as mask pictures <name>_mask.png beside the images, or sort the "
+                "pictures into folders by class (one named no_tumor) to train classification alone"
+            )
+
+
+@Builder
+def recognized(folder: Path | str, *, layout: str | None = None, **options: Any) -> Plan:
+    """Build a datalist of a folder in any known layout.
+
+    Args:
+        folder: the folder.
+        layout: one of `NAMES`; recognized by the names in the folder, if not given.
+        options: of the layout's builder, without those that are not given.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+        ValueError: when no layout or several fit, the layout does not take an option, and as its builder.
+    """
+    folder = Path(folder)
+    check_folder(folder, None)
+    said = f"layout = {layout}, as given"
+    if layout is None:
+        layout = find(folder, walk(folder, Report(quiet=True)))
+        said = f"layout = {layout}: {BY_NAME[layout].title if layout in BY_NAME else OTHERS[layout][1]}"
+    if layout not in NAMES:
+        raise ValueError(f"no layout {layout!r}; known are {', '.join(NAMES)}")
+    builder, fixed = (nifti_cases, {"layout": layout}) if layout in BY_NAME else (OTHERS[layout][0], {})
+    known = inspect.signature(builder.plan).parameters
+    if foreign := [key for key in options if key not in known]:
+        raise ValueError(f"the layout {layout} takes no --{foreign[0]}")
+    if layout in BY_NAME:
+        options = {"channels": None, **options}
+    plan = builder.plan(folder, **fixed, **options)
+    plan.taken.insert(0, said)
+    return plan
