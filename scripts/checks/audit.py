@@ -331,14 +331,20 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['auc']:.2f} ({low:.2f}-{high:.2f})" + (" !" if row["flagged"] else "")
 
 
+def write_audit(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Write audit.json and audit.png of a result of `audit` into a folder; their paths."""
+    written = [folder / "audit.json", folder / "audit.png"]
+    write_json(result, written[0])
+    write_bytes(figure(result), written[1])
+    return written
+
+
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``audit``; fails with ``--strict`` if anything is flagged after the pipeline."""
     datalist = datalists.read(arguments.datalist_file, arguments.dataset_dir)
     result = audit(
         datalist, arguments.dataset_dir, arguments.spatial_size, arguments.limit, arguments.seed, arguments.parts
     )
-    written = [arguments.out / "audit.json", arguments.out / "audit.png"]
-    write_json(result, written[0])
-    write_bytes(figure(result), written[1])
+    written = write_audit(result, arguments.out)
     flagged = any(row["flagged"] and row["stage"] == "after" for row in result["rows"])
     return Outcome(summary(result) + "\n", written, arguments.strict and flagged)

@@ -14,6 +14,7 @@ def _demo(parser: Parser) -> None:
     add_out(parser, "folder of runs and report (default: runs/demo, or runs/demo-<folder> with --data)")
     text = "factor of the demo's epochs (default: 1, and 2 with --data)"
     parser.add_argument("--epochs", type=float, metavar="FACTOR", help=text)
+    parser.add_argument("--precision", default="auto", help="float32, bfloat16, float16 or auto (default: auto)")
     add_seed(parser, "phantoms, split and training")
 
 

@@ -17,10 +17,12 @@ from typing import Any
 import yaml
 
 from scripts import phantoms
+from scripts.checks.audit import audit, write_audit
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data import datalists
+from scripts.demo.steps import Steps
 from scripts.inference import shipped
 from scripts.report import report
 from scripts.runs import folder as runs
@@ -29,6 +31,25 @@ from scripts.training.train import train
 logger = logging.getLogger(__name__)
 
 RUNS = {"ours": "TumorLens", "baseline": "stock design"}
+NOTES = {
+    "ours": "three stages: segmentation, classification head, both together",
+    "baseline": "DynUNet with plain instance normalization and a classification head on the average of the bottleneck, "
+    "trained alike",
+}
+# Usual shares of the time, in seconds of two CPU cores, for the estimate of what is left.
+STEPS: dict[str, float] = {
+    "list the images": 20,
+    "audit them for shortcuts": 15,
+    "train TumorLens": 200,
+    "train stock design": 150,
+    "evaluate TumorLens": 50,
+    "explain TumorLens": 60,
+    "evaluate stock design": 10,
+    "explain stock design": 30,
+    "write the report": 10,
+}
+FIRST_LOOK = "ask the shipped weights about some of the images"
+AUDITED = 200  # images
 # Cheap settings of configs/evaluate.yaml; its defaults are for figures to rely on.
 EXTRAS: dict[str, dict[str, Any]] = {
     "ours": {"uncertainty_cases": 16, "robustness_cases": 16, "scope_cases": 60},
@@ -66,6 +87,7 @@ def demo(
     seed: int = 0,
     size: Path = CONFIGS / "demo.yaml",
     epochs: float | None = None,
+    precision: str = "auto",
 ) -> str:
     """Run the demo.
 
@@ -76,45 +98,61 @@ def demo(
         seed: of phantoms, split and training.
         size: overlay of the training config with image size, network and epochs.
         epochs: factor of the overlay's epochs; None: 1 on phantoms, 2 on real images, which are harder.
+        precision: of the trainings, of `scripts.training.precision.PRECISIONS`.
 
     Returns:
-        the table to print.
+        the tables to print.
     """
     start = time.monotonic()
+    step = Steps(STEPS if data is None else {**STEPS, FIRST_LOOK: 1})
     images = None
-    if data is None:
-        folder = ROOT / "data" / "phantoms"
-        datalist = phantom_datalist(folder, seed)
-    else:
-        folder = data
-        datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
-    found = [] if images is None else [_write_report(images, out / "datalist.report.json")]
-    datalists.assert_no_overlap(datalist)
-    datalist_file = out / "datalist.json"
-    datalists.write(datalist, datalist_file)
-    runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
+    with step("list the images"):
+        if data is None:
+            folder = ROOT / "data" / "phantoms"
+            datalist = phantom_datalist(folder, seed)
+        else:
+            folder = data
+            datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
+        out.mkdir(parents=True, exist_ok=True)
+        found = [] if images is None else [_write_report(images, out / "datalist.report.json")]
+        datalists.assert_no_overlap(datalist)
+        datalist_file = out / "datalist.json"
+        datalists.write(datalist, datalist_file)
+        runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
     paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
+    settings = yaml.safe_load(size.read_text(encoding="utf-8"))
+    with step("audit them for shortcuts", "what air, geometry and histogram alone tell about the diagnosis"):
+        audited = audit(datalist, folder, max(settings["spatial_size"]), AUDITED, seed)
+        write_audit(audited, out / "ours")
 
-    planned = yaml.safe_load(size.read_text(encoding="utf-8"))["stage_epochs"]
     factor = epochs if epochs is not None else (1.0 if data is None else REAL_EPOCHS)
-    stage_epochs = {stage: max(1, round(n * factor)) for stage, n in planned.items()}
+    stage_epochs = {stage: max(1, round(n * factor)) for stage, n in settings["stage_epochs"].items()}
     overlays = {"ours": [size], "baseline": [CONFIGS / "baseline.yaml", size]}
     for name, title in RUNS.items():
-        logger.info("training %s (%s)", name, title)
-        train(out / name, overlays[name], seed=seed, stage_epochs=stage_epochs, **paths)
-    for name in RUNS:
-        run_config("evaluate.yaml", run_dir=str(out / name), **EXTRAS[name], **paths)
-        run_config("explain.yaml", run_dir=str(out / name), **paths)
-    page = report.write_report(out, RUNS)
-    first_look = None if data is None else shipped.predict_some(datalist, folder, out / "shipped")
-    logger.info("finished in %.1f minutes", (time.monotonic() - start) / 60)
-    tables = [*found, report.comparison_table(out, RUNS), *([first_look] if first_look else [])]
-    return "\n\n".join([*tables, f"report: {page}\ncurves: tensorboard --logdir {out}"])
+        with step(f"train {title}", NOTES[name]):
+            train(out / name, overlays[name], seed=seed, precision=precision, stage_epochs=stage_epochs, **paths)
+    for name, title in RUNS.items():
+        with step(f"evaluate {title}"):
+            run_config("evaluate.yaml", run_dir=str(out / name), **EXTRAS[name], **paths)
+        with step(f"explain {title}"):
+            run_config("explain.yaml", run_dir=str(out / name), **paths)
+    with step("write the report"):
+        page = report.write_report(out, RUNS)
+    tables = [*found, f"{report.comparison_table(out, RUNS)}\nstock design: {NOTES['baseline']}"]
+    if data is not None:
+        with step(FIRST_LOOK):
+            first_look = shipped.predict_some(datalist, folder, out / "shipped")
+        tables += [first_look] if first_look else []
+    minutes = (time.monotonic() - start) / 60
+    return "\n\n".join(
+        [*tables, f"finished in {minutes:.1f} minutes\ncurves: tensorboard --logdir {out}\nreport: {page}"]
+    )
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``demo``."""
     out = arguments.out or ROOT / "runs" / ("demo" if arguments.data is None else f"demo-{arguments.data.name}")
-    text = demo(out, arguments.data, arguments.limit, arguments.seed, epochs=arguments.epochs)
+    text = demo(
+        out, arguments.data, arguments.limit, arguments.seed, epochs=arguments.epochs, precision=arguments.precision
+    )
     return Outcome(text, [out / "report.html"])

@@ -58,7 +58,7 @@ def predict_some(
     names = datalist["classes"]
     lines = [("image", "listed as", "predicted", "p(tumor)", "threshold", "flags")]
     for item, row in zip(items, rows, strict=True):
-        listed = names.get(str(item.get("diagnosis", -1)), "unknown")
+        listed = names.get(str(item.get("diagnosis", -1)), "unknown").replace("_", " ")
         if row["error"]:
             lines.append((item["image"], listed, f"refused: {row['error']}", "", "", ""))
             continue
