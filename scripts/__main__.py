@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from scripts.certificate import arguments as certificate
 from scripts.checks import arguments as checks
 from scripts.command.errors import one_sentence_errors
 from scripts.command.verbs import Verb, run_verb
@@ -26,7 +27,7 @@ PRODUCT = "bundle.arguments"
 
 def verbs() -> list[Verb]:
     """All verbs in the order in which they are usually needed."""
-    parts = (demo, data, phantoms, checks, training, evaluation, diagnosis, inference, comparison, report)
+    parts = (demo, data, phantoms, checks, training, evaluation, certificate, diagnosis, inference, comparison, report)
     found = [verb for part in parts for verb in part.VERBS]
     if importlib.util.find_spec(PRODUCT.partition(".")[0]) is not None:
         found += importlib.import_module(PRODUCT).VERBS

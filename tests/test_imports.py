@@ -41,6 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "scripts.inference": RUNS | {"scripts.training"},
     "scripts.evaluation": MEASURED,
     "scripts.checks": MEASURED | {"scripts.evaluation"},
+    "scripts.certificate": JOBS,
     "scripts.diagnosis": JOBS,
     "scripts.comparison": JOBS,
     "scripts.report": JOBS | {"scripts.comparison"},

@@ -62,11 +62,18 @@ class Piece:
     size: float
 
 
-def tissue_statistics(image: Image, inside: Mask) -> tuple[Image, Image]:
-    """Median and robust spread of tissue by channel, each (C,)."""
-    values = image[:, inside]
-    low, middle, high = np.percentile(values[:, :: max(1, values.shape[1] // 4000)], [25, 50, 75], axis=1)
-    return middle.astype(np.float32), np.maximum((high - low) / 1.349, 1e-6).astype(np.float32)
+def tissue_scale(image: Image, inside: Mask, foreground: Mask) -> tuple[Image, Image]:
+    """Median of the tissue, and its height above the dark of the head (bone, fluid), by channel, each (C, 1, ...).
+
+    Any two heads differ in quartiles by their ventricles and folds; the darkest and the middle they have in common, so
+    that a contrast matched by them stays a contrast. Both follow any gain and offset of the image.
+    """
+    middle = np.median(image[:, inside], axis=1)
+    values = image[:, foreground]
+    low = np.percentile(values[:, :: max(1, values.shape[1] // 8000)], 3, axis=1)
+    shape = (-1, *[1] * foreground.ndim)
+    height = np.maximum(middle - low, 1e-6)
+    return middle.reshape(shape).astype(np.float32), height.reshape(shape).astype(np.float32)
 
 
 def extent(foreground: Mask) -> float:
@@ -177,12 +184,9 @@ def insert(
     if not inside.any():
         raise NoRoom("no healthy tissue is left beside the donor's tumor to match the contrast with")
     tissue = _healthy_like(piece, donor, inside, rng) if control else piece.image
-    shape = (-1, *[1] * foreground.ndim)
-    (own, own_spread), (host, host_spread) = (
-        tuple(v.reshape(shape) for v in statistics)
-        for statistics in (tissue_statistics(donor.image, inside), tissue_statistics(image, inner(foreground)))
-    )
-    tissue = (tissue - own) * (host_spread / own_spread) + host
+    own, height = tissue_scale(donor.image, inside, donor.foreground)
+    host, wanted = tissue_scale(image, inner(foreground), foreground)
+    tissue = (tissue - own) * (wanted / height) + host
     core, region, whole = _laid_out(piece, tissue, place, image, foreground)
     box = box_of(region, 3)
     around = foreground[box] & (region[box] | plausible(part(image, box), inner(foreground)[box] & ~region[box]))
@@ -194,7 +198,10 @@ def insert(
 
 def _healthy_like(piece: Piece, donor: Donor, inside: Mask, rng: np.random.Generator) -> Image:
     """Healthy tissue of the donor in the piece's box, of any place that holds the piece's shape."""
-    search = Search(piece.core, inside)
+    # With its seam where that fits, so that no skull comes along.
+    search = Search(piece.region, inside)
+    if not len(search.shifts):
+        search = Search(piece.core, inside)
     if not len(search.shifts):
         raise NoRoom("the donor has no healthy tissue of the tumor's size for the control")
     shift = search.shifts[int(rng.integers(len(search.shifts)))]

@@ -124,7 +124,7 @@ def _heat(heatmap: Any, shape: tuple[int, ...], scale: int) -> NDArray[np.float3
     return np.clip(_resize(plane, scale, Image.Resampling.BILINEAR), 0, 1)
 
 
-def _draw_contour(picture: RGB, mask: NDArray[np.bool_], color: tuple[int, int, int], dashed: bool = False) -> None:
+def draw_contour(picture: RGB, mask: NDArray[np.bool_], color: tuple[int, int, int], dashed: bool = False) -> None:
     """Color the pixels just outside the mask, so that what is inside stays visible; thicker on larger pictures."""
     scale = picture.shape[0] // mask.shape[0]
     large = mask.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -172,9 +172,9 @@ def overlay(
     opacity = alpha * heat[..., None]
     picture = np.rint((1 - opacity) * gray + opacity * colorize(heat)).astype(np.uint8)
     if mask is not None:
-        _draw_contour(picture, _mask(mask, "mask", shape), MASK_COLOR)
+        draw_contour(picture, _mask(mask, "mask", shape), MASK_COLOR)
     if predicted is not None:
-        _draw_contour(picture, _mask(predicted, "predicted mask", shape), PREDICTED_COLOR, dashed=True)
+        draw_contour(picture, _mask(predicted, "predicted mask", shape), PREDICTED_COLOR, dashed=True)
     return picture
 
 

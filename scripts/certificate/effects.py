@@ -1,0 +1,214 @@
+"""From answers to effects: each test beside its control, paired by case, with intervals by patient or group."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scripts.certificate.answers import Answer
+from scripts.certificate.cases import Case
+from scripts.certificate.questions import Question
+from scripts.measures.bootstrap import bootstrap_interval
+
+Measure = Callable[[Answer, int], float]
+# Tests whose effect is that something is there afterwards; of the others, that it is gone.
+APPEARS = ("transplant", "swap")
+
+
+@dataclass(frozen=True)
+class Triple:
+    """Answers to the picture before, the changed one, and the control, with the control's own picture before."""
+
+    case: Case
+    before: Answer
+    after: Answer
+    control: Answer
+    wanted: int
+    host: str
+
+
+class Answers:
+    """All answers of a subject, found by test, way and case.
+
+    Args:
+        pairs: questions with answers.
+        classes: names, class 0 no tumor.
+        threshold: of the tumor's probability.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Question, Answer]], classes: Sequence[str], threshold: float) -> None:
+        self.classes, self.threshold = list(classes), threshold
+        self.as_is: dict[str, Answer] = {}
+        self.cases: dict[str, Case] = {}
+        self.asked: dict[tuple[str, str, bool], dict[str, tuple[str, Answer]]] = defaultdict(dict)
+        self.refused: Counter[tuple[str, str]] = Counter()
+        for question, answer in pairs:
+            if answer.refused:
+                self.refused[question.test, answer.refused] += 1
+                continue
+            if question.test == "as is":
+                self.as_is[question.before] = answer
+                self.cases[question.before] = question.case
+            else:
+                found = self.asked[question.test, question.how, question.control]
+                found[question.case.name] = question.before, answer
+
+    def ways(self, test: str) -> list[str]:
+        """Ways of a test in the order in which they were asked."""
+        return list(dict.fromkeys(how for name, how, _ in self.asked if name == test))
+
+    def triples(self, test: str, how: str) -> list[Triple]:
+        """Cases of a test whose picture before, after and control were all answered."""
+        after, control = (self.asked.get((test, how, c), {}) for c in (False, True))
+        found = []
+        for name, (before, answer) in after.items():
+            if before in self.as_is and name in control:
+                case = self.cases.get(name)
+                if case is not None:
+                    found.append(Triple(case, self.as_is[before], answer, control[name][1], case.kind, before))
+        return found
+
+    def called(self, answer: Answer) -> bool:
+        """Whether an answer says tumor."""
+        return answer.tumor() >= self.threshold
+
+    def measures(self) -> dict[str, Measure]:
+        """What is looked at of an answer, by name; NaN where a model does not give it."""
+        return {
+            "called tumor": lambda answer, wanted: float(self.called(answer)),
+            "called that kind": lambda answer, wanted: float(self.called(answer) and kind_of(answer) == wanted),
+            "tumor probability": lambda answer, wanted: answer.tumor(),
+            "mask not empty": lambda answer, wanted: _truth(answer.mask_pixels),
+            "evidence anywhere": lambda answer, wanted: _truth(answer.evidence),
+            "evidence peaks there": lambda answer, wanted: (
+                float("nan") if answer.evidence is None else float(bool(answer.peak_in_place))
+            ),
+        }
+
+    def effects(self, test: str, how: str, measure: str, triples: Sequence[Triple] | None = None) -> dict[str, Any]:
+        """One row of the certificate.
+
+        Args:
+            test, how: which.
+            measure: of `measures`.
+            triples: of these cases alone; None: all.
+
+        Returns:
+            {test, how, measure, n, groups, before, after, after_ci95, control, effect, control_effect, difference,
+            difference_ci95}: means over cases; effect is how many less (removal) or more (transplant, swap) than
+            before, difference the effect minus the control's.
+        """
+        triples = self.triples(test, how) if triples is None else triples
+        value = self.measures()[measure]
+        table = np.array(
+            [[value(answer, t.wanted) for answer in (t.before, t.after, t.control)] for t in triples], dtype=float
+        ).reshape(-1, 3)
+        kept = np.isfinite(table).all(axis=1)
+        table = table[kept]
+        groups = [t.case.group for t, k in zip(triples, kept, strict=True) if k]
+        row: dict[str, Any] = {"test": test, "how": how, "measure": measure, "n": len(table), "groups": len({*groups})}
+        if not len(table):
+            return row
+        sign = 1 if test in APPEARS else -1
+        effect, of_control = sign * (table[:, 1] - table[:, 0]), sign * (table[:, 2] - table[:, 0])
+        return row | {
+            "before": float(table[:, 0].mean()),
+            "after": float(table[:, 1].mean()),
+            "after_ci95": bootstrap_interval(table[:, 1], groups),
+            "control": float(table[:, 2].mean()),
+            "effect": float(effect.mean()),
+            "control_effect": float(of_control.mean()),
+            "control_changed": float((table[:, 2] != table[:, 0]).mean()),
+            "difference": float((effect - of_control).mean()),
+            "difference_ci95": bootstrap_interval(effect - of_control, groups),
+        }
+
+    def decisive(self, test: str, how: str, kinds: bool = False) -> list[Triple]:
+        """Cases that can show an effect: tumors called tumor as they are, or heads called healthy as they are.
+
+        Args:
+            test, how: which.
+            kinds: moreover the tumor's kind must be right as it is, and in a swap that of both.
+        """
+        found = [t for t in self.triples(test, how) if test == "swap" or self.called(t.before) == (test not in APPEARS)]
+        if not kinds:
+            return found
+        return [t for t in found if self._right(t.case.name) and (test != "swap" or self._right(t.host))]
+
+    def _right(self, name: str) -> bool:
+        answer = self.as_is.get(name)
+        return answer is not None and self.called(answer) and kind_of(answer) == self.cases[name].kind
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every test, way and measure, over all cases; then the verdict by class and by source."""
+        found = []
+        for test in ("removal", "transplant", "swap"):
+            for how in self.ways(test):
+                triples = self.triples(test, how)
+                found += [{**self.effects(test, how, name, triples), "part": "all"} for name in self.measures()]
+                for part, own in _parts(triples, self.classes):
+                    for name in ("called tumor", "called that kind"):
+                        found.append({**self.effects(test, how, name, own), "part": part})
+        return [row for row in found if row["n"]]
+
+    def doses(self) -> list[dict[str, Any]]:
+        """Mean tumor probability and share called tumor by the tumor's strength, beside the control's."""
+        levels = sorted({float(how) for how in self.ways("fade")})
+        if not levels:
+            return []
+        every = [set(self.asked.get(("fade", f"{level:g}", c), {})) for level in levels for c in (False, True)]
+        names = sorted(set.intersection(*every) & set(self.as_is))
+        found = []
+        for level in (*levels, 1.0):
+            row: dict[str, Any] = {"strength": level, "n": len(names)}
+            for label, control in (("tumor", False), ("control", True)):
+                if level == 1:
+                    answers = [self.as_is[name] for name in names]
+                else:
+                    answers = [self.asked["fade", f"{level:g}", control][name][1] for name in names]
+                if names:
+                    row[f"{label}_probability"] = float(np.mean([a.tumor() for a in answers]))
+                    row[f"{label}_called"] = float(np.mean([self.called(a) for a in answers]))
+            found.append(row)
+        return found if names else []
+
+    def borders(self) -> list[dict[str, Any]]:
+        """How many verdicts a border changes: {border, n, changed, largest: of the change of probability}."""
+        found = []
+        for how in self.ways("border"):
+            answers = self.asked["border", how, False]
+            pairs = [(self.as_is[name], answer) for name, (_, answer) in answers.items() if name in self.as_is]
+            if pairs:
+                changed = [self.called(a) != self.called(b) or kind_of(a) != kind_of(b) for a, b in pairs]
+                found.append(
+                    {
+                        "border": how,
+                        "n": len(pairs),
+                        "changed": float(np.mean(changed)),
+                        "largest": float(max(abs(a.tumor() - b.tumor()) for a, b in pairs)),
+                    }
+                )
+        return found
+
+
+def kind_of(answer: Answer) -> int:
+    """The most probable tumor class."""
+    return int(np.argmax(answer.probabilities[1:])) + 1
+
+
+def _truth(value: float | None) -> float:
+    return float("nan") if value is None else float(value > 0)
+
+
+def _parts(triples: Sequence[Triple], classes: Sequence[str]) -> list[tuple[str, list[Triple]]]:
+    """Cases by class and by source, where there is more than one of either."""
+    found = []
+    for title, key in (("class", lambda t: classes[t.case.kind]), ("source", lambda t: t.case.source)):
+        names = sorted({key(t) for t in triples})
+        if len(names) > 1:
+            found += [(f"{title} {name}", [t for t in triples if key(t) == name]) for name in names]
+    return found

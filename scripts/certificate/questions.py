@@ -1,0 +1,212 @@
+"""What a model is asked: every picture of every test, tumor and control, made one at a time."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from scripts.certificate.cases import Case, hosts_for
+from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS, NoRoom, Outcome, fade, remove, swap, transplant
+from scripts.interventions import infill as infills
+from scripts.interventions.regions import Image, Mask
+
+FADES = (0.25, 0.5)
+# Share of a side that a border adds, on which sides, and its value: 0 the picture's least, 1 its largest.
+BORDERS = {
+    "black border, 10 %": (0.1, "all", 0.0),
+    "black border, 20 %": (0.2, "all", 0.0),
+    "white border, 10 %": (0.1, "all", 1.0),
+    "black border on one side, 20 %": (0.2, "one", 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One picture to be answered.
+
+    Args:
+        test: "as is", "removal", "transplant", "swap", "fade" or "border".
+        how: of the test: infill, blend, level or border; "" where there is one way only.
+        control: whether it is the control.
+        case: the tumor that the test is about; of "as is" and "border" the picture's own case.
+        before: name of the case whose picture was changed.
+        kind: the honest class of the picture.
+        picture: float32 (C, H, W[, D]).
+        place: where the tumor is, or was, or would be: what masks and maps are measured against.
+        region: what was changed; None for nothing.
+    """
+
+    test: str
+    how: str
+    control: bool
+    case: Case
+    before: str
+    kind: int
+    picture: Image
+    place: Mask | None
+    region: Mask | None = None
+
+    def slim(self) -> Question:
+        """The same without its picture, for what is counted afterwards."""
+        none = np.zeros((0, 0, 0), np.float32)
+        return replace(self, picture=none, place=None, region=None)
+
+    @property
+    def key(self) -> tuple[str, str, bool, str]:
+        """What no other question has."""
+        return self.test, self.how, self.control, self.case.name
+
+
+@dataclass
+class Plan:
+    """All questions about some tumors and some healthy heads.
+
+    Args:
+        tumors: with masks.
+        healthy: heads without a tumor.
+        infills, blends: ways of the removal and of the transplant; the defaults are kept out of all training.
+        borders: whether borders are asked about, for so many cases of either kind.
+
+    Attributes:
+        left_out: how often a question could not be made, by (test, reason).
+    """
+
+    tumors: Sequence[Case]
+    healthy: Sequence[Case]
+    infills: Sequence[str] = ()
+    blends: Sequence[str] = HELD_OUT_BLENDS
+    borders: int = 40
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        if not self.infills:
+            self.infills = available_infills()
+        # An infill takes tissue of the same head: the first of the list heals where one is enough.
+        self.heal = self.infills[0]
+        self._places = {case.name: k for k, case in enumerate(self.tumors)}
+        self.hosts = hosts_for(self.tumors, self.healthy)
+        others = [[c for c in self.tumors if c.kind != tumor.kind] for tumor in self.tumors]
+        self.strangers = [hosts_for([t], o)[0] for t, o in zip(self.tumors, others, strict=True)]
+
+    def __iter__(self) -> Iterator[Question]:
+        for case in (*self.tumors, *self.healthy):
+            yield Question("as is", "", False, case, case.name, case.kind, case.image, case.mask)
+        for case in (*self.tumors[: self.borders], *self.healthy[: self.borders]):
+            for name, (share, sides, value) in BORDERS.items():
+                picture = bordered(case.image, share, sides, value)
+                yield Question("border", name, False, case, case.name, case.kind, picture, None)
+        for tumor in self.tumors:
+            yield from self.about(tumor)
+
+    def count(self) -> int:
+        """How many questions there are at most."""
+        borders = min(self.borders, len(self.tumors)) + min(self.borders, len(self.healthy))
+        ways = 2 * (len(self.infills) + len(FADES) + len(self.blends) + 1)
+        return len(self.tumors) * (1 + ways) + len(self.healthy) + len(BORDERS) * borders
+
+    def host_of(self, tumor: Case) -> Case | None:
+        """The healthy head that a tumor is moved into."""
+        return self.hosts[self._places[tumor.name]]
+
+    def about(self, tumor: Case) -> Iterator[Question]:
+        """All tests of one tumor."""
+        place = self._places[tumor.name]
+        yield from self._of(tumor, self.hosts[place], self.strangers[place])
+
+    def _of(self, tumor: Case, host: Case | None, stranger: Case | None) -> Iterator[Question]:
+        mask = tumor.donor().mask
+        own = tumor.image, mask, tumor.foreground
+        for control in (False, True):
+            for how in self.infills:
+                for made in self._made(
+                    "removal",
+                    lambda: [remove(*own, _rng(tumor), how, tumor.margin, control)],  # noqa: B023
+                ):
+                    yield self._question("removal", how, control, tumor, tumor, made, mask)
+            faded = self._made("fade", lambda: fade(*own, _rng(tumor), FADES, self.heal, tumor.margin, control))  # noqa: B023
+            for level, made in zip(FADES, faded, strict=False):
+                yield self._question("fade", f"{level:g}", control, tumor, tumor, made, mask)
+        yield from self._moved(tumor, host, stranger)
+
+    def _moved(self, tumor: Case, host: Case | None, stranger: Case | None) -> Iterator[Question]:
+        donor = tumor.donor()
+        for how in self.blends:
+            if host is None:
+                self.left_out["transplant", "no healthy head of another group"] += 1
+                continue
+            pair: list[list[Outcome]] = [
+                self._made(
+                    "transplant",
+                    lambda: [transplant(host.image, host.foreground, donor, _rng(tumor), how, host.margin, c)],  # noqa: B023
+                )
+                for c in (False, True)
+            ]
+            if all(pair):  # the control stands for the same place and size, so neither is asked without the other
+                place = pair[0][0].mask
+                for k, outcomes in enumerate(pair):
+                    yield self._question("transplant", how, bool(k), tumor, host, outcomes[0], place)
+        if stranger is None:
+            self.left_out["swap", "no tumor of another class and group"] += 1
+            return
+        home = stranger.donor()
+        for control in (False, True):
+            case = stranger if control else tumor
+            for made in self._made(
+                "swap",
+                lambda: [
+                    swap(*_arrays(home), donor, _rng(tumor), self.heal, self.blends[0], stranger.margin, control)  # noqa: B023
+                ],
+            ):
+                question = self._question("swap", "", control, tumor, stranger, made, made.mask)
+                yield replace(question, kind=case.kind)
+
+    def _made(self, test: str, make: Callable[[], list[Outcome]]) -> list[Outcome]:
+        try:
+            return make()
+        except NoRoom as reason:
+            self.left_out[test, str(reason)] += 1
+            return []
+
+    def _question(
+        self, test: str, how: str, control: bool, case: Case, before: Case, made: Outcome, place: Mask
+    ) -> Question:
+        kind = {"none": 0, "host": before.kind, "donor": case.kind}[made.answer]
+        # A file holds no values beyond its range, of which the two pictures together tell most.
+        low, high = min(case.image.min(), before.image.min()), max(case.image.max(), before.image.max())
+        picture = np.clip(made.image, low, high)
+        return Question(test, how, control, case, before.name, kind, picture, place, made.region)
+
+
+def available_infills() -> tuple[str, ...]:
+    """Two infills that are kept out of training; without OpenCV the one that needs none."""
+    return HELD_OUT_INFILLS[:1] if infills.cv2 is None else HELD_OUT_INFILLS[:2]
+
+
+def bordered(image: Image, share: float, sides: str, value: float) -> Image:
+    """The picture with a border around its plane, or along one side: what lies outside of the head says nothing.
+
+    Args:
+        image: (C, H, W[, D]).
+        share: of the picture's side, added on each side.
+        sides: "all", or "one": before the first axis.
+        value: 0 the picture's least value, 1 its largest.
+    """
+    low, high = float(image.min()), float(image.max())
+    widths = [(0, 0)]
+    for axis, size in enumerate(image.shape[1:]):
+        width = round(share * size) if axis < 2 else 0
+        widths.append((width, width) if sides == "all" else (width if axis == 0 else 0, 0))
+    return np.pad(image, widths, constant_values=np.float32(low + value * (high - low)))
+
+
+def _rng(case: Case) -> np.random.Generator:
+    """The same state for a tumor and its control, another for each case."""
+    return np.random.default_rng(zlib.crc32(case.name.encode()))
+
+
+def _arrays(donor) -> tuple[Image, Mask, Mask]:  # type: ignore[no-untyped-def]
+    return donor.image, donor.mask, donor.foreground

@@ -1,0 +1,244 @@
+"""The certificate on classifiers of which it is known what they read, and on inputs that do not carry it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scripts.certificate.answers import Answer, Kept
+from scripts.certificate.cases import draw, hosts_for, usable_mask
+from scripts.certificate.certificate import certify, table
+from scripts.certificate.effects import Answers
+from scripts.certificate.planted import CLASSES, Honest, phantom_cases
+from scripts.certificate.questions import Plan, Question, bordered
+from scripts.certificate.realism import Realism
+from scripts.certificate.verdicts import statements
+from scripts.interventions.regions import inner
+
+COUNT = 22
+
+
+class Skull(Honest):
+    """Reads what lies outside of the brain alone: the mean of skull and scalp, doubled in every tumor picture here."""
+
+    identity = "skull"
+
+    def probabilities(self, image):
+        head = image[0] > 30
+        ring = head & ~inner(head, 0.17)
+        return (0.0, 1.0, 0.0) if image[0][ring].mean() > 125 else (1.0, 0.0, 0.0)
+
+
+def marked(cases):
+    """Tumor pictures with a brighter scalp: a collection of its own."""
+    found = []
+    for case in cases:
+        ring = case.foreground & ~inner(case.foreground, 0.17)
+        image = case.image.copy()
+        image[0][ring] = image[0][ring] + (150 if case.kind else 0)
+        found.append(replace(case, image=image))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return phantom_cases(3, COUNT, COUNT)
+
+
+@pytest.fixture(scope="module")
+def asked(cases):
+    """Every question about them, made once."""
+    plan = Plan(cases[:COUNT], cases[COUNT:], ("poisson",), borders=10)
+    realism = Realism()
+    questions = list(realism.watch(plan))
+    return plan, questions, realism.rows(), Honest().answer(questions)
+
+
+def verdicts(questions, answers) -> dict[tuple[str, str], tuple[str, str]]:
+    found = statements(Answers(zip(questions, answers, strict=True), CLASSES, 0.5))
+    return {(s.property, s.of): (s.verdict, s.sentence) for s in found}
+
+
+def test_an_honest_classifier_holds_every_property(asked):
+    found = verdicts(asked[1], asked[3])
+    assert {key for key, (verdict, _) in found.items() if verdict != "holds"} == set()
+    assert ("necessity", "verdict (poisson)") in found
+    assert ("sufficiency", "kind (poisson)") in found
+    assert ("surroundings", "kind") in found
+    assert found["necessity", "verdict (poisson)"][1].startswith(
+        f"100 % of {COUNT} tumors are called no tumor once they are painted out (control: 100 %): the verdict needs"
+    )
+
+
+def test_a_classifier_that_reads_the_skull_fails_both_ways(cases):
+    plan = Plan(marked(cases[:COUNT]), cases[COUNT:], ("poisson",), borders=0)
+    questions = list(plan)
+    found = verdicts(questions, Skull().answer(questions))
+    verdict, sentence = found["necessity", "verdict (poisson)"]
+    assert verdict == "fails"
+    assert "are still called tumor after the tumor was painted out" in sentence
+    assert sentence.endswith("the verdict does not depend on it")
+    assert found["sufficiency", "verdict (poisson)"][0] == "fails"
+    assert found["irrelevance", "control of transplant (poisson)"][0] == "holds"
+
+
+class Nervous(Honest):
+    """Says tumor to whatever was touched: its controls do not carry a statement."""
+
+    identity = "nervous"
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        return [
+            Answer((1.0, 0.0, 0.0) if q.region is not None and q.test == "removal" else (0.0, 1.0, 0.0))
+            for q in questions
+        ]
+
+
+def test_what_the_control_does_not_carry_is_withheld(asked):
+    verdict, sentence = verdicts(asked[1], Nervous().answer(asked[1]))["necessity", "verdict (poisson)"]
+    assert verdict == "withheld"
+    assert sentence == f"the control alone changes 100% of {COUNT} pictures: what the tumor does is not judged"
+
+
+def test_too_few_pictures_one_class_and_no_healthy_heads_are_said(cases):
+    plan = Plan([case for case in cases if case.kind == 1][:4], [], ("poisson",), borders=0)
+    questions = list(plan)
+    found = verdicts(questions, Honest().answer(questions))
+    assert {verdict for verdict, _ in found.values()} == {"withheld"}
+    assert found["necessity", "verdict (poisson)"][1].startswith("only 4 tumors")
+    assert found["sufficiency", "verdict"][1].startswith("only 0 healthy heads")
+    assert plan.left_out["transplant", "no healthy head of another group"] == 4
+    assert plan.left_out["swap", "no tumor of another class and group"] == 4
+
+
+def test_maps_and_masks_are_judged_like_verdicts(asked):
+    """The mask stays whatever happens; the evidence peaks at every place that holds something bright."""
+    with_map = [
+        replace(answer, mask_pixels=9, evidence=answer.tumor(), peak_in_place=answer.tumor() > 0.5)
+        for answer in asked[3]
+    ]
+    with_map = [replace(a, evidence=0.0) if a.tumor() < 0.5 else a for a in with_map]
+    found = verdicts(asked[1], with_map)
+    assert found["necessity", "mask (poisson)"][0] == "fails"
+    assert found["necessity", "evidence map (poisson)"][0] == "holds"
+    assert found["sufficiency", "evidence map (poisson)"][0] == "holds"
+
+
+def test_effects_are_paired_differences(asked):
+    questions = asked[1]
+    answers = Answers(zip(questions, asked[3], strict=True), CLASSES, 0.5)
+    row = answers.effects("removal", "poisson", "called tumor")
+    assert (row["n"], row["groups"]) == (COUNT, COUNT)
+    assert (row["before"], row["after"], row["control"]) == (1.0, 0.0, 1.0)
+    assert (row["effect"], row["control_effect"], row["difference"]) == (1.0, 0.0, 1.0)
+    assert row["difference_ci95"] == [1.0, 1.0]
+    parts = {row["part"] for row in answers.rows()}
+    assert parts == {"all", "class solid", "class ring"}
+    dose = answers.doses()
+    assert [row["strength"] for row in dose] == [0.25, 0.5, 1.0]
+    assert dose[-1]["tumor_called"] == 1.0
+
+
+def test_realism_names_a_control_that_can_be_recognized(asked, cases):
+    rows = {row["test"]: row for row in asked[2]}
+    assert rows["removal"]["n"] == COUNT
+    assert 0.3 < rows["removal"]["auc"] < 0.9
+    gray = Realism()
+    questions = []
+    for question in asked[1]:
+        if question.control and question.test == "removal":
+            flat = np.where(question.region, np.float32(90), question.picture)
+            question = replace(question, picture=flat)
+        questions.append(question)
+    list(gray.watch(questions))
+    row = next(row for row in gray.rows() if row["test"] == "removal")
+    assert row["auc"] > 0.9
+    assert row["out_of_distribution"]
+
+
+def test_certify_writes_everything_and_continues(cases, tmp_path):
+    some = [*cases[:6], *cases[COUNT : COUNT + 5]]
+    content = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), borders=2)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "answers.json", "causal.csv", "causal.json", "certificate.html", "examples.png",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "causal.json").read_text())["statements"] == content["statements"]
+    page = (tmp_path / "certificate.html").read_text()
+    assert "only 6 tumors" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert content["counts"]["asked"] == content["counts"]["pictures"]
+    again = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), borders=2)
+    assert again["counts"]["asked"] == 0
+    assert again["rows"] == content["rows"]
+    assert len(table(content).splitlines()) == len(content["statements"])
+    with pytest.raises(ValueError, match="no picture can be used for a certificate: 3 times no mask"):
+        certify(Honest(), [], tmp_path, "honest", "person", left_out={"no mask": 3})
+
+
+def test_refused_pictures_are_counted_with_their_reason(cases, asked):
+    class Refusing(Honest):
+        def answer(self, questions):
+            return [Answer(refused="no head") for _ in questions]
+
+    answers = Answers(zip(asked[1], Refusing().answer(asked[1]), strict=True), CLASSES, 0.5)
+    assert answers.refused["removal", "no head"] == 2 * COUNT
+    assert answers.rows() == []
+
+
+def test_answers_of_another_model_are_not_taken(cases, tmp_path):
+    questions = [Question("as is", "", False, case, case.name, case.kind, case.image, None) for case in cases[:3]]
+    first = Kept(Honest(), tmp_path / "answers.json", 2)
+    list(first.ask(questions))
+    same, other = Kept(Honest(), tmp_path / "answers.json"), Kept(Skull(), tmp_path / "answers.json")
+    for kept, asked in ((same, 0), (other, 3)):
+        list(kept.ask(questions))
+        assert kept.asked == asked
+
+
+def test_masks_that_carry_no_intervention_are_named():
+    head = np.zeros((40, 40), bool)
+    head[5:35, 5:35] = True
+    mask = np.zeros_like(head)
+    assert usable_mask(mask, head) == (None, "its mask is empty")
+    mask[10:14, 10:14] = True
+    assert usable_mask(mask, head)[1] == ""
+    assert usable_mask(head, head)[1] == "its mask covers 100% of the head"
+    outside = np.roll(mask, -10, axis=0)
+    assert usable_mask(outside, head)[1] == "most of its mask lies outside of the head"
+    edge = np.zeros_like(head)
+    edge[0:6, 10:16] = True
+    assert usable_mask(edge, np.ones_like(head))[1] == "its tumor touches the edge of the picture"
+    thin = np.zeros_like(head)
+    thin[10, 10:20] = True
+    assert usable_mask(thin, head)[1] == "its mask is less than 3 pixels wide"
+
+
+def test_cases_are_drawn_in_turn_of_the_classes_and_groups(cases):
+    twins = [replace(case, name=f"{case.name}b", kind=1, group="one") for case in cases[:8]]
+    chosen = draw([*twins, *cases[:COUNT]], 6, 0)
+    assert sorted(case.kind for case in chosen) == [1, 1, 1, 2, 2, 2]
+    assert sum(case.group == "one" for case in chosen) <= 1
+    assert draw(cases, None, 0) == cases
+
+
+def test_a_host_is_of_another_group_and_none_is_used_much_more_than_others(cases):
+    tumors, heads = cases[:8], cases[COUNT : COUNT + 4]
+    hosts = hosts_for(tumors, heads)
+    names = [host.name for host in hosts]
+    assert max(names.count(name) for name in names) <= 3
+    own = replace(heads[0], group=tumors[0].group)
+    assert hosts_for(tumors[:1], [own]) == [None]
+    assert hosts_for(tumors, []) == [None] * 8
+
+
+def test_borders_add_what_they_say():
+    image = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
+    framed = bordered(image, 0.5, "all", 1.0)
+    assert framed.shape == (1, 8, 12)
+    np.testing.assert_array_equal(framed[:, 2:-2, 3:-3], image)
+    assert framed[0, 0, 0] == 23
+    assert bordered(image, 0.5, "one", 0.0).shape == (1, 6, 6)
