@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from scripts.command.config_files import read_config
 from scripts.data.preprocessing import collate
 from scripts.inference.pipeline import slices_first
 
@@ -25,10 +26,9 @@ PREPARE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import torch
-from monai.bundle import ConfigParser
+from scripts.command.config_files import read_config
 from scripts.inference.pipeline import slices_first
-parser = ConfigParser()
-parser.read_config(json.loads(sys.argv[2]))
+parser = read_config(json.loads(sys.argv[2]))
 item = {"image": sys.argv[3], "image_path": sys.argv[3], **json.loads(sys.argv[4])}
 for step in parser.get_parsed_content("preprocessing").transforms:
     item = step(item)
@@ -38,10 +38,7 @@ torch.save(slices_first(item["image"]).contiguous(), sys.argv[5])
 
 def parsed(files: Sequence[Path], root: Path) -> ConfigParser:
     """Config files merged, of a bundle in ``root``."""
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    parser["bundle_root"] = str(root)
-    return parser
+    return read_config(files, {"bundle_root": str(root)})
 
 
 def inference_input(files: Sequence[Path], root: Path, image: Path) -> tuple[Tensor, list[int] | None, str]:

@@ -6,6 +6,10 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # python /path/to/scripts VERB, from any folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from scripts.certificate import arguments as certificate
 from scripts.checks import arguments as checks

@@ -15,9 +15,10 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow, run
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from scripts.command.config_files import META, plain, read_config
+
 __all__ = ["BundleCommand", "bundle_command", "check_overrides", "differing", "merged_config", "parse_overrides"]
 
-META = "_meta_"
 # Arguments of MONAI's commands themselves; all others are overrides.
 OWN_ARGUMENTS = {
     name
@@ -25,6 +26,8 @@ OWN_ARGUMENTS = {
     for name, parameter in inspect.signature(function).parameters.items()
     if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
 } | {"workflow_name"}
+# Ids of files and folders that do not end in _dir, _file or _root.
+PATHS = {"input", "foreground", "weights", "initial_weights", "heatmaps"}
 # What may be another when a stage is run again: where things lie, where and how fast it is computed, what is shown.
 # Several processes train on the batches of one (configs/multi_gpu_train.yaml), hence train#trainer#network.
 FREE = {
@@ -43,21 +46,32 @@ class BundleCommand:
     Attributes:
         files: config files, merged in order.
         values: overrides by config id.
+        texts: the same as they stand on the command line.
         tracking: whether experiment tracking is asked for.
     """
 
     files: list[str]
     values: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     tracking: bool = False
 
     def check(self) -> None:
-        """Refuse misspelled overrides.
+        """Refuse misspelled overrides, and values that MONAI's command line reads otherwise than they were meant.
 
         Raises:
-            ValueError: when an id is in none of the files; names the nearest.
+            ValueError: when an id is in none of the files (names the nearest), a value holds a "#", or a mapping would
+                replace a section of the config.
         """
+        for name, text in self.texts.items():
+            if "#" in text and not text.startswith(("$", "@", "%")):
+                raise ValueError(
+                    f"--{name} {text}: MONAI's command line cannot take # in a value; python -m scripts can, "
+                    "or choose another name"
+                )
         allowed = set(DEFAULT_MLFLOW_SETTINGS["configs"]) if self.tracking else ()
-        check_overrides(_read(self.files).get(), self.values, allowed)
+        config = read_config(self.files).get()
+        check_overrides(config, self.values, allowed)
+        check_sections(config, self.values)
 
 
 def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
@@ -72,8 +86,29 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
         name, found, value = rest.pop(0).partition("=")
         if not name.startswith("--") or (not found and not rest):
             raise ValueError(f"expected --id value, got {name!r}")
-        values[name[2:]] = DefaultParseValue(value if found else rest.pop(0))
+        name = name[2:]
+        values[name] = _typed(name, value if found else rest.pop(0))
     return values
+
+
+def names_path(name: str) -> bool:
+    """Whether a config id is that of a file or folder."""
+    last = re.split("#|::", name)[-1]
+    return last.endswith(("_dir", "_file", "_root")) or last in PATHS
+
+
+def _typed(name: str, text: str) -> Any:
+    """A value as ``monai.bundle run`` types it; but a path stays text, and "#" begins no comment.
+
+    >>> _typed("run_dir", "20241128"), _typed("input", "['a','b']"), _typed("seed", "3"), _typed("run_name", "exp#2")
+    ('20241128', ['a', 'b'], 3, 'exp#2')
+    """
+    value = DefaultParseValue(text)
+    if names_path(name) and not isinstance(value, (list, tuple, str, type(None))):
+        return text
+    if not isinstance(value, str) or text[:1] in "'\"$@%":
+        return value
+    return str(Path(text).expanduser()) if names_path(name) and text.startswith("~") else text
 
 
 def bundle_command(argv: Sequence[str]) -> BundleCommand | None:
@@ -85,6 +120,7 @@ def bundle_command(argv: Sequence[str]) -> BundleCommand | None:
     if not argv or Path(argv[0]).parts[-3:-1] != ("monai", "bundle") or not {"run", "run_workflow"} & set(argv[1:2]):
         return None
     values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     tokens = list(argv[2:])
     while tokens:
         token = tokens.pop(0)
@@ -95,38 +131,34 @@ def bundle_command(argv: Sequence[str]) -> BundleCommand | None:
         name, found, value = token.lstrip("-").partition("=")
         if not found:
             value = tokens.pop(0) if tokens and not _is_flag(tokens[0]) else "True"
+        texts[name.replace("-", "_")] = value
         values[name.replace("-", "_")] = DefaultParseValue(value)
     if values.get("args_file") is not None:
         values = {**ConfigParser.load_config_file(str(values["args_file"])), **values}
     own = {name: values.pop(name) for name in OWN_ARGUMENTS & values.keys()}
+    texts = {name: text for name, text in texts.items() if name not in own}
     files = own.get("config_file")
     if files is None:
         return None
     named = [files] if isinstance(files, (str, Path)) else list(files)
-    return BundleCommand([str(file) for file in named], values, own.get("tracking") is not None)
+    return BundleCommand([str(file) for file in named], values, texts, own.get("tracking") is not None)
 
 
 def _is_flag(token: str) -> bool:
     return token.startswith("--") or re.match("-[a-zA-Z]", token) is not None
 
 
-def _read(files: Sequence[str | Path]) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    return parser
-
-
 def merged_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Config files merged in order, then single values replaced; expressions stay as they are written.
 
     Raises:
-        ValueError: when an override is in none of the files; names the nearest id.
+        FileNotFoundError: when a file is not there.
+        ValueError: when an override is in none of the files (names the nearest id), or a file is no config.
     """
-    parser = _read(config_files)
-    check_overrides(parser.get(), overrides or {})
-    parser.update(pairs=dict(overrides or {}))
+    check_overrides(read_config(config_files).get(), overrides or {})
+    parser = read_config(config_files, overrides)
     parser.resolve_macro_and_relative_ids()
-    return {key: value for key, value in parser.get().items() if key != META}
+    return {key: plain(value) for key, value in parser.get().items() if key != META}
 
 
 def check_overrides(config: Mapping[str, Any], ids: Collection[str], allowed: Collection[str] = ()) -> None:
@@ -162,6 +194,24 @@ def check_overrides(config: Mapping[str, Any], ids: Collection[str], allowed: Co
             if depth and depth == len(parts) - 1 and not _is_section(here):
                 break
             raise ValueError(_unknown(name, parts[:depth], part, [str(key) for key in here]))
+
+
+def check_sections(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse a mapping, as of an args file, that would replace a section of components by a few of its values.
+
+    Raises:
+        ValueError: names what would be lost.
+    """
+    for name, value in values.items():
+        now = config.get(name)
+        if isinstance(value, Mapping) and isinstance(now, Mapping) and (_is_section(now) or "_target_" in now):
+            lost = [key for key in now if key not in value]
+            if lost:
+                first = next(iter(value), "id")
+                raise ValueError(
+                    f"--{name}: a mapping replaces all of {name!r}, {lost[0]!r} too; give its parts by id, "
+                    f"as --{name}#{first}"
+                )
 
 
 def _is_section(mapping: Mapping[str, Any]) -> bool:

@@ -10,12 +10,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from scripts.checks.audit import subsample
+from scripts.command.config_files import read_config
 from scripts.data import datalists
 from scripts.data.datalists.folders import IMAGE_SUFFIXES
 from scripts.data.preprocessing import check_order, foreground_mask, resolve_items
@@ -32,8 +32,7 @@ def read_pipeline(config_file: str) -> Callable[[Any], Any]:
     Raises:
         ValueError: when the file has none.
     """
-    parser = ConfigParser()
-    parser.read_config(existing_file(config_file, "preprocessing"))
+    parser = read_config(existing_file(config_file, "preprocessing"))
     if "preprocessing" not in parser.get():
         raise ValueError(f"{config_file} has no 'preprocessing'; it has {config_ids(parser)}")
     pipeline = parser.get_parsed_content("preprocessing")

@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
+from scripts.command.config_files import read_config
 from scripts.explain.gradient_findings import logits_of
 from scripts.explain.layers import evaluating
 from scripts.explain.targets import ClassScore, LogitTarget, SegmentationRegion, Target, named_target
@@ -59,8 +60,7 @@ def build_network(path: str | None, arguments: str | None, config_file: str | No
     if (path is None) == (config_file is None):
         raise ValueError("give the network either as --network CLASS [--network_args JSON] or as --network_config FILE")
     if config_file is not None:
-        parser = ConfigParser()
-        parser.read_config(existing_file(config_file, "network_config"))
+        parser = read_config(existing_file(config_file, "network_config"))
         if config_id not in parser.get():
             raise ValueError(f"{config_file} has no {config_id!r}; it has {config_ids(parser)}")
         network = parser.get_parsed_content(config_id)

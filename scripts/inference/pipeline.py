@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor
 
+from scripts.command.config_files import read_config
+from scripts.command.devices import check_device
 from scripts.command.locations import ROOT
 from scripts.data.preprocessing import check_network_input
 from scripts.inference.postprocessing import SaveEvidenced
@@ -53,18 +54,13 @@ class Inference:
         root = Path(bundle_root)
         overlays = [overlay] if isinstance(overlay, (str, Path)) else list(overlay or [])
         files = [root / "configs" / "inference.yaml", *map(Path, overlays)]
-        for file in files:
-            if not file.is_file():
-                raise FileNotFoundError(f"no config at {file}")
-        parser = ConfigParser()
-        parser.read_config([str(file) for file in files])
-        for key, value in {"bundle_root": str(root), **(overrides or {})}.items():
-            parser[key] = value
+        values = {"bundle_root": str(root), **(overrides or {})}
         if weights is not None:
-            parser["weights"] = str(weights)
+            values["weights"] = str(weights)
         if device is not None:
-            parser["device"] = str(device)
-        self.device = torch.device(parser.get_parsed_content("device"))
+            values["device"] = str(device)
+        parser = read_config(files, values)
+        self.device = check_device(parser.get_parsed_content("device"))
         self.weights = Path(weights if weights is not None else parser.get_parsed_content("weights"))
         self.network: MultiTaskDynUNet = parser.get_parsed_content("network_def")
         load_weights(self.network, self.weights).to(self.device).eval().requires_grad_(False)

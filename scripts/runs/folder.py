@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from monai.bundle import ConfigParser
 
+from scripts.command.config_files import literal, parser_of, read_mapping
 from scripts.command.files import whole, write_text
 from scripts.command.overrides import bundle_command, differing, merged_config
 from scripts.data import datalists
@@ -314,8 +314,8 @@ def load_run(run_dir: str | Path | None) -> tuple[MultiTaskDynUNet, dict[str, An
     The network knows what it was trained for, see `scripts.runs.tasks.is_trained`.
     """
     folder = last_stage(run_dir)
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    network = ConfigParser(config).get_parsed_content("network_def")
+    config = read_mapping(folder / CONFIG)
+    network = parser_of(config).get_parsed_content("network_def")
     load_weights(network, folder / WEIGHTS)
     network.trained_tasks = tuple(sorted(trained_tasks(folder)))
     return network.eval(), config, folder
@@ -328,7 +328,7 @@ def trained_tasks(stage_dir: str | Path) -> set[str]:
         stage_dir: folder with a config.yaml.
     """
     folder = Path(stage_dir)
-    config = ConfigParser(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    config = parser_of(read_mapping(folder / CONFIG))
     flags = {"segmentation": "seg_weight", "classification": "cls_weight"}
     found = {task for task, weight in flags.items() if config.get(f"train_{task}", True) and config.get(weight, 1.0)}
     before = config.get_parsed_content("initial_weights") if config.get("initial_weights") else None
@@ -360,9 +360,13 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
         the file.
     """
     folder = last_stage(run_dir)
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_mapping(folder / CONFIG)
     overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
-    overlay |= {"classes": classes, "weights": str(folder / WEIGHTS), "trained_tasks": sorted(trained_tasks(folder))}
+    overlay |= {
+        "classes": classes,
+        "weights": literal(str(folder / WEIGHTS)),
+        "trained_tasks": sorted(trained_tasks(folder)),
+    }
     path = Path(run_dir) / "network.yaml"
     write_text(
         "# Overlay of configs/inference.yaml: the network, its input size and its weights as this run trained them.\n"

@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-
-from scripts.command.locations import CONFIGS, ROOT
+from scripts.command.locations import CONFIGS
 from scripts.command.overrides import parse_overrides
 from scripts.command.verbs import Outcome, compute_values
+from scripts.command.workflows import make_workflow
 from scripts.runs import folder as runs
 from scripts.runs import parallel
 from scripts.training.handlers import check_tracking
@@ -87,15 +86,7 @@ def train_stage(
         return folder
     if tracking is not None:
         check_tracking(["--tracking", tracking])
-    workflow = ConfigWorkflow(
-        tracking=tracking,
-        workflow_type="train",
-        config_file=files,
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        bundle_root=str(ROOT),
-        **overrides,
-    )
+    workflow = make_workflow("train", files, overrides, tracking)
     workflow.initialize()
     runs.write_config(folder, config)
     workflow.run()

@@ -96,7 +96,8 @@ def test_other_programs_are_no_bundle_command(program, arguments):
 def test_every_config_refuses_misspelled_values_as_its_first_step(config, monkeypatch):
     path = CONFIGS / f"{config}.yaml"
     monkeypatch.setattr("sys.excepthook", lambda *_: None)
-    assert read(path.name)["initialize"][0] == "$cli.start()"
+    content = read(path.name)
+    assert content.get("initialize", content["run"])[0] == "$cli.start()"
     monkeypatch.setattr("sys.argv", [PROGRAM, "run", "--config_file", str(path), "--bundle_rot", "x"])
     with pytest.raises(ValueError, match="no 'bundle_rot'; nearest: --bundle_root"):
         cli.start()

@@ -37,7 +37,7 @@ def test_mistyped_values_are_refused_when_a_config_begins(config, key, value, me
     parser.read_config(str(CONFIGS / config))
     parser[key] = value
     with pytest.raises(RuntimeError) as caught:
-        parser.get_parsed_content("initialize")
+        parser.get_parsed_content("run")
     assert message in sentence(caught.value)
 
 

@@ -1,0 +1,106 @@
+"""Config files as MONAI reads them, but for paths: its parser takes "#" for the sign between the parts of an id.
+
+"exp#2" in a config or an override becomes "exp::2", and results land beside the folder that was asked for. Here such a
+string is written as an expression that gives it back, ``$'exp\\x232'``.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+__all__ = ["META", "literal", "parser_of", "read_config", "read_mapping"]
+
+META = "_meta_"
+SUFFIXES = (".json", ".yaml", ".yml")
+
+
+def literal(value: Any) -> Any:
+    r"""A value that MONAI's parser leaves as it is; ids and expressions stay what they are.
+
+    >>> literal("exp#2"), literal(["a", "b#c"]), literal("@train#loss"), literal(3)
+    ("$'exp\\x232'", ['a', "$'b\\x23c'"], '@train#loss', 3)
+    """
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%")):
+        return "$" + repr(value).replace("#", r"\x23")
+    if isinstance(value, Mapping):
+        return {key: literal(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [literal(inner) for inner in value]
+    return value
+
+
+def plain(value: Any) -> Any:
+    r"""What `literal` was given.
+
+    >>> plain({"a": ["$'b\\x23c'", "$1 + 1"]})
+    {'a': ['b#c', '$1 + 1']}
+    """
+    if isinstance(value, str) and value.startswith(("$'", '$"')) and r"\x23" in value:
+        try:
+            text = ast.literal_eval(value[1:])
+        except (ValueError, SyntaxError):  # an expression that begins with a string
+            return value
+        return text if literal(text) == value else value
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """A YAML or JSON file of values by id.
+
+    Raises:
+        FileNotFoundError: when it is not there.
+        ValueError: when it is empty, no mapping, or no YAML; names the file.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file at {path}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} is no config file: expected one of {', '.join(SUFFIXES)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Duplicate key")  # the last one would win without a word
+            content = ConfigParser.load_config_file(path)
+    except (yaml.YAMLError, UnicodeDecodeError, UserWarning) as error:
+        raise ValueError(f"{path} cannot be read as a config: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(content, dict) or not content:
+        found = "is empty" if not content else f"holds a {type(content).__name__}"
+        raise ValueError(f"{path} {found}; a config holds values by id, as configs/inference.yaml does")
+    return content
+
+
+def parser_of(config: Mapping[str, Any]) -> ConfigParser:
+    """The parser of a config's content, its strings kept."""
+    meta = config.get(META)
+    content = {key: literal(value) for key, value in config.items() if key != META}
+    return ConfigParser(content if meta is None else {**content, META: meta})
+
+
+def read_config(files: str | Path | Sequence[str | Path], values: Mapping[str, Any] | None = None) -> ConfigParser:
+    """The parser of config files merged in order, then of single values replaced; strings and paths are kept.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_mapping`.
+    """
+    paths = [files] if isinstance(files, (str, Path)) else list(files)
+    parser = ConfigParser()
+    for path in paths:
+        read_mapping(path)
+    parser.read_config([str(Path(path).expanduser()) for path in paths])
+    parser = parser_of(parser.get())
+    parser.update(pairs={name: literal(value) for name, value in (values or {}).items()})
+    return parser
