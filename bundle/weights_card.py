@@ -260,6 +260,9 @@ def stages() -> list[dict[str, Any]]:
         }
         entry |= {"validation_images": len(datalist["validation"]), "epochs": epochs}
         entry |= {key: manifest[key] for key in ("started", "finished", "command", "commit", "machine")}
+        entry["command"] = entry["command"].replace(
+            "python -m scripts.train ", "python -m scripts train "
+        )  # before verbs
         entry["clean"] = not manifest["commit"].endswith(provenance.CHANGES)
         entry |= {"best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]}
         curves = read_scalars(folder)
