@@ -225,7 +225,7 @@ class Predictor:
         if method == "evidence" and not self.network.has_evidence:
             raise ValueError("this network has no evidence head; choose another method, for example 'gradcam'")
         if target is None or target == "tumor":
-            return TumorLogOdds(), "cls", "tumor_log_odds"
+            return TumorLogOdds.of(self.network), "cls", "tumor_log_odds"
         if target == "segmentation":
             return (region := SegmentationRegion()), "seg", region.name
         name = target

@@ -79,7 +79,7 @@ def diagnose_run(
     own = isinstance(preprocessing, Pipeline)
     samples = prepare(items, preprocessing, images)
     aim, said = choose_target(
-        network, samples.images, kwargs, target, class_index, len(datalist["classes"]) or None, TumorLogOdds()
+        network, samples.images, kwargs, target, class_index, len(datalist["classes"]) or None, TumorLogOdds.of(network)
     )
     everything = [item for part in ("training", "validation", "test") for item in datalist[part]]
     evidence = bool(getattr(network, "has_evidence", False)) and layer is None

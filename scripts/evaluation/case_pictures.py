@@ -77,7 +77,7 @@ def write_case_pictures(
         output = network.multitask(case["image"][None].to(device))
         heat = None
         if network.has_evidence and is_trained(network, "classification"):
-            raw = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()
+            raw = evidence_map(output["evidence"], output["cls"], TumorLogOdds.of(network)).cpu()
             heat = scale_maps(upsample(raw, case["image"].shape[1:]))[0][0].numpy()
         mask = case["label"].numpy() if bool(case["has_mask"]) else None
         predicted = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).cpu().numpy().astype(np.uint8)

@@ -157,7 +157,7 @@ def _explainer(key: tuple[str, str], foreground: Tensor, plan: Plan) -> Explaine
 
     def maps(network: nn.Module, x: Tensor) -> Tensor:
         own = main_plan(network, plan.options) if key == main_map(network) else single  # type: ignore[arg-type]
-        result = maps_of(network, x, foreground, TumorLogOdds(), own)  # type: ignore[arg-type]
+        result = maps_of(network, x, foreground, TumorLogOdds.of(network), own)  # type: ignore[arg-type]
         assert result is not None
         return result.maps[key]
 
@@ -188,7 +188,7 @@ def _deletion_insertion(
                 network,
                 part.image,
                 maps,
-                TumorLogOdds(),
+                TumorLogOdds.of(network),
                 {"output": "cls"},
                 part.foreground,
                 "foreground",
@@ -269,7 +269,7 @@ def _background_swap(network: MultiTaskDynUNet, parts: Sequence[Cases], seed: in
                 network,
                 part.image,
                 part.foreground,
-                TumorLogOdds(),
+                TumorLogOdds.of(network),
                 {"output": "cls"},
                 "foreground" if foreground == "given" else None,
                 seed=seed,

@@ -84,9 +84,9 @@ def explain_case(network: MultiTaskDynUNet, case: Mapping[str, Any], channel: in
     logits = output["cls"]
     method, layer = main_map(network)
     if (method, layer) == EVIDENCE:
-        raw = evidence_map(output["evidence"], logits, TumorLogOdds())
+        raw = evidence_map(output["evidence"], logits, TumorLogOdds.of(network))
     else:
-        result = maps_of(network, image, foreground, TumorLogOdds(), main_plan(network))
+        result = maps_of(network, image, foreground, TumorLogOdds.of(network), main_plan(network))
         assert result is not None
         raw = result.maps[method, layer]
     heat, empty = scale_maps(upsample(raw, image.shape[2:]))
@@ -324,7 +324,8 @@ def methods_picture(
         ValueError: when no method of the plan explains the target.
     """
     image, foreground, label = case["image"][None], case["foreground"][None], case["label"][None]
-    target = named_target(target_name, torch.as_tensor([int(case["diagnosis"])]), label)
+    diagnosis = torch.as_tensor([int(case["diagnosis"])])
+    target = named_target(target_name, diagnosis, label, float(network.temperature))
     result = maps_of(network, image, foreground, target, plan)
     if result is None:
         raise ValueError(f"none of the methods {', '.join(plan.methods)} explains the target {target_name}")

@@ -329,6 +329,7 @@ class _Part:
         self.cases = [{key: batch[key][i] for key in ("name", "patient", "group", "source")} for i in index.tolist()]
         for case, diagnosis in zip(self.cases, self.diagnosis.tolist(), strict=True):
             case["class"] = classes.get(str(diagnosis), "unknown")
+        self.temperature = float(network.temperature)
         self.masks = {"true": self.label}
         if is_trained(network, "segmentation"):
             with torch.no_grad():
@@ -339,12 +340,13 @@ class _Part:
         part = object.__new__(_Part)
         for name in ("image", "foreground", "label", "diagnosis"):
             setattr(part, name, getattr(self, name)[list(index)])
+        part.temperature = self.temperature
         part.masks = {name: mask[list(index)] for name, mask in self.masks.items()}
         part.cases = [self.cases[i] for i in index]
         return part
 
     def target(self, name: str) -> Target:
-        return named_target(name, self.diagnosis, self.label)
+        return named_target(name, self.diagnosis, self.label, self.temperature)
 
     def rows(self, result: Explanation, target: str) -> list[dict[str, Any]]:
         found = []

@@ -89,7 +89,7 @@ def measure(
         segmented = (output["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if segments else None
         energy = torch.full((len(batch["name"]),), torch.nan)
         if network.has_evidence and diagnoses:
-            maps = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()
+            maps = evidence_map(output["evidence"], output["cls"], TumorLogOdds.of(network)).cpu()
             energy = case_measures(maps, batch["label"], batch["foreground"])["tumor_energy"]
         for i in range(len(energy)):
             masked = bool(batch["has_mask"][i])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -239,9 +239,27 @@ class ClassMargin(LogitTarget):
 class TumorLogOdds(LogitTarget):
     """Log-odds of "any tumor": logsumexp of the logits of all classes but 0, minus the logit of class 0 (no tumor).
 
+    Args:
+        temperature: T of a calibrated network, whose probabilities are softmax(logits / T). The score is T times the
+            calibrated log-odds: in units of the logits, with the tumor classes weighted as the probabilities say.
+
     >>> TumorLogOdds()(torch.tensor([[0.5, 2.0]]))
     tensor([1.5000])
+    >>> logits = torch.tensor([[0.5, 2.0, 1.0]])
+    >>> odds = (logits / 3).softmax(1)
+    >>> bool(torch.isclose(TumorLogOdds(3.0)(logits) / 3, torch.log((1 - odds[:, 0]) / odds[:, 0])))
+    True
     """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature is more than 0, got {temperature}")
+        self.temperature = float(temperature)
+
+    @classmethod
+    def of(cls, network: Any) -> TumorLogOdds:
+        """With the temperature that a network carries; 1 of a network that carries none."""
+        return cls(float(getattr(network, "temperature", 1.0)))
 
     @property
     def name(self) -> str:
@@ -251,12 +269,12 @@ class TumorLogOdds(LogitTarget):
     def __call__(self, output: Tensor) -> Tensor:
         """Log-odds, (B,)."""
         logits = _class_logits(output, self.name, minimum=2)
-        return logits[:, 1:].logsumexp(1) - logits[:, 0]
+        return self.temperature * (logits[:, 1:] / self.temperature).logsumexp(1) - logits[:, 0]
 
     def weights(self, logits: Tensor) -> Tensor:
-        """Softmax among the tumor classes, and -1 at class 0, (B, K)."""
+        """Calibrated softmax among the tumor classes, and -1 at class 0, (B, K)."""
         logits = _class_logits(logits, self.name, minimum=2)
-        return torch.cat([-torch.ones_like(logits[:, :1]), logits[:, 1:].softmax(1)], 1)
+        return torch.cat([-torch.ones_like(logits[:, :1]), (logits[:, 1:] / self.temperature).softmax(1)], 1)
 
 
 class SegmentationRegion:
@@ -328,7 +346,9 @@ NAMED_CLASS = re.compile(r"(true_class|class_\d+)(?:_minus_(class_\d+))?")
 NAMED_REGION = re.compile(r"segmentation_(\d+)_(predicted|true_mask)")
 
 
-def named_target(name: str, true_class: Tensor | None = None, true_mask: Tensor | None = None) -> Target:
+def named_target(
+    name: str, true_class: Tensor | None = None, true_mask: Tensor | None = None, temperature: float = 1.0
+) -> Target:
     """Target of a name, as it stands in a config and in the rows of localization.json.
 
     Args:
@@ -337,6 +357,7 @@ def named_target(name: str, true_class: Tensor | None = None, true_mask: Tensor 
             channel in place of the numbers.
         true_class: (B,) integers, for the names that begin with "true_class".
         true_mask: (B, 1, *spatial), for those that end in "true_mask".
+        temperature: of the network, for "tumor_log_odds".
 
     Returns:
         a target whose `name` is the given one.
@@ -348,7 +369,7 @@ def named_target(name: str, true_class: Tensor | None = None, true_mask: Tensor 
     tensor([2.5000])
     """
     if name == "tumor_log_odds":
-        return TumorLogOdds()
+        return TumorLogOdds(temperature)
     if name == "top_class":
         return ClassScore()
     region = NAMED_REGION.fullmatch(name)

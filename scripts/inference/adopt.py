@@ -34,7 +34,8 @@ from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.methods import explain
 from scripts.explain.targets import SegmentationRegion
 from scripts.inference.pipeline import slices_first
-from scripts.inference.results import save_nifti, stem
+from scripts.inference.result_names import result_name
+from scripts.inference.results import save_nifti
 from scripts.inference.studies import PrepareStudyd, Study, to_unit
 from scripts.networks import MultiTaskDynUNet
 from scripts.pictures import overlays
@@ -281,7 +282,7 @@ def explain_segmentation(
         network: adopted, with the stock normalization, so that it is what the checkpoint was.
         image: file, or files that are channels.
         spatial_size: input size of the network.
-        out: folder of ``<stem>_<method>_<layer>.nii.gz`` on the file's grid and ``.png``.
+        out: folder of ``<name>[_s<slice>]_<method>_<layer>.nii.gz`` on the file's grid and ``.png``.
         method, layer: see `scripts.explain.methods.explain`.
         index: slice of a volume; None: the one with the largest predicted mask.
 
@@ -307,7 +308,7 @@ def explain_segmentation(
     shown, empty = scale_maps(upsample(value, stack.shape[2:]))
     values = [torch.zeros(study.unit_shape) for _ in study.placements]
     values[chosen] = to_unit(shown[0], study.placements[chosen], study.unit_shape)[0]
-    name = f"{stem(study.source)}_{method}_{used.replace('.', '_')}"
+    name = f"{result_name(given, study.source)}_{method}_{used.replace('.', '_')}"
     affine = np.asarray(study.affine)
     written = [save_nifti(study.restore(values).numpy(), affine, Path(out) / f"{name}.nii.gz")]
     if len(study.unit_shape) == 2:

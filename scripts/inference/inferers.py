@@ -58,8 +58,9 @@ class MultiTaskInferer(Inferer):
             "seg" (B, S, 2, *size) probabilities in [0, 1]; "probability" (B, S, K) of each class, class 0 "no tumor";
             "threshold" of tumor probability and "temperature", (B, 1); "evidence" (B, S, 1, *grid), positive where the
             image speaks for a tumor (absent without an evidence head). S is 1 for a picture or a whole volume. Evidence
-            of the tumor classes is weighted by their probability among them, so it is the map of the log-odds of any
-            tumor. All float32, on the device of the input. What the judge tells stands beside them, (B, S, ...).
+            of the tumor classes is weighted by their calibrated probability among them, so it is the map of the
+            calibrated log-odds of any tumor, times the temperature. All float32, on the device of the input. What the
+            judge tells stands beside them, (B, S, ...).
         """
         units, (batch, stack) = _units(inputs, network)
         parts = []
@@ -84,7 +85,7 @@ class MultiTaskInferer(Inferer):
         }
         if "evidence" in output:
             evidence = output["evidence"].float()
-            share = torch.softmax(logits[:, 1:], dim=1)
+            share = torch.softmax(logits[:, 1:] / network.temperature, dim=1)
             share = share.view(*share.shape, *[1] * (units.ndim - 2))
             result["evidence"] = (share * evidence[:, 1:]).sum(dim=1, keepdim=True) - evidence[:, :1]
         return result

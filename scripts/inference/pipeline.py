@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from scripts.command.devices import check_device
 from scripts.command.locations import ROOT
 from scripts.data.preprocessing import check_network_input
 from scripts.inference.postprocessing import SaveEvidenced
+from scripts.inference.scope import FILE as SCOPE
 from scripts.inference.studies import Study
 from scripts.networks import MultiTaskDynUNet
-from scripts.training.checkpoints import load_weights
+from scripts.runs.checkpoint_files import file_sha256, load_weights
 
+# Of a config: where things lie and on what they run, which the result does not depend on.
+_PLACES = ("bundle_root", "dataset_dir", "input", "foreground", "output_dir", "weights", "device")
 # Of an inferer's outputs, those that are the same for every slice.
 _SHARED = ("threshold", "temperature")
 
@@ -64,6 +69,9 @@ class Inference:
         self.weights = Path(weights if weights is not None else parser.get_parsed_content("weights"))
         self.network: MultiTaskDynUNet = parser.get_parsed_content("network_def")
         load_weights(self.network, self.weights).to(self.device).eval().requires_grad_(False)
+        if not all(bool(torch.isfinite(v).all()) for v in self.network.state_dict().values() if v.is_floating_point()):
+            raise ValueError(f"weights file {self.weights} holds values that are not finite; train the stage again")
+        self._root, self._config = root, parser.config
         names = parser.get_parsed_content("classes")
         self.classes: list[str] = [names.get(str(i), f"class {i}") for i in range(self.network.num_classes)]
         self.inferer = parser.get_parsed_content("inferer")
@@ -74,6 +82,19 @@ class Inference:
             for step in parser.get_parsed_content("postprocessing").transforms
             if not isinstance(step, SaveEvidenced)
         ]
+
+    def identity(self) -> dict[str, str]:
+        """What decides about a result beside the image: version, weights, config and scope, as hashes."""
+        config = {key: value for key, value in self._config.items() if key not in _PLACES}
+        scope = self.weights.parent / SCOPE
+        return {
+            "version": str(
+                json.loads((self._root / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+            ),
+            "weights_sha256": file_sha256(self.weights),
+            "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
+            "scope_sha256": file_sha256(scope) if scope.is_file() else "",
+        }
 
     def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """What the pipeline makes of an item; see `scripts.inference.studies.PrepareStudyd` for both.

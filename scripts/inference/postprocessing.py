@@ -14,7 +14,8 @@ from monai.transforms import Invertd, Transform
 from torch import Tensor
 
 from scripts.explain.maps import upsample
-from scripts.inference.results import result_name, save_nifti
+from scripts.inference.result_names import check_free, result_name
+from scripts.inference.results import save_nifti
 from scripts.inference.studies import Study, to_unit
 from scripts.measures.metrics import temperature_at_bound
 from scripts.runs.tasks import TASKS, untrained_flags
@@ -199,7 +200,10 @@ class SaveEvidenced(Transform):
         if self.output_dir is None or "evidence" not in item:
             return item
         evidence = item["evidence"]
-        path = self.output_dir / f"{result_name(item, evidence.meta['filename_or_obj'])}_evidence.nii.gz"
+        source = str(evidence.meta["filename_or_obj"])
+        name = result_name(item, source)
+        check_free(self.output_dir / f"{name}_result.json", source)
+        path = self.output_dir / f"{name}_evidence.nii.gz"
         save_nifti(evidence[0].numpy(), np.asarray(evidence.affine, dtype=float), path)
         item["result"] = {**item["result"], "evidence": str(path)}
         return item

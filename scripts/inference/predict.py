@@ -1,24 +1,24 @@
 """Predict every image of a folder: mask, evidence, overlay and result of each, and one table of all.
 
-    python -m scripts predict FOLDER --out runs/predicted --overlay runs/mine/network.yaml
+    python -m scripts predict FOLDER --out runs/predicted --run_dir runs/mine
 
-Pictures and NIfTI volumes are found in all subfolders; a folder of DICOM files is one volume. The folder structure is
-kept under ``--out``: ``<stem>_mask``, ``<stem>_evidence.nii.gz``, ``<stem>_overlay.png`` and ``<stem>_result.json``.
-A file that can not be used is named in the table with the reason, and the others go on. Interrupted or run again, it
-continues: images whose result is there, of the same file, weights and options, are not read again.
+Pictures and volumes are found in all subfolders; a folder of DICOM files is one volume. The folder structure is kept
+under ``--out``: ``<name>_mask``, ``<name>_evidence.nii.gz``, ``<name>_overlay.png`` and ``<name>_result.json``; the
+name is the file's without its suffix, or with it where another image has the same. The table is results.csv, .json and,
+with the pictures, .html. A file that can not be used is named in the table with the reason, and the others go on.
+Interrupted or run again, it continues: images whose result is there, of the same file, weights, config and options, are
+not read again.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
-import io
+import errno
 import json
 import logging
 import math
-import os
-from collections import Counter, deque
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -28,62 +28,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scripts.command.files import write_text
 from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.explain.maps import upsample
+from scripts.inference.image_files import find_images, fingerprint
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import evidence_scale
-from scripts.inference.results import is_volume, save_mask_picture, save_nifti, stem
+from scripts.inference.result_names import check_free, result_stems, shown
+from scripts.inference.result_table import columns, write_table
+from scripts.inference.results import is_volume, save_mask_picture, save_nifti, verdict_in_words
 from scripts.inference.studies import Study
 from scripts.pictures import overlays
 from scripts.runs.folder import write_json
-from transforms.pictures import PICTURE_SUFFIXES
-from transforms.reading import VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES)
-DICOM = (".dcm", ".ima")
-TABLE = (
-    "image", "name", "tumor_detected", "tumor_probability", "threshold", "predicted_class", "plane", "slices_read",
-    "tumor_voxels", "evidence_maximum", "flags", "error",
-)  # fmt: skip
 TILE = 192  # longest side of a slice in the overlay of a volume, in pixels
-
-
-def find_images(folder: Path, out: Path) -> list[Path]:
-    """Pictures, volumes and folders of DICOM files under a folder, in order; what lies under ``out`` is left out.
-
-    Raises:
-        FileNotFoundError: when the folder does not exist.
-        ValueError: when it holds no image.
-    """
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    found: list[Path] = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(root) / f).resolve() != out.resolve())
-        names = [name for name in sorted(files) if not name.startswith(".")]
-        found += [Path(root) / name for name in names if name.lower().endswith(SUFFIXES)]
-        if any(name.lower().endswith(DICOM) for name in names):
-            found.append(Path(root))
-    if not found:
-        raise ValueError(f"{folder} holds no image ({', '.join(SUFFIXES)} or a folder of DICOM files)")
-    return found
-
-
-def result_stems(images: Sequence[Path], folder: Path) -> list[str]:
-    """Where the results of each image go, relative to the output folder; two images never share a place."""
-    base = folder if folder.is_dir() else folder.parent
-    plain = [(image.relative_to(base).parent / stem(image)).as_posix() for image in images]
-    twice = {name for name, count in Counter(plain).items() if count > 1}
-    return [
-        image.relative_to(base).as_posix().replace(".", "_") if name in twice or name == "." else name
-        for image, name in zip(images, plain, strict=True)
-    ]
+PARTS = ("_mask.png", "_mask.nii.gz", "_evidence.nii.gz", "_overlay.png")
+# Errors of the disk that no other image would be spared.
+_FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class BatchPrediction:
@@ -92,7 +55,7 @@ class BatchPrediction:
     Args:
         inference: the loaded bundle.
         out: folder of the results.
-        options: of the inference, as plain values; results of other options are not taken for this one's.
+        options: of the inference, as plain values; they are named in the results.
         overlay: write overlays.
         readers: files that are prepared ahead of the network, and threads that do so.
     """
@@ -101,18 +64,30 @@ class BatchPrediction:
         self, inference: Inference, out: Path, options: Mapping[str, Any], overlay: bool = True, readers: int = 1
     ) -> None:
         self.inference, self.out, self.overlay, self.readers = inference, out, overlay, readers
-        weights = hashlib.sha256(inference.weights.read_bytes()).hexdigest()
-        self.made_by = {"weights_sha256": weights, "options": dict(options)}
+        # Results of anything else are not taken for this one's.
+        self.made_by = {**inference.identity(), "options": dict(options), "overlays": overlay}
 
-    def run(self, images: Sequence[Path], stems: Sequence[str]) -> list[dict[str, Any]]:
-        """Predict what is not there yet.
+    def run(
+        self, images: Sequence[Path], stems: Sequence[str], failed: Sequence[tuple[Path, str]] = ()
+    ) -> list[dict[str, Any]]:
+        """Predict what is not there yet, and write the table.
+
+        Args:
+            images: files, or folders of DICOM files.
+            stems: where the results of each go, below ``out``.
+            failed: what else is in the table: paths that cannot be read, with the reasons.
 
         Returns:
-            one row of `TABLE` an image, in order.
+            one row of `result_table.columns` an image, in order, then those of ``failed``.
+
+        Raises:
+            ValueError: when the results of another file are there under the name of an image.
         """
+        started = time.monotonic()
         rows: dict[str, dict[str, Any]] = {}
         todo = []
         for image, name in zip(images, stems, strict=True):
+            check_free(_beside(self.out / name, "_result.json"), image, "out")
             kept = self._kept(image, name)
             if kept is None:
                 todo.append((image, name))
@@ -120,8 +95,9 @@ class BatchPrediction:
                 rows[name] = kept
         if rows:
             logger.info("%d of %d images were predicted before and are kept", len(rows), len(images))
+        other = [self._failed(path, shown(path), reason) for path, reason in failed]
         bar = tqdm(total=len(images), initial=len(rows), desc="predicting", unit="image")
-        writing: deque[tuple[str, Future]] = deque()
+        writing: deque[tuple[Path, str, Future]] = deque()
         with ThreadPoolExecutor(self.readers) as reading, ThreadPoolExecutor(1) as writer:
             try:
                 for image, name, prepared in self._ahead(reading, todo):
@@ -130,9 +106,9 @@ class BatchPrediction:
                         output = {key: value.cpu() for key, value in self.inference.infer(item).items()}
                     except Exception as error:  # whatever a damaged file does to a reader must not end the others
                         rows[name] = self._failed(image, name, error)
-                        bar.update()
+                        self._advance(bar, rows)
                         continue
-                    writing.append((name, writer.submit(self._write, image, name, item, output)))
+                    writing.append((image, name, writer.submit(self._write, image, name, item, output)))
                     while len(writing) > 1:  # never more than one study beside the one that is computed
                         self._take(writing, rows, bar)
                 while writing:
@@ -140,8 +116,12 @@ class BatchPrediction:
             finally:
                 reading.shutdown(wait=False, cancel_futures=True)
                 bar.close()
-                self.write_table(list(rows.values()), stems)
-        return [rows[name] for name in stems]
+                whole = [*(rows[name] for name in stems if name in rows), *other]
+                text = summary(whole, len(images) - len(rows), time.monotonic() - started)
+                write_table(
+                    whole, self.inference.classes, self.out, f"{text}. Weights: {shown(self.inference.weights)}"
+                )
+        return whole
 
     def _ahead(self, pool: ThreadPoolExecutor, todo: Sequence[tuple[Path, str]]) -> Iterator[tuple[Path, str, Future]]:
         """Files with their preparation under way, ``readers`` of them ahead."""
@@ -152,27 +132,46 @@ class BatchPrediction:
                 yield waiting.popleft()
         yield from waiting
 
-    def _take(self, writing: deque[tuple[str, Future]], rows: dict[str, dict[str, Any]], bar: tqdm) -> None:
-        name, future = writing.popleft()
-        rows[name] = future.result()
+    def _take(self, writing: deque[tuple[Path, str, Future]], rows: dict[str, dict[str, Any]], bar: tqdm) -> None:
+        image, name, future = writing.popleft()
+        try:
+            rows[name] = future.result()
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FATAL:
+                raise
+            rows[name] = self._failed(image, name, error)
+        self._advance(bar, rows)
+
+    def _advance(self, bar: tqdm, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        skipped = sum(bool(row["error"]) for row in rows.values())
+        bar.set_postfix(tumor=sum(bool(row["tumor_detected"]) for row in rows.values()), skipped=skipped, refresh=False)
         bar.update()
 
     def _kept(self, image: Path, name: str) -> dict[str, Any] | None:
-        """Row of an image whose result is there and is of the same file and options, or None."""
-        path = self.out / f"{name}_result.json"
-        if not path.is_file():
-            return None
+        """Row of an image whose results are there and are of the same file, weights and options, or None."""
+        path = _beside(self.out / name, "_result.json")
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            same = result["file"] == fingerprint(image) and result["made_by"] == self.made_by
+            whole = all(_beside(self.out / name, ending).is_file() for ending in result["files"])
+            row = result["row"]
+        except (OSError, ValueError, KeyError, TypeError):  # none, or nothing that was written here
             return None
-        same = result.get("file") == fingerprint(image) and result.get("made_by") == self.made_by
-        return result["row"] if same else None
+        return row if same and whole and list(row) == columns(self.inference.classes) else None
 
-    def _failed(self, image: Path, name: str, error: Exception) -> dict[str, Any]:
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        logger.warning("%s skipped: %s", image, reason)
-        return {**dict.fromkeys(TABLE, None), "image": str(image), "name": name, "flags": "", "error": reason}
+    def _failed(self, image: Path, name: str, error: Exception | str) -> dict[str, Any]:
+        reason = shown(error if isinstance(error, (str, ValueError)) else f"{type(error).__name__}: {error}")
+        logger.warning("%s skipped: %s", shown(image), reason)
+        self._remove(self.out / name)
+        row = dict.fromkeys(columns(self.inference.classes))
+        return {**row, "image": shown(image), "name": name, "verdict": "not predicted", "flags": "", "error": reason}
+
+    def _remove(self, target: Path) -> None:
+        """Delete what was written of an earlier content of the file; the result first, which says that all is whole."""
+        result = _beside(target, "_result.json")
+        if result.is_file():
+            for ending in ("_result.json", *PARTS):
+                _beside(target, ending).unlink(missing_ok=True)
 
     def _write(
         self, image: Path, name: str, item: Mapping[str, Any], output: Mapping[str, torch.Tensor]
@@ -180,40 +179,43 @@ class BatchPrediction:
         """Mask, evidence, overlay, and last the result, which says that the others are whole."""
         done = self.inference.finish(item, output)
         target = self.out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._remove(target)
         mask, result = done["pred"], done["result"]
         affine = np.asarray(mask.affine, dtype=float)
         study = Study.of(item["image"])
         if study.picture and not is_volume(image):
-            save_mask_picture(mask.as_tensor()[0].numpy().T, _beside(target, "_mask.png"))
+            files = [save_mask_picture(mask.as_tensor()[0].numpy().T, _beside(target, "_mask.png"))]
         else:
-            save_nifti(mask.as_tensor()[0].numpy(), affine, _beside(target, "_mask.nii.gz"))
+            files = [save_nifti(mask.as_tensor()[0].numpy(), affine, _beside(target, "_mask.nii.gz"))]
         if "evidence" in done:
-            save_nifti(done["evidence"].as_tensor()[0].numpy(), affine, _beside(target, "_evidence.nii.gz"))
-        if self.overlay and "evidence" in output and len(study.unit_shape) == 2:
-            overlays.save(study_overlay(item, output), _beside(target, "_overlay.png"))
+            evidence = done["evidence"].as_tensor()[0].numpy()
+            files.append(save_nifti(evidence, affine, _beside(target, "_evidence.nii.gz")))
+        picture = f"{name}_overlay.png" if self.overlay else None
+        if picture is not None:
+            files.append(overlays.save(study_overlay(item, output), self.out / picture))
         row = {
-            **dict.fromkeys(TABLE, None),
-            **{key: result[key] for key in TABLE if key in result},
-            "image": str(image),
+            **dict.fromkeys(columns(self.inference.classes)),
+            **{key: value for key, value in result.items() if key in columns(())},
+            **{f"probability_{key}": value for key, value in result["class_probabilities"].items()},
+            "image": shown(image),
             "name": name,
+            "verdict": verdict_in_words(result),
             "slices_read": len(study.placements) if study.plane else None,
+            "overlay": picture,
             "flags": " ".join(flag["code"] for flag in result["flags"]),
         }
-        whole = {"image": str(image), **result, "row": row, "file": fingerprint(image), "made_by": self.made_by}
-        write_json(whole, _beside(target, "_result.json"))
+        about = {"file": fingerprint(image), "files": [file.name.removeprefix(target.name) for file in files]}
+        whole = {"image": shown(image), **result, "weights": shown(self.inference.weights), "row": row, **about}
+        write_json({**whole, "made_by": self.made_by}, _beside(target, "_result.json"))
         return row
 
-    def write_table(self, rows: Sequence[Mapping[str, Any]], stems: Sequence[str]) -> None:
-        """Write results.csv and results.json, whole or not at all, in the order of ``stems``."""
-        order = {name: i for i, name in enumerate(stems)}
-        rows = sorted(rows, key=lambda row: order[row["name"]])
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, TABLE)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(text.getvalue(), self.out / "results.csv")
-        write_json([dict(row) for row in rows], self.out / "results.json")
+
+def summary(rows: Sequence[Mapping[str, Any]], missing: int, seconds: float) -> str:
+    """How many images were predicted, and what came out."""
+    skipped = sum(bool(row["error"]) for row in rows)
+    found = sum(bool(row["tumor_detected"]) for row in rows)
+    text = f"{len(rows)} images: {found} with a tumor, {len(rows) - found - skipped} without, {skipped} skipped"
+    return f"{text}{f', {missing} not reached' if missing else ''}, {seconds:.0f} s"
 
 
 def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor]) -> np.ndarray:
@@ -227,31 +229,51 @@ def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor]) -
         RGB (H, W, 3) uint8; slices of a volume in reading order, each at most `TILE` pixels wide or high.
     """
     study = Study.of(item["image"])
-    stack = slices_first(item["image"])
+    stack = slices_first(item["image"])[:, :1]
+    evidence, seg = output.get("evidence"), output["seg"]
+    if stack.ndim == 5:  # a volume taken whole: its slices across the last axis
+        evidence = None if evidence is None else upsample(evidence, stack.shape[2:])
+        stack, seg = (value[0].movedim(-1, 0) for value in (stack, seg))
+        evidence = None if evidence is None else evidence[0].movedim(-1, 0)
     size = stack.shape[2:]
-    heat = evidence_scale(upsample(output["evidence"].clamp(min=0), size), output["temperature"]).numpy()
-    seg = output["seg"].numpy()
+    heat = np.zeros(stack.shape, np.float32)
+    if evidence is not None:
+        heat = evidence_scale(upsample(evidence.clamp(min=0), size), output["temperature"]).numpy()
+    seg = seg.numpy()
     predicted = seg[:, 1:].max(axis=1, keepdims=True) > seg[:, :1]  # torch's argmax takes longer than all else here
-    shown = stack[:, :1].numpy()
-    if not study.plane:
-        scale = overlays.legible_scale(shown[0].shape)
-        return overlays.overlay(shown[0], heat[0], predicted=predicted[0], scale=scale)
+    shown_stack = stack.numpy()
+    if len(stack) == 1 and not study.plane:
+        scale = overlays.legible_scale(shown_stack[0].shape)
+        return overlays.overlay(shown_stack[0], heat[0], predicted=predicted[0], scale=scale)
     step = max(1, math.ceil(max(size) / TILE))
-    pictures = [overlays.overlay(shown[i], heat[i], predicted=predicted[i])[::step, ::step] for i in range(len(stack))]
-    columns = math.ceil(math.sqrt(len(pictures) * 1.5))
+    pictures = [
+        overlays.overlay(shown_stack[i], heat[i], predicted=predicted[i])[::step, ::step]
+        for i in range(len(stack))
+        if shown_stack[i].any()
+    ]
+    columns_count = math.ceil(math.sqrt(len(pictures) * 1.5))
     height, width = pictures[0].shape[:2]
-    sheet = np.zeros((math.ceil(len(pictures) / columns) * height, columns * width, 3), np.uint8)
+    sheet = np.zeros((math.ceil(len(pictures) / columns_count) * height, columns_count * width, 3), np.uint8)
     for i, picture in enumerate(pictures):
-        top, left = i // columns * height, i % columns * width
+        top, left = i // columns_count * height, i % columns_count * width
         sheet[top : top + height, left : left + width] = picture
     return sheet
 
 
-def fingerprint(path: Path) -> dict[str, int]:
-    """Size and time of the last change of a file, or of all files of a folder together."""
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    status = [file.stat() for file in files]
-    return {"bytes": sum(s.st_size for s in status), "changed_ns": max(s.st_mtime_ns for s in status)}
+def _check_others(out: Path, images: Sequence[Path]) -> None:
+    """Refuse a folder of results whose table lists other images that still exist: it would be written over.
+
+    Raises:
+        ValueError: names one of them.
+    """
+    try:
+        listed = [Path(row["image"]) for row in json.loads((out / "results.json").read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError):  # no table, or none that was written here
+        return
+    own = {str(image.resolve()) for image in images}
+    for image in listed:
+        if image.exists() and str(image.resolve()) not in own:
+            raise ValueError(f"{out} holds the table of other images (first: {image}); choose another --out")
 
 
 def _beside(target: Path, ending: str) -> Path:
@@ -268,11 +290,14 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     inference = Inference(
         arguments.bundle_root or ROOT, arguments.weights, inference_overlays(arguments), arguments.device, options
     )
-    images = find_images(arguments.folder, arguments.out)
-    stems = result_stems(images, arguments.folder)
+    started = time.monotonic()
+    found = find_images(arguments.folder, arguments.out)
+    for note in found.notes():
+        logger.info("%s", note)
+    _check_others(arguments.out, [*found.images, *(path for path, _ in found.failed)])
+    stems = result_stems(found.images, arguments.folder)
     job = BatchPrediction(inference, arguments.out, options, not arguments.no_overlays, arguments.readers)
-    rows = job.run(images, stems)
-    skipped = sum(bool(row["error"]) for row in rows)
-    found = sum(bool(row["tumor_detected"]) for row in rows)
-    text = f"{len(rows)} images: {found} with a tumor, {len(rows) - found - skipped} without, {skipped} skipped"
-    return Outcome(text, [arguments.out / "results.csv"], bool(skipped))
+    rows = job.run(found.images, stems, found.failed)
+    text = summary(rows, 0, time.monotonic() - started)
+    written = [arguments.out / name for name in ("results.csv", "results.html")]
+    return Outcome(text, written, any(row["error"] for row in rows))

@@ -15,11 +15,14 @@ from ignite.engine import Engine, Events
 from PIL import Image
 
 from scripts.command.files import whole, write_bytes
+from scripts.inference.result_names import HEADERS, check_free, result_name, shown
+from scripts.pictures import overlays
 from scripts.runs.folder import write_json
+from transforms.reading import VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-VOLUMES = (".nii", ".nii.gz")
+VOLUMES = (*VOLUME_SUFFIXES, *HEADERS)
 
 
 def inference_items(
@@ -50,29 +53,23 @@ def inference_items(
     return [item]
 
 
-def stem(path: str | Path) -> str:
-    """File name without its image suffix ("a.nii.gz" gives "a")."""
-    name = Path(path).name
-    for suffix in VOLUMES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem
+def verdict_in_words(result: Mapping[str, Any]) -> str:
+    """The answer of a result in words, without its numbers.
 
-
-def result_name(item: Mapping[Any, Any], source: str | Path) -> str:
-    """Name of an item's results: the file's stem, and the slice or channel where one was asked for."""
-    name = stem(source)
-    if item.get("slice") is not None:
-        name += f"_s{int(item['slice']):03d}"
-    if isinstance(item.get("channel"), int):
-        name += f"_c{item['channel']}"
-    return name
+    >>> verdict_in_words({"tumor_detected": True, "predicted_class": "glioma"})
+    'tumor detected, most probably glioma'
+    """
+    if not result["tumor_detected"]:
+        return "no tumor detected"
+    name = str(result["predicted_class"]).replace("_", " ")
+    return "tumor detected" + ("" if name == "tumor" else f", most probably {name}")
 
 
 def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> Path:
-    """Write a NIfTI file whole or not at all; an array of two axes gets a third of length 1."""
+    """Write a NIfTI file whole or not at all, marked as ours; an array of two axes gets a third of length 1."""
     path = Path(path)
     image = nib.Nifti1Image(array if array.ndim > 2 else array[..., None], affine)
+    image.header["descrip"] = overlays.MARK
     content = image.to_bytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)
@@ -80,13 +77,16 @@ def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> Path:
 
 
 class WriteResults:
-    """Writes ``<stem>_mask`` and ``<stem>_result.json``; the evidence is written by the postprocessing.
+    """Writes ``<name>_mask`` and ``<name>_result.json``; the evidence is written by the postprocessing.
 
     The mask is a PNG (0 and 255 for two classes) for a PNG or JPG image and NIfTI (class numbers) for a volume. The
     probability goes to standard output.
 
     Args:
         output_dir: made if absent.
+
+    Raises:
+        ValueError: when the place holds results of another file, see `result_names.check_free`.
     """
 
     def __init__(self, output_dir: str | Path):
@@ -110,6 +110,7 @@ class WriteResults:
         """
         source = Path(str(item["image"].meta["filename_or_obj"]))
         name = result_name(item, source)
+        check_free(self.output_dir / f"{name}_result.json", source)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         mask = output["pred"][0].cpu().numpy().astype(np.uint8)
         affine = np.asarray(output["pred"].affine, dtype=float)
@@ -117,30 +118,29 @@ class WriteResults:
             written = [save_mask_picture(mask.T, self.output_dir / f"{name}_mask.png")]
         else:
             written = [save_nifti(mask, affine, self.output_dir / f"{name}_mask.nii.gz")]
-        result = {"image": str(source), **output["result"]}
+        result = {"image": shown(source), **output["result"]}
         if "evidence" in result:
             written.append(Path(result["evidence"]))
         write_json(result, self.output_dir / f"{name}_result.json")
         written.append(self.output_dir / f"{name}_result.json")
-        verdict = "tumor" if result["tumor_detected"] else "no tumor"
         print(
-            f"{source.name}: {verdict} detected, probability {result['tumor_probability']:.4f} "
+            f"{shown(source.name)}: {verdict_in_words(result)}, probability {result['tumor_probability']:.4f} "
             f"(threshold {result['threshold']:.4f})"
         )
         print(json.dumps(result["class_probabilities"]))
         for flag in result["flags"]:
             print(f"  {flag['code']}: {flag['message']}")
         for path in written:
-            print(f"  {path}")
+            print(f"  {shown(path)}")
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether a file name is that of a NIfTI file."""
+    """Whether a file name is that of a volume."""
     return Path(path).name.lower().endswith(VOLUMES)
 
 
 def save_mask_picture(mask: np.ndarray, path: str | Path) -> Path:
     """Write a mask (rows, columns) of class numbers as a gray PNG whose brightest class is 255, whole or not at all."""
     with whole(path) as place:
-        Image.fromarray((mask > 0).astype(np.uint8) * 255).save(place, format="PNG")
+        Image.fromarray((mask > 0).astype(np.uint8) * 255).save(place, format="PNG", pnginfo=overlays.marked())
     return Path(path)

@@ -10,16 +10,18 @@ from typing import Any
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy.ndimage import binary_dilation
 
 from scripts.command.files import whole
 
 __all__ = [
+    "MARK",
     "TITLES",
     "colorize",
     "gray_image",
     "legible_scale",
+    "marked",
     "overlay",
     "panel",
     "save",
@@ -40,6 +42,7 @@ DASH = 4  # pixels of a dash and of a gap
 ROBUST = (1.0, 99.5)
 TILE = 256  # shortest legible longest side of a tile, in pixels
 GAP, LINE = 8, 22
+MARK = "TumorLens result"
 TITLES = ("image", "heatmap", "overlay", "masks")
 EMPTY = "no evidence"
 
@@ -265,8 +268,15 @@ def write_line(canvas: Image.Image, text: str, left_middle: tuple[float, float],
     ImageDraw.Draw(canvas).text(left_middle, text, font=font, fill=INK, anchor="lm")
 
 
+def marked() -> PngImagePlugin.PngInfo:
+    """What a PNG file of ours says about itself, so that it is never taken for an image to predict."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", MARK)
+    return info
+
+
 def save(picture: RGB, path: str | Path) -> Path:
-    """Write an RGB picture (H, W, 3) uint8 as PNG, whole or not at all."""
+    """Write an RGB picture (H, W, 3) uint8 as PNG, marked as ours, whole or not at all."""
     with whole(path) as place:
-        Image.fromarray(picture).save(place, format="PNG")
+        Image.fromarray(picture).save(place, format="PNG", pnginfo=marked())
     return Path(path)

@@ -220,7 +220,8 @@ def test_a_stock_network_is_explained_as_it_is(checkpoint, tmp_path):
             ["adopt", str(checkpoint), "--spatial_size", "32", "32", "--explain", str(path), "--out", str(out), *more]
         )
         method = "hirescam" if more[:1] == ("--method",) else "gradcam"
-        name = f"{path.name.split('.')[0]}_{method}_decoder_last"
+        number = "_s004" if more[:1] == ("--slice",) else ""
+        name = f"{path.name.split('.')[0]}{number}_{method}_decoder_last"
         written = nib.load(out / f"{name}.nii.gz")
         assert np.asarray(Image.open(out / f"{name}.png")).ndim == 3
         values = written.get_fdata()

@@ -50,7 +50,7 @@ def test_every_image_gets_its_files_and_a_row_and_bad_ones_a_reason(folder, tmp_
     with caplog.at_level(logging.WARNING):
         status, rows = run(folder, out, overlay)
     assert status == 1
-    assert list(rows) == ["a", "b", "broken", "cut", "deep/a_bmp", "deep/a_png", "deep/er/scan"]
+    assert list(rows) == ["a", "b", "broken", "cut", "deep/a.bmp", "deep/a.png", "deep/er/scan"]
     assert "broken.png cannot be read as a picture" in rows["broken"]["error"]
     assert "cut.nii.gz" in rows["cut"]["error"]
     assert [record.message.split()[0] for record in caplog.records] == [
@@ -60,7 +60,7 @@ def test_every_image_gets_its_files_and_a_row_and_bad_ones_a_reason(folder, tmp_
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     expected = {f"{name}_{kind}" for name in good for kind in ("evidence.nii.gz", "overlay.png", "result.json")}
     masks = {f"{name}_mask.png" for name in good if name != "deep/er/scan"} | {"deep/er/scan_mask.nii.gz"}
-    assert files == expected | masks | {"results.csv", "results.json"}
+    assert files == expected | masks | {"results.csv", "results.html", "results.json"}
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))[0]["name"] == "a"
 
 
