@@ -1,4 +1,4 @@
-"""Read DICOM: headers by pydicom, pixels by ITK, and only objects that are slices of anatomy."""
+"""Read DICOM: only objects that are slices of anatomy, each frame in its place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import itk
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.pixels import pixel_array
+from pydicom.uid import UID, ImplicitVRLittleEndian, RLELossless
 
 from transforms.itk_files import without_warnings
 from transforms.limits import ReadLimits, refused
@@ -47,6 +48,7 @@ class Header:
         directions: (F, 6) cosines of the rows and columns.
         spacing: (F, 2) mm between rows and between columns.
         thickness: mm between slices as stated, for a single one.
+        scale: factor and summand from stored values to those that are meant.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Header:
     directions: np.ndarray
     spacing: np.ndarray
     thickness: float
+    scale: tuple[float, float]
 
     @property
     def series(self) -> tuple[Any, ...]:
@@ -180,7 +183,7 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
                 "give the original series, or save single slices as PNG",
             )
         found.append([np.array([float(n) for n in value]) for value in values])
-    scales = {_scale(group, dataset, frames) for group in groups}
+    scales = {_scale(group, dataset) for group in groups}
     if len(scales) > 1:
         raise _Refused("holds frames of several intensity scales", "convert it with dcm2niix and give the NIfTI file")
     measures = element(0, "PixelMeasuresSequence", "SpacingBetweenSlices") or dataset.get("SpacingBetweenSlices")
@@ -190,7 +193,7 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
     if spacing.min() <= 0 or not np.isfinite(positions).all() or abs(np.linalg.norm(across) - 1) > 0.01:
         raise _Refused("has a place that is none: its rows and columns are not at right angles, or have no size",
                        "give the original series")  # fmt: skip
-    return Header(str(path), dataset, positions, directions, spacing, float(thickness))
+    return Header(str(path), dataset, positions, directions, spacing, float(thickness), scales.pop())
 
 
 def _frame_groups(dataset: Dataset, frame: int) -> list[Dataset]:
@@ -200,7 +203,7 @@ def _frame_groups(dataset: Dataset, frame: int) -> list[Dataset]:
     return [*per_frame[frame : frame + 1], *shared[:1]]
 
 
-def _scale(groups: Sequence[Dataset], dataset: Dataset, frames: int) -> tuple[float, float]:
+def _scale(groups: Sequence[Dataset], dataset: Dataset) -> tuple[float, float]:
     for holder in groups:
         items = holder.get("PixelValueTransformationSequence")
         if items:
@@ -297,8 +300,6 @@ def _read_stack(
     affine[:3, 2] = across * distance
     affine[:3, 3] = positions[order[0]]
     array = np.concatenate([_pixels(header) for header in headers], axis=-1)[:, :, order]
-    if first.dataset.PhotometricInterpretation == "MONOCHROME1" and first.about["Modality"] == "MR":
-        array = array.max() - array  # small values are bright there
     return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
@@ -330,16 +331,36 @@ def _distance(
 
 
 def _pixels(header: Header) -> np.ndarray:
-    """Frames of one file, float32 (X, Y, F), in the file's order, rescaled."""
-    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=header.path, ImageIO=itk.GDCMImageIO.New())
-    try:
-        with without_warnings():
-            reader.Update()
-            array = np.asarray(itk.array_from_image(reader.GetOutput()), np.float32).T
-    except Exception as error:  # ITK raises RuntimeError with a page of C++ source lines
-        raise refused(header.path, "has pixels that cannot be read: it is cut short, or packed in a way that is not "
-                      "known here", "copy it again, or export it without compression") from error  # fmt: skip
+    """Frames of one file, float32 (X, Y, F), in the file's order, on the scale that the header states.
+
+    pydicom unpacks what is not compressed, or run-length encoded; ITK the kinds of JPEG.
+    """
+    with _quietly(), without_warnings():
+        try:
+            packing = header.dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
+            plain = packing.is_private or not packing.is_compressed or packing == RLELossless
+            array = _by_pydicom(header) if plain else _by_itk(header)
+        except Exception as error:  # both raise many kinds, ITK with a page of C++ source lines
+            raise refused(
+                header.path, "has pixels that cannot be read: it is cut short, or packed in a way that is not known "
+                "here", "copy it again, or export it without compression",
+            ) from error  # fmt: skip
     expected = (int(header.dataset.Columns), int(header.dataset.Rows), len(header.positions))
     if array.shape != expected:
         raise refused(header.path, f"holds {array.shape} pixels, its header says {expected}", "export it again")
     return array
+
+
+def _by_pydicom(header: Header) -> np.ndarray:
+    dataset = pydicom.dcmread(header.path, force=True)
+    array = np.asarray(pixel_array(dataset, raw=True)).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    array = array.astype(np.float32)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":  # small values are bright; turned over as ITK does
+        array = (-1.0 if dataset.PixelRepresentation else 2.0 ** int(dataset.BitsStored) - 1) - array
+    return np.ascontiguousarray((array * header.scale[0] + header.scale[1]).T, np.float32)
+
+
+def _by_itk(header: Header) -> np.ndarray:
+    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=header.path, ImageIO=itk.GDCMImageIO.New())
+    reader.Update()
+    return np.asarray(itk.array_from_image(reader.GetOutput()), np.float32).T

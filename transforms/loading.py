@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 
 from transforms.describe import describe
 from transforms.grids import off_grid
+from transforms.limits import refused
 from transforms.masks import binary_mask, check_tumor, read_mask_picture
 from transforms.pictures import read_picture
 from transforms.reading import file_kind, orient_lps, read_volume, volumes
@@ -84,7 +85,8 @@ class LoadCased(MapTransform):
             if size != image_size:
                 raise ValueError(
                     f"{key} {_named(item[key])} has size {tuple(mask.shape[1:])}, "
-                    f"but the image {_named(item[self.image_key])} has {tuple(image.shape[1:])}: both must be the same"
+                    f"but the image {_named(item[self.image_key])} has {tuple(image.shape[1:])}: both must be the "
+                    "same; give the mask of this image"
                 )
             if _is_volume(item[key]) and _is_volume(item[self.image_key]):
                 apart = off_grid(size, image_place, place)
@@ -112,7 +114,7 @@ class LoadCased(MapTransform):
             if tensor.shape[1:] != loaded[0].shape[1:]:
                 raise ValueError(
                     f"channels differ in size: {paths[0]} has {tuple(loaded[0].shape[1:])}, "
-                    f"{path} has {tuple(tensor.shape[1:])}"
+                    f"{path} has {tuple(tensor.shape[1:])}; resample one to the other"
                 )
             apart = off_grid(tensor.shape[1:], loaded[0].affine.numpy(), tensor.affine.numpy())
             if apart and _is_volume(path) and _is_volume(paths[0]):
@@ -138,7 +140,7 @@ class LoadCased(MapTransform):
         kind = file_kind(path)
         if kind == "picture":
             if self.spatial_dims == 3:
-                raise ValueError(f"file {path} is a picture; a 3D pipeline needs volumes")
+                raise ValueError(f"file {path} is a picture; give volumes to a 3D pipeline")
             if plane is not None and not mask:
                 raise ValueError(f"file {path} is a picture and has no slice {plane}; drop 'slice' from the item")
             array, affine = (read_mask_picture(path) if mask else read_picture(path))[None], np.eye(4)
@@ -146,10 +148,10 @@ class LoadCased(MapTransform):
             array, affine = _plane_of(path, kind, plane, view)
         else:
             if plane is not None:
-                raise ValueError(f"file {path}: the item names slice {plane}, but this is a 3D pipeline")
+                raise ValueError(f"file {path}: the item names slice {plane}, but this is a 3D pipeline; drop 'slice'")
             array, affine = read_volume(path, kind)
             if array.ndim not in (3, 4):
-                raise ValueError(f"file {path} has shape {array.shape}; a 3D pipeline needs volumes")
+                raise ValueError(f"file {path} has shape {array.shape}; give volumes to a 3D pipeline")
             array = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
         if mask:
             array = binary_mask(array, path, picture=kind == "picture").max(axis=0, keepdims=True)
@@ -172,19 +174,17 @@ def _plane_of(path: Any, kind: str, plane: Any, view: str) -> tuple[np.ndarray, 
     try:
         array, affine = volumes.get(path, kind)
     except OSError as error:
-        raise ValueError(f"file {path} cannot be opened: {error.strerror}") from error
-    if array.ndim not in (3, 4):
-        raise ValueError(f"file {path} has shape {array.shape}; expected a volume (X, Y, Z) or (X, Y, Z, C)")
+        raise refused(path, f"cannot be opened: {error.strerror}", "give yourself the right to read it") from error
     array, turn = view_plane(array, view)
     count = array.shape[2]
     if plane is None and count == 1:
         plane = 0
     if plane is None:
         raise ValueError(
-            f"file {path} is a volume of {count} slices and this is a 2D pipeline: give 'slice' in the item"
+            f"file {path} is a volume of {count} slices and this is a 2D pipeline; give 'slice' in the item"
         )
     if isinstance(plane, bool) or not isinstance(plane, (int, np.integer)) or not 0 <= plane < count:
-        raise ValueError(f"file {path} has {view} slices 0 to {count - 1}, not {plane!r}")
+        raise ValueError(f"file {path} has {view} slices 0 to {count - 1}, not {plane!r}; correct 'slice'")
     picked = array[:, :, plane]
     picked = picked[None] if picked.ndim == 2 else np.moveaxis(picked, -1, 0)
     shift = np.eye(4)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from transforms.limits import DEFAULT_LIMITS, ReadLimits, refused
+from transforms.limits import DEFAULT_LIMITS, ReadLimits
 from transforms.pictures import is_gray, is_transparent, opened
 
 MAX_LABEL = 4
@@ -34,17 +34,14 @@ def read_mask_picture(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT
         ValueError: As `transforms.pictures.opened`.
     """
     with opened(path, limits) as image:
-        pixels = np.asarray(image) if is_gray(image) else _brightest(image, path)
+        pixels = np.asarray(image) if is_gray(image) else _brightest(image)
     return np.ascontiguousarray(pixels.T, dtype=np.float32)
 
 
-def _brightest(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
-    try:
-        if not is_transparent(image):
-            return np.asarray(image.convert("RGB")).max(axis=2)
-        values = np.asarray(image.convert("RGBA"))
-    except ValueError as error:
-        raise refused(path, f"is a picture of mode {image.mode}, which is not read", "save it as gray PNG") from error
+def _brightest(image: Image.Image) -> np.ndarray:
+    if not is_transparent(image):
+        return np.asarray(image.convert("RGB")).max(axis=2)
+    values = np.asarray(image.convert("RGBA"))
     colors, opaque = values[..., :3], values[..., 3]
     painted = colors[opaque > 127]
     if opaque.min() < 128 and len(painted) and (painted == painted[0]).all():

@@ -24,7 +24,7 @@ _PAIR = {348: (nib.Nifti1Pair, 344, b"ni1"), 540: (nib.Nifti2Pair, 4, b"ni2")}
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {0: "not stated", 1: "meter", 2: "millimeter", 3: "micrometer"}
 _CIFTI = range(3000, 3100)
-# Axes to the patient's left, anterior and superior for slices of each plane in Analyze files, as ITK takes them.
+# Where the axes run for transverse, coronal and sagittal slices, unflipped, as Analyze 7.5 describes them.
 _ANALYZE_AXES = {0: "LAS", 1: "LSA", 2: "ASL"}
 _CHUNK = 1 << 20
 
@@ -141,6 +141,11 @@ def _check(header: Any, path: str | os.PathLike[str], limits: ReadLimits) -> Non
         raise refused(path, "holds colors (rgb24 or rgba32), expected gray values", "give the gray image")
     if dtype.kind == "c":
         raise refused(path, "holds complex numbers, expected magnitudes", "save the magnitude image")
+    scale = [float(header[key]) for key in ("scl_slope", "scl_inter") if key in header]
+    if len(scale) == 2 and scale[0] and np.isfinite(scale[0]) and not np.isfinite(scale[1]):
+        raise refused(
+            path, f"states a scale that is no number (scl_inter {scale[1]:g})", "set it to 0 if none is meant"
+        )
     limits.check_volume(path, shape)
 
 
@@ -228,7 +233,7 @@ def _analyze_affine(
     """Affine of an Analyze file: by SPM's .mat or origin, else by the plane in which its slices are said to lie."""
     if image.with_suffix(".mat").is_file() or np.any(header["origin"][:3]):
         return affine
-    plane = int(header.structarr["orient"]) if "orient" in (header.structarr.dtype.names or ()) else 0
+    plane = ord(bytes(header["orient"]) or b"\0")
     if plane not in _ANALYZE_AXES:
         raise refused(path, f"is an Analyze file of orientation {plane} (flipped), of which programs disagree what it "
                       "means", "convert it to .nii.gz with the program that wrote it")  # fmt: skip

@@ -20,7 +20,6 @@ _MAGIC = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
     b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51",  # JPEG 2000: in a container, bare
 )  # fmt: skip
-TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def is_picture(head: bytes) -> bool:
@@ -36,7 +35,9 @@ def opened(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) ->
         ValueError: When it cannot be decoded, is too large, or holds several frames. Names the file, says what to do.
     """
     try:
-        with Image.open(path) as image:
+        # By a handle and not by its name: Pillow 13 maps an uncompressed TIFF into memory before it turns it, and reads
+        # one that lies on its side (orientation 5 to 8) with its rows for columns.
+        with open(path, "rb") as file, Image.open(file) as image:
             limits.check_picture(path, image.size)
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
@@ -66,25 +67,22 @@ def read_picture(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMI
         ValueError: As `opened`.
     """
     with opened(path, limits) as image:
-        pixels = np.asarray(image if is_gray(image) else _on_black(image, path).convert("L"))
+        pixels = np.asarray(image if is_gray(image) else _on_black(image).convert("L"))
     return np.ascontiguousarray(pixels.T, dtype=np.float32)
 
 
 def is_gray(image: Image.Image) -> bool:
-    """Whether a picture holds one opaque channel of values."""
-    return (image.mode in ("1", "L", "F") or image.mode.startswith("I")) and "transparency" not in image.info
+    """Whether a picture holds one channel of values."""
+    return image.mode == "F" or image.mode.startswith("I") or (image.mode in ("1", "L") and not is_transparent(image))
 
 
 def is_transparent(image: Image.Image) -> bool:
     """Whether a picture says of each pixel how opaque it is."""
-    return image.mode in TRANSPARENT or "transparency" in image.info
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def _on_black(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
-    try:
-        if is_transparent(image):
-            image = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+def _on_black(image: Image.Image) -> Image.Image:
+    if not is_transparent(image):
         return image.convert("RGB")
-    except ValueError as error:
-        raise refused(path, f"is a picture of mode {image.mode}, which is not read", "save it as gray PNG") from error
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

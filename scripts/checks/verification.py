@@ -38,6 +38,8 @@ class Rule:
 MIN_SIDE, MAX_ASPECT = 32, 2.5
 MAX_CORNER, MIN_VALUES, MIN_COVERAGE, MAX_COLOR = 0.15, 16, 0.98, 12.0
 MIN_HEAD, MAX_HEAD = 0.05, 0.97
+# The largest tumor of brisc2025 is 0.25 of the head in its picture.
+MAX_TUMOR = 0.6
 # CT: bone saturates a good part of the head's rim, no dark layer lies between it and brain, and brain is darker, varies
 # little and holds next to nothing as bright. On brisc2025 all 56 pictures found so are CT to the eye; without the signs
 # of bone and of bright tissue 7 MR pictures with bright fat and an enhancing tumor are found as well.
@@ -62,6 +64,8 @@ RULES: dict[str, Rule] = {
     "zero_share": Rule(FAIL, "the network's input is exactly 0 in air and nowhere else", "report this case: a defect"),
     "mask_inside": Rule(FAIL, f"at least {MIN_COVERAGE:g} of the tumor inside the foreground",
                         "the network cannot see the rest: give a mask of the head as 'foreground'"),
+    "mask_share": Rule(FAIL, f"the tumor is at most {MAX_TUMOR:g} of the foreground",
+                       "a mask of the head or of another object? give the mask of the tumor"),
     "label_values": Rule(FAIL, "0 and 255 (anti-aliased), or labels 0 to 4", "redraw or recode the mask"),
     "label_class": Rule(FAIL, "mask and class agree on whether there is a tumor", "mend the class or the mask"),
     "modality": Rule(FAIL, f"no CT (rim saturated over {CT_RIM:g}, no dark bone, even brain)",
@@ -226,6 +230,9 @@ class Verifier:
         result.measures |= {"tumor_share": float(tumor.mean()), "mask_inside": coverage}
         if coverage < MIN_COVERAGE:
             result.breaks("mask_inside", f"{coverage:.3f}")
+        share = float(tumor.sum() / mask.sum())
+        if share > MAX_TUMOR:
+            result.breaks("mask_share", f"{share:.2f} of the foreground")
         diagnosis = result.item.get("diagnosis", -1)
         if diagnosis == 0 and tumor.any():
             result.breaks("label_class", f"class 0 (no tumor), but {int(tumor.sum())} tumor pixels")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
@@ -183,7 +184,7 @@ def test_volumes_keep_their_orientation_in_3d_and_masks_may_have_another(tmp_pat
         (lambda p: {"image": str(p / "cut.png")}, "cut.png cannot be read as a picture"),
         (lambda p: {"image": str(p / "cut.nii.gz"), "slice": 0}, "cut.nii.gz is cut short: the header promises"),
         (lambda p: {"image": str(p / "text.png")}, "text.png cannot be read as an image"),
-        (lambda p: {"image": str(p / "v.nii")}, "volume of 3 slices and this is a 2D pipeline: give 'slice'"),
+        (lambda p: {"image": str(p / "v.nii")}, "volume of 3 slices and this is a 2D pipeline; give 'slice'"),
         (lambda p: {"image": str(p / "v.nii"), "slice": 3}, "slices 0 to 2, not 3"),
         (lambda p: {"image": str(p / "a.png"), "slice": 3}, "has no slice 3"),
         (lambda p: {"image": str(p / "nan.nii"), "slice": 0}, "2 values are not finite"),
@@ -205,6 +206,7 @@ def test_each_fault_is_one_clear_sentence(tmp_path, make, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         LoadCased()(make(tmp_path))
     assert "\n" not in str(caught.value)
+    assert re.search(r"; (give|copy|save|replace|look|correct|drop|keys)", str(caught.value)), str(caught.value)
 
 
 @pytest.mark.parametrize(
