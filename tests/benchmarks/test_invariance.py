@@ -1,0 +1,45 @@
+"""The changes are what they say, and a change of the verdict is counted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks import invariance
+
+
+def picture():
+    return np.arange(40 * 30, dtype=np.int64).reshape(40, 30).astype(np.uint8)
+
+
+def test_borders_lie_where_they_say():
+    framed = invariance.bordered(picture(), (1, 0, 0, 1), 128, 5)
+    assert framed.shape == (45, 35)
+    assert (framed[:5] == 128).all()
+    assert (framed[:, 30:] == 128).all()
+    assert np.array_equal(framed[5:, :30], picture())
+
+
+def test_every_change_comes_with_the_picture_it_is_measured_against():
+    rows = list(invariance.changes(picture(), np.random.default_rng(0)))
+    names = [name for name, _, _ in rows]
+    assert len(set(names)) == len(names) == 2 * 12 + len(invariance.OTHERS)
+    for name, before, after in rows:
+        assert before.shape == (40, 30)
+        if "lossless" in name:
+            assert after.size > before.size
+            assert np.array_equal(before, picture())
+        if name == "16 bits":
+            assert np.array_equal(after // 257, before)
+
+
+def test_a_verdict_that_changes_is_counted(monkeypatch):
+    def brightness(_, array):
+        return (0.4 if array.mean() < 100 else 0.6), 0.5
+
+    monkeypatch.setattr(invariance, "probability", brightness)
+    rows = {row["change"]: row for row in invariance.measure(None, [np.full((20, 20), 60, np.uint8)])}
+    assert rows["border, lossless: white, all sides"]["flips"] == 1
+    assert rows["border, lossless: black, left"]["flips"] == 0
+    assert abs(rows["border, lossless: white, all sides"]["maximum"] - 0.2) < 1e-9
+    text = invariance.table(list(rows.values()))
+    assert "MISSED" in text
