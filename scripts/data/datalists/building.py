@@ -82,6 +82,8 @@ def _build(command: str, given: dict[str, Any], out: Path) -> Outcome:
             given["rule"] = SliceRule(**chosen)
     if "diagnosis" in given:
         given["diagnosis"] = DIAGNOSES[given["diagnosis"]]
+    if command == "build":
+        given["unpack"] = out.with_name(f"{out.stem}_pictures")
     plan = BUILDERS[command].plan(source, **given)
     report = plan.report
     print("\n".join(plan.taken), flush=True)

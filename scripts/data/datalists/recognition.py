@@ -15,11 +15,14 @@ from typing import Any
 
 from scripts.data.datalists.decathlon import decathlon
 from scripts.data.datalists.dicom import dicom_series
-from scripts.data.datalists.folders import IMAGE_SUFFIXES, image_folder
+from scripts.data.datalists.folders import FOLDERS as FOLDER_NAMES
+from scripts.data.datalists.folders import IMAGE_SUFFIXES, NO_TUMOR_NAMES, image_folder
 from scripts.data.datalists.layouts import BY_NAME, FOLDERS, find_layouts, group_files, sort_roles
 from scripts.data.datalists.naming import volume_suffix
+from scripts.data.datalists.picture_layouts import has_classes, pair, pictures
 from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import Report
+from scripts.data.datalists.unpacking import cheng, is_matlab
 from scripts.data.datalists.volumes import nifti_cases
 from scripts.data.datalists.walking import check_folder, walk
 
@@ -29,6 +32,8 @@ OTHERS: dict[str, tuple[Builder[...], str]] = {
     "decathlon": (decathlon, "dataset.json or imagesTr and labelsTr: Medical Segmentation Decathlon, nnU-Net"),
     "dicom_series": (dicom_series, "a folder a DICOM series"),
     "image_folder": (image_folder, "images/<class>/* with masks/<same stem>.png"),
+    "pictures": (pictures, "class folders, or images with masks: <name>_mask.* beside them, or masks/ beside images/"),
+    "cheng": (cheng, "Cheng's brain tumors: .mat files of MATLAB 7.3"),
 }
 NAMES = (*BY_NAME, *OTHERS)
 _YOLO = re.compile(r"\d+(?: +-?[\d.]+(?:e-?\d+)?){4,}")
@@ -50,8 +55,9 @@ def find(folder: Path, files: Sequence[Path]) -> str:
         found["decathlon"] = sum(path.startswith(("imagesTr/", "labelsTr/")) for path in paths)
     if not found:
         _refuse_boxes(folder, files)
-    if (folder / "images").is_dir() and any(path.is_dir() for path in (folder / "images").iterdir()):
-        found["image_folder"] = sum(path.startswith("images/") for path in paths)
+    drawn = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found and drawn:
+        return _of_pictures(folder, drawn)
     if len(found) > 1:
         shown = " and ".join(f"{name} ({count})" for name, count in found.items())
         raise ValueError(f"{folder} may be of the layouts {shown}: choose with --layout NAME, or give one folder of it")
@@ -59,6 +65,8 @@ def find(folder: Path, files: Sequence[Path]) -> str:
         return next(iter(found))
     if any(_is_dicom(path) for path in files):
         return "dicom_series"
+    if any(is_matlab(path) for path in files):
+        return "cheng"
     volumes = [path for path in files if volume_suffix(path)]
     if volumes:
         return _folders_or_none(folder, volumes)
@@ -93,6 +101,21 @@ def _is_dicom(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def _of_pictures(folder: Path, drawn: Sequence[Path]) -> str:
+    """`image_folder` where its folders are there and all pictures lie in them, else `pictures` where it has a sign."""
+    paths = [path.relative_to(folder).as_posix() for path in drawn]
+    inside = [path for path in paths if re.match(r"images/[^/]+/[^/]+$", path)]
+    if has_classes(inside) and all(path.split("/")[0] in FOLDER_NAMES for path in paths):
+        return "image_folder"
+    if has_classes(paths) or any(one.mask for one in pair(folder, drawn, Report(quiet=True))):
+        return "pictures"
+    raise ValueError(
+        f"{folder} holds {len(drawn)} pictures of no known layout: expected folders by class, one of them named "
+        f"{', '.join(NO_TUMOR_NAMES)}, or a mask <name>_mask.png beside each image, or masks/<name>.png for "
+        "images/<name>.png"
+    )
 
 
 def _folders_or_none(folder: Path, volumes: Sequence[Path]) -> str:
@@ -131,12 +154,15 @@ def _refuse_boxes(folder: Path, files: Sequence[Path]) -> None:
 
 
 @Builder
-def recognized(folder: Path | str, *, layout: str | None = None, **options: Any) -> Plan:
+def recognized(
+    folder: Path | str, *, layout: str | None = None, unpack: Path | str | None = None, **options: Any
+) -> Plan:
     """Build a datalist of a folder in any known layout.
 
     Args:
         folder: the folder.
         layout: one of `NAMES`; recognized by the names in the folder, if not given.
+        unpack: folder for pictures, of layouts whose images are written as pictures first.
         options: of the layout's builder, without those that are not given.
 
     Raises:
@@ -157,6 +183,8 @@ def recognized(folder: Path | str, *, layout: str | None = None, **options: Any)
         raise ValueError(f"the layout {layout} takes no --{foreign[0]}")
     if layout in BY_NAME:
         options = {"channels": None, **options}
+    if "unpack" in known:
+        options["unpack"] = unpack
     plan = builder.plan(folder, **fixed, **options)
     plan.taken.insert(0, said)
     return plan
