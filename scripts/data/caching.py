@@ -79,6 +79,14 @@ class CachedDataset(CacheDataset):
         if self.cache_dir is not None:
             logger.info("cache %s: %d items found, %d made", self.cache_dir, self.found, self.made)
 
+    def prepared(self, index: int) -> Any:
+        """An item as it is kept, before the first random transform; not to be written into."""
+        return self._cache[index]
+
+    def augmented(self, item: Any) -> Any:
+        """A prepared item after the random transforms."""
+        return self.transform(item, start=len(deterministic(self.transform)))
+
     def _load_cache_item(self, idx: int) -> Any:
         if self.cache_dir is None:
             return super()._load_cache_item(idx)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,11 @@ class DrawnItems(Dataset):
     Args:
         dataset: with a ``transform``; a random one is seeded anew for every item.
         seed: of the run.
+        change: of a prepared item, before its augmentation: from its index and a random generator; None: nothing.
     """
 
-    def __init__(self, dataset: Any, seed: int = 0):
-        self.dataset, self.seed, self.epoch = dataset, seed, 0
+    def __init__(self, dataset: Any, seed: int = 0, change: Callable[[int, np.random.Generator], Any] | None = None):
+        self.dataset, self.seed, self.epoch, self.change = dataset, seed, 0, change
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentation the next items get."""
@@ -62,10 +63,14 @@ class DrawnItems(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         place = getattr(index, "place", int(index))
+        state = np.random.SeedSequence((self.seed, self.epoch, place))
         if isinstance(self.dataset.transform, Randomizable):
-            seed = int(np.random.SeedSequence((self.seed, self.epoch, place)).generate_state(1)[0])
-            self.dataset.transform.set_random_state(seed=seed)
-        item = self.dataset[int(index)]
+            self.dataset.transform.set_random_state(seed=int(state.generate_state(1)[0]))
+        if self.change is None:
+            item = self.dataset[int(index)]
+        else:
+            rng = np.random.default_rng(state.spawn(1)[0])
+            item = self.dataset.augmented(self.change(int(index), rng))
         if isinstance(item, Mapping):
             item = {**item, "index": int(index)}
         if getattr(index, "filler", False):
@@ -303,8 +308,8 @@ def _repeat_shuffled(rng: np.random.Generator, items: np.ndarray, count: int) ->
 
 
 def has_mask(items: Sequence[dict[str, Any]]) -> list[bool]:
-    """Which items of a datalist carry a mask."""
-    return ["label" in item for item in items]
+    """Of which items of a datalist the mask is known: they carry one, or are known to be free of lesions."""
+    return ["label" in item or bool(item.get("lesion_free")) for item in items]
 
 
 def groups(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 from scripts.networks.normalization import ForegroundInstanceNorm
 
 POOLINGS = ("logsumexp", "mean")
+EVIDENCE = ("signed", "softplus", "rectified")
+AT_ZERO = 0.05  # probability of any tumor where there is no evidence at all, for every number of classes
 
 
 class FusedFeatures(nn.Module):
@@ -59,13 +62,23 @@ class FusedFeatures(nn.Module):
 class EvidenceHead(nn.Module):
     """A spatial evidence map per class, and the class logits as its pooling over the foreground.
 
-    The evidence map *is* what the classifier sums up: ``logit_k = pool(evidence_k) + bias_k``. Because ``evidence`` is
-    a 1x1 convolution without bias right behind ``features``, Grad-CAM at ``features`` equals the positive evidence up
-    to a positive factor, for both poolings; HiResCAM equals it for mean pooling, and its softmax-weighted form for
-    log-sum-exp.
+    Cell logits are a 1x1 convolution without bias right behind ``features``; the evidence loss teaches them. The
+    evidence of tumor k is made of them and is what the classifier sums up, class 0, "no tumor", being the reference:
+    its evidence is 0 everywhere, so evidence for a tumor can not hide, negated, in the map of another class.
 
-    Class 0, "no tumor", is the reference: its evidence is 0 everywhere, so evidence for a tumor can not hide, negated,
-    in the map of the other class, and ``evidence_k`` is the evidence for tumor k against no tumor.
+    - "rectified": ``evidence_k = max(0, cells_k)``, ``logit_0 = 0``, ``logit_k = scale * pool(evidence_k) - c``. In
+      training the gradient through the rectifier is that of softplus: a cell below 0 is still taught by the class.
+    - "softplus": ``evidence_k = softplus(cells_k)`` in the foreground, the rest alike: positive everywhere.
+    - "signed": ``evidence_k = cells_k``, ``logit_k = pool(evidence_k) + bias_k`` with a learned bias, the head of
+      version 0.2.0. No evidence at all can then mean "tumor".
+
+    ``scale`` is learned and positive. ``c`` is fixed so that the probability of any tumor is `AT_ZERO` where evidence
+    is 0: a tumor is never said without evidence for it. With no evidence below 0, maps of tumors do not cancel, and the
+    map of any mixture of tumors is 0 only where all of theirs are.
+
+    Grad-CAM at ``features``, after its ReLU, is ``max(0, cells_k)`` up to a positive factor: the evidence itself for
+    "rectified", the positive part of it for "signed", and for "softplus" its asymptote. HiResCAM of "signed" equals the
+    evidence for mean pooling, and its softmax-weighted form for log-sum-exp.
 
     Args:
         spatial_dims: 2 or 3.
@@ -74,10 +87,13 @@ class EvidenceHead(nn.Module):
         pooling: "logsumexp" (``log(mean(exp(r e))) / r``) or "mean".
         sharpness: r, 1/temperature: 0 is the mean, infinity the maximum.
         masked: pool over the foreground; otherwise over the whole grid (an ablation).
+        evidence: "rectified", "softplus" or "signed".
 
     Source: log-sum-exp pooling, Pinheiro and Collobert, "From Image-level to Pixel-level Labeling with Convolutional
     Networks", CVPR 2015, eq. 6.
     """
+
+    __constants__ = ["signed"]  # noqa: RUF012 - TorchScript leaves out the branches of the other kind
 
     def __init__(
         self,
@@ -89,17 +105,26 @@ class EvidenceHead(nn.Module):
         pooling: str = "logsumexp",
         sharpness: float = 5.0,
         masked: bool = True,
+        evidence: str = "signed",
     ):
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, got {pooling!r}")
-        self.pooling, self.sharpness, self.masked = pooling, sharpness, masked
+        if evidence not in EVIDENCE:
+            raise ValueError(f"evidence is one of {', '.join(EVIDENCE)}, got {evidence!r}")
+        self.pooling, self.sharpness, self.masked, self.kind = pooling, sharpness, masked, evidence
         self.features = FusedFeatures(spatial_dims, in_channels, scales, channels)
         self.evidence = Convolution(spatial_dims, channels, num_classes - 1, kernel_size=1, bias=False, conv_only=True)
-        self.bias = nn.Parameter(torch.zeros(num_classes))
+        self.signed = evidence == "signed"
+        if self.signed:
+            self.bias = nn.Parameter(torch.zeros(num_classes))
+        else:
+            at_zero = math.log((num_classes - 1) * (1 - AT_ZERO) / AT_ZERO)
+            self.register_buffer("bias", torch.tensor([0.0] + [-at_zero] * (num_classes - 1)), persistent=False)
+            self.log_scale = nn.Parameter(torch.tensor(math.log(2.0)))
 
     def pool(self, evidence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Class logits without bias, (B, K), from evidence (B, K, h, w[, d]) and foreground (B, 1, h, w[, d])."""
+        """Pooled evidence (B, K) from evidence (B, K, h, w[, d]) and foreground (B, 1, h, w[, d])."""
         flat = evidence.flatten(2).float()
         inside = mask.flatten(2).float() if self.masked else torch.ones_like(mask).flatten(2).float()
         count = inside.sum(dim=2)
@@ -107,6 +132,23 @@ class EvidenceHead(nn.Module):
             return (flat * inside).sum(dim=2) / count
         scaled = (self.sharpness * flat).masked_fill(inside == 0, float("-inf"))
         return (torch.logsumexp(scaled, dim=2) - torch.log(count)) / self.sharpness
+
+    def cells(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
+        """Cell logits (B, K, h, w[, d]), float32, exactly 0 in air and for class 0; arguments as of `forward`."""
+        tumor = self.evidence(self.features(features, masks[0])).float()
+        return torch.cat([torch.zeros_like(tumor[:, :1]), tumor], dim=1)
+
+    def of_cells(self, cells: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, K) and evidence from cell logits and the foreground (B, 1, h, w[, d])."""
+        if self.signed:
+            return self.pool(cells, mask) + self.bias, cells
+        else:  # kept, because TorchScript compiles what follows a return
+            tumor = torch.relu(cells[:, 1:])
+            if self.training or self.kind == "softplus":
+                soft = nn.functional.softplus(cells[:, 1:]) * mask.float()
+                tumor = soft if self.kind == "softplus" else tumor + (soft - soft.detach())
+            evidence = torch.cat([cells[:, :1], tumor], dim=1)
+            return torch.exp(self.log_scale) * self.pool(evidence, mask) + self.bias, evidence
 
     def forward(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Classify.
@@ -118,9 +160,7 @@ class EvidenceHead(nn.Module):
         Returns:
             logits (B, K) and evidence (B, K, h, w[, d]), both float32; evidence is exactly 0 in air and for class 0.
         """
-        tumor = self.evidence(self.features(features, masks[0])).float()
-        evidence = torch.cat([torch.zeros_like(tumor[:, :1]), tumor], dim=1)
-        return self.pool(evidence, masks[0]) + self.bias, evidence
+        return self.of_cells(self.cells(features, masks), masks[0])
 
 
 class AveragePoolHead(nn.Module):

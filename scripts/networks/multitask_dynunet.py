@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets import DynUNet
@@ -38,6 +39,8 @@ class MultiTaskDynUNet(DynUNet):
         evidence_levels: how many of the last encoder levels the evidence head fuses; 1 is the bottleneck alone.
         evidence_channels: width of the fused features.
         pooling, sharpness: of the evidence, see `scripts.networks.heads.EvidenceHead`.
+        evidence: "rectified", "softplus", or "signed", the head of version 0.2.0 and of runs whose config has no such
+            key. The state dict says which it is: "signed" has a ``head.bias``, the others a ``head.log_scale``.
         masked_pooling: pool over the foreground only. None: as the head does by default (evidence yes, average no).
         res_block, deep_supervision: not supported.
 
@@ -69,6 +72,7 @@ class MultiTaskDynUNet(DynUNet):
         pooling: str = "logsumexp",
         sharpness: float = 5.0,
         masked_pooling: bool | None = None,
+        evidence: str = "signed",
         res_block: bool = False,
         deep_supervision: bool = False,
     ):
@@ -118,6 +122,7 @@ class MultiTaskDynUNet(DynUNet):
                 pooling,
                 sharpness,
                 masked_pooling is not False,
+                evidence,
             )
             self.head.apply(self.initialize_weights)
             # Start near "no evidence": log-sum-exp of large random maps would dominate the first logits.
@@ -205,6 +210,15 @@ class MultiTaskDynUNet(DynUNet):
         """Class logits (B, K) and evidence (B, K, h, w[, d]) from `encode` (evidence empty without such a head)."""
         first = len(features) - self.evidence_levels
         return self.head(features[first:], masks[first:])
+
+    def classify_cells(
+        self, features: list[torch.Tensor], masks: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `classify` gives, and the cell logits (B, K, h, w[, d]) that the evidence is made of (evidence head)."""
+        first = len(features) - self.evidence_levels
+        head: Any = self.head
+        cells = head.cells(features[first:], masks[first:])
+        return (*head.of_cells(cells, masks[first]), cells)
 
     @torch.jit.export
     def multitask(

@@ -68,7 +68,12 @@ def count_classes(datalist_file: str | None, dataset_dir: str | None, classes: d
 
 
 def stage_items(
-    datalist: dict[str, Any], part: str, dataset_dir: str, need: str = "any", targets: Mapping[str, bool] | None = None
+    datalist: dict[str, Any],
+    part: str,
+    dataset_dir: str,
+    need: str = "any",
+    targets: Mapping[str, bool] | None = None,
+    empty_masks: bool = False,
 ) -> list[dict[str, Any]]:
     """Items of a part with absolute paths.
 
@@ -76,21 +81,28 @@ def stage_items(
         datalist: from `read_datalist`.
         part: "training", "validation" or "test".
         dataset_dir: folder that the paths are relative to.
-        need: "any", "mask" (items with a mask) or "diagnosis" (items with a class or a mask, from which it may follow).
+        need: "any", "mask" (items whose mask is known, be it empty) or "diagnosis" (items with a class or a mask, from
+            which it may follow).
         targets: what the items are trained on, {"mask": bool, "diagnosis": bool}: items that have none of it would
             train nothing, they are left out and counted in the log. None: all are kept.
+        empty_masks: items of class 0 without a mask get ``lesion_free``: their mask is known, it is empty; unless the
+            datalist says that "no tumor" does not mean "no lesion".
 
     Raises:
         ValueError: when nothing is left.
     """
     tests = {
         "any": lambda item: True,
-        "mask": lambda item: "label" in item,
+        "mask": lambda item: "label" in item or "lesion_free" in item,
         "diagnosis": lambda item: item.get("diagnosis", -1) != -1 or "label" in item,
     }
     if need not in tests:
         raise ValueError(f"items is one of {', '.join(tests)}, got {need!r}")
-    every = datalist.get(part, [])
+    free = empty_masks and datalist.get(datalists.NO_LESION, True)
+    every = [
+        {**item, "lesion_free": True} if free and item.get("diagnosis") == 0 and "label" not in item else item
+        for item in datalist.get(part, [])
+    ]
     chosen = [item for item in every if tests[need](item)]
     if not chosen:
         raise ValueError(
@@ -102,7 +114,7 @@ def stage_items(
         used = [
             item
             for item in chosen
-            if (targets["mask"] and "label" in item) or (targets["diagnosis"] and _has_class(item, classes))
+            if (targets["mask"] and tests["mask"](item)) or (targets["diagnosis"] and _has_class(item, classes))
         ]
         trained = " or ".join(
             {"mask": "a mask", "diagnosis": "a known class"}[name] for name in targets if targets[name]

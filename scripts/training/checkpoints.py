@@ -22,6 +22,7 @@ from scripts.runs.checkpoint_files import (
     read_checkpoint,
     save_atomic,
     save_checkpoint,
+    warm_start,
 )
 from scripts.runs.folder import read_manifest
 from scripts.training.averaging import WeightAverage
@@ -36,6 +37,7 @@ __all__ = [
     "read_checkpoint",
     "save_atomic",
     "save_checkpoint",
+    "warm_start",
 ]
 
 logger = logging.getLogger(__name__)

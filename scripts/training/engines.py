@@ -98,9 +98,10 @@ class MultiTaskStep(nn.Module):
             index: (B,) int, the items' places in their dataset; for ``cache_features``.
 
         Returns:
-            "seg" (M, 2, H, W[, D]), "cls" (B, K), "evidence" (B, K, h, w[, d]), as far as asked, float32 logits. In
-            training with several processes also "anchor", a 0 that ties the loss to a parameter: a process whose items
-            have no target must send gradients of 0, or the others wait for it.
+            "seg" (M, 2, H, W[, D]), "cls" (B, K), "evidence" and the cell logits "cells" that it is made of
+            (B, K, h, w[, d]), as far as asked, float32. In training with several processes also "anchor", a 0 that ties
+            the loss to a parameter: a process whose items have no target must send gradients of 0, or the others wait
+            for it.
         """
         masked, index = (has_mask, index) if self.training else (None, None)
         parts = min(self.accumulation_steps, len(image)) if self.training else 1
@@ -113,7 +114,7 @@ class MultiTaskStep(nn.Module):
             # The last part's activations are freed first in the backward pass, so they may stay.
             outputs = [checkpoint(self._outputs, *chunk, use_reentrant=False) for chunk in chunks[:-1]]
             outputs.append(self._outputs(*chunks[-1]))
-            names = [name for name in ("seg", "cls", "evidence") if any(name in output for output in outputs)]
+            names = [name for name in ("seg", "cls", "evidence", "cells") if any(name in output for output in outputs)]
             result = {name: torch.cat([o[name] for o in outputs if name in o]) for name in names}
         if self.training and parallel.world() > 1:
             trained = next(p for p in self.network.parameters() if p.requires_grad)
@@ -134,12 +135,12 @@ class MultiTaskStep(nn.Module):
                     result["seg"] = self.network.decode(features, masks)
                 elif bool(masked.any()):
                     result["seg"] = self.network.decode([f[masked] for f in features], [m[masked] for m in masks])
-            if self.classification or self.evidence:
-                logits, evidence = self.network.classify(features, masks)
-                if self.classification:
-                    result["cls"] = logits
-                if self.evidence:
-                    result["evidence"] = evidence
+            if self.evidence:
+                logits, result["evidence"], result["cells"] = self.network.classify_cells(features, masks)
+            elif self.classification:
+                logits, _ = self.network.classify(features, masks)
+            if self.classification:
+                result["cls"] = logits
         return result
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class CaseDataset(CachedDataset):
         spatial_dims: 2 for a network that takes slices, 3 for volumes.
         num_classes: with more than two, the class of MONAI Label's items is unknown: a label tells tumor from none, and
             teaching "no tumor" alone would make every tumor one of no class.
+        append: what follows the items, made of the dataset; every item then has the key "intervention", "" for those of
+            the data. None: nothing follows.
 
     Raises:
         ValueError: when no item is left.
@@ -73,6 +75,7 @@ class CaseDataset(CachedDataset):
         slices: Mapping[str, Any] | None = None,
         spatial_dims: int = 2,
         num_classes: int = 2,
+        append: Callable[[CachedDataset], list[dict[str, Any]]] | None = None,
     ) -> None:
         items: list[Any] = list(data)
         if slices is not None:
@@ -86,6 +89,17 @@ class CaseDataset(CachedDataset):
             if num_classes > 2:
                 items = [{**item, "diagnosis": -1} for item in items]
         super().__init__(items, transform, cache_dir, num_workers=num_workers, progress=progress)
+        self.appended: list[dict[str, Any]] | None = None if append is None else append(self)
+
+    def __len__(self) -> int:
+        return len(self.data) + len(getattr(self, "appended", None) or ())
+
+    def __getitem__(self, index: Any) -> Any:
+        if self.appended is None:
+            return super().__getitem__(index)
+        if index >= len(self.data):
+            return self.appended[index - len(self.data)]
+        return {**super().__getitem__(index), "intervention": ""}
 
 
 def expand_volumes(data: Sequence[Mapping[str, Any]], rule: SliceRule) -> list[dict[str, Any]]:

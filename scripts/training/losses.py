@@ -20,7 +20,9 @@ SMOOTH = 1e-5
 
 
 class SegmentationLoss(nn.Module):
-    """Soft Dice of the tumor channels over the whole batch, plus cross-entropy: MONAI's ``DiceCELoss(batch=True)``.
+    """Soft Dice of the tumor channels over the whole batch, plus cross-entropy.
+
+    MONAI's ``DiceCELoss(batch=True)`` where the batch has a tumor; without any, cross-entropy alone.
 
     Args:
         out_channels: of the network, background included.
@@ -34,7 +36,7 @@ class SegmentationLoss(nn.Module):
         if out_channels < 2:
             raise ValueError(f"segmentation needs a background channel and a tumor channel, got {out_channels} channel")
         self.out_channels = out_channels
-        self.size = 2 * (out_channels - 1) + 2
+        self.size = 3 * (out_channels - 1) + 2
 
     def sums(self, seg: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Sums of a batch.
@@ -44,7 +46,7 @@ class SegmentationLoss(nn.Module):
             label: (M, 1, H, W[, D]), class of each pixel.
 
         Returns:
-            (size,): overlap of each tumor channel, its prediction plus its truth, cross-entropy, number of pixels.
+            (size,): overlap of each tumor channel, its prediction, its truth, cross-entropy, number of pixels.
 
         Raises:
             ValueError: when the network has another number of channels.
@@ -60,14 +62,21 @@ class SegmentationLoss(nn.Module):
         axes = [0, *range(2, p.ndim)]
         entropy = nn.functional.cross_entropy(seg, classes, reduction="sum")
         pixels = entropy.new_tensor([classes.numel()])
-        return torch.cat([(p * y).sum(axes), (p + y).sum(axes), entropy[None], pixels])
+        return torch.cat([(p * y).sum(axes), p.sum(axes), y.sum(axes), entropy[None], pixels])
 
     def of_sums(self, sums: torch.Tensor) -> torch.Tensor | None:
-        """The loss, a scalar; None without a pixel."""
-        overlap, both = sums[:-2].chunk(2)
+        """The loss, a scalar; None without a pixel.
+
+        Dice is of the channels that the batch has a tumor of: of nothing it is 1 for any prediction, without a
+        gradient, and cross-entropy says the rest. Where there is a tumor, what is predicted in heads without one lowers
+        it.
+        """
+        overlap, predicted, true = sums[:-2].chunk(3)
         if sums[-1] == 0:
             return None
-        return (1 - (2 * overlap + SMOOTH) / (both + SMOOTH)).mean() + sums[-2] / sums[-1]
+        dice = 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
+        present = (true > 0).to(dice.dtype)
+        return (dice * present).sum() / present.sum().clamp(min=1) + sums[-2] / sums[-1]
 
     def forward(self, seg: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss of one batch; arguments as of `sums`."""
@@ -144,7 +153,7 @@ def pooling_of(network: nn.Module) -> dict[str, Any]:
 class EvidenceLoss(nn.Module):
     """Asks the evidence of a tumor to lie in the tumor, against the area of tumor in each cell.
 
-    Each cell of the evidence grid is a soft classification: ``softmax(evidence)`` over the classes against the target
+    Each cell of the evidence grid is a soft classification: ``softmax(cells)`` over the classes against the target
     ``1 - area`` for no tumor and ``area`` for the tumor's class, as cross-entropy and as soft Dice of the tumor
     classes, over the foreground cells. A max-pooled target would reward cells that localization measures then punish.
 
@@ -182,12 +191,12 @@ class EvidenceLoss(nn.Module):
         self.offset = float(torch.logit(torch.tensor(area_at_zero)))
 
     def sums(
-        self, evidence: torch.Tensor, label: torch.Tensor, foreground: torch.Tensor, diagnosis: torch.Tensor
+        self, cells: torch.Tensor, label: torch.Tensor, foreground: torch.Tensor, diagnosis: torch.Tensor
     ) -> torch.Tensor:
         """Sums of a batch.
 
         Args:
-            evidence: (B, K, h, w[, d]), channel 0 the reference "no tumor".
+            cells: cell logits (B, K, h, w[, d]), channel 0 the reference "no tumor".
             label: (B, 1, H, W[, D]), 1 in the tumor; H a multiple of h.
             foreground: (B, 1, H, W[, D]), 1 in the head.
             diagnosis: (B,), class of each item; for -1 or 0 with tumor in the label, all tumor classes share the area.
@@ -195,11 +204,11 @@ class EvidenceLoss(nn.Module):
         Returns:
             (6,): cross-entropy, cells, overlap, prediction plus truth, background terms, their number.
         """
-        cells: Any = tuple(evidence.shape[2:])
-        pool: Any = nn.functional.adaptive_avg_pool3d if len(cells) == 3 else nn.functional.adaptive_avg_pool2d
-        area = pool(label.float(), cells).flatten(2)
-        inside = (pool(foreground.float(), cells) > 0).float().flatten(2)
-        flat = evidence.flatten(2)
+        grid: Any = tuple(cells.shape[2:])
+        pool: Any = nn.functional.adaptive_avg_pool3d if len(grid) == 3 else nn.functional.adaptive_avg_pool2d
+        area = pool(label.float(), grid).flatten(2)
+        inside = (pool(foreground.float(), grid) > 0).float().flatten(2)
+        flat = cells.flatten(2)
         logits = torch.cat([flat[:, :1], flat[:, 1:] + self.offset], dim=1)
         log_p = torch.log_softmax(logits, dim=1)
         log_tumor = torch.logsumexp(log_p[:, 1:], dim=1, keepdim=True)
@@ -243,10 +252,10 @@ class EvidenceLoss(nn.Module):
         return loss
 
     def forward(
-        self, evidence: torch.Tensor, label: torch.Tensor, foreground: torch.Tensor, diagnosis: torch.Tensor
+        self, cells: torch.Tensor, label: torch.Tensor, foreground: torch.Tensor, diagnosis: torch.Tensor
     ) -> torch.Tensor:
         """The loss of one batch, a scalar; arguments as of `sums`."""
-        loss = self.of_sums(self.sums(evidence, label, foreground, diagnosis))
+        loss = self.of_sums(self.sums(cells, label, foreground, diagnosis))
         if loss is None:
             raise ValueError("no cell of the evidence lies in the foreground")
         return loss
@@ -294,8 +303,9 @@ class MultiTaskLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            pred: "seg" logits (M, C, H, W[, D]) of the M items with a mask, in order; "cls" logits (B, K); "evidence"
-                (B, K, h, w[, d]). Absent outputs are left out of the loss. "anchor": see `scripts.training.engines`.
+            pred: "seg" logits (M, C, H, W[, D]) of the M items with a mask, in order; "cls" logits (B, K); "cells", the
+                cell logits of the evidence (B, K, h, w[, d]). Absent outputs are left out of the loss. "anchor": see
+                `scripts.training.engines`.
             target: "label" and "foreground" (B, 1, H, W[, D]), "has_mask" (B,) bool, "diagnosis" (B,) int, -1 unknown.
 
         Raises:
@@ -344,7 +354,7 @@ class MultiTaskLoss(nn.Module):
             result["segmentation"] = self.segmentation.sums(pred["seg"], target["label"][has_mask])
         if "classification" in result and "cls" in pred and (several or bool(known.any())):
             result["classification"] = self.classification.sums(pred["cls"][known], diagnosis[known])
-        if "evidence" in result and "evidence" in pred and (several or bool(has_mask.any())):
+        if "evidence" in result and "cells" in pred and (several or bool(has_mask.any())):
             masked = (target[key][has_mask] for key in ("label", "foreground", "diagnosis"))
-            result["evidence"] = self.evidence.sums(pred["evidence"][has_mask], *masked)
+            result["evidence"] = self.evidence.sums(pred["cells"][has_mask], *masked)
         return result

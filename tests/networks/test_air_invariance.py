@@ -87,7 +87,16 @@ def test_more_air_changes_nothing(dims, touching):
     assert plain["seg"][x.expand_as(plain["seg"]) != 0].std() > 0.1
 
 
-@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"evidence_levels": 1}, {"evidence_levels": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling": "mean"},
+        {"evidence_levels": 1},
+        {"evidence_levels": 3},
+        {"evidence": "rectified"},
+        {"evidence": "softplus"},
+    ],
+)
 def test_more_air_changes_nothing_with_other_heads(options):
     network, x = tiny(**options), heads(touching=True)
     plain, padded = outputs(network, x), outputs(network, pad_with_air(x, PADDINGS[2]))

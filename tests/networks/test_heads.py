@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from scripts.networks.heads import AveragePoolHead, EvidenceHead, FusedFeatures
+from scripts.networks.heads import AT_ZERO, AveragePoolHead, EvidenceHead, FusedFeatures
 from tests.networks.nets import heads, tiny
 
 
@@ -71,8 +71,8 @@ def test_average_pool_head_by_hand():
 class Maps:
     """Grad-CAM and HiResCAM at head.features by their formulas, before ReLU."""
 
-    def __init__(self, pooling: str, score):
-        network, x = tiny(pooling=pooling), heads(touching=True)
+    def __init__(self, pooling: str, score, evidence: str = "signed"):
+        network, x = tiny(pooling=pooling, evidence=evidence), heads(touching=True)
         kept = []
         hook = network.get_submodule("head.features").register_forward_hook(lambda _, __, out: kept.append(out))
         outputs = network.multitask(x, segmentation=False)
@@ -114,3 +114,84 @@ def test_grad_cam_of_the_tumor_log_odds_is_the_tumor_evidence(pooling):
     share = maps.logits[:, 1:].softmax(1)
     tumor = (share[:, :, None, None] * maps.evidence[:, 1:]).sum(1) - maps.evidence[:, 0]
     torch.testing.assert_close(maps.grad_cam * maps.cells, tumor, atol=1e-5, rtol=1e-4)
+
+
+def positive(evidence: str, classes: int = 3) -> EvidenceHead:
+    return EvidenceHead(2, [3], [[1, 1]], 4, classes, evidence=evidence).eval()
+
+
+CELLS = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[1.0, 3.0], [0.0, 0.0]], [[-2.0, -1.0], [0.0, 0.0]]])[None]
+
+
+def test_rectified_evidence_and_its_logits_by_hand():
+    with torch.no_grad():
+        logits, evidence = positive("rectified").of_cells(CELLS, MASK)
+    assert evidence[0, 1].tolist() == [[1.0, 3.0], [0.0, 0.0]]
+    assert not evidence[0, [0, 2]].any()
+    at_zero = math.log(2 * 0.95 / 0.05)
+    pooled = math.log((math.exp(5) + math.exp(15)) / 2) / 5
+    assert logits[0].tolist() == pytest.approx([0.0, 2 * pooled - at_zero, -at_zero], abs=1e-5)
+
+
+def test_softplus_evidence_is_positive_in_the_head_and_0_in_air():
+    _, evidence = positive("softplus").of_cells(CELLS, MASK)
+    expected = [math.log1p(math.exp(v)) for v in (1.0, 3.0, -2.0, -1.0)]
+    assert evidence[0, 1:, 0].flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    assert not evidence[0, 1:, 1].any()
+    assert not evidence[0, 0].any()
+
+
+@pytest.mark.parametrize(("evidence", "lowest"), [("rectified", 0.0), ("softplus", -60.0)])
+@pytest.mark.parametrize("classes", [2, 4, 9])
+def test_no_evidence_means_no_tumor_for_any_number_of_classes_and_any_scale(evidence, lowest, classes):
+    head = positive(evidence, classes)
+    with torch.no_grad():
+        head.log_scale.fill_(3.0)
+    cells = torch.full((1, classes, 2, 2), lowest)
+    cells[:, 0] = 0
+    logits, _ = head.of_cells(cells, torch.ones(1, 1, 2, 2))
+    assert float(1 - logits.softmax(1)[0, 0]) == pytest.approx(AT_ZERO, abs=1e-6)
+
+
+def test_a_tumor_verdict_has_evidence_in_its_class_and_evidence_is_never_negative():
+    head = positive("rectified", 4)
+    generator = torch.Generator().manual_seed(0)
+    cells = 4 * torch.randn(200, 4, 3, 3, generator=generator) - 7
+    cells[:, 0] = 0
+    with torch.no_grad():
+        logits, evidence = head.of_cells(cells, torch.ones(200, 1, 3, 3))
+    said = logits.argmax(1)
+    assert 20 < int((said > 0).sum()) < 180
+    assert evidence.min() == 0
+    strongest = evidence.flatten(2).amax(2).gather(1, said[:, None])[:, 0]
+    assert (strongest[said > 0] > 0).all()
+
+
+@pytest.mark.parametrize(("training", "expected"), [(True, 1 / (1 + math.exp(2))), (False, 0.0)])
+def test_cells_below_zero_are_taught_by_the_class_in_training_alone(training, expected):
+    head = positive("rectified", 2).train(training)
+    cells = torch.tensor([[[[0.0]], [[-2.0]]]], requires_grad=True)
+    logits, evidence = head.of_cells(cells, torch.ones(1, 1, 1, 1))
+    assert float(evidence[0, 1]) == 0.0
+    (gradient,) = torch.autograd.grad(logits[0, 1], cells)
+    assert float(gradient[0, 1]) == pytest.approx(2 * expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("pooling", ["mean", "logsumexp"])
+def test_grad_cam_is_the_rectified_evidence_up_to_a_positive_factor(pooling, k):
+    maps = Maps(pooling, lambda logits: logits[:, k], "rectified")
+    evidence, found = maps.evidence[:, k], maps.grad_cam.relu()
+    assert evidence.amax() > 0.1
+    for own, cam in zip(evidence, found, strict=True):
+        torch.testing.assert_close(cam / cam.max(), own / own.max(), atol=1e-5, rtol=1e-4)
+
+
+def test_state_dicts_of_the_two_kinds_differ():
+    signed, rectified = (set(tiny(evidence=kind).state_dict()) for kind in ("signed", "rectified"))
+    assert signed ^ rectified == {"head.bias", "head.log_scale"}
+
+
+def test_unknown_evidence_is_refused():
+    with pytest.raises(ValueError, match="evidence is one of signed, softplus, rectified, got 'clamped'"):
+        positive("clamped")

@@ -180,8 +180,15 @@ def test_state_dict_has_the_stock_names_once():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"dims": 3}, {"pooling": "mean"}, {"normalization": "instance", "head": "average_pool"}],
-    ids=["2D", "3D", "mean pooling", "stock design"],
+    [
+        {},
+        {"dims": 3},
+        {"pooling": "mean"},
+        {"normalization": "instance", "head": "average_pool"},
+        {"evidence": "rectified"},
+        {"evidence": "softplus", "dims": 3},
+    ],
+    ids=["2D", "3D", "mean pooling", "stock design", "rectified", "softplus 3D"],
 )
 def test_torchscript_equals_eager(options):
     network = tiny(**options)

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Events
 
 from scripts.measures.metrics import fit_temperature, tumor_probability
-from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic
+from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic, warm_start
 from tests.networks.nets import tiny
 from tests.stages import BATCHES, EPOCHS, Stage, Stopped, assert_same
 
@@ -26,6 +26,22 @@ def test_failed_save_leaves_the_old_file(tmp_path):
     save_atomic({"a": torch.zeros(3)}, path)
     assert torch.equal(torch.load(path)["a"], torch.zeros(3))
     assert [p.name for p in path.parent.iterdir()] == ["weights.pt"]
+
+
+def test_warm_start_takes_what_fits_and_leaves_the_rest(tmp_path):
+    old, new = tiny(seed=1), tiny(seed=2, evidence="rectified")
+    before = {k: v.clone() for k, v in new.state_dict().items()}
+    torch.save(old.state_dict(), tmp_path / WEIGHTS)
+    warm_start(new, tmp_path / WEIGHTS)
+    after = new.state_dict()
+    assert torch.equal(after.pop("head.log_scale"), before["head.log_scale"])
+    assert all(torch.equal(value, old.state_dict()[key]) for key, value in after.items())
+
+
+def test_warm_start_from_too_different_weights_is_refused(tmp_path):
+    torch.save({"x": torch.zeros(1)}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match="less than half of this MultiTaskDynUNet"):
+        warm_start(tiny(), tmp_path / WEIGHTS)
 
 
 class TestLoadWeights:

@@ -128,7 +128,7 @@ def test_only_the_outputs_asked_for_are_computed(asked, ran):
     x, target = batch([True] * 4)
     pred = step(x, target["has_mask"])
     assert [len(s.items) for s in seen] == ran
-    assert sorted(pred) == sorted(["seg"] * ran[0] + ["cls", "evidence"] * ran[1])
+    assert sorted(pred) == sorted(["seg"] * ran[0] + ["cells", "cls", "evidence"] * ran[1])
 
 
 @pytest.mark.parametrize("masks", [[True, False, True, False], [False, True, True, True]])
@@ -139,6 +139,7 @@ def test_outputs_and_gradients_equal_those_of_the_full_computation(masks):
     every = full.train().multitask(x)
     torch.testing.assert_close(pred["seg"], every["seg"][target["has_mask"]], atol=1e-5, rtol=0)
     every["seg"] = every["seg"][target["has_mask"]]
+    every["cells"] = every["evidence"]  # the same in the signed head
     MultiTaskLoss()(pred, target).backward()
     MultiTaskLoss()(every, target).backward()
     expected = gradients(full)
@@ -151,7 +152,7 @@ def test_evaluation_equals_the_network():
     network, x = tiny(), heads()
     with torch.no_grad():
         found, expected = MultiTaskStep(network).eval()(x), network.multitask(x)
-    assert sorted(found) == ["cls", "evidence", "seg"]
+    assert sorted(found) == ["cells", "cls", "evidence", "seg"]
     for name, value in expected.items():
         assert torch.equal(found[name], value)
 
@@ -273,7 +274,7 @@ def test_dropout_is_the_same_when_a_part_is_computed_again():
 def test_evidence_alone_comes_without_class_logits():
     x, target = batch([True] * 4)
     step = MultiTaskStep(tiny(), segmentation=False, classification=False, evidence=True).train()
-    assert sorted(step(x, target["has_mask"])) == ["evidence"]
+    assert sorted(step(x, target["has_mask"])) == ["cells", "evidence"]
 
 
 class TestKeptFeatures:

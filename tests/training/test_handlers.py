@@ -146,7 +146,8 @@ class TestValidationMetrics:
         engine = SimpleNamespace(state=SimpleNamespace(metrics={}))
         metrics.start(engine)
         for batch in batches:
-            engine.state.output, engine.state.batch = batch, {"source": batch["source"]}
+            named = {key: batch[key] for key in ("source", "intervention") if key in batch}
+            engine.state.output, engine.state.batch = batch, named
             metrics.collect(engine)
         metrics.compute(engine)
         return engine.state.metrics, metrics
@@ -187,6 +188,22 @@ class TestValidationMetrics:
         assert "auc" not in b, "one kind of case only"
         assert metrics.diagnosis.tolist() == [1, 0, 1]
         assert metrics.logits.tolist() == [[0.0, 2.0], [1.0, 0.0], [1.0, 0.0]]
+
+    def test_changed_items_count_for_themselves_alone(self):
+        rows = [
+            ("a", [0.0, 2.0], 1, 4, 4),
+            ("a", [1.0, 0.0], 0, 0, 3),  # no tumor, with a mask
+            ("a", [1.0, 0.0], 0, 0, 0),
+            ("a", [0.0, 1.0], 0, 0, 3),  # removed, still called a tumor
+            ("a", [1.0, 0.0], 0, 0, 0),  # removed, right
+            ("a", [0.0, 1.0], 1, 4, 0),  # moved, right
+        ]
+        batch = self.batch(rows) | {"intervention": ["", "", "", "removed", "removed", "moved"]}
+        found, metrics = self.run([batch])
+        assert (found["dice"], found["balanced_accuracy"], found["false_masks"]) == (1.0, 1.0, 0.5)
+        assert (found["removed"], found["moved"]) == (0.5, 1.0)
+        assert found["because"] == pytest.approx((0.5 + 1 + 1) / 3)
+        assert metrics.diagnosis.tolist() == [1, 0, 0]
 
     def test_classes_that_are_only_predicted_do_not_count(self):
         found, _ = self.run([self.batch([("a", [0.0, 1.0], 1, 1, 1), ("a", [1.0, 0.0], 1, 1, 1)])])

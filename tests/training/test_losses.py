@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from scripts.command.locations import CONFIGS
 from scripts.training.engines import MultiTaskStep
-from scripts.training.losses import EvidenceLoss, MultiTaskLoss, pooling_of
+from scripts.training.losses import EvidenceLoss, MultiTaskLoss, SegmentationLoss, pooling_of
 from tests.networks.nets import gradients, heads, tiny
 
 
@@ -257,7 +257,7 @@ def full_batch() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     pred = {
         "cls": LOGITS,
         "seg": torch.randn(2, 2, 4, 4, generator=generator),
-        "evidence": torch.randn(4, 3, 2, 2, generator=generator),
+        "cells": torch.randn(4, 3, 2, 2, generator=generator),
     }
     return pred, target
 
@@ -272,11 +272,31 @@ class TestMultiTaskLoss:
         loss = MultiTaskLoss(cls_weight=0, evidence_weight=0)
         assert float(loss(pred, target)) == pytest.approx(float(dice + cross_entropy), abs=1e-5)
 
+    def test_without_any_tumor_in_the_batch_cross_entropy_alone_is_left(self):
+        pred, target = full_batch()
+        seg, label = pred["seg"], torch.zeros_like(target["label"][target["has_mask"]])
+        loss = SegmentationLoss()(seg, label)
+        assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(seg, label[:, 0].long())), abs=1e-6)
+
+    def test_tumor_predicted_in_a_head_without_one_lowers_the_dice_of_the_batch(self):
+        seg, label = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+        label[0, :, :2] = 1
+        seg[0, 1], seg[0, 0] = 9.0 * label[0, 0], 9.0 * (1 - label[0, 0].float())
+        seg[1, 0] = 9.0
+        right = float(SegmentationLoss()(seg, label))
+        seg[1, 0, 0, :], seg[1, 1, 0, :] = 0.0, 9.0
+        p = 1 / (1 + math.exp(-9))
+        overlap, both = 8 * p, 8 * p + 8 * (1 - p) + 12 * (1 - p) + 4 * p + 8
+        dice = 1 - 2 * overlap / both
+        entropy = (28 * -math.log(p) + 4 * -math.log(1 - p)) / 32
+        assert right < 0.01
+        assert float(SegmentationLoss()(seg, label)) == pytest.approx(dice + entropy, abs=1e-4)
+
     def test_evidence_is_that_of_the_items_with_a_mask(self):
         pred, target = full_batch()
         m = target["has_mask"]
         expected = EvidenceLoss(0.3)(
-            pred["evidence"][m], target["label"][m], target["foreground"][m], target["diagnosis"][m]
+            pred["cells"][m], target["label"][m], target["foreground"][m], target["diagnosis"][m]
         )
         loss = MultiTaskLoss(seg_weight=0, cls_weight=0, area_at_zero=0.3)
         assert float(loss(pred, target)) == pytest.approx(float(expected), abs=1e-6)
@@ -307,7 +327,7 @@ class TestMultiTaskLoss:
             MultiTaskLoss()({"cls": LOGITS}, unknown)
         pred, target = full_batch()
         with pytest.raises(
-            ValueError, match=r"outputs \['cls', 'evidence', 'seg'\].* segmentation 0, classification 0, evidence 0"
+            ValueError, match=r"outputs \['cells', 'cls', 'seg'\].* segmentation 0, classification 0, evidence 0"
         ):
             MultiTaskLoss(0, 0, 0)(pred, target)
 

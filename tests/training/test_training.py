@@ -156,7 +156,7 @@ def loss_of(small_run, tmp_path, **values):
     pred = {
         "seg": torch.randn(1, 2, 8, 8, generator=generator),
         "cls": torch.randn(2, 2, generator=generator),
-        "evidence": torch.randn(2, 2, 4, 4, generator=generator),
+        "cells": torch.randn(2, 2, 4, 4, generator=generator),
     }
     label = (torch.rand(2, 1, 8, 8, generator=generator) > 0.5).to(torch.uint8)
     target = {

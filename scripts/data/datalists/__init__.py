@@ -9,6 +9,7 @@ from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.patients import find_patients
 from scripts.data.datalists.recognition import recognized
 from scripts.data.datalists.schema import (
+    NO_LESION,
     SPLITS,
     Datalist,
     Report,
@@ -32,6 +33,7 @@ from scripts.data.datalists.units import Item, paths, unit, units
 from scripts.data.datalists.volumes import nifti_cases, nifti_volumes
 
 __all__ = [
+    "NO_LESION",
     "SPLITS",
     "Datalist",
     "Item",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scripts.data.datalists.linking import file_order, linked, picture_of
-from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report, validate
+from scripts.data.datalists.schema import DEFAULT_FRACTIONS, NO_LESION, SPLITS, Datalist, Report, validate
 from scripts.data.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
 from scripts.data.datalists.splits import split_units
 from scripts.data.datalists.units import Item, paths, shared_numbers, warn_shared
@@ -221,6 +221,7 @@ def merge_sources(
         "name": name or "+".join(str(one.get("name", "unnamed")) for one in datalists),
         "modality": modality,
         "classes": {str(k): text for k, text in enumerate(classes)},
+        **({} if all(one.get(NO_LESION, True) for one in datalists) else {NO_LESION: False}),
         **{split: [] for split in SPLITS},
     }
     for item, group, side in zip(items, groups, sides, strict=True):

@@ -7,8 +7,10 @@ The form is MONAI's decathlon form, with paths relative to `dataset_dir`:
     item: {"image": "a.jpg", "label": "mask.png", "diagnosis": 1, "patient": "p017", "source": "x", "slice": 73,
            "plane": "axial", "foreground": "brain.nii.gz", "group": "x-12", "name": "p017_cor073"}
 
-Class 0 is always no tumor. `patient` is who it is, a number within its `source`: equal numbers of two sources are two
-people (see `patient_key`). Where the patient is unknown, `group` holds near-duplicates together.
+Class 0 is always no tumor. Pictures of class 0 without a mask are trained with an empty one, unless the list says
+`"no_tumor_means_no_lesion": false` (other lesions may be in them). `patient` is who it is, a number within its
+`source`: equal numbers of two sources are two people (see `patient_key`). Where the patient is unknown, `group` holds
+near-duplicates together.
 Files may be in UTF-8 or UTF-16, with or without a byte order mark; backslashes in paths count as "/".
 `slice` counts along the plane's axis of the volume in LPS ("axial" if no plane is named), `foreground` is the user's
 own mask of head or brain, `name` the case's name where the file's stem would not do. A DICOM series is its folder.
@@ -36,8 +38,20 @@ Datalist = dict[str, Any]
 
 SPLITS = ("training", "validation", "test")
 REQUIRED_KEYS = ("classes", *SPLITS)
-# What decathlon files may hold besides, kept and not used; `left_out`: counts of what limits left out, by reason.
-OPTIONAL_KEYS = ("name", "modality", "description", "reference", "licence", "license", "release", "left_out")
+NO_LESION = "no_tumor_means_no_lesion"
+# What decathlon files may hold besides, kept and not used; `left_out`: counts of what limits left out, by reason;
+# `NO_LESION`: whether pictures of class 0 are trained with an empty mask.
+OPTIONAL_KEYS = (
+    "name",
+    "modality",
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "release",
+    "left_out",
+    NO_LESION,
+)
 ITEM_KEYS = ("image", "label", "foreground", "diagnosis", "patient", "source", "slice", "plane", "group", "name")
 PLANES = ("axial", "coronal", "sagittal")
 DEFAULT_FRACTIONS = (0.60, 0.15, 0.25)
@@ -97,6 +111,8 @@ def merge(datalists: Sequence[Datalist], name: str | None = None) -> Datalist:
                     f"{key} differ, {first.get(key)} against {other.get(key)}"
                 )
     merged = {**first, "name": name or "+".join(str(one.get("name", "unnamed")) for one in datalists)}
+    if not all(one.get(NO_LESION, True) for one in datalists):
+        merged[NO_LESION] = False
     for split in SPLITS:
         merged[split] = [item for one in datalists for item in one[split]]
     validate(merged)
@@ -175,6 +191,8 @@ def validate(datalist: Any, dataset_dir: Path | str | None = None, origin: str =
     classes = datalist["classes"]
     if not isinstance(classes, dict) or len(classes) < 2 or sorted(classes) != sorted(map(str, range(len(classes)))):
         raise ValueError(f'{origin}: \'classes\' must map "0", "1", ... to at least two names, got {classes!r}')
+    if not isinstance(datalist.get(NO_LESION, True), bool):
+        raise ValueError(f"{origin}: {NO_LESION!r} is true or false, got {datalist[NO_LESION]!r}")
     for split in SPLITS:
         if not isinstance(datalist[split], list):
             raise ValueError(f"{origin}: {split!r} must be a list of items, got {type(datalist[split]).__name__}")

@@ -15,7 +15,8 @@ from scripts.measures.metrics import balanced_accuracy, tumor_probability
 from scripts.runs import parallel
 from scripts.training.handlers.monitoring import StageWriter
 
-KEY_METRICS = ("dice", "balanced_accuracy", "auc", "combined")  # what a validation measures and weights are selected by
+# What a validation measures and weights are selected by; the last where it has changed items.
+KEY_METRICS = ("dice", "balanced_accuracy", "auc", "combined", "because")
 
 
 class ValidationMetrics:
@@ -23,7 +24,11 @@ class ValidationMetrics:
 
     Written to ``engine.state.metrics``: ``dice`` (mean over cases with tumor in the mask), ``balanced_accuracy`` (of
     the most probable class), ``auc`` (tumor against none, if both are there) and ``combined``, the mean of the first
-    two. The same by source, as far as defined, is kept in ``by_source``; the logits are kept for threshold and
+    two. ``false_masks`` is the share of cases of class 0 with a mask. Where some items are changed (see
+    `scripts.training.counterfactuals`), all of these are of the others; ``removed`` is then the share of heads without
+    their tumor that are said to have none, ``moved`` that of heads with another's tumor whose kind is said, and
+    ``because`` the mean of these two and ``combined``: what to select by where the verdict has to follow the tumor. The
+    same by source, as far as defined, is kept in ``by_source``; the logits are kept for threshold and
     temperature. With several processes each brings its cases, and all compute the same over all of them.
     """
 
@@ -31,7 +36,7 @@ class ValidationMetrics:
         self.logits: np.ndarray = np.empty(0)
         self.diagnosis: np.ndarray = np.empty(0, dtype=int)
         self.by_source: dict[str, dict[str, float]] = {}
-        self._cases: list[tuple[str, float, int, np.ndarray]] = []
+        self._cases: list[tuple[str, float, int, np.ndarray, float, str]] = []
 
     def attach(self, engine: Engine) -> None:
         """Collect batches and compute at the end."""
@@ -47,25 +52,39 @@ class ValidationMetrics:
         """Add a batch."""
         pred, target = engine.state.output["pred"], engine.state.output["label"]
         chosen = target["has_mask"] & (target["label"].flatten(1).amax(dim=1) > 0)
-        dice = np.full(len(chosen), np.nan)
-        if "seg" in pred and bool(chosen.any()):
-            segmented = pred["seg"][chosen].argmax(dim=1, keepdim=True) > 0
-            values = compute_dice(segmented.float(), target["label"][chosen].float())
-            dice[chosen.cpu().numpy()] = values.flatten().cpu().numpy()
+        dice, marked = np.full((2, len(chosen)), np.nan)
+        if "seg" in pred:
+            segmented = pred["seg"].argmax(dim=1, keepdim=True) > 0
+            marked = segmented.flatten(1).any(dim=1).cpu().numpy().astype(float)
+            if bool(chosen.any()):
+                values = compute_dice(segmented[chosen].float(), target["label"][chosen].float())
+                dice[chosen.cpu().numpy()] = values.flatten().cpu().numpy()
         sources = engine.state.batch.get("source", ["unknown"] * len(dice))
+        changes = engine.state.batch.get("intervention", [""] * len(dice))
         logits = pred["cls"].float().cpu().numpy()
         diagnosis = target["diagnosis"].cpu().tolist()
-        self._cases += list(zip(sources, dice.tolist(), diagnosis, logits, strict=True))
+        self._cases += list(zip(sources, dice.tolist(), diagnosis, logits, marked.tolist(), changes, strict=True))
 
     def compute(self, engine: Any) -> None:
         """Write the metrics; what has no case is NaN."""
-        cases = parallel.gathered(self._cases)
+        every = parallel.gathered(self._cases)
+        cases = [case for case in every if not case[5]]
         source = np.asarray([case[0] for case in cases])
         dice = np.asarray([case[1] for case in cases])
         diagnosis = np.asarray([case[2] for case in cases], dtype=int)
         logits = np.stack([case[3] for case in cases])
         self.logits, self.diagnosis = logits[diagnosis >= 0], diagnosis[diagnosis >= 0]
-        engine.state.metrics.update(_metrics(dice, diagnosis, logits))
+        metrics = _metrics(dice, diagnosis, logits)
+        marked = np.asarray([case[4] for case in cases if case[2] == 0])
+        if len(marked) and not np.isnan(marked).any():
+            metrics["false_masks"] = float(marked.mean())
+        for kind in ("removed", "moved"):
+            right = [case[3].argmax() == case[2] for case in every if case[5] == kind]
+            if right:
+                metrics[kind] = float(np.mean(right))
+        if "removed" in metrics and "moved" in metrics:
+            metrics["because"] = (metrics["removed"] + metrics["moved"] + metrics["combined"]) / 3
+        engine.state.metrics.update(metrics)
         self.by_source = {
             str(name): {
                 metric: value

@@ -1,0 +1,179 @@
+"""Counterfactual items, drawn on the fly: heads whose tumor was taken out, tumors in heads without one, and controls.
+
+Where the pictures with and without a tumor come from different collections, a network can answer by the collection and
+never look at the tumor. Here the same head comes with and without its tumor, so that nothing else tells them apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.data.caching import CachedDataset
+from scripts.interventions import TRAINING_BLENDS, TRAINING_INFILLS, Donor, NoRoom, Outcome, remove, transplant
+from transforms.intensity import normalize_foreground
+from transforms.masking import mask_background
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("removed", "moved", "removal_control", "move_control")
+# Donors looked at, and kept to draw from: those whose head has the shape of the host's (the same plane, about).
+_CANDIDATES, _ALIKE = 16, 4
+_GRID = 16  # of the outlines that are compared
+
+
+class Counterfactuals:
+    """Changes an item by chance; what it is then is true by construction.
+
+    With a tumor: ``removed`` (class 0, empty mask) or ``removal_control`` (healthy tissue replaced elsewhere, all
+    else as it was). Without, where "no tumor" means no lesion: ``moved`` (the tumor of a donor from the items, with its
+    class and mask) or ``move_control`` (healthy tissue of a donor, all else as it was), so that seams tell nothing.
+    Infills and blends are drawn from those for training; what `scripts.interventions` holds out is never used. The
+    image is normalized over the head again: a file changed so would have come out of the pipeline like this.
+
+    Args:
+        dataset: the items, prepared.
+        share: of the items with a tumor, and of those without a lesion, that are changed; 0: none.
+        control_share: of these, controls.
+        infills, blends: of `scripts.interventions`, without the held out.
+
+    Raises:
+        ValueError: when a share is not in [0, 1], or a method is unknown or held out.
+    """
+
+    def __init__(
+        self,
+        dataset: CachedDataset,
+        share: float = 0.5,
+        control_share: float = 0.3,
+        infills: Sequence[str] = TRAINING_INFILLS,
+        blends: Sequence[str] = TRAINING_BLENDS,
+    ):
+        for name, value in (("counterfactual_share", share), ("control_share", control_share)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} lies between 0 and 1, got {value}")
+        for given, allowed in ((infills, TRAINING_INFILLS), (blends, TRAINING_BLENDS)):
+            if not given or set(given) - set(allowed):
+                raise ValueError(f"training draws from {', '.join(allowed)}; the others are held out; got {given}")
+        self.dataset, self.share, self.control_share = dataset, share, control_share
+        self.infills, self.blends = tuple(infills), tuple(blends)
+        self.donors = np.empty(0, int)
+        if share > 0:
+            items = [dataset.prepared(i) for i in range(len(dataset.data))]
+            self.donors = np.asarray([i for i, item in enumerate(items) if has_tumor(item)], int)
+            self.outlines = [outline(item["foreground"]) for item in items]
+            logger.info("counterfactual items: %d donors of %d items, share %g", len(self.donors), len(items), share)
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The item, changed or not, prepared and not yet augmented; key "intervention": of `KINDS`, or ""."""
+        item = self.dataset.prepared(index)
+        kind = ""
+        if rng.random() < self.share:
+            control = rng.random() < self.control_share
+            if has_tumor(item):
+                kind = "removal_control" if control else "removed"
+            elif lesion_free(item) and len(self.donors):
+                kind = "move_control" if control else "moved"
+        return self.changed(index, kind, rng)
+
+    def changed(self, index: int, kind: str, rng: np.random.Generator) -> dict[str, Any]:
+        """An item changed as asked; as it is where its head leaves no room for that (key "intervention" is "" then)."""
+        item = {**self.dataset.prepared(index), "intervention": ""}
+        if not kind:
+            return item
+        image, mask, foreground = arrays(item)
+        try:
+            if kind.startswith("remov"):
+                how, control = str(rng.choice(self.infills)), kind == "removal_control"
+                donor = item
+                outcome = remove(image, mask, foreground, rng, how, int(rng.integers(2, 6)), control)
+            else:
+                how, control = str(rng.choice(self.blends)), kind == "move_control"
+                donor = self.dataset.prepared(self.donor_of(index, rng))
+                given = Donor(*arrays(donor))
+                if rng.random() < 0.5:
+                    given = given.mirrored(0)
+                outcome = transplant(image, foreground, given, rng, how, int(rng.integers(2, 6)), control)
+        except NoRoom:
+            return item
+        return {**item, **answer(item, donor, outcome), "intervention": kind}
+
+    def donor_of(self, index: int, rng: np.random.Generator) -> int:
+        """One of the donors whose heads are most like this one in outline, of some drawn by chance."""
+        drawn = rng.choice(self.donors, min(_CANDIDATES, len(self.donors)), replace=False)
+        own = self.outlines[index]
+        unlike = [np.mean(own ^ self.outlines[k]) for k in drawn]
+        return int(drawn[rng.choice(np.argsort(unlike, kind="stable")[:_ALIKE])])
+
+
+def has_tumor(item: Mapping[str, Any]) -> bool:
+    """Whether an item has a known class of tumor and its mask."""
+    return item["diagnosis"] > 0 and item["has_mask"] and bool(item["label"].any())
+
+
+def lesion_free(item: Mapping[str, Any]) -> bool:
+    """Whether an item is known to show no lesion."""
+    return item["diagnosis"] == 0 and item["has_mask"]
+
+
+def outline(foreground: torch.Tensor) -> np.ndarray:
+    """The head (1, X, Y[, Z]) on a coarse grid, bool."""
+    shape = foreground.shape[1:]
+    index = np.ix_(*[np.arange(_GRID) * n // _GRID + n // (2 * _GRID) for n in shape])
+    return foreground[0].numpy()[index] != 0
+
+
+def arrays(item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image (C, X, Y[, Z]), tumor and head (X, Y[, Z]) of a prepared item."""
+    return item["image"].numpy(), item["label"][0].numpy() != 0, item["foreground"][0].numpy() != 0
+
+
+def answer(item: Mapping[str, Any], donor: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """What an outcome changes of its item: image, mask and class."""
+    image = normalize_foreground(torch.from_numpy(outcome.image), item["foreground"])
+    diagnosis = {"none": 0, "host": item["diagnosis"], "donor": donor["diagnosis"]}[outcome.answer]
+    label = torch.from_numpy(outcome.mask[None].astype(np.uint8))
+    return {"image": mask_background(image, item["foreground"]), "label": label, "diagnosis": diagnosis}
+
+
+class Changed:
+    """Changed items of a dataset, the same at every call: for a validation, after the items as they are.
+
+    Args:
+        count: how many of each of ``kinds`` at most; 0: none.
+        seed: of the changes.
+        kinds: of `KINDS`.
+
+    Raises:
+        ValueError: when ``count`` is less than 0.
+    """
+
+    def __init__(self, count: int, seed: int = 0, kinds: Sequence[str] = ("removed", "moved")):
+        if count < 0:
+            raise ValueError(f"validation_counterfactuals is 0 or more, got {count}")
+        self.count, self.seed, self.kinds = count, seed, tuple(kinds)
+
+    def __call__(self, dataset: CachedDataset) -> list[dict[str, Any]]:
+        """The changed items.
+
+        Raises:
+            ValueError: when the dataset has no item that could be changed so.
+        """
+        if not self.count:
+            return []
+        made = Counterfactuals(dataset, 1.0)
+        found: list[dict[str, Any]] = []
+        for kind in self.kinds:
+            fitting: Callable[[Mapping[str, Any]], bool] = has_tumor if kind.startswith("remov") else lesion_free
+            indices = [i for i in range(len(dataset.data)) if fitting(dataset.prepared(i))]
+            if not indices or not len(made.donors):
+                raise ValueError(f"validation_counterfactuals: no item of the validation can be {kind!r}; set it to 0")
+            rng = np.random.default_rng((self.seed, KINDS.index(kind)))
+            drawn = (made.changed(int(i), kind, rng) for i in rng.permutation(indices))
+            found += islice((item for item in drawn if item["intervention"]), self.count)
+        return found
