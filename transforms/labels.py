@@ -82,7 +82,8 @@ class Finalized(Transform):
     """Turn a preprocessed item into plain tensors with the same keys for every item, with and without masks.
 
     Afterwards the item holds exactly: image float32 (C, ...), foreground and label uint8 (1, ...; the label all 0 if
-    there is none), has_mask bool (also of items that say ``lesion_free``: their empty mask is known), diagnosis int, source, patient, group and name str, label_coverage float.
+    there is none), has_mask bool (also of items that say ``lesion_free``: their empty mask is known), diagnosis int,
+    source, patient, group and name str, label_coverage float.
     A missing diagnosis is derived from the label: no tumor voxel (on the original grid) is class 0, any is class 1 if
     there are two classes, else -1 (unknown). ``patient`` and ``group`` (of near-duplicates) are "" where unknown.
 
