@@ -38,8 +38,8 @@ def test_a_verdict_that_changes_is_counted(monkeypatch):
 
     monkeypatch.setattr(invariance, "probability", brightness)
     rows = {row["change"]: row for row in invariance.measure(None, [np.full((20, 20), 60, np.uint8)])}
-    assert rows["border, lossless: white, all sides"]["flips"] == 1
-    assert rows["border, lossless: black, left"]["flips"] == 0
-    assert abs(rows["border, lossless: white, all sides"]["maximum"] - 0.2) < 1e-9
+    white = [row for name, row in rows.items() if name.startswith("border, lossless: white")]
+    assert any(row["flips"] == 1 and abs(row["maximum"] - 0.2) < 1e-9 for row in white)
+    assert all(row["flips"] == 0 for name, row in rows.items() if "lossless: black" in name)
     text = invariance.table(list(rows.values()))
     assert "MISSED" in text
