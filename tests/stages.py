@@ -24,6 +24,7 @@ from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint
 from scripts.training.engines import MultiTaskStep, parameter_groups, prepare_batch
 from scripts.training.handlers import (
     EpochSeed,
+    FiniteLoss,
     GradientClip,
     StageWriter,
     TrainingScalars,
@@ -80,7 +81,7 @@ class Stage:
         step = MultiTaskStep(self.network, frozen=frozen)
         self.average = WeightAverage(self.network, ema_decay)
         writer = StageWriter(folder)
-        loss = MultiTaskLoss()
+        self.loss = loss = MultiTaskLoss()
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, 0.02, 0.5), lr=0.02)
         scheduler = WarmupCosineSchedule(
             self.optimizer, warmup_steps=BATCHES, t_total=max_epochs * BATCHES, warmup_multiplier=0.05
@@ -106,6 +107,7 @@ class Stage:
             prepare_batch=prepare_batch,
             train_handlers=[
                 EpochSeed(seed, drawn, sampler),
+                FiniteLoss(loss, self.optimizer),
                 GradientClip(list(step.parameters()), 5.0),
                 LrScheduleHandler(scheduler, print_lr=False, epoch_level=False),
                 TrainingScalars(writer, loss, self.optimizer),

@@ -26,6 +26,7 @@ from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
 from scripts.networks import ClassifierEnsemble, ImageClassifier
 from scripts.runs import folder as runs
+from scripts.runs import lock
 from scripts.training.checkpoints import WEIGHTS, save_atomic
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def make_ensemble(
     write_text(
         yaml.safe_dump({"classes": datalist["classes"]}, sort_keys=False, allow_unicode=True), run / "network.yaml"
     )
+    lock.release(run)
     logger.info("ensemble of %s in %s", ", ".join(map(str, members)), run)
     return run
 

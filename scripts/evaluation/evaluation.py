@@ -20,6 +20,7 @@ from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
 from scripts.measures.metrics import classification_metrics, decide, one_class_metrics
 from scripts.runs.folder import write_csv, write_json
+from scripts.training.engines import check_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class CaseResults:
     def collect(self, engine: Any) -> None:
         """Add the cases of a batch."""
         batch, pred, target = engine.state.batch, engine.state.output["pred"], engine.state.output["label"]
+        check_outputs(pred, batch["name"])
         label = target["label"].float().cpu()
         segmented = (pred["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if "seg" in pred else None
         for i in range(len(label)):

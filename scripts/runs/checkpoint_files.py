@@ -82,6 +82,12 @@ def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
             f"weights file {path} does not fit {type(network).__name__}: missing keys {missing[:3]}, unexpected keys "
             f"{unexpected[:3]}, other shapes {shapes[:3]}; build the network with the config of that run"
         )
+    broken = [k for k, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ValueError(
+            f"weights file {path} holds values that are not finite ({', '.join(broken[:3])}): nothing can be computed "
+            "with it; train again, with a lower learning rate"
+        )
     network.load_state_dict(state)
     return network
 

@@ -20,8 +20,8 @@ from scripts.command.overrides import bundle_command, differing, merged_config
 from scripts.data import datalists
 from scripts.data.preprocessing import resolve_items
 from scripts.networks import MultiTaskDynUNet
-from scripts.runs import parallel
-from scripts.runs.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, load_weights
+from scripts.runs import lock, parallel
+from scripts.runs.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, load_weights, load_whole
 from scripts.runs.provenance import circumstances
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,8 @@ def start_stage(
         resolved: values that replace expressions in the saved config, so that it can be read without the data.
 
     Raises:
-        ValueError: when the folder holds weights or checkpoints of another config or datalist; names what differs.
+        ValueError: when another process trains there, or the folder holds weights or checkpoints of another config or
+            datalist; names what differs.
     """
     if parallel.first():
         folder = Path(stage_dir)
@@ -180,6 +181,7 @@ def start_stage(
         if not config and datalist_file is None and bundle_root is not None:
             config = merged_config([str(Path(bundle_root) / "configs" / "train.yaml")], {"bundle_root": bundle_root})
         config = {**config, **resolved} if config else {}
+        lock.acquire(folder)
         if finished(folder, config, datalist_file, items):
             logger.info("%s: finished before, kept", folder)
         else:
@@ -228,6 +230,8 @@ def finished(
     folder = Path(stage_dir)
     if not any((folder / name).is_file() for name in (WEIGHTS, CHECKPOINT, PREVIOUS)):
         return False
+    if (folder / WEIGHTS).is_file():
+        _check_weights(folder)
     if not (folder / MANIFEST).is_file() or not ((folder / CONFIG).is_file() or not config):
         raise ValueError(
             f"{folder} holds trained weights, and {CONFIG} or {MANIFEST}, which say with what settings, is missing; "
@@ -258,6 +262,18 @@ def finished(
     return "finished" in manifest
 
 
+def _check_weights(folder: Path) -> None:
+    """See that the selected weights of a stage are whole.
+
+    Raises:
+        ValueError: when they are not.
+    """
+    try:
+        load_whole(folder / WEIGHTS)
+    except ValueError as error:
+        raise ValueError(f"weights {error}; delete {folder} to train this stage again") from error
+
+
 def _datalist_hash(datalist_file: str | None, items: Sequence[dict[str, Any]]) -> str:
     if datalist_file is not None:
         return datalists.content_sha256(datalist_file)
@@ -280,10 +296,12 @@ def read_manifest(stage_dir: str | Path) -> dict[str, Any]:
 def finish_stage(stage_dir: str | Path, best_metric: float, best_epoch: int, **facts: Any) -> None:
     """Mark a stage as run to its end in its manifest, in the first process, once; the others wait."""
     if parallel.first() and "finished" not in (manifest := read_manifest(stage_dir)):
+        _check_weights(Path(stage_dir))
         manifest.update(
             {"finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "best_metric": best_metric, "best_epoch": best_epoch}
         )
         write_json({**manifest, **facts}, Path(stage_dir) / MANIFEST)
+    lock.release(stage_dir)
     parallel.wait()
 
 

@@ -211,6 +211,27 @@ def prepare_batch(
     return moved("image"), target, (), {"has_mask": target["has_mask"], **named}
 
 
+def check_outputs(pred: Mapping[str, torch.Tensor], names: Sequence[str] | None = None) -> None:
+    """Refuse outputs that are no numbers: their class, mask and figures would be those of nothing.
+
+    Args:
+        pred: outputs (B, ...) by name.
+        names: of the B cases.
+
+    Raises:
+        ValueError: when an output is not finite; names it and the first case.
+    """
+    for name, value in pred.items():
+        finite = torch.isfinite(value.flatten(1)).all(dim=1) if value.ndim > 1 else torch.isfinite(value)
+        if not bool(finite.all()):
+            first = int((~finite).nonzero()[0])
+            case = f" of {names[first]}" if names is not None and len(names) == len(finite) else ""
+            raise ValueError(
+                f"the network's output {name!r}{case} is not finite ({int((~finite).sum())} of {len(finite)} cases of "
+                "the batch): its weights or the image hold values that are no numbers"
+            )
+
+
 def parameter_groups(
     network: MultiTaskDynUNet, learning_rate: float, encoder_factor: float = 1.0
 ) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,24 @@ LEAST = {
     "image_interval": 0,
     "early_stopping": 1,
 }
-OPTIONAL = ("image_interval", "early_stopping")
+OPTIONAL = ("image_interval", "early_stopping", "ema_decay", "masked_share", "class_weights")
+# Least and most of each number, and whether the bounds themselves can be used.
+AMOUNTS: dict[str, tuple[float, float, bool]] = {
+    "learning_rate": (0.0, math.inf, False),
+    "encoder_factor": (0.0, math.inf, True),
+    "weight_decay": (0.0, math.inf, True),
+    "gradient_clip": (0.0, math.inf, False),
+    "seg_weight": (0.0, math.inf, True),
+    "cls_weight": (0.0, math.inf, True),
+    "evidence_weight": (0.0, math.inf, True),
+    "label_smoothing": (0.0, 1.0, True),
+    "focal_gamma": (0.0, math.inf, True),
+    "area_at_zero": (0.0, 1.0, False),
+    "background_weight": (0.0, math.inf, True),
+    "ema_decay": (0.0, 1.0, False),
+    "masked_share": (0.0, 1.0, True),
+    "class_weights": (0.0, math.inf, True),
+}
 
 
 def check_settings(
@@ -37,6 +55,7 @@ def check_settings(
     spatial_size: Sequence[int] | int,
     precision: str,
     key_metric: str,
+    amounts: Mapping[str, Any] | None = None,
     **counts: Any,
 ) -> None:
     """Refuse what would stop a training part-way, before its data are read.
@@ -47,6 +66,7 @@ def check_settings(
         spatial_size: of its input.
         precision: see `scripts.training.engines.MultiTaskStep`.
         key_metric: that selects the weights.
+        amounts: numbers, or lists of them, by config id, of `AMOUNTS`.
         counts: whole numbers by config id, of `LEAST`.
 
     Raises:
@@ -58,6 +78,9 @@ def check_settings(
         if isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]:
             also = ", or null" if name in OPTIONAL else ""
             raise ValueError(f"{name} is a whole number, {LEAST[name]} or more{also}; got {value!r}")
+    for name, value in (amounts or {}).items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            _check_amount(name, number)
     sizes = spatial_sizes(spatial_size)
     stride = list(getattr(network, "total_stride", []))
     if stride and len(stride) != len(sizes):
@@ -70,6 +93,18 @@ def check_settings(
     check_precision(precision, torch.device(device))
     if key_metric not in KEY_METRICS:
         raise ValueError(f"key_metric is one of {', '.join(KEY_METRICS)}, got {key_metric!r}")
+
+
+def _check_amount(name: str, value: Any) -> None:
+    if value is None and name in OPTIONAL:
+        return
+    least, most, closed = AMOUNTS[name]
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not plain or not (least <= value <= most if closed else least < value < most):
+        words = f"{least:g} or more" if closed else f"more than {least:g}"
+        upper = "" if most == math.inf else f", at most {most:g}" if closed else f" and less than {most:g}"
+        also = ", or null" if name in OPTIONAL else ""
+        raise ValueError(f"{name} is a finite number, {words}{upper}{also}; got {value!r}")
 
 
 def mix(

@@ -22,7 +22,7 @@ from scripts.command.overrides import parse_overrides
 from scripts.command.verbs import Outcome, compute_values
 from scripts.command.workflows import make_workflow
 from scripts.runs import folder as runs
-from scripts.runs import parallel
+from scripts.runs import lock, parallel
 from scripts.training.handlers import check_tracking
 
 logger = logging.getLogger(__name__)
@@ -87,10 +87,13 @@ def train_stage(
     if tracking is not None:
         check_tracking(["--tracking", tracking])
     workflow = make_workflow("train", files, overrides, tracking)
-    workflow.initialize()
-    runs.write_config(folder, config)
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow.initialize()
+        runs.write_config(folder, config)
+        workflow.run()
+        workflow.finalize()
+    finally:
+        lock.release(folder)
     return folder
 
 

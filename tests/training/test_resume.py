@@ -65,8 +65,8 @@ def half_written(name: str, count: int):
     def arm(stage: Stage) -> None:
         save, calls = torch.save, []
 
-        def save_half(value: object, file) -> None:
-            if Path(file.name).name.startswith(name):
+        def save_half(value: dict, file) -> None:
+            if ("optimizer" in value) == (name == CHECKPOINT):  # both are written under names of their own
                 calls.append(file)
             save(value, file)
             if len(calls) == count:

@@ -1,6 +1,6 @@
 """Ignite handlers of training and validation."""
 
-from scripts.training.handlers.control import EpochSeed, GradientClip, InputCheck, SameGradients
+from scripts.training.handlers.control import EpochSeed, FiniteLoss, GradientClip, InputCheck, SameGradients
 from scripts.training.handlers.monitoring import (
     StageProgress,
     StageWriter,
@@ -20,6 +20,7 @@ from scripts.training.handlers.validation import (
 __all__ = [
     "KEY_METRICS",
     "EpochSeed",
+    "FiniteLoss",
     "GradientClip",
     "InputCheck",
     "SameGradients",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from monai.engines.utils import IterationEvents
 from scripts.data.preprocessing import check_network_input
 from scripts.data.samplers import DrawnItems, MixedBatchSampler
 from scripts.runs import parallel
+
+MOST_SKIPPED = 40  # in turn; from its first scale of 65536 a scaler reaches 1 in 16 steps
 
 
 class EpochSeed:
@@ -77,11 +79,58 @@ class InputCheck:
             check_network_input(batch["image"], batch["foreground"], [names] if isinstance(names, str) else names)
 
 
+class FiniteLoss:
+    """Stops a training whose loss is no number: every step after it would train nothing, or ruin the weights.
+
+    Args:
+        loss: whose ``parts`` are named.
+        optimizer: whose groups carry a "name".
+    """
+
+    def __init__(self, loss: Any, optimizer: torch.optim.Optimizer):
+        self.loss, self.optimizer = loss, optimizer
+
+    def attach(self, engine: Engine) -> None:
+        """Look at every loss, before its backward pass."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Check.
+
+        Raises:
+            ValueError: when the loss is not finite; names the step, the part and the learning rates.
+        """
+        value = float(engine.state.output["loss"].detach())
+        if np.isfinite(value):
+            return
+        parts = {name: float(part) for name, part in self.loss.parts.items()}
+        broken = [f"{name} {part}" for name, part in parts.items() if not np.isfinite(part)]
+        whole = [f"{name} {part:.4g}" for name, part in parts.items() if np.isfinite(part)]
+        said = f"{' and '.join(broken) or f'the weighted sum is {value}'}" + (f" ({', '.join(whole)})" if whole else "")
+        names = engine.state.batch.get("name") if isinstance(engine.state.batch, Mapping) else None
+        cases = f"; its cases: {', '.join(map(str, names[:8]))}" if names else ""
+        raise ValueError(
+            f"the loss is not finite at {_where(engine)}: {said}, learning rate {_rates(self.optimizer)}; the training "
+            f"was stopped, lower the learning rate or look at the loss weights and the data{cases}"
+        )
+
+
+def _where(engine: Any) -> str:
+    state = engine.state
+    return f"step {state.iteration} (epoch {state.epoch} of {state.max_epochs})"
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> str:
+    rates = {group.get("name", str(i)): group["lr"] for i, group in enumerate(optimizer.param_groups)}
+    return ", ".join(f"{rate:.3g} ({name})" for name, rate in rates.items())
+
+
 class GradientClip:
     """Clips the total norm of the gradients after each backward pass and keeps the norm in ``engine.state``.
 
     With scaled gradients (float16) they are brought back to scale first; a step whose norm is not finite is left out by
-    the scaler.
+    the scaler, which lowers its scale: a few such steps belong to it, `MOST_SKIPPED` in turn mean that nothing is
+    trained any more.
 
     Args:
         parameters: the trained parameters.
@@ -89,18 +138,31 @@ class GradientClip:
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], max_norm: float):
-        self.parameters, self.max_norm = list(parameters), max_norm
+        self.parameters, self.max_norm, self.skipped = list(parameters), max_norm, 0
 
     def attach(self, engine: Engine) -> None:
         """Run between the backward pass and the optimizer's step."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Clip."""
-        if getattr(engine, "scaler", None) is not None:
+        """Clip.
+
+        Raises:
+            ValueError: when the gradients are not finite, where no scaler leaves the step out, or too often in turn.
+        """
+        scaled = getattr(engine, "scaler", None) is not None
+        if scaled:
             engine.scaler.unscale_(engine.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         engine.state.gradient_norm = norm.detach()
+        self.skipped = 0 if bool(torch.isfinite(norm)) else self.skipped + 1
+        if self.skipped > (MOST_SKIPPED if scaled else 0):
+            times = f" for {self.skipped} steps in turn" if scaled else ""
+            raise ValueError(
+                f"the gradients are not finite at {_where(engine)}{times}, with a finite loss of "
+                f"{float(engine.state.output['loss']):.4g}, learning rate {_rates(engine.optimizer)}; the training was "
+                "stopped, lower the learning rate or gradient_clip, or train with precision float32"
+            )
 
 
 class SameGradients:

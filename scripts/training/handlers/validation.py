@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from scripts.measures.metrics import balanced_accuracy, tumor_probability
 from scripts.runs import parallel
+from scripts.training.engines import check_outputs
 from scripts.training.handlers.monitoring import StageWriter
 
 # What a validation measures and weights are selected by; the last where it has changed items.
@@ -51,6 +52,7 @@ class ValidationMetrics:
     def collect(self, engine: Any) -> None:
         """Add a batch."""
         pred, target = engine.state.output["pred"], engine.state.output["label"]
+        check_outputs(pred, engine.state.batch.get("name"))
         chosen = target["has_mask"] & (target["label"].flatten(1).amax(dim=1) > 0)
         dice, marked = np.full((2, len(chosen)), np.nan)
         if "seg" in pred:

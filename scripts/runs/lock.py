@@ -1,0 +1,182 @@
+"""One training in a folder at a time: a lock that says who holds it, and that a process which is gone gives up."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from scripts.command.files import remove_partial
+from scripts.runs.provenance import command_line
+
+__all__ = ["FILE", "STALE_S", "acquire", "release"]
+
+logger = logging.getLogger(__name__)
+
+FILE = "lock.json"
+RENEWAL_S, STALE_S = 30.0, 300.0
+
+_held: dict[Path, int] = {}  # lock file: process that took it; a forked one holds nothing
+_renewing: threading.Thread | None = None
+
+
+def acquire(folder: str | Path) -> None:
+    """Hold a folder until `release`, or until the process ends; taking it again in the same process changes nothing.
+
+    A lock whose process is gone is taken over: on this machine that is looked up, on another one a lock counts as left
+    behind when it was not renewed for `STALE_S` seconds. What a killed process had begun to write is deleted.
+
+    Args:
+        folder: made if absent.
+
+    Raises:
+        ValueError: when another process holds it; says which, since when and what to do.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / FILE
+    if _held.get(path) == os.getpid():
+        return
+    while not _create(path):
+        text, owner = _read(path)
+        if text is None:
+            continue  # released in between
+        if owner is None or _holds(owner, path):
+            who = "another process" if owner is None else f"process {owner['pid']} on {owner['host']}"
+            since = "" if owner is None else f" since {owner['since']} ({owner['command']})"
+            raise ValueError(
+                f"{folder} is in use by {who}{since}: wait until it ends, or choose another run_dir; if that process "
+                f"is gone, delete {path}"
+            )
+        if _remove(path, text):
+            logger.info("%s: process %s on %s, which held it, is gone", folder, owner["pid"], owner["host"])
+    _held[path] = os.getpid()
+    remove_partial(folder)
+    _keep_renewing()
+
+
+def release(folder: str | Path) -> None:
+    """Give a folder free, if this process holds it."""
+    path = Path(folder).resolve() / FILE
+    if _held.get(path) == os.getpid():
+        del _held[path]
+        path.unlink(missing_ok=True)
+
+
+@atexit.register
+def _release_all() -> None:
+    for path in list(_held):
+        release(path.parent)
+
+
+def _create(path: Path) -> bool:
+    """Whether the file was absent and now is this process's."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    with open(file, "w", encoding="utf-8") as stream:
+        json.dump({**_this(), "since": now, "command": command_line()}, stream, indent=1)
+    return True
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, Any] | None]:
+    """Text and owner of a lock; no text where it is gone, no owner where it is just being written."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, json.loads(text)
+    except FileNotFoundError:
+        return None, None
+    except ValueError:
+        late = time.time() - path.stat().st_mtime > STALE_S
+        return text, {"pid": "?", "host": "?", "place": "?", "boot": None, "start": None} if late else None
+
+
+def _remove(path: Path, text: str) -> bool:
+    """Take away a lock that is left behind, unless another process has put its own there since it was read."""
+    aside = path.with_name(f"{FILE}.{uuid.uuid4().hex[:8]}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    if aside.read_text(encoding="utf-8") != text and not path.exists():
+        os.rename(aside, path)
+        return False
+    aside.unlink(missing_ok=True)
+    return True
+
+
+def _this() -> dict[str, Any]:
+    """This process, so that another one can tell whether it still runs."""
+    host = socket.gethostname()
+    return {
+        "host": host,
+        "pid": os.getpid(),
+        "place": f"{host} {_link('/proc/self/ns/pid')}",  # containers may share a name but not their processes
+        "boot": _line("/proc/sys/kernel/random/boot_id"),
+        "start": _start(os.getpid()),
+    }
+
+
+def _holds(owner: dict[str, Any], path: Path) -> bool:
+    """Whether the owner of a lock still runs."""
+    here = _this()
+    if owner["place"] != here["place"] or os.name == "nt":
+        return time.time() - path.stat().st_mtime < STALE_S
+    if owner["boot"] != here["boot"]:
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it runs, as another user
+    return owner["start"] == _start(owner["pid"])
+
+
+def _start(pid: int) -> str | None:
+    """When a process began, in the system's ticks: a number given again is another process. None off Linux."""
+    line = _line(f"/proc/{pid}/stat")
+    if line is None:
+        return None
+    state, *rest = line.rpartition(")")[2].split()
+    return None if state == "Z" else rest[18]
+
+
+def _line(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _keep_renewing() -> None:
+    global _renewing
+    if _renewing is None or not _renewing.is_alive():
+        _renewing = threading.Thread(target=_renew, name="lock", daemon=True)
+        _renewing.start()
+
+
+def _renew() -> None:
+    while _held:
+        for path in list(_held):
+            try:
+                os.utime(path)
+            except OSError as error:
+                logger.warning("%s cannot be renewed: %s", path, error.strerror)
+        time.sleep(RENEWAL_S)
