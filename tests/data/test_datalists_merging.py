@@ -135,7 +135,7 @@ def test_classes_are_joined_by_name_and_generic_ones_refused():
 
 def test_modality_and_folders_are_checked(tmp_path):
     one, two = listed("a", {}), listed("b", {}, modality="T1")
-    with pytest.raises(ValueError, match=r"modality differ: .* Pass --mixed-modality"):
+    with pytest.raises(ValueError, match=r"modality differ: .* Pass --mixed_modality"):
         datalists.merge_sources([one, two], [tmp_path], progress=False)
     with pytest.raises(ValueError, match="different numbers of channels"):
         datalists.merge_sources([one, {**two, "modality": {"0": "T1", "1": "T2"}}], [tmp_path], mixed_modality=True)
@@ -218,7 +218,7 @@ def test_patients_of_equal_numbers_in_two_sources_are_two_people(tmp_path, pool,
     assert report.figures["moved"] == {}
     assert report.figures["patient_numbers_in_several_sources"] == 3
     assert ("patient sub-00", "stands in the sources site_a, site_b; taken for different people") in report.notes
-    assert "pass --same-patients if they are one" in caplog.text
+    assert "pass --same_patients if they are one" in caplog.text
     assert len({row["units"] for row in datalists.summary(merged)}) == 1
     assert len({datalists.unit(item) for split in datalists.SPLITS for item in merged[split]}) == 6
     joined, report = datalists.merge_sources(lists, folders, same_patients=True, progress=False)
@@ -228,7 +228,7 @@ def test_patients_of_equal_numbers_in_two_sources_are_two_people(tmp_path, pool,
     assert joined["test"] == []  # sub-02 is tested on in one list and validated on in the other
     assert report.figures["moved"] == {"test to training": 1, "test to validation": 1, "validation to training": 1}
     assert {text for _, text in report.notes if text.startswith("stands")} == {
-        "stands in the sources site_a, site_b; taken for one person, as --same-patients says"
+        "stands in the sources site_a, site_b; taken for one person, as --same_patients says"
     }
 
 

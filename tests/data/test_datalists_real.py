@@ -34,7 +34,7 @@ def mixed(real_data, tmp_path_factory):
     for name, arguments in COMMANDS.items():
         command(["datalist", *arguments, "--folder", str(real_data / name), "--out", str(out / f"{name}.json")])
     lists, folders = [str(out / f"{name}.json") for name in COMMANDS], [str(real_data / name) for name in COMMANDS]
-    options = ["--mixed-modality", "--resplit", "--seed", "1", "--out", str(out / "mix.json")]
+    options = ["--mixed_modality", "--resplit", "--seed", "1", "--out", str(out / "mix.json")]
     command(["datalist", "merge", *lists, "--dataset-dir", *folders, "--root", str(real_data), *options])
     return out
 

@@ -508,7 +508,7 @@ def test_each_source_by_one_command(tmp_path):
     mix = datalists.read(tmp_path / "mix.json", tmp_path)
     assert list(mix["classes"].values()) == ["no_tumor", "glioma"]
     assert len(items_of(mix)) == 21
-    for option in ("--resplit", "--same-patients"):
+    for option in ("--resplit", "--same_patients"):
         with pytest.raises(ValueError, match=f"^--{option[2:].replace('-', '_')} needs --dataset_dir"):
             command([*arguments, option])
 
