@@ -172,7 +172,7 @@ def audit(
             logger.warning("not used: %s", error)
     if not kept:
         raise ValueError(f"none of the {len(items)} items of {datalist.get('name')!r} can be used")
-    units = [datalists.unit(item) for item in kept]
+    units = datalists.units(kept)
     targets = _targets(kept, observed, datalist["classes"])
     rows = [
         row for name, values in targets for row in _rows(name, values, observed, units, seed, datalist["classes"]["0"])

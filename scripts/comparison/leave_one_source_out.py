@@ -51,13 +51,14 @@ def without_source(datalist: Mapping[str, Any], source: str) -> tuple[dict[str, 
     """
     every = [(part, item) for part in datalists.SPLITS for item in datalist[part]]
     test = [item for _, item in every if source_of(item) == source]
-    groups = {item["group"] for item in test if "group" in item}
+    owners = dict(zip((id(item) for _, item in every), datalists.units([item for _, item in every]), strict=True))
+    tested = {owners[id(item)] for item in test}
     files = {str(item["image"]) for item in test}
     found: dict[str, Any] = {**datalist, "name": f"{datalist.get('name', '')} without {source}", "test": test}
     linked = 0
     for part in ("training", "validation"):
         others = [item for item in datalist[part] if source_of(item) != source]
-        found[part] = [i for i in others if i.get("group") not in groups and str(i["image"]) not in files]
+        found[part] = [i for i in others if owners[id(i)] not in tested and str(i["image"]) not in files]
         linked += len(others) - len(found[part])
     return found, linked
 

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from scipy.special import softmax
 
 from scripts.evaluation.items import ClassComparison
+from scripts.explain.clusters import clusters
 from scripts.inference.volumes import group_rows, patient_summary, volume_summary
 from scripts.measures.bootstrap import case_summary
 from scripts.measures.lesions import lesion_summary
@@ -52,11 +53,22 @@ class CaseResults:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._people: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Collect at every iteration."""
-        engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
+        engine.add_event_handler(Events.STARTED, lambda _: self._start())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self._join())
+
+    def _start(self) -> None:
+        self.rows.clear()
+        self._people.clear()
+
+    def _join(self) -> None:
+        """What is resampled is known when all cases are: a near-duplicate group may join patients."""
+        for row, (_, unit) in zip(self.rows, clusters(self._people), strict=True):
+            row["unit"] = unit
 
     def collect(self, engine: Any) -> None:
         """Add the cases of a batch."""
@@ -65,6 +77,7 @@ class CaseResults:
         label = target["label"].float().cpu()
         segmented = (pred["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if "seg" in pred else None
         for i in range(len(label)):
+            self._people.append(_who(batch, i))
             self.rows.append(
                 {
                     **identity(batch, i),
@@ -82,15 +95,18 @@ class CaseResults:
             )
 
 
+def _who(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
+    return {key: batch[key][i] for key in ("source", "patient", "group", "name")}
+
+
 def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
     """Who and where a case is, of a collated batch."""
-    patient, source = batch["patient"][i], batch["source"][i]
-    known = patient or batch["group"][i] or batch["name"][i]
+    who = _who(batch, i)
     return {
-        "name": batch["name"][i],
-        "patient": known,
-        "unit": f"{source}: {patient}" if patient else known,
-        "source": source,
+        "name": who["name"],
+        "patient": who["patient"] or who["group"] or who["name"],
+        "unit": clusters([who])[0][1],
+        "source": who["source"],
         "volume": batch["volume"][i],
         "slice": int(batch["slice"][i]),
         "pixel_area": float(batch["pixel_area"][i]),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scripts.evaluation.localization import MAIN_TARGET, Plan, draw_cases, main_map, main_plan, maps_of
+from scripts.explain.clusters import clusters
 from scripts.explain.faithfulness import background_swap, deletion_insertion
 from scripts.explain.gradients import INPUT
 from scripts.explain.methods import METHODS
@@ -125,7 +126,7 @@ def check_faithfulness(
     cases = Cases(
         torch.stack([case["image"] for case in items]).to(device),
         torch.stack([case["foreground"] for case in items]).to(device),
-        [f"{case['source']}/{case['patient'] or case['group'] or case['name']}" for case in items],
+        [name for _, name in clusters(items)],
     )
     result: dict[str, Any] = {
         "target": MAIN_TARGET,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scripts.data.preprocessing import collate, make_preprocessing
 from scripts.evaluation.localization import EVIDENCE, MAIN_TARGET, Plan, main_map, main_plan, maps_of
+from scripts.explain.clusters import clusters
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.measures import case_measures
@@ -109,19 +110,15 @@ def choose_cases(dataset: Iterable[Mapping[str, Any]], tumors: int = 6, free: in
     cases = [
         {
             "name": c["name"],
-            "unit": _unit(c),
+            "unit": unit,
             "area": int(c["label"].sum()),
             "healthy": int(c["diagnosis"]) == 0,
         }
-        for c in dataset
+        for c, (_, unit) in zip(dataset, clusters(dataset), strict=True)
     ]
     by_area = sorted((c for c in cases if c["area"]), key=lambda c: (c["area"], c["name"]))
     by_name = sorted((c for c in cases if c["healthy"]), key=lambda c: c["name"])
     return _spread(by_area, tumors) + _spread(by_name, free)
-
-
-def _unit(case: Mapping[str, Any]) -> str:
-    return str(case["patient"] or case["group"] or case["name"])
 
 
 def _spread(cases: Sequence[Mapping[str, Any]], count: int) -> list[str]:
@@ -260,8 +257,8 @@ def write_class_galleries(
     for index, name in sorted((int(k), v) for k, v in classes.items()):
         for outcome in ("correct", "incorrect"):
             found = [
-                {"name": c["name"], "unit": _unit(c), "p": float(p[index]), "case": c}
-                for c, p, decided in zip(dataset, probability, predicted, strict=True)
+                {"name": c["name"], "unit": unit, "p": float(p[index]), "case": c}
+                for c, (_, unit), p, decided in zip(dataset, clusters(dataset), probability, predicted, strict=True)
                 if int(c["diagnosis"]) == index and (int(decided) == index) == (outcome == "correct")
             ]
             found.sort(key=lambda c: (c["p"], c["name"]))

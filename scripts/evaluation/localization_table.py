@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from scripts.evaluation.localization import BASELINES, COMPLETENESS
+from scripts.explain.clusters import clusters
 from scripts.explain.measures import aggregate
 from scripts.measures.bootstrap import bootstrap_interval
 
@@ -76,7 +77,7 @@ def _on_tumor_free(row: Mapping[str, Any], healthy: Sequence[Mapping[str, Any]],
     ]
     if not chosen:
         return {"n_free": 0, "empty_rate_free": None, "empty_rate_free_ci95": [None, None]}
-    groups = [f"{case['source']}/{case['patient'] or case['group'] or case['name']}" for case in chosen]
+    groups = [name for _, name in clusters(chosen)]
     empty = np.array([case["empty"] for case in chosen])
     interval = bootstrap_interval(empty, groups, seed=seed)
     return {"n_free": len(chosen), "empty_rate_free": float(empty.mean()), "empty_rate_free_ci95": interval}

@@ -175,7 +175,7 @@ def write_scope(
     items = [dataset.data[i] for i in draw(dataset, cases)]
     values, kept, reasons = item_features(network, items, transform, batch_size)
     scores = reference.score(values)
-    units = [datalists.unit(items[i]) for i in kept]
+    units = datalists.units([items[i] for i in kept])
     result: dict[str, Any] = {
         "limit_quantile": scope.QUANTILE,
         "training": reference.training,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scripts.explain.clusters import clusters
 from scripts.explain.maps import check_maps, upsample
 
 __all__ = [
@@ -209,17 +210,6 @@ def case_rows(measures: Mapping[str, Tensor], cases: Sequence[Mapping[str, Any]]
     return [{**keys, **case, **{k: v[i] for k, v in columns.items()}} for i, case in enumerate(cases)]
 
 
-def _unit(row: Mapping[str, Any]) -> tuple[str, str]:
-    """What is drawn together in the bootstrap: the patient; else the near-duplicate group; else the case."""
-    if row.get("patient") not in (None, ""):
-        return "patient", f"{row.get('source', '')}/{row['patient']}"
-    if row.get("group") not in (None, ""):
-        return "group", str(row["group"])
-    if row.get("name") in (None, ""):
-        raise ValueError(f"row without patient, group and name cannot be resampled: {dict(row)}")
-    return "case", f"{row.get('source', '')}/{row['name']}"
-
-
 def _quotients(
     values: np.ndarray, weights: np.ndarray, units: np.ndarray, n_resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -312,7 +302,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any], n_resam
         raise ValueError(
             f"case {twice[1]!r} (source {twice[0]!r}) stands more than once among the cases of {dict(head)}"
         )
-    units = [_unit(row) for row in rows]
+    units = clusters(rows)
     kinds = sorted({kind for kind, _ in units}, key=("patient", "group", "case").index)
     order = {unit: i for i, unit in enumerate(sorted(set(units)))}
     index = np.array([order[unit] for unit in units])

@@ -338,7 +338,7 @@ def data_summary(datalist: Mapping[str, Any], notes: Sequence[str] = ()) -> dict
         by_class[row["class"]] = {"n": row["items"], "with_mask": row["with_mask"]}
     units: dict[str, dict[str, int]] = {"patients": {}, "groups": {}, "images": {}}
     for part in datalists.SPLITS:
-        found = {datalists.unit(item) for item in datalist[part]}
+        found = set(datalists.units(datalist[part]))
         for kind, start in (("patients", "patient "), ("groups", "group "), ("images", "image ")):
             units[kind][part] = sum(name.startswith(start) for name in found)
     text = [datalist["description"]] if datalist.get("description") else []

@@ -210,6 +210,8 @@ def test_unit_of_the_bootstrap_is_named():
     assert aggregate(rows)[0]["bootstrap_unit"] == "group"
     assert aggregate(rows)[0]["tumor_energy_ci95"] == [None, None]  # one group
     rows[0]["patient"] = "p1"
+    assert aggregate(rows)[0]["bootstrap_unit"] == "patient"  # the group joins the others to this patient
+    rows[0]["group"] = ""
     assert aggregate(rows)[0]["bootstrap_unit"] == "patient or group"
 
 
