@@ -19,7 +19,7 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ImplicitVRLittleEndian, RLELossless
 
 from transforms.itk_files import without_warnings
-from transforms.limits import ReadLimits, refused
+from transforms.limits import ReadLimits, Refused, refused
 
 # Objects whose pixels are slices of a body; every other class and modality is refused.
 _SLICES = {
@@ -33,6 +33,7 @@ _MODALITIES = ("MR", "CT", "PT")
 _MAX_UNEVEN = 0.1
 # A stack may lean this far from the normal of its slices, as a share of the distance (3 degrees).
 _MAX_TILT = 0.05
+_MAX_FRAMES = 1 << 16  # looked at before the pixels are
 _GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 _ABOUT = ("PatientID", "Modality", "BurnedInAnnotation", "SeriesDescription", "SeriesInstanceUID")
 
@@ -111,16 +112,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             _refuse_others(dataset, path)
             return _header(dataset, path)
-        except _Refused as error:
-            raise refused(path, error.what, error.advice) from None
+        except Refused:
+            raise
         except Exception as error:  # pydicom raises many kinds on damaged elements; all mean the same here
             raise refused(path, "is a damaged DICOM file", "copy or export it again") from error
-
-
-class _Refused(Exception):
-    def __init__(self, what: str, advice: str) -> None:
-        super().__init__(what)
-        self.what, self.advice = what, advice
 
 
 def _refuse_others(dataset: Dataset, path: str | os.PathLike[str]) -> None:
@@ -129,23 +124,26 @@ def _refuse_others(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     uid = UID(str(dataset.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "")))
     modality = str(dataset.get("Modality", "") or "")
     if uid == pydicom.uid.MediaStorageDirectoryStorage or "DirectoryRecordSequence" in dataset:
-        raise _Refused("is a DICOMDIR, the index of a medium", "give the folder of one series")
+        raise refused(path, "is a DICOMDIR, the index of a medium", "give the folder of one series")
     name = uid.name if uid else "no class stated"
     if (uid and uid not in _SLICES and not _has_place(dataset)) or modality not in _MODALITIES:
-        raise _Refused(
+        raise refused(
+            path,
             f"is a DICOM object of modality {modality or 'not stated'} ({name}), no slice of MR, CT or PT",
             "give the series of the images",
         )
     if uid and uid not in _SLICES and uid != pydicom.uid.SecondaryCaptureImageStorage:
-        raise _Refused(f"is a DICOM object of class {name}, no image of anatomy", "give the series of the images")
+        raise refused(path, f"is a DICOM object of class {name}, no image of anatomy", "give the series of the images")
     if "Rows" not in dataset or "Columns" not in dataset:
-        raise _Refused("is a DICOM object without an image", "give the series of the images")
+        raise refused(path, "is a DICOM object without an image", "give the series of the images")
     colors, photometric = int(dataset.get("SamplesPerPixel", 1) or 1), str(dataset.get("PhotometricInterpretation", ""))
     if colors != 1 or not photometric.startswith("MONOCHROME"):
-        raise _Refused(f"is in color ({photometric or 'not stated'}), expected gray", "give the original series")
+        raise refused(path, f"is in color ({photometric or 'not stated'}), expected gray", "give the original series")
     if "MOSAIC" in [str(part).upper() for part in _parts(dataset.get("ImageType"))]:
-        raise _Refused(
-            "is a mosaic: a whole volume tiled into one picture", "convert it with dcm2niix and give the NIfTI file"
+        raise refused(
+            path,
+            "is a mosaic: a whole volume tiled into one picture",
+            "convert it with dcm2niix and give the NIfTI file",
         )
 
 
@@ -159,6 +157,10 @@ def _has_place(dataset: Dataset) -> bool:
 
 def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
     frames = int(str(dataset.get("NumberOfFrames", 1) or 1))
+    if frames > _MAX_FRAMES:
+        raise refused(
+            path, f"says that it holds {frames:,} frames, at most {_MAX_FRAMES:,} are read", "export it again"
+        )
     groups = [_frame_groups(dataset, k) for k in range(frames)]
 
     def element(k: int, sequence: str, key: str) -> Any:
@@ -177,7 +179,8 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
         ]
         lengths = [0 if value is None else len(_parts(value)) for value in values]
         if lengths != [3, 6, 2]:
-            raise _Refused(
+            raise refused(
+                path,
                 "does not say where its pixels lie (position, direction or spacing is missing"
                 f"{f' in frame {k + 1}' if frames > 1 else ''})",
                 "give the original series, or save single slices as PNG",
@@ -185,13 +188,13 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
         found.append([np.array([float(n) for n in value]) for value in values])
     scales = {_scale(group, dataset) for group in groups}
     if len(scales) > 1:
-        raise _Refused("holds frames of several intensity scales", "convert it with dcm2niix and give the NIfTI file")
+        raise refused(path, "holds frames of several intensity scales", "convert it with dcm2niix, give the NIfTI file")
     measures = element(0, "PixelMeasuresSequence", "SpacingBetweenSlices") or dataset.get("SpacingBetweenSlices")
     thickness = measures or element(0, "PixelMeasuresSequence", "SliceThickness") or dataset.get("SliceThickness") or 0
     positions, directions, spacing = (np.array([row[n] for row in found]) for n in range(3))
     across = np.cross(directions[0, :3], directions[0, 3:])
     if spacing.min() <= 0 or not np.isfinite(positions).all() or abs(np.linalg.norm(across) - 1) > 0.01:
-        raise _Refused("has a place that is none: its rows and columns are not at right angles, or have no size",
+        raise refused(path, "has a place that is none: its rows and columns are not at right angles, or have no size",
                        "give the original series")  # fmt: skip
     return Header(str(path), dataset, positions, directions, spacing, float(thickness), scales.pop())
 

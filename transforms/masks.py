@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from transforms.limits import DEFAULT_LIMITS, ReadLimits
-from transforms.pictures import is_gray, is_transparent, opened
+from transforms.pictures import decoded, is_gray, is_transparent
 
 MAX_LABEL = 4
 # What is darker in a drawn mask of 8 bits is background with the noise of JPEG.
@@ -31,10 +31,10 @@ def read_mask_picture(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT
         float32 (X, Y), X along the width.
 
     Raises:
-        ValueError: As `transforms.pictures.opened`.
+        ValueError: As `transforms.pictures.decoded`.
     """
-    with opened(path, limits) as image:
-        pixels = np.asarray(image) if is_gray(image) else _brightest(image)
+    image = decoded(path, limits)
+    pixels = np.asarray(image) if is_gray(image) else _brightest(image)
     return np.ascontiguousarray(pixels.T, dtype=np.float32)
 
 

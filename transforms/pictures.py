@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from transforms.limits import DEFAULT_LIMITS, ReadLimits, refused
+from transforms.limits import DEFAULT_LIMITS, ReadLimits, Refused, TooLarge, refused
 
 # What names end with, and what Pillow calls the format; the content decides all the same.
 PICTURE_SUFFIXES = {
@@ -27,9 +25,8 @@ def is_picture(head: bytes) -> bool:
     return head.startswith(_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
 
 
-@contextmanager
-def opened(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[Image.Image]:
-    """Open a picture of one frame, decoded and turned upright as its EXIF orientation says.
+def decoded(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> Image.Image:
+    """A picture of one frame, turned upright as its EXIF orientation says.
 
     Raises:
         ValueError: When it cannot be decoded, is too large, or holds several frames. Names the file, says what to do.
@@ -42,16 +39,24 @@ def opened(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) ->
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise refused(
-                    path, f"cannot be read as a picture: it holds {frames} frames, expected one",
+                    path,
+                    f"cannot be read as a picture: it holds {frames} frames, expected one",
                     "save the frames one by one",
-                )  # fmt: skip
+                )
             image.load()
-            yield ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image)
+    except Refused:
+        raise
     except Image.DecompressionBombError as error:
-        raise refused(path, f"is a picture of more than {limits.pixels:,} pixels", "make it smaller") from error
-    except (OSError, SyntaxError, OverflowError, EOFError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise refused(path, f"cannot be read as a picture: {what}", "save it again as PNG") from error
+        raise TooLarge(
+            str(refused(path, f"is a picture of more than {limits.pixels:,} pixels", "make it smaller"))
+        ) from error
+    except FileNotFoundError as error:
+        raise refused(path, "does not exist", "look at its name and folder") from error
+    except UnidentifiedImageError as error:
+        raise refused(path, "cannot be read as a picture: its content is none", "save it as PNG") from error
+    except Exception as error:  # Pillow raises many kinds on damaged content; all mean the same here
+        raise refused(path, "cannot be read as a picture: it is damaged or cut short", "save it again") from error
 
 
 def read_picture(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -64,10 +69,10 @@ def read_picture(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMI
         float32 (X, Y), X along the width (MONAI's convention), in the file's own range (mode "1": 0 and 1).
 
     Raises:
-        ValueError: As `opened`.
+        ValueError: As `decoded`.
     """
-    with opened(path, limits) as image:
-        pixels = np.asarray(image if is_gray(image) else _on_black(image).convert("L"))
+    image = decoded(path, limits)
+    pixels = np.asarray(image if is_gray(image) else _on_black(image).convert("L"))
     return np.ascontiguousarray(pixels.T, dtype=np.float32)
 
 

@@ -75,8 +75,8 @@ def pictures(folder: Path) -> tuple[set[str], dict[str, str], set[str]]:
     reasons = {
         "images/tumor/zero_byte.png": "is empty",
         "images/tumor/truncated.png": "cannot be read as a picture",
-        "images/tumor/text.jpg": "cannot identify image file",
-        "images/tumor/volume.png": "a NIfTI volume by its content",
+        "images/tumor/text.jpg": "cannot be read as a picture: its content is none",
+        "images/tumor/volume.png": "a volume by its content (nifti); build the list with nifti_cases",
         "images/tumor/nan.tif": "1 pixels are not finite",
         "images/tumor/constant.png": "every pixel is 9",
         "images/tumor/one_pixel.png": "1 x 1 pixels, at least 32",

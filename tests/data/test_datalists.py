@@ -337,7 +337,7 @@ def test_every_unusable_file_is_reported_with_its_reason(tmp_path, pool):
     reasons = {Path(name).name: reason for name, reason in report.unusable}
     expected = {
         "torn.png": "",
-        "text.jpg": "cannot identify image file",
+        "text.jpg": "cannot be read as a picture: its content is none",
         "notes.txt": "not one of .png",
         "stray.png": "not in a class folder",
         "flat.png": "every pixel is 9",

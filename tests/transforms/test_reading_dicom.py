@@ -197,7 +197,7 @@ def test_damaged_files_are_one_sentence_without_text_of_libraries(tmp_path, faul
         made["PixelData"].VR = "OB"
         made.save_as(path)
     elif fault == "size":
-        with pytest.raises(ValueError, match=r"s.dcm holds 6 x 8 x 1 voxels, at most 40 are read; cut it"):
+        with pytest.raises(ValueError, match=r"s.dcm holds 6 x 8 x 1 voxels, at most 40 and .*; cut it"):
             read(path, limits=ReadLimits(voxels=40))
         return
     else:

@@ -258,7 +258,7 @@ def test_a_bomb_is_refused_by_its_header_before_it_is_unpacked(tmp_path, monkeyp
 
     monkeypatch.setattr(zlib, "decompressobj", Counting)
     with pytest.raises(
-        ValueError, match=r"bomb.nii.gz holds 4096 x 4096 x 64 voxels, at most 16,777,216 are read; cut it"
+        ValueError, match=r"bomb.nii.gz holds 4096 x 4096 x 64 voxels, at most 16,777,216 and .*; cut it"
     ):
         read(tmp_path / "bomb.nii.gz", limits=ReadLimits(voxels=1 << 24))
     assert sum(unpacked) < 2000
@@ -301,7 +301,7 @@ def test_metaimage_and_nrrd_keep_values_channels_and_place(tmp_path, name, chann
 @pytest.mark.parametrize("name", ["v.mha", "v.nrrd"])
 def test_cut_and_oversized_metaimage_and_nrrd_are_one_sentence(tmp_path, name):
     itk.imwrite(itk.image_from_array(VOXELS.T.copy()), str(tmp_path / name))
-    with pytest.raises(ValueError, match=f"{name} holds 5 x 6 x 7 x 1 voxels, at most 100 are read"):
+    with pytest.raises(ValueError, match=f"{name} holds 5 x 6 x 7 x 1 voxels, at most 100 and"):
         read(tmp_path / name, limits=ReadLimits(voxels=100))
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-50])
     with pytest.raises(ValueError, match=f"{name} is cut short or damaged.*; copy or export it again"):

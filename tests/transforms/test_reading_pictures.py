@@ -108,9 +108,7 @@ def test_one_frame_of_an_animation_format_is_a_picture(tmp_path):
 def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.new("L", (400, 300)).save(tmp_path / "a.png")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(
-        ValueError, match=r"a.png is a picture of 400 x 300 pixels, at most 100,000 are read; make it small"
-    ):
+    with pytest.raises(ValueError, match=r"a.png holds 400 x 300 pixels, at most 100,000 and .*; make it small"):
         read_picture(tmp_path / "a.png", ReadLimits(pixels=100_000))
 
 

@@ -95,8 +95,9 @@ def _inspect(found: Found, root: Path, classes: Sequence[str]) -> Picture:
     path, mask, foreground, kind = found.path, found.mask, found.foreground, found.kind
     if path.is_symlink() and not path.exists():
         raise ValueError("a symbolic link that leads nowhere")
-    if file_kind(path) == "nifti":
-        raise ValueError("a NIfTI volume by its content; build it with nifti_cases or nifti_volumes")
+    if (content := file_kind(path)) not in ("picture", "other"):
+        builder = "dicom_series" if content == "dicom" else "nifti_cases or nifti_volumes"
+        raise ValueError(f"a volume by its content ({content}); build the list with {builder}")
     pixels = read_picture(path)
     with Image.open(path) as opened:
         mode, form = opened.mode, opened.format
