@@ -13,6 +13,7 @@ if not __package__:  # python /path/to/scripts VERB, from any folder
 
 from scripts.certificate import arguments as certificate
 from scripts.checks import arguments as checks
+from scripts.command import arguments as command
 from scripts.command.errors import one_sentence_errors
 from scripts.command.verbs import Verb, run_verb
 from scripts.comparison import arguments as comparison
@@ -27,11 +28,27 @@ from scripts.training import arguments as training
 
 # Imported by name where it is there: the released bundle has no `bundle`, and `scripts` imports nothing of it.
 PRODUCT = "bundle.arguments"
+PARTS = (
+    demo, data, phantoms, checks, training, evaluation, certificate, diagnosis, inference, comparison, report, command,
+)  # fmt: skip
 
 
 def verbs() -> list[Verb]:
     """All verbs in the order in which they are usually needed."""
-    parts = (demo, data, phantoms, checks, training, evaluation, certificate, diagnosis, inference, comparison, report)
+    parts = (
+        demo,
+        data,
+        phantoms,
+        checks,
+        training,
+        evaluation,
+        certificate,
+        diagnosis,
+        inference,
+        comparison,
+        report,
+        command,
+    )
     found = [verb for part in parts for verb in part.VERBS]
     if importlib.util.find_spec(PRODUCT.partition(".")[0]) is not None:
         found += importlib.import_module(PRODUCT).VERBS

@@ -35,12 +35,14 @@ class Outcome:
     Attributes:
         text: to print.
         written: files and folders, named in the last line.
+        quiet: whether the text is all that is printed, for another program to read.
         failed: whether what was looked for is wrong: exit status 1. Errors are raised: exit status 2.
     """
 
     text: str = ""
     written: Sequence[str | Path] = ()
     failed: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def parse(verbs: Sequence[Verb], argv: Sequence[str]) -> argparse.Namespace:
                 hint = f"nearest: {near[0]}" if near else f"they are listed by: {PROGRAM} {argv[0]} --help"
                 raise ValueError(f"{argv[0]} has no argument {option}; {hint}")
     arguments, rest = parser.parse_known_args(tokens)
-    arguments.overrides = rest
+    arguments.overrides, arguments.parser = rest, parser
     if arguments.overrides and not arguments.chosen.overrides:
         raise ValueError(f"{arguments.verb} takes no further argument {arguments.overrides[0]!r}")
     return arguments
@@ -244,5 +246,6 @@ def run_verb(verbs: Sequence[Verb], argv: Sequence[str]) -> int:
     outcome = importlib.import_module(arguments.chosen.module).execute(arguments)
     if outcome.text:
         print(outcome.text)
-    print(f"written: {', '.join(map(str, outcome.written)) or 'nothing'}")
+    if not outcome.quiet:
+        print(f"written: {', '.join(map(str, outcome.written)) or 'nothing'}")
     return int(outcome.failed)

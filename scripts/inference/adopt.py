@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def read_stock(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: when the file is absent.
-        ValueError: when it holds no DynUNet, or one with residual blocks or another normalization.
+        ValueError: when it holds no DynUNet, or one with residual blocks or batch normalization.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,10 +80,14 @@ def read_stock(path: str | Path) -> dict[str, Tensor]:
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(("skip_layers.", "heads.", "deep_supervision_heads."))}
     if any(".conv3." in key or ".norm3." in key for key in own):
-        raise ValueError(f"checkpoint {path} is a DynUNet with residual blocks (res_block=True): not supported")
-    if any(key.endswith("running_mean") for key in own) or "input_block.norm1.weight" not in own:
         raise ValueError(
-            f"checkpoint {path} has another normalization; expected norm_name=('INSTANCE', {{'affine': True}})"
+            f"checkpoint {path} is a DynUNet with residual blocks (res_block=True): the blocks here carry the "
+            "foreground to each normalization and have no shortcut; train it with res_block=False"
+        )
+    if any(key.endswith("running_mean") for key in own):
+        raise ValueError(
+            f"checkpoint {path} has batch normalization, whose statistics are those of its training; expected instance "
+            "normalization, norm_name='instance'"
         )
     return own
 
@@ -198,6 +203,8 @@ def adopt(
         torch.manual_seed(seed)
         network = MultiTaskDynUNet(**definition)
     own = network.state_dict()
+    if not any(".norm" in key for key in state):  # instance normalization without scale and shift: 1 and 0
+        state |= {key: value for key, value in own.items() if re.search(r"\.norm\d\.(weight|bias)$", key)}
     missing = sorted(k for k in own.keys() - state.keys() if not k.startswith(HEAD))
     unexpected = sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
@@ -343,6 +350,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     classes = arguments.num_classes or 2
     if arguments.datalist_file:
         classes = runs.num_classes(runs.read_datalist(arguments.datalist_file, arguments.dataset_dir))
+        if arguments.num_classes not in (None, classes):
+            raise ValueError(f"--num_classes {arguments.num_classes}: {arguments.datalist_file} has {classes} classes")
     network, definition = adopt(
         arguments.checkpoint, classes, arguments.foreground_norm, arguments.tumor_channel, arguments.evidence_levels,
         arguments.evidence_channels,
@@ -355,6 +364,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             dataset_dir=str(arguments.dataset_dir), datalist_file=str(arguments.datalist_file),
         )  # fmt: skip
     else:
+        if not (arguments.num_classes or arguments.datalist_file):
+            text += "\nthe head has 2 classes; for a list with more, adopt with --num_classes or --datalist_file"
         text += f"\nstages 2 and 3 are trained by: {next_command(overlay, *data)}"
     return Outcome(text, [*written, overlay])
 

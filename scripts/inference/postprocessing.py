@@ -159,11 +159,13 @@ class RestoreStudyd(Transform):
         detected = tumor >= threshold
         flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):
+            low = float(output["temperature"]) < 1
+            extreme = "close to 0 or 1" if low else "nearly the same for every class"
             flags.append(
                 {
                     "code": "not_calibrated",
-                    "message": "the temperature stands at an end of its range: probabilities are close to 0 or 1 "
-                    "whatever the image; train with more validation cases",
+                    "message": f"the temperature stands at an end of its range: probabilities are {extreme} whatever "
+                    "the image; train with more validation cases",
                 }
             )
         names = [self.classes.get(str(i), f"class {i}") for i in range(len(probability))]

@@ -222,6 +222,15 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     if not arguments.run_dir and (root / "evaluation").is_dir():
         name = root.resolve().name
         root, runs, out = root.resolve().parent, {name: name}, str(Path(name) / out)
+    missing = [name for name in runs if not (root / name / "evaluation").is_dir()]
+    if root.is_dir() and missing:
+        there = sorted(path.parent.name for path in root.glob("*/evaluation") if path.is_dir())
+        hint = (
+            f"evaluated runs in it: {', '.join(there)}; choose with --run_dir NAME"
+            if there
+            else ("evaluate the run first: python -m scripts evaluate")
+        )
+        raise FileNotFoundError(f"{root} holds no evaluated run {' nor '.join(missing)}; {hint}")
     written = [write_report(root, runs, out, arguments.part, arguments.study)]
     if arguments.picture is not None:
         written.append(write_comparison_picture(root, arguments.picture, runs, part=arguments.part))

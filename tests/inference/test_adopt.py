@@ -64,6 +64,23 @@ def test_the_adopted_network_segments_as_the_stock_one(tmp_path, dims):
     }
 
 
+def test_instance_normalization_without_scale_and_shift_is_adopted_as_it_is(tmp_path):
+    network = stock(norm_name=("INSTANCE", {"affine": False}))
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    adopted, _ = adopt.adopt(tmp_path / "a.pt")
+    with torch.no_grad():
+        assert torch.allclose(adopted.eval()(images()), network(images()), atol=1e-5)
+
+
+def test_the_number_of_classes_is_that_of_the_list_or_said(checkpoint, small_data, tmp_path, capsys):
+    arguments = ["adopt", str(checkpoint), "--spatial_size", "32", "32", "--run_dir", str(tmp_path / "run")]
+    data = ["--dataset_dir", str(small_data.dataset_dir), "--datalist_file", str(small_data.datalist_file)]
+    with pytest.raises(ValueError, match=r"--num_classes 3: .*datalist\.json has 2 classes"):
+        command([*arguments, *data, "--num_classes", "3"])
+    command(arguments)
+    assert "the head has 2 classes; for a list with more, adopt with" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -118,7 +135,7 @@ def test_normalization_over_the_foreground_is_taken_on_wish(checkpoint):
     ("network", "arguments", "message"),
     [
         (lambda: stock(res_block=True), {}, "residual blocks"),
-        (lambda: stock(norm_name="batch"), {}, "another normalization"),
+        (lambda: stock(norm_name="batch"), {}, "batch normalization"),
         (lambda: torch.nn.Conv2d(1, 2, 3), {}, "holds no DynUNet"),
         (lambda: stock(out_channels=4), {}, "give tumor_channel, 1 to 3, got None"),
         (lambda: stock(out_channels=4), {"tumor_channel": 4}, "got 4"),

@@ -495,6 +495,15 @@ def test_what_was_not_measured_is_said(demo):
         assert f"the runs hold no {name}.json" in text
 
 
+def test_a_folder_without_the_runs_is_refused_with_those_that_are_there(demo, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no evaluated run ours nor baseline; evaluate the run first"):
+        command(["report", str(tmp_path)])
+    with pytest.raises(
+        FileNotFoundError, match="no evaluated run theirs; evaluated runs in it: baseline, ours"
+    ):
+        command(["report", str(demo), "--run_dir", "theirs"])
+
+
 def test_one_run_alone_is_reported_into_its_own_folder(demo, capsys):
     command(["report", str(demo / "ours")])
     page = demo / "ours" / "report.html"

@@ -102,7 +102,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     Raises:
         ValueError, OSError: as the builders.
     """
-    own = ("verb", "chosen", "overrides", "command", "out")
+    own = ("verb", "chosen", "overrides", "parser", "command", "out")
     given = {name: value for name, value in vars(arguments).items() if name not in own}
     if arguments.command == "check":
         return Outcome(_table(summary(read(given["datalist_file"], given["dataset_dir"]))))
