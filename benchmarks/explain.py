@@ -34,7 +34,7 @@ from scripts.explain.maps import max_scaling, upsample
 from scripts.explain.perturbation import scorecam
 from scripts.explain.scores import COPIES
 from scripts.explain.targets import ClassScore, SegmentationRegion, TumorLogOdds
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from scripts import phantoms
+from scripts.phantoms import dataset as phantoms
 
 PICTURE, HEALTHY = "phantom_tumor.png", "phantom_healthy.png"
 VOLUME, HEALTHY_VOLUME = "phantom_volume.nii.gz", "phantom_healthy_volume.nii.gz"

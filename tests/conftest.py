@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import phantoms
 from scripts.command.locations import CONFIGS
 from scripts.data import datalists
+from scripts.phantoms.dataset import make_phantoms
 from scripts.training.train import train
 
 
@@ -34,7 +34,7 @@ class SmallRun:
 def small_data(tmp_path_factory) -> SmallRun:
     folder = tmp_path_factory.mktemp("small")
     data = folder / "phantoms"
-    phantoms.make_phantoms(data, seed=3, patients=10, singles=16, progress=False)
+    make_phantoms(data, seed=3, patients=10, singles=16, progress=False)
     patients, _ = datalists.nifti_cases(
         data / "patients", root=data, name="patients", tumor_slices=2, normal_slices=1, progress=False
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -279,3 +282,48 @@ def test_there_are_configs():
 def test_the_config_rule_catches_what_it_should(key, text, expected):
     config = {"imports": ["$import torch", "$import scripts.runs.folder as runs"]}
     assert foreign_names(key, text, imported_by_config(config)) == expected
+
+
+PACKAGES = sorted(
+    package for package in ARROWS if package.startswith("scripts.") and package != "scripts.interventions"
+)
+
+
+def test_importing_every_package_imports_nothing_heavy():
+    """Public names are imported when they are asked for."""
+    heavy = ("torch", "monai", "numpy", "scipy", "matplotlib")
+    code = f"import sys, {', '.join(PACKAGES)}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_what_it_may_import_and_its_public_names_are_there(package):
+    module = importlib.import_module(package)
+    assert "import" in (module.__doc__ or "").lower()
+    own = {path.stem for path in Path(module.__path__[0]).glob("*.py")}
+    names = getattr(module, "__all__", [])
+    assert not own & set(names), "a module of the same name would be hidden"
+    for name in names:
+        assert getattr(module, name).__module__.startswith(package) if name != "METHODS" else module.METHODS
+
+
+def package_names(module: str, tree: ast.AST) -> set[str]:
+    """Names that our code takes from a package in place of the module that defines them."""
+    return {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in PACKAGES and package_of(module) != "tests"
+        for alias in node.names
+        if not (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").is_file()
+        and not (ROOT / node.module.replace(".", "/") / alias.name).is_dir()
+    }
+
+
+def test_our_own_code_imports_from_the_modules_that_define():
+    """A name looked up in a package when a function runs may be another bundle's by then, and is not type-checked."""
+    found = {module: package_names(module, ast.parse(path.read_text(encoding="utf-8"))) for module, path in modules()}
+    assert {module: names for module, names in found.items() if names} == {}
+    assert package_names("scripts.runs.folder", ast.parse("from scripts.networks import MultiTaskDynUNet")) == {
+        "scripts.networks.MultiTaskDynUNet"
+    }

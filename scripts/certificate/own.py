@@ -18,7 +18,7 @@ from scripts.evaluation.items import EvaluationDataset
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import upsample
 from scripts.explain.targets import TumorLogOdds
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.tasks import is_trained
 
 

@@ -14,7 +14,7 @@ from scripts.certificate.cases import Case
 from scripts.certificate.questions import Question
 from scripts.data.preprocessing import foreground_mask
 from scripts.interventions.regions import Image, inner
-from scripts.phantoms import draw_head, render, with_tumor
+from scripts.phantoms.head import draw_head, render, with_tumor
 
 SIZE = 128
 CLASSES = ("no_tumor", "solid", "ring")

@@ -1,3 +1,14 @@
 """Checks of a datalist before training: verification against rules, and the audit for shortcuts.
 
-May import everything up to `scripts.inference`."""
+May import everything up to `scripts.evaluation`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "audit": ["write_audit"],
+        "verification": ["Rule", "Verifier"],
+    },
+)

@@ -1,3 +1,15 @@
 """Runs beside each other: comparison, ablation, ensembles, sources left out.
 
-May import everything up to `scripts.evaluation`."""
+May import everything up to `scripts.checks`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "ablation": ["run_ablation"],
+        "compare": ["write_comparison"],
+        "ensembles": ["make_ensemble"],
+    },
+)

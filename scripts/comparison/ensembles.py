@@ -24,7 +24,7 @@ from scripts.comparison.trained_models import training_seconds
 from scripts.data import datalists
 from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
-from scripts.networks import ClassifierEnsemble, ImageClassifier
+from scripts.networks.classifiers import ClassifierEnsemble, ImageClassifier
 from scripts.runs import folder as runs
 from scripts.runs import lock
 from scripts.training.checkpoints import WEIGHTS, save_atomic

@@ -1,3 +1,4 @@
 """The whole way in one command.
 
-May import everything."""
+May import everything.
+"""

@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from scripts import phantoms
 from scripts.checks.audit import audit, write_audit
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.verbs import Outcome
@@ -24,6 +23,7 @@ from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.demo.steps import Steps
 from scripts.inference import shipped
+from scripts.phantoms.dataset import make_phantoms
 from scripts.report import report
 from scripts.runs import folder as runs
 from scripts.training.train import train
@@ -65,7 +65,7 @@ PHANTOM_NOTE = (
 
 def phantom_datalist(folder: Path, seed: int) -> dict[str, Any]:
     """Make the two phantom sources, or find them made, and list them together."""
-    phantoms.make_phantoms(folder, seed=seed, patients=PHANTOM_PATIENTS, singles=PHANTOM_SINGLES)
+    make_phantoms(folder, seed=seed, patients=PHANTOM_PATIENTS, singles=PHANTOM_SINGLES)
     volumes, _ = datalists.nifti_cases(
         folder / "patients", root=folder, name="patients", seed=seed, tumor_slices=4, normal_slices=2
     )

@@ -1,3 +1,15 @@
 """Why does a heatmap lie in the background: every known cause on a network and its images, with pictures.
 
-May import everything up to `scripts.inference`, and `scripts.checks`."""
+May import everything up to `scripts.checks`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "diagnose": ["diagnose_run"],
+        "inputs": ["prepare"],
+        "network": ["build_network", "load_checkpoint"],
+    },
+)

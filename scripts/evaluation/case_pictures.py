@@ -12,7 +12,7 @@ import torch
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.targets import TumorLogOdds
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.pictures.planes import PicturePlane
 from scripts.runs.folder import write_json

@@ -24,7 +24,7 @@ from scripts.evaluation.localization import (
     measure,
 )
 from scripts.evaluation.localization_table import format_table, localization_table, sorted_rows
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.pictures.explanation_figures import faithfulness_figure, localization_figure
 from scripts.pictures.planes import check_channel

@@ -20,7 +20,7 @@ from scripts.explain.methods import METHODS
 from scripts.explain.sanity import Explainer, RandomizationStage, cascading_randomization, stability
 from scripts.explain.targets import TumorLogOdds
 from scripts.measures.bootstrap import bootstrap_interval
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from scripts.explain.methods import METHODS
 from scripts.explain.targets import TumorLogOdds, named_target
 from scripts.inference.postprocessing import to_original_grid
 from scripts.measures.metrics import decide
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.pictures.planes import PicturePlane
 from scripts.pictures.sheets import Cell, stack, tile_grid

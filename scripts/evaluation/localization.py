@@ -21,7 +21,7 @@ from scripts.explain.measures import (
 )
 from scripts.explain.methods import METHODS, Explanation, explain
 from scripts.explain.targets import SegmentationRegion, Target, named_target
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.tasks import UNTRAINED, is_trained
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from scripts.inference.inferers import spatial_dims
 from scripts.measures.bootstrap import case_summary
 from scripts.measures.mask_measures import mask_measures
 from scripts.measures.metrics import diagnosis_metrics
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures.evaluation_figures import robustness_sheet
 from scripts.runs.folder import write_json
 from scripts.runs.tasks import is_trained

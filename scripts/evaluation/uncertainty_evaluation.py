@@ -21,7 +21,7 @@ from scripts.inference.inferers import VIEWS
 from scripts.inference.uncertainty import Spread, has_dropout, mc_dropout, predict, test_time_augmentation
 from scripts.measures.bootstrap import Resamples, case_summary, interval
 from scripts.measures.metrics import decide
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.pictures.planes import PicturePlane
 from scripts.runs.folder import write_csv, write_json

@@ -38,7 +38,7 @@ from scripts.inference.pipeline import slices_first
 from scripts.inference.result_names import result_name
 from scripts.inference.results import save_nifti
 from scripts.inference.studies import PrepareStudyd, Study, to_unit
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import file_sha256

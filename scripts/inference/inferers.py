@@ -9,7 +9,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 # What `MultiTaskDynUNet.encode` returns.
 Encoded = tuple[list[Tensor], list[Tensor]]
@@ -30,7 +30,7 @@ class MultiTaskInferer(Inferer):
         judge: told of every slice beside the prediction, such as whether it is like the training images.
 
     Example:
-        >>> from scripts.networks import MultiTaskDynUNet
+        >>> from scripts.networks.multitask_dynunet import MultiTaskDynUNet
         >>> net = MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
         >>> result = MultiTaskInferer()(torch.rand(1, 1, 32, 32, 5) + 0.1, net)
         >>> {name: tuple(value.shape) for name, value in sorted(result.items())}

@@ -18,7 +18,7 @@ from scripts.data.preprocessing import check_network_input
 from scripts.inference.postprocessing import SaveEvidenced
 from scripts.inference.scope import FILE as SCOPE
 from scripts.inference.studies import Study
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.checkpoint_files import file_sha256, load_weights
 
 # Of a config: where things lie and on what they run, which the result does not depend on.

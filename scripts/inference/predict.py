@@ -239,8 +239,10 @@ def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor]) -
     heat = np.zeros(stack.shape, np.float32)
     if evidence is not None:
         heat = evidence_scale(upsample(evidence.clamp(min=0), size), output["temperature"]).numpy()
-    seg = seg.numpy()
-    predicted = seg[:, 1:].max(axis=1, keepdims=True) > seg[:, :1]  # torch's argmax takes longer than all else here
+    logits = seg.numpy()
+    predicted = (
+        logits[:, 1:].max(axis=1, keepdims=True) > logits[:, :1]
+    )  # torch's argmax takes longer than all else here
     shown_stack = stack.numpy()
     if len(stack) == 1 and not study.plane:
         scale = overlays.legible_scale(shown_stack[0].shape)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from scripts.inference.inferers import VIEWS
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.tasks import is_trained
 
 __all__ = ["Spread", "has_dropout", "mc_dropout", "test_time_augmentation"]

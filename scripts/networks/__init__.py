@@ -1,8 +1,14 @@
-"""Networks: MONAI's DynUNet with foreground-aware normalization and an evidence head; classifiers to compare with."""
+"""Networks: MONAI's DynUNet with foreground-aware normalization and an evidence head; classifiers to compare with.
 
-from __future__ import annotations
+Imports nothing of ours.
+"""
 
-from scripts.networks.classifiers import ClassifierEnsemble, ImageClassifier
-from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+import lazy_loader
 
-__all__ = ["ClassifierEnsemble", "ImageClassifier", "MultiTaskDynUNet"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "classifiers": ["ClassifierEnsemble", "ImageClassifier"],
+        "multitask_dynunet": ["MultiTaskDynUNet"],
+    },
+)

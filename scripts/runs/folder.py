@@ -19,7 +19,7 @@ from scripts.command.files import whole, write_text
 from scripts.command.overrides import bundle_command, differing, merged_config
 from scripts.data import datalists
 from scripts.data.preprocessing import resolve_items
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import lock, parallel
 from scripts.runs.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, load_weights, load_whole
 from scripts.runs.provenance import circumstances

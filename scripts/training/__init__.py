@@ -1,3 +1,14 @@
 """Training: engines, losses, stages, handlers and checkpoints.
 
-May import command, data, measures, networks and runs."""
+May import what stands before it, but `scripts.explain`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "engines": ["MultiTaskStep"],
+        "losses": ["ClassificationLoss", "EvidenceLoss", "MultiTaskLoss", "SegmentationLoss"],
+    },
+)

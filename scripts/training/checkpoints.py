@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import parallel
 from scripts.runs.checkpoint_files import (
     CHECKPOINT,

@@ -12,7 +12,7 @@ from monai.utils import convert_to_tensor
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import parallel
 from scripts.training.precision import autocast_dtype
 

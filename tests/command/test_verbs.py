@@ -93,7 +93,7 @@ def test_every_argument_is_described_and_every_verb_has_an_example():
     for verb, parser in commands(root_parser(verbs())).items():
         undescribed = [action.dest for action in actions(parser) if not action.help]
         assert undescribed == [], verb
-        assert f"  python -m scripts {verb}" in parser.epilog
+        assert f"python -m scripts {verb} " in parser.epilog + " "
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,17 @@ def test_the_released_bundle_has_the_verbs_of_its_scripts(monkeypatch):
     names = [verb.name for verb in verbs()]
     assert "train" in names
     assert "serve" not in names
+
+
+def test_the_shell_completes_verbs_and_their_arguments(capsys):
+    pytest.importorskip("shtab")
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert script.startswith("# AUTOMATICALLY GENERATED")
+    assert "written:" not in script
+    assert "complete -o bashdefault" in script
+    assert {"--overlay", "--datalist_file"} <= set(script.replace("'", " ").replace('"', " ").split())
+    assert all(verb.name in script for verb in verbs())
 
 
 def test_devices_are_given_by_the_same_argument():

@@ -17,7 +17,8 @@ from scripts.command.errors import one_sentence_errors
 from scripts.command.locations import CONFIGS
 from scripts.comparison import ablation
 from scripts.comparison.ablation import VARIANTS, planned_epochs, run_ablation, train_variant, write_ablation
-from scripts.networks import ClassifierEnsemble, ImageClassifier, MultiTaskDynUNet
+from scripts.networks.classifiers import ClassifierEnsemble, ImageClassifier
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.normalization import ForegroundInstanceNorm, PlainNorm
 from scripts.runs import folder as runs
 from tests.made_runs import case_rows, made_evaluation, made_stage, map_rows

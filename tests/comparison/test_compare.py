@@ -18,7 +18,7 @@ from scripts.comparison import comparison_files
 from scripts.comparison.compare import read_models, write_comparison
 from scripts.comparison.comparison import compare, difference, value_of
 from scripts.comparison.trained_models import MEASURES, check_comparable, expand, read_model, stale, training_seconds
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.folder import write_json
 from scripts.runs.result_files import EVALUATION, KEY, mark, weights_sha256
 from scripts.runs.run_files import format_number

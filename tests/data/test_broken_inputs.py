@@ -14,7 +14,7 @@ from PIL import Image
 
 from scripts.checks.verify_data import summarize, verify
 from scripts.data import datalists
-from scripts.phantoms import phantom_slice
+from scripts.phantoms.dataset import phantom_slice
 from tests.transforms.images import disc, head
 
 LOCKED = "locked.png"

@@ -17,7 +17,7 @@ from scripts.data.datalists.folders import class_names
 from scripts.data.datalists.similarity import places
 from scripts.data.datalists.slices import qualifying_slices, share_out, spread
 from scripts.data.datalists.volumes import load_oriented
-from scripts.phantoms import make_phantoms, phantom_slice
+from scripts.phantoms.dataset import make_phantoms, phantom_slice
 
 
 def picture(index: int, size: int = 96, tumor: bool = False) -> Image.Image:

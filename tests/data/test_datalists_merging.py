@@ -14,7 +14,7 @@ from scripts.data import datalists
 from scripts.data.datalists.linking import file_order, linked
 from scripts.data.datalists.merging import join_classes
 from scripts.data.datalists.similarity import close_to_training
-from scripts.phantoms import phantom_slice
+from scripts.phantoms.dataset import phantom_slice
 
 
 def picture(index: int) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from scripts.command.locations import CONFIGS
 from scripts.demo.demo import demo
-from scripts.phantoms import phantom_slice
+from scripts.phantoms.dataset import phantom_slice
 
 
 def check(out, table):

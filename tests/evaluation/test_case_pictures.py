@@ -10,7 +10,7 @@ from PIL import Image
 from scripts.evaluation.case_pictures import choose, write_case_pictures
 from scripts.evaluation.evaluation import decided
 from scripts.measures.mask_measures import mask_measures
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from tests.inference.test_uncertainty import ARGUMENTS, Cases
 
 

@@ -19,7 +19,7 @@ from scripts.evaluation.localization import (
 from scripts.evaluation.localization_table import format_table, localization_table, sorted_rows
 from scripts.explain.methods import METHODS, explain
 from scripts.explain.targets import ClassScore, SegmentationRegion, TumorLogOdds
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 CLASSES = {"0": "no_tumor", "1": "glioma", "2": "meningioma"}
 FAST = {

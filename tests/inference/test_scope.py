@@ -15,7 +15,7 @@ from scripts.evaluation.scope_evaluation import compare, fit_scope, item_feature
 from scripts.inference import scope
 from scripts.inference.inferers import MultiTaskInferer
 from scripts.inference.pipeline import Inference
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.folder import last_stage, load_run, read_datalist
 
 

@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 from scripts.evaluation.uncertainty_evaluation import draw, summarize, write_uncertainty
 from scripts.inference.inferers import VIEWS
 from scripts.inference.uncertainty import Spread, dropout_on, has_dropout, mc_dropout, predict, test_time_augmentation
-from scripts.networks import MultiTaskDynUNet
 from scripts.networks.classifiers import ImageClassifier
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.run_files import Document
 
 ARGUMENTS = (2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 STRIDES, FILTERS = [1, 2, 2], [4, 6, 8]
 TOTAL_STRIDE = 4

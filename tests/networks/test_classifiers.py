@@ -10,8 +10,7 @@ from scripts.evaluation.localization import main_map, main_plan, make_plan, maps
 from scripts.explain.layers import default_layer
 from scripts.explain.methods import explain
 from scripts.explain.targets import ClassScore
-from scripts.networks import ClassifierEnsemble, ImageClassifier
-from scripts.networks.classifiers import ARCHITECTURES
+from scripts.networks.classifiers import ARCHITECTURES, ClassifierEnsemble, ImageClassifier
 from scripts.training.engines import MultiTaskStep, parameter_groups
 from tests.networks.nets import heads
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet
 
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from tests.networks.nets import heads, shape_arguments, tiny
 
 OUTPUTS = ("seg", "cls", "evidence")

@@ -12,9 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from scripts.__main__ import main as command
 from scripts.data.datalists.volumes import load_oriented
-from scripts.phantoms import draw_head, make_phantoms, phantom_slice, phantom_volume, render, with_tumor
-from scripts.phantoms.dataset import AREA_RANGE, FORMATS, VERSION
-from scripts.phantoms.head import SmoothField
+from scripts.phantoms.dataset import AREA_RANGE, FORMATS, VERSION, make_phantoms, phantom_slice, phantom_volume
+from scripts.phantoms.head import SmoothField, draw_head, render, with_tumor
 
 GRID = (np.arange(110) - 54.5) * 2.0
 LEVELS = np.array([-30.0, 0.0, 20.0, 45.0])

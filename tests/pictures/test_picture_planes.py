@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scripts.evaluation.galleries import Shown, _panel
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures.planes import PicturePlane, check_channel
 
 

@@ -498,9 +498,7 @@ def test_what_was_not_measured_is_said(demo):
 def test_a_folder_without_the_runs_is_refused_with_those_that_are_there(demo, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no evaluated run ours nor baseline; evaluate the run first"):
         command(["report", str(tmp_path)])
-    with pytest.raises(
-        FileNotFoundError, match="no evaluated run theirs; evaluated runs in it: baseline, ours"
-    ):
+    with pytest.raises(FileNotFoundError, match="no evaluated run theirs; evaluated runs in it: baseline, ours"):
         command(["report", str(demo), "--run_dir", "theirs"])
 
 

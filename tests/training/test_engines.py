@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.training.engines import KeptFeatures, MultiTaskStep, parameter_groups, prepare_batch
 from scripts.training.losses import MultiTaskLoss
 from tests.networks.nets import gradients, heads, tiny

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.command.locations import CONFIGS
-from scripts.networks import MultiTaskDynUNet
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import folder as runs
 from scripts.training.checkpoints import StageCheckpoint
 from scripts.training.train import train, train_stage
