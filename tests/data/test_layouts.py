@@ -14,7 +14,7 @@ from scripts.__main__ import main as command
 from scripts.data import datalists
 from scripts.data.datalists.layouts import BY_NAME, find_layouts
 from scripts.data.datalists.plans import took
-from scripts.data.datalists.recognition import find, recognized
+from scripts.data.datalists.recognition import NAMES, find, recognized
 from scripts.data.datalists.schema import Report
 from scripts.data.datalists.walking import walk
 from scripts.phantoms import phantom_slice
@@ -142,6 +142,25 @@ TREES: dict[str, tuple[list[str], str, list[str]]] = {
         UCSF, "ucsf_pdgm",
         ["FLAIR = *_FLAIR.nii.gz in 2 of 2 cases", "mask = *_tumor_segmentation.nii.gz in 2 of 2 cases",
          "brain mask = *_brain_segmentation.nii.gz in 2 of 2 cases"],
+    ),
+    "BraTS-GoAT": (
+        [*brats("BraTS-GoAT-00000", "-", "t1c t1n t2f t2w seg"),
+         *brats("BraTS-GoAT-00001", "-", "t1c t1n t2f t2w seg")],
+        "brats_2023", ["FLAIR = *-t2f.nii.gz in 2 of 2 cases"],
+    ),
+    "UCSF-ALPTDG": (
+        [f"10010{k}/10010{k}_time{s}_{what}.nii.gz" for k in (1, 2) for s in (1, 2)
+         for what in ("flair", "t1", "t1ce", "t2", "seg")],
+        "ucsf_alptdg", ["FLAIR = *_flair.nii.gz in 4 of 4 cases", "mask = *_seg.nii.gz in 4 of 4 cases"],
+    ),
+    "UCSD-PTGBM": (
+        brats("UCSD-PTGBM-0002_01", "_", "FLAIR T1pre T1post T2 ADC BraTS_tumor_seg total_cellular_tumor_seg"),
+        "ucsd_ptgbm", ["FLAIR = *_FLAIR.nii.gz in 1 of 1 cases", "mask = *_BraTS_tumor_seg.nii.gz in 1 of 1 cases"],
+    ),
+    "MU-Glioma-Post": (
+        [f"PatientID_000{k}/Timepoint_{s}/PatientID_000{k}_Timepoint_{s}_{what}.nii.gz" for k in (3, 4) for s in (1, 2)
+         for what in ("brain_t1c", "brain_t1n", "brain_t2f", "brain_t2w", "tumorMask")],
+        "folders", ["FLAIR = *_brain_t2f.nii.gz in 4 of 4 cases", "mask = *_tumorMask.nii.gz in 4 of 4 cases"],
     ),
     "EGD": (EGD, "egd", ["FLAIR = FLAIR.nii.gz in 2 of 2 cases", "mask = MASK.nii.gz in 2 of 2 cases"]),
     "BIDS": (
@@ -337,6 +356,14 @@ def test_a_brain_mask_taken_for_a_tumor_is_refused(tmp_path):
         (["a.pdf", "b.pdf", "c"], "fits no known layout: it holds 2 .pdf, 1 no suffix"),
         (["p1/flair.nii.gz", "p2/flair.nii.gz"], "holds 2 volumes of no known layout, and no folder with a mask"),
         ([*UCSF, *UPENN], r"may be of the layouts upenn_gbm \(2\) and ucsf_pdgm \(2\): choose with --layout NAME"),
+        (
+            ["Task01/imagesTr/a.nii.gz", "Task01/labelsTr/a.nii.gz"],
+            "1 folders with imagesTr: give one of them, such as Task01",
+        ),
+        (
+            ["a/1.jpg", "b/2.jpg"],
+            "holds 2 pictures of no known layout: expected folders by class, one of them named no_t",
+        ),
         (brats("BraTS-GLI-00002-000", "-", "t1c t2w seg"), "no case has FLAIR, but T1ce in 1, T2 in 1 of 1 cases"),
     ],
 )
@@ -370,6 +397,17 @@ def test_boxes_are_refused_with_what_to_do(tmp_path, name, content, kind):
         ValueError, match=f"holds 1 pictures with boxes or polygons \\({kind}: .*draw them as mask pictures"
     ):
         find(tmp_path, walk(tmp_path, Report()))
+
+
+def test_a_folder_of_dicom_files_is_taken_for_series(tmp_path):
+    touch(tmp_path, "p1/s1/IM0001")
+    (tmp_path / "p1" / "s1" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    assert find(tmp_path, walk(tmp_path, Report())) == "dicom_series"
+
+
+def test_the_documentation_lists_every_layout():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"| `{name}` |" not in text] == []
 
 
 def test_links_to_folders_are_followed_once_and_the_rest_is_named(tmp_path):
@@ -555,3 +593,22 @@ def test_matlab_slices_give_image_mask_class_and_patient(tmp_path, caplog):
         "damaged.mat": "damaged.mat is damaged",
         "label.mat": "label.mat has the label 4, expected 1 to 3",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("derivatives/tumor_study/sub-01/anat/sub-01_desc-brain_mask.nii.gz", "foreground"),
+        ("derivatives/bet/sub-01/anat/sub-01_desc-brainTumor_mask.nii.gz", "label"),
+        ("derivatives/fmriprep/sub-01/anat/sub-01_dseg.nii.gz", None),
+        ("derivatives/fmriprep/sub-01/anat/sub-01_label-CSF_mask.nii.gz", None),
+        ("derivatives/fmriprep/sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz", None),
+        ("derivatives/manual/sub-01/anat/sub-01_dseg.nii.gz", None),
+        ("derivatives/manual/sub-01/anat/sub-01_desc-tumor_dseg.nii.gz", "label"),
+        ("sub-01/anat/sub-01_ce-gadolinium_T1w.nii.gz", "T1ce"),
+        ("sub-01/func/sub-01_FLAIR.nii.gz", None),
+    ],
+)
+def test_masks_of_bids_are_of_tumors_not_of_brains_or_tissues(path, what):
+    rank = BY_NAME["bids"].rank_of(path)
+    assert (None if rank is None else BY_NAME["bids"].names[rank][0]) == what

@@ -27,8 +27,9 @@ class Layout:
         title: of the collection.
         case: regular expression (case ignored) that matches, from the start, as much of a file's path as names its
             case; the case is what its groups matched, else all of it.
-        names: (role, pattern of the path, case ignored) in order of preference. A file has the role of the first
-            pattern that fits it, "" is none; a case takes the files of the first pattern of a role that it has.
+        names: (role, pattern, case ignored) in order of preference. A pattern with "/" is that of the path, another of
+            the name of the file or of the folder it lies in. A file has the role of the first pattern that fits it, ""
+            is none; a case takes the files of the first pattern of a role that it has.
     """
 
     name: str
@@ -46,7 +47,8 @@ class Layout:
     def rank_of(self, path: str) -> int | None:
         """The number of the pattern that a file's path fits; None if none or one without a role."""
         for k, (what, pattern) in enumerate(self.names):
-            if fnmatchcase(path.lower(), pattern.lower()):
+            parts = [path.lower()] if "/" in pattern else path.lower().split("/")[-2:]
+            if any(fnmatchcase(part, pattern.lower()) for part in parts):
                 return k if what else None
         return None
 
@@ -74,8 +76,8 @@ LAYOUTS = (
         _named(["*_seg.nii*", "*_segm.nii*"], FLAIR="*_flair.nii*", T1="*_t1.nii*", T1ce="*_t1ce.nii*", T2="*_t2.nii*"),
     ),
     Layout(
-        "brats_2023", "BraTS 2023 to 2025: GLI, MEN, MEN-RT, MET, PED, SSA (BraTS-GLI-00000-000-t2f.nii.gz, -seg)",
-        r".*?BraTS-[a-z]+(?:-[a-z]+)?-\d+-\d+",
+        "brats_2023", "BraTS 2023 to 2025: GLI, MEN, MEN-RT, MET, PED, SSA, GoAT (BraTS-GLI-00000-000-t2f.nii.gz)",
+        r".*?BraTS-[a-z]+(?:-[a-z]+)?-\d+(?:-\d+)?",
         _named(
             ["*[-_]seg.nii*", "*[-_]gtv.nii*"], FLAIR="*[-_]t2f.nii*", T1="*[-_]t1n.nii*", T1ce="*[-_]t1c.nii*",
             T2="*[-_]t2w.nii*",
@@ -107,6 +109,17 @@ LAYOUTS = (
         ),
     ),
     Layout(
+        "ucsf_alptdg", "UCSF-ALPTDG, two time points in a folder (100101/100101_time1_flair.nii.gz, _seg)",
+        r".*?\d+_time\d+(?=_)",
+        _named(["*_seg.nii*"], FLAIR="*_flair.nii*", T1="*_t1.nii*", T1ce="*_t1ce.nii*", T2="*_t2.nii*"),
+    ),
+    Layout(
+        "ucsd_ptgbm", "UCSD-PTGBM (UCSD-PTGBM-0002_01_FLAIR.nii.gz, _BraTS_tumor_seg.nii.gz)", r".*?UCSD-PTGBM-\d+_\d+",
+        _named(
+            ["*_BraTS_tumor_seg.nii*"], FLAIR="*_FLAIR.nii*", T1="*_T1pre.nii*", T1ce="*_T1post.nii*", T2="*_T2.nii*"
+        ),
+    ),
+    Layout(
         "egd", "Erasmus Glioma Database (EGD-0001/4_FLAIR/NIFTI/FLAIR.nii.gz, MASK.nii.gz)", r".*?EGD-\d+",
         _named(["*/MASK.nii*"], FLAIR="*/FLAIR.nii*", T1="*/T1.nii*", T1ce="*/T1GD.nii*", T2="*/T2.nii*"),
     ),
@@ -115,9 +128,9 @@ LAYOUTS = (
         r"(?:.*?/)?(sub-[a-z0-9]+)(?:/(ses-[a-z0-9]+))?/",
         (
             ("", "*_space-mni*"), ("", "*_label-[gwc][ms][f_]*"),  # another grid; gray and white matter, fluid
-            ("foreground", "*[-_]brain*_mask.nii*"), ("foreground", "*_brainmask.nii*"),
             *(("label", f"*{word}*_{kind}.nii*") for word in ("tumor", "tumour", "lesion", "glioma", "gtv")
               for kind in ("mask", "dseg", "roi")),
+            ("foreground", "*[-_]brain*_mask.nii*"), ("foreground", "*_brainmask.nii*"),
             ("label", "*_mask.nii*"), ("label", "*_roi.nii*"), ("", "*derivatives/*"),
             ("FLAIR", "*anat/*_flair.nii*"), ("T1ce", "*anat/*_ce-*_t1w.nii*"), ("T1", "*anat/*_t1w.nii*"),
             ("T2", "*anat/*_t2w.nii*"),

@@ -51,6 +51,9 @@ def find(folder: Path, files: Sequence[Path]) -> str:
     """
     paths = [path.relative_to(folder).as_posix() for path in files]
     found = find_layouts(paths)
+    below = {path[: path.index("/imagesTr/")] for path in paths if "/imagesTr/" in path}
+    if below and not found:
+        raise ValueError(f"{folder} holds {len(below)} folders with imagesTr: give one of them, such as {min(below)}")
     if "imagesTr" in {path.split("/")[0] for path in paths} or _is_list(folder / "dataset.json"):
         found["decathlon"] = sum(path.startswith(("imagesTr/", "labelsTr/")) for path in paths)
     if not found:
