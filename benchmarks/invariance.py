@@ -30,7 +30,7 @@ from transforms.pictures import read_picture
 
 logger = logging.getLogger(__name__)
 
-Picture = NDArray[np.generic]
+Picture = NDArray[Any]
 SIDES = {"all sides": (1, 1, 1, 1), "left": (1, 0, 0, 0), "top": (0, 1, 0, 0), "right and bottom": (0, 0, 1, 1)}
 COLORS = {"black": 0, "gray": 128, "white": 255}
 MOST = {"lossless": 1e-3, "jpeg": 1e-2}
