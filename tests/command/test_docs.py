@@ -1,0 +1,92 @@
+"""README and docs say what the code does: every command in them is understood, every link and name is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bundle.predictions import Prediction
+from scripts.__main__ import verbs
+from scripts.command.config_files import read_config
+from scripts.command.locations import ROOT
+from scripts.command.overrides import bundle_command, check_overrides
+from scripts.command.verbs import parse
+from tests.test_imports import ARROWS
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MONAI = "/lib/python3.11/site-packages/monai/bundle/__main__.py"
+
+
+def commands(page: Path) -> list[str]:
+    """Indented command lines, continued ones joined, without comments and the marks of what is optional."""
+    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
+    lines = re.findall(r"^    ((?:python|torchrun|make) .*)$", text, re.MULTILINE)
+    bare = [re.sub(r"\s{2,}# .*|\s# .*", "", line) for line in lines]
+    return [re.sub(r"\.\.\.|(?<![\w'\"])[\[\]]|\](?=\s|$)", "", line) for line in bare]
+
+
+def written(prefix: str) -> list[tuple[str, str]]:
+    """(page, arguments) of each command that begins so."""
+    return [(page.name, line.partition(prefix)[2]) for page in PAGES for line in commands(page) if prefix in line]
+
+
+@pytest.mark.parametrize(("page", "line"), [p for p in written("-m scripts") if p[1].strip()])
+def test_every_verb_in_the_docs_is_understood(page, line):
+    arguments = parse(verbs(), shlex.split(line))
+    assert arguments.chosen.name
+    if arguments.overrides:
+        config = "train" if arguments.verb in ("train", "ablation", "leave-one-source-out") else arguments.verb
+        ids = [token[2:].partition("=")[0] for token in arguments.overrides if token.startswith("--")]
+        stages = ("stage1_segmentation", "stage2_classification", "stage3_joint")
+        found = read_config(ROOT / "configs" / f"{config}.yaml").get()
+        check_overrides(found, [name for name in ids if name not in stages])
+
+
+@pytest.mark.parametrize(("page", "line"), [p for p in written("-m monai.bundle") if p[1].split()[0] == "run"])
+def test_every_run_of_a_config_in_the_docs_is_understood(page, line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = bundle_command([MONAI, *shlex.split(line)])
+    assert command is not None
+    files = [file for file in command.files if not file.startswith("runs/")]
+    check_overrides(read_config(files).get(), command.values)
+
+
+def test_every_target_of_make_in_the_docs_is_there():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    used = {line.split()[1] for page in PAGES for line in commands(page) if line.startswith("make ")}
+    assert {"demo", "test"} <= used <= targets
+
+
+def test_the_makefile_calls_verbs_with_arguments_that_they_have():
+    text = re.sub(r"\$\(or \$\(PORT\),(\d+)\)", r"\1", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    lines = re.findall(r"\$\(BIN\)/python -m scripts (.*)", text)
+    assert len(lines) >= 5
+    for line in lines:
+        plain = re.sub(r"\$\(if \$\(\w+\),(.*?)\)(?=\s|$)", r"\1", line)
+        parse(verbs(), shlex.split(re.sub(r"\$\(\w+\)", "1", plain)))
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_readme_names_what_a_prediction_has():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.search(r"predictor\.predict\(\"image\.jpg\"\)\s+# (.*)", text)[1].split(", ")
+    assert set(named) <= {field.name for field in dataclasses.fields(Prediction)}
+    assert len(text.splitlines()) <= 120
+
+
+def test_the_table_of_the_architecture_equals_the_arrows():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| .* \| (.*) \|$", text, re.MULTILINE)
+    outer = {"transforms", "scripts", "bundle", "tests"}
+    full = {name: name if name in outer else f"scripts.{name}" for name, _ in rows}
+    found = {full[name]: {full[n] for n in allowed.split(", ") if n != "nothing"} for name, allowed in rows}
+    assert found == ARROWS
