@@ -13,6 +13,10 @@ def _serve(parser: Parser) -> None:
     add_weights(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the service has no login of its own")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument(
+        "--allowed_host", action="append", default=[], metavar="NAME",
+        help="further name that the service is called by; localhost and IP addresses are; repeatable",
+    )  # fmt: skip
     parser.add_argument("--max_upload_mib", type=int, default=64, help="size of one file (default: 64)")
     parser.add_argument("--max_batch", type=int, default=8, help="images predicted together (default: 8)")
 

@@ -29,6 +29,7 @@ from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion,
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import RestoreStudyd, evidence_scale
 from scripts.inference.studies import Study, to_unit
+from transforms.limits import ReadLimits
 
 __all__ = ["Explanation", "Prediction", "Predictor", "Uncertainty"]
 
@@ -68,6 +69,18 @@ class Predictor:
         # As the network sees a slice, in pixels.
         self.spatial_size: list[int] = self._inference.preprocessing[0].size
         self._explaining = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: with joblib, Ray or Dask a predictor goes to where the images are."""
+        return {key: value for key, value in self.__dict__.items() if key != "_explaining"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._explaining = threading.Lock()
+
+    def limit_files(self, limits: ReadLimits) -> None:
+        """Refuse larger files, by their headers, from now on."""
+        self._inference.preprocessing[0].limits = limits
 
     def predict(
         self,

@@ -3,16 +3,15 @@
     python -m scripts serve --run_dir runs/mine --port 8000
     curl -F image=@slice.png http://127.0.0.1:8000/predict_multitask
 
-Its description for programs is at ``/openapi.json``, for people at ``/docs``.
+Its description for programs is at ``/openapi.json``, for people at ``/``. Pictures, volumes and explanations wait in
+queues of their own, so that a slow explanation or a large volume holds up nobody's picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import gzip
-import io
+import inspect
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -20,34 +19,39 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import nibabel as nib
-import numpy as np
+import torch
 import uvicorn
-from fastapi import FastAPI, File, Form, HTTPException, UploadFile
-from fastapi.responses import JSONResponse
-from PIL import Image
+from fastapi import Depends, FastAPI, File, Form, HTTPException, UploadFile
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from bundle.batching import Batcher, QueueFull
+from bundle.batching import Batcher, QueueFull, giving_way
 from bundle.predictor import Explanation, Prediction, Predictor
+from bundle.service_answers import encode_explanation, encode_prediction
+from bundle.service_docs import describing_page
+from bundle.service_guards import BodyLimit, HostCheck
 from bundle.service_model import NOTICE, describe_model, read_metadata
 from bundle.service_schema import ExplanationAnswer, Health, Model, MultitaskAnswer, Problem
-from bundle.uploads import BodyLimit, UploadLimits, UploadRefused, stored
+from bundle.uploads import KINDS, UploadLimits, UploadRefused, in_form_words, stored
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.explain.methods import METHODS
+from transforms.limits import TooLarge
+from transforms.reading import file_kind
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[1]
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "the body is no form of the documented kind"},
+    400: {"model": Problem, "description": "the body is no form of the documented kind, or the host is not known"},
+    403: {"model": Problem, "description": "the request comes from a page of another site"},
     413: {"model": Problem, "description": "the upload is too large"},
     415: {"model": Problem, "description": "the upload is no image that is read here"},
     422: {"model": Problem, "description": "the upload or a parameter cannot be used, with the reason"},
-    503: {"model": Problem, "description": "too many requests wait, or the service shuts down; try again later"},
+    503: {"model": Problem, "description": "too many requests wait, or the service shuts down; see Retry-After"},
 }
-Upload = Annotated[UploadFile, File(description="PNG, JPEG, BMP, TIFF or NIfTI (.nii, .nii.gz)")]
+WAITING = {"pictures": 256, "volumes": 32, "explanations": 64}  # requests in each queue
+LOOK_S = 0.5  # how often it is looked whether the one who asks is still there
+Upload = Annotated[UploadFile, File(description=KINDS)]
 ForegroundUpload = Annotated[
     UploadFile | None, File(description="mask of the head on the image's grid; computed where it is not given")
 ]
@@ -56,31 +60,45 @@ Plane = Annotated[Literal["axial", "coronal", "sagittal", "auto"] | None, Form(d
 Channel = Annotated[int | None, Form(ge=0, le=1 << 20, description="which volume of a 4D file, counted from 0")]
 
 
-def create_app(predictor: Predictor, limits: UploadLimits | None = None, max_batch: int = 8) -> FastAPI:
+def create_app(
+    predictor: Predictor,
+    limits: UploadLimits | None = None,
+    max_batch: int = 8,
+    hosts: Sequence[str] = (),
+    waiting: Mapping[str, int] = WAITING,
+) -> FastAPI:
     """The application around a loaded predictor.
 
     Args:
-        predictor: is shared by all requests.
+        predictor: is shared by all requests; it takes over the limits.
         limits: of uploads.
-        max_batch: images predicted together.
+        max_batch: pictures predicted together.
+        hosts: names that the service is called by, beside "localhost" and IP addresses.
+        waiting: requests that may wait of "pictures", "volumes" and "explanations".
     """
     limits = limits or UploadLimits()
+    predictor.limit_files(limits.read)
     metadata = read_metadata(predictor.bundle_root)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.batcher = Batcher(lambda items: predict_together(predictor, items), max_batch)
+        app.state.lanes = lanes = start_lanes(predictor, max_batch, waiting)
         yield
-        await run_in_threadpool(app.state.batcher.close)
+        await run_in_threadpool(lanes["explanations"].close, False)
+        for name in ("volumes", "pictures"):
+            await run_in_threadpool(lanes[name].close)
 
     app = FastAPI(
         title="TumorLens",
         version=str(metadata["version"]),
         description=f"Brain-tumor MRI: tumor probability, mask and evidence map of an image. {NOTICE}",
         lifespan=lifespan,
+        docs_url=None,  # they would load scripts from another site
+        redoc_url=None,
     )
     # Twice: image and mask of the head may both be as large as allowed.
     app.add_middleware(BodyLimit, limit_bytes=2 * limits.bytes + (64 << 10))
+    app.add_middleware(HostCheck, hosts=hosts)
 
     @app.exception_handler(UploadRefused)
     async def refused(_: Request, error: UploadRefused) -> JSONResponse:
@@ -94,15 +112,24 @@ def create_app(predictor: Predictor, limits: UploadLimits | None = None, max_bat
     @app.get("/health", response_model=Health)
     async def health() -> dict[str, Any]:
         """Whether the service answers, and how much waits."""
-        return {"status": "ok", "waiting": app.state.batcher.waiting}
+        return {"status": "ok", "waiting": {name: lane.waiting for name, lane in app.state.lanes.items()}}
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        """What the service does, for people, with a form to try it."""
+        return describing_page(app.openapi(), describe_model(predictor, metadata))
 
     @app.get("/model", response_model=Model)
     async def model() -> dict[str, Any]:
         """What is loaded: classes, thresholds, input, methods, intended use."""
         return describe_model(predictor, metadata)
 
-    @app.post("/predict_multitask", response_model=MultitaskAnswer, responses=PROBLEMS)
+    known = [Depends(known_fields)]
+
+    @app.post("/predict_multitask", response_model=MultitaskAnswer, responses=PROBLEMS, dependencies=known)
     async def predict_multitask(
+        request: Request,
         image: Upload,
         foreground: ForegroundUpload = None,
         slice: Slice = None,
@@ -114,15 +141,16 @@ def create_app(predictor: Predictor, limits: UploadLimits | None = None, max_bat
         """Probability of a tumor and of each class, mask and evidence of one image or volume."""
         options = {"slice": slice, "plane": plane, "channel": channel}
         with ExitStack() as stack:
-            request = await _request(stack, image, foreground, options, limits)
-            with _reasons(request):
-                prediction = await asyncio.wrap_future(
-                    app.state.batcher.submit({**request, "uncertainty": uncertainty})
-                )
+            given = await _given(stack, image, foreground, options, limits)
+            picture = given["image"].is_file() and file_kind(given["image"]) == "picture"
+            lane = app.state.lanes["pictures" if picture else "volumes"]
+            with _reasons(given):
+                prediction = await _answer(request, lane, {**given, "uncertainty": uncertainty})
         return await run_in_threadpool(encode_prediction, prediction, image.filename, arrays)
 
-    @app.post("/explain", response_model=ExplanationAnswer, responses=PROBLEMS)
+    @app.post("/explain", response_model=ExplanationAnswer, responses=PROBLEMS, dependencies=known)
     async def explain(
+        request: Request,
         image: Upload,
         foreground: ForegroundUpload = None,
         method: Annotated[str, Form(description=f"one of {', '.join(METHODS)}")] = "evidence",
@@ -137,14 +165,50 @@ def create_app(predictor: Predictor, limits: UploadLimits | None = None, max_bat
         """A heatmap of one image, or of one slice or all slices of a volume."""
         options = {"slice": slice, "plane": plane, "channel": channel}
         with ExitStack() as stack:
-            request = await _request(stack, image, foreground, options, limits)
-            with _reasons(request):
-                found = await run_in_threadpool(
-                    predictor.explain, **request, method=method, layer=layer or None, target=target
-                )
+            given = await _given(stack, image, foreground, options, limits)
+            asked = {"method": method, "layer": layer or None, "target": target}
+            with _reasons(given):
+                found = await _answer(request, app.state.lanes["explanations"], {**given, **asked})
         return await run_in_threadpool(encode_explanation, found)
 
     return app
+
+
+def start_lanes(predictor: Predictor, max_batch: int, waiting: Mapping[str, int]) -> dict[str, Batcher]:
+    """The queues: "pictures" in common passes, "volumes" one by one, "explanations" one by one; the latter give way."""
+
+    def together(items: Sequence[Mapping[str, Any]]) -> list[Prediction | Exception]:
+        return predict_together(predictor, items)
+
+    def explained(items: Sequence[Mapping[str, Any]]) -> list[Explanation]:
+        return [predictor.explain(**item) for item in items]
+
+    threads = torch.get_num_threads()
+    return {
+        "pictures": Batcher(together, max_batch, waiting["pictures"], giving_way(0, threads), "pictures"),
+        "volumes": Batcher(together, 1, waiting["volumes"], giving_way(10, threads), "volumes"),
+        "explanations": Batcher(
+            explained, 1, waiting["explanations"], giving_way(19, max(1, threads // 2)), "explanations"
+        ),
+    }
+
+
+async def known_fields(request: Request) -> None:
+    """Refuse what an endpoint does not take: a misspelled field would be left out without a word.
+
+    Raises:
+        UploadRefused: names the fields.
+    """
+    takes = [name for name in inspect.signature(request.scope["endpoint"]).parameters if name != "request"]
+    names = [name for name, _ in (await request.form()).multi_items()]
+    if unknown := sorted({*names, *request.query_params} - set(takes)):
+        raise UploadRefused(
+            422, f"there is no field {', '.join(map(repr, unknown))}; the form takes {', '.join(takes)}"
+        )
+    if request.query_params:
+        raise UploadRefused(422, f"{', '.join(request.query_params)} belongs into the form, not into the address")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UploadRefused(422, f"{', '.join(twice)} is given more than once")
 
 
 def predict_together(predictor: Predictor, requests: Sequence[Mapping[str, Any]]) -> list[Prediction | Exception]:
@@ -170,7 +234,19 @@ def predict_together(predictor: Predictor, requests: Sequence[Mapping[str, Any]]
     return results
 
 
-async def _request(
+async def _answer(request: Request, lane: Batcher, item: Mapping[str, Any]) -> Any:
+    """Result of an item of a lane; given up when the one who asks is gone."""
+    future = lane.submit(item)
+    waited = asyncio.wrap_future(future)
+    while not (await asyncio.wait([waited], timeout=LOOK_S))[0]:
+        if await request.is_disconnected():
+            future.cancel()
+    if waited.cancelled():
+        raise QueueFull("the request was given up: the service is shutting down")
+    return waited.result()
+
+
+async def _given(
     stack: ExitStack,
     image: UploadFile,
     foreground: UploadFile | None,
@@ -178,71 +254,31 @@ async def _request(
     limits: UploadLimits,
 ) -> dict[str, Any]:
     """Arguments of the predictor, with the uploads in temporary files that live as long as ``stack``."""
-    request = {key: value for key, value in options.items() if value is not None and value != ""}
+    given = {key: value for key, value in options.items() if value is not None and value != ""}
     for key, upload in (("image", image), ("foreground", foreground)):
         if upload is None:
             continue
         data = await upload.read(limits.bytes + 1)
-        if len(data) > limits.bytes:
-            raise UploadRefused(413, f"{key}: the file is larger than {limits.bytes >> 20} MiB")
         try:
-            request[key] = await run_in_threadpool(stack.enter_context, stored(data, limits))
+            given[key] = await run_in_threadpool(stack.enter_context, stored(data, limits))
         except UploadRefused as error:
             raise UploadRefused(error.status, f"{key}: {error}") from error
-    return request
+    return given
 
 
 @contextmanager
-def _reasons(request: Mapping[str, Any]) -> Iterator[None]:
+def _reasons(given: Mapping[str, Any]) -> Iterator[None]:
     """Turn what the predictor refuses into answers; names of our temporary files become the form's fields."""
     try:
         yield
     except QueueFull as error:
-        raise HTTPException(503, str(error), headers={"Retry-After": "2"}) from error
+        raise HTTPException(503, str(error), headers={"Retry-After": str(error.retry_after_s)}) from error
     except ValueError as error:
         reason = str(error)
-        for key, value in request.items():
+        for key, value in given.items():
             if isinstance(value, Path):
-                reason = reason.replace(str(value), key)
-        raise UploadRefused(422, reason) from error
-
-
-def encode_array(array: np.ndarray, affine: np.ndarray, picture: bool) -> dict[str, Any]:
-    """An array as base64: PNG of a picture (uint8; a map in [0, 1] times 255), gzipped NIfTI of a volume."""
-    if picture:
-        pixels = array if array.dtype == np.uint8 else np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        return {"format": "png", "data": base64.b64encode(buffer.getvalue()).decode()}
-    packed = gzip.compress(nib.Nifti1Image(array, affine).to_bytes(), compresslevel=1, mtime=0)
-    return {"format": "nii.gz", "data": base64.b64encode(packed).decode()}
-
-
-def encode_prediction(prediction: Prediction, name: str | None, arrays: bool) -> dict[str, Any]:
-    """The answer of ``/predict_multitask``."""
-    answer = {**prediction.to_json(), "source": Path(name or "image").name, "notice": NOTICE, "mask": None}
-    answer["evidence"] = None
-    if arrays:
-        picture = prediction.mask.ndim == 2
-        answer["mask"] = encode_array(prediction.mask, prediction.affine, picture)
-        if prediction.evidence is not None:
-            answer["evidence"] = encode_array(prediction.evidence, prediction.affine, picture)
-    return answer
-
-
-def encode_explanation(explanation: Explanation) -> dict[str, Any]:
-    """The answer of ``/explain``."""
-    return {
-        "method": explanation.method,
-        "layer": explanation.layer,
-        "target": explanation.target,
-        "empty": explanation.empty,
-        "message": explanation.message,
-        "slices": explanation.slices,
-        "shape": list(explanation.map.shape),
-        "map": encode_array(explanation.map, explanation.affine, explanation.map.ndim == 2),
-        "notice": NOTICE,
-    }
+                reason = in_form_words(reason, value, key)
+        raise UploadRefused(413 if isinstance(error, TooLarge) else 422, reason) from error
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
@@ -251,9 +287,9 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     predictor = Predictor(weights=arguments.weights, overlay=overlays, device=arguments.device)
     limits = UploadLimits(bytes=arguments.max_upload_mib << 20)
     logger.info("weights %s, process %d", predictor.weights, os.getpid())
-    logger.info("description: http://%s:%d/docs", arguments.host, arguments.port)
+    logger.info("description: http://%s:%d/", arguments.host, arguments.port)
     uvicorn.run(
-        create_app(predictor, limits, arguments.max_batch),
+        create_app(predictor, limits, arguments.max_batch, hosts=[arguments.host, *arguments.allowed_host]),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",

@@ -17,7 +17,7 @@ class Health(BaseModel):
     """State of the service."""
 
     status: str = Field(description="ok")
-    waiting: int = Field(description="requests that wait for the network, about")
+    waiting: dict[str, int] = Field(description="requests that wait, about: pictures, volumes, explanations")
 
 
 class Model(BaseModel):

@@ -1,28 +1,23 @@
-"""Files from strangers: bounded in bytes, pixels and voxels, told by content, stored under names of our own."""
+"""Files from strangers: bounded in bytes and content, known by content, stored under names of our own."""
 
 from __future__ import annotations
 
-import io
-import math
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
-from nibabel.spatialimages import HeaderDataError
-from PIL import Image, UnidentifiedImageError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from bundle.upload_formats import FormatRefused, unpack_dicom, whole_metaimage, whole_nrrd
+from transforms.limits import ReadLimits, TooLarge
+from transforms.reading import file_kind
 
-PICTURE_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif"}
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
-_GZIP = b"\x1f\x8b"
-_NIFTI_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-# A single file of either version ends its header with one of these; a pair (.hdr with .img) would name another file.
-_SINGLE_FILE_MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
-_CHUNK = 1 << 20
+__all__ = ["KINDS", "UploadLimits", "UploadRefused", "in_form_words", "stored"]
+
+KINDS = "PNG, JPEG, BMP, TIFF, WebP, JPEG 2000, NIfTI, MGH, MHA, NRRD, DICOM or a zip archive of one DICOM series"
+_ZIP = b"PK\x03\x04"
+# A single NIfTI file ends its header with one of these; the others would name a second file.
+_NIFTI_MAGIC = {348: (344, b"n+1"), 540: (4, b"n+2")}
 
 
 @dataclass(frozen=True)
@@ -30,18 +25,16 @@ class UploadLimits:
     """What the service accepts.
 
     Attributes:
-        bytes: of a request's body, as sent.
-        unpacked_bytes: of a gzipped file once unpacked.
-        side: pixels or voxels along one axis.
-        pixels: of a picture.
-        voxels: of a volume, all channels.
+        bytes: of one file, as sent.
+        unpacked_bytes: of a zip archive once unpacked.
+        files: in a zip archive.
+        read: of the image that a file says it holds; looked at before anything is unpacked.
     """
 
     bytes: int = 64 << 20
     unpacked_bytes: int = 512 << 20
-    side: int = 4096
-    pixels: int = 16 << 20
-    voxels: int = 128 << 20
+    files: int = 2048
+    read: ReadLimits = field(default_factory=lambda: ReadLimits(pixels=16 << 20, voxels=64 << 20, side=4096))
 
 
 class UploadRefused(ValueError):
@@ -58,151 +51,72 @@ class UploadRefused(ValueError):
 
 @contextmanager
 def stored(data: bytes, limits: UploadLimits) -> Iterator[Path]:
-    """Check an upload and keep it in a temporary file, whose name nothing of the request decides.
+    """Check what an upload is and keep it in a temporary file, whose name nothing of the request decides.
+
+    How large the image is that it holds is looked at when it is read, see `transforms.limits.ReadLimits`.
 
     Args:
         data: the file's content.
         limits: see `UploadLimits`.
 
     Yields:
-        the file; it is deleted afterwards.
+        the file, or the folder of a DICOM series; it is deleted afterwards.
 
     Raises:
-        UploadRefused: when the content is empty, too large, damaged at the start, or no PNG, JPEG, BMP, TIFF or NIfTI.
+        UploadRefused: when the content is empty, too large, damaged at the start, names another file, or is none of
+            `KINDS`.
     """
     if not data:
         raise UploadRefused(422, "the file is empty")
-    if data.startswith(_GZIP):
-        content, suffix = _unpack(data, limits), ".nii"
-        _check_nifti(content, limits, packed=True)
-    elif _header_size(data) in _NIFTI_HEADERS:
-        content, suffix = data, ".nii"
-        _check_nifti(content, limits, packed=False)
-    else:
-        content, suffix = data, _check_picture(data, limits)
+    if len(data) > limits.bytes:
+        raise UploadRefused(413, f"the file is larger than {limits.bytes >> 20} MiB")
     with tempfile.TemporaryDirectory(prefix="upload") as folder:
-        path = Path(folder) / f"image{suffix}"
-        path.write_bytes(content)
+        path = Path(folder) / "image"
+        try:
+            if data.startswith(_ZIP):
+                path.mkdir()
+                unpack_dicom(data, path, limits.files, limits.unpacked_bytes)
+            else:
+                path = _store(data, path)
+        except TooLarge as error:
+            raise UploadRefused(413, str(error)) from error
+        except FormatRefused as error:
+            raise UploadRefused(415, str(error)) from error
+        except ValueError as error:
+            raise UploadRefused(422, in_form_words(str(error), path, "the file")) from error
         yield path
 
 
-def _header_size(data: bytes) -> int:
-    little, big = int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big")
-    return big if big in _NIFTI_HEADERS else little
+def in_form_words(reason: str, path: Path, field_name: str) -> str:
+    """A reason that names one of our temporary files, with the form's field in its place."""
+    for prefix in ("file ", "folder ", ""):
+        reason = reason.replace(f"{prefix}{path}", field_name)
+    return reason
 
 
-def _unpack(data: bytes, limits: UploadLimits) -> bytes:
-    """Unpack gzip, piece by piece, so that a bomb is noticed before it goes off."""
-    unpacker = zlib.decompressobj(31)
-    out = io.BytesIO()
-    rest = data
-    try:
-        while rest and not unpacker.eof:
-            out.write(unpacker.decompress(rest, _CHUNK))
-            if out.tell() > limits.unpacked_bytes:
-                raise UploadRefused(413, f"the file unpacks to more than {limits.unpacked_bytes >> 20} MiB")
-            rest = unpacker.unconsumed_tail
-    except zlib.error as error:
-        raise UploadRefused(422, f"the gzipped file is damaged: {error}") from error
-    if not unpacker.eof:
-        raise UploadRefused(422, "the gzipped file is cut short")
-    return out.getvalue()
+def _store(data: bytes, path: Path) -> Path:
+    path.write_bytes(data)
+    kind = file_kind(path)
+    if kind == "other":
+        raise FormatRefused(f"the file is no image that is read here; expected {KINDS}")
+    if kind == "MetaImage":
+        data = whole_metaimage(data)
+    elif kind == "NRRD":
+        data = whole_nrrd(data)
+    elif kind == "nifti":
+        _check_single(data)
+    elif kind == "dicom" and b"1.2.840.10008.1.2.1.99" in data[:1024]:
+        raise FormatRefused("the DICOM file is packed as a whole (deflated); send it unpacked")
+    suffix = {"MetaImage": ".mha", "NRRD": ".nrrd", "nifti": ".nii", "dicom": ".dcm"}.get(kind, ".png")
+    named = path.with_suffix(suffix)
+    named.write_bytes(data)
+    path.unlink()
+    return named
 
 
-def _check_nifti(data: bytes, limits: UploadLimits, packed: bool) -> None:
-    size = _header_size(data)
-    if size not in _NIFTI_HEADERS:
-        raise UploadRefused(415, "the gzipped file is no NIfTI volume" if packed else "the file is no NIfTI volume")
-    offset, magic = _SINGLE_FILE_MAGIC[size]
-    if data[offset : offset + len(magic)] != magic:
-        raise UploadRefused(415, "the file is one half of a NIfTI pair or damaged; send a single .nii or .nii.gz file")
-    try:
-        header = _NIFTI_HEADERS[size].from_fileobj(io.BytesIO(data))
-        shape = header.get_data_shape()
-        item_bytes = header.get_data_dtype().itemsize
-    except (HeaderDataError, ValueError, OverflowError, TypeError) as error:
-        raise UploadRefused(422, f"the NIfTI header is damaged: {error}") from error
-    if not shape or any(n < 1 for n in shape):
-        raise UploadRefused(422, f"the NIfTI header says shape {tuple(shape)}; expected sizes of at least 1")
-    if max(shape) > limits.side or math.prod(shape) > limits.voxels:
-        raise UploadRefused(
-            413, f"the volume has shape {tuple(shape)}; at most {limits.side} a side and {limits.voxels:,} voxels"
-        )
-    needed = math.prod(shape) * item_bytes
-    if len(data) < needed:
-        raise UploadRefused(422, f"the file is cut short: its header promises {needed:,} bytes of voxels")
-
-
-def _check_picture(data: bytes, limits: UploadLimits) -> str:
-    """Suffix of a picture of an accepted format and size; pixels are not decoded."""
-    try:
-        with Image.open(io.BytesIO(data), formats=list(PICTURE_SUFFIXES)) as image:
-            (width, height), kind = image.size, str(image.format)
-    except UnidentifiedImageError as error:
-        if data.startswith(_PICTURES):
-            raise UploadRefused(422, "the picture is damaged at its start") from error
-        raise UploadRefused(
-            415, f"the file is no image that is read here; expected {', '.join(PICTURE_SUFFIXES)} or NIfTI"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise UploadRefused(413, f"the picture is too large: {error}") from error
-    except Exception as error:  # Pillow's parsers raise many kinds on damaged headers; all mean the same here
-        raise UploadRefused(422, f"the picture is damaged: {error}") from error
-    if max(width, height) > limits.side or width * height > limits.pixels:
-        raise UploadRefused(
-            413, f"the picture has {width} x {height} pixels; at most {limits.side} a side and {limits.pixels:,} in all"
-        )
-    return PICTURE_SUFFIXES[kind]
-
-
-class BodyLimit:
-    """ASGI middleware that answers 413 to a body above a number of bytes, announced or not, without reading on.
-
-    Args:
-        app: the wrapped application.
-        limit_bytes: of a request's body.
-    """
-
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
-        self.app, self.limit_bytes = app, limit_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, counting."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        announced = dict(scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self.limit_bytes:
-            await self._refuse(send)
-            return
-        received, refused, started = 0, False, False
-
-        async def counted() -> Message:
-            nonlocal received, refused
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.limit_bytes:
-                refused = True
-                return {"type": "http.disconnect"}
-            return message
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            if refused and not started:
-                return
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, counted, watched)
-        except Exception:
-            if not refused:
-                raise
-        if refused and not started:
-            await self._refuse(send)
-
-    async def _refuse(self, send: Send) -> None:
-        reason = f'{{"detail":"the request is larger than {self.limit_bytes >> 20} MiB"}}'.encode()
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": reason})
+def _check_single(data: bytes) -> None:
+    """Refuse one half of a pair of header and image."""
+    for size, (offset, magic) in _NIFTI_MAGIC.items():
+        known = size in (int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big"))
+        if known and data[offset : offset + 3] != magic:
+            raise FormatRefused("the file is one half of a NIfTI or Analyze pair; send a single .nii or .nii.gz")

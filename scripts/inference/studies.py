@@ -19,6 +19,7 @@ from scripts.inference.study_files import acquired_plane, intensity_flags, read_
 from transforms.borders import OFFSET_KEY, on_image, overlap
 from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box
 from transforms.foreground import ForegroundMaskd, doubts
+from transforms.limits import DEFAULT_LIMITS
 from transforms.loading import PLANES, view_plane
 from transforms.reading import orient_lps
 
@@ -192,6 +193,7 @@ class PrepareStudyd(MapTransform):
         self.margin, self.plane, self.channel, self.in_channels = margin, plane, channel, in_channels
         self.min_foreground, self.foreground_key = min_foreground, foreground_key
         self.size = list(self.pipeline.transforms[self.pad_step].spatial_size)
+        self.limits = DEFAULT_LIMITS  # of files; a service lowers them
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Prepare one item.
@@ -279,7 +281,7 @@ class PrepareStudyd(MapTransform):
         """The study, what goes through the pipeline one by one, (C, *unit_shape) each, and the given masks."""
         value = item.get(self.keys[0])
         name = str(item.get("name") or "the array")
-        array, affine, picture, source = read_image(value, item.get("affine"), name)
+        array, affine, picture, source = read_image(value, item.get("affine"), name, self.limits)
         array = self._channels(array, item.get("channel"), source)
         if not np.isfinite(array.sum(dtype=np.float64)):
             bad = int((~np.isfinite(array)).sum())
@@ -287,7 +289,9 @@ class PrepareStudyd(MapTransform):
                 f"{source}: {bad} values are not finite (NaN or infinite); replace them by the air's value"
             )
         foreground = item.get(self.foreground_key)
-        given = None if foreground is None else read_foreground(foreground, array.shape[:-1], affine, picture, source)
+        given = None
+        if foreground is not None:
+            given = read_foreground(foreground, array.shape[:-1], affine, picture, source, self.limits)
         shape = list(array.shape[:-1])
         flags = intensity_flags(array)
         base: dict[str, Any] = {

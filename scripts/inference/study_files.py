@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transforms.foreground import air_level
 from transforms.grids import off_grid, orient
+from transforms.limits import DEFAULT_LIMITS, ReadLimits
 from transforms.masks import binary_mask, read_mask_picture
 from transforms.pictures import read_picture
 from transforms.reading import file_kind, read_volume
@@ -44,7 +45,9 @@ def acquired_plane(shape: Sequence[int], affine: np.ndarray) -> str:
     return across[int(np.argmax(by_axis))]
 
 
-def read_image(value: Any, affine: Any, name: str) -> tuple[np.ndarray, np.ndarray, bool, str]:
+def read_image(
+    value: Any, affine: Any, name: str, limits: ReadLimits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, np.ndarray, bool, str]:
     """Array (*shape, C), float32, affine, whether it is a picture, and the name of the source."""
     if isinstance(value, (np.ndarray, Tensor)):
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float32)
@@ -64,7 +67,7 @@ def read_image(value: Any, affine: Any, name: str) -> tuple[np.ndarray, np.ndarr
     paths = list(value) if isinstance(value, (list, tuple)) else [value]
     if not paths or not all(isinstance(path, (str, Path)) for path in paths):
         raise ValueError(f"expected a path, several paths or an array as the image, got {type(value).__name__}")
-    loaded = [_read_file(path) for path in paths]
+    loaded = [_read_file(path, limits) for path in paths]
     first = loaded[0]
     shape, names = first[0].shape[:-1], f"{paths[0]} and"
     arrays = [first[0]]
@@ -84,17 +87,24 @@ def _onto(shape: tuple[int, ...], affine: np.ndarray, array: np.ndarray, own: np
     return array
 
 
-def _read_file(path: str | Path) -> tuple[np.ndarray, np.ndarray, bool]:
+def _read_file(path: str | Path, limits: ReadLimits) -> tuple[np.ndarray, np.ndarray, bool]:
     kind = file_kind(path)
     if kind == "picture":
-        return read_picture(path)[..., None], np.eye(4), True
-    array, affine = read_volume(path, kind)
+        return read_picture(path, limits)[..., None], np.eye(4), True
+    array, affine = read_volume(path, kind, limits)
     if array.ndim not in (2, 3, 4):
         raise ValueError(f"file {path} has shape {array.shape}; expected (X, Y), (X, Y, Z) or (X, Y, Z, C)")
     return (array if array.ndim == 4 else array[..., None]), affine, False
 
 
-def read_foreground(value: Any, shape: tuple[int, ...], affine: np.ndarray, picture: bool, source: str) -> np.ndarray:
+def read_foreground(
+    value: Any,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    picture: bool,
+    source: str,
+    limits: ReadLimits = DEFAULT_LIMITS,
+) -> np.ndarray:
     """The user's foreground on the file's grid, uint8 (*shape), 0 or 1."""
     if isinstance(value, (np.ndarray, Tensor)):
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
@@ -103,7 +113,7 @@ def read_foreground(value: Any, shape: tuple[int, ...], affine: np.ndarray, pict
         kind = file_kind(value)
         if (kind == "picture") != picture:
             raise ValueError(f"foreground {value} and image {source} are of different kinds")
-        array, own = (read_mask_picture(value), affine) if picture else read_volume(value, kind)
+        array, own = (read_mask_picture(value, limits), affine) if picture else read_volume(value, kind, limits)
         mask = binary_mask(_onto(shape, affine, array, own, f"image {source} and foreground {value}"), value, picture)
     if mask.ndim == len(shape) + 1 and mask.shape[-1] == 1:
         mask = mask[..., 0]

@@ -28,7 +28,7 @@ CHECKS = (not_a_server_error, status_code_conformance, response_schema_conforman
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory):
     predictor = Predictor(overlay=write_overlay(tmp_path_factory.mktemp("schema")))
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(predictor))
+    return schemathesis.openapi.from_asgi("/openapi.json", create_app(predictor, hosts=["testserver"]))
 
 
 def images() -> list[bytes]:
