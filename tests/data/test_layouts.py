@@ -361,6 +361,12 @@ def test_a_brain_mask_taken_for_a_tumor_is_refused(tmp_path):
             "1 folders with imagesTr: give one of them, such as Task01",
         ),
         (
+            ["p1/flair.nii", "p1/seg.nii", "p1/a.dcm"],
+            r"may be of the layouts dicom_series \(1\) and folders \(1\): choose",
+        ),
+        (["p1/flair.nii", "p1/seg.nii", "no/1.png"], r"may be of the layouts folders \(1\) and pictures \(1\): choose"),
+        (["imagesTr/a_0000.png", "labelsTr/a.png"], "lists no case: imagesTr holds no volume, but 1 .png"),
+        (
             ["a/1.jpg", "b/2.jpg"],
             "holds 2 pictures of no known layout: expected folders by class, one of them named no_t",
         ),
@@ -397,6 +403,13 @@ def test_boxes_are_refused_with_what_to_do(tmp_path, name, content, kind):
         ValueError, match=f"holds 1 pictures with boxes or polygons \\({kind}: .*draw them as mask pictures"
     ):
         find(tmp_path, walk(tmp_path, Report()))
+
+
+def test_previews_beside_volumes_change_nothing(tmp_path):
+    names = [f"p{k}/{name}" for k in (1, 2) for name in ("flair.nii", "seg.nii", "x.png")]
+    plan = recognized.plan(touch(tmp_path, *names))
+    assert "FLAIR = flair.nii in 2 of 2 cases" in plan.taken
+    assert plan.report.unusable == []
 
 
 def test_a_folder_of_dicom_files_is_taken_for_series(tmp_path):

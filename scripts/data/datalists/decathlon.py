@@ -182,6 +182,10 @@ def decathlon(
     report, cases = Report(), []
     parts: dict[tuple[str, ...], str] = {}
     entries = _entries(content, folder)
+    if not entries:
+        suffixes = Counter(path.suffix for path in (folder / "imagesTr").glob("[!.]*"))
+        shown = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(3)) or "nothing"
+        raise ValueError(f"{file} lists no case: imagesTr holds no volume, but {shown}")
     every = _channels(content, entries)
     numbers = _numbers(every, channels)
     modality = [every[k] for k in numbers]

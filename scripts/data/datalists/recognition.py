@@ -56,26 +56,42 @@ def find(folder: Path, files: Sequence[Path]) -> str:
         raise ValueError(f"{folder} holds {len(below)} folders with imagesTr: give one of them, such as {min(below)}")
     if "imagesTr" in {path.split("/")[0] for path in paths} or _is_list(folder / "dataset.json"):
         found["decathlon"] = sum(path.startswith(("imagesTr/", "labelsTr/")) for path in paths)
+    volumes = [path for path in files if volume_suffix(path)]
+    drawn = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         _refuse_boxes(folder, files)
-    drawn = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found and drawn:
-        return _of_pictures(folder, drawn)
+        found = {
+            "dicom_series": int(any(_is_dicom(path) for path in files)),
+            "cheng": sum(is_matlab(path) for path in files),
+            FOLDERS.name: _masked_cases(folder, volumes),
+            **_of_pictures(folder, drawn),
+        }
+        found = {name: count for name, count in found.items() if count}
     if len(found) > 1:
         shown = " and ".join(f"{name} ({count})" for name, count in found.items())
         raise ValueError(f"{folder} may be of the layouts {shown}: choose with --layout NAME, or give one folder of it")
-    if found:
-        return next(iter(found))
-    if any(_is_dicom(path) for path in files):
-        return "dicom_series"
-    if any(is_matlab(path) for path in files):
-        return "cheng"
-    volumes = [path for path in files if volume_suffix(path)]
+    if not found:
+        raise ValueError(f"{folder} {_unknown(files, volumes, drawn)}")
+    return next(iter(found))
+
+
+def _unknown(files: Sequence[Path], volumes: Sequence[Path], drawn: Sequence[Path]) -> str:
+    """Why a folder fits no layout, and what to do."""
     if volumes:
-        return _folders_or_none(folder, volumes)
+        return (
+            f"holds {len(volumes)} volumes of no known layout, and no folder with a mask (seg) beside a FLAIR, T1, "
+            "T1ce or T2: volumes of people without a tumor are taken by nifti_volumes, masks of other names by "
+            "nifti_cases --label_pattern"
+        )
+    if drawn:
+        return (
+            f"holds {len(drawn)} pictures of no known layout: expected folders by class, one of them named "
+            f"{', '.join(NO_TUMOR_NAMES)}, or a mask <name>_mask.png beside each image, or masks/<name>.png for "
+            "images/<name>.png"
+        )
     suffixes = Counter(path.suffix.lower() or "no suffix" for path in files)
     shown = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing"
-    raise ValueError(f"{folder} fits no known layout: it holds {shown}; known are {', '.join(NAMES)}, see docs/data.md")
+    return f"fits no known layout: it holds {shown}; known are {', '.join(NAMES)}, see docs/data.md"
 
 
 def _is_list(path: Path) -> bool:
@@ -102,36 +118,29 @@ def _is_dicom(path: Path) -> bool:
         return False
     if path.suffix.lower() in (".dcm", ".ima"):
         return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # its builder names it
+        return False
 
 
-def _of_pictures(folder: Path, drawn: Sequence[Path]) -> str:
+def _of_pictures(folder: Path, drawn: Sequence[Path]) -> dict[str, int]:
     """`image_folder` where its folders are there and all pictures lie in them, else `pictures` where it has a sign."""
     paths = [path.relative_to(folder).as_posix() for path in drawn]
     inside = [path for path in paths if re.match(r"images/[^/]+/[^/]+$", path)]
     if has_classes(inside) and all(path.split("/")[0] in FOLDER_NAMES for path in paths):
-        return "image_folder"
-    if has_classes(paths) or any(one.mask for one in pair(folder, drawn, Report(quiet=True))):
-        return "pictures"
-    raise ValueError(
-        f"{folder} holds {len(drawn)} pictures of no known layout: expected folders by class, one of them named "
-        f"{', '.join(NO_TUMOR_NAMES)}, or a mask <name>_mask.png beside each image, or masks/<name>.png for "
-        "images/<name>.png"
-    )
+        return {"image_folder": len(inside)}
+    if has_classes(paths):
+        return {"pictures": len(paths)}
+    return {"pictures": sum(one.mask is not None for one in pair(folder, drawn, Report(quiet=True)))}
 
 
-def _folders_or_none(folder: Path, volumes: Sequence[Path]) -> str:
+def _masked_cases(folder: Path, volumes: Sequence[Path]) -> int:
+    """How many folders hold a mask and another volume beside it."""
     members, _ = group_files(folder, volumes, FOLDERS)
     roles = [sort_roles(folder, own, FOLDERS, None) for own in members.values()]
-    masked = sum("label" in own and len(own) > 1 for own in roles)
-    if masked:
-        return FOLDERS.name
-    raise ValueError(
-        f"{folder} holds {len(volumes)} volumes of no known layout, and no folder with a mask (seg) beside a FLAIR, "
-        "T1, T1ce or T2: volumes of people without a tumor are taken by nifti_volumes, masks of other names by "
-        "nifti_cases --label_pattern"
-    )
+    return sum("label" in own and len(own) > 1 for own in roles)
 
 
 def _refuse_boxes(folder: Path, files: Sequence[Path]) -> None:
