@@ -44,7 +44,9 @@ class Header:
 
     Attributes:
         path: the file.
-        dataset: its elements, pixels apart.
+        about: text of a few elements by keyword ("PatientID", "Modality", ...); "" where one is not there.
+        packing: transfer syntax, how the pixels are stored.
+        columns, rows: of each frame.
         positions: (F, 3) place of the first pixel of each frame, LPS+ mm.
         directions: (F, 6) cosines of the rows and columns.
         spacing: (F, 2) mm between rows and between columns.
@@ -53,7 +55,10 @@ class Header:
     """
 
     path: str
-    dataset: Dataset
+    about: dict[str, str]
+    packing: UID
+    columns: int
+    rows: int
     positions: np.ndarray
     directions: np.ndarray
     spacing: np.ndarray
@@ -64,15 +69,7 @@ class Header:
     def series(self) -> tuple[Any, ...]:
         """What all files of a stack share: series, matrix and direction of the slices."""
         directions = np.round(self.directions[0].astype(float), 3) + 0.0
-        return (
-            str(self.dataset.get("SeriesInstanceUID", "")), int(self.dataset.Rows), int(self.dataset.Columns),
-            tuple(directions.tolist()),
-        )  # fmt: skip
-
-    @property
-    def about(self) -> dict[str, str]:
-        """Text of a few elements by keyword ("PatientID", "Modality", ...); "" where one is not there."""
-        return {key: str(self.dataset.get(key, "") or "").strip() for key in _ABOUT}
+        return self.about["SeriesInstanceUID"], self.rows, self.columns, tuple(directions.tolist())
 
 
 def is_dicom(head: bytes) -> bool:
@@ -161,6 +158,8 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
         raise refused(
             path, f"says that it holds {frames:,} frames, at most {_MAX_FRAMES:,} are read", "export it again"
         )
+    if frames > 1 and len(dataset.get("PerFrameFunctionalGroupsSequence") or []) != frames:
+        raise refused(path, f"does not say where each of its {frames} frames lies", "give the original series")
     groups = [_frame_groups(dataset, k) for k in range(frames)]
 
     def element(k: int, sequence: str, key: str) -> Any:
@@ -196,7 +195,18 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
     if spacing.min() <= 0 or not np.isfinite(positions).all() or abs(np.linalg.norm(across) - 1) > 0.01:
         raise refused(path, "has a place that is none: its rows and columns are not at right angles, or have no size",
                        "give the original series")  # fmt: skip
-    return Header(str(path), dataset, positions, directions, spacing, float(thickness), scales.pop())
+    return Header(
+        str(path),
+        {key: str(dataset.get(key, "") or "").strip() for key in _ABOUT},
+        UID(getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ImplicitVRLittleEndian)),
+        int(dataset.Columns),
+        int(dataset.Rows),
+        positions,
+        directions,
+        spacing,
+        float(thickness),
+        scales.pop(),
+    )
 
 
 def _frame_groups(dataset: Dataset, frame: int) -> list[Dataset]:
@@ -289,8 +299,7 @@ def _read_stack(
     positions = np.concatenate([header.positions for header in headers])
     directions = np.concatenate([header.directions for header in headers])
     spacing = np.concatenate([header.spacing for header in headers])
-    columns, rows = int(first.dataset.Columns), int(first.dataset.Rows)
-    limits.check_volume(where, (columns, rows, len(positions)))
+    limits.check_volume(where, (first.columns, first.rows, len(positions)))
     if np.abs(directions - directions[0]).max() > 0.01 or np.abs(spacing / spacing[0] - 1).max() > 0.01:
         raise refused(where, "holds slices of several directions or pixel sizes", "give each stack a file of its own")
     across = np.cross(directions[0, :3], directions[0, 3:])
@@ -340,7 +349,7 @@ def _pixels(header: Header) -> np.ndarray:
     """
     with _quietly(), without_warnings():
         try:
-            packing = header.dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
+            packing = header.packing
             plain = packing.is_private or not packing.is_compressed or packing == RLELossless
             array = _by_pydicom(header) if plain else _by_itk(header)
         except Exception as error:  # both raise many kinds, ITK with a page of C++ source lines
@@ -348,7 +357,7 @@ def _pixels(header: Header) -> np.ndarray:
                 header.path, "has pixels that cannot be read: it is cut short, or packed in a way that is not known "
                 "here", "copy it again, or export it without compression",
             ) from error  # fmt: skip
-    expected = (int(header.dataset.Columns), int(header.dataset.Rows), len(header.positions))
+    expected = (header.columns, header.rows, len(header.positions))
     if array.shape != expected:
         raise refused(header.path, f"holds {array.shape} pixels, its header says {expected}", "export it again")
     return array
@@ -356,7 +365,7 @@ def _pixels(header: Header) -> np.ndarray:
 
 def _by_pydicom(header: Header) -> np.ndarray:
     dataset = pydicom.dcmread(header.path, force=True)
-    array = np.asarray(pixel_array(dataset, raw=True)).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    array = np.asarray(pixel_array(dataset, raw=True)).reshape(-1, header.rows, header.columns)
     array = array.astype(np.float32)
     if dataset.PhotometricInterpretation == "MONOCHROME1":  # small values are bright; turned over as ITK does
         array = (-1.0 if dataset.PixelRepresentation else 2.0 ** int(dataset.BitsStored) - 1) - array

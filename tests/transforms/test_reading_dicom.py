@@ -178,6 +178,22 @@ def test_stacks_that_are_no_grid_are_refused(tmp_path, places, reason):
         read(tmp_path)
 
 
+def test_a_header_with_damaged_elements_or_too_many_frames_is_one_sentence(tmp_path):
+    path = write_slice(tmp_path / "s.dcm", PIXELS[0])
+    content = path.read_bytes()
+    where = content.index(b"\x28\x00\x10\x00US")  # rows
+    path.write_bytes(content[: where + 4] + b"UQ" + content[where + 6 :])
+    with pytest.raises(ValueError, match=r"file .*s.dcm is a damaged DICOM file; copy or export it again"):
+        read(path)
+    for frames, reason in (
+        (3, "does not say where each of its 3 frames lies"),
+        (10**8, "says that it holds 100,000,000"),
+    ):
+        write_slice(path, PIXELS[0], NumberOfFrames=frames)
+        with pytest.raises(ValueError, match=f"file .*s.dcm {reason}"):
+            read(path)
+
+
 def test_two_series_or_directions_in_a_folder_are_named(tmp_path):
     for k in range(3):
         write_slice(tmp_path / f"a{k}.dcm", PIXELS[k], (0, 0, 3.0 * k))
