@@ -70,6 +70,9 @@ def _card(parser: Parser) -> None:
 def _ship(parser: Parser) -> None:
     parser.add_argument("runs", type=folder, nargs="+", metavar="RUN", help="run folders in the order of training")
     parser.add_argument("--data_source", help="a sentence on the training data, with publisher and license")
+    parser.add_argument(
+        "--keep_earlier", action="store_true", help="the first run started from the weights shipped before: keep theirs"
+    )
 
 
 VERBS = (

@@ -122,13 +122,17 @@ def keep_run(run: Path, root: Path) -> None:
         shutil.copyfile(config["datalist_file"], kept / DATALIST)  # byte for byte: the manifest has its checksum
 
 
-def ship(run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = None) -> Path:
+def ship(
+    run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = None, keep_earlier: bool = False
+) -> Path:
     """Make the last run's weights those of the repository.
 
     Args:
         run_dirs: runs in the order of training, each but the first started from the weights of the one before it.
         root: checkout.
         data_source: a sentence on the training data for ``metadata.json``; None: made from the datalist.
+        keep_earlier: the first run started from the weights shipped before: the runs behind those stay in
+            ``docs/training``.
 
     Returns:
         ``models/model.pt``.
@@ -138,7 +142,8 @@ def ship(run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = 
     """
     for run in run_dirs:
         stage_folders(run)  # all are looked at before anything is written
-    shutil.rmtree(root / TRAINING, ignore_errors=True)
+    if not keep_earlier:
+        shutil.rmtree(root / TRAINING, ignore_errors=True)
     for run in run_dirs:
         keep_run(run, root)
     stage = stage_folders(run_dirs[-1])[-1]
@@ -155,6 +160,7 @@ def ship(run_dirs: Sequence[Path], root: Path = ROOT, data_source: str | None = 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``ship``."""
-    path = ship([run.resolve() for run in arguments.runs], data_source=arguments.data_source)
+    runs_given = [run.resolve() for run in arguments.runs]
+    path = ship(runs_given, data_source=arguments.data_source, keep_earlier=arguments.keep_earlier)
     text = f"{path.name}: {path.stat().st_size / 2**20:.1f} MB"
     return Outcome(text, [path, ROOT / "configs" / "inference.yaml", ROOT / TRAINING])

@@ -71,6 +71,17 @@ def test_training_is_kept_without_paths_of_the_machine_and_without_pictures(ship
     assert datalists.read(datalist, small_run.dataset_dir) == datalists.read(small_run.datalist_file)
 
 
+def test_runs_behind_the_weights_before_are_kept_where_asked(small_run, tmp_path):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    old = tmp_path / "docs" / "training" / "old" / "manifest.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}", encoding="utf-8")
+    ship([small_run.run("ours")], tmp_path, keep_earlier=True)
+    assert old.is_file()
+    ship([small_run.run("ours")], tmp_path)
+    assert not old.exists()
+
+
 def test_event_file_is_named_without_the_host(small_run, tmp_path):
     keep_curves(small_run.run("ours") / "stage1_segmentation", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [EVENTS]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from scripts.command.locations import CONFIGS
 from scripts.data.preprocessing import check_network_input, make_training_pipeline
 from scripts.data.samplers import Draw, DrawnItems
 from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS
-from scripts.runs.folder import read_datalist, stage_items
+from scripts.runs.folder import JOINT, read_datalist, read_manifest, stage_items
 from scripts.training.counterfactuals import KINDS, Changed, Counterfactuals, has_tumor, lesion_free
 from scripts.training.labeling import CaseDataset
+from scripts.training.train import train
 
 SIZE = (64, 64)
 
@@ -115,3 +118,16 @@ def test_validation_has_the_same_changed_items_every_time(dataset):
 def test_what_cannot_be_drawn_is_refused(dataset, settings, message):
     with pytest.raises(ValueError, match=message):
         Counterfactuals(dataset, **settings)
+
+
+def test_the_shipped_overlay_trains_and_selects_by_the_changed_items(small_data, tmp_path):
+    overlays = [CONFIGS / "counterfactual.yaml", CONFIGS / "smoke.yaml"]
+    values = {"max_epochs": 1, "validation_counterfactuals": 2, "image_interval": 0}
+    train(tmp_path, overlays, (JOINT,), **values, **small_data.paths)
+    manifest = read_manifest(tmp_path / JOINT)
+    curves = EventAccumulator(str(tmp_path / JOINT)).Reload()
+    found = {name: [e.value for e in curves.Scalars(f"validation/{name}")] for name in ("removed", "moved", "combined")}
+    because = [sum(values) / 3 for values in zip(*found.values(), strict=True)]
+    assert len(because) == 2
+    assert manifest["best_metric"] == pytest.approx(max(because), abs=1e-6)
+    assert "head.log_scale" in torch.load(tmp_path / JOINT / "model.pt", weights_only=True)
