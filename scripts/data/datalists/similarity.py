@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 import imagehash
@@ -53,6 +53,15 @@ MAX_DISTANCE_PATIENTS = 8
 CLOSE_DISTANCE = 48
 # A group may hold this many images, or this share of all, whatever is more; beyond it the images are chained.
 MAX_GROUP, MAX_GROUP_SHARE = 20, 0.1
+# At most this many pairs of unrelated images, per image, may be linked.
+FALSE_SHARE = 1e-4
+# In a step of 8 bits lie at most so many times as many real duplicates as in the step before (1.6 on brisc2025);
+# unrelated images multiply faster (7 to 12 times on drawn ones).
+MAX_GROWTH = 4.0
+# Fewer images cannot chain by chance; distances of so many, drawn at random, say how far apart unrelated ones are.
+MIN_IMAGES, SAMPLE = 200, 1000
+# Neighbors in the order of names count where so many times more of them are alike than of images that far apart.
+ORDER_GAIN, STRANGER_STEPS = 5.0, (50, 101)
 _STEP = 8
 _BLOCK = 1024
 
@@ -159,27 +168,92 @@ def _views(hashes: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*((1, view) for view in views), *((view, 1) for view in views)]))
 
 
+def _expected(hashes: NDArray[np.bool_], views: Sequence[tuple[int, int]]) -> Callable[[float], float]:
+    """How many pairs of unrelated images lie within a distance in bits, at most, by the bulk of all distances.
+
+    The logarithm of the share of pairs within a distance is a parabola, near enough, between 0.2 and 20 % of the pairs;
+    it is continued downward. Where the images are of several kinds (planes) that is too many, never too few.
+    """
+    chosen = np.random.default_rng(0).permutation(len(hashes))[:SAMPLE]
+    signs = hashes[np.sort(chosen)].astype(np.float32) * 2 - 1
+    upper = np.triu_indices(len(signs), 1)
+    counts = np.zeros(hashes.shape[2] + 1)
+    for left, right in views:
+        distance = np.rint((hashes.shape[2] - signs[:, left] @ signs[:, right].T) / 2).astype(np.int64)
+        counts += np.bincount(distance[upper], minlength=len(counts))
+    share = np.cumsum(counts) / (len(upper[0]) * len(views))
+    bulk = np.nonzero((share > 2e-3) & (share < 0.2))[0]
+    if len(bulk) < 3:  # no two unlike images
+        return lambda bits: 0.0
+    parabola = np.polyfit(bulk, np.log(share[bulk]), 2)
+    if parabola[0] > 0:  # would rise again further down
+        parabola = np.polyfit(bulk, np.log(share[bulk]), 1)
+    pairs = len(hashes) * (len(hashes) - 1) / 2 * len(views)
+    return lambda bits: float(np.exp(np.polyval(parabola, min(bits, bulk[0])))) * pairs
+
+
+def _safe_limit(bits: NDArray, limit: float, expected: Callable[[float], float], count: int) -> float:
+    """The largest distance up to `limit` with few pairs of unrelated images, see `FALSE_SHARE` and `MAX_GROWTH`."""
+    bits = np.sort(bits)
+    few = max(0.5, FALSE_SHARE * count / 2)
+    while limit > 0:
+        steps = np.searchsorted(bits, [limit - k * _STEP + 0.25 for k in range(3)])
+        here, before = steps[0] - steps[1], steps[1] - steps[2]
+        if here <= max(few, MAX_GROWTH * before) or expected(limit) <= few:
+            break
+        limit -= _STEP / 2
+    return max(limit, 0)
+
+
 def _pairs(hashes: NDArray[np.bool_], limit: int, people: NDArray[np.int64] | None) -> tuple[NDArray, NDArray, NDArray]:
     """Near pairs by upright and turned hashes; a turned distance counts as if it were an upright one."""
+    count = len(hashes)
     first, second, distance = _near_pairs(hashes[:, 0], hashes[:, 0], limit)
     if people is not None:
         strangers = (people[first] >= 0) & (people[second] >= 0) & (people[first] != people[second])
         keep = ~strangers | (distance <= MAX_DISTANCE_PATIENTS)
         first, second, distance = first[keep], second[keep], distance[keep]
+    if count >= MIN_IMAGES:
+        keep = distance <= _safe_limit(distance, limit, _expected(hashes, [(0, 0)]), count) + 0.25
+        first, second, distance = first[keep], second[keep], distance[keep]
+    turned: list[tuple[NDArray, NDArray, NDArray]] = []
     for left, right in _views(hashes):
         a, b, bits = _near_pairs(hashes[:, left], hashes[:, right], limit * TURNED_SHARE)
         if people is not None:
             known = (people[a] >= 0) & (people[b] >= 0)
             a, b, bits = a[~known], b[~known], bits[~known]
-        first, second = np.concatenate([first, a]), np.concatenate([second, b])
-        distance = np.concatenate([distance, bits / TURNED_SHARE])
-    return first, second, distance
+        turned.append((a, b, bits))
+    if not turned:
+        return first, second, distance
+    a, b, bits = (np.concatenate(parts) for parts in zip(*turned, strict=True))
+    if count >= MIN_IMAGES:
+        keep = bits <= _safe_limit(bits, limit * TURNED_SHARE, _expected(hashes, _views(hashes)), count) + 0.25
+        a, b, bits = a[keep], b[keep], bits[keep]
+    return np.concatenate([first, a]), np.concatenate([second, b]), np.concatenate([distance, bits / TURNED_SHARE])
 
 
-def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
-    """Pairs one or two places apart; their distance counts less than that of others, by `ORDER_SHARE`."""
+def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64], limit: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Pairs one or two places apart; their distance counts less than that of others, by `ORDER_SHARE`.
+
+    None where the order says nothing: where neighbors are hardly more often alike than images far apart.
+    """
+    near = _apart(hashes, order, range(1, ORDER_STEPS + 1))
+    far = _apart(hashes, order, STRANGER_STEPS)
+    alike, strangers = (int((pairs[2] <= limit + 0.25).sum()) for pairs in (near, far))
+    if len(far[0]) and alike / len(near[0]) < ORDER_GAIN * (strangers + 1) / len(far[0]):
+        logger.info(
+            "the order of names says nothing about patients: %d of %d neighbors are alike, %d of %d images far apart",
+            alike, len(near[0]), strangers, len(far[0]),
+        )  # fmt: skip
+        return near[0][:0], near[1][:0], near[2][:0]
+    return near
+
+
+def _apart(
+    hashes: NDArray[np.bool_], order: NDArray[np.int64], steps: Sequence[int]
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Pairs so many places apart; their distance in bits counts less than that of others, by `ORDER_SHARE`."""
     place = {value: k for k, value in enumerate(order.tolist())}
-    steps = range(1, ORDER_STEPS + 1)
     pairs = [(k, place[value + step]) for value, k in place.items() for step in steps if value + step in place]
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
     distance = (hashes[first, 0] != hashes[second, 0]).sum(axis=1).astype(np.float64)
@@ -254,7 +328,7 @@ def group_near_duplicates(
     count = len(hashes)
     first, second, distance = _pairs(hashes, max_distance, people)
     if order is not None:
-        nearby = _neighbors(hashes, order)
+        nearby = _neighbors(hashes, order, max_distance)
         first, second, distance = (np.concatenate(both) for both in zip((first, second, distance), nearby, strict=True))
     links = (
         np.arange(count)

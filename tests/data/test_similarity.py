@@ -1,0 +1,83 @@
+"""Unrelated images are not put together, however many there are; real duplicates are found among them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from scripts.data.datalists.similarity import FALSE_SHARE, MAX_DISTANCE, group_near_duplicates
+
+COUNT = 3000
+
+
+def alike(count: int, seed: int, factors: int = 12, views: int = 1) -> NDArray[np.bool_]:
+    """Hashes of unrelated pictures that have few degrees of freedom: some agree in nearly all bits by chance."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((factors, views * 256))
+    return (rng.standard_normal((count, factors)) @ mixing > 0).reshape(count, views, 256)
+
+
+@pytest.fixture(scope="module")
+def unrelated() -> NDArray[np.bool_]:
+    return alike(COUNT, 0)
+
+
+def within(hashes: NDArray[np.bool_], bits: int) -> int:
+    signs = hashes[:, 0].astype(np.float32) * 2 - 1
+    return int(np.triu((256 - signs @ signs.T) / 2 <= bits + 0.25, 1).sum())
+
+
+def test_unrelated_images_of_few_details_are_not_put_together(unrelated):
+    assert within(unrelated, MAX_DISTANCE) > 100, "too easy"
+    groups, _ = group_near_duplicates(unrelated)
+    assert COUNT - len(set(groups.tolist())) <= max(1, FALSE_SHARE * COUNT)
+
+
+def test_duplicates_are_found_among_them(unrelated):
+    copies = unrelated[:60].copy()
+    rng = np.random.default_rng(1)
+    for k, copy in enumerate(copies):
+        copy[0, rng.permutation(256)[: k % 9]] ^= True  # 0 to 8 bits: stored again, smaller
+    groups, _ = group_near_duplicates(np.concatenate([unrelated, copies]))
+    assert groups[COUNT:].tolist() == groups[:60].tolist()
+
+
+def test_few_images_are_taken_as_near_as_asked():
+    hashes = alike(100, 2, factors=200)
+    hashes[1] = hashes[0]
+    hashes[1, 0, :MAX_DISTANCE] ^= True
+    groups, distance = group_near_duplicates(hashes)
+    assert groups[0] == groups[1]
+    assert distance == MAX_DISTANCE
+
+
+def test_mirrored_twins_are_found_among_unrelated_images():
+    hashes = alike(1000, 3, factors=24, views=5)
+    twins = hashes[:50].copy()
+    twins[:, 0] = alike(50, 4)[:, 0]  # upright hashes of mirrored pictures are others
+    twins[:, 1], twins[:, 2] = hashes[:50, 2], hashes[:50, 1]
+    twins[:, 1:3, :5] ^= True
+    groups, _ = group_near_duplicates(np.concatenate([hashes, twins]))
+    assert groups[1000:].tolist() == groups[:50].tolist()
+    assert len(set(groups.tolist())) >= 999
+
+
+def test_an_order_of_names_that_says_nothing_is_not_used(caplog):
+    hashes = alike(1200, 5, factors=8)
+    neighbors = (hashes[1:, 0] != hashes[:-1, 0]).sum(axis=1)
+    assert (neighbors <= 1.7 * MAX_DISTANCE).sum() > 20, "too easy"
+    caplog.set_level("INFO")
+    without, _ = group_near_duplicates(hashes)
+    ordered, _ = group_near_duplicates(hashes, order=np.arange(1200))
+    assert ordered.tolist() == without.tolist()
+    assert "the order of names says nothing about patients" in caplog.text
+
+
+def test_an_order_of_names_along_volumes_is_used():
+    volumes = np.repeat(alike(200, 6, factors=200), 6, axis=0)
+    rng = np.random.default_rng(7)
+    for slice_ in volumes:
+        slice_[0, rng.permutation(256)[:30]] ^= True  # slices of one volume differ by about 53 bits
+    groups, _ = group_near_duplicates(volumes, order=np.arange(1200))
+    assert [len(set(own)) for own in groups.reshape(200, 6).tolist()] == [1] * 200
