@@ -19,6 +19,12 @@ with 56 to 76 bits, about 5 were two patients. Together 5,000 pictures make 1,75
 patients or so, chained). Groups that join patients cost nothing but freedom in splitting. What remains to be feared is
 a patient in two groups, above all one who is seen in several planes: every report says how many test images have an
 image of the training part within 48 bits (`close_to_training`).
+
+The more images, the nearer are the nearest of unrelated ones, above all of pictures of few details (drawn heads: in
+10,000 some 6,300 pairs within 40 bits). So the distance is lowered until at most one pair in 10,000 images is expected
+by chance, as told by the bulk of all distances, or the pairs grow with distance as those of real duplicates do
+(`MAX_GROWTH`); and the order of names counts only where neighbors are more alike than images far apart. On brisc2025
+neither changes a group; of 5,000 drawn heads in two classes, 107 groups before, none is left.
 """
 
 from __future__ import annotations
@@ -195,13 +201,18 @@ def _expected(hashes: NDArray[np.bool_], views: Sequence[tuple[int, int]]) -> Ca
 def _safe_limit(bits: NDArray, limit: float, expected: Callable[[float], float], count: int) -> float:
     """The largest distance up to `limit` with few pairs of unrelated images, see `FALSE_SHARE` and `MAX_GROWTH`."""
     bits = np.sort(bits)
-    few = max(0.5, FALSE_SHARE * count / 2)
+    few, asked = max(0.5, FALSE_SHARE * count / 2), limit
     while limit > 0:
         steps = np.searchsorted(bits, [limit - k * _STEP + 0.25 for k in range(3)])
         here, before = steps[0] - steps[1], steps[1] - steps[2]
         if here <= max(few, MAX_GROWTH * before) or expected(limit) <= few:
             break
         limit -= _STEP / 2
+    if limit < asked:
+        logger.warning(
+            "near-duplicates are taken within %.0f bits in place of %.0f: unrelated images of this collection are as "
+            "much alike as that", max(limit, 0), asked,
+        )  # fmt: skip
     return max(limit, 0)
 
 
@@ -240,7 +251,7 @@ def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64], limit: int) 
     near = _apart(hashes, order, range(1, ORDER_STEPS + 1))
     far = _apart(hashes, order, STRANGER_STEPS)
     alike, strangers = (int((pairs[2] <= limit + 0.25).sum()) for pairs in (near, far))
-    if len(far[0]) and alike / len(near[0]) < ORDER_GAIN * (strangers + 1) / len(far[0]):
+    if len(near[0]) and len(far[0]) and alike / len(near[0]) < ORDER_GAIN * (strangers + 1) / len(far[0]):
         logger.info(
             "the order of names says nothing about patients: %d of %d neighbors are alike, %d of %d images far apart",
             alike, len(near[0]), strangers, len(far[0]),
