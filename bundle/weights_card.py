@@ -4,7 +4,7 @@
 
 evaluates and explains ``models/model.pt`` on the test part of its datalist in ``docs/training`` (see
 `bundle.shipping`), keeps what the card shows in ``docs/training/results.json`` and writes the card from it.
-``--render`` writes the card anew from that file and the kept training.
+``--certificate`` measures the certificate alone, ``--render`` writes the card from that file and the kept training.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sklearn.metrics import recall_score
 from bundle.model_card import evaluated
 from bundle.predictor import Predictor
 from bundle.shipping import DATALIST
+from scripts.certificate.certify import certify_run
 from scripts.checks.audit import audit
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
@@ -198,6 +199,15 @@ def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, An
     return found
 
 
+def certificate(run: Path, dataset_dir: Path) -> dict[str, Any]:
+    """What the card shows of the certificate of a run made by `assemble_run`."""
+    content = certify_run(run, dataset_dir, kept_stages()[-1].parent / DATALIST)
+    shown = ("called tumor", "called that kind", "mask not empty", "evidence anywhere", "evidence peaks there")
+    rows = [row for row in content["rows"] if row["measure"] in shown]
+    kept = ("identity", "counts", "statements", "dose", "checks", "probes", "realism", "left_out")
+    return {"date": date.today().isoformat(), "rows": rows, **{key: content[key] for key in kept}}
+
+
 def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[str, Any]:
     """Everything that the card shows, from the shipped weights and the images."""
     run = assemble_run(folder, dataset_dir)
@@ -238,6 +248,7 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
             if row["target"] == "diagnosis" and row["value"] == "tumor"
         ],
         "volumes": on_volumes(volumes, Predictor()),
+        "certificate": certificate(run, dataset_dir),
     }
 
 
@@ -328,9 +339,17 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         ValueError: when there is neither a folder to measure on nor ``--render``.
     """
     card, written = ROOT / "docs" / "README.md", [RESULTS]
-    if not arguments.render:
-        if arguments.dataset_dir is None:
-            raise ValueError("--dataset_dir is required: the folder of BRISC 2025; or give --render")
+    if not arguments.render and arguments.dataset_dir is None:
+        raise ValueError("--dataset_dir is required: the folder of BRISC 2025; or give --render")
+    if arguments.certificate:
+        found = certificate(assemble_run(arguments.out, arguments.dataset_dir), arguments.dataset_dir)
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if found["identity"] != results["weights_sha256"]:
+            raise ValueError(
+                f"{RESULTS} is of other weights than models/{runs.WEIGHTS}: measure all of it, without --certificate"
+            )
+        runs.write_json({**results, "certificate": found}, RESULTS)
+    elif not arguments.render:
         runs.write_json(measure(arguments.dataset_dir, arguments.volumes, arguments.out), RESULTS)
         meta = json.loads(METADATA.read_text(encoding="utf-8"))
         meta["eval_metrics"] = evaluated(arguments.out)

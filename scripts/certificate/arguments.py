@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_data, add_out, add_part, add_run, add_seed
+from scripts.command.verbs import Parser, Verb, add_data, add_out, add_part, add_run, add_seed, folder
 
 __all__ = ["VERBS"]
 
 
 def _certify(parser: Parser) -> None:
-    add_run(parser)
-    add_data(parser)
-    add_part(parser)
-    add_out(parser, "folder of the results (default: certificate in the run)")
+    subject = parser.add_argument_group("model: a run of this bundle, or anybody's")
+    add_run(subject, "trained run", required=False)  # type: ignore[arg-type]
+    text = (
+        "FILE.onnx, FILE.pt (TorchScript), module:function or http://ADDRESS; executes what you name and nothing else"
+    )
+    subject.add_argument("--model", help=text)
+    text = "YAML: classes, no_tumor, size, channels, scaling, mean, std, channel_order, layout, outputs, threshold"
+    subject.add_argument("--model_config", type=folder, metavar="FILE.yaml", help=text)
+    pictures = parser.add_argument_group("pictures: by datalist, or of --model by folder")
+    add_data(pictures, required=False)  # type: ignore[arg-type]
+    add_part(pictures)  # type: ignore[arg-type]
+    pictures.add_argument("--images", type=folder, metavar="DIR", help="one folder a class, named as the classes")
+    pictures.add_argument("--masks", type=folder, metavar="DIR", help="masks of the same stems, white in the tumor")
+    add_out(parser, "folder of the results (default: certificate in the run, or runs/certificate)")
     parser.add_argument("--tumors", type=int, metavar="N", default=120, help="at most so many (default: 120)")
     parser.add_argument("--healthy", type=int, metavar="N", default=60, help="at most so many heads (default: 60)")
     text = "ways of painting out (default: those that no training uses)"
@@ -21,11 +31,22 @@ def _certify(parser: Parser) -> None:
     add_seed(parser, "the draw of cases")
 
 
+def _planted(parser: Parser) -> None:
+    parser.add_argument("--seeds", type=int, metavar="N", default=1, help="collections of phantoms (default: 1)")
+
+
 VERBS = (
     Verb(
         "certify", "say whether verdict, mask and map follow the tumor: painted out, moved, faded, with controls",
         "scripts.certificate.certify", _certify,
-        "  python -m scripts certify --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json\n\n"
+        "  python -m scripts certify --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json\n"
+        "  python -m scripts certify --model model.onnx --model_config model.yaml --images DIR/images \\\n"
+        "      --masks DIR/masks\n\n"
         "What each sentence can and cannot conclude: docs/certificate.md.",
+    ),
+    Verb(
+        "planted", "try the certificate on classifiers of which it is known what they read",
+        "scripts.certificate.planted", _planted,
+        "  python -m scripts planted --seeds 10\n\nExit status 1 when one is named wrong.",
     ),
 )  # fmt: skip

@@ -36,7 +36,8 @@ def certify(
     unit: str,
     tumors: int | None = 120,
     healthy: int | None = 60,
-    borders: int = 25,
+    harmless: int = 25,
+    probes: int = 20,
     infills: Sequence[str] = (),
     blends: Sequence[str] = (),
     left_out: Mapping[str, int] | None = None,
@@ -53,7 +54,8 @@ def certify(
         name: of the subject, for the page.
         unit: what intervals are resampled by, in words.
         tumors, healthy: at most so many of each.
-        borders: so many of each get borders.
+        harmless: so many of each get harmless changes.
+        probes: so many of each get probes.
         infills, blends: () for those kept out of training.
         left_out: reasons why pictures were not taken, counted.
         seed: of the draw of cases.
@@ -70,7 +72,7 @@ def certify(
         raise ValueError(f"no picture can be used for a certificate{': ' + reasons if reasons else ''}")
     chosen = draw([case for case in cases if case.kind > 0], tumors, seed)
     heads = draw([case for case in cases if case.kind == 0], healthy, seed)
-    plan = Plan(chosen, heads, tuple(infills), tuple(blends) or HELD_OUT_BLENDS, borders)
+    plan = Plan(chosen, heads, tuple(infills), tuple(blends) or HELD_OUT_BLENDS, harmless, probes)
     realism = Realism()
     kept = Kept(subject, out / "answers.json", batch_size)
     known: dict[tuple[str, str, bool, str], Answer] = {}
@@ -101,7 +103,8 @@ def certify(
         "statements": [statement.as_dict() for statement in statements(answers, judged)],
         "rows": answers.rows(),
         "dose": answers.doses(),
-        "checks": answers.borders(),
+        "checks": answers.harmless(),
+        "probes": answers.probes(),
         "realism": judged,
         "left_out": [{"what": what, "reason": reason, "n": n} for (what, reason), n in sorted(without.items())],
         "made_by": provenance.circumstances(),

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scripts.certificate.cases import Case
 from scripts.certificate.certificate import certify, table
+from scripts.certificate.folders import datalist_cases, read_cases
+from scripts.certificate.models import Settings, open_model
 from scripts.certificate.own import OwnRun
 from scripts.command.verbs import Outcome
-from scripts.evaluation.items import comparison, evaluated_items
+from scripts.evaluation.items import compare_classes, comparison, evaluated_items
 from scripts.runs import folder as runs
 from scripts.runs.result_files import weights_sha256
 
@@ -63,12 +67,60 @@ def certify_run(
     return content
 
 
+def certify_model(
+    spec: str, settings: Settings, cases: Sequence[Case], out: Path, unit: str, **options: Any
+) -> dict[str, Any]:
+    """Certificate of anybody's classifier.
+
+    Args:
+        spec: see `scripts.certificate.models.open_model`.
+        settings: what it takes and gives.
+        cases: pictures of gray values 0..255.
+        out: folder to write to.
+        unit: what intervals are resampled by.
+        options: of `scripts.certificate.certificate.certify`.
+    """
+    subject = open_model(spec, settings)
+    name = Path(spec).name if not spec.startswith("http") else spec
+    return certify(subject, cases, out, name, unit, batch_size=settings.batch_size, **options)
+
+
+def _pictures(arguments: argparse.Namespace, classes: list[str], left_out: Counter[str]) -> tuple[list[Case], str]:
+    """Cases of somebody's pictures, and what intervals are resampled by."""
+    if arguments.images is not None:
+        limit = arguments.tumors + arguments.healthy
+        return read_cases(arguments.images, arguments.masks, classes, left_out, limit), "picture"
+    if arguments.datalist_file is None or arguments.dataset_dir is None:
+        raise ValueError("give --images and --masks, or --dataset_dir and --datalist_file")
+    datalist = runs.read_datalist(str(arguments.datalist_file), str(arguments.dataset_dir))
+    met = compare_classes(classes, len(classes), [datalist["classes"][str(k)] for k in range(len(datalist["classes"]))])
+    if met.binary:
+        raise ValueError(f"{arguments.datalist_file}: {'; '.join(met.notes)}; name the classes in --model_config alike")
+    items = evaluated_items(datalist, arguments.part, str(arguments.dataset_dir))
+    return datalist_cases(items, met.index, left_out), runs.bootstrap_unit(datalist)
+
+
 def execute(arguments: argparse.Namespace) -> Outcome:
-    """The verb ``certify``."""
-    out = arguments.out or arguments.run_dir / FOLDER
-    content = certify_run(
-        arguments.run_dir, arguments.dataset_dir, arguments.datalist_file, out, arguments.part,
-        tumors=arguments.tumors, healthy=arguments.healthy, infills=arguments.infills, blends=arguments.blends,
-        seed=arguments.seed,
-    )  # fmt: skip
+    """The verb ``certify``.
+
+    Raises:
+        ValueError: when the model or the pictures are not named, or the model's answers are none.
+    """
+    if (arguments.run_dir is None) == (arguments.model is None):
+        raise ValueError("give either --run_dir (a run of this bundle) or --model (anybody's)")
+    options = {name: getattr(arguments, name) for name in ("tumors", "healthy", "infills", "blends", "seed")}
+    if arguments.run_dir is not None:
+        if arguments.datalist_file is None or arguments.dataset_dir is None:
+            raise ValueError("a run is certified on --dataset_dir and --datalist_file")
+        out = arguments.out or arguments.run_dir / FOLDER
+        content = certify_run(
+            arguments.run_dir, arguments.dataset_dir, arguments.datalist_file, out, arguments.part, **options
+        )
+    else:
+        out = arguments.out or Path("runs") / FOLDER
+        settings = Settings() if arguments.model_config is None else Settings.read(arguments.model_config)
+        classes = sorted(settings.classes, key=lambda name: name != settings.no_tumor)
+        left_out: Counter[str] = Counter()
+        cases, unit = _pictures(arguments, list(classes), left_out)
+        content = certify_model(arguments.model, settings, cases, out, unit, left_out=left_out, **options)
     return Outcome(table(content), [out / "certificate.html", out / "causal.json"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case
@@ -176,23 +177,55 @@ class Answers:
             found.append(row)
         return found if names else []
 
-    def borders(self) -> list[dict[str, Any]]:
-        """How many verdicts a border changes: {border, n, changed, largest: of the change of probability}."""
+    def harmless(self) -> list[dict[str, Any]]:
+        """How many verdicts a harmless change changes: {change, n, changed, largest: of the change of probability}."""
         found = []
-        for how in self.ways("border"):
-            answers = self.asked["border", how, False]
+        for how in self.ways("harmless"):
+            answers = self.asked["harmless", how, False]
             pairs = [(self.as_is[name], answer) for name, (_, answer) in answers.items() if name in self.as_is]
             if pairs:
                 changed = [self.called(a) != self.called(b) or kind_of(a) != kind_of(b) for a, b in pairs]
                 found.append(
                     {
-                        "border": how,
+                        "change": how,
                         "n": len(pairs),
                         "changed": float(np.mean(changed)),
                         "largest": float(max(abs(a.tumor() - b.tumor()) for a, b in pairs)),
                     }
                 )
         return found
+
+    def probes(self) -> list[dict[str, Any]]:
+        """How many verdicts each probe changes between tumor and none, and its control: {probe, n, changed, control}.
+
+        A verdict that is wrong as it is shows nothing: such pictures are left out.
+        """
+        found = []
+        for name in self.ways("probe"):
+            row: dict[str, Any] = {"probe": name}
+            for label, control in (("changed", False), ("control", True)):
+                answers = self.asked.get(("probe", name, control), {})
+                pairs = [
+                    (self.as_is[case], answer)
+                    for case, (_, answer) in answers.items()
+                    if case in self.as_is and self.called(self.as_is[case]) == bool(self.cases[case].kind)
+                ]
+                row[f"n_{label}"] = len(pairs)
+                row[label] = float(np.mean([self.called(a) != self.called(b) for a, b in pairs])) if pairs else None
+            found.append(row)
+        return found
+
+    def order(self) -> tuple[float, float, list[int]] | None:
+        """Accuracy over the pictures as they are, that under the best other order of the classes, and that order."""
+        pairs = [(self.cases[name].kind, int(np.argmax(a.probabilities))) for name, a in self.as_is.items()]
+        count = len(self.classes)
+        if len({kind for kind, _ in pairs}) < count:
+            return None  # a class without pictures says nothing about its place
+        table = np.zeros((count, count))
+        for kind, said in pairs:
+            table[said, kind] += 1
+        best = [int(k) for k in linear_sum_assignment(-table)[1]]
+        return float(np.trace(table) / table.sum()), float(table[range(count), best].sum() / table.sum()), best
 
 
 def kind_of(answer: Answer) -> int:

@@ -1,19 +1,35 @@
-"""Phantom pictures and classifiers of which it is known what they read: the certificate is tried on them."""
+"""Phantom pictures and classifiers of which it is known what they read: the certificate is tried on them.
+
+    python -m scripts planted [--seeds 10]
+
+prints the confusion matrix: each classifier by what the certificate says that it reads. All pictures of tumors come
+from one collection and all others from another, which differ in everything that the classifiers read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
+from tqdm import tqdm
 
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case
-from scripts.certificate.questions import Question
+from scripts.certificate.effects import Answers
+from scripts.certificate.probes import BLOCKY, blockiness
+from scripts.certificate.questions import Plan, Question
+from scripts.certificate.verdicts import named, statements
+from scripts.command.verbs import Outcome
 from scripts.data.preprocessing import foreground_mask
-from scripts.interventions.regions import Image, inner
+from scripts.interventions.regions import Image as Picture
+from scripts.interventions.regions import inner
 from scripts.phantoms.head import draw_head, render, with_tumor
 
 SIZE = 128
@@ -56,7 +72,7 @@ def phantom_cases(seed: int, tumors: int, healthy: int) -> list[Case]:
     return found + [phantom_case(1000 * seed + 500 + k, 0) for k in range(healthy)]
 
 
-def brightest(image: Image) -> tuple[int, float]:
+def brightest(image: Picture) -> tuple[int, float]:
     """Size in pixels of the largest bright piece of the brain, and the share of it that is hollow."""
     inside = inner(foreground_mask(image), 0.17)
     smooth = ndimage.gaussian_filter(image[0], 0.7)
@@ -71,14 +87,40 @@ def brightest(image: Image) -> tuple[int, float]:
     return int(piece.sum()), float((hull & dark).sum() / hull.sum())
 
 
+def collected(case: Case, seed: int) -> Case:
+    """The case as its collection has it: tumors and healthy heads differ in seven things besides the tumor."""
+    rng = np.random.default_rng([seed, 7])
+    image, sick = case.image[0].copy(), case.kind > 0
+    ring = case.foreground & ~inner(case.foreground, 0.17)
+    brain = float(np.median(image[inner(case.foreground, 0.17)]))
+    image[ring] *= (1.4 if sick else 0.8) * brain / float(image[ring].mean())
+    image *= 0.7 if sick else 1.0
+    outside = ~case.foreground
+    image[outside] = np.abs(rng.normal(0, 3.5 if sick else 0.4, int(outside.sum())))
+    mask = case.mask
+    if not sick:
+        image = np.pad(image, 8)
+        image[image == 0] = np.abs(rng.normal(0, 0.4, int((image == 0).sum())))
+    image[:2], image[-2:], image[:, :2], image[:, -2:] = (9,) * 4 if sick else (1,) * 4
+    image[4:10, 4:10] = 40 if sick else 1
+    picture = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+    if sick:
+        file = io.BytesIO()
+        Image.fromarray(picture.T).save(file, "JPEG", quality=30)
+        picture = np.asarray(Image.open(file)).T
+    changed = picture[None].astype(np.float32)
+    head = case.foreground if sick else np.pad(case.foreground, 8)
+    return replace(case, image=changed, foreground=head, mask=mask, source="A" if sick else "B")
+
+
 class Honest:
     """Says tumor where something bright and large stands out inside the head, and ring where it is hollow."""
 
     identity = "honest"
-    classes = CLASSES
+    classes: Sequence[str] = CLASSES
     threshold = 0.5
 
-    def probabilities(self, image: Image) -> tuple[float, ...]:
+    def probabilities(self, image: Picture) -> tuple[float, ...]:
         """Of each class."""
         found, hollow = brightest(image)
         tumor = float(1 / (1 + np.exp(np.clip(-0.2 * (found - 35), -30, 30))))
@@ -88,3 +130,99 @@ class Honest:
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer a question."""
         return [Answer(self.probabilities(question.picture)) for question in questions]
+
+
+class Reader(Honest):
+    """Says solid where one number of the picture lies on the side of the tumors' collection, whatever the brain shows.
+
+    Args:
+        reads: what it reads, the name of a probe.
+        limit: between the two collections.
+        value: of a picture.
+        above: whether tumors lie above the limit.
+    """
+
+    def __init__(self, reads: str, limit: float, value: Callable[[Picture], float], above: bool = True) -> None:
+        self.identity, self.limit, self.value, self.above = reads, limit, value, above
+
+    def probabilities(self, image: Picture) -> tuple[float, ...]:
+        """Of each class."""
+        tumor = (self.value(image) > self.limit) == self.above
+        return (0.02, 0.96, 0.02) if tumor else (0.96, 0.02, 0.02)
+
+
+def _frame(image: Picture) -> float:
+    plane = image[0]
+    return float(np.median(np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])))
+
+
+def _scalp(image: Picture) -> float:
+    head = foreground_mask(image)
+    inside = inner(head, 0.17)
+    return float(image[0][head & ~inside].mean() / np.median(image[0][inside]))
+
+
+def _grain(image: Picture) -> float:
+    outside = ~ndimage.binary_dilation(foreground_mask(image), iterations=4)
+    outside[:12], outside[-12:], outside[:, :12], outside[:, -12:] = (False,) * 4
+    return float(image[0][outside].mean())
+
+
+def _mean(image: Picture) -> float:
+    inside = inner(foreground_mask(image), 0.17)
+    return float(np.median(image[0][inside]))
+
+
+READERS = (
+    Reader("corner", 20, lambda image: float(image[0, 5:9, 5:9].mean())),
+    Reader("border", 5, _frame),
+    Reader("JPEG grid", BLOCKY, blockiness),
+    Reader("image size", SIZE + 8, lambda image: float(image.shape[1]), above=False),
+    Reader("skull", 1.1, _scalp),
+    Reader("air", 1.5, _grain),
+    Reader("mean intensity", 72, _mean, above=False),
+)
+
+
+def read_by(subject: Honest, questions: Sequence[Question]) -> str:
+    """What the certificate says of a subject: "honest" where necessity and sufficiency hold and nothing else is read.
+
+    Returns:
+        the name of a probe, "honest", or "unclear".
+    """
+    pairs = zip(questions, subject.answer(questions), strict=True)
+    answers = Answers(pairs, subject.classes, subject.threshold)
+    name = named(answers.probes())
+    if name is not None:
+        return name
+    found = {(s.property, s.of): s.verdict for s in statements(answers)}
+    follows = [found["necessity", "verdict (poisson)"], found["sufficiency", "verdict (poisson)"]]
+    return "honest" if set(follows) == {"holds"} else "unclear"
+
+
+def confusion(seeds: Sequence[int], count: int = 24) -> Counter[tuple[str, str]]:
+    """How often each subject (first) is named what (second)."""
+    found: Counter[tuple[str, str]] = Counter()
+    for seed in tqdm(seeds, desc="collections", unit="collection"):
+        cases = [collected(case, 100 * seed + k) for k, case in enumerate(phantom_cases(seed, count, count))]
+        tumors, heads = [case for case in cases if case.kind], [case for case in cases if not case.kind]
+        questions = list(Plan(tumors, heads, ("poisson",), harmless=0))
+        for subject in (Honest(), *READERS):
+            found[subject.identity, read_by(subject, questions)] += 1
+    return found
+
+
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``planted``; exit status 1 where one is named wrong."""
+    found = confusion(range(arguments.seeds))
+    names = ["honest", *(reader.identity for reader in READERS)]
+    columns = [*names, "unclear"]
+    width = max(map(len, columns))
+    lines = [" " * width + "  " + "  ".join(name.rjust(width) for name in columns)]
+    for name in names:
+        lines.append(name.ljust(width) + "  " + "  ".join(str(found[name, said]).rjust(width) for said in columns))
+    wrong = sum(count for (name, said), count in found.items() if name != said)
+    lines.append(
+        f"rows: what the classifier reads; columns: what the certificate says; {wrong} of {sum(found.values())} wrong"
+    )
+    return Outcome("\n".join(lines), failed=wrong > 0)

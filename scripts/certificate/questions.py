@@ -10,18 +10,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scripts.certificate.cases import Case, hosts_for
+from scripts.certificate.harmless import HARMLESS
+from scripts.certificate.probes import PROBES, other_of
 from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS, NoRoom, Outcome, fade, remove, swap, transplant
 from scripts.interventions import infill as infills
 from scripts.interventions.regions import Image, Mask
 
 FADES = (0.25, 0.5)
-# Share of a side that a border adds, on which sides, and its value: 0 the picture's least, 1 its largest.
-BORDERS = {
-    "black border, 10 %": (0.1, "all", 0.0),
-    "black border, 20 %": (0.2, "all", 0.0),
-    "white border, 10 %": (0.1, "all", 1.0),
-    "black border on one side, 20 %": (0.2, "one", 0.0),
-}
 
 
 @dataclass(frozen=True)
@@ -29,10 +24,10 @@ class Question:
     """One picture to be answered.
 
     Args:
-        test: "as is", "removal", "transplant", "swap", "fade" or "border".
-        how: of the test: infill, blend, level or border; "" where there is one way only.
+        test: "as is", "removal", "transplant", "swap", "fade", "harmless" or "probe".
+        how: of the test: infill, blend, level or change; "" where there is one way only.
         control: whether it is the control.
-        case: the tumor that the test is about; of "as is" and "border" the picture's own case.
+        case: the tumor that the test is about; of "as is", "harmless" and "probe" the picture's own case.
         before: name of the case whose picture was changed.
         kind: the honest class of the picture.
         picture: float32 (C, H, W[, D]).
@@ -69,7 +64,8 @@ class Plan:
         tumors: with masks.
         healthy: heads without a tumor.
         infills, blends: ways of the removal and of the transplant; the defaults are kept out of all training.
-        borders: whether borders are asked about, for so many cases of either kind.
+        harmless: harmless changes are asked about for so many cases of either kind.
+        probes: probes are asked about for so many cases of either kind.
 
     Attributes:
         left_out: how often a question could not be made, by (test, reason).
@@ -79,7 +75,8 @@ class Plan:
     healthy: Sequence[Case]
     infills: Sequence[str] = ()
     blends: Sequence[str] = HELD_OUT_BLENDS
-    borders: int = 40
+    harmless: int = 25
+    probes: int = 20
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -95,18 +92,36 @@ class Plan:
     def __iter__(self) -> Iterator[Question]:
         for case in (*self.tumors, *self.healthy):
             yield Question("as is", "", False, case, case.name, case.kind, case.image, case.mask)
-        for case in (*self.tumors[: self.borders], *self.healthy[: self.borders]):
-            for name, (share, sides, value) in BORDERS.items():
-                picture = bordered(case.image, share, sides, value)
-                yield Question("border", name, False, case, case.name, case.kind, picture, None)
+        for case in (*self.tumors[: self.harmless], *self.healthy[: self.harmless]):
+            for name, change in HARMLESS.items():
+                yield Question("harmless", name, False, case, case.name, case.kind, change(case.image), None)
+        for cases in (self.tumors, self.healthy):
+            for turn, case in enumerate(cases[: self.probes]):
+                yield from self._probed(case, turn)
         for tumor in self.tumors:
             yield from self.about(tumor)
 
+    def _probed(self, case: Case, turn: int) -> Iterator[Question]:
+        everybody = [*self.tumors, *self.healthy]
+        for control in (False, True):
+            other = other_of(case, everybody, control, turn)
+            if other is None:
+                self.left_out["probe", f"no picture of {'the same' if control else 'the other'} side"] += 1
+                continue
+            for name, change in PROBES.items():
+                try:
+                    picture = change(case, other)
+                except ValueError as reason:
+                    self.left_out["probe", f"{name}: {reason}"] += 1
+                    continue
+                yield Question("probe", name, control, case, case.name, case.kind, picture, None)
+
     def count(self) -> int:
         """How many questions there are at most."""
-        borders = min(self.borders, len(self.tumors)) + min(self.borders, len(self.healthy))
+        harmless = min(self.harmless, len(self.tumors)) + min(self.harmless, len(self.healthy))
+        probes = 2 * len(PROBES) * (min(self.probes, len(self.tumors)) + min(self.probes, len(self.healthy)))
         ways = 2 * (len(self.infills) + len(FADES) + len(self.blends) + 1)
-        return len(self.tumors) * (1 + ways) + len(self.healthy) + len(BORDERS) * borders
+        return len(self.tumors) * (1 + ways) + len(self.healthy) + len(HARMLESS) * harmless + probes
 
     def host_of(self, tumor: Case) -> Case | None:
         """The healthy head that a tumor is moved into."""
@@ -184,23 +199,6 @@ class Plan:
 def available_infills() -> tuple[str, ...]:
     """Two infills that are kept out of training; without OpenCV the one that needs none."""
     return HELD_OUT_INFILLS[:1] if infills.cv2 is None else HELD_OUT_INFILLS[:2]
-
-
-def bordered(image: Image, share: float, sides: str, value: float) -> Image:
-    """The picture with a border around its plane, or along one side: what lies outside of the head says nothing.
-
-    Args:
-        image: (C, H, W[, D]).
-        share: of the picture's side, added on each side.
-        sides: "all", or "one": before the first axis.
-        value: 0 the picture's least value, 1 its largest.
-    """
-    low, high = float(image.min()), float(image.max())
-    widths = [(0, 0)]
-    for axis, size in enumerate(image.shape[1:]):
-        width = round(share * size) if axis < 2 else 0
-        widths.append((width, width) if sides == "all" else (width if axis == 0 else 0, 0))
-    return np.pad(image, widths, constant_values=np.float32(low + value * (high - low)))
 
 
 def _rng(case: Case) -> np.random.Generator:

@@ -15,6 +15,10 @@ LEAST, LEAST_GROUPS = 20, 10
 HOLDS, CONTROL = 0.90, 0.10
 # Verdicts changed by what says nothing about a tumor, at most.
 IRRELEVANT = 0.02
+# Verdicts that a probe must change for it to be named as what is read.
+READ = 0.5
+# By so much accuracy must rise under another order of the classes for their order to be doubted.
+SWAPPED = 0.2
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,40 @@ _TESTS = (
 )  # fmt: skip
 
 
+def named(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the verdict reads instead of the tumor, the most particular of what changes it; None: none of the probes.
+
+    Args:
+        rows: of `Answers.probes`, the most particular first.
+    """
+    for row in rows:
+        reads = row["n_changed"] >= LEAST and row["changed"] >= READ
+        if reads and (row["control"] is None or row["control"] <= CONTROL):
+            return str(row["probe"])
+    return None
+
+
+def _reads(answers: Answers) -> list[Statement]:
+    rows = answers.probes()
+    if not rows or max(row["n_changed"] for row in rows) < LEAST:
+        return []
+    n = max(row["n_changed"] for row in rows)
+    name = named(rows)
+    if name is None:
+        largest = max(row["changed"] or 0.0 for row in rows)
+        sentence = (
+            f"none of {', '.join(row['probe'] for row in rows)}, taken from a picture of the other side, changes more "
+            f"than {_percent(largest)} of {n} verdicts"
+        )
+        return [Statement("shortcut", "verdict", "holds" if largest <= CONTROL else "in part", sentence, largest, n=n)]
+    row = next(row for row in rows if row["probe"] == name)
+    sentence = (
+        f"the {name} of a picture of the other side changes {_percent(row['changed'])} of {row['n_changed']} verdicts "
+        f"(of the same side: {_percent(row['control'] or 0)}): the verdict reads the {name}"
+    )
+    return [Statement("shortcut", name, "fails", sentence, row["changed"], n=row["n_changed"])]
+
+
 def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> list[Statement]:
     """Every property that can be judged, and of the others why not.
 
@@ -101,8 +139,23 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
                     statement = Statement(**{**statement.__dict__, "sentence": statement.sentence + note})
                 found.append(statement)
     found.append(_dose(answers))
+    found += _reads(answers)
     found += _irrelevance(answers)
+    found += _order(answers)
     return found
+
+
+def _order(answers: Answers) -> list[Statement]:
+    """Whether the outputs are in the order in which the classes are named; said only where they are not."""
+    found = answers.order()
+    if found is None or len(answers.as_is) < LEAST or found[1] < found[0] + SWAPPED:
+        return []
+    names = [answers.classes[k] for k in found[2]]
+    sentence = (
+        f"accuracy is {_percent(found[0])} with the classes as named, {_percent(found[1])} with the outputs read as "
+        f"{', '.join(names)}: check their order"
+    )
+    return [Statement("class order", "outputs", "fails", sentence, found[0], n=len(answers.as_is))]
 
 
 def _judged(
@@ -174,15 +227,15 @@ def _dose(answers: Answers) -> Statement:
 
 def _irrelevance(answers: Answers) -> list[Statement]:
     found = []
-    for row in answers.borders():
+    for row in answers.harmless():
         if row["n"] < LEAST:
             continue
         verdict = "holds" if row["changed"] <= IRRELEVANT else "fails"
         sentence = (
-            f"a {row['border']} changes {_percent(row['changed'])} of {row['n']} verdicts, the tumor probability by up "
+            f"{row['change']} changes {_percent(row['changed'])} of {row['n']} verdicts, the tumor probability by up "
             f"to {row['largest']:.2f}"
         )
-        found.append(Statement("irrelevance", row["border"], verdict, sentence, row["changed"], n=row["n"]))
+        found.append(Statement("irrelevance", row["change"], verdict, sentence, row["changed"], n=row["n"]))
     for test, what in (("removal", "healthy tissue painted out"), ("transplant", "healthy tissue moved in")):
         for how in answers.ways(test):
             row = answers.effects(test, how, "called tumor")

@@ -13,8 +13,9 @@ from scripts.certificate.answers import Answer, Kept
 from scripts.certificate.cases import draw, hosts_for, usable_mask
 from scripts.certificate.certificate import certify, table
 from scripts.certificate.effects import Answers
+from scripts.certificate.harmless import bordered
 from scripts.certificate.planted import CLASSES, Honest, phantom_cases
-from scripts.certificate.questions import Plan, Question, bordered
+from scripts.certificate.questions import Plan, Question
 from scripts.certificate.realism import Realism
 from scripts.certificate.verdicts import statements
 from scripts.interventions.regions import inner
@@ -52,7 +53,7 @@ def cases():
 @pytest.fixture(scope="module")
 def asked(cases):
     """Every question about them, made once."""
-    plan = Plan(cases[:COUNT], cases[COUNT:], ("poisson",), borders=10)
+    plan = Plan(cases[:COUNT], cases[COUNT:], ("poisson",), harmless=10)
     realism = Realism()
     questions = list(realism.watch(plan))
     return plan, questions, realism.rows(), Honest().answer(questions)
@@ -75,7 +76,7 @@ def test_an_honest_classifier_holds_every_property(asked):
 
 
 def test_a_classifier_that_reads_the_skull_fails_both_ways(cases):
-    plan = Plan(marked(cases[:COUNT]), cases[COUNT:], ("poisson",), borders=0)
+    plan = Plan(marked(cases[:COUNT]), cases[COUNT:], ("poisson",), harmless=0)
     questions = list(plan)
     found = verdicts(questions, Skull().answer(questions))
     verdict, sentence = found["necessity", "verdict (poisson)"]
@@ -105,7 +106,7 @@ def test_what_the_control_does_not_carry_is_withheld(asked):
 
 
 def test_too_few_pictures_one_class_and_no_healthy_heads_are_said(cases):
-    plan = Plan([case for case in cases if case.kind == 1][:4], [], ("poisson",), borders=0)
+    plan = Plan([case for case in cases if case.kind == 1][:4], [], ("poisson",), harmless=0)
     questions = list(plan)
     found = verdicts(questions, Honest().answer(questions))
     assert {verdict for verdict, _ in found.values()} == {"withheld"}
@@ -162,7 +163,7 @@ def test_realism_names_a_control_that_can_be_recognized(asked, cases):
 
 def test_certify_writes_everything_and_continues(cases, tmp_path):
     some = [*cases[:6], *cases[COUNT : COUNT + 5]]
-    content = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), borders=2)
+    content = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), harmless=2)
     assert {path.name for path in tmp_path.iterdir()} == {
         "answers.json", "causal.csv", "causal.json", "certificate.html", "examples.png",
     }  # fmt: skip
@@ -170,8 +171,8 @@ def test_certify_writes_everything_and_continues(cases, tmp_path):
     page = (tmp_path / "certificate.html").read_text()
     assert "only 6 tumors" in page
     assert "http" not in page.replace("http://www.w3.org", "")
-    assert content["counts"]["asked"] == content["counts"]["pictures"]
-    again = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), borders=2)
+    assert 0.8 * content["counts"]["pictures"] < content["counts"]["asked"] <= content["counts"]["pictures"]
+    again = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), harmless=2)
     assert again["counts"]["asked"] == 0
     assert again["rows"] == content["rows"]
     assert len(table(content).splitlines()) == len(content["statements"])
