@@ -365,7 +365,8 @@ def trained_tasks(stage_dir: str | Path) -> set[str]:
     if before is not None:
         # A run may have been moved: its stages are looked for beside each other first.
         for earlier in (folder.parent / Path(before).parent.name, Path(before).parent):
-            if (earlier / CONFIG).is_file():
+            # The stage of another run that this one started from may have this one's name.
+            if (earlier / CONFIG).is_file() and earlier.resolve() != folder.resolve():
                 return found | trained_tasks(earlier)
     return found
 
