@@ -625,3 +625,15 @@ def test_matlab_slices_give_image_mask_class_and_patient(tmp_path, caplog):
 def test_masks_of_bids_are_of_tumors_not_of_brains_or_tissues(path, what):
     rank = BY_NAME["bids"].rank_of(path)
     assert (None if rank is None else BY_NAME["bids"].names[rank][0]) == what
+
+
+def test_a_picture_whose_name_is_not_utf8_ends_no_class_folder(tmp_path):
+    for k in range(6):
+        draw(gray(80 + k, k > 2)[0], tmp_path / "images" / ("glioma" if k > 2 else "healthy") / f"{k}.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/images/glioma/caf\xe9.png")).write_bytes(b"x")
+    Path(tmp_path / "images" / "healthy" / ("x" * 251 + ".png")).write_bytes(b"x")
+    plan = recognized.plan(tmp_path, progress=False)
+    assert plan.taken[0].startswith("layout = image_folder: ")
+    assert dict(plan.report.unusable)["images/glioma/caf\\xe9.png"] == "its name is not UTF-8; rename it"
+    assert len(plan.report.unusable) == 2
+    assert len(items_of(plan.build())) == 6
