@@ -35,6 +35,10 @@ def _planted(parser: Parser) -> None:
     parser.add_argument("--seeds", type=int, metavar="N", default=1, help="collections of phantoms (default: 1)")
 
 
+def _judged(parser: Parser) -> None:
+    parser.add_argument("--cases", type=int, metavar="N", default=40, help="phantoms with a tumor (default: 40)")
+
+
 VERBS = (
     Verb(
         "certify", "say whether verdict, mask and map follow the tumor: painted out, moved, faded, with controls",
@@ -48,5 +52,9 @@ VERBS = (
         "planted", "try the certificate on classifiers of which it is known what they read",
         "scripts.certificate.planted", _planted,
         "  python -m scripts planted --seeds 10\n\nExit status 1 when one is named wrong.",
+    ),
+    Verb(
+        "judge-measures", "say which measures of maps rank worse maps lower, step by step",
+        "scripts.certificate.map_measures", _judged, "  python -m scripts judge-measures --cases 40",
     ),
 )  # fmt: skip
