@@ -99,12 +99,9 @@ class Checks:
         return f"{type(network).__name__}, {count:,} parameters, {size}, classes {', '.join(self.predictor.classes)}"
 
     def keys(self) -> str:
-        """State-dict keys are the network's, every value is finite, and the threshold is one."""
+        """State-dict keys are the network's, every value is finite (both seen on loading), and the threshold is one."""
         state = torch.load(self.predictor.weights, map_location="cpu", weights_only=True)
         load_weights(self.predictor.network, self.predictor.weights)  # strict
-        bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-        if bad:
-            raise Failure(f"{len(bad)} weights are not finite, first: {bad[0]}")
         dead = [name for name, value in state.items() if name.endswith("conv.weight") and not value.any()]
         if dead:
             raise Failure(f"{len(dead)} convolutions are all 0, first: {dead[0]}")

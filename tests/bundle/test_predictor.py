@@ -311,7 +311,7 @@ def test_a_picture_has_no_slice_or_plane_to_choose(predictor, files, given):
 
 
 def test_weights_and_configs_that_are_absent_are_named(overlay, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no config at .*mine\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"no config file at .*mine\.yaml"):
         Predictor(overlay=tmp_path / "mine.yaml")
     with pytest.raises(FileNotFoundError, match=r"no weights at .*model\.pt"):
         Predictor(overlay=overlay, weights=tmp_path / "model.pt")

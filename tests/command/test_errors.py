@@ -111,6 +111,7 @@ def test_stage_without_a_mask_in_the_training_part(small_data, tmp_path):
     for item in content["training"]:
         item.pop("label", None)
         item.setdefault("diagnosis", 0)
+    content["no_tumor_means_no_lesion"] = False
     path = tmp_path / "maskless.json"
     path.write_text(json.dumps(content))
     text = sentence_of(

@@ -7,6 +7,7 @@ import json
 import logging
 
 import pytest
+import torch
 
 from scripts.checks.verify_data import read_loosely
 from scripts.data import datalists
@@ -57,7 +58,7 @@ def test_a_stage_goes_on_with_a_list_dumped_again_and_refuses_another(tmp_path):
     path, stage = tmp_path / "list.json", tmp_path / "stage"
     path.write_text(json.dumps(minimal(), indent=1), encoding="utf-8")
     start_stage(stage, str(path), 0, {"a": 1})
-    (stage / "model.pt").write_bytes(b"weights")
+    torch.save({}, stage / "model.pt")
     path.write_text(json.dumps(minimal(), sort_keys=True), encoding="utf-8")
     assert finished(stage, {}, str(path)) is False
     path.write_text(json.dumps({**minimal(), "name": "y"}), encoding="utf-8")

@@ -134,7 +134,7 @@ def test_other_lesions_stay_no_tumor_and_their_mask_is_no_tumor_mask(tmp_path):
 def test_real_lesion_volumes_are_no_tumor(real_data):
     datalist, report = datalists.nifti_volumes(real_data / "openms", progress=False)
     items = [item for split in datalists.SPLITS for item in datalist[split]]
-    assert {item["patient"] for item in items} == {"mni_patient07", "patient01", "patient20"}
+    assert {item["patient"] for item in items} == {"patient07", "patient01", "patient20"}
     assert {item["diagnosis"] for item in items} == {0}
     assert (
         dict(report.unusable)["mni_patient07_GOLD.nii.gz"]

@@ -174,6 +174,7 @@ def test_a_written_map_lies_on_the_file_as_the_network_saw_it(tmp_path):
     image = np.zeros(size, np.float32)
     x, y = np.mgrid[: size[0], : size[1]]
     image[(x > 5) & (x < 35) & (y > 8) & (y < 48)] = 0.4
+    image *= 1 + 0.3 * (np.sin(x / 6) * np.cos(y / 5))[..., None].astype(np.float32)
     image += np.random.default_rng(0).uniform(0, 0.02, size).astype(np.float32) * (image > 0)
     image[center[0] - 1 : center[0] + 2, center[1] - 1 : center[1] + 2] = 1.0
     affine = np.array([[-0.9, 0, 0, 12], [0, -1.1, 0, 34], [0, 0, 5.0, -6], [0, 0, 0, 1]])  # LPS, as the pipeline reads

@@ -55,7 +55,7 @@ def test_values_that_can_be_used_pass():
         ({"spatial_size": (32, 32, 32)}, "has 3 axes, the network has 2"),
         ({"precision": "half"}, "precision is one of auto, float32, bfloat16, float16, got 'half'"),
         ({"precision": "float16"}, "precision float16 needs a GPU"),
-        ({"key_metric": "dise"}, "key_metric is one of dice, balanced_accuracy, auc, combined, got 'dise'"),
+        ({"key_metric": "dise"}, "key_metric is one of dice, balanced_accuracy, auc, combined, because, got 'dise'"),
     ],
 )
 def test_values_that_cannot_be_used_are_named(values, said):
