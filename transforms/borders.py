@@ -17,7 +17,7 @@ from transforms.cropping import foreground_box
 from transforms.foreground import foreground_mask
 from transforms.intensity import plain
 
-OFFSET_KEY = "border_offset"
+OFFSET_KEY, WINDOW_KEY = "border_offset", "border_window"
 _NEAR = 0.03  # of the range: what JPEG leaves of a constant border; the scalp stands out by more than 0.12
 _RINGING = 0.15  # of the range: how far JPEG moves pixels of a border next to what it frames
 _BLOCK = 8  # pixels: as far as JPEG does so
@@ -177,7 +177,8 @@ def inside(box: Sequence[slice], inner: Sequence[slice]) -> tuple[slice, ...]:
 class CropBordersd(Cropd):
     """Crop to the window that the head fills (`head_window`), image and masks alike.
 
-    Adds ``border_offset``: per axis the place of the result's first pixel in the image, a list of int.
+    Adds ``border_offset``, per axis the place of the result's first pixel in the image, and ``border_window``, [start,
+    stop] of the result in the image.
 
     Args:
         keys: the image first, then masks of its size; (C, X, Y[, Z]).
@@ -213,6 +214,7 @@ class CropBordersd(Cropd):
                 pairs = zip(slices, head, strict=True)
                 slices = tuple(slice(min(b.start, h.start), max(b.stop, h.stop)) for b, h in pairs)
         item[OFFSET_KEY] = [s.start for s in slices]
+        item[WINDOW_KEY] = [[s.start, s.stop] for s in slices]
         for key in self.key_iterator(item):
             value = item[key]
             traced = isinstance(value, MetaTensor)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.data.preprocessing import make_preprocessing
 from scripts.inference.study_files import acquired_plane, intensity_flags, read_foreground, read_image
-from transforms.borders import OFFSET_KEY, on_image, overlap
+from transforms.borders import OFFSET_KEY, WINDOW_KEY, on_image, overlap
 from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box
 from transforms.foreground import ForegroundMaskd, doubts
 from transforms.limits import DEFAULT_LIMITS
@@ -37,6 +37,7 @@ class Placement:
         fitted: per axis size of the crop on the network's grid.
         before: per axis cells of padding before it.
         share: share of the slice that is foreground, 0 to 1.
+        window: per axis [start, stop] of what was read of the slice; air was put around it.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Placement:
     fitted: list[int]
     before: list[int]
     share: float
+    window: list[list[int]]
 
 
 @dataclass
@@ -139,8 +141,11 @@ def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> T
         mode = {2: "bilinear", 3: "trilinear"}[len(size)]
         inner = torch.nn.functional.interpolate(inner[None], size, mode=mode, align_corners=False)[0]
     result = value.new_zeros((len(value), *unit_shape))
-    target, source = overlap(placement.box, unit_shape)
-    result[(slice(None), *target)] = inner[(slice(None), *source)]
+    origin = [start for start, _ in placement.window]
+    moved = [[b[0] - o, b[1] - o] for b, o in zip(placement.box, origin, strict=True)]
+    target, source = overlap(moved, [stop - start for start, stop in placement.window])
+    place = (slice(t.start + o, t.stop + o) for t, o in zip(target, origin, strict=True))
+    result[(slice(None), *place)] = inner[(slice(None), *source)]
     return result
 
 
@@ -269,7 +274,7 @@ class PrepareStudyd(MapTransform):
         before = [(size - n) // 2 for size, n in zip(self.size, fitted, strict=True)]
         item = self.pipeline(item, start=self.pad_step)
         moved = [[b.start + o, b.stop + o] for b, o in zip(box, offset, strict=True)]
-        placement = Placement(index, moved, fitted, before, float(shown.mean()))
+        placement = Placement(index, moved, fitted, before, float(shown.mean()), item[WINDOW_KEY])
         return item["image"], item["foreground"], placement, doubts(shown) if shown.ndim == 2 else []
 
     def _located(self, unit: np.ndarray) -> np.ndarray | MetaTensor:

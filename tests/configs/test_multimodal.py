@@ -308,10 +308,9 @@ def test_a_map_of_a_volume_lies_on_the_file_and_is_the_evidence_of_inference(vol
     for image in (written, mask, evidence):
         assert image.shape == source.shape
         assert np.allclose(image.affine, source.affine, atol=1e-4)
-    head = np.asarray(source.dataobj) != 0  # MONAI's way back leaves 0 in the air that was put around the head
-    raw, said = np.asarray(written.dataobj)[head].clip(0), np.asarray(evidence.dataobj)[head]
+    raw, said = np.asarray(written.dataobj).ravel().clip(0), np.asarray(evidence.dataobj).ravel()
     temperature = raw.max() / (2 * np.arctanh(said.max()))  # what is written for users is evidence_scale of it
-    assert np.corrcoef(np.tanh(raw / (2 * temperature)), said)[0, 1] > 0.9
+    assert np.corrcoef(np.tanh(raw / (2 * temperature)), said)[0, 1] > 0.95
     assert said.max() == pytest.approx(result["evidence_maximum"])
     assert result["tumor_voxels"] == int((np.asarray(mask.dataobj) > 0).sum())
     row = volumes.table("evaluation/cases.csv")[item["name"]]
