@@ -40,7 +40,8 @@ def whole_metaimage(data: bytes) -> bytes:
     Raises:
         FormatRefused: when the values lie in another file.
     """
-    lines, start = [], 0
+    lines: list[bytes] = []
+    start = 0
     while start < min(len(data), _LONGEST_HEADER):
         end = data.find(b"\n", start)
         line, start = data[start : end if end >= 0 else len(data)].strip(), end + 1 if end >= 0 else len(data)

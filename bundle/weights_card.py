@@ -36,6 +36,7 @@ from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs import provenance
 from scripts.runs.checkpoint_files import file_sha256
+from scripts.runs.network_overlay import write_network_overlay
 from scripts.runs.run_files import read_scalars
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def assemble_run(
     runs.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), target / runs.CONFIG)
     shutil.copyfile(stage / runs.MANIFEST, target / runs.MANIFEST)
     shutil.copyfile(weights, target / runs.WEIGHTS)
-    runs.write_network_overlay(folder, datalists.read(datalist_file)["classes"])
+    write_network_overlay(folder, datalists.read(datalist_file)["classes"])
     return folder
 
 

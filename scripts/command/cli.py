@@ -11,6 +11,7 @@ import torch
 from scripts.command.devices import check_device
 from scripts.command.errors import quiet, report
 from scripts.command.overrides import bundle_command
+from scripts.command.workflows import running_config
 
 __all__ = ["begin", "start"]
 
@@ -29,6 +30,7 @@ def start() -> None:
     quiet()
     command = bundle_command(sys.argv)
     if command is None:
+        running_config()
         return
     if not os.environ.get("TUMORLENS_TRACEBACK") and sys.excepthook is sys.__excepthook__:
         sys.excepthook = report

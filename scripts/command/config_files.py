@@ -7,15 +7,21 @@ string is written as an expression that gives it back, ``$'exp\\x232'``.
 from __future__ import annotations
 
 import ast
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
 
-__all__ = ["META", "literal", "parser_of", "read_config", "read_mapping"]
+from scripts.command.locations import ROOT
+
+__all__ = ["META", "check_order", "literal", "parser_of", "read_config", "read_mapping"]
+
+logger = logging.getLogger(__name__)
 
 META = "_meta_"
 SUFFIXES = (".json", ".yaml", ".yml")
@@ -83,6 +89,31 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def check_order(files: Sequence[str | Path], contents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a whole config behind another file, whose values it would replace: other weights, another training.
+
+    Args:
+        files: in the order in which they are merged.
+        contents: of each.
+
+    Raises:
+        ValueError: naming the config that has to come first.
+    """
+    for file, content in list(zip(files, contents, strict=True))[1:]:
+        if {"imports", "run"} <= content.keys():
+            raise ValueError(
+                f"{file} is a whole config and comes first, overlays behind it; here it would replace the values of "
+                f"{', '.join(map(str, files[: list(files).index(file)]))}"
+            )
+
+
+@cache
+def note_outside(file: str) -> None:
+    """Say once that a config from elsewhere is a program: MONAI evaluates its expressions and builds what it names."""
+    if not Path(file).is_relative_to(ROOT):
+        logger.info("config %s lies outside the bundle; what it holds is run as code: load only what you trust", file)
+
+
 def parser_of(config: Mapping[str, Any]) -> ConfigParser:
     """The parser of a config's content, its strings kept."""
     meta = config.get(META)
@@ -94,12 +125,13 @@ def read_config(files: str | Path | Sequence[str | Path], values: Mapping[str, A
     """The parser of config files merged in order, then of single values replaced; strings and paths are kept.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_mapping`.
+        FileNotFoundError, ValueError: as `read_mapping` and `check_order`.
     """
     paths = [files] if isinstance(files, (str, Path)) else list(files)
     parser = ConfigParser()
+    check_order(paths, [read_mapping(path) for path in paths])
     for path in paths:
-        read_mapping(path)
+        note_outside(str(Path(path).expanduser().resolve()))
     parser.read_config([str(Path(path).expanduser()) for path in paths])
     parser = parser_of(parser.get())
     parser.update(pairs={name: literal(value) for name, value in (values or {}).items()})

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from scripts.evaluation.items import ClassComparison
 from scripts.explain.clusters import clusters
-from scripts.inference.volumes import group_rows, patient_summary, volume_summary
+from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
 from scripts.measures.bootstrap import case_summary
 from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
@@ -268,6 +268,7 @@ def write_evaluation(
     provenance: Mapping[str, Any] | None = None,
     spatial_dims: int = 2,
     notes: Sequence[str] = (),
+    rule: VolumeRule | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json, cases.csv, patients.csv and, of volumes (as slices or whole), volumes.csv.
 
@@ -281,14 +282,15 @@ def write_evaluation(
         provenance: of the cases, see `scripts.evaluation.items.provenance`.
         spatial_dims: 3 of whole volumes, each of which is one case.
         notes: further ones, such as what is not measured.
+        rule: how a volume is diagnosed from its slices, as at inference; None: the default.
 
     Returns:
         the content of metrics.json.
     """
-    rows = decided(rows, threshold, temperature, classes)
+    rows, rule = decided(rows, threshold, temperature, classes), rule or VolumeRule()
     names = classes.names if classes else [f"class {k}" for k in range(len(rows[0]["logits"]))]
     sources = sorted({row["source"] for row in rows})
-    patients, volumes = (group_rows(rows, key, threshold) for key in ("unit", "volume"))
+    patients, volumes = (group_rows(rows, key, threshold, rule) for key in ("unit", "volume"))
     result: dict[str, Any] = {
         part: {
             "overall": summarize(rows, threshold, temperature),
@@ -312,13 +314,46 @@ def write_evaluation(
         "areas": AREA_WORDS[spatial_dims],
     }
     if volumes:
-        result[part]["volumes"] = volume_summary(volumes, len(names), whole=spatial_dims == 3)
+        result[part]["volumes"] = volume_summary(volumes, len(names), rule, whole=spatial_dims == 3)
         write_csv([_shown(row) for row in volumes], Path(folder) / "volumes.csv")
     write_csv([_shown(row) for row in patients], Path(folder) / "patients.csv")
     write_csv([_shown(row) for row in rows], Path(folder) / "cases.csv")
     write_json(result, Path(folder) / "metrics.json")
     logger.info("%d cases evaluated, figures in %s", len(rows), folder)
+    print(overview(result, part, folder))
     return result
+
+
+def overview(result: Mapping[str, Any], part: str, folder: str | Path) -> str:
+    """The main figures of metrics.json as text, with their intervals.
+
+    Args:
+        result: content of metrics.json.
+        part: of the datalist.
+        folder: that it was written to.
+    """
+    whole = result[part]["overall"]
+    found, dice = whole.get("classification"), whole["segmentation"]["dice"]
+    lines = [(f"cases of {part}", str(whole["n"]))]
+    if found is not None:
+        for name in ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc"):
+            lines.append((name.replace("_", " "), _with_interval(found[name], found[f"{name}_ci95"])))
+    lines.append((f"Dice over {dice['n']} tumors", _with_interval(dice["mean"], dice["ci95"])))
+    rate = whole["segmentation"]["false_positive_rate"]
+    lines.append((f"{rate['n']} tumor-free with a mask", _with_interval(rate["mean"], rate["ci95"])))
+    if result["provenance"].get("seen"):
+        lines.append(("of them in the training", str(result["provenance"]["seen"])))
+    width = max(len(name) for name, _ in lines)
+    table = [f"{name:<{width}}  {value}" for name, value in lines]
+    return "\n".join(
+        [*table, *(f"note: {note}" for note in result["notes"]), f"written: {Path(folder) / 'metrics.json'}"]
+    )
+
+
+def _with_interval(value: float | None, limits: Sequence[float | None]) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:.3f}" if limits[0] is None else f"{value:.3f}  [{limits[0]:.3f}, {limits[1]:.3f}]"
 
 
 def _task_notes(rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> list[str]:

@@ -114,7 +114,7 @@ def choose_cases(dataset: Iterable[Mapping[str, Any]], tumors: int = 6, free: in
             "area": int(c["label"].sum()),
             "healthy": int(c["diagnosis"]) == 0,
         }
-        for c, (_, unit) in zip(dataset, clusters(dataset), strict=True)
+        for c, (_, unit) in zip(dataset, clusters(list(dataset)), strict=True)
     ]
     by_area = sorted((c for c in cases if c["area"]), key=lambda c: (c["area"], c["name"]))
     by_name = sorted((c for c in cases if c["healthy"]), key=lambda c: c["name"])

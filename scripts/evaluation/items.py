@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from monai.data import Dataset
 from monai.transforms import Compose
 from scipy.special import logsumexp
 
+from scripts.command.config_files import read_mapping
+from scripts.command.locations import CONFIGS
 from scripts.data import datalists
-from scripts.runs.folder import CONFIG, last_stage, read_manifest, stage_items, trained_tasks
+from scripts.inference.volumes import VolumeRule
+from scripts.runs.checkpoint_files import WEIGHTS
+from scripts.runs.folder import last_stage, read_manifest, stage_items, trained_tasks
+from scripts.runs.network_overlay import FILE as NETWORK
+from scripts.runs.seen import count_seen
 from transforms.cropping import CropToForegroundd, ResizeToFitd
 from transforms.describe import Untraced
 from transforms.reading import file_kind
@@ -30,6 +35,7 @@ __all__ = [
     "is_own_datalist",
     "output_folder",
     "provenance",
+    "volume_rule",
 ]
 
 logger = logging.getLogger(__name__)
@@ -182,7 +188,7 @@ def trained_classes(run_dir: str | Path) -> list[str] | None:
     for folder in (Path(run_dir), stage, stage.parent):
         path = folder / "network.yaml"
         if path.is_file():
-            classes = yaml.safe_load(path.read_text(encoding="utf-8"))["classes"]
+            classes = read_mapping(path)["classes"]
             return [classes[str(k)] for k in range(len(classes))]
     return None
 
@@ -195,6 +201,16 @@ def comparison(run_dir: str | Path, num_classes: int, datalist: Mapping[str, Any
     for note in found.notes:
         logger.warning("%s", note)
     return found
+
+
+def volume_rule(run_dir: str | Path) -> VolumeRule:
+    """How a run diagnoses a volume at inference: by ``configs/inference.yaml``, under the run's ``network.yaml``."""
+    values = read_mapping(CONFIGS / "inference.yaml")
+    stage = last_stage(run_dir)
+    for path in (folder / NETWORK for folder in (stage, stage.parent, Path(run_dir).expanduser())):
+        if path.is_file():
+            values |= read_mapping(path)
+    return VolumeRule(values["volume_share"], values["min_foreground"])
 
 
 def is_own_datalist(run_dir: str | Path, datalist_file: str | Path) -> bool:
@@ -220,36 +236,20 @@ def output_folder(run_dir: str | Path | None, datalist_file: str | None, part: s
 
 
 def provenance(
-    run_dir: str | Path, datalist: Mapping[str, Any], datalist_file: str, dataset_dir: str, items: Sequence[Mapping]
+    run_dir: str | Path, datalist: Mapping[str, Any], datalist_file: str, items: Sequence[Mapping]
 ) -> dict[str, Any]:
     """Where the evaluated cases come from, and how many of them the run was trained or selected on.
 
     Returns:
         {datalist, datalist_sha256, own: whether it is the run's datalist, tasks: what it was trained for, seen: number
-        of evaluated images that stand in the run's training or validation part, by their path; None where that datalist
-        is not at hand any more}.
+        of evaluated images that are in the run's training or validation part, by their content; None where that is not
+        known, weights: file}.
     """
-    config = yaml.safe_load((last_stage(run_dir) / CONFIG).read_text(encoding="utf-8"))
-    seen = None
-    if config.get("datalist_file") and Path(config["datalist_file"]).is_file():
-        known = datalists.read(config["datalist_file"])
-        used = {
-            (_absolute(item["image"], config["dataset_dir"]), item.get("slice"), item.get("plane", "axial"))
-            for part in ("training", "validation")
-            for item in known[part]
-        }
-        keys = [(_absolute(i["image"], dataset_dir), i.get("slice"), i.get("plane", "axial")) for i in items]
-        seen = sum(key in used for key in keys)
-        if seen:
-            logger.warning("%d of the %d evaluated images were trained or selected on", seen, len(items))
     return {
         "datalist": datalist.get("name", ""),
         "datalist_sha256": datalists.content_sha256(datalist_file),
         "own": is_own_datalist(run_dir, datalist_file),
         "tasks": sorted(trained_tasks(last_stage(run_dir))),
-        "seen": seen,
+        "seen": count_seen(run_dir, items),
+        "weights": str(last_stage(run_dir) / WEIGHTS),
     }
-
-
-def _absolute(image: str | Sequence[str], root: str) -> str:
-    return str((Path(root) / (image if isinstance(image, str) else image[0])).resolve())

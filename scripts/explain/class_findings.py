@@ -67,6 +67,8 @@ def wrong_class(
     cause, kwargs = "wrong class index", dict(forward_kwargs or {})
     advice = "check the order of the classes and the index, and explain the margin to the other class"
     output = logits_of(model, x, kwargs)
+    if (untrained := untrained_sign(model, output)) is not None:
+        return Finding(cause, CANNOT_TELL, {}, f"the network is untrained: {untrained}", "give trained weights")
     if isinstance(target, SegmentationRegion):
         return _wrong_channel(output, target.channel, tumor)
     if output.dim() != 2 or labels is None:
@@ -115,6 +117,36 @@ def wrong_class(
         few = f"; the network hardly tells these {len(logits)} images apart (by chance in {p:.0%} of cases)"
         return Finding(cause, CANNOT_TELL, figures, reason + few, "give more images, or a trained network")
     return Finding(cause, verdict(False), figures, reason, advice)
+
+
+SAME = 0.005  # spread of the probabilities over images, below which they are all the same
+
+
+def untrained_sign(model: nn.Module, output: Tensor) -> str | None:
+    """What shows that a network was not trained, in words; None where nothing does.
+
+    Its scores then follow from random numbers: they may well be lower where they should be higher.
+
+    Args:
+        model: whose normalization layers are looked at.
+        output: logits (B, K, ...) of several images.
+    """
+    norms: list[Any] = [
+        module
+        for module in model.modules()
+        if "norm" in type(module).__name__.lower() and isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    as_made = all(
+        bool((norm.weight == 1).all()) and (norm.bias is None or bool((norm.bias == 0).all())) for norm in norms
+    )
+    if norms and as_made:
+        return f"all {len(norms)} normalization layers are as they were made, with weights 1 and biases 0"
+    if output.dim() == 2 and len(output) > 1:
+        p = output.softmax(1) if output.shape[1] > 1 else output.sigmoid()
+        spread = float(p.std(0).max())
+        if spread < SAME:
+            return f"the probabilities of all {len(output)} images are the same within {spread:.1g}"
+    return None
 
 
 def _best_class(logits: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scripts.command.config_files import read_config
+from scripts.command.config_files import read_config, read_mapping
 from scripts.command.devices import check_device
 from scripts.command.locations import ROOT
 from scripts.data.preprocessing import check_network_input
@@ -20,6 +20,7 @@ from scripts.inference.scope import FILE as SCOPE
 from scripts.inference.studies import Study
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.checkpoint_files import file_sha256, load_weights
+from scripts.runs.network_overlay import located
 
 # Of a config: where things lie and on what they run, which the result does not depend on.
 _PLACES = ("bundle_root", "dataset_dir", "input", "foreground", "output_dir", "weights", "device")
@@ -59,14 +60,19 @@ class Inference:
         root = Path(bundle_root)
         overlays = [overlay] if isinstance(overlay, (str, Path)) else list(overlay or [])
         files = [root / "configs" / "inference.yaml", *map(Path, overlays)]
-        values = {"bundle_root": str(root), **(overrides or {})}
+        values: dict[str, Any] = {"bundle_root": str(root)}
+        for file in overlays:
+            if (own := read_mapping(file).get("weights")) is not None and not str(own).startswith(("$", "@", "%")):
+                values["weights"] = str(Path(file).expanduser().parent / Path(own).expanduser())
+        values |= overrides or {}
         if weights is not None:
-            values["weights"] = str(weights)
+            values |= {"weights": str(Path(weights).expanduser()), "weights_sha256": None}
         if device is not None:
             values["device"] = str(device)
         parser = read_config(files, values)
         self.device = check_device(parser.get_parsed_content("device"))
-        self.weights = Path(weights if weights is not None else parser.get_parsed_content("weights"))
+        # Here and not by the config, whose parser wraps an error in one that does not begin with its sentence.
+        self.weights = Path(located(parser.get_parsed_content("weights"), parser["weights_sha256"]))
         self.network: MultiTaskDynUNet = parser.get_parsed_content("network_def")
         load_weights(self.network, self.weights).to(self.device).eval().requires_grad_(False)
         if not all(bool(torch.isfinite(v).all()) for v in self.network.state_dict().values() if v.is_floating_point()):

@@ -54,7 +54,8 @@ def volume_probability(probability: Tensor, votes: Tensor, share: float) -> Tens
         (K,), sums to 1.
     """
     counting = probability[votes] if bool(votes.any()) else probability
-    most = counting[:, 0].argsort()[: max(1, math.ceil(share * len(counting)))]
+    # Rounded first: 0.1 * 70 is a little more than 7, and its ceiling 8.
+    most = counting[:, 0].argsort(stable=True)[: max(1, math.ceil(round(share * len(counting), 9)))]
     return counting[most].double().mean(dim=0).to(probability.dtype)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from scripts.command.files import whole, write_bytes
 from scripts.inference.result_names import HEADERS, check_free, result_name, shown
 from scripts.pictures import overlays
+from scripts.runs.checkpoint_files import file_sha256
 from scripts.runs.folder import write_json
 from transforms.reading import VOLUME_SUFFIXES
 
@@ -84,13 +85,17 @@ class WriteResults:
 
     Args:
         output_dir: made if absent.
+        weights: file of the network's weights, which every result names with its hash; None: not known.
 
     Raises:
         ValueError: when the place holds results of another file, see `result_names.check_free`.
     """
 
-    def __init__(self, output_dir: str | Path):
+    def __init__(self, output_dir: str | Path, weights: str | Path | None = None):
         self.output_dir = Path(output_dir)
+        self.weights: dict[str, str] = {}
+        if weights is not None:
+            self.weights = {"weights": shown(Path(weights)), "weights_sha256": file_sha256(weights)}
 
     def attach(self, engine: Engine) -> None:
         """Write after each image."""
@@ -118,7 +123,7 @@ class WriteResults:
             written = [save_mask_picture(mask.T, self.output_dir / f"{name}_mask.png")]
         else:
             written = [save_nifti(mask, affine, self.output_dir / f"{name}_mask.nii.gz")]
-        result = {"image": shown(source), **output["result"]}
+        result = {"image": shown(source), **output["result"], **self.weights}
         if "evidence" in result:
             written.append(Path(result["evidence"]))
         write_json(result, self.output_dir / f"{name}_result.json")
@@ -128,6 +133,8 @@ class WriteResults:
             f"(threshold {result['threshold']:.4f})"
         )
         print(json.dumps(result["class_probabilities"]))
+        if self.weights:
+            print(f"weights {result['weights']} (SHA-256 {result['weights_sha256'][:12]}...)")
         for flag in result["flags"]:
             print(f"  {flag['code']}: {flag['message']}")
         for path in written:

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from scripts.command.config_files import literal, parser_of, read_mapping
+from scripts.command.config_files import parser_of, read_mapping
 from scripts.command.files import whole, write_text
 from scripts.command.overrides import bundle_command, differing, merged_config
+from scripts.command.workflows import as_plain, running_config
 from scripts.data import datalists
 from scripts.data.preprocessing import resolve_items
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
@@ -176,13 +177,21 @@ def start_stage(
     if parallel.first():
         folder = Path(stage_dir)
         config = dict(config if config is not None else bundle_config(sys.argv))
+        if not config and datalist_file is not None:  # a program of its own made the workflow
+            running = running_config()
+            config = {} if "MLFlowHandler" in str(running) else as_plain(running)  # tracking adds handlers
         if (folder / CONFIG).is_file() and not config:
             config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         if not config and datalist_file is None and bundle_root is not None:
             config = merged_config([str(Path(bundle_root) / "configs" / "train.yaml")], {"bundle_root": bundle_root})
         config = {**config, **resolved} if config else {}
         lock.acquire(folder)
-        if finished(folder, config, datalist_file, items):
+        try:
+            kept = finished(folder, config, datalist_file, items)
+        except ValueError:
+            lock.release(folder)
+            raise
+        if kept:
             logger.info("%s: finished before, kept", folder)
         else:
             if config:
@@ -327,7 +336,7 @@ def last_stage(run_dir: str | Path | None) -> Path:
         ValueError: when no run is given.
         FileNotFoundError: when it has no such stage.
     """
-    run = Path(given(run_dir=None if run_dir is None else str(run_dir)))
+    run = Path(given(run_dir=None if run_dir is None else str(run_dir))).expanduser()
     candidates = [run, *(run / stage for stage in (JOINT, *STAGES))]
     found = [folder for folder in candidates if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()]
     if not found:
@@ -378,33 +387,6 @@ def bootstrap_unit(datalist: dict[str, Any]) -> str:
     if all(known):
         return "patient"
     return "patient, or near-duplicate group where it is unknown" if any(known) else "near-duplicate group"
-
-
-def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
-    """Write ``network.yaml`` of a run: an overlay of ``configs/inference.yaml`` with its network, size and weights.
-
-    Args:
-        run_dir: the run (or the stage) whose last trained stage is taken.
-        classes: names by index, of the datalist.
-
-    Returns:
-        the file.
-    """
-    folder = last_stage(run_dir)
-    config = read_mapping(folder / CONFIG)
-    overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
-    overlay |= {
-        "classes": classes,
-        "weights": literal(str(folder / WEIGHTS)),
-        "trained_tasks": sorted(trained_tasks(folder)),
-    }
-    path = Path(run_dir) / "network.yaml"
-    write_text(
-        "# Overlay of configs/inference.yaml: the network, its input size and its weights as this run trained them.\n"
-        + yaml.safe_dump(overlay, sort_keys=False, allow_unicode=True),
-        path,
-    )
-    return path
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: str | Path) -> None:

@@ -23,6 +23,7 @@ from scripts.command.verbs import Outcome, compute_values
 from scripts.command.workflows import make_workflow
 from scripts.runs import folder as runs
 from scripts.runs import lock, parallel
+from scripts.runs.network_overlay import write_network_overlay
 from scripts.training.handlers import check_tracking
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def train(
         train_stage(stage, overlays, values, tracking)
     if parallel.first():
         classes = runs.read_datalist(overrides["datalist_file"], overrides["dataset_dir"])["classes"]
-        runs.write_network_overlay(run_dir, classes)
+        write_network_overlay(run_dir, classes)
     return Path(run_dir)
 
 

@@ -205,3 +205,27 @@ def test_descriptions_tell_settings_apart(tmp_path):
     before = describe_item({"image": tmp_path / "series"})
     (tmp_path / "series" / "2.dcm").write_bytes(b"2")
     assert describe_item({"image": tmp_path / "series"}) != before
+
+
+def test_checksum_notices_bytes_that_changed_places():
+    words = np.arange(1, 70_001, dtype=np.uint64)
+    whole = caching._checksum(words.tobytes() + b"abc")
+    assert len(whole) == caching.CHECKSUM
+    for first, second in ((0, 1), (3, 3 + 2**15), (0, 65_536), (17, 69_999)):
+        swapped = words.copy()
+        swapped[[first, second]] = swapped[[second, first]]
+        assert caching._checksum(swapped.tobytes() + b"abc") != whole
+    assert caching._checksum(words.tobytes() + b"acb") != whole
+    floats = np.zeros(4096, dtype=np.float32)
+    floats[2] = 1.0  # words whose low bytes are all 0
+    moved = np.roll(floats, 2048)
+    assert caching._checksum(floats.tobytes()) != caching._checksum(moved.tobytes())
+
+
+def test_an_entry_whose_parts_changed_places_is_made_again(tmp_path, caplog):
+    path = tmp_path / "aa" / "x.item"
+    caching.write_entry({"image": torch.arange(64, dtype=torch.float32)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-16] + content[-8:] + content[-16:-8])
+    assert caching.read_entry(path) is None
+    assert "is damaged" in caplog.text

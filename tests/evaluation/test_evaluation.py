@@ -296,3 +296,17 @@ def test_missing_cases_and_intervals_are_named_by_source_and_class(rows, tmp_pat
     assert metrics["classification"]["accuracy"] == 1.0
     assert metrics["classification"]["accuracy_ci95"] == [None, None]
     assert metrics["segmentation"]["dice"]["ci95"] == [None, None]
+
+
+def test_the_figures_are_printed_when_an_evaluation_is_done(rows, tmp_path, capsys):
+    result = write_evaluation(rows, tmp_path, 0.6, 2.0, provenance={"seen": 2})
+    printed = capsys.readouterr().out
+    found, dice = result["test"]["overall"]["classification"], result["test"]["overall"]["segmentation"]["dice"]
+    lines = [line.split("  ") for line in printed.splitlines()]
+    values = {line[0].strip(): [part.strip() for part in line[1:] if part.strip()] for line in lines}
+    assert values["cases of test"] == ["7"]
+    assert values["accuracy"][0] == f"{found['accuracy']:.3f}"
+    low, high = dice["ci95"]
+    assert values[f"Dice over {dice['n']} tumors"] == [f"{dice['mean']:.3f}", f"[{low:.3f}, {high:.3f}]"]
+    assert values["of them in the training"] == ["2"]
+    assert printed.rstrip().endswith(f"written: {tmp_path / 'metrics.json'}")

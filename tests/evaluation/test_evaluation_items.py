@@ -4,9 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy.special import softmax
 
+from scripts.command.locations import CONFIGS
 from scripts.data.datalists import write
 from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.evaluation.items import (
@@ -15,8 +17,10 @@ from scripts.evaluation.items import (
     evaluated_items,
     output_folder,
     provenance,
+    volume_rule,
 )
 from scripts.runs.folder import read_datalist
+from tests.made_runs import made_stage
 
 
 def disk(width: int, height: int) -> np.ndarray:
@@ -107,7 +111,18 @@ def test_another_datalist_is_written_beside_and_what_was_seen_in_training_is_cou
     write(other, tmp_path / "other.json")
     assert output_folder(run, tmp_path / "other.json") == str(run / "evaluation_other")
     items = evaluated_items(other, "test", str(small_run.dataset_dir))
-    found = provenance(run, other, str(tmp_path / "other.json"), str(small_run.dataset_dir), items)
+    found = provenance(run, other, str(tmp_path / "other.json"), items)
     assert (found["own"], found["seen"], found["datalist"]) == (False, 3, "other")
     with pytest.raises(ValueError, match="run_dir is required"):
         output_folder(None, "x.json")
+
+
+def test_a_volume_is_judged_by_the_values_of_inference(tmp_path):
+    made_stage(tmp_path / "joint")
+    shipped = yaml.safe_load((CONFIGS / "inference.yaml").read_text(encoding="utf-8"))
+    rule = volume_rule(tmp_path)
+    assert (rule.share, rule.min_foreground) == (shipped["volume_share"], shipped["min_foreground"])
+    (tmp_path / "network.yaml").write_text("volume_share: 0.5\nmin_foreground: 0.0\n", encoding="utf-8")
+    for run in (tmp_path, tmp_path / "joint"):
+        rule = volume_rule(run)
+        assert (rule.share, rule.min_foreground) == (0.5, 0.0)

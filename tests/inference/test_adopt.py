@@ -17,6 +17,7 @@ from scripts.__main__ import main as command
 from scripts.command.locations import CONFIGS
 from scripts.inference import adopt
 from scripts.runs import folder as runs
+from scripts.runs.network_overlay import write_network_overlay
 from scripts.training import train
 from tests.scans import head, oblique, save, save_picture
 
@@ -215,7 +216,7 @@ def test_an_adopted_network_trained_later_keeps_its_stage_1(checkpoint, small_da
     assert runs.trained_tasks(run / "stage3_joint") == {"segmentation", "classification"}
     overlay = yaml.safe_load((run / "network.yaml").read_text(encoding="utf-8"))
     assert overlay["trained_tasks"] == ["classification", "segmentation"]
-    alone = runs.write_network_overlay(run / "stage1_segmentation", {"0": "no_tumor", "1": "tumor"})
+    alone = write_network_overlay(run / "stage1_segmentation", {"0": "no_tumor", "1": "tumor"})
     assert yaml.safe_load(alone.read_text(encoding="utf-8"))["trained_tasks"] == ["segmentation"]
     assert runs.load_run(run / "stage1_segmentation")[0].trained_tasks == ("segmentation",)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from scripts.inference.postprocessing import RestoreStudyd
+from scripts.inference.postprocessing import RestoreStudyd, volume_probability
 from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
 from scripts.measures.lesions import count_lesions, lesion_summary
 
@@ -133,3 +133,19 @@ def test_lesion_sensitivity_is_over_lesions_and_false_ones_over_images():
     assert result["false_per_image"]["mean"] == pytest.approx(5 / 3)
     assert (result["false_per_tumor_free_image"]["n"], result["false_per_tumor_free_image"]["mean"]) == (1, 4.0)
     assert lesion_summary(rows[2:])["sensitivity"] is None
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "taken"), [(70, 0.1, 7), (30, 0.1, 3), (71, 0.1, 8), (3, 0.1, 1), (5, 1.0, 5)]
+)
+def test_so_many_slices_are_taken_at_inference_and_in_evaluation(count, share, taken):
+    tumor = torch.linspace(0.01, 0.9, count, dtype=torch.float64)
+    probability = torch.stack([1 - tumor, tumor], dim=1)
+    expected = float(tumor[-taken:].mean())
+    assert float(volume_probability(probability, torch.ones(count, dtype=torch.bool), share)[1]) == pytest.approx(
+        expected
+    )
+    rows = [{"head_share": 1.0, "probability": p} for p in probability.tolist()]
+    assert VolumeRule(share).probability(rows)[1] == pytest.approx(expected)
+    float32 = volume_probability(probability.float(), torch.ones(count, dtype=torch.bool), share)
+    assert float(float32[1]) == pytest.approx(expected, abs=1e-6)

@@ -228,7 +228,7 @@ def test_pictures_show_the_mask_where_it_is_and_leave_the_rest_gray(tmp_path):
     pred = MultiTaskStep(tiny()).eval()(image)
     output = {"image": image, "label": {"label": label, "has_mask": torch.tensor([True])}, "pred": pred}
     for epoch in (0, 3):
-        state = SimpleNamespace(trainer_epoch=epoch, iteration=1, epoch_length=2, output=output)
+        state = SimpleNamespace(trainer_epoch=epoch, iteration=2, epoch_length=1, output=output)
         handler(SimpleNamespace(state=state))
     assert {step for _, step in shown} == {0}
     picture = torch.as_tensor(shown["validation/mask", 0])
@@ -238,6 +238,39 @@ def test_pictures_show_the_mask_where_it_is_and_leave_the_rest_gray(tmp_path):
     expected[9, 4:8] = True  # row Y, column X
     assert torch.equal(colored, expected)
     assert float(picture[:, 0, 0].max()) == 0, "air is black"
+
+
+def test_pictures_are_of_tumors_wherever_they_come_and_evidence_stays_in_the_head():
+    shown = {}
+    writer = SimpleNamespace(add_image=lambda tag, image, step: shown.__setitem__((tag, step), image))
+    handler = ValidationImages(writer, images=1, every=1)
+    image = heads(size=16, batch=2)
+    evidence = torch.zeros(2, 4, 4, 4)
+    for iteration in range(1, 4):
+        label = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
+        if iteration == 2:
+            label[1, 0, 6:9, 6:9] = 1  # the only tumor: last item of the second of three batches
+            evidence = torch.zeros(2, 4, 4, 4)
+            evidence[1, 2] = 3.0
+        target = {"label": label, "has_mask": torch.tensor([True, True]), "diagnosis": torch.tensor([0, 0])}
+        output = {"image": image, "label": target, "pred": {"evidence": evidence if iteration == 2 else evidence * 0}}
+        handler(
+            SimpleNamespace(state=SimpleNamespace(trainer_epoch=0, iteration=iteration, epoch_length=3, output=output))
+        )
+    assert set(shown) == {("validation/mask", 0), ("validation/evidence", 0)}
+    colored = torch.as_tensor(shown["validation/mask", 0])
+    assert float((colored.amax(0) - colored.amin(0))[6:9, 6:9].min()) > 0.05, "the tumor's case is the one shown"
+    picture = torch.as_tensor(shown["validation/evidence", 0])
+    air = (image[1, 0] == 0).T
+    assert float(picture[:, air].abs().max()) == 0
+    assert float((picture.amax(0) - picture.amin(0))[~air].min()) > 0.05
+
+
+def test_no_evidence_is_dark_whatever_the_number_of_classes_and_the_scale_is_fixed():
+    assert float(evidence_strength(torch.zeros(1, 4, 2, 2)).abs().max()) == 0.0
+    evidence = torch.zeros(1, 4, 1, 2)
+    evidence[0, 2, 0, 1] = float(np.log(3))  # odds of 3 to 1 for one class
+    assert evidence_strength(evidence).flatten().tolist() == [0.0, pytest.approx(0.5)]
 
 
 def test_writer_is_silent_in_other_processes(tmp_path, monkeypatch):

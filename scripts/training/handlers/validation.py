@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,9 @@ def _metrics(dice: np.ndarray, diagnosis: np.ndarray, logits: np.ndarray) -> dic
 
 
 class ValidationImages:
-    """Shows mask, prediction and evidence over the first images of a validation in TensorBoard.
+    """Shows mask, prediction and evidence over a few images of a validation in TensorBoard, tumors first.
+
+    Evidence has a fixed scale, see `evidence_strength`, and is shown in the head alone.
 
     Args:
         writer: of the stage.
@@ -121,47 +124,63 @@ class ValidationImages:
 
     def __init__(self, writer: StageWriter, images: int = 4, every: int | None = 5):
         self.writer, self.images, self.every = writer, images, every
+        self._cases: list[tuple[int, dict[str, torch.Tensor]]] = []
 
     def attach(self, engine: Engine) -> None:
-        """Look at the first batch of the first process."""
+        """Look at every batch of the first process."""
         if parallel.first() and self.every:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Write the images of the first batch."""
-        epoch = engine.state.trainer_epoch
-        if not self.every or (engine.state.iteration - 1) % engine.state.epoch_length or epoch % self.every:
+        """Keep the images of a batch that are to be shown; write them after the last one."""
+        state = engine.state
+        if not self.every or state.trainer_epoch % self.every or state.output["image"].ndim != 4:
             return
-        image, target = engine.state.output["image"].cpu().float(), engine.state.output["label"]
-        pred = engine.state.output["pred"]
-        if image.ndim != 4:
-            return
-        layers = {"mask": target["label"].cpu().float()}
-        if "seg" in pred:
-            layers["prediction"] = torch.softmax(pred["seg"], 1)[:, 1:].sum(1, True)
-        if "evidence" in pred:
-            layers["evidence"] = evidence_strength(pred["evidence"].float())
-        order = torch.argsort(target["has_mask"].cpu().float(), descending=True, stable=True)[: self.images]
-        gray = image[order, :1]
-        gray = ((gray - gray.amin()) / (gray.amax() - gray.amin())).clamp(0, 1) * (image[order, :1] != 0)
-        for name, layer in layers.items():
-            layer = torch.nn.functional.interpolate(layer[order].cpu().float(), size=gray.shape[2:], mode="bilinear")
+        if (state.iteration - 1) % state.epoch_length == 0:
+            self._cases = []
+        self._cases = sorted([*self._cases, *_shown_cases(state.output)], key=lambda case: case[0])[: self.images]
+        if state.iteration % state.epoch_length == 0:
+            self.write([case for _, case in self._cases], state.trainer_epoch)
+
+    def write(self, cases: Sequence[Mapping[str, torch.Tensor]], epoch: int) -> None:
+        """Write one picture a layer: the cases beside each other."""
+        image = torch.stack([case["image"] for case in cases])
+        head = (image != 0).float()
+        gray = ((image - image.amin()) / (image.amax() - image.amin())).clamp(0, 1) * head
+        for name in [name for name in cases[0] if name != "image"]:
+            layer = torch.stack([case[name] for case in cases])
+            layer = torch.nn.functional.interpolate(layer, size=gray.shape[2:], mode="bilinear").clamp(0, 1) * head
             # As opaque as the map is strong: what is nearly nothing must not darken the image.
             shown = [
                 blend_images(g, m, alpha=0.7 * m, cmap="inferno", rescale_arrays=False, transparent_background=True)
-                for g, m in zip(gray, layer.clamp(0, 1), strict=True)
+                for g, m in zip(gray, layer, strict=True)
             ]
             # Arrays are (X, Y): pictures have Y down and X to the right.
             row = torch.cat([torch.as_tensor(s) for s in shown], dim=1).transpose(1, 2)
             self.writer.add_image(f"validation/{name}", row, epoch)
 
 
-def evidence_strength(evidence: torch.Tensor) -> torch.Tensor:
-    """Evidence (B, K, h, w) as the probability of a tumor in each cell, (B, 1, h, w) in [0, 1]; no evidence is 0.
+def _shown_cases(output: Mapping[str, Any]) -> list[tuple[int, dict[str, torch.Tensor]]]:
+    """Rank of each case of a batch (tumors in a mask, tumors, masks, others), and its image and layers."""
+    target, pred = output["label"], output["pred"]
+    layers = {"image": output["image"][:, :1], "mask": target["label"]}
+    if "seg" in pred:
+        layers["prediction"] = torch.softmax(pred["seg"], 1)[:, 1:].sum(1, True)
+    if "evidence" in pred:
+        layers["evidence"] = evidence_strength(pred["evidence"].float())
+    tumor, masked = target["label"].flatten(1).amax(1) > 0, target["has_mask"].bool()
+    sick = target["diagnosis"] > 0 if "diagnosis" in target else torch.zeros_like(masked)
+    rank = torch.where(tumor & masked, 0, torch.where(sick, 1, torch.where(masked, 2, 3))).tolist()
+    return [(rank[i], {name: layer[i].cpu().float() for name, layer in layers.items()}) for i in range(len(rank))]
 
-    ``2 p - 1`` for p above one half: a map of nothing stays dark, whatever its maximum.
+
+def evidence_strength(evidence: torch.Tensor) -> torch.Tensor:
+    """Evidence (B, K, h, w) for the most likely tumor in each cell on a fixed scale, (B, 1, h, w); no evidence is 0.
+
+    ``2 p - 1`` with p = sigmoid(evidence), for p above one half: a map of nothing stays dark, whatever its maximum and
+    the number of classes.
     """
-    odds = torch.logsumexp(evidence[:, 1:], dim=1, keepdim=True) - evidence[:, :1]
+    odds = evidence[:, 1:].amax(dim=1, keepdim=True) - evidence[:, :1]
     return (2 * torch.sigmoid(odds) - 1).clamp(min=0)
 
 
