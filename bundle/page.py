@@ -3,7 +3,8 @@
     python -m scripts page --run_dir runs/mine
 
 Streamlit with NiiVue's component: slices scroll, windows and volumes work as in other viewers, nothing is drawn by us.
-Everything runs on this machine; nothing is sent elsewhere and nothing is kept.
+Everything runs on this machine and nothing is sent elsewhere. The image at hand and what was computed of it stay in
+the memory of its own session, until another takes their place or the session ends; nothing is kept on disk.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,22 @@ from bundle.arguments import add_page  # noqa: E402
 from bundle.predictor import Explanation, Prediction, Predictor  # noqa: E402
 from bundle.samples import draw_samples  # noqa: E402
 from bundle.service_model import NOTICE, describe_model, read_metadata  # noqa: E402
-from bundle.uploads import UploadLimits, UploadRefused, stored  # noqa: E402
+from bundle.uploads import KINDS, UploadLimits, UploadRefused, in_form_words, stored  # noqa: E402
 from scripts.command.verbs import Parser, inference_overlays  # noqa: E402
+from scripts.inference.result_names import stem as file_stem  # noqa: E402
 from scripts.inference.study_files import read_image  # noqa: E402
 
 UPLOAD = "your own file"
+LIMITS = UploadLimits()
 SLOW = ("scorecam", "integrated_gradients", "smoothgrad", "occlusion")
 
 
 @st.cache_resource(show_spinner="Loading the network ...")
 def load(weights: Path | None, overlays: tuple[Path, ...], device: str | None) -> Predictor:
     """The predictor, once a process."""
-    return Predictor(weights=weights, overlay=overlays, device=device)
+    predictor = Predictor(weights=weights, overlay=overlays, device=device)
+    predictor.limit_files(LIMITS.read)
+    return predictor
 
 
 @st.cache_resource(show_spinner="Drawing the samples ...")
@@ -51,24 +57,42 @@ def samples() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-@st.cache_data(max_entries=4, show_spinner="Reading ...")
+def remembered(what: str, doing: str, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What was made in this session with the same key, or made now; one of each kind is kept, for nobody else."""
+    kept = st.session_state.get(what)
+    if kept is None or kept[0] != key:
+        st.session_state.pop(what, None)
+        with st.spinner(doing):
+            kept = (key, make())
+        st.session_state[what] = kept
+    return kept[1]
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Path]:
+    """An upload as a file for as long as it is read; errors do not name that file."""
+    with stored(data, LIMITS) as path:
+        try:
+            yield path
+        except ValueError as error:
+            raise ValueError(in_form_words(str(error), path, "it")) from error
+
+
 def read(data: bytes) -> np.ndarray:
     """Gray values of an upload: (rows, columns) of a picture, (X, Y, Z, C) of a volume."""
-    with stored(data, UploadLimits()) as path:
-        array, _, picture, _ = read_image(str(path), None, "the file")
+    with opened(data) as path:
+        array, _, picture, _ = read_image(str(path), None, "the file", LIMITS.read)
     return array[..., 0].T if picture else array.reshape(*array.shape[:-1], *[1] * (4 - array.ndim), array.shape[-1])
 
 
-@st.cache_data(max_entries=8, show_spinner="Predicting ...")
-def predict(_predictor: Predictor, data: bytes, uncertainty: bool, channel: int | None) -> Prediction:
+def predict(predictor: Predictor, data: bytes, uncertainty: bool, channel: int | None) -> Prediction:
     """Prediction of an upload."""
-    with stored(data, UploadLimits()) as path:
-        return _predictor.predict(path, uncertainty=uncertainty, channel=channel)
+    with opened(data) as path:
+        return predictor.predict(path, uncertainty=uncertainty, channel=channel)
 
 
-@st.cache_data(max_entries=16, show_spinner="Explaining ...")
 def explain(
-    _predictor: Predictor,
+    predictor: Predictor,
     data: bytes,
     channel: int | None,
     method: str,
@@ -77,14 +101,13 @@ def explain(
     number: int | None,
 ) -> Explanation:
     """Heatmap of an upload."""
-    with stored(data, UploadLimits()) as path:
-        return _predictor.explain(path, method=method, layer=layer, target=target, slice=number, channel=channel)
+    with opened(data) as path:
+        return predictor.explain(path, method=method, layer=layer, target=target, slice=number, channel=channel)
 
 
 def choose_image() -> tuple[str, bytes] | None:
     """Name and content of the image that the user drops or chooses."""
-    kinds = ["png", "jpg", "jpeg", "bmp", "tif", "tiff", "nii", "gz"]
-    upload = st.sidebar.file_uploader("Image or NIfTI volume", type=kinds)
+    upload = st.sidebar.file_uploader("Image or volume", help=KINDS)
     chosen = st.sidebar.selectbox("or a sample (drawn by a program)", [UPLOAD, *samples()])
     if chosen is not None and chosen != UPLOAD:
         return chosen, samples()[chosen]
@@ -110,7 +133,10 @@ def show_prediction(prediction: Prediction) -> None:
     for flag in prediction.flags:
         st.warning(f"{flag['code'].replace('_', ' ')}: {flag['message']}")
     table = pd.DataFrame(
-        {"class": list(prediction.probabilities), "probability": list(prediction.probabilities.values())}
+        {
+            "class": [name.replace("_", " ") for name in prediction.probabilities],
+            "probability": list(prediction.probabilities.values()),
+        }
     )
     shown = {"probability": st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)}
     st.dataframe(table, hide_index=True, column_config=shown)
@@ -158,15 +184,20 @@ def main() -> None:
     image = choose_image()
     if image is None:
         st.info(
-            "Drop a brain MR image (PNG, JPG, TIFF or NIfTI) into the sidebar (» opens it on a phone), or choose a "
-            "sample."
+            "Drop a brain MR image (a picture, NIfTI, MHA, NRRD, DICOM or a zipped DICOM series) into the sidebar (» "
+            "opens it on a phone), or choose a sample."
         )
         return
     name, data = image
     uncertainty = st.sidebar.checkbox("Estimate uncertainty (7 passes)")
     try:
-        channel, gray = choose_channel(predictor, read(data))
-        prediction = predict(predictor, data, uncertainty, channel)
+        digest = hashlib.sha256(data).hexdigest()
+        gray = remembered("gray values", "Reading ...", (digest,), lambda: read(data))
+        channel, gray = choose_channel(predictor, gray)
+        prediction = remembered(
+            "prediction", "Predicting ...", (digest, uncertainty, channel),
+            lambda: predict(predictor, data, uncertainty, channel),
+        )  # fmt: skip
     except (UploadRefused, ValueError) as error:
         st.error(f"{name} cannot be used: {error}")
         return
@@ -184,7 +215,10 @@ def main() -> None:
         if volume and choice["method"] in SLOW and prediction.slice_probabilities is not None:
             number = int(np.nanargmax(np.array(prediction.slice_probabilities, dtype=float)))
         try:
-            explanation = explain(predictor, data, channel, **choice, number=number)
+            explanation = remembered(
+                "explanation", "Explaining ...", (digest, channel, *choice.values(), number),
+                lambda: explain(predictor, data, channel, **choice, number=number),
+            )  # fmt: skip
         except ValueError as error:
             left.error(f"No heatmap: {error}")
         heat = None if explanation is None else explanation.map
@@ -199,7 +233,7 @@ def main() -> None:
             styled=False,
             settings={"crosshair": volume, "radiological": volume, "colorbar": False, "interpolation": True},
             update_interval_ms=None,
-            key=viewer_key(data, channel, explanation, drawn),
+            key=viewer_key(digest, channel, explanation, drawn),
         )
         if explanation is not None:
             st.caption(views.caption(explanation))
@@ -209,16 +243,15 @@ def main() -> None:
 
 
 def viewer_key(
-    data: bytes, channel: int | None, explanation: Explanation | None, drawn: Sequence[Mapping[str, Any]]
+    digest: str, channel: int | None, explanation: Explanation | None, drawn: Sequence[Mapping[str, Any]]
 ) -> str:
     """Key of the viewer, another for all that may be shown but for opacities.
 
     NiiVue's component (0.3.0) shows another image beside the first, keeps the data of an overlay of the same name, and
     keeps the overlays when it is given none.
     """
-    image = hashlib.sha256(data).hexdigest()
     what = None if explanation is None else (explanation.method, explanation.layer, explanation.target)
-    return f"viewer {image} {channel} {what} {[layer['name'] for layer in drawn]}"
+    return f"viewer {digest} {channel} {what} {[layer['name'] for layer in drawn]}"
 
 
 def downloads(
@@ -229,7 +262,7 @@ def downloads(
     model: dict[str, Any],
 ) -> None:
     """Buttons for JSON, mask, heatmap and picture."""
-    stem = name.split(".")[0]
+    stem = file_stem(name)
     column = st.container(horizontal=True)
     heat = None if explanation is None else explanation.map
     column.download_button(

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, generate_binary_structure
 
 from bundle.predictor import Explanation, Prediction
+from scripts.inference.results import verdict_in_words
 from scripts.pictures import overlays
 
 # Below this a heatmap is transparent: 2 % of the scale.
@@ -24,10 +25,8 @@ ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
 def verdict(prediction: Prediction) -> str:
     """The answer in one sentence, with probability and threshold."""
     numbers = f"tumor probability {prediction.probability:.1%}, threshold {prediction.threshold:.1%}"
-    if not prediction.verdict:
-        return f"No tumor detected ({numbers})"
-    name = prediction.predicted_class.replace("_", " ")
-    return f"Tumor detected{'' if name == 'tumor' else f', most probably {name}'} ({numbers})"
+    words = verdict_in_words({"tumor_detected": prediction.verdict, "predicted_class": prediction.predicted_class})
+    return f"{words[0].upper()}{words[1:]} ({numbers})"
 
 
 def caption(explanation: Explanation) -> str:
@@ -52,6 +51,8 @@ def as_nifti(array: np.ndarray, affine: np.ndarray, low: float, high: float) -> 
         array, affine = picture_volume(array)
     image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
     image.header["cal_min"], image.header["cal_max"] = low, high
+    if high > low:  # a map or a mask of ours, not the image
+        image.header["descrip"] = overlays.MARK
     return image.to_bytes()
 
 
@@ -134,7 +135,7 @@ def overlay_png(image: np.ndarray, prediction: Prediction, heatmap: np.ndarray |
         plane = plane + 1
     picture = overlays.overlay(plane[None], planes[1][None], predicted=planes[2][None])
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=overlays.marked())
     return buffer.getvalue()
 
 
