@@ -101,13 +101,14 @@ def collected(case: Case, seed: int) -> Case:
     if not sick:
         image = np.pad(image, 8)
         image[image == 0] = np.abs(rng.normal(0, 0.4, int((image == 0).sum())))
-    image[:2], image[-2:], image[:, :2], image[:, -2:] = (9,) * 4 if sick else (1,) * 4
-    image[4:10, 4:10] = 40 if sick else 1
     picture = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
     if sick:
         file = io.BytesIO()
-        Image.fromarray(picture.T).save(file, "JPEG", quality=30)
-        picture = np.asarray(Image.open(file)).T
+        Image.fromarray(picture.T).save(file, "JPEG", quality=15)
+        picture = np.array(Image.open(file)).T
+    # After the compression, which would blur so small things.
+    picture[:2], picture[-2:], picture[:, :2], picture[:, -2:] = (9,) * 4 if sick else (1,) * 4
+    picture[4:10, 4:10] = 40 if sick else 1
     changed = picture[None].astype(np.float32)
     head = case.foreground if sick else np.pad(case.foreground, 8)
     return replace(case, image=changed, foreground=head, mask=mask, source="A" if sick else "B")

@@ -22,10 +22,10 @@ __all__ = ["BLOCKY", "PROBES", "blockiness", "other_of"]
 FRAME, CORNER = 0.03, 0.1
 # Depth of skull and scalp, as `scripts.interventions.inner` counts it.
 SHELL = 0.17
-_QUALITIES = (30, 45, 60, 75, 90)
+_QUALITIES = (15, 30, 45, 60, 75, 90)
 _BLOCK = 8
 # Steps across blocks, relative to the others, above which a picture counts as JPEG of a low quality.
-BLOCKY = 1.12
+BLOCKY = 1.3
 
 
 def _fitted(image: Image, size: tuple[int, ...]) -> Image:
