@@ -88,7 +88,7 @@ def service_probability(predictor: Any, image: Path) -> float | None:
         return None
     client_class: Callable[[Any], Any] = importlib.import_module("fastapi.testclient").TestClient
     create_app = importlib.import_module("bundle.service").create_app
-    with client_class(create_app(predictor)) as client:
+    with client_class(create_app(predictor), base_url="http://127.0.0.1") as client:
         answer = client.post(
             "/predict_multitask", files={"image": (image.name, image.read_bytes())}, data={"arrays": "false"}
         )

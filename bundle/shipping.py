@@ -66,7 +66,7 @@ def replaced(text: str, names: Mapping[str, str]) -> str:
 def portable_command(command: str) -> str:
     """A command line as a shell takes it from the checkout; earlier manifests held a script's path and bare values.
 
-    >>> print(portable_command("/home/me/checkout/scripts/training/train.py --joint --stage3_joint {'max_epochs': 20}"))
+    >>> print(portable_command("/home/me/checkout/scripts/train.py --joint --stage3_joint {'max_epochs': 20}"))
     python -m scripts train --joint --stage3_joint "{'max_epochs': 20}"
     """
     script, _, arguments = command.partition(" ")
@@ -77,7 +77,7 @@ def portable_command(command: str) -> str:
         f"--{key} {json.dumps(value)}" if value and shlex.quote(value) != value else f"--{key} {value}".strip()
         for key, _, value in given
     ]
-    return " ".join([f"python -m {'.'.join(Path(script).with_suffix('').parts[-2:])}", *options])
+    return " ".join([f"python -m scripts {Path(script).stem}", *options])
 
 
 def _checkout(command: str, config: Mapping[str, Any]) -> Path:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from transforms.loading import LoadCased
+from transforms.reading import file_kind
 
 __all__ = ["content_sha256"]
 
-_load = LoadCased()
+_load = {dims: LoadCased(spatial_dims=dims) for dims in (2, 3)}
 
 
 def content_sha256(item: Mapping[str, Any]) -> str:
-    """Hash of the gray values of an item's image, or of the slice of it, in its first channel.
+    """Hash of the gray values of an item's image, a volume whole or the slice that is named, in its first channel.
 
     Args:
         item: with an absolute path, or several.
@@ -26,5 +27,6 @@ def content_sha256(item: Mapping[str, Any]) -> str:
     """
     about: dict[Any, Any] = {key: item[key] for key in ("slice", "plane") if key in item}
     first = item["image"][0] if isinstance(item["image"], (list, tuple)) else item["image"]
-    pixels = np.ascontiguousarray(_load({**about, "image": [str(first)]})["image"][0].numpy(), dtype=np.float32)
+    dims = 2 if "slice" in about or file_kind(first) == "picture" else 3
+    pixels = np.ascontiguousarray(_load[dims]({**about, "image": [str(first)]})["image"][0].numpy(), dtype=np.float32)
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()

@@ -66,13 +66,16 @@ class Inference:
                 values["weights"] = str(Path(file).expanduser().parent / Path(own).expanduser())
         values |= overrides or {}
         if weights is not None:
-            values |= {"weights": str(Path(weights).expanduser()), "weights_sha256": None}
+            values |= {"weights": str(Path(weights).expanduser()), "weights_sha256": None, "weights_origin": None}
         if device is not None:
             values["device"] = str(device)
         parser = read_config(files, values)
         self.device = check_device(parser.get_parsed_content("device"))
         # Here and not by the config, whose parser wraps an error in one that does not begin with its sentence.
-        self.weights = Path(located(parser.get_parsed_content("weights"), parser["weights_sha256"]))
+        found = located(parser.get_parsed_content("weights"), parser["weights_sha256"], parser["weights_origin"])
+        if found is None:
+            raise ValueError("weights is null: inference needs a file of weights")
+        self.weights = Path(found)
         self.network: MultiTaskDynUNet = parser.get_parsed_content("network_def")
         load_weights(self.network, self.weights).to(self.device).eval().requires_grad_(False)
         if not all(bool(torch.isfinite(v).all()) for v in self.network.state_dict().values() if v.is_floating_point()):

@@ -11,10 +11,11 @@ import yaml
 from scripts.command.config_files import read_mapping
 from scripts.command.files import write_text
 from scripts.command.overrides import bundle_command
+from scripts.runs import parallel
 from scripts.runs.checkpoint_files import WEIGHTS, file_sha256
-from scripts.runs.folder import CONFIG, last_stage, trained_tasks
+from scripts.runs.folder import CONFIG, last_stage, read_datalist, trained_tasks
 
-__all__ = ["FILE", "located", "write_network_overlay"]
+__all__ = ["FILE", "located", "write_network_overlay", "write_overlay_of_stage"]
 
 FILE = "network.yaml"
 
@@ -22,7 +23,8 @@ FILE = "network.yaml"
 def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
     """Write ``network.yaml`` of a run: an overlay of ``configs/inference.yaml`` with its network, size and weights.
 
-    The weights are named relative to the overlay, with their hash: a copied or moved run predicts with its own.
+    The weights are named relative to the overlay, with their hash: a copied or moved run predicts with its own. Of
+    several processes the first one writes.
 
     Args:
         run_dir: the run (or the stage) whose last trained stage is taken.
@@ -32,6 +34,8 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
         the file.
     """
     run = Path(run_dir).expanduser()
+    if not parallel.first():
+        return run / FILE
     folder = last_stage(run)
     config = read_mapping(folder / CONFIG)
     overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
@@ -39,6 +43,7 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
         "classes": classes,
         "weights": Path(os.path.relpath(folder / WEIGHTS, run)).as_posix(),
         "weights_sha256": file_sha256(folder / WEIGHTS),
+        "weights_origin": str((folder / WEIGHTS).resolve()),
         "trained_tasks": sorted(trained_tasks(folder)),
     }
     return write_text(
@@ -48,20 +53,30 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
     )
 
 
-def located(weights: str | Path, sha256: str | None = None) -> str:
+def write_overlay_of_stage(run_dir: str | Path, datalist_file: str | None, dataset_dir: str | None) -> None:
+    """The same with the classes of the run's datalist, after each stage; nothing for MONAI Label, which has none."""
+    if datalist_file is not None:
+        write_network_overlay(run_dir, read_datalist(datalist_file, dataset_dir)["classes"])
+
+
+def located(weights: str | Path | None, sha256: str | None = None, origin: str | None = None) -> str | None:
     """File of weights that a config names: a relative path counts from the config file that holds it.
 
-    That file is looked up in the ``monai.bundle run`` command line; where it is not known, and for a path given on the
-    command line itself, the path counts from the current folder.
+    That file is looked up in the ``monai.bundle run`` command line; where it is not known, as for a program that makes
+    the workflow itself, and for a path given on the command line, the path counts from the current folder. If nothing
+    lies there, ``origin`` is taken: by its hash it is the same weights.
 
     Args:
-        weights: of the config.
+        weights: of the config; None, random weights, is handed on.
         sha256: that the config says the file has; None: not known.
+        origin: where the file lay when the config was written; only with ``sha256``.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when it is another file than the config is of.
     """
+    if weights is None:
+        return None
     path = Path(weights).expanduser()
     command = None if path.is_absolute() else bundle_command(sys.argv)
     if command is not None and "weights" not in command.values:
@@ -69,6 +84,8 @@ def located(weights: str | Path, sha256: str | None = None) -> str:
             if read_mapping(file).get("weights") == str(weights):
                 path = file.parent / path
                 break
+    if not path.is_file() and sha256 is not None and origin is not None and Path(origin).is_file():
+        path = Path(origin)
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights at {path}: train the run first; from Python give the path of an overlay's weights as weights="

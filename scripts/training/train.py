@@ -22,8 +22,8 @@ from scripts.command.overrides import parse_overrides
 from scripts.command.verbs import Outcome, compute_values
 from scripts.command.workflows import make_workflow
 from scripts.runs import folder as runs
-from scripts.runs import lock, parallel
-from scripts.runs.network_overlay import write_network_overlay
+from scripts.runs import lock
+from scripts.runs.network_overlay import write_overlay_of_stage
 from scripts.training.handlers import check_tracking
 
 logger = logging.getLogger(__name__)
@@ -125,9 +125,7 @@ def train(
     """
     for stage, values in by_stage(stages, overlays, {**overrides, "run_dir": str(run_dir)}).items():
         train_stage(stage, overlays, values, tracking)
-    if parallel.first():
-        classes = runs.read_datalist(overrides["datalist_file"], overrides["dataset_dir"])["classes"]
-        write_network_overlay(run_dir, classes)
+    write_overlay_of_stage(run_dir, overrides["datalist_file"], overrides["dataset_dir"])
     return Path(run_dir)
 
 

@@ -108,7 +108,7 @@ def test_run_of_kept_config_and_shipped_weights_is_a_run(shipped, small_run, tmp
     network, _config, stage = weights_card.runs.load_run(run)
     assert stage.name == "stage3_joint"
     assert not network.training
-    with pytest.raises(FileNotFoundError, match=r"bundle\.shipping"):
+    with pytest.raises(FileNotFoundError, match="ship weights with python -m scripts ship"):
         weights_card.kept_stages(tmp_path / "none")
 
 

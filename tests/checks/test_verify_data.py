@@ -84,7 +84,7 @@ def test_each_rule_names_what_breaks_it(tmp_path):
     save(soft, tmp_path / "m.png")
     assert "gray values lie between" in broken(tmp_path, image, label="m.png", diagnosis=1)["label_values"]
     save(disc((160, 160), 50).astype(np.uint8) * 255, tmp_path / "m.png")
-    assert broken(tmp_path, image, label="m.png", diagnosis=1)["mask_share"] == "0.79 of the foreground"
+    assert broken(tmp_path, image, label="m.png", diagnosis=1)["mask_share"] == "0.80 of the foreground"
     save(np.ones((20, 20), np.uint8) * 255, tmp_path / "m.png")
     assert "size (20, 20)" in broken(tmp_path, image, label="m.png", diagnosis=1)["readable"]
     assert broken(tmp_path, picture(radius=75)[:100, :100])["cut_head"].startswith("1 corner of mean")

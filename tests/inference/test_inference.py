@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -155,6 +156,8 @@ def test_as_the_bundle_runs_it_and_as_label_does_are_one(scan, overlay, tmp_path
         data = as_label_does(config(overlay, output_dir=str(tmp_path / "label")), path, channel="all", plane="auto")
         name = path.name.split(".")[0]
         written = json.loads((tmp_path / "run" / f"{name}_result.json").read_text(encoding="utf-8"))
+        assert Path(written.pop("weights")).name == "model.pt"
+        assert len(written.pop("weights_sha256")) == 64
         assert {**data["result"], "image": 0, "evidence": 0} == {**written, "image": 0, "evidence": 0}
         assert json.loads(json.dumps(data["result"])) == data["result"]
         first, second = (nib.load(p["evidence"]) for p in (written, data["result"]))
