@@ -86,7 +86,7 @@ def service_probability(predictor: Any, image: Path) -> float | None:
     installed = {name for name in ("fastapi", "httpx2", "httpx") if importlib.util.find_spec(name)}
     if "fastapi" not in installed or not installed & {"httpx2", "httpx"}:  # either serves the test client
         return None
-    client_class: Callable[[Any], Any] = importlib.import_module("fastapi.testclient").TestClient
+    client_class: Callable[..., Any] = importlib.import_module("fastapi.testclient").TestClient
     create_app = importlib.import_module("bundle.service").create_app
     with client_class(create_app(predictor), base_url="http://127.0.0.1") as client:
         answer = client.post(
