@@ -33,12 +33,12 @@ from bundle.samples import draw_samples  # noqa: E402
 from bundle.service_model import NOTICE, describe_model, read_metadata  # noqa: E402
 from bundle.uploads import KINDS, UploadLimits, UploadRefused, in_form_words, stored  # noqa: E402
 from scripts.command.verbs import Parser, inference_overlays  # noqa: E402
+from scripts.explain.methods import SLOW  # noqa: E402
 from scripts.inference.result_names import stem as file_stem  # noqa: E402
 from scripts.inference.study_files import read_image  # noqa: E402
 
 UPLOAD = "your own file"
 LIMITS = UploadLimits()
-SLOW = ("scorecam", "integrated_gradients", "smoothgrad", "occlusion")
 
 
 @st.cache_resource(show_spinner="Loading the network ...")

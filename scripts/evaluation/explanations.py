@@ -16,7 +16,6 @@ from scripts.data.preprocessing import collate
 from scripts.evaluation.faithfulness import check_faithfulness, check_tests, chosen_methods
 from scripts.evaluation.galleries import choose_cases, methods_picture, show_cases, write_class_galleries
 from scripts.evaluation.localization import (
-    SLOW,
     Plan,
     draw_cases,
     main_map,
@@ -24,6 +23,7 @@ from scripts.evaluation.localization import (
     measure,
 )
 from scripts.evaluation.localization_table import format_table, localization_table, sorted_rows
+from scripts.explain.methods import SLOW
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.pictures.explanation_figures import faithfulness_figure, localization_figure

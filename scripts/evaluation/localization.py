@@ -19,7 +19,8 @@ from scripts.explain.measures import (
     random_baseline,
     uniform_baseline,
 )
-from scripts.explain.methods import METHODS, Explanation, explain
+from scripts.explain.methods import METHODS, SLOW, Explanation, explain
+from scripts.explain.statistics import without_statistics
 from scripts.explain.targets import SegmentationRegion, Target, named_target
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.tasks import UNTRAINED, is_trained
@@ -30,8 +31,6 @@ EVIDENCE = ("evidence", "evidence")
 MAIN_TARGET = "tumor_log_odds"
 TARGETS = (MAIN_TARGET, "segmentation_1_predicted")
 QUICK = ("evidence", "gradcam", "hirescam")
-# Hundreds of passes a case, where the others take two or three.
-SLOW = ("scorecam", "integrated_gradients", "smoothgrad", "occlusion")
 BASELINES = ("uniform", "random", "oracle")
 COMPLETENESS = "completeness_error"
 
@@ -120,7 +119,7 @@ def make_plan(
         )
     targets = with_maps
     # Options of methods that do not run are no mistake here: the same config serves any choice of methods.
-    wanted = {k: dict(v) for k, v in (options or {}).items() if k == "cam" or k in names}
+    wanted = {k: dict(v) for k, v in (options or {}).items() if k == "cam" or k in _with_base(names)}
     stray = sorted(set(options or {}) - {"cam", *METHODS})
     if stray:
         raise ValueError(f"options for {stray}; expected methods of {', '.join(METHODS)}, or 'cam'")
@@ -150,6 +149,11 @@ def _explained(network: MultiTaskDynUNet, targets: Sequence[str]) -> list[str]:
     if not left:
         raise ValueError(f"targets: none is left of {', '.join(targets)}, {UNTRAINED[task[targets[0]]]}")
     return left
+
+
+def _with_base(methods: Sequence[str]) -> set[str]:
+    """The methods, and those of them with frozen statistics without these: what options are looked up under."""
+    return {*methods, *map(without_statistics, methods)}
 
 
 def _methods_for(methods: Sequence[str], dense: bool, layers: Sequence[str]) -> list[str]:
@@ -229,7 +233,7 @@ def maps_of(
         return None
     with_layers = [name for name in chosen if METHODS[name] == "layer"]
     with_cams = any(name != "scorecam" for name in with_layers)
-    options = {k: dict(v) for k, v in plan.options.items() if k in chosen or (k == "cam" and with_cams)}
+    options = {k: dict(v) for k, v in plan.options.items() if k in _with_base(chosen) or (k == "cam" and with_cams)}
     if options.get("cam", {}).get("foreground") is True:
         options["cam"]["foreground"] = foreground
     return explain(
@@ -352,7 +356,7 @@ class _Part:
         found = []
         for (method, layer), maps in result.maps.items():
             keys = {"method": method, "layer": layer, "target": target}
-            relative = result.figures["integrated_gradients_relative_error"] if "integrated" in method else None
+            relative = result.figures.get(f"{method}_relative_error")
             for mask, truth in self.masks.items():
                 cancelled = result.cancelled.get((method, layer))
                 none = None if cancelled is None else cancelled.cpu()

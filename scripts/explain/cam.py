@@ -7,6 +7,7 @@ relatives have the call signature of `monai.visualize.GradCAM` and drop into MON
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,9 @@ from monai.visualize.visualizer import default_upsampler
 from torch import Tensor, nn
 
 from scripts.explain.cam_formulas import (
-    METHODS,
+    METHODS as FORMULAS,
+)
+from scripts.explain.cam_formulas import (
     MIN_COHERENCE,
     gradcam,
     gradcam_plus_plus,
@@ -37,6 +40,7 @@ from scripts.explain.layers import (
 )
 from scripts.explain.maps import max_scaling
 from scripts.explain.scores import checked_score, one_tensor, plain
+from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
 
 __all__ = [
@@ -54,6 +58,9 @@ __all__ = [
     "hirescam",
     "layercam",
 ]
+
+# Name of a method: (its formula, what the backward pass does with the statistics of normalizations).
+METHODS: dict[str, tuple[str, str]] = {named(name, how): (name, how) for how in STATISTICS for name in FORMULAS}
 
 
 @dataclass
@@ -89,6 +96,8 @@ def cam_pass(
 ) -> CamPass:
     """Maps of several methods at several layers, with one forward and one backward pass in evaluation mode.
 
+    Methods with frozen statistics ("hirescam_frozen", see `statistics.frozen_statistics`) share a pass of their own.
+
     The network is left as it was: modes, `requires_grad`, `.grad`, buffers, hooks. It may be frozen, and the call may
     stand under `torch.no_grad`, `torch.inference_mode` or `torch.autocast`.
 
@@ -113,7 +122,7 @@ def cam_pass(
         FloatingPointError: when a gradient or a map is not finite.
     """
     methods = [methods] if isinstance(methods, str) else list(methods)
-    for method in methods:
+    for method in methods or [""]:
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; expected some of {sorted(METHODS)}")
     if cancelled not in ("error", "empty"):
@@ -123,29 +132,50 @@ def cam_pass(
         x = plain(x)
         kwargs = {key: plain(value) if isinstance(value, Tensor) else value for key, value in kwargs.items()}
         names = chosen_layers(model, x, layers, kwargs, dense=isinstance(target, SegmentationRegion))
-        with record(model, names, aliases) as recorder:
-            output = one_tensor(model, model(x.clone(), **kwargs))  # a copy, because the first layer may work in place
-        score = checked_score(model, target, output)
-        recorder.check()
-        for name, activation in recorder.activations.items():
-            check_spatial(model, name, activation, x)
-        gradients = recorder.gradients(score, retain_graph)
-    result = CamPass(output.detach(), score.detach())
-    for name in names:
-        layer = resolve_layer(model, name, aliases)
-        activations, grads = (precise(t.detach()) for t in (recorder.activations[layer], gradients[layer]))
-        half = recorder.activations[layer].dtype in (torch.float16, torch.bfloat16)
-        for method in methods:
-            if method == "gradcam" and foreground is not None:
-                cam = gradcam(activations, grads, _cells(foreground, grads)).float()
-            else:
-                cam = METHODS[method](activations, grads).float()
-                if method == "gradcam" and not half:
-                    cam, noise = _without_cancelled(cam, grads, name, cancelled)
-                    result.cancelled[method, name] = noise
-            if not bool(torch.isfinite(cam).all()):
-                raise FloatingPointError(f"{method} at layer {name!r} gave values that are not finite")
-            result.maps[method, name] = cam if signed else cam.clamp(min=0)
+        result: CamPass | None = None
+        for how in dict.fromkeys(METHODS[method][1] for method in methods):
+            with frozen_statistics(model) if how == FROZEN else nullcontext():
+                with record(model, names, aliases) as recorder:
+                    output = one_tensor(model, model(x.clone(), **kwargs))  # the first layer may work in place
+                score = checked_score(model, target, output)
+                recorder.check()
+                for name, activation in recorder.activations.items():
+                    check_spatial(model, name, activation, x)
+                gradients = recorder.gradients(score, retain_graph)
+            if result is None:
+                result = CamPass(output.detach(), score.detach())
+            chosen = [method for method in methods if METHODS[method][1] == how]
+            for name in names:
+                layer = resolve_layer(model, name, aliases)
+                made = _maps(chosen, recorder.activations[layer], gradients[layer], name, cancelled, foreground)
+                for method, (cam, noise) in made.items():
+                    result.maps[method, name] = cam if signed else cam.clamp(min=0)
+                    if noise is not None:
+                        result.cancelled[method, name] = noise
+    assert result is not None  # methods are not empty
+    keys = [(method, name) for name in names for method in methods]
+    result.maps = {key: result.maps[key] for key in keys}
+    return result
+
+
+def _maps(
+    methods: Sequence[str], activation: Tensor, gradient: Tensor, layer: str, cancelled: str, foreground: Tensor | None
+) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Signed map of each method at a layer, and which samples of it are cancelled where that was told."""
+    activations, grads = precise(activation.detach()), precise(gradient.detach())
+    half = activation.dtype in (torch.float16, torch.bfloat16)
+    result: dict[str, tuple[Tensor, Tensor | None]] = {}
+    for method in methods:
+        noise, formula = None, METHODS[method][0]
+        if formula == "gradcam" and foreground is not None:
+            cam = gradcam(activations, grads, _cells(foreground, grads)).float()
+        else:
+            cam = FORMULAS[formula](activations, grads).float()
+            if formula == "gradcam" and not half:
+                cam, noise = _without_cancelled(cam, grads, layer, cancelled)
+        if not bool(torch.isfinite(cam).all()):
+            raise FloatingPointError(f"{method} at layer {layer!r} gave values that are not finite")
+        result[method] = cam, noise
     return result
 
 
@@ -162,7 +192,7 @@ def _without_cancelled(cam: Tensor, gradients: Tensor, layer: str, cancelled: st
         raise LayerError(
             f"no Grad-CAM at layer {layer!r}: the gradients of every channel cancel over space (coherence "
             f"{float(coherence[noise].max()):.1e}), so that their mean is rounding noise; a normalization behind the "
-            "layer does this. Use hirescam or layercam there, or the layer behind the normalization"
+            "layer does this. Use hirescam or layercam there, gradcam with frozen statistics, or the layer behind it"
         )
     return cam.masked_fill(noise.reshape(-1, *[1] * (cam.dim() - 1)), 0.0), noise.flatten()
 
@@ -197,6 +227,7 @@ class GradCAM(monai.visualize.GradCAM):
         postprocessing: function of the upsampled map (B, 1, *spatial).
         register_backward: accepted because MONAI's class has it; a Grad-CAM without gradients is an error.
         cancelled: "error" or "empty" at a layer whose gradients cancel over space, see `cam_pass`.
+        statistics: "followed" for the exact gradient, or "frozen", see `statistics.frozen_statistics`.
 
     Raises:
         LayerError: for an unknown layer.
@@ -217,6 +248,7 @@ class GradCAM(monai.visualize.GradCAM):
         postprocessing: Callable = max_scaling,
         register_backward: bool = True,
         cancelled: str = "error",
+        statistics: str = FOLLOWED,
     ) -> None:
         if not register_backward:
             raise ValueError("register_backward=False: there is no Grad-CAM without gradients")
@@ -226,6 +258,7 @@ class GradCAM(monai.visualize.GradCAM):
         hooked = ModelWithHooks(model, self.target_layers)  # registers no hook: neither forward nor backward is asked
         super().__init__(hooked, self.target_layers, upsampler, postprocessing)
         self.cancelled = cancelled
+        self.method_name = named(self.method, statistics)
 
     def feature_map_size(self, input_size, device="cpu", layer_idx=-1, **kwargs):
         """Shape (B, 1, *layer grid) of the map for an input of shape `input_size`, by one forward pass.
@@ -262,8 +295,8 @@ class GradCAM(monai.visualize.GradCAM):
             self.target_layers = (default_layer(model, x, kwargs, dense=dense),)
         layer = self.target_layers[layer_idx]
         options: dict[str, Any] = {"retain_graph": retain_graph, "cancelled": self.cancelled}
-        result = cam_pass(model, x, layer, target, self.method, kwargs, **options)
-        return result.maps[self.method, layer]
+        result = cam_pass(model, x, layer, target, self.method_name, kwargs, **options)
+        return result.maps[self.method_name, layer]
 
 
 class GradCAMpp(GradCAM):

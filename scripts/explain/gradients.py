@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scripts.explain.baselines import Baseline, baseline_image
 from scripts.explain.cam import CamPass
 from scripts.explain.scores import Scorer, copies_at_once
+from scripts.explain.statistics import FOLLOWED, named
 from scripts.explain.targets import Target
 
 __all__ = ["INPUT", "IntegratedGradientsPass", "integrated_gradients", "saliency", "smoothgrad"]
@@ -49,6 +50,7 @@ def saliency(
     foreground_kwarg: str | None = None,
     signed: bool = False,
     batch_size: int | None = None,
+    statistics: str = FOLLOWED,
 ) -> CamPass:
     """Gradient of the score by the input: how much a small change of each pixel would change it.
 
@@ -59,14 +61,15 @@ def saliency(
         model, x, target, forward_kwargs, foreground, foreground_kwarg: see `scores.Scorer`.
         signed: the sum over the input channels instead of the largest magnitude.
         batch_size: samples in one backward pass; None: what suits the device.
+        statistics: see `scores.Scorer`.
 
     Returns:
         maps: ("saliency", "input"): (B, 1, *spatial), float32, >= 0 unless signed.
     """
-    scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg)
+    scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg, statistics=statistics)
     every, batch_size = torch.arange(len(scorer.x), device=scorer.x.device), copies_at_once(scorer.x, batch_size)
     gradient = torch.cat([_gradient(scorer, scorer.x[i], i) for i in every.split(batch_size)])
-    return CamPass(scorer.output, scorer.score, {("saliency", INPUT): _magnitude(gradient, signed)})
+    return CamPass(scorer.output, scorer.score, {(named("saliency", statistics), INPUT): _magnitude(gradient, signed)})
 
 
 def smoothgrad(
@@ -81,6 +84,7 @@ def smoothgrad(
     noise_share: float = 0.1,
     seed: int = 0,
     batch_size: int | None = None,
+    statistics: str = FOLLOWED,
 ) -> CamPass:
     """Mean gradient over noisy copies of the input; the noise lies in the foreground, the air stays as it is.
 
@@ -95,13 +99,14 @@ def smoothgrad(
             sample's foreground; the paper advises 0.1 to 0.2.
         seed: of the noise, which is the same for every sample.
         batch_size: noisy copies in one backward pass; None: what suits the device.
+        statistics: see `scores.Scorer`.
 
     Returns:
         maps: ("smoothgrad", "input"): (B, 1, *spatial), float32, >= 0 unless signed.
     """
     if n_samples < 1 or noise_share < 0:
         raise ValueError(f"expected n_samples >= 1 and noise_share >= 0, got {n_samples} and {noise_share}")
-    scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg)
+    scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg, statistics=statistics)
     x, inside = scorer.x, scorer.foreground
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n_samples, *x.shape[1:], generator=generator).to(x.device)
@@ -112,7 +117,7 @@ def smoothgrad(
         sample, draw = part // n_samples, part % n_samples
         noisy = x[sample] + (noise[draw] * inside[sample] * std[sample]).to(x.dtype)
         total.index_add_(0, sample, _gradient(scorer, noisy, sample))
-    maps = {("smoothgrad", INPUT): _magnitude(total / n_samples, signed)}
+    maps = {(named("smoothgrad", statistics), INPUT): _magnitude(total / n_samples, signed)}
     return CamPass(scorer.output, scorer.score, maps)
 
 
@@ -157,6 +162,7 @@ def integrated_gradients(
     sigma_pixels: float | None = None,
     n_steps: int = 64,
     batch_size: int | None = None,
+    statistics: str = FOLLOWED,
 ) -> IntegratedGradientsPass:
     """Integrated gradients from a head without details to the image; the foreground does not change on the way.
 
@@ -173,13 +179,15 @@ def integrated_gradients(
         sigma_pixels: of the blur.
         n_steps: points on the path.
         batch_size: points in one backward pass; None: what suits the device.
+        statistics: see `scores.Scorer`; frozen ones are not the derivative along the path, so that the attributions do
+            not add up, which the completeness error says.
 
     Returns:
         maps: ("integrated_gradients", "input"): (B, 1, *spatial), float32; and the completeness error.
     """
     if n_steps < 1:
         raise ValueError(f"n_steps: expected 1 or more, got {n_steps}")
-    scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg)
+    scorer = Scorer(model, x, target, forward_kwargs, foreground, foreground_kwarg, statistics=statistics)
     start = baseline_image(scorer.x, scorer.foreground, baseline, sigma_pixels)
     parts, every = [], torch.arange(len(scorer.x), device=scorer.x.device)
     batch_size = copies_at_once(scorer.x, batch_size)
@@ -199,5 +207,5 @@ def integrated_gradients(
     error = attributions.double().flatten(1).sum(1) - difference
     relative = torch.where(error == 0, error, error.abs() / difference.abs())
     total = attributions.sum(1, keepdim=True)
-    maps = {("integrated_gradients", INPUT): total if signed else total.clamp(min=0)}
+    maps = {(named("integrated_gradients", statistics), INPUT): total if signed else total.clamp(min=0)}
     return IntegratedGradientsPass(scorer.output, scorer.score, maps, attributions, start, difference, error, relative)

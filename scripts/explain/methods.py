@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,16 +17,22 @@ from scripts.explain.layers import evaluating
 from scripts.explain.maps import combine_maps, scale_maps, upsample
 from scripts.explain.perturbation import occlusion, scorecam
 from scripts.explain.scores import one_tensor
+from scripts.explain.statistics import FROZEN, STATISTICS, named, without_statistics
 from scripts.explain.targets import ClassScore, LogitTarget, SegmentationRegion, Target
 
-__all__ = ["METHODS", "Explanation", "explain"]
+__all__ = ["METHODS", "SLOW", "Explanation", "explain"]
 
-PIXEL_METHODS: dict[str, Callable[..., cam.CamPass]] = {
+GRADIENTS: dict[str, Callable[..., cam.CamPass]] = {
     "integrated_gradients": integrated_gradients,
     "saliency": saliency,
     "smoothgrad": smoothgrad,
-    "occlusion": occlusion,
 }
+PIXEL_METHODS: dict[str, Callable[..., cam.CamPass]] = {
+    **GRADIENTS,
+    "occlusion": occlusion,
+    **{named(name, FROZEN): partial(method, statistics=FROZEN) for name, method in GRADIENTS.items()},
+}
+# "_frozen": the same method with the statistics of normalizations held fixed in the backward pass (`statistics`).
 # name: whether it explains layers ("layer"), the input's pixels ("input"), or reads the network's own map ("evidence").
 METHODS: dict[str, str] = {
     "evidence": "evidence",
@@ -33,6 +40,12 @@ METHODS: dict[str, str] = {
     "scorecam": "layer",
     **dict.fromkeys(PIXEL_METHODS, INPUT),
 }
+# Tens to thousands of passes an image, where the others take two or three.
+SLOW = (
+    "scorecam",
+    "occlusion",
+    *(named(name, how) for name in ("integrated_gradients", "smoothgrad") for how in STATISTICS),
+)
 
 
 @dataclass
@@ -46,7 +59,7 @@ class Explanation:
         maps: (method, layer): (B, 1, *grid), float32, >= 0 unless signed was asked, larger = stronger. The grid is the
             layer's; the image's for layer "input" and for aggregates, whose layer reads "mean(a, b)".
         figures: name: (B,), what the methods say about themselves: `integrated_gradients_completeness_error`,
-            `integrated_gradients_relative_error`.
+            `integrated_gradients_relative_error`; likewise with frozen statistics.
         size: grid of the image.
         cancelled: of the maps of Grad-CAM, with ``cancelled="empty"``: (B,), bool, see `cam.CamPass`; of an aggregate
             where no layer (for the product: not every one) has a map.
@@ -106,7 +119,7 @@ def explain(
         cancelled: see `cam_pass`.
         batch_size: perturbed copies in one pass; None: what suits the device.
         options: method: its further arguments, for example {"occlusion": {"window": 32}}; for the methods of
-            `cam.METHODS` under "cam", those of `cam_pass`.
+            `cam.METHODS` under "cam", those of `cam_pass`. Those of a method are also for it with frozen statistics.
 
     Returns:
         prediction and maps, in the order of `method`.
@@ -145,7 +158,7 @@ def explain(
             given = _with_foreground(kwargs, foreground, foreground_kwarg)
             passes[name] = evidence_pass(model, x, aim, given, signed)
         elif name in PIXEL_METHODS:
-            passes[name] = PIXEL_METHODS[name](model, x, aim, **{**changing, **extra.get(name, {})})
+            passes[name] = PIXEL_METHODS[name](model, x, aim, **{**changing, **_options_of(name, extra)})
     first = passes[methods[0]]
     result = Explanation(first.output, first.score, aim.name, size=tuple(x.shape[2:]))
     for name in methods:
@@ -161,8 +174,8 @@ def explain(
                 result.cancelled[name, label] = each.any(0) if aggregate == "product" else each.all(0)
         part = passes[name]
         if isinstance(part, IntegratedGradientsPass):
-            result.figures["integrated_gradients_completeness_error"] = part.completeness_error
-            result.figures["integrated_gradients_relative_error"] = part.relative_error
+            result.figures[f"{name}_completeness_error"] = part.completeness_error
+            result.figures[f"{name}_relative_error"] = part.relative_error
     return result
 
 
@@ -183,6 +196,7 @@ def _check(
             f"{', '.join(explaining)}"
         )
     known = {"cam" if name in cam.METHODS else name for name in methods if name != "evidence"}
+    known |= {without_statistics(name) for name in known}
     stray = sorted(set(options) - known)
     if stray:
         raise ValueError(f"options for {stray}, but of the methods asked for only {sorted(known)} take options")
@@ -193,6 +207,10 @@ def _check(
             raise ValueError("aggregate: maps are scaled to their maxima first, which signed maps cannot be")
         if layers is None or isinstance(layers, str) or len(layers) < 2:
             raise ValueError(f"aggregate: expected several layers, got {layers!r}")
+
+
+def _options_of(method: str, options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    return {**options.get(without_statistics(method), {}), **options.get(method, {})}
 
 
 def _with_foreground(

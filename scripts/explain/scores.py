@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from scripts.explain.baselines import check_foreground
 from scripts.explain.layers import FP16_SCALE, evaluating, frozen, record
+from scripts.explain.statistics import FOLLOWED, FROZEN, check_statistics, frozen_statistics
 from scripts.explain.targets import Target
 
 __all__ = ["Scorer", "checked_score", "copies_at_once", "one_tensor", "plain"]
@@ -86,6 +88,7 @@ class Scorer:
             its foreground off the image would take a patch that is replaced by 0 for air.
         layers: dotted names or aliases of layers whose outputs are kept from the unchanged input's pass.
         aliases: further layer aliases.
+        statistics: "followed", or "frozen" in the backward pass, see `statistics.frozen_statistics`.
 
     Attributes:
         x: the plain input.
@@ -110,8 +113,10 @@ class Scorer:
         foreground_kwarg: str | None = None,
         layers: Sequence[str] = (),
         aliases: Mapping[str, str] | None = None,
+        statistics: str = FOLLOWED,
     ) -> None:
         self.model = model
+        self._frozen_statistics = check_statistics(statistics) == FROZEN
         with torch.inference_mode(False):
             self.x = plain(x)
             self.foreground = check_foreground(foreground, self.x)
@@ -155,7 +160,8 @@ class Scorer:
             k: v[index.to(v.device)] if isinstance(v, Tensor) and v.dim() and len(v) == batch else v
             for k, v in self._kwargs.items()
         }
-        with evaluating(self.model), frozen(self.model):
+        statistics = frozen_statistics(self.model) if self._frozen_statistics else nullcontext()
+        with evaluating(self.model), frozen(self.model), statistics:
             return one_tensor(self.model, self.model(inputs.clone(), **kwargs))  # the first layer may work in place
 
     def __call__(self, inputs: Tensor, index: Tensor) -> Tensor:

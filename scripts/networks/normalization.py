@@ -74,6 +74,19 @@ class ForegroundInstanceNorm(nn.Module):
             offset = offset + bias.view(1, -1, 1)
         return (centered * scale + offset * inside).to(dtype).reshape(x.shape)
 
+    @torch.jit.unused
+    def slope(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Derivative of the output by ``x`` with the statistics constant, (B, C, H, W[, D]), for `scripts.explain`."""
+        flat = x.flatten(2).to(torch.promote_types(x.dtype, torch.float32))
+        inside = mask.flatten(2).to(flat.dtype)
+        count = inside.sum(dim=2, keepdim=True)
+        mean = (flat * inside).sum(dim=2, keepdim=True) / count
+        variance = ((flat - mean) * inside).square().sum(dim=2, keepdim=True) / count
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight.view(1, -1, 1)
+        return (scale * inside).reshape(x.shape)
+
     def extra_repr(self) -> str:
         """Show the arguments in ``print(network)``."""
         return f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"

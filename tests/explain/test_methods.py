@@ -26,7 +26,6 @@ def test_the_front_door_gives_what_each_method_gives():
     target, inside = ClassMargin(2, 0), torch.ones(2, 1, 6, 6)
     options = {"occlusion": {"window": 3}, "smoothgrad": {"n_samples": 4}, "integrated_gradients": {"n_steps": 8}}
     methods = [name for name in METHODS if name != "evidence"]
-    result = explain(net, x, methods, ["conv", "relu"], target, foreground=inside, options=options)
     expected = cam_maps(net, x, ["conv", "relu"], target, tuple(CAMS))
     expected |= scorecam(net, x, ["conv", "relu"], target).maps
     expected |= occlusion(net, x, target, window=3).maps
@@ -34,6 +33,11 @@ def test_the_front_door_gives_what_each_method_gives():
     expected |= saliency(net, x, target).maps
     ig = integrated_gradients(net, x, target, n_steps=8)
     expected |= ig.maps
+    options |= {"smoothgrad_frozen": {"n_samples": 4}, "integrated_gradients_frozen": {"n_steps": 8}}
+    expected |= smoothgrad(net, x, target, n_samples=4, statistics="frozen").maps
+    expected |= saliency(net, x, target, statistics="frozen").maps
+    expected |= integrated_gradients(net, x, target, n_steps=8, statistics="frozen").maps
+    result = explain(net, x, methods, ["conv", "relu"], target, foreground=inside, options=options)
     assert set(result.maps) == set(expected)
     for key, value in expected.items():
         assert float(value.max()) > 0
