@@ -162,23 +162,28 @@ class ResizeToFitd(Resized):
 
     Args:
         keys: what to resize.
-        spatial_size: the box, one integer an axis.
+        spatial_size: the box, one integer an axis; a single integer is a 2D square.
         mode: ``"image"`` or ``"mask"`` for each key.
         allow_missing_keys: skip keys that the item does not have.
     """
 
     def __init__(
-        self, keys: KeysCollection, spatial_size: Sequence[int], mode: Sequence[str], allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        spatial_size: Sequence[int] | int,
+        mode: Sequence[str],
+        allow_missing_keys: bool = False,
     ) -> None:
-        linear = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(spatial_size)]
+        sizes = (spatial_size, spatial_size) if isinstance(spatial_size, int) else tuple(spatial_size)
+        linear = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(sizes)]
         super().__init__(
             keys,
-            spatial_size=tuple(spatial_size),
+            spatial_size=sizes,
             mode=[linear if m == "image" else "nearest-exact" for m in mode],
             anti_aliasing=[m == "image" for m in mode],
             allow_missing_keys=allow_missing_keys,
         )
-        self.resizer = ResizeToFit(spatial_size)
+        self.resizer = ResizeToFit(sizes)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Return the resized item."""
@@ -194,13 +199,16 @@ class PadToFitd(SpatialPadd):
 
     Args:
         keys: what to pad, (C, X, Y[, Z]).
-        spatial_size: size to reach, one integer an axis.
+        spatial_size: size to reach, one integer an axis; a single integer is a 2D square.
         allow_missing_keys: skip keys that the item does not have.
     """
 
-    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, tuple(spatial_size), mode="constant", allow_missing_keys=allow_missing_keys)
-        self.spatial_size = tuple(spatial_size)
+    def __init__(
+        self, keys: KeysCollection, spatial_size: Sequence[int] | int, allow_missing_keys: bool = False
+    ) -> None:
+        sizes = (spatial_size, spatial_size) if isinstance(spatial_size, int) else tuple(spatial_size)
+        super().__init__(keys, sizes, mode="constant", allow_missing_keys=allow_missing_keys)
+        self.spatial_size = sizes
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Return the padded item."""

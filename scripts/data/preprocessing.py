@@ -1,4 +1,7 @@
-"""The one way of image data to the network: every consumer builds its pipeline here.
+"""The one way of image data to the network: every consumer builds its pipeline from these transforms.
+
+The configs list them one by one; `make_preprocessing` and `make_augmentation` build the same lists in Python (a test
+holds them equal).
 
 load - borders off - scale - foreground mask - crop - normalize - fit to size - mask (air := exactly 0)
 [- finalize - augment - re-mask]
@@ -34,7 +37,26 @@ from transforms.masking import MaskBackgroundd
 from transforms.order import Pipeline, check_order
 
 __all__ = [
+    "CropBordersd",
+    "CropToForegroundd",
+    "Finalized",
+    "ForegroundMaskd",
+    "LabelCoveraged",
+    "LoadCased",
+    "MaskBackgroundd",
+    "NormalizeForegroundd",
+    "PadBordersd",
+    "PadToFitd",
     "Pipeline",
+    "RandAffineForegroundd",
+    "RandBiasForegroundd",
+    "RandBlurForegroundd",
+    "RandContrastForegroundd",
+    "RandGammaForegroundd",
+    "RandNoiseForegroundd",
+    "ResizeToFitd",
+    "ScaleRobustd",
+    "Untraced",
     "check_network_input",
     "check_order",
     "collate",
@@ -147,7 +169,7 @@ def make_augmentation(
             RandBiasForegroundd(**at, prob=0.3, strength=(0.1 * s, 0.4 * s)),
             RandGammaForegroundd(**at, prob=0.3, gamma=(0.7**s, 1.5**s)),
             RandContrastForegroundd(**at, prob=0.3, factor=(1 - min(0.15 * s, 0.9), 1 + 0.15 * s), shift=0.1 * s),
-            RandBlurForegroundd(**at, prob=0.15 if s else 0.0, sigma=(0.4, 0.4 + 0.8 * s)),
+            RandBlurForegroundd(**at, prob=0.15 if s else 0.0, sigma=(0.4, 1.2 + 0.8 * (s - 1))),
             RandNoiseForegroundd(**at, prob=0.2, std=(0.0, 0.15 * s)),
             MaskBackgroundd(image_key, foreground_key),
         ],

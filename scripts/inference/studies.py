@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,11 +14,18 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from scripts.data.preprocessing import make_preprocessing
-from scripts.inference.study_files import acquired_plane, intensity_flags, read_foreground, read_image
+from scripts.data.preprocessing import Pipeline, make_preprocessing
+from scripts.inference.study_files import (
+    acquired_plane,
+    check_uncut,
+    first_reasons,
+    intensity_flags,
+    read_foreground,
+    read_image,
+)
 from transforms.borders import OFFSET_KEY, WINDOW_KEY, on_image, overlap
 from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box
-from transforms.foreground import ForegroundMaskd, doubts
+from transforms.foreground import doubts
 from transforms.limits import DEFAULT_LIMITS
 from transforms.loading import PLANES, view_plane
 from transforms.reading import orient_lps
@@ -152,8 +159,9 @@ def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> T
 class PrepareStudyd(MapTransform):
     """Read an image and bring it through the bundle's pipeline: a picture whole, a volume slice by slice.
 
-    Every slice goes through `scripts.data.preprocessing.make_preprocessing`, the same as in training: the same
-    pixels, bit for bit. Slices without a head are left out and named in the study's flags.
+    Every slice goes through the same transforms as in training, those of the config or of
+    `scripts.data.preprocessing.make_preprocessing`: the same pixels, bit for bit. Slices without a head are left out
+    and named in the study's flags.
 
     The item's image is a path (PNG, JPG, ..., NIfTI, a folder with a DICOM series), several paths (one a channel), or
     an array (X, Y[, Z[, C]]) in the index order of NIfTI. Its further keys are optional: ``affine`` (4x4, of an array),
@@ -170,8 +178,11 @@ class PrepareStudyd(MapTransform):
         in_channels: of the network; another number of channels is an error that says so.
         min_foreground: share of a slice that must be head for the slice to count for the volume's probability; that of
             the slices that training takes.
-        keys: the image.
-        foreground_key: the mask.
+        keys, foreground_key: of image and mask.
+        transforms: of each slice, in place of those of `make_preprocessing`; plain tensors come of them.
+
+    Raises:
+        ValueError: when crop or padding lack among the transforms, or their order is wrong.
 
     Returns (when called):
         the item with image float32 (C, *spatial_size), or (C, *spatial_size, S) with the slices of a volume last, whose
@@ -180,7 +191,7 @@ class PrepareStudyd(MapTransform):
 
     def __init__(
         self,
-        spatial_size: Sequence[int] | int,
+        spatial_size: Sequence[int] | int | None = None,
         margin: int = 4,
         plane: str = "auto",
         channel: int | str = "all",
@@ -188,14 +199,15 @@ class PrepareStudyd(MapTransform):
         min_foreground: float = 0.1,
         keys: str = "image",
         foreground_key: str = "foreground",
+        transforms: Sequence[Callable] | None = None,
     ) -> None:
         super().__init__(keys)
-        self.pipeline = make_preprocessing(spatial_size, margin, trace=False)
-        stages = [type(step) for step in self.pipeline.transforms]
-        self.foreground_step, self.crop_step, self.pad_step = (
-            stages.index(kind) for kind in (ForegroundMaskd, CropToForegroundd, PadToFitd)
-        )
-        self.margin, self.plane, self.channel, self.in_channels = margin, plane, channel, in_channels
+        if spatial_size is not None and transforms is None:
+            transforms = make_preprocessing(spatial_size, margin, trace=False).transforms
+        self.pipeline = Pipeline(transforms)
+        self.crop_step, self.pad_step = (_step(self.pipeline, kind) for kind in (CropToForegroundd, PadToFitd))
+        self.margin = self.pipeline.transforms[self.crop_step].margin
+        self.plane, self.channel, self.in_channels = plane, channel, in_channels
         self.min_foreground, self.foreground_key = min_foreground, foreground_key
         self.size = list(self.pipeline.transforms[self.pad_step].spatial_size)
         self.limits = DEFAULT_LIMITS  # of files; a service lowers them
@@ -231,8 +243,8 @@ class PrepareStudyd(MapTransform):
                 doubtful[index] = "; ".join(doubt)
         if not prepared:
             raise ValueError(
-                f"{study.source}: none of {study.count} {study.plane} slices shows a head ({_reasons(failed)}); give a "
-                "mask of the head as the foreground"
+                f"{study.source}: none of {study.count} {study.plane} slices shows a head ({first_reasons(failed)}); "
+                "give a mask of the head as the foreground"
             )
         study.flags += _flags(study, failed, doubtful, self.min_foreground)
         stacked = bool(study.plane)
@@ -305,7 +317,7 @@ class PrepareStudyd(MapTransform):
         if picture and len(self.size) == 3:
             raise ValueError(f"{source} is a picture; the network takes volumes")
         if picture or len(self.size) == 3:
-            _check_uncut(item, source, "is a picture" if picture else "is given to the network whole")
+            check_uncut(item, source, "is a picture" if picture else "is given to the network whole")
         if picture:
             units = [np.moveaxis(array, -1, 0)]
             return Study(**base, plane="", count=1, unit_shape=shape), units, None if given is None else [given[None]]
@@ -341,23 +353,17 @@ class PrepareStudyd(MapTransform):
         return array
 
 
-def _check_uncut(item: Mapping[Hashable, Any], source: str, why: str) -> None:
-    """Refuse a slice or plane of an image that is not cut."""
-    for key in ("slice", "plane"):
-        if item.get(key) not in (None, "", "auto"):
-            raise ValueError(f"{source} {why}: it has no {key} {item[key]!r} to choose; leave {key!r} out")
+def _step(pipeline: Pipeline, kind: type) -> int:
+    kinds = [type(step) for step in pipeline.transforms]
+    if kinds.count(kind) != 1:
+        raise ValueError(f"expected one {kind.__name__} among the transforms of a slice, got {kinds.count(kind)}")
+    return kinds.index(kind)
 
 
 def _one_slice(value: Any, study: Study) -> tuple[int, int]:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < study.count:
         raise ValueError(f"file {study.source} has {study.plane} slices 0 to {study.count - 1}, not {value!r}")
     return int(value), int(value) + 1
-
-
-def _reasons(failed: Mapping[int, str]) -> str:
-    """The first reasons, each once."""
-    reasons = list(dict.fromkeys(failed.values()))
-    return "; ".join(reasons[:2]) + ("; ..." if len(reasons) > 2 else "")
 
 
 def _flags(
@@ -368,7 +374,7 @@ def _flags(
         found.append(
             {
                 "code": "slices_without_head",
-                "message": f"{len(failed)} of {study.count} slices show no head ({_reasons(failed)})",
+                "message": f"{len(failed)} of {study.count} slices show no head ({first_reasons(failed)})",
                 "slices": sorted(failed),
             }
         )

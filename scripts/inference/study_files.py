@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +145,16 @@ def intensity_flags(array: np.ndarray) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def check_uncut(item: Mapping[Hashable, Any], source: str, why: str) -> None:
+    """Refuse a slice or plane of an image that is not cut."""
+    for key in ("slice", "plane"):
+        if item.get(key) not in (None, "", "auto"):
+            raise ValueError(f"{source} {why}: it has no {key} {item[key]!r} to choose; leave {key!r} out")
+
+
+def first_reasons(failed: Mapping[int, str]) -> str:
+    """The first two reasons, each once."""
+    reasons = list(dict.fromkeys(failed.values()))
+    return "; ".join(reasons[:2]) + ("; ..." if len(reasons) > 2 else "")

@@ -212,7 +212,7 @@ def dataset(items, folder, size, augment=False, cache=True):
         "train#dataset#data": resolve_items(items, folder),
         "train#dataset#slices": None,
         "train#dataset#progress": False,
-        "train#preprocessing#augment": augment,
+        "augment": augment,
         "num_classes": 2,
         "spatial_size": [size, size],
         "cache_dir": None,
