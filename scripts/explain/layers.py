@@ -246,7 +246,9 @@ def _describe(value: Any) -> str:
 
 
 @contextmanager
-def record(model: nn.Module, layers: Sequence[str], aliases: Mapping[str, str] | None = None) -> Iterator[Recorder]:
+def record(
+    model: nn.Module, layers: Sequence[str], aliases: Mapping[str, str] | None = None, none: bool = False
+) -> Iterator[Recorder]:
     """Record the outputs of several layers during one forward pass, and their gradients afterwards.
 
     Forward hooks keep each output and hand on a copy of it, so in-place operations behind a layer do no harm. Frozen
@@ -257,6 +259,7 @@ def record(model: nn.Module, layers: Sequence[str], aliases: Mapping[str, str] |
         model: the network; its mode, parameters, buffers and `.grad` are left alone.
         layers: dotted names or aliases, each a layer that runs exactly once and returns one tensor.
         aliases: further aliases, as in `resolve_layer`.
+        none: no layer at all is no mistake.
 
     Raises:
         LayerError: for an unknown layer, and, inside the block, for one that runs twice or returns no tensor.
@@ -268,7 +271,7 @@ def record(model: nn.Module, layers: Sequence[str], aliases: Mapping[str, str] |
     torch.Size([1, 1, 2, 2])
     """
     names = [resolve_layer(model, layer, aliases) for layer in layers]
-    if not names:
+    if not names and not none:
         raise LayerError("no layer given; expected at least one dotted name")
     recorder = Recorder(model, names)
     handles: list[RemovableHandle] = []

@@ -14,6 +14,7 @@ from scripts.explain import cam
 from scripts.explain.evidence import evidence_pass
 from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated_gradients, saliency, smoothgrad
 from scripts.explain.layers import evaluating
+from scripts.explain.lrp import lrp
 from scripts.explain.maps import combine_maps, scale_maps, upsample
 from scripts.explain.perturbation import occlusion, scorecam
 from scripts.explain.scores import one_tensor
@@ -38,6 +39,7 @@ METHODS: dict[str, str] = {
     "evidence": "evidence",
     **dict.fromkeys(cam.METHODS, "layer"),
     "scorecam": "layer",
+    "lrp": "layer",
     **dict.fromkeys(PIXEL_METHODS, INPUT),
 }
 # Tens to thousands of passes an image, where the others take two or three.
@@ -152,6 +154,9 @@ def explain(
     for name in methods:
         if name == "scorecam":
             passes[name] = scorecam(model, x, names, aim, aliases=aliases, **{**changing, **extra.get(name, {})})
+        elif name == "lrp":
+            given = _with_foreground(kwargs, foreground, foreground_kwarg)
+            passes[name] = lrp(model, x, names, aim, given, aliases, signed)
         elif name == "evidence":
             if not isinstance(aim, LogitTarget):
                 raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")
@@ -195,7 +200,7 @@ def _check(
             f"layers {layers!r} are given, but {', '.join(methods)} explains none; leave them out, or ask for one of "
             f"{', '.join(explaining)}"
         )
-    known = {"cam" if name in cam.METHODS else name for name in methods if name != "evidence"}
+    known = {"cam" if name in cam.METHODS else name for name in methods if name not in ("evidence", "lrp")}
     known |= {without_statistics(name) for name in known}
     stray = sorted(set(options) - known)
     if stray:

@@ -151,9 +151,7 @@ def _own_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def frozen_statistics(
-    model: nn.Module, apply: Callable[[Tensor, Tensor, Tensor], Tensor] = _held
-) -> Iterator[nn.Module]:
+def frozen_statistics(model: nn.Module, mode: NormMode | None = None) -> Iterator[nn.Module]:
     """Hold the statistics of every normalization fixed in the backward passes of the forward passes in this block.
 
     Outputs are unchanged. torch's normalizations are met wherever they are called, by module or function. A module
@@ -162,7 +160,7 @@ def frozen_statistics(
 
     Args:
         model: the network.
-        apply: of the input, the output and the slope of a normalization: the output, with another backward pass.
+        mode: what is done instead with the normalizations met, and with other functions.
 
     Raises:
         LayerError: for a network with scripted parts, and, inside the block, for a module called a norm that is
@@ -174,7 +172,7 @@ def frozen_statistics(
                 f"{name or type(model).__name__!r} is scripted or traced, so that the statistics of its normalizations "
                 "cannot be held fixed; give the network as it was before torch.jit"
             )
-    thread, mode, kind = threading.get_ident(), NormMode(apply), type(model).__name__
+    thread, mode, kind = threading.get_ident(), mode or NormMode(_held), type(model).__name__
     met: dict[nn.Module, int] = {}
 
     def of_slope(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
@@ -185,7 +183,7 @@ def frozen_statistics(
         slope_of: Any = module.slope
         with torch.no_grad():
             slope = slope_of(*args, **kwargs)
-        return apply(x, output.detach(), slope)
+        return mode.apply(x, output.detach(), slope)
 
     def before(module: nn.Module, args: tuple) -> None:
         met[module] = mode.handled
