@@ -61,7 +61,7 @@ def certify_run(
     left_out: Counter[str] = Counter()
     cases = subject.cases(items, left_out)
     content = certify(
-        subject, cases, out or run_dir / FOLDER, f"{run_dir.name}, weights {sha[:12]}", runs.bootstrap_unit(datalist),
+        subject, cases, out or run_dir / FOLDER, f"{run_dir.name}, weights {sha[:12]}", runs.clustered_by(datalist),
         left_out=left_out, **options,
     )  # fmt: skip
     return content
@@ -97,7 +97,7 @@ def _pictures(arguments: argparse.Namespace, classes: list[str], left_out: Count
     if met.binary:
         raise ValueError(f"{arguments.datalist_file}: {'; '.join(met.notes)}; name the classes in --model_config alike")
     items = evaluated_items(datalist, arguments.part, str(arguments.dataset_dir))
-    return datalist_cases(items, met.index, left_out), runs.bootstrap_unit(datalist)
+    return datalist_cases(items, met.index, left_out), runs.clustered_by(datalist)
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:

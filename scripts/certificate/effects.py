@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case
 from scripts.certificate.questions import Question
-from scripts.measures.bootstrap import bootstrap_interval
+from scripts.measures.intervals import mean_interval
 
 Measure = Callable[[Answer, int], float]
 # Tests whose effect is that something is there afterwards; of the others, that it is gone.
@@ -119,13 +119,13 @@ class Answers:
         return row | {
             "before": float(table[:, 0].mean()),
             "after": float(table[:, 1].mean()),
-            "after_ci95": bootstrap_interval(table[:, 1], groups),
+            "after_ci95": mean_interval(table[:, 1], groups),
             "control": float(table[:, 2].mean()),
             "effect": float(effect.mean()),
             "control_effect": float(of_control.mean()),
             "control_changed": float((table[:, 2] != table[:, 0]).mean()),
             "difference": float((effect - of_control).mean()),
-            "difference_ci95": bootstrap_interval(effect - of_control, groups),
+            "difference_ci95": mean_interval(effect - of_control, groups, bounds=(-2.0, 2.0)),
         }
 
     def decisive(self, test: str, how: str, kinds: bool = False) -> list[Triple]:

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from scripts.certificate.questions import Question
 from scripts.interventions.insertion import tissue_scale
 from scripts.interventions.regions import Image, Mask, box_of, grow, inner, part
-from scripts.measures.bootstrap import Resamples, interval
+from scripts.measures.intervals import auc, auc_interval
 
 LIMIT = 0.6
 LEAST = 20
@@ -83,9 +83,8 @@ class Realism:
                 score = cross_val_predict(
                     model, features, made, groups=groups, cv=GroupKFold(5), method="decision_function"
                 )
-                drawn = Resamples(list(groups)).auc(made, score)
-                row["auc"] = float(np.mean(score[made][:, None] > score[~made][None]))
-                row["auc_ci95"] = interval(drawn)
+                row["auc"] = auc(made, score)
+                row["auc_ci95"] = auc_interval(made, score, list(groups))
                 row["out_of_distribution"] = row["auc"] > self.limit
             found.append(row)
         return found

@@ -147,7 +147,7 @@ def audit(
         dataset_dir: folder that its paths are relative to.
         spatial_size: side of the network's grid, pixels.
         limit: at most so many items, drawn by the seed.
-        seed: of subsample, folds and bootstrap.
+        seed: of subsample and folds.
         parts: parts of the datalist to take together.
         progress: show a progress bar.
 

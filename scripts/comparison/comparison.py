@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from scripts.comparison.trained_models import MEASURES, Key, Measure, Model, check_comparable
-from scripts.measures.bootstrap import Resamples, interval
+from scripts.measures import claims
+from scripts.measures.intervals import auc_values, recall_values
 from scripts.measures.metrics import balanced_accuracy
 
 __all__ = ["compare", "difference", "value_of"]
@@ -42,68 +43,58 @@ def _units(model: Model, keys: Sequence[Key]) -> list[str]:
     return [model.cases[key].get("unit") or f"{key[0]}: {model.cases[key]['patient']}" for key in keys]
 
 
-def difference(ours: Sequence[Model], reference: Sequence[Model], measure: Measure) -> dict[str, Any] | None:
+def _by_case(model: Model, measure: Measure, keys: Sequence[Key]) -> NDArray[np.float64]:
+    """One value a case (N,) whose mean is the measure; NaN where a case does not define it."""
+    if measure.name not in ("balanced_accuracy", "roc_auc"):
+        return model.column(measure, keys)
+    diagnosis, predicted, probability = _labels(model, keys)
+    if measure.name == "balanced_accuracy":
+        return recall_values(diagnosis, predicted)
+    tumor = diagnosis > 0
+    return auc_values(tumor, probability) if 0 < tumor.sum() < len(tumor) else np.full(len(keys), np.nan)
+
+
+def difference(
+    ours: Sequence[Model], reference: Sequence[Model], measure: Measure
+) -> tuple[dict[str, Any], claims.Difference] | None:
     """Mean of `ours` minus mean of `reference` on the same cases, with the interval of that difference.
 
-    Seeds that both have are paired (all are taken where they share none). Patients, or near-duplicate groups, are
-    resampled, the same ones for both sides; the networks stay as they are, so the interval says nothing about what
-    another training would give: `by_seed` does.
+    Seeds that both have are paired; where they share none, the means over all of each side are.
 
     Returns:
-        {difference, ci95, by_seed, seeds, n, better: whether the interval lies on the good side of 0, worse}; None
-        where one side was not trained for it, or no case defines it.
+        ({difference, ci95, by_seed, seeds, n}, what `claims.verdict` needs); None where one side was not trained for
+        it, or no case defines it.
     """
     if not all(model.has(measure) for model in (*ours, *reference)):
         return None
     shared = sorted({m.seed for m in ours} & {m.seed for m in reference})
-    a, b = ([m for m in side if not shared or m.seed in shared] for side in (ours, reference))
-    a, b = sorted(a, key=lambda m: m.seed), sorted(b, key=lambda m: m.seed)
+    a, b = (
+        sorted((m for m in side if not shared or m.seed in shared), key=lambda m: m.seed) for side in (ours, reference)
+    )
     keys = sorted(b[0].maps if measure.maps else b[0].cases)
     if measure.name in ("balanced_accuracy", "roc_auc"):
         keys = [key for key in keys if int(b[0].cases[key]["diagnosis"]) >= 0]
-        found = [[value_of(m, measure)[0] for m in side] for side in (a, b)]
-        values = [[v for v in side if v is not None] for side in found]
-        if not keys or values != found:
-            return None
-        drawn = Resamples(_units(b[0], keys))
-        classes = 1 + max(int(max(*_labels(m, keys)[0], *_labels(m, keys)[1])) for m in (*a, *b))
-        sides = [np.mean([_resampled(m, measure, keys, drawn, classes) for m in side], axis=0) for side in (a, b)]
-        means, samples = [float(np.mean(side)) for side in values], sides[0] - sides[1]
-        pairs = len(keys)
-    else:
-        columns = [np.stack([m.column(measure, keys) for m in side]) for side in (a, b)]
-        defined = np.isfinite(columns[0]).all(axis=0) & np.isfinite(columns[1]).all(axis=0)
-        pairs = int(defined.sum())
-        if not pairs:
-            return None
-        columns = [column[:, defined] for column in columns]
-        chosen = [keys[i] for i in np.flatnonzero(defined)]
-        values = [[float(v) for v in column.mean(axis=1)] for column in columns]
-        means = [float(np.mean(side)) for side in values]
-        samples = Resamples(_units(b[0], chosen)).mean(columns[0].mean(axis=0) - columns[1].mean(axis=0))
-    change, limits = means[0] - means[1], interval(samples)
-    low, high = limits if measure.higher else [None if v is None else -v for v in reversed(limits)]
-    return {
-        "difference": change,
-        "ci95": limits,
-        "by_seed": [x - y for x, y in zip(*values, strict=True)] if shared else None,
+    if not keys:
+        return None
+    sides = [np.stack([_by_case(m, measure, keys) for m in side]) for side in (a, b)]
+    defined = np.isfinite(sides[0]).all(axis=0) & np.isfinite(sides[1]).all(axis=0)
+    if not defined.any():
+        return None
+    sides = [side[:, defined] for side in sides]
+    units = _units(b[0], [keys[i] for i in np.flatnonzero(defined)])
+    by_seed = (sides[0].mean(axis=1) - sides[1].mean(axis=1)).tolist() if shared else None
+    if not shared:
+        sides = [side.mean(axis=0, keepdims=True) for side in sides]
+    measured = claims.difference_of(sides[0], sides[1], units)
+    row = {
+        "difference": measured.difference,
+        "ci95": measured.ci95,
+        "by_seed": by_seed,
         "seeds": shared,
-        "n": pairs,
-        "better": low is not None and low > 0,
-        "worse": high is not None and high < 0,
+        "n": int(defined.sum()),
+        "groups": measured.groups,
     }
-
-
-def _resampled(
-    model: Model, measure: Measure, keys: Sequence[Key], drawn: Resamples, classes: int
-) -> NDArray[np.float64]:
-    diagnosis, predicted, probability = _labels(model, keys)
-    if measure.name == "roc_auc":
-        return drawn.auc(diagnosis > 0, probability)
-    confusion = drawn.confusion(diagnosis, predicted, classes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(axis=2)
-    return np.nanmean(recall, axis=1)
+    return row, measured
 
 
 def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, Any]:
@@ -125,20 +116,38 @@ def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, 
     reference = next(iter(rows)) if reference is None else reference
     if reference not in rows:
         raise ValueError(f"reference is one of {', '.join(rows)}, got {reference!r}")
+    table = [_row(name, own) for name, own in rows.items()]
+    found = [
+        (row, measure, result)
+        for row in table
+        for measure in MEASURES
+        if row["name"] != reference and "missing" not in row["measures"][measure.name]
+        if (result := difference(rows[row["name"]], rows[reference], measure)) is not None
+    ]
+    sides = [
+        measured.false_if_higher if measured.difference > 0 else measured.false_if_lower
+        for _, _, (_, measured) in found
+    ]
+    for (row, measure, (entry, measured)), false in zip(found, claims.adjusted(sides), strict=True):
+        row["difference"][measure.name] = entry | claims.verdict(
+            measured, measure.higher, false, len(found), measure.margin
+        )
     return {
         "reference": reference,
         "measures": [
-            {"name": m.name, "label": m.label, "higher_is_better": m.higher, "kind": m.kind} for m in MEASURES
+            {"name": m.name, "label": m.label, "higher_is_better": m.higher, "kind": m.kind, "margin": m.margin}
+            for m in MEASURES
         ],
-        "rows": [_row(name, own, rows[reference]) for name, own in rows.items()],
-        "differences": "row minus reference on the same cases, the seeds that both have; 95 % percentile bootstrap by "
-        "patient, or near-duplicate group where it is unknown",
+        "rows": table,
+        "differences": f"row minus reference on the same cases, the seeds that both have; {claims.METHOD}; “equal” "
+        "where the 95 % interval lies within the margin",
+        "claims": len(found),
         "machines": sorted({model.machine for model in models}),
         "datalist_sha256": models[0].datalist,
     }
 
 
-def _row(name: str, own: Sequence[Model], reference: Sequence[Model]) -> dict[str, Any]:
+def _row(name: str, own: Sequence[Model]) -> dict[str, Any]:
     own = sorted(own, key=lambda model: model.seed)
     first = own[0]
     seconds = [model.seconds for model in own]
@@ -170,6 +179,4 @@ def _row(name: str, own: Sequence[Model], reference: Sequence[Model]) -> dict[st
             "by_seed": values,
             "n": found[0][1],
         }
-        if name != reference[0].name:
-            row["difference"][measure.name] = difference(own, reference, measure)
     return row

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
 BETTER, WORSE, SAME = "#0072B2", "#D55E00", "#6b6b70"
+MARKS = {"better": (BETTER, "^"), "worse": (WORSE, "v")}
 SHORT = {
     "dice": "Dice",
     "balanced_accuracy": "Bal. accuracy",
@@ -71,8 +72,20 @@ def _difference(entry: Mapping[str, Any] | None, kind: str) -> str:
     if entry is None:
         return "n/a"
     low, high = (_change(v, kind) for v in entry["ci95"])
-    mark = " better" if entry["better"] else " WORSE" if entry["worse"] else ""
-    return f"{_change(entry['difference'], kind)} [{low}, {high}]{mark}"
+    return f"{_change(entry['difference'], kind)} [{low}, {high}] {claim_words(entry)}"
+
+
+def claim_words(entry: Mapping[str, Any]) -> str:
+    """What may be said of a difference, in words.
+
+    Args:
+        entry: with claim, false_probability and needed, of `scripts.measures.claims.verdict`.
+    """
+    if entry["claim"] in ("better", "worse"):
+        return f"{entry['claim']} (false: {format_number(entry['false_probability'], 'percent')})"
+    if entry["claim"] == "not settled" and entry["needed"] is not None:
+        return f"not settled ({format_number(entry['needed'], 'count')} more patients)"
+    return str(entry["claim"])
 
 
 def _grid(lines: Sequence[Sequence[str]]) -> str:
@@ -108,7 +121,7 @@ def table(result: Mapping[str, Any]) -> str:
     text = [_grid([head, *values])]
     if changes:
         text += [
-            f"\ndifference from {reference} (shares in hundredths; better and WORSE: 0 is outside the interval)\n",
+            f"\ndifference from {reference} (shares in hundredths; false: probability that the claim is false)\n",
             _grid([["model", *(SHORT[m["name"]] for m in measures)], *changes]),
         ]
     text.append("\n" + "\n".join(f"{title(result, row)}: {_said(row)}" for row in rows))
@@ -154,6 +167,7 @@ def csv_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             line[f"{name}_n"] = value.get("n")
             low, high = change.get("ci95", (None, None))
             line |= {f"{name}_difference": change.get("difference"), f"{name}_low": low, f"{name}_high": high}
+            line |= {f"{name}_claim": change.get("claim"), f"{name}_false": change.get("false_probability")}
         line["missing"] = "; ".join(sorted({m["missing"] for m in row["measures"].values() if "missing" in m}))
         found.append(line)
     return found
@@ -214,13 +228,13 @@ def differences_figure(result: Mapping[str, Any]) -> bytes | None:
                 if entry is None:
                     _not_there(ax, i)
                     continue
-                color, marker = (BETTER, "^") if entry["better"] else (WORSE, "v") if entry["worse"] else (SAME, "o")
+                color, marker = MARKS.get(entry["claim"], (SAME, "o"))
                 if entry["ci95"][0] is not None:
                     ax.plot(entry["ci95"], [i, i], "-", color=color, lw=1.4)
                 ax.plot(entry["difference"], i, marker, color=color, ms=6)
         figure.supxlabel(
             f"difference from {_reference_title(result)} on the same cases, 95 % interval; "
-            "blue triangle up: better, orange triangle down: worse, gray dot: the interval includes 0",
+            "blue triangle up: better, orange triangle down: worse, gray dot: equal or not settled",
             fontsize=8.5,
         )
         return png(figure)

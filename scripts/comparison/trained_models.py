@@ -35,6 +35,7 @@ class Measure:
         higher: whether more is better.
         kind: of `scripts.runs.run_files.format_number`.
         maps: whether it stands in explanations/cases.csv; otherwise in evaluation/cases.csv.
+        margin: difference that counts as none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Measure:
     higher: bool
     kind: str
     maps: bool = False
+    margin: float | None = 0.02
 
 
 MEASURES = (

@@ -16,7 +16,7 @@ from scipy.special import softmax
 from scripts.evaluation.items import ClassComparison
 from scripts.explain.clusters import clusters
 from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
-from scripts.measures.bootstrap import case_summary
+from scripts.measures.intervals import AT_LEAST_0, METHOD, SHARES, case_summary
 from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
 from scripts.measures.metrics import classification_metrics, decide, one_class_metrics
@@ -37,6 +37,7 @@ GRID_WORDS = (
 )
 # Columns of cases.csv that are not lists.
 HIDDEN = ("logits", "probability")
+UNBOUNDED = ("hd95", "hd95_mm", "predicted_pixels", "predicted_mm2", "predicted_ml")
 
 
 class CaseResults:
@@ -117,7 +118,8 @@ def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    return case_summary(np.array([row[name] for row in rows], dtype=float), [row["unit"] for row in rows])
+    values = np.array([row[name] for row in rows], dtype=float)
+    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if name in UNBOUNDED else SHARES)
 
 
 def _not_segmented(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -263,7 +265,7 @@ def write_evaluation(
     threshold: float,
     temperature: float,
     part: str = "test",
-    bootstrap_by: str = "patient",
+    clustered_by: str = "patient",
     classes: ClassComparison | None = None,
     provenance: Mapping[str, Any] | None = None,
     spatial_dims: int = 2,
@@ -277,7 +279,7 @@ def write_evaluation(
         folder: ``runs/<run>/evaluation``.
         threshold, temperature: from validation.
         part: name of the datalist's part.
-        bootstrap_by: what ``patient`` of the rows really is: "patient" or "near-duplicate group".
+        clustered_by: what ``patient`` of the rows really is: "patient" or "near-duplicate group".
         classes: how the datalist's classes meet the network's; None: they are the same, called by number.
         provenance: of the cases, see `scripts.evaluation.items.provenance`.
         spatial_dims: 3 of whole volumes, each of which is one case.
@@ -305,11 +307,11 @@ def write_evaluation(
         "notes": [
             *(classes.notes if classes else []),
             *_task_notes(rows, provenance or {}),
-            *_gaps(rows, names, bootstrap_by),
+            *_gaps(rows, names, clustered_by),
             *notes,
         ],
         "provenance": dict(provenance or {}),
-        "intervals": f"95 % percentile bootstrap by {bootstrap_by}",
+        "intervals": f"{METHOD} by {clustered_by}",
         "grid": GRID_WORDS.format(*(("pixels", "pixel") if spatial_dims == 2 else ("voxels", "voxel"))),
         "areas": AREA_WORDS[spatial_dims],
     }

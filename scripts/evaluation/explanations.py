@@ -153,7 +153,7 @@ def _measure(
         logger.info("%s on %d cases, drawn by seed %d", ", ".join(slow), len(few), plan.seed)
     batches = tqdm(loader, desc="explaining", unit="batch")
     rows = measure(network, batches, plan, classes, few, device)
-    table = localization_table(rows, plan.seed)
+    table = localization_table(rows)
     write_json(table, folder / "localization.json")
     write_csv(rows, folder / "cases.csv")
     figure = localization_figure(sorted_rows(table), main_map(network), title)

@@ -19,7 +19,7 @@ from scripts.explain.gradients import INPUT
 from scripts.explain.methods import METHODS
 from scripts.explain.sanity import Explainer, RandomizationStage, cascading_randomization, stability
 from scripts.explain.targets import TumorLogOdds
-from scripts.measures.bootstrap import bootstrap_interval
+from scripts.measures.intervals import mean_interval
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def _summary(values: Mapping[str, Tensor], parts: Sequence[Cases]) -> dict[str, 
         array = value.double().cpu().numpy()
         there = np.isfinite(array)
         summary[name] = float(array[there].mean()) if there.any() else None
-        summary[f"{name}_ci95"] = bootstrap_interval(array[there], groups[there])
+        summary[f"{name}_ci95"] = mean_interval(array[there], list(groups[there]), bounds=None)
     return summary
 
 

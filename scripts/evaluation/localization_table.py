@@ -10,12 +10,12 @@ import numpy as np
 from scripts.evaluation.localization import BASELINES, COMPLETENESS
 from scripts.explain.clusters import clusters
 from scripts.explain.measures import aggregate
-from scripts.measures.bootstrap import bootstrap_interval
+from scripts.measures.intervals import mean_interval
 
 __all__ = ["format_table", "localization_table", "sorted_rows"]
 
 
-def localization_table(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+def localization_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of localization.json: over all cases, then by source, then by class; the same against the predicted masks.
 
     Every row says what it is over: ``mask`` ("true" or "predicted"), ``source`` and ``class`` ("all" or a name).
@@ -29,7 +29,6 @@ def localization_table(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list
 
     Args:
         rows: of `measure`.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: when no case has a tumor in its true mask.
@@ -39,8 +38,8 @@ def localization_table(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list
         chosen = [row for row in rows if row["mask"] == mask]
         if mask == "predicted" and not any(row["tumor_area"] > 0 for row in chosen):
             continue  # the network predicts no tumor in any case
-        by_source = aggregate(chosen, by="source", seed=seed)
-        by_class = aggregate(chosen, by="class", seed=seed)
+        by_source = aggregate(chosen, by="source")
+        by_class = aggregate(chosen, by="class")
         table += [_ordered(row, mask, row["source"], "all") for row in by_source]
         table += [_ordered(row, mask, "all", row["class"]) for row in by_class if row["class"] != "all"]
     explained = [row for row in rows if row["method"] == "integrated_gradients" and row["mask"] == "true"]
@@ -50,7 +49,7 @@ def localization_table(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list
     healthy = [row for row in rows if row["mask"] == "true" and row["tumor_area"] == 0]
     for row in table:
         if (row["mask"], row["class"]) == ("true", "all") and row["method"] not in BASELINES:
-            row.update(_on_tumor_free(row, healthy, seed))
+            row.update(_on_tumor_free(row, healthy))
     return table
 
 
@@ -67,7 +66,7 @@ def _completeness(row: Mapping[str, Any], explained: Sequence[Mapping[str, Any]]
     return {COMPLETENESS: float(np.median(own)) if own else None, f"{COMPLETENESS}_n": len(own)}
 
 
-def _on_tumor_free(row: Mapping[str, Any], healthy: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+def _on_tumor_free(row: Mapping[str, Any], healthy: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How often a map is empty where there is no tumor; null where the method did not run on such cases."""
     chosen = [
         case
@@ -79,7 +78,7 @@ def _on_tumor_free(row: Mapping[str, Any], healthy: Sequence[Mapping[str, Any]],
         return {"n_free": 0, "empty_rate_free": None, "empty_rate_free_ci95": [None, None]}
     groups = [name for _, name in clusters(chosen)]
     empty = np.array([case["empty"] for case in chosen])
-    interval = bootstrap_interval(empty, groups, seed=seed)
+    interval = mean_interval(empty, groups)
     return {"n_free": len(chosen), "empty_rate_free": float(empty.mean()), "empty_rate_free_ci95": interval}
 
 

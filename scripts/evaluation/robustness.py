@@ -21,7 +21,7 @@ from scripts.explain.evidence import evidence_map
 from scripts.explain.measures import case_measures
 from scripts.explain.targets import TumorLogOdds
 from scripts.inference.inferers import spatial_dims
-from scripts.measures.bootstrap import case_summary
+from scripts.measures.intervals import case_summary
 from scripts.measures.mask_measures import mask_measures
 from scripts.measures.metrics import diagnosis_metrics
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from monai.transforms import Compose
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from scripts.data import datalists
@@ -20,7 +19,7 @@ from scripts.evaluation.outsiders import OUTSIDERS
 from scripts.evaluation.uncertainty_evaluation import draw
 from scripts.inference import scope
 from scripts.inference.inferers import spatial_dims
-from scripts.measures.bootstrap import Resamples, interval
+from scripts.measures.intervals import auc, auc_interval
 from scripts.runs.folder import last_stage, read_datalist, write_json
 
 logger = logging.getLogger(__name__)
@@ -125,9 +124,9 @@ def compare(
     if len(outside):
         target = np.repeat([False, True], [len(inside), len(outside)])
         scores = np.concatenate([inside, outside])
-        drawn = Resamples([f"in {u}" for u in inside_units] + [f"out {u}" for u in outside_units])
-        found["auroc"] = float(roc_auc_score(target, scores))
-        found["auroc_ci95"] = interval(drawn.auc(target, scores))
+        units = [f"in {u}" for u in inside_units] + [f"out {u}" for u in outside_units]
+        found["auroc"] = auc(target, scores)
+        found["auroc_ci95"] = auc_interval(target, scores, units)
     return found
 
 

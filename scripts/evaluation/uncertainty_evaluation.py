@@ -19,7 +19,7 @@ from scripts.evaluation.evaluation import identity
 from scripts.evaluation.items import ClassComparison
 from scripts.inference.inferers import VIEWS
 from scripts.inference.uncertainty import Spread, has_dropout, mc_dropout, predict, test_time_augmentation
-from scripts.measures.bootstrap import Resamples, case_summary, interval
+from scripts.measures.intervals import auc, auc_interval, case_summary
 from scripts.measures.metrics import decide
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
@@ -150,8 +150,7 @@ def _against(rows: Sequence[Mapping[str, Any]], score: str, wrong: Callable[[Map
     values = np.array([row[score] for row in rows], dtype=float)
     if not 0 < error.sum() < len(error):
         return {"auroc": None, "auroc_ci95": [None, None]}
-    drawn = Resamples([row["unit"] for row in rows])
-    return {"auroc": float(roc_auc_score(error, values)), "auroc_ci95": interval(drawn.auc(error, values))}
+    return {"auroc": auc(error, values), "auroc_ci95": auc_interval(error, values, [row["unit"] for row in rows])}
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is drawn together in a bootstrap: all cases that share a patient or a group of near-duplicates."""
+"""What counts as one draw: all cases that share a patient or a group of near-duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a map is worth: measures per case against a tumor mask, baselines, and means with bootstrap intervals."""
+"""What a map is worth: measures per case against a tumor mask, baselines, and means with intervals."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.explain.clusters import clusters
+from scripts.explain.intervals import AT_LEAST_0, SHARES, ratio_interval
 from scripts.explain.maps import check_maps, upsample
 
 __all__ = [
@@ -210,68 +211,27 @@ def case_rows(measures: Mapping[str, Tensor], cases: Sequence[Mapping[str, Any]]
     return [{**keys, **case, **{k: v[i] for k, v in columns.items()}} for i, case in enumerate(cases)]
 
 
-def _quotients(
-    values: np.ndarray, weights: np.ndarray, units: np.ndarray, n_resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of values / sums of weights (M,), both (N, M), and 95 % intervals (2, M) by resampling whole units.
-
-    With weights of 1, where there is a value, these are means. What is not finite in either is left out; an interval
-    needs two units that have a value.
-    """
-    present = np.isfinite(values) & np.isfinite(weights)
-    n_units = int(units.max()) + 1
-    sums, counts, own = (np.zeros((n_units, values.shape[1])) for _ in range(3))
-    np.add.at(sums, units, np.where(present, values, 0.0))
-    np.add.at(counts, units, np.where(present, weights, 0.0))
-    np.add.at(own, units, present)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = sums.sum(0) / counts.sum(0)
-        if n_units < 2:
-            return means, np.full((2, values.shape[1]), np.nan)
-        rng = np.random.default_rng(seed)
-        resampled = []
-        for start in range(0, n_resamples, 200):  # in chunks: the weights of 200 draws of 5,000 units take 8 MB
-            draws = min(200, n_resamples - start)
-            times = rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=draws).astype(float)
-            resampled.append((times @ sums) / (times @ counts))
-    table = np.concatenate(resampled)
-    limits = np.full((2, values.shape[1]), np.nan)
-    for column in range(values.shape[1]):
-        drawn = table[np.isfinite(table[:, column]), column]
-        if len(drawn) and (own[:, column] > 0).sum() > 1:
-            limits[:, column] = np.percentile(drawn, [2.5, 97.5])
-    return means, limits
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def aggregate(
     rows: Iterable[Mapping[str, Any]],
     keys: Sequence[str] = ("method", "layer", "target"),
     by: str = "source",
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Means over cases with 95 % intervals: the rows of localization.json.
 
     `attention_ratio` is the mean of `attention_mean` over the mean of `attention_rest`: a map that is 0 outside the
     tumor, whose own ratio has no value, counts in it, and one that is nearly so does not outweigh all others.
 
-    Intervals are percentiles of a cluster bootstrap: whole patients are drawn with replacement (near-duplicate groups
-    where patients are unknown, cases where both are); `bootstrap_unit` says which. All rows of a stratum draw the same
-    units. A measure that no case has is null; an interval from fewer than two units is [null, null].
+    Intervals count whole patients (near-duplicate groups where patients are unknown, cases where both are);
+    `clustered_by` says which. A measure that no case has is null; an interval from fewer than two of them is
+    [null, null].
 
     Args:
         rows: of `case_rows`. Cases without tumor (`tumor_area` 0) are left out: nothing could be localized in them.
         keys: columns that make a result row.
         by: column of the strata, beside the row "all" over all of them.
-        n_resamples: bootstrap draws.
-        seed: of the draws.
 
     Returns:
-        rows {**keys, by, n, bootstrap_unit, measure, measure_ci95, ..., empty_rate, empty_rate_ci95, cancelled_rate,
+        rows {**keys, by, n, clustered_by, measure, measure_ci95, ..., empty_rate, empty_rate_ci95, cancelled_rate,
         cancelled_rate_ci95}, "all" first.
 
     Raises:
@@ -291,11 +251,11 @@ def aggregate(
             chosen = [row for row in members if stratum == "all" or str(row[by]) == stratum]
             if chosen:
                 head = {**dict(zip(keys, key, strict=True)), by: stratum}
-                table.append({**head, **_summary(chosen, head, n_resamples, seed)})
+                table.append({**head, **_summary(chosen, head)})
     return table
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any], n_resamples: int, seed: int) -> dict[str, Any]:
+def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> dict[str, Any]:
     names = [(row.get("source"), row.get("name")) for row in rows]
     if names[0][1] is not None and len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -304,16 +264,17 @@ def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any], n_resam
         )
     units = clusters(rows)
     kinds = sorted({kind for kind, _ in units}, key=("patient", "group", "case").index)
-    order = {unit: i for i, unit in enumerate(sorted(set(units)))}
-    index = np.array([order[unit] for unit in units])
-    values = np.array([[float(row[m]) for m in (*MEASURES, "empty", "cancelled")] for row in rows])
-    weights = np.ones_like(values)
-    ratio = MEASURES.index("attention_ratio")
-    values[:, ratio] = values[:, MEASURES.index("attention_mean")]
-    weights[:, ratio] = values[:, MEASURES.index("attention_rest")]
-    means, limits = _quotients(values, weights, index, n_resamples, seed)
-    summary: dict[str, Any] = {"n": len(rows), "bootstrap_unit": " or ".join(kinds)}
-    for i, name in enumerate((*MEASURES, "empty_rate", "cancelled_rate")):
-        summary[name] = _number(means[i])
-        summary[f"{name}_ci95"] = [_number(limits[0, i]), _number(limits[1, i])]
+    belongs = [f"{kind} {name}" for kind, name in units]
+    summary: dict[str, Any] = {"n": len(rows), "clustered_by": " or ".join(kinds)}
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in (*MEASURES, "empty", "cancelled")}
+    for measure, values in columns.items():
+        wholes = np.where(np.isfinite(values), 1.0, np.nan)
+        if measure == "attention_ratio":
+            values, wholes = columns["attention_mean"], columns["attention_rest"]
+        there = np.isfinite(values) & np.isfinite(wholes)
+        below = wholes[there].sum()
+        key = f"{measure}_rate" if measure in ("empty", "cancelled") else measure
+        summary[key] = float(values[there].sum() / below) if below else None
+        bounds = AT_LEAST_0 if measure.startswith("attention") else SHARES
+        summary[f"{key}_ci95"] = ratio_interval(values, wholes, belongs, bounds)
     return summary

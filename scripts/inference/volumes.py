@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from scripts.inference.postprocessing import volume_probability
-from scripts.measures.bootstrap import case_summary
+from scripts.measures.intervals import AT_LEAST_0, SHARES, case_summary
 from scripts.measures.metrics import diagnosis_metrics
 
 __all__ = ["VolumeRule", "group_rows", "patient_summary", "volume_summary"]
@@ -120,7 +120,8 @@ def _milliliters(rows: Sequence[dict[str, Any]], what: str) -> float:
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    return case_summary(np.array([row[name] for row in rows], dtype=float), [row["unit"] for row in rows])
+    values = np.array([row[name] for row in rows], dtype=float)
+    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if name in ("n", "predicted_ml") else SHARES)
 
 
 def patient_summary(patients: Sequence[dict[str, Any]], whole: bool = False) -> dict[str, Any]:

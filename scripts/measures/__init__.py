@@ -1,4 +1,4 @@
-"""Figures of merit: metrics, masks, lesions, shortcuts, and the one bootstrap.
+"""Figures of merit: metrics, masks, lesions, shortcuts, and intervals, claims.
 
 May import `scripts.explain`.
 """
@@ -8,7 +8,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "bootstrap": ["bootstrap_interval"],
+        "claims": ["difference_of", "verdict"],
+        "intervals": ["case_summary", "mean_interval"],
         "lesions": ["lesion_summary"],
         "metrics": ["choose_threshold", "classification_metrics", "fit_temperature"],
     },

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.measures.bootstrap import Resamples, case_summary, interval
+from scripts.measures.intervals import AT_LEAST_0, case_summary, ratio_interval
 
 __all__ = ["FOUND_SHARE", "count_lesions", "lesion_summary"]
 
@@ -55,13 +55,8 @@ def lesion_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     masked = [row for row in rows if row["has_mask"]]
     tumors = [row for row in masked if row["lesions"]]
     total, found = sum(row["lesions"] for row in tumors), sum(row["lesions_found"] for row in tumors)
-    limits: list[float | None] = [None, None]
-    if total:
-        drawn = Resamples([row["unit"] for row in tumors])
-        limits = interval(
-            drawn.total(np.array([row["lesions_found"] for row in tumors]))
-            / drawn.total(np.array([row["lesions"] for row in tumors]))
-        )
+    counts = np.array([[row["lesions_found"], row["lesions"]] for row in tumors], dtype=float).reshape(-1, 2)
+    limits = ratio_interval(counts[:, 0], counts[:, 1], [row["unit"] for row in tumors])
     free = [row for row in masked if not row["lesions"]]
     return {
         "n": total,
@@ -75,4 +70,5 @@ def lesion_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _false(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return case_summary(np.array([row["false_lesions"] for row in rows], dtype=float), [row["unit"] for row in rows])
+    counts = np.array([row["false_lesions"] for row in rows], dtype=float)
+    return case_summary(counts, [row["unit"] for row in rows], AT_LEAST_0)

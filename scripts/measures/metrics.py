@@ -12,13 +12,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
-from scripts.measures.bootstrap import Resamples, bootstrap_interval, case_summary, interval
+from scripts.measures.intervals import auc_interval, fewest_groups, mean_interval, ratio_interval, recall_values
 
 __all__ = [
     "balanced_accuracy",
-    "bootstrap_interval",
     "calibration_bins",
-    "case_summary",
     "choose_threshold",
     "classification_metrics",
     "decide",
@@ -138,23 +136,6 @@ def balanced_accuracy(diagnosis: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean([(predicted[diagnosis == c] == c).mean() for c in np.unique(diagnosis)]))
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
-
-
-def _of_tumor(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Resampled figures (R,) of tumor against none, from confusion matrices (R, K, K)."""
-    hit, missed = confusion[:, 1:, 1:].sum(axis=(1, 2)), confusion[:, 1:, 0].sum(axis=1)
-    alarm, right = confusion[:, 0, 1:].sum(axis=1), confusion[:, 0, 0]
-    return {
-        "sensitivity": _share(hit, hit + missed),
-        "specificity": _share(right, right + alarm),
-        "precision": _share(hit, hit + alarm),
-        "f1": _share(2 * hit, 2 * hit + missed + alarm),
-    }
-
-
 def diagnosis_metrics(
     diagnosis: np.ndarray,
     predicted: np.ndarray,
@@ -172,7 +153,7 @@ def diagnosis_metrics(
         diagnosis, predicted: (N,) int in [0, K).
         probability: (N,) of any tumor, or another score that rises with it.
         classes: K.
-        groups: (N,) patients or near-duplicate groups; with them come 95 % bootstrap intervals, ``<name>_ci95``; of a
+        groups: (N,) patients or near-duplicate groups; with them come 95 % intervals, ``<name>_ci95``; of a
             figure over the cases of one patient there is none.
 
     Raises:
@@ -199,22 +180,24 @@ def diagnosis_metrics(
         "confusion_matrix": sk.confusion_matrix(diagnosis, predicted, labels=list(range(classes))).tolist(),
     }
     if groups is not None:
-        drawn = Resamples(groups)
-        confusion = drawn.confusion(diagnosis, predicted, classes)
-        recall = _share(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2))
-        figures = {
-            "accuracy": _share(np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2))),
-            "balanced_accuracy": _share(np.nansum(recall, axis=1), np.isfinite(recall).sum(axis=1)),
-            **_of_tumor(confusion),
-            "roc_auc": drawn.auc(tumor, probability) if both else np.nan,
+        right = tumor == positive
+        # Sensitivity and the like are rates over some of the cases: these, and how much each weighs.
+        rates = {
+            "sensitivity": tumor.astype(float),
+            "specificity": (~tumor).astype(float),
+            "precision": positive.astype(float),
+            "f1": np.where(tumor & positive, 2.0, (tumor | positive).astype(float)),
         }
-        units = np.asarray(groups)
-        # A figure of one patient's cases alone is the same in every resample.
-        over = {"sensitivity": [tumor], "specificity": [~tumor], "precision": [positive], "f1": [tumor | positive]}
-        over["roc_auc"] = [tumor, ~tumor]
-        for name, values in figures.items():
-            several = all(len(set(units[cases].tolist())) > 1 for cases in over.get(name, []))
-            result[f"{name}_ci95"] = interval(values) if several and result[name] is not None else [None, None]
+        present = [diagnosis == k for k in np.unique(diagnosis)]
+        limits = {
+            "accuracy": mean_interval(diagnosis == predicted, groups),
+            "balanced_accuracy": mean_interval(
+                recall_values(diagnosis, predicted), groups, fewest=fewest_groups(groups, *present)
+            ),
+            **{name: ratio_interval(right * weights, weights, groups) for name, weights in rates.items()},
+            "roc_auc": auc_interval(tumor, probability, groups) if both else [None, None],
+        }
+        result |= {f"{name}_ci95": limit for name, limit in limits.items()}
     return result
 
 
@@ -252,7 +235,7 @@ def classification_metrics(
         diagnosis: (N,) int in [0, K).
         threshold: of tumor probability, chosen elsewhere.
         temperature: divides the logits, chosen elsewhere.
-        groups: (N,) patients or near-duplicate groups; with them come 95 % bootstrap intervals.
+        groups: (N,) patients or near-duplicate groups; with them come 95 % intervals.
 
     Raises:
         ValueError: when there is no case.

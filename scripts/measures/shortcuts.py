@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
-from scripts.measures.metrics import bootstrap_interval
+from scripts.measures.intervals import auc, auc_interval
 
 AXES = ("width", "height", "depth")
 QUANTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
@@ -155,21 +154,6 @@ def _rim(shape: tuple[int, ...]) -> np.ndarray:
     return rim
 
 
-def auc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve by rank sums, ties counted half; NaN when one side is empty.
-
-    Args:
-        positive: bool (N,).
-        score: (N,), higher for positive.
-    """
-    count = int(positive.sum())
-    others = len(positive) - count
-    if count == 0 or others == 0:
-        return math.nan
-    ranks = rankdata(score)
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
-
-
 def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed: int = 0) -> np.ndarray:
     """Predict every item from a model that has seen none of its unit.
 
@@ -219,11 +203,11 @@ def tell(
         features: one dict an item, all with the same keys.
         target: a value for each item.
         units: patient or near-duplicate group of each item.
-        seed: of the folds and of the bootstrap.
+        seed: of the folds.
 
     Returns:
         a row for each value (for the second one only if there are two): ``value``, ``n``, ``positives``, ``units`` (of
-        the scarcer side), ``auc`` (cross-validated, out of fold, value against rest), ``auc_ci95`` (bootstrap by unit),
+        the scarcer side), ``auc`` (cross-validated, out of fold, value against rest), ``auc_ci95`` (by unit),
         ``strongest`` feature and ``strongest_auc`` (that one alone, by a small tree). With fewer than 8
         units on a side ``auc`` is None.
     """
@@ -259,16 +243,11 @@ def tell(
         }
         if value in enough:
             score = scores[usable, k]
-            both = np.stack([positive, score], axis=1)
             row["auc"] = auc(positive, score)
-            row["auc_ci95"] = bootstrap_interval(both, list(groups[usable]), _auc_of_pairs, resamples=500, seed=seed)
+            row["auc_ci95"] = auc_interval(positive, score, list(groups[usable]))
             row["strongest"], row["strongest_auc"] = _strongest(matrix[usable], positive, groups[usable], names, seed)
         rows.append(row)
     return rows
-
-
-def _auc_of_pairs(pairs: np.ndarray) -> float:
-    return auc(pairs[:, 0] > 0.5, pairs[:, 1])
 
 
 def _strongest(

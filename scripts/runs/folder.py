@@ -380,8 +380,8 @@ def trained_tasks(stage_dir: str | Path) -> set[str]:
     return found
 
 
-def bootstrap_unit(datalist: dict[str, Any]) -> str:
-    """What cases are resampled by: "patient", "near-duplicate group" where patients are unknown, or both."""
+def clustered_by(datalist: dict[str, Any]) -> str:
+    """What cases belong together by: "patient", "near-duplicate group" where patients are unknown, or both."""
     items = [item for part in ("training", "validation", "test") for item in datalist.get(part, [])]
     known = [bool(item.get("patient")) for item in items]
     if all(known):

@@ -200,7 +200,7 @@ def test_variants_run_seed_by_seed_with_the_reference_first_and_again_only_what_
     assert [row["name"] for row in result["rows"]] == order
     assert result["rows"][1]["seeds"] == [0, 1]
     assert result["rows"][1]["difference"]["dice"]["difference"] == pytest.approx(-0.1)
-    assert result["rows"][1]["difference"]["dice"]["worse"]
+    assert result["rows"][1]["difference"]["dice"]["claim"] == "not settled", "two patients, changed alike"
     assert result["rows"][1]["difference"]["tumor_energy"]["by_seed"] == pytest.approx([-0.1, -0.1])
     assert (result["reference"], result["epochs"]["joint"], result["not_run"]) == ("ours", 3, [])
     shutil.rmtree(tmp_path / "plain_normalization" / "seed1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -18,6 +19,7 @@ from scripts.comparison import comparison_files
 from scripts.comparison.compare import read_models, write_comparison
 from scripts.comparison.comparison import compare, difference, value_of
 from scripts.comparison.trained_models import MEASURES, check_comparable, expand, read_model, stale, training_seconds
+from scripts.measures.claims import verdict
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.folder import write_json
 from scripts.runs.result_files import EVALUATION, KEY, mark, weights_sha256
@@ -53,55 +55,56 @@ def test_values_by_hand():
     assert value_of(model, BY_NAME["pointing_game"]) == (pytest.approx(2 / 3), 3)
 
 
-def test_a_paired_difference_by_hand_and_the_same_for_every_patient_has_no_width():
+def test_a_paired_difference_by_hand():
     reference = made_model()
-    better = made_model("other", dice=[0.9, 0.7, 0.6])
-    found = difference([better], [reference], BY_NAME["dice"])
-    assert found["difference"] == pytest.approx(0.1)
-    assert found["ci95"] == pytest.approx([0.1, 0.1])
-    assert (found["n"], found["better"], found["worse"]) == (3, True, False)
-    back = difference([reference], [better], BY_NAME["dice"])
-    assert back["difference"] == pytest.approx(-0.1)
-    assert (back["better"], back["worse"]) == (False, True)
+    found, measured = difference([made_model("other", dice=[0.9, 0.8, 0.6])], [reference], BY_NAME["dice"])
+    assert found["difference"] == measured.difference == pytest.approx(0.4 / 3)
+    # Patient a gains 0.1 and 0.2 in two slices, patient b 0.1: the sums about the mean are 0.1 / 3 apart from 0
+    error = math.sqrt(2 * 2 * (0.1 / 3) ** 2 / 9)
+    assert measured.error == pytest.approx(error)
+    assert found["ci95"] == pytest.approx([0.4 / 3 - 12.706 * error, 0.4 / 3 + 12.706 * error], rel=1e-3)
+    assert (found["n"], found["groups"]) == (3, 2)
+    back, _ = difference([reference], [made_model("other", dice=[0.9, 0.8, 0.6])], BY_NAME["dice"])
+    assert back["difference"] == pytest.approx(-0.4 / 3)
 
 
-def test_patients_are_resampled_not_slices():
-    """Patient a gains 0.3 in both slices, patient b loses 0.1: a resample of two patients has one of three means."""
-    found = difference([made_model("other", dice=[1.1, 0.9, 0.4])], [made_model()], BY_NAME["dice"])
-    assert found["difference"] == pytest.approx(0.5 / 3)
-    # a alone 0.3, b alone -0.1, each a quarter of the resamples: the 2.5 and 97.5 percentiles
-    assert found["ci95"] == pytest.approx([-0.1, 0.3])
-    assert not found["better"]
+def test_a_difference_that_is_the_same_for_all_is_no_claim():
+    """Two patients changed alike: what a third would do is not known."""
+    result = compare([made_model(), made_model("other", dice=[0.9, 0.7, 0.6])])
+    entry = result["rows"][1]["difference"]["dice"]
+    assert entry["difference"] == pytest.approx(0.1)
+    assert (entry["claim"], entry["needed"]) == ("not settled", None)
 
 
 def test_less_is_better_where_it_is():
     reference = made_model()
     more = made_model("other")
-    for row in more.maps.values():
-        row["background_energy"] = "0.2"
-    found = difference([more], [reference], BY_NAME["background_energy"])
-    assert found["difference"] == pytest.approx(0.2)
-    assert (found["better"], found["worse"]) == (False, True)
+    for row, value in zip(more.maps.values(), (0.2, 0.2, 0.3), strict=False):
+        row["background_energy"] = str(value)
+    found, measured = difference([more], [reference], BY_NAME["background_energy"])
+    assert found["difference"] > 0.1
+    assert verdict(measured, BY_NAME["background_energy"].higher, 0.01, 1)["claim"] == "worse"
+    assert not BY_NAME["background_energy"].higher
 
 
-def test_balanced_accuracy_and_auc_are_paired_on_the_same_resamples():
+def test_balanced_accuracy_and_auc_are_paired_by_case():
     reference = made_model()
     same = made_model("other", probability=[0.95, 0.85, 0.45, 0.35, 0.25])  # decides and ranks alike
     for name in ("balanced_accuracy", "roc_auc"):
-        found = difference([same], [reference], BY_NAME[name])
-        assert (found["difference"], found["ci95"]) == (0.0, [0.0, 0.0])
+        found, measured = difference([same], [reference], BY_NAME[name])
+        assert (found["difference"], measured.false_if_higher) == (0.0, 1.0)
     worse = made_model("other", probability=[0.9, 0.4, 0.4, 0.3, 0.2])
-    assert difference([worse], [reference], BY_NAME["balanced_accuracy"])["difference"] == pytest.approx(-1 / 6)
+    assert difference([worse], [reference], BY_NAME["balanced_accuracy"])[0]["difference"] == pytest.approx(-1 / 6)
 
 
 def test_seeds_that_both_have_are_paired():
     reference = [made_model(seed=0), made_model(seed=1, dice=[0.6, 0.4, 0.3])]
     other = [made_model("other", seed=1, dice=[0.7, 0.5, 0.4]), made_model("other", seed=2, dice=[0.0, 0.0, 0.0])]
-    found = difference(other, reference, BY_NAME["dice"])
+    found, _ = difference(other, reference, BY_NAME["dice"])
     assert found["seeds"] == [1]
     assert found["difference"] == pytest.approx(0.1)
     assert found["by_seed"] == pytest.approx([0.1])
-    unrelated = difference([other[1]], [reference[0]], BY_NAME["dice"])
+    unrelated, _ = difference([other[1]], [reference[0]], BY_NAME["dice"])
     assert unrelated["by_seed"] is None
     assert unrelated["difference"] == pytest.approx(-1.9 / 3)
 
@@ -138,9 +141,23 @@ def test_what_a_model_was_not_trained_for_is_said_and_is_no_zero(tmp_path):
     assert "not trained for segmentation" in printed
 
 
-def test_drops_are_shown_as_drops():
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"claim": "better", "false_probability": 0.004, "needed": None}, "better (false: 0.4 %)"),
+        ({"claim": "worse", "false_probability": 0.03, "needed": None}, "worse (false: 3.0 %)"),
+        ({"claim": "equal", "false_probability": 0.6, "needed": None}, "equal"),
+        ({"claim": "not settled", "false_probability": 0.6, "needed": 1240}, "not settled (1,240 more patients)"),
+        ({"claim": "not settled", "false_probability": 1.0, "needed": None}, "not settled"),
+    ],
+)
+def test_claims_in_words(entry, words):
+    assert comparison_files.claim_words(entry) == words
+
+
+def test_drops_are_shown_with_what_may_be_said_of_them():
     result = compare([made_model(), made_model("other", dice=[0.7, 0.5, 0.4])])
-    assert "-0.100 [-0.100, -0.100] WORSE" in comparison_files.table(result)
+    assert "-0.100 [n/a, n/a] not settled" in comparison_files.table(result)
 
 
 def test_every_number_of_the_section_is_the_one_of_the_json(tmp_path):

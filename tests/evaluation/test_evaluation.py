@@ -165,10 +165,13 @@ def test_without_any_diagnosis_there_is_no_classification():
 def test_intervals_are_by_patient():
     slices = [{**case, "patient": patient} for patient in "pq" for case in (HIT, EXACT, MISS)]
     result = summarize(rows_of(slices), 0.5, 1.0)["segmentation"]["dice"]
-    assert result["ci95"] == pytest.approx([0.5, 0.5]), "two patients with the same slices"
+    assert result["units"] == 2
+    wide = result["ci95"]
     apart = summarize(rows_of([{**case, "patient": case["name"]} for case in (HIT, EXACT, MISS)]), 0.5, 1.0)
     low, high = apart["segmentation"]["dice"]["ci95"]
     assert low < 0.2 < 0.8 < high
+    once = summarize(rows_of([{**HIT, "patient": p} for p in "pq"]), 0.5, 1.0)["segmentation"]["dice"]
+    assert wide == pytest.approx(once["ci95"]), "three slices of a patient count as one"
 
 
 def test_where_patients_are_unknown_the_near_duplicate_group_or_else_the_name_stands_for_them():
@@ -181,7 +184,7 @@ def test_where_patients_are_unknown_the_near_duplicate_group_or_else_the_name_st
 
 
 def test_files_say_what_was_computed(rows, tmp_path):
-    result = write_evaluation(rows, tmp_path, 0.6, 2.0, bootstrap_by="near-duplicate group")
+    result = write_evaluation(rows, tmp_path, 0.6, 2.0, clustered_by="near-duplicate group")
     text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == result
     test = result["test"]
@@ -241,8 +244,10 @@ def test_whole_head_and_random_map_stand_beside_the_dice(rows):
 
 def test_patients_of_two_sources_with_the_same_name_are_two():
     same = [{**EXACT, "patient": "p1", "source": "a"}, {**MISS, "patient": "p1", "source": "b"}]
-    low, high = summarize(rows_of(same), 0.5, 1.0)["segmentation"]["dice"]["ci95"]
-    assert (low, high) == (0.0, 1.0), "resampled apart"
+    summary = summarize(rows_of(same), 0.5, 1.0)["segmentation"]["dice"]
+    assert summary["units"] == 2
+    assert summary["ci95"][0] < 0.05
+    assert summary["ci95"][1] > 0.95
     groups = [{**EXACT, "patient": "", "group": "g", "source": s} for s in "ab"]
     assert {row["unit"] for row in rows_of(groups)} == {"g"}, "a near-duplicate group may span sources"
 

@@ -239,7 +239,7 @@ def test_the_table_holds_strata_masks_and_baselines_by_name(measured):
     assert rows["oracle"]["tumor_energy"] == pytest.approx(rows["oracle"]["oracle_tumor_energy"])
     assert rows["oracle"]["pointing_game"] == 1
     assert rows["saliency"]["n"] == 3
-    assert rows["saliency"]["bootstrap_unit"] == "patient"
+    assert rows["saliency"]["clustered_by"] == "patient"
     low, high = rows["saliency"]["tumor_energy_ci95"]
     assert low <= rows["saliency"]["tumor_energy"] <= high
     assert rows["integrated_gradients"]["completeness_error"] > 0

@@ -171,10 +171,11 @@ def test_aggregate_by_source_and_all():
     assert table[2]["tumor_energy"] == pytest.approx(0.3)
     assert table[4]["tumor_energy_ci95"] == [None, None]  # one patient: no interval
     low, high = table[0]["tumor_energy_ci95"]
-    assert 0.2 <= low < 0.5 < high <= 0.9
-    assert table[1]["tumor_energy_ci95"] == pytest.approx([0.1, 0.1])
-    assert table[0]["bootstrap_unit"] == "patient"
-    expected = {"method", "layer", "target", "source", "n", "bootstrap_unit"}
+    assert 0 <= low < 0.5 < high <= 1
+    low, high = table[1]["tumor_energy_ci95"]
+    assert low < 0.1 < high, "three cases that are alike"
+    assert table[0]["clustered_by"] == "patient"
+    expected = {"method", "layer", "target", "source", "n", "clustered_by"}
     expected |= {f"{name}_rate{end}" for name in ("empty", "cancelled") for end in ("", "_ci95")}
     assert set(table[0]) == expected | set(MEASURES) | {f"{m}_ci95" for m in MEASURES}
     json.dumps(table, allow_nan=False)
@@ -187,7 +188,6 @@ def test_interval_is_deterministic_and_contains_the_mean():
     assert first == again
     low, high = first["tumor_energy_ci95"]
     assert low < first["tumor_energy"] < high
-    assert aggregate(rows, seed=1)[0]["tumor_energy_ci95"] != [low, high]
     assert aggregate(rows[::-1])[0]["tumor_energy_ci95"] == pytest.approx([low, high])
 
 
@@ -197,27 +197,29 @@ def test_interval_has_the_width_of_patients_and_not_of_cases():
     per_patient = rng.normal(0.5, 0.1, 20)
     clustered = aggregate(make_rows(np.repeat(per_patient, 10), [f"p{i // 10}" for i in range(200)], ["x"] * 200))[0]
     width = np.diff(clustered["tumor_energy_ci95"])[0]
-    assert width == pytest.approx(2 * 1.96 * per_patient.std() / math.sqrt(20), rel=0.1)
+    assert width == pytest.approx(2 * 2.09 * per_patient.std(ddof=1) / math.sqrt(20), rel=0.25)
     independent = aggregate(make_rows(np.repeat(per_patient, 10), [f"p{i}" for i in range(200)], ["x"] * 200))[0]
-    assert np.diff(independent["tumor_energy_ci95"])[0] == pytest.approx(width / math.sqrt(10), rel=0.15)
+    assert np.diff(independent["tumor_energy_ci95"])[0] == pytest.approx(width / math.sqrt(10), rel=0.2)
 
 
-def test_unit_of_the_bootstrap_is_named():
+def test_what_cases_are_clustered_by_is_named():
     rows = make_rows([0.1, 0.2, 0.3], [None, "", None], ["x"] * 3)
-    assert aggregate(rows)[0]["bootstrap_unit"] == "case"
+    assert aggregate(rows)[0]["clustered_by"] == "case"
     for row in rows:
         row["group"] = 7
-    assert aggregate(rows)[0]["bootstrap_unit"] == "group"
+    assert aggregate(rows)[0]["clustered_by"] == "group"
     assert aggregate(rows)[0]["tumor_energy_ci95"] == [None, None]  # one group
     rows[0]["patient"] = "p1"
-    assert aggregate(rows)[0]["bootstrap_unit"] == "patient"  # the group joins the others to this patient
+    assert aggregate(rows)[0]["clustered_by"] == "patient"  # the group joins the others to this patient
     rows[0]["group"] = ""
-    assert aggregate(rows)[0]["bootstrap_unit"] == "patient or group"
+    assert aggregate(rows)[0]["clustered_by"] == "patient or group"
 
 
 def test_same_patient_name_in_two_sources_is_two_patients():
     rows = make_rows([0.0, 1.0], ["p1", "p1"], ["x", "y"])
-    assert aggregate(rows)[0]["tumor_energy_ci95"] == [0.0, 1.0]
+    low, high = aggregate(rows)[0]["tumor_energy_ci95"]
+    assert 0 <= low < 0.05
+    assert 0.95 < high <= 1
 
 
 def test_missing_values_are_left_out_and_all_missing_is_null():
@@ -238,8 +240,8 @@ def test_attention_ratio_over_cases_stands_a_map_that_is_nothing_outside_the_tum
     summary = aggregate(rows)[0]
     assert summary["attention_ratio"] == pytest.approx(1.8 / 0.3)  # the mean of the ratios would be 3e8
     low, high = summary["attention_ratio_ci95"]
-    assert low == pytest.approx(0.4 / 0.3)  # drawn three times: the case with something outside
-    assert high > 6
+    assert low < 6 < high
+    assert low >= 0
     for row in rows:
         row.update(attention_rest=0.0)
     assert aggregate(rows)[0]["attention_ratio"] is None, "nothing outside in any case: no ratio"

@@ -1,0 +1,127 @@
+"""Whether a difference may be called one: a test that has to hold before "better", "worse" or "equal" is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from scripts.explain.intervals import ROUNDING, group_index
+
+__all__ = ["ALLOWED", "METHOD", "Difference", "adjusted", "difference_of", "verdict"]
+
+ALLOWED = 0.05  # probability that a printed claim is false
+METHOD = (
+    "paired by patient (or near-duplicate group), seeds as draws of their own where there are several; a claim is made "
+    "where the probability that it is false, Holm-corrected for all claims of the table, is at most 5 %"
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two models, and how sure it is.
+
+    Attributes:
+        difference: mean of ours minus mean of the reference.
+        ci95: 95 % interval; [None, None] where nothing is known of the variance.
+        error: standard error; NaN then.
+        false_if_higher, false_if_lower: probability that the difference is not above, or not below 0: the one-sided
+            p-value, and the posterior under a flat prior.
+        groups, seeds: how many patients and trainings.
+    """
+
+    difference: float
+    ci95: list[float | None]
+    error: float
+    false_if_higher: float
+    false_if_lower: float
+    groups: int
+    seeds: int
+
+
+def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any]) -> Difference:
+    """Difference of two models' means on the same cases.
+
+    The variance over patients and the one over seeds are added: another test part and another training would both
+    change the figure. Of one seed nothing is known about trainings.
+
+    Args:
+        ours, reference: (S, N) values by seed and case, finite; seeds and cases are paired.
+        groups: (N,) the patient or near-duplicate group of each case.
+
+    Raises:
+        ValueError: when the shapes differ, or are not (S, N).
+    """
+    ours, reference = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if ours.ndim != 2 or ours.shape != reference.shape or ours.shape[1] != len(groups):
+        raise ValueError(
+            f"two arrays (seeds, cases) with a group a case, got {ours.shape}, {reference.shape} and {len(groups)}"
+        )
+    change = ours - reference
+    mean, seeds = float(change.mean()), len(change)
+    index, count = group_index(groups)
+    parts: list[tuple[float, int]] = []
+    if count > 1:
+        sums = np.bincount(index, change.mean(axis=0) - mean, minlength=count)
+        parts.append((float(count / (count - 1) * (sums**2).sum() / len(index) ** 2), count - 1))
+    if seeds > 1:
+        # Trainings of two models are independent, also those of one seed.
+        apart = ours.mean(axis=1).var(ddof=1) + reference.mean(axis=1).var(ddof=1)
+        parts.append((float(apart / seeds), 2 * (seeds - 1)))
+    variance = sum(part for part, _ in parts)
+    if count < 2 or variance <= ROUNDING * mean**2:
+        # Patients that are all changed alike say nothing of others.
+        return Difference(mean, [None, None], float("nan"), 1.0, 1.0, count, seeds)
+    error = variance**0.5
+    # Quantiles weighed by the parts of the variance, as Cochran and Cox do: of two or three seeds one effective number
+    # of degrees of freedom (Satterthwaite's) claims too often.
+    half = sum(part * float(t.ppf(0.975, freed)) for part, freed in parts) / variance * error
+    below = sum(part * float(t.cdf(-mean / error, freed)) for part, freed in parts) / variance
+    return Difference(mean, [mean - half, mean + half], error, below, 1 - below, count, seeds)
+
+
+def adjusted(probabilities: Sequence[float]) -> list[float]:
+    """Holm's correction: each at most the probability that any of the claims up to it is false.
+
+    >>> adjusted([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    found, highest, count = [0.0] * len(probabilities), 0.0, len(probabilities)
+    for rank, k in enumerate(np.argsort(probabilities, kind="stable")):
+        highest = max(highest, min(1.0, (count - rank) * probabilities[k]))
+        found[k] = highest
+    return found
+
+
+def verdict(
+    measured: Difference, higher: bool, false: float, claims: int, margin: float | None = None
+) -> dict[str, Any]:
+    """What may be said of a difference.
+
+    Args:
+        measured: of `difference_of`.
+        higher: whether more is better.
+        false: Holm-corrected probability that the better side is another one than measured.
+        claims: how many claims the correction is for.
+        margin: difference that counts as none, for the claim "equal"; None: it is not made.
+
+    Returns:
+        {claim: "better", "worse", "equal" or "not settled"; false_probability of the direction; needed: how many more
+        patients would settle the direction if all went on alike, None where that cannot be said}.
+    """
+    claim, needed = "not settled", None
+    good = (measured.difference > 0) == higher
+    low, high = measured.ci95
+    if false <= ALLOWED:
+        claim = "better" if good else "worse"
+    elif margin is not None and low is not None and high is not None and -margin < low and high < margin:
+        claim = "equal"
+    elif measured.error == measured.error and measured.difference and measured.seeds == 1:
+        wanted = float(t.ppf(1 - ALLOWED / claims, measured.groups - 1))
+        more = measured.groups * (wanted * measured.error / measured.difference) ** 2 - measured.groups
+        needed = max(1, int(np.ceil(more)))
+    return {"claim": claim, "false_probability": false, "needed": needed}

@@ -1,0 +1,95 @@
+"""Figures over cases with their 95 % intervals: means, rates, AUC and balanced accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.explain.intervals import (
+    AT_LEAST_0,
+    SHARES,
+    Bounds,
+    auc,
+    auc_values,
+    mean_interval,
+    ratio_interval,
+)
+
+__all__ = [
+    "AT_LEAST_0",
+    "METHOD",
+    "SHARES",
+    "auc",
+    "auc_interval",
+    "auc_values",
+    "case_summary",
+    "mean_interval",
+    "ratio_interval",
+    "recall_values",
+]
+
+METHOD = "95 % intervals (Wilson's with a cluster-robust variance; Student's t where values have no bound)"
+
+
+def fewest_groups(groups: Sequence[Any], *sides: NDArray) -> int:
+    """Number of groups on the side that has fewest.
+
+    Args:
+        groups: (N,) of each case.
+        sides: bool (N,) each.
+    """
+    named = np.asarray(groups)
+    return min(len(np.unique(named[side])) for side in sides)
+
+
+def auc_interval(positive: NDArray, score: NDArray, groups: Sequence[Any]) -> list[float | None]:
+    """95 % interval of the AUC; [None, None] where a side has fewer than two groups.
+
+    Args:
+        positive: bool (N,).
+        score: (N,), higher for positive.
+        groups: (N,) the patient or near-duplicate group of each case.
+    """
+    positive = np.asarray(positive, dtype=bool)
+    fewest = fewest_groups(groups, positive, ~positive)
+    return [None, None] if fewest < 2 else mean_interval(auc_values(positive, score), groups, fewest=fewest)
+
+
+def recall_values(true: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    """One value a case (N,) whose mean is the balanced accuracy over the classes there are, and whose variance is its.
+
+    Args:
+        true, predicted: int (N,), N at least 1.
+    """
+    classes, index, counts = np.unique(true, return_inverse=True, return_counts=True)
+    right = (np.asarray(true) == np.asarray(predicted)).astype(float)
+    recall = np.bincount(index, right) / counts
+    return recall.mean() + len(index) / (len(classes) * counts[index]) * (right - recall[index])
+
+
+def case_summary(values: NDArray, groups: Sequence[Any], bounds: Bounds | None = SHARES) -> dict[str, Any]:
+    """Figures over cases: {n, units, mean, std, median, ci95}; NaN (undefined) cases are left out.
+
+    ``units`` counts the patients or groups; of fewer than two there is no interval.
+
+    Args:
+        values: (N,).
+        groups: (N,) the patient or near-duplicate group of each case.
+        bounds: of `mean_interval`.
+    """
+    values = np.asarray(values, dtype=float)
+    defined = np.isfinite(values)
+    kept, kept_groups = values[defined], np.asarray(groups)[defined]
+    if len(kept) == 0:
+        return {"n": 0, "units": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
+    return {
+        "n": len(kept),
+        "units": len(set(kept_groups.tolist())),
+        "mean": float(kept.mean()),
+        "std": float(kept.std(ddof=1)) if len(kept) > 1 else 0.0,
+        "median": float(np.median(kept)),
+        "ci95": mean_interval(kept, list(kept_groups), bounds=bounds),
+    }

@@ -1,0 +1,92 @@
+"""Claims: tests by hand, what is withheld, and how often a false one is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from benchmarks.intervals import said
+from scripts.measures.claims import adjusted, difference_of, verdict
+
+RNG = np.random.default_rng(0)
+REFERENCE = RNG.beta(6, 2, (1, 40))
+OURS = REFERENCE + RNG.normal(0.03, 0.05, (1, 40))
+
+
+def test_one_seed_and_a_patient_a_case_is_the_paired_t_test():
+    measured = difference_of(OURS, REFERENCE, np.arange(40))
+    expected = ttest_rel(OURS[0], REFERENCE[0], alternative="greater")
+    assert measured.false_if_higher == pytest.approx(expected.pvalue)
+    assert measured.false_if_lower == pytest.approx(1 - expected.pvalue)
+    assert measured.ci95 == pytest.approx(list(ttest_rel(OURS[0], REFERENCE[0]).confidence_interval(0.95)))
+    assert (measured.groups, measured.seeds) == (40, 1)
+
+
+def test_slices_of_a_patient_are_one_draw():
+    once = difference_of(OURS, REFERENCE, np.arange(40))
+    copies = difference_of(np.repeat(OURS, 5, axis=1), np.repeat(REFERENCE, 5, axis=1), np.repeat(np.arange(40), 5))
+    assert copies.ci95 == pytest.approx(once.ci95)
+    assert copies.groups == 40
+
+
+def test_seeds_that_differ_widen_the_interval():
+    alike = difference_of(np.repeat(OURS, 3, axis=0), np.repeat(REFERENCE, 3, axis=0), np.arange(40))
+    assert alike.ci95 == pytest.approx(difference_of(OURS, REFERENCE, np.arange(40)).ci95)
+    moved = np.array([[-0.05], [0.0], [0.05]])
+    apart = difference_of(np.repeat(OURS, 3, axis=0) + moved, np.repeat(REFERENCE, 3, axis=0), np.arange(40))
+    assert apart.difference == pytest.approx(alike.difference)
+    # the standard error of three trainings 0.05 apart is added
+    assert apart.error**2 == pytest.approx(alike.error**2 + 0.05**2 / 3)
+    assert apart.false_if_higher > 5 * alike.false_if_higher
+
+
+@pytest.mark.parametrize(
+    ("ours", "groups"), [(REFERENCE + 0.125, np.arange(40)), (OURS, np.zeros(40))], ids=["all alike", "one patient"]
+)
+def test_patients_that_are_all_changed_alike_or_one_patient_say_nothing(ours, groups):
+    measured = difference_of(ours, REFERENCE, groups)
+    assert (measured.false_if_higher, measured.false_if_lower) == (1.0, 1.0)
+    assert measured.ci95 == [None, None]
+    assert verdict(measured, True, 1.0, 1) == {"claim": "not settled", "false_probability": 1.0, "needed": None}
+
+
+def test_verdicts():
+    measured = difference_of(OURS, REFERENCE, np.arange(40))
+    assert verdict(measured, True, 0.05, 3) == {"claim": "better", "false_probability": 0.05, "needed": None}
+    assert verdict(measured, False, 0.05, 3)["claim"] == "worse"
+    withheld = verdict(measured, True, 0.06, 3)
+    assert withheld["claim"] == "not settled"
+    high = measured.ci95[1]
+    assert verdict(measured, True, 0.2, 1, margin=high + 0.001)["claim"] == "equal"
+    assert verdict(measured, True, 0.2, 1, margin=high - 0.001)["claim"] == "not settled"
+
+
+def test_more_patients_of_the_number_said_would_settle_it():
+    few = np.arange(5)
+    measured = difference_of(OURS[:, :5], REFERENCE[:, :5], few)
+    false = measured.false_if_higher
+    assert false > 0.05, "five patients do not settle it"
+    needed = verdict(measured, True, false, 1)["needed"]
+    times = -(-(5 + needed) // 5)
+    more = difference_of(np.tile(OURS[:, :5], times), np.tile(REFERENCE[:, :5], times), np.arange(5 * times))
+    assert more.false_if_higher <= 0.05
+
+
+def test_holm_by_hand():
+    assert adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert adjusted([0.5, 0.6]) == [1.0, 1.0]
+    assert adjusted([]) == []
+
+
+def test_arrays_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"seeds, cases.*\(1, 40\), \(1, 39\) and 40"):
+        difference_of(OURS, REFERENCE[:, 1:], np.arange(40))
+
+
+# Of 400 repeats a rate of 0.05 is found below 0.075, and the power of the larger gain well above it.
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_better_is_rarely_said_where_there_is_no_difference_and_mostly_where_there_is(seeds):
+    rng = np.random.default_rng(0)
+    assert said(50, 0.0, 400, rng, measures=3, seeds=seeds) <= 0.075
+    assert said(50, 0.05, 50, rng, measures=3, seeds=seeds) >= 0.9

@@ -1,0 +1,138 @@
+"""Intervals by hand and by simulation: means, ratios, AUC, balanced accuracy; groups count, not cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t
+from sklearn import metrics as sk
+
+from benchmarks.intervals import auc_coverage, coverage, missed_and_found, rate, skewed, slices
+from scripts.measures.intervals import (
+    AT_LEAST_0,
+    auc,
+    auc_interval,
+    auc_values,
+    case_summary,
+    mean_interval,
+    ratio_interval,
+    recall_values,
+)
+
+VALUES = np.array([0.0, 0.1, 0.2, 0.8, 0.9, 1.0])
+
+
+def wilson(mean, variance, freedom):
+    """Wilson's interval at the size that has this variance."""
+    size, q = mean * (1 - mean) / variance, t.ppf(0.975, freedom)
+    center, half = mean + q**2 / (2 * size), q * math.sqrt(mean * (1 - mean) / size + q**2 / (4 * size**2))
+    return [(center - half) / (1 + q**2 / size), (center + half) / (1 + q**2 / size)]
+
+
+def test_bounded_mean_by_hand():
+    values = np.array([0.5, 0.75, 1.0, 0.75])
+    # 3 degrees of freedom and a fifth of a group whose variance is the largest there is
+    variance = (3 * values.var(ddof=1) / 4 + 0.2 * 0.75 * 0.25 / 4) / 3.2
+    assert mean_interval(values, list("abcd")) == pytest.approx(wilson(0.75, variance, 3.2))
+    # ... and on another scale
+    assert mean_interval(10 * values - 5, list("abcd"), (-5.0, 5.0)) == pytest.approx(
+        [10 * end - 5 for end in wilson(0.75, variance, 3.2)]
+    )
+
+
+def test_unbounded_mean_is_that_of_student():
+    values = np.random.default_rng(0).normal(10, 2, size=40)
+    low, high = mean_interval(values, np.arange(40), None)
+    half = t.ppf(0.975, 39) * values.std(ddof=1) / math.sqrt(40)
+    assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half])
+    assert mean_interval([0.0, 0.0, 9.0], list("abc"), AT_LEAST_0)[0] == 0.0, "no distance is below 0"
+    assert mean_interval([3.0, 3.0, 3.0], list("abc"), None) == [None, None], "values alike say nothing of others"
+    with pytest.raises(ValueError, match="over values between 0 and 1: give the right bounds"):
+        mean_interval(values, np.arange(40))
+
+
+def test_cases_that_are_all_alike_have_an_interval():
+    low, high = mean_interval(np.ones(44), np.arange(44))
+    assert high == 1.0
+    assert low == pytest.approx(0.916, abs=0.002), "of 44 without a miss up to a twelfth may be missed"
+    assert mean_interval(np.zeros(44), np.arange(44)) == pytest.approx([0.0, 1 - low])
+
+
+def test_interval_is_clustered_by_group():
+    # Ten slices of a patient are one patient: copies do not narrow the interval.
+    single = mean_interval(VALUES, list("abcdef"))
+    copies = np.repeat(VALUES, 10)
+    assert mean_interval(copies, [g for g in "abcdef" for _ in range(10)]) == pytest.approx(single)
+    naive = mean_interval(copies, np.arange(60))
+    assert naive[1] - naive[0] < 0.5 * (single[1] - single[0])
+
+
+def test_interval_of_one_group_is_none_and_not_of_width_0():
+    assert mean_interval(VALUES, ["a"] * 6) == [None, None]
+    assert auc_interval(VALUES > 0.5, VALUES, list("aaabbb")) == [None, None], "one patient of each kind"
+    summary = case_summary(VALUES, ["a"] * 6)
+    assert (summary["n"], summary["units"], summary["mean"], summary["ci95"]) == (6, 1, 0.5, [None, None])
+    # Two patients, of whom one has a value: the same.
+    assert case_summary(np.array([0.5, 0.7, np.nan]), ["a", "a", "b"])["ci95"] == [None, None]
+    assert case_summary(np.array([0.5, 0.7, 0.9]), ["a", "a", "b"])["units"] == 2
+
+
+def test_ratio_weighs_cases_by_what_they_hold():
+    found, lesions = np.array([1.0, 3.0, 0.0]), np.array([1.0, 4.0, 1.0])
+    sums = found - 4 / 6 * lesions
+    variance = (2 * 3 / 2 * (sums**2).sum() / 36 + 0.2 * (2 / 9) / 3) / 2.2
+    assert ratio_interval(found, lesions, list("abc")) == pytest.approx(wilson(4 / 6, variance, 2.2))
+    assert ratio_interval(np.zeros(3), np.zeros(3), list("abc")) == [None, None]
+
+
+def test_auc_and_its_values_equal_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(60) < 0.4, np.round(rng.random(60), 1)  # rounded: ties
+    assert auc(positive, score) == pytest.approx(sk.roc_auc_score(positive, score))
+    assert auc_values(positive, score).mean() == pytest.approx(auc(positive, score))
+    assert math.isnan(auc(np.ones(3, bool), score[:3]))
+
+
+def test_balanced_accuracy_is_the_mean_of_its_values():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
+    assert recall_values(true, predicted).mean() == pytest.approx(sk.balanced_accuracy_score(true, predicted))
+    # its variance is that of independent recalls, a third each
+    recalls = [(predicted[true == k] == k) for k in range(3)]
+    expected = sum(r.var() / len(r) for r in recalls) / 9
+    assert recall_values(true, predicted).var() / 50 == pytest.approx(expected)
+
+
+def test_summary_by_hand_leaves_out_undefined_cases():
+    result = case_summary(np.array([0.2, np.nan, 0.4, 0.9]), ["a", "b", "c", "d"])
+    assert result["n"] == 3
+    assert result["mean"] == pytest.approx(0.5)
+    assert result["std"] == pytest.approx(math.sqrt((0.09 + 0.01 + 0.16) / 2))
+    assert result["median"] == pytest.approx(0.4)
+    assert result["ci95"] == mean_interval(np.array([0.2, 0.4, 0.9]), ["a", "c", "d"])
+
+
+def test_summary_of_nothing_is_none_and_of_one_case_has_no_interval():
+    nothing = {"n": 0, "units": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
+    assert case_summary(np.array([np.nan, np.nan]), ["a", "b"]) == nothing
+    assert case_summary(np.empty(0), []) == nothing
+    assert case_summary(np.array([0.7]), ["a"]) == {
+        "n": 1, "units": 1, "mean": 0.7, "std": 0.0, "median": 0.7, "ci95": [None, None],
+    }  # fmt: skip
+
+
+# Of 400 samples a coverage of 0.95 is found between 0.92 and 0.98.
+@pytest.mark.parametrize(
+    ("draw", "n", "least"),
+    [(missed_and_found, 50, 0.92), (skewed, 10, 0.92), (skewed, 200, 0.92), (slices, 20, 0.92), (rate(0.9), 20, 0.92),
+     (rate(0.98), 50, 0.88), (rate(1.0), 5, 1.0)],
+)  # fmt: skip
+def test_intervals_hold_the_truth_as_often_as_they_say(draw, n, least):
+    found, _ = coverage(draw, n, 400, np.random.default_rng(0), bootstrap=False)
+    assert found >= least
+
+
+def test_interval_of_the_auc_holds_the_truth():
+    assert 0.92 <= auc_coverage(50, 400, np.random.default_rng(0)) <= 0.99
