@@ -160,8 +160,11 @@ def choose_explanation(predictor: Predictor, model: dict[str, Any], volume: bool
     methods, layers, usual = views.choices(model, target, predictor.network.has_evidence)
     method = st.sidebar.selectbox("Method of the heatmap", methods)
     layer = None
-    if "cam" in method:
-        layer = st.sidebar.selectbox("Layer", layers, index=layers.index(usual), key=f"layer of {usual}")
+    offered, remark = views.layers_for(method, layers, usual)
+    if offered:
+        layer = st.sidebar.selectbox("Layer", offered, index=offered.index(usual), key=f"layer of {usual}")
+    if remark:
+        st.sidebar.caption(remark)
     if volume and method in SLOW:
         st.sidebar.caption("This method explains one slice of a volume: the most suspicious one.")
     return {"method": method, "layer": layer, "target": target}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -13,6 +13,8 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, generate_binary_structure
 
 from bundle.predictor import Explanation, Prediction
+from scripts.explain.gradients import INPUT
+from scripts.explain.methods import METHODS
 from scripts.inference.results import verdict_in_words
 from scripts.pictures import overlays
 
@@ -91,6 +93,24 @@ def outline(prediction: Prediction) -> np.ndarray:
         if across is not None and axes[axis] == across:
             cross &= np.indices(cross.shape)[axis] == 1
     return mask & ~binary_erosion(mask, cross)
+
+
+def layers_for(method: str, layers: Sequence[str], usual: str) -> tuple[list[str], str]:
+    """Layers at which a method has a map, none for one that explains no layer; and what to say about it.
+
+    Grad-CAM with the exact gradient is offered at the one layer that a linear map follows: in front of a normalization
+    its gradients cancel (docs/decisions/0002-plain-grad-cam-behind-instance-norm.md).
+    """
+    if METHODS[method] != "layer":
+        return [], ""
+    if method == "gradcam":
+        return [usual], (
+            f"Grad-CAM with exact gradients is offered at {usual} alone: in front of a normalization they cancel over "
+            "space. Other methods explain other layers."
+        )
+    if method == "lrp":
+        return [*layers, INPUT], "Relevance: the parts of the score. At inner layers it lies best on tumors."
+    return list(layers), ""
 
 
 def choices(model: Mapping[str, Any], target: str, has_evidence: bool) -> tuple[list[str], list[str], str]:

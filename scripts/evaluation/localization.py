@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 EVIDENCE = ("evidence", "evidence")
 MAIN_TARGET = "tumor_log_odds"
 TARGETS = (MAIN_TARGET, "segmentation_1_predicted")
-QUICK = ("evidence", "gradcam", "hirescam")
+QUICK = ("evidence", "gradcam", "hirescam", "layercam_frozen")
 BASELINES = ("uniform", "random", "oracle")
 COMPLETENESS = "completeness_error"
 
@@ -73,7 +73,7 @@ def make_plan(
 
     Args:
         network: that is explained.
-        methods: "quick" (evidence, Grad-CAM, HiResCAM), "all" (every method), both without "evidence" where the
+        methods: "quick" (those of `QUICK`), "all" (every method), both without "evidence" where the
             network has none; or a list of names.
         targets: see `Plan`; those of a head or decoder that was not trained, and those that none of the methods
             explains at these layers, are left out, which is logged.

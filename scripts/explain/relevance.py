@@ -5,7 +5,7 @@ rule that hands on as much as it was given, and an operation without one is refu
 
 - convolutions, transposed ones and linear layers: in proportion to the positive contributions x w (alpha 1, beta 0);
   where there are none, to the negative ones; where there is no contribution at all, evenly. Biases get nothing;
-- activations and normalizations, whose statistics are constants: unchanged, place by place;
+- activations, softmax and normalizations, whose statistics are constants: unchanged, value by value;
 - sums of two branches: in proportion to what each has in the direction of the sum; means, pooling by average and
   interpolation likewise;
 - a product with a constant: unchanged; with a gate, whose values lie in 0..1: all to the other factor;
@@ -39,7 +39,7 @@ AVERAGING = {f"{kind}avg_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2,
 PLACEWISE = {
     *("relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh", "relu6", "prelu"),
     *("softplus", "sigmoid", "hardsigmoid", "logsigmoid", "tanh", "clamp", "neg", "square", "pow", "abs", "exp", "log"),
-    *("sqrt", "rsqrt", "log1p", "expm1", "rrelu", "threshold"),
+    *("sqrt", "rsqrt", "log1p", "expm1", "rrelu", "threshold", "softmax", "log_softmax"),
 }
 ROUTING = {
     *("cat", "concat", "stack", "reshape", "view", "flatten", "unflatten", "permute", "transpose", "movedim", "t"),

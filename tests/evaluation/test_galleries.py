@@ -147,9 +147,11 @@ def test_methods_picture_has_a_row_a_method_and_a_column_a_layer(monkeypatch):
     methods_picture(net, item, make_plan(net, "all", options=FAST), "tumor_log_odds")
     assert seen["heading"].startswith("c0: target tumor_log_odds, score ")
     labels = [label for label, _ in seen["rows"]]
-    assert labels == ["no layer", "gradcam", "hirescam", "gradcam++", "layercam", "scorecam"]
+    cams = ["gradcam", "hirescam", "gradcam++", "layercam"]
+    assert labels == ["no layer", *cams, *(f"{name}_frozen" for name in cams), "scorecam", "lrp"]
     assert [title for _, title, _ in seen["rows"][0][1]] == [
-        *("image and true mask", "evidence", "integrated gradients", "saliency", "smoothgrad", "occlusion")
+        *("image and true mask", "evidence", "integrated gradients", "saliency", "smoothgrad", "occlusion"),
+        *("integrated gradients frozen", "saliency frozen", "smoothgrad frozen"),
     ]
     layers = ["input_block", "downsamples.0", "downsamples.1", "bottleneck", "head.features"]
     for _, cells in seen["rows"][1:]:

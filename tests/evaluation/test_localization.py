@@ -66,8 +66,8 @@ def make_cases(count: int = 4, size: int = 32) -> list[dict]:
 
 def test_all_means_every_method_and_quick_the_cheap_ones():
     assert make_plan(make_net(), "all").methods == tuple(METHODS)
-    assert make_plan(make_net(), "quick").methods == ("evidence", "gradcam", "hirescam")
-    assert make_plan(make_net("average_pool"), "quick").methods == ("gradcam", "hirescam")
+    assert make_plan(make_net(), "quick").methods == ("evidence", "gradcam", "hirescam", "layercam_frozen")
+    assert make_plan(make_net("average_pool"), "quick").methods == ("gradcam", "hirescam", "layercam_frozen")
     assert "evidence" not in make_plan(make_net("average_pool"), "all").methods
 
 
