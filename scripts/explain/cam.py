@@ -39,6 +39,7 @@ from scripts.explain.layers import (
     resolve_layer,
 )
 from scripts.explain.maps import max_scaling
+from scripts.explain.outputs import selecting
 from scripts.explain.scores import checked_score, one_tensor, plain
 from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
@@ -228,6 +229,7 @@ class GradCAM(monai.visualize.GradCAM):
         register_backward: accepted because MONAI's class has it; a Grad-CAM without gradients is an error.
         cancelled: "error" or "empty" at a layer whose gradients cancel over space, see `cam_pass`.
         statistics: "followed" for the exact gradient, or "frozen", see `statistics.frozen_statistics`.
+        head: the explained one of several outputs, see `outputs.tensors_of`.
 
     Raises:
         LayerError: for an unknown layer.
@@ -249,6 +251,7 @@ class GradCAM(monai.visualize.GradCAM):
         register_backward: bool = True,
         cancelled: str = "error",
         statistics: str = FOLLOWED,
+        head: str | None = None,
     ) -> None:
         if not register_backward:
             raise ValueError("register_backward=False: there is no Grad-CAM without gradients")
@@ -258,6 +261,7 @@ class GradCAM(monai.visualize.GradCAM):
         hooked = ModelWithHooks(model, self.target_layers)  # registers no hook: neither forward nor backward is asked
         super().__init__(hooked, self.target_layers, upsampler, postprocessing)
         self.cancelled = cancelled
+        self.head = head
         self.method_name = named(self.method, statistics)
 
     def feature_map_size(self, input_size, device="cpu", layer_idx=-1, **kwargs):
@@ -266,7 +270,7 @@ class GradCAM(monai.visualize.GradCAM):
         The input is made of ones: a network that reads its foreground off the image refuses one of zeros.
         """
         model, x = self.nn_module.model, torch.ones(*input_size, device=device)
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), selecting(model, self.head):
             layer = self.target_layers[layer_idx] if self.target_layers else default_layer(model, x, kwargs)
             with record(model, [layer]) as recorder:
                 model(x, **kwargs)
@@ -290,12 +294,12 @@ class GradCAM(monai.visualize.GradCAM):
         """
         target = class_idx if isinstance(class_idx, Target) else _StockScore(class_idx)
         model = self.nn_module.model
-        if not self.target_layers:
-            dense = isinstance(target, SegmentationRegion)
-            self.target_layers = (default_layer(model, x, kwargs, dense=dense),)
-        layer = self.target_layers[layer_idx]
         options: dict[str, Any] = {"retain_graph": retain_graph, "cancelled": self.cancelled}
-        result = cam_pass(model, x, layer, target, self.method_name, kwargs, **options)
+        layer = self.target_layers[layer_idx] if self.target_layers else None
+        with selecting(model, self.head):
+            result = cam_pass(model, x, layer, target, self.method_name, kwargs, **options)
+        ((_, layer),) = result.maps
+        self.target_layers = self.target_layers or (layer,)
         return result.maps[self.method_name, layer]
 
 

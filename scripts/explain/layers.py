@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -295,7 +295,8 @@ def default_layer(
     3. For a dense output (segmentation): the last module whose output has another number of channels than the result,
        that is the features in front of the output layer.
 
-    Modules that run more than once are passed over.
+    Modules that run more than once, and those that the output does not depend on (the decoder of a multi-task network
+    whose classifier is explained), are passed over.
 
     Args:
         model: the network.
@@ -312,24 +313,20 @@ def default_layer(
             if isinstance(choice, str):
                 return resolve_layer(model, f"{prefix}.{choice}" if prefix else choice)
     seen: list[tuple[str, torch.Size]] = []
-    handles: list[RemovableHandle] = []
-    try:
-        for name, module in model.named_modules():
-            if name:
-                hook = lambda _m, _a, out, name=name: seen.append((name, _shape(out)))  # noqa: E731
-                handles.append(module.register_forward_hook(hook))
-        with torch.no_grad(), evaluating(model):
-            output = model(x.clone(), **(forward_kwargs or {}))  # the first layer may work in place
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), evaluating(model), _watching(model, lambda name, out: seen.append((name, _shape(out)))):
+        output = model(x.clone(), **(forward_kwargs or {}))  # the first layer may work in place
     runs = [name for name, _ in seen]
     is_dense = isinstance(output, Tensor) and output.dim() == x.dim()
-    chosen = -1
-    for index, (name, shape) in enumerate(seen):
-        spatial = len(shape) == x.dim() and math.prod(shape[2:]) > 1
-        if spatial and runs.count(name) == 1 and not (is_dense and shape[1] == output.shape[1]):
-            chosen = index
+    fit = [
+        index
+        for index, (name, shape) in enumerate(seen)
+        if len(shape) == x.dim() and math.prod(shape[2:]) > 1 and runs.count(name) == 1
+        if not (is_dense and shape[1] == output.shape[1])
+    ]
+    if fit and not _matters(model, x, forward_kwargs or {}, seen[fit[-1]][0], output):
+        needed = _needed(model, x, forward_kwargs or {})
+        fit = [index for index in fit if seen[index][0] in needed]
+    chosen = fit[-1] if fit else -1
     kind = type(model).__name__
     hint = "name one; list them with scripts.explain.layers.list_layers(model)"
     if chosen < 0:
@@ -338,6 +335,48 @@ def default_layer(
     if tokens and not is_dense:
         raise LayerError(f"behind layer {seen[chosen][0]!r}, {kind} works on tokens ({tokens[0]!r}); {hint}")
     return seen[chosen][0]
+
+
+@contextmanager
+def _watching(model: nn.Module, see: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Let `see` have name and output of every module that runs; what it returns replaces the output, unless None."""
+    handles: list[RemovableHandle] = []
+    try:
+        for name, module in model.named_modules():
+            if name:
+                hook = lambda _m, _a, out, name=name: see(name, out)  # noqa: E731
+                handles.append(module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _matters(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any], layer: str, output: Tensor) -> bool:
+    """Whether other values of a layer change the output."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(name: str, out: Any) -> Tensor | None:
+        return out * torch.rand(out.shape, generator=generator).to(out) if name == layer else None
+
+    with torch.no_grad(), evaluating(model), _watching(model, other):
+        return not torch.equal(model(x.clone(), **kwargs), output)
+
+
+def _needed(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> set[str]:
+    """Names of the modules whose outputs the network's output depends on."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, out: Any) -> None:
+        if isinstance(out, Tensor) and out.requires_grad:
+            outputs[name] = out
+
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
+        leaf = x.as_subclass(Tensor).detach().clone().requires_grad_()
+        with _watching(model, keep):
+            total = model(leaf.clone(), **kwargs).sum()
+        gradients = torch.autograd.grad(total, list(outputs.values()), allow_unused=True)
+    return {name for name, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
 
 
 def _shape(output: Any) -> torch.Size:

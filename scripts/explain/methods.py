@@ -16,6 +16,7 @@ from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated
 from scripts.explain.layers import evaluating
 from scripts.explain.lrp import lrp
 from scripts.explain.maps import combine_maps, scale_maps, upsample
+from scripts.explain.outputs import Classes, selecting, target_of
 from scripts.explain.perturbation import occlusion, scorecam
 from scripts.explain.scores import one_tensor
 from scripts.explain.statistics import FROZEN, STATISTICS, named, without_statistics
@@ -87,8 +88,10 @@ def explain(
     x: Tensor,
     method: str | Sequence[str] = "gradcam",
     layers: str | Sequence[str] | None = None,
-    target: Target | int | Sequence[int] | Tensor | None = None,
+    target: Target | str | int | Sequence[int] | Tensor | None = None,
     *,
+    head: str | None = None,
+    classes: Classes | None = None,
     forward_kwargs: Mapping[str, Any] | None = None,
     foreground: Tensor | None = None,
     foreground_kwarg: str | None = None,
@@ -104,13 +107,17 @@ def explain(
     All class activation maps of all layers share one forward and one backward pass. The network is left as it was.
 
     Args:
-        model: network whose `forward(x, **forward_kwargs)` returns one tensor; for "evidence" see `evidence_pass`.
+        model: network whose `forward(x, **forward_kwargs)` returns a tensor, or several in a dictionary, tuple, list or
+            dataclass, of which `head` or the target names one; for "evidence" see `evidence_pass`.
         x: input (B, C, *spatial), 2D or 3D; every sample is explained as if it were alone.
         method: one or several of `METHODS`.
         layers: dotted names or aliases for the methods that explain layers; None chooses one by `default_layer`.
         target: the explained score. A class index, or one per sample: that class's logit (of a dense output: the
             channel, over the region where it is predicted). None: each sample's top class, or channel 1 of a dense
             output. An index or None costs one forward pass more, to see what the network puts out.
+            A text names output and class, "cls:glioma", see `outputs.target_of`.
+        head: the explained one of several outputs, see `outputs.tensors_of`.
+        classes: names of the classes, for targets by text.
         forward_kwargs: further arguments of `forward`.
         foreground: (B, 1, *spatial), non-zero inside: where the input may be changed, None: everywhere.
         foreground_kwarg: name of the argument by which `forward` takes the foreground; the perturbing methods need it
@@ -136,34 +143,40 @@ def explain(
     _check(methods, names, aggregate, signed, options or {})
     extra = dict(options or {})
     kwargs = dict(forward_kwargs or {})
-    aim = _target(model, x, target, _with_foreground(kwargs, foreground, foreground_kwarg))
-    common: dict[str, Any] = {"forward_kwargs": kwargs, "signed": signed}
-    changing: dict[str, Any] = {
-        **common,
-        "foreground": foreground,
-        "foreground_kwarg": foreground_kwarg,
-        "batch_size": batch_size,
-    }
-    passes: dict[str, cam.CamPass] = {}
-    cams = [name for name in methods if name in cam.METHODS]
-    if cams:
-        common_cam = {**common, "forward_kwargs": _with_foreground(kwargs, foreground, foreground_kwarg)}
-        with_layers = {**common_cam, "aliases": aliases, "cancelled": cancelled, **extra.get("cam", {})}
-        shared = cam.cam_pass(model, x, names, aim, cams, **with_layers)
-        passes |= dict.fromkeys(cams, shared)
-    for name in methods:
-        if name == "scorecam":
-            passes[name] = scorecam(model, x, names, aim, aliases=aliases, **{**changing, **extra.get(name, {})})
-        elif name == "lrp":
-            given = _with_foreground(kwargs, foreground, foreground_kwarg)
-            passes[name] = lrp(model, x, names, aim, given, aliases, signed)
-        elif name == "evidence":
-            if not isinstance(aim, LogitTarget):
-                raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")
-            given = _with_foreground(kwargs, foreground, foreground_kwarg)
-            passes[name] = evidence_pass(model, x, aim, given, signed)
-        elif name in PIXEL_METHODS:
-            passes[name] = PIXEL_METHODS[name](model, x, aim, **{**changing, **_options_of(name, extra)})
+    if isinstance(target, str):
+        named_head, target = target_of(target, classes)
+        if head is not None and named_head not in (None, head):
+            raise ValueError(f"head {head!r} is given, but the target names {named_head!r}; give it once")
+        head = named_head if head is None else head
+    with selecting(model, head):
+        aim = _target(model, x, target, _with_foreground(kwargs, foreground, foreground_kwarg))
+        common: dict[str, Any] = {"forward_kwargs": kwargs, "signed": signed}
+        changing: dict[str, Any] = {
+            **common,
+            "foreground": foreground,
+            "foreground_kwarg": foreground_kwarg,
+            "batch_size": batch_size,
+        }
+        passes: dict[str, cam.CamPass] = {}
+        cams = [name for name in methods if name in cam.METHODS]
+        if cams:
+            common_cam = {**common, "forward_kwargs": _with_foreground(kwargs, foreground, foreground_kwarg)}
+            with_layers = {**common_cam, "aliases": aliases, "cancelled": cancelled, **extra.get("cam", {})}
+            shared = cam.cam_pass(model, x, names, aim, cams, **with_layers)
+            passes |= dict.fromkeys(cams, shared)
+        for name in methods:
+            if name == "scorecam":
+                passes[name] = scorecam(model, x, names, aim, aliases=aliases, **{**changing, **extra.get(name, {})})
+            elif name == "lrp":
+                given = _with_foreground(kwargs, foreground, foreground_kwarg)
+                passes[name] = lrp(model, x, names, aim, given, aliases, signed)
+            elif name == "evidence":
+                if not isinstance(aim, LogitTarget):
+                    raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")
+                given = _with_foreground(kwargs, foreground, foreground_kwarg)
+                passes[name] = evidence_pass(model, x, aim, given, signed)
+            elif name in PIXEL_METHODS:
+                passes[name] = PIXEL_METHODS[name](model, x, aim, **{**changing, **_options_of(name, extra)})
     first = passes[methods[0]]
     result = Explanation(first.output, first.score, aim.name, size=tuple(x.shape[2:]))
     for name in methods:

@@ -51,7 +51,7 @@ def one_tensor(model: nn.Module, output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(
             f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
-            "forward_kwargs, or wrap the network in a module that returns one"
+            "forward_kwargs, or name one of several by explain(..., head=NAME), see scripts.explain.outputs"
         )
     return output.as_subclass(Tensor)
 
