@@ -17,6 +17,9 @@ def _diagnose(parser: Parser) -> None:
     network.add_argument("--checkpoint", type=folder, help="its weights: a state dict, or a checkpoint that holds one")
     network.add_argument("--random_weights", action="store_true", help="diagnose the design, without weights")
     network.add_argument("--forward_args", help="further arguments of its forward, as JSON")
+    network.add_argument(
+        "--head", help="the explained one of its outputs: key, field or number (default: the only one)"
+    )
     images = parser.add_argument_group("images: by datalist, or by folder")
     images.add_argument("--dataset_dir", type=folder, metavar="DIR", help="folder of the images")
     images.add_argument("--datalist_file", type=folder, metavar="LIST.json", help="images and their splits")

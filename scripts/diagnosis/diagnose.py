@@ -30,6 +30,7 @@ from scripts.diagnosis.study import Study, Subject, study
 from scripts.explain.diagnosis import CAUSES
 from scripts.explain.findings import CANNOT_TELL, HOLDS
 from scripts.explain.methods import METHODS
+from scripts.explain.outputs import selecting
 from scripts.explain.targets import TumorLogOdds
 from scripts.runs import folder as runs
 from scripts.runs.folder import write_json
@@ -197,6 +198,12 @@ def _own_network(given: argparse.Namespace) -> nn.Module:
 def _own(given: argparse.Namespace, out: Path) -> Study:
     """Diagnose a user's own network."""
     network = _own_network(given)
+    with selecting(network, given.head):
+        return _diagnosed(network, given, out)
+
+
+def _diagnosed(network: nn.Module, given: argparse.Namespace, out: Path) -> Study:
+    """Diagnose a network that returns one tensor."""
     items, datalist = _items(given)
     classes = datalist["classes"]
     known = given.preprocessing is not None
@@ -233,7 +240,7 @@ def _own(given: argparse.Namespace, out: Path) -> Study:
 
 def _run(given: argparse.Namespace, out: Path) -> Study:
     """Diagnose a run of this bundle."""
-    own = [name for name in ("network", "network_config", "checkpoint", "forward_args") if getattr(given, name)]
+    own = [name for name in ("network", "network_config", "checkpoint", "forward_args", "head") if getattr(given, name)]
     if own:
         raise ValueError(f"--run_dir brings its own network; leave out --{', --'.join(own)}")
     network, config, folder = runs.load_run(given.run_dir)

@@ -112,7 +112,7 @@ def logits_of(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
             if not isinstance(output, Tensor):
                 raise TypeError(
                     f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
-                    "arguments of forward, or wrap the network in a module that returns one"
+                    "arguments of forward, or name one of several, see scripts.explain.outputs"
                 )
             outputs.append(output.float())
     return torch.cat(outputs)

@@ -25,6 +25,7 @@ from scripts.explain.diagnosis import CAUSES
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
 from scripts.explain.maps import max_scaling, upsample
 from scripts.explain.targets import SegmentationRegion, TumorLogOdds
+from tests.explain.nets import TwoOutputs
 from tests.networks.nets import heads, tiny
 
 DENSENET = {
@@ -215,6 +216,27 @@ def test_errors_say_what_to_do(tokens, message, flat, tmp_path):
     folder = ["--folder", flat, "--spatial_size", "64"]
     with pytest.raises((ValueError, OSError), match=message):
         command(["diagnose", *network, *folder, "--out", str(tmp_path), *tokens])
+
+
+def test_a_network_that_returns_a_dictionary_is_diagnosed_by_one_of_its_outputs(flat, tmp_path):
+    torch.manual_seed(0)
+    torch.save(TwoOutputs().state_dict(), tmp_path / "weights.pt")
+    common = ["--network", "tests.explain.nets.TwoOutputs", "--checkpoint", str(tmp_path / "weights.pt")]
+    common += ["--folder", flat, "--spatial_size", "64"]
+    for head in ("cls", "seg"):
+        one = ["--network_args", json.dumps({"only": head}), "--out", str(tmp_path / "one")]
+        ends = [
+            command(["diagnose", *common, *rest])
+            for rest in (one, ["--head", head, "--out", str(tmp_path / "several")])
+        ]
+        assert ends[0] == ends[1]
+        several, alone = (document(tmp_path / name) for name in ("several", "one"))
+        assert several["findings"] == alone["findings"]
+        assert several["layer"] == alone["layer"] == {"cls": "last", "seg": "decoder"}[head]
+    with pytest.raises(ValueError, match=r"TwoOutputs returned several outputs: cls .*, seg .*; name one by head"):
+        command(["diagnose", *common, "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match="brings its own network; leave out --head"):
+        command(["diagnose", "--run_dir", str(tmp_path), "--head", "cls"])
 
 
 def test_networks_by_class_and_by_config(tmp_path):

@@ -74,6 +74,24 @@ class TinySegmenter(nn.Module):
         return self.out(self.features(x))
 
 
+class TwoOutputs(nn.Module):
+    """Encoder, class head, and a decoder that runs afterwards; a dictionary of both outputs, or one of them."""
+
+    def __init__(self, only: str | None = None):
+        super().__init__()
+        self.only = only
+        self.encoder = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.InstanceNorm2d(4), nn.ReLU())
+        self.last = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU())
+        self.fc = nn.Linear(6, 2)
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2), nn.ReLU())
+        self.out = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        features = self.encoder(x)
+        found = {"cls": self.fc(self.last(features).flatten(2).mean(2)), "seg": self.out(self.decoder(features))}
+        return found if self.only is None else found[self.only]
+
+
 class EvidenceNet(nn.Module):
     """Features, a bias-free 1x1 evidence convolution, and a pooling of the evidence into class logits."""
 
