@@ -274,10 +274,19 @@ def read_series(folder: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.
     if len(stacks) != 1:
         raise ValueError(
             f"folder {folder} holds {len(stacks)} DICOM series, expected one; give each series a folder of its own"
+            f"{'; found: ' if stacks else ''}{'; '.join(_in_words(headers) for headers in stacks.values())}"
         )
     headers = next(iter(stacks.values()))
     array, affine = _read_stack(headers, folder, limits)
     return array, affine, headers[0].about
+
+
+def _in_words(headers: Sequence[Header]) -> str:
+    """Size, modality and series of a stack, nothing about the patient."""
+    first, count = headers[0], sum(len(header.positions) for header in headers)
+    size = f"{first.rows} x {first.columns}"
+    uid = first.about["SeriesInstanceUID"] or "no UID"
+    return f"{count} slices of {first.about['Modality']}, {size}, series {uid} ({Path(first.path).name}, ...)"
 
 
 def read_dicom(path: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.ndarray, np.ndarray]:

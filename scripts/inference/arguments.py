@@ -17,6 +17,8 @@ def _predict(parser: Parser) -> None:
     parser.add_argument("--slice_batch_size", type=int, help="slices in one pass of the network")
     parser.add_argument("--readers", type=int, default=1, help="threads that read and prepare files ahead (default: 1)")
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
+    parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")
+    parser.add_argument("--anonymous", action="store_true", help="DICOM objects that say nothing of the patient")
 
 
 def _adopt(parser: Parser) -> None:

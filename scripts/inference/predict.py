@@ -5,9 +5,10 @@
 Pictures and volumes are found in all subfolders; a folder of DICOM files is one volume. The folder structure is kept
 under ``--out``: ``<name>_mask``, ``<name>_evidence.nii.gz``, ``<name>_overlay.png`` and ``<name>_result.json``; the
 name is the file's without its suffix, or with it where another image has the same. The table is results.csv, .json and,
-with the pictures, .html. A file that can not be used is named in the table with the reason, and the others go on.
-Interrupted or run again, it continues: images whose result is there, of the same file, weights, config and options, are
-not read again.
+with the pictures, .html. With ``--dicom``, each DICOM series also gets ``<name>_segmentation.dcm``,
+``<name>_evidence.dcm`` and ``<name>_report.dcm``. A file that can not be used is named in the table with the reason,
+and the others go on. Interrupted or run again, it continues: images whose result is there, of the same file, weights,
+config and options, are not read again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tqdm import tqdm
 
 from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
+from scripts.dicom.writing import ENDINGS, ObjectWriter, check_available, only_series
 from scripts.explain.maps import upsample
 from scripts.inference.image_files import find_images, fingerprint
 from scripts.inference.pipeline import Inference, slices_first
@@ -44,7 +46,7 @@ from scripts.runs.folder import write_json
 logger = logging.getLogger(__name__)
 
 TILE = 192  # longest side of a slice in the overlay of a volume, in pixels
-PARTS = ("_mask.png", "_mask.nii.gz", "_evidence.nii.gz", "_overlay.png")
+PARTS = ("_mask.png", "_mask.nii.gz", "_evidence.nii.gz", "_overlay.png", *ENDINGS)
 # Errors of the disk that no other image would be spared.
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
@@ -58,12 +60,20 @@ class BatchPrediction:
         options: of the inference, as plain values; they are named in the results.
         overlay: write overlays.
         readers: files that are prepared ahead of the network, and threads that do so.
+        objects: writes DICOM objects of each; None: none are written.
     """
 
     def __init__(
-        self, inference: Inference, out: Path, options: Mapping[str, Any], overlay: bool = True, readers: int = 1
+        self,
+        inference: Inference,
+        out: Path,
+        options: Mapping[str, Any],
+        overlay: bool = True,
+        readers: int = 1,
+        objects: ObjectWriter | None = None,
     ) -> None:
         self.inference, self.out, self.overlay, self.readers = inference, out, overlay, readers
+        self.objects = objects
         # Results of anything else are not taken for this one's.
         self.made_by = {**inference.identity(), "options": dict(options), "overlays": overlay}
 
@@ -190,6 +200,8 @@ class BatchPrediction:
         if "evidence" in done:
             evidence = done["evidence"].as_tensor()[0].numpy()
             files.append(save_nifti(evidence, affine, _beside(target, "_evidence.nii.gz")))
+        if self.objects is not None:
+            files += self.objects(image, done, target)
         picture = f"{name}_overlay.png" if self.overlay else None
         if picture is not None:
             files.append(overlays.save(study_overlay(item, output), self.out / picture))
@@ -289,16 +301,29 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     options = {
         key: value for key in ("plane", "channel", "slice_batch_size") if (value := getattr(arguments, key)) is not None
     }
-    inference = Inference(
-        arguments.bundle_root or ROOT, arguments.weights, inference_overlays(arguments), arguments.device, options
-    )
+    if arguments.anonymous and not arguments.dicom:
+        raise ValueError("--anonymous is for the objects that --dicom writes; give both")
+    if arguments.dicom:
+        check_available()
+    root = arguments.bundle_root or ROOT
+    inference = Inference(root, arguments.weights, inference_overlays(arguments), arguments.device, options)
     started = time.monotonic()
     found = find_images(arguments.folder, arguments.out)
     for note in found.notes():
         logger.info("%s", note)
     _check_others(arguments.out, [*found.images, *(path for path, _ in found.failed)])
+    objects = None
+    if arguments.dicom:
+        found.images, others = only_series(found.images)
+        found.failed += others
+        about = json.loads((Path(root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        made_by = {**inference.identity(), "options": dict(options)}
+        objects = ObjectWriter(made_by, about["intended_use"], arguments.anonymous)
+        options |= {"dicom": True, "anonymous": arguments.anonymous}
     stems = result_stems(found.images, arguments.folder)
-    job = BatchPrediction(inference, arguments.out, options, not arguments.no_overlays, arguments.readers)
+    job = BatchPrediction(
+        inference, arguments.out, options, not arguments.no_overlays, arguments.readers, objects=objects
+    )
     rows = job.run(found.images, stems, found.failed)
     text = summary(rows, 0, time.monotonic() - started)
     written = [arguments.out / name for name in ("results.csv", "results.html")]

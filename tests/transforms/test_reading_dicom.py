@@ -198,7 +198,10 @@ def test_two_series_or_directions_in_a_folder_are_named(tmp_path):
     for k in range(3):
         write_slice(tmp_path / f"a{k}.dcm", PIXELS[k], (0, 0, 3.0 * k))
         write_slice(tmp_path / f"b{k}.dcm", PIXELS[k], (3.0 * k, 0, 0), (0, 1, 0, 0, 0, 1))
-    with pytest.raises(ValueError, match=r"holds 2 DICOM series, expected one; give each series a folder of its own"):
+    listed = r"found: 3 slices of MR, 8 x 6, series [\d.]+ \(a0.dcm, ...\); 3 slices of MR, .* \(b0.dcm, ...\)$"
+    with pytest.raises(
+        ValueError, match=rf"holds 2 DICOM series, expected one; give each series a folder of its own; {listed}"
+    ):
         read(tmp_path)
 
 

@@ -1,0 +1,14 @@
+"""Results as standard DICOM objects: Segmentation, Parametric Map and Structured Report beside the source series.
+
+May import `transforms` and `scripts.command`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "sources": ["Source"],
+        "writing": ["write_objects"],
+    },
+)
