@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
 
+from scripts.command import yaml_text
 from scripts.command.locations import ROOT
 
 __all__ = ["META", "check_order", "literal", "parser_of", "read_config", "read_mapping"]
@@ -76,9 +78,12 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} is no config file: expected one of {', '.join(SUFFIXES)}")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Duplicate key")  # the last one would win without a word
-            content = ConfigParser.load_config_file(path)
+        if path.suffix.lower() == ".json":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Duplicate key")  # the last one would win without a word
+                content = ConfigParser.load_config_file(path)
+        else:
+            content = yaml_text.load(path.read_text(encoding="utf-8"), unique_keys=True)
     except (yaml.YAMLError, UnicodeDecodeError, UserWarning) as error:
         raise ValueError(f"{path} cannot be read as a config: {' '.join(str(error).split())}") from error
     except ValueError as error:
@@ -128,11 +133,14 @@ def read_config(files: str | Path | Sequence[str | Path], values: Mapping[str, A
         FileNotFoundError, ValueError: as `read_mapping` and `check_order`.
     """
     paths = [files] if isinstance(files, (str, Path)) else list(files)
-    parser = ConfigParser()
-    check_order(paths, [read_mapping(path) for path in paths])
+    contents = [read_mapping(path) for path in paths]
+    check_order(paths, contents)
     for path in paths:
         note_outside(str(Path(path).expanduser().resolve()))
-    parser.read_config([str(Path(path).expanduser()) for path in paths])
-    parser = parser_of(parser.get())
+    merged = ConfigParser({})
+    for content in contents:  # as `ConfigParser.load_config_files`, which would read them a second time
+        for key, value in content.items():
+            merge_kv(merged, key, value)
+    parser = parser_of({META: {}, **merged.get()})
     parser.update(pairs={name: literal(value) for name, value in (values or {}).items()})
     return parser

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scripts.checks.audit import audit, write_audit
+from scripts.command import yaml_text
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
@@ -120,7 +119,7 @@ def demo(
         datalists.write(datalist, datalist_file)
         runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
     paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
-    settings = yaml.safe_load(size.read_text(encoding="utf-8"))
+    settings = yaml_text.load(size.read_text(encoding="utf-8"))
     with step("audit them for shortcuts", "what air, geometry and histogram alone tell about the diagnosis"):
         audited = audit(datalist, folder, max(settings["spatial_size"]), AUDITED, seed)
         write_audit(audited, out / "ours")

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from scripts.command import yaml_text
 from scripts.command.config_files import parser_of, read_mapping
 from scripts.command.files import whole, write_text
 from scripts.command.overrides import bundle_command, differing, merged_config
@@ -181,7 +182,7 @@ def start_stage(
             running = running_config()
             config = {} if "MLFlowHandler" in str(running) else as_plain(running)  # tracking adds handlers
         if (folder / CONFIG).is_file() and not config:
-            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+            config = yaml_text.load((folder / CONFIG).read_text(encoding="utf-8"))
         if not config and datalist_file is None and bundle_root is not None:
             config = merged_config([str(Path(bundle_root) / "configs" / "train.yaml")], {"bundle_root": bundle_root})
         config = {**config, **resolved} if config else {}
@@ -247,7 +248,7 @@ def finished(
             "choose another run_dir, or delete the folder"
         )
     manifest = read_manifest(folder)
-    saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) if config else {}
+    saved = yaml_text.load((folder / CONFIG).read_text(encoding="utf-8")) if config else {}
     if "adopted" in manifest:  # not trained here, with no datalist: the network alone has to be the same
         if config and (unlike := differing(*({key: c.get(key) for key in DESIGN} for c in (saved, config)))):
             raise ValueError(

@@ -12,6 +12,7 @@ import yaml
 from markupsafe import Markup
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from scripts.command import yaml_text
 from scripts.data import datalists
 from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.folder import trained_tasks
@@ -95,7 +96,7 @@ class Document:
                     self.content: Any = list(csv.DictReader(file))
             else:
                 text = path.read_text(encoding="utf-8")
-                self.content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+                self.content = json.loads(text) if path.suffix == ".json" else yaml_text.load(text)
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{path} can not be read: {error}") from error
 

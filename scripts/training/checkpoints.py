@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
+from scripts.command import yaml_text
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import parallel
@@ -136,7 +136,7 @@ class StageCheckpoint:
         self.average.restart()
         config = self.stage_dir / "config.yaml"
         if config.is_file():
-            values = yaml.safe_load(config.read_text(encoding="utf-8"))
+            values = yaml_text.load(config.read_text(encoding="utf-8"))
             self.writer.hyperparameters(values, f"validation/{self.key_metric}")
         self.evaluator.run(1)
         self.save(engine)
