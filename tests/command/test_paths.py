@@ -82,7 +82,8 @@ def test_a_mapping_of_an_args_file_must_not_replace_a_section(tmp_path):
     args = tmp_path / "args.json"
     config = str(CONFIGS / "train.yaml")
     args.write_text(json.dumps({"config_file": config, "train": {"trainer": {"max_epochs": 2}}}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"--train: a mapping replaces all of 'train', 'deterministic_transforms' too.*#trainer$"):
+    said = r"--train: a mapping replaces all of 'train', 'deterministic_transforms' too.*#trainer$"
+    with pytest.raises(ValueError, match=said):
         bundle_command([PROGRAM, "run", "--args_file", str(args)]).check()
     args.write_text(json.dumps({"config_file": config, "stage_epochs": {"joint": 2}}), encoding="utf-8")
     bundle_command([PROGRAM, "run", "--args_file", str(args)]).check()
