@@ -39,7 +39,7 @@ from scripts.explain.layers import (
     resolve_layer,
 )
 from scripts.explain.maps import max_scaling
-from scripts.explain.outputs import selecting
+from scripts.explain.outputs import selecting, unwrapped
 from scripts.explain.scores import checked_score, one_tensor, plain
 from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
@@ -255,7 +255,7 @@ class GradCAM(monai.visualize.GradCAM):
     ) -> None:
         if not register_backward:
             raise ValueError("register_backward=False: there is no Grad-CAM without gradients")
-        model = nn_module.model if isinstance(nn_module, ModelWithHooks) else nn_module
+        model = unwrapped(nn_module.model if isinstance(nn_module, ModelWithHooks) else nn_module)
         names = [target_layers] if isinstance(target_layers, str) else list(target_layers or [])
         self.target_layers = tuple(resolve_layer(model, name) for name in names)
         hooked = ModelWithHooks(model, self.target_layers)  # registers no hook: neither forward nor backward is asked

@@ -16,7 +16,7 @@ from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated
 from scripts.explain.layers import evaluating
 from scripts.explain.lrp import lrp
 from scripts.explain.maps import combine_maps, scale_maps, upsample
-from scripts.explain.outputs import Classes, selecting, target_of
+from scripts.explain.outputs import Classes, selecting, target_of, unwrapped
 from scripts.explain.perturbation import occlusion, scorecam
 from scripts.explain.scores import one_tensor
 from scripts.explain.statistics import FROZEN, STATISTICS, named, without_statistics
@@ -143,6 +143,7 @@ def explain(
     _check(methods, names, aggregate, signed, options or {})
     extra = dict(options or {})
     kwargs = dict(forward_kwargs or {})
+    model = unwrapped(model)
     if isinstance(target, str):
         named_head, target = target_of(target, classes)
         if head is not None and named_head not in (None, head):

@@ -6,17 +6,32 @@ import dataclasses
 import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from scripts.explain.targets import Target, named_target
 
-__all__ = ["Classes", "one_of", "selecting", "target_of", "tensors_of"]
+__all__ = ["Classes", "one_of", "selecting", "target_of", "tensors_of", "unwrapped"]
 
 # Names of the classes of the explained output, or of several outputs by their names.
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, whose layers run by their own names, of one that is compiled or runs on several devices.
+
+    It has the same parameters. A part that was compiled in place runs uncompiled within `selecting`.
+    """
+    while True:
+        parallel = isinstance(model, nn.DataParallel | DistributedDataParallel)
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)  # the latter by torch.compile
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def tensors_of(output: Any) -> dict[str, Tensor]:
@@ -82,9 +97,11 @@ def selecting(model: nn.Module, head: str | None = None) -> Iterator[nn.Module]:
             return None
         return one_of(output, head, kind)
 
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
     handle = model.register_forward_hook(select)
     try:
-        yield model
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield model
     finally:
         handle.remove()
 

@@ -140,3 +140,32 @@ def test_errors_name_the_outputs_and_leave_no_hook():
         explain(nothing, x, "gradcam", "encoder", SegmentationRegion())
     assert_same_state(before, state_of(several))
     assert tensors_of(3) == {}
+
+
+@pytest.mark.parametrize("how", ["compiled", "compiled in place", "a part compiled in place", "parallel"])
+def test_wrapped_networks_are_explained_by_their_own_layers(how):
+    several, cls, _, x = networks(FORMS["dict"][0])
+    methods = ["gradcam", "hirescam_frozen", "lrp", "saliency"]
+    expected = explain(cls, x, methods, "encoder", 1)
+    network: nn.Module = several
+    if how == "compiled":
+        network = torch.compile(several, backend="eager")
+    elif how == "compiled in place":
+        several.compile(backend="eager")
+    elif how == "a part compiled in place":
+        several.encoder.compile(backend="eager")
+    else:
+        network = nn.DataParallel(several)
+    if "part" in how:
+        network(x)
+    found = explain(network, x, methods, "encoder", 1, head="cls")
+    for key, value in expected.maps.items():
+        torch.testing.assert_close(found.maps[key], value)
+    assert torch.equal(GradCAM(network, "encoder", head="cls")(x, class_idx=1), GradCAM(cls, "encoder")(x, class_idx=1))
+
+
+def test_integers_and_outputs_without_gradient_are_refused_in_one_sentence():
+    several, _, _, x = networks(lambda seg, cls: {"cls": cls.detach(), "mask": seg.argmax(1, keepdim=True)})
+    for head, message in (("mask", "no gradient reaches 'encoder'"), ("cls", "no gradient reaches 'encoder'")):
+        with pytest.raises(ValueError, match=message):
+            explain(several, x, "hirescam", "encoder", 0, head=head)
