@@ -9,6 +9,7 @@ the memory of its own session, until another takes their place or the session en
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from bundle.service_model import NOTICE, describe_model, read_metadata  # noqa: 
 from bundle.uploads import KINDS, UploadLimits, UploadRefused, in_form_words, stored  # noqa: E402
 from scripts.command.verbs import Parser, inference_overlays  # noqa: E402
 from scripts.explain.methods import SLOW  # noqa: E402
+from scripts.inference.answer import TUMOR, UNCERTAIN  # noqa: E402
 from scripts.inference.result_names import stem as file_stem  # noqa: E402
 from scripts.inference.study_files import read_image  # noqa: E402
 
@@ -85,10 +87,10 @@ def read(data: bytes) -> np.ndarray:
     return array[..., 0].T if picture else array.reshape(*array.shape[:-1], *[1] * (4 - array.ndim), array.shape[-1])
 
 
-def predict(predictor: Predictor, data: bytes, uncertainty: bool, channel: int | None) -> Prediction:
+def predict(predictor: Predictor, data: bytes, uncertainty: bool, channel: int | None, anyway: bool) -> Prediction:
     """Prediction of an upload."""
     with opened(data) as path:
-        return predictor.predict(path, uncertainty=uncertainty, channel=channel)
+        return predictor.predict(path, uncertainty=uncertainty, channel=channel, assess_anyway=anyway)
 
 
 def explain(
@@ -129,7 +131,7 @@ def choose_channel(predictor: Predictor, gray: np.ndarray) -> tuple[int | None, 
 
 def show_prediction(prediction: Prediction) -> None:
     """Verdict, class probabilities, warnings."""
-    (st.error if prediction.verdict else st.success)(views.verdict(prediction))
+    {True: st.error, False: st.success, None: st.warning}[prediction.detected](views.verdict(prediction))
     for flag in prediction.flags:
         st.warning(f"{flag['code'].replace('_', ' ')}: {flag['message']}")
     table = pd.DataFrame(
@@ -193,13 +195,15 @@ def main() -> None:
         return
     name, data = image
     uncertainty = st.sidebar.checkbox("Estimate uncertainty (7 passes)")
+    drawn_sample = name in samples()  # none of them is like the images of a training on real heads
+    assess = drawn_sample or st.sidebar.checkbox("Assess images unlike those of the training too")
     try:
         digest = hashlib.sha256(data).hexdigest()
         gray = remembered("gray values", "Reading ...", (digest,), lambda: read(data))
         channel, gray = choose_channel(predictor, gray)
         prediction = remembered(
-            "prediction", "Predicting ...", (digest, uncertainty, channel),
-            lambda: predict(predictor, data, uncertainty, channel),
+            "prediction", "Predicting ...", (digest, uncertainty, channel, assess),
+            lambda: predict(predictor, data, uncertainty, channel, assess),
         )  # fmt: skip
     except (UploadRefused, ValueError) as error:
         st.error(f"{name} cannot be used: {error}")
@@ -208,9 +212,12 @@ def main() -> None:
     with left:
         show_prediction(prediction)
     volume = prediction.mask.ndim == 3
-    anyway = not prediction.verdict and st.sidebar.checkbox("Show mask and heatmap below the threshold")
+    said = prediction.verdict in (TUMOR, UNCERTAIN)
+    anyway = not said and st.sidebar.checkbox("Show the network's own mask and heatmap")
+    if anyway:
+        prediction = dataclasses.replace(prediction, mask=prediction.raw_mask, evidence=prediction.raw_evidence)
     explanation, drawn = None, []
-    if prediction.verdict or anyway:
+    if said or anyway:
         choice = choose_explanation(predictor, model, volume)
         heat_opacity = st.sidebar.slider("Opacity of the heatmap", 0.0, 1.0, 0.6, 0.05)
         mask_opacity = st.sidebar.slider("Opacity of the mask's outline", 0.0, 1.0, 0.8, 0.05)
@@ -271,7 +278,7 @@ def downloads(
     column.download_button(
         "Result (JSON)", views.result_json(prediction, explanation, name, model), f"{stem}_result.json"
     )
-    if prediction.verdict or explanation is not None:
+    if prediction.mask.any() or explanation is not None:
         mask = views.as_nifti(prediction.mask, prediction.affine, 0.0, 1.0)
         column.download_button("Mask (NIfTI)", mask, f"{stem}_mask.nii")
     if heat is not None:

@@ -27,7 +27,7 @@ ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
 def verdict(prediction: Prediction) -> str:
     """The answer in one sentence, with probability and threshold."""
     numbers = f"tumor probability {prediction.probability:.1%}, threshold {prediction.threshold:.1%}"
-    words = verdict_in_words({"tumor_detected": prediction.verdict, "predicted_class": prediction.predicted_class})
+    words = verdict_in_words(prediction.to_json())
     return f"{words[0].upper()}{words[1:]} ({numbers})"
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from scripts.inference.answer import NO_TUMOR, TUMOR
+
 __all__ = ["Explanation", "Prediction", "Uncertainty"]
 
 
@@ -37,14 +39,19 @@ class Prediction:
         probabilities: of each class by name, sum 1.
         slice_probabilities: of any tumor, one a slice of ``plane`` (None: slice not read); None for a picture.
         plane: in which a volume was cut, or None.
-        verdict: whether the probability reaches the threshold.
+        verdict: "tumor", "no tumor", "uncertain" or "not assessed", by the rule of `scripts.inference.answer`.
+        reasons: why it is neither yes nor no.
         threshold: chosen in training, kept in the weights.
-        predicted_class: name of class 0 if the verdict is no tumor, else of the most probable tumor class.
-        mask: uint8 on the input grid, 0 background.
+        predicted_class: class 0 if the verdict is no tumor, the most probable tumor class if it is tumor, else None.
+        mask: uint8 on the input grid, 0 background; of the joined answer: empty where there is no tumor.
         evidence: float32 on the input grid in [0, 1], the same scale for all images, see
-            `scripts.inference.postprocessing.evidence_scale`; None for a network without an evidence head.
+            `scripts.inference.postprocessing.evidence_scale`; empty as the mask is; None without an evidence
+            head.
         affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
         flags: {"code", "message"[, "slices"]}, what speaks against trusting the result.
+        raw: what the network says before anything is joined: tumor_detected, predicted_class, tumor_voxels,
+            evidence_maximum, contradictions.
+        raw_mask, raw_evidence: its maps.
         scores: further numbers that judge the input, by name.
         uncertainty: where it was asked for.
     """
@@ -54,21 +61,32 @@ class Prediction:
     probabilities: dict[str, float]
     slice_probabilities: list[float | None] | None
     plane: str | None
-    verdict: bool
+    verdict: str
+    reasons: list[str]
     threshold: float
-    predicted_class: str
+    predicted_class: str | None
     mask: np.ndarray
     evidence: np.ndarray | None
     affine: np.ndarray
+    raw: dict[str, Any]
+    raw_mask: np.ndarray
+    raw_evidence: np.ndarray | None
     flags: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     uncertainty: Uncertainty | None = None
+
+    @property
+    def detected(self) -> bool | None:
+        """Whether the answer is a tumor; None where it is neither yes nor no."""
+        return {TUMOR: True, NO_TUMOR: False}.get(self.verdict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as values that `json.dumps` takes; sizes and maxima in place of the arrays."""
         return {
             "source": self.source,
-            "tumor_detected": self.verdict,
+            "verdict": self.verdict,
+            "reasons": self.reasons,
+            "tumor_detected": self.detected,
             "tumor_probability": self.probability,
             "threshold": self.threshold,
             "predicted_class": self.predicted_class,
@@ -80,6 +98,7 @@ class Prediction:
             "tumor_voxels": int((self.mask > 0).sum()),
             "evidence_maximum": None if self.evidence is None else float(self.evidence.max()),
             "probability_std": None if self.uncertainty is None else self.uncertainty.probability_std,
+            "raw": self.raw,
             "scores": self.scores,
             "flags": self.flags,
         }

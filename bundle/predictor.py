@@ -89,6 +89,7 @@ class Predictor:
         foreground: str | Path | np.ndarray | None = None,
         uncertainty: bool = False,
         *,
+        assess_anyway: bool = False,
         slice: int | None = None,
         plane: str | None = None,
         channel: int | None = None,
@@ -101,6 +102,7 @@ class Predictor:
                 channel), or an array: (rows, columns) gray values of a picture, or (X, Y[, Z[, C]]) with an affine.
             affine: 4x4 of an array of a volume, voxel indices to RAS+ millimeters.
             foreground: the user's own mask of the head, on the image's grid; None: it is computed.
+            assess_anyway: answer an image unlike those of the training too, instead of "not assessed".
             uncertainty: predict several views of the image and say how far they lie apart (7 passes in place of 1).
             slice: one slice of a volume alone; None: all.
             plane: to cut a volume in; None: as the config says.
@@ -111,7 +113,7 @@ class Predictor:
             ValueError: when the image cannot be read, does not fit the network or shows no head; names the file.
         """
         item = self._prepare(image, affine, foreground, slice, plane, channel, name)
-        return self._finish(item, self._inference.infer(item), uncertainty)
+        return self._finish(item, self._inference.infer(item), uncertainty, assess_anyway)
 
     @overload
     def predict_batch(self, images: Sequence[Image | Mapping[str, Any]]) -> list[Prediction]: ...
@@ -136,20 +138,20 @@ class Predictor:
         """
         if errors not in ("raise", "return"):
             raise ValueError(f"errors is 'raise' or 'return', got {errors!r}")
-        prepared: list[tuple[dict[str, Any], bool] | ValueError] = []
+        prepared: list[tuple[dict[str, Any], bool, bool] | ValueError] = []
         for image in images:
             given = dict(image) if isinstance(image, Mapping) else {"image": image}
-            ask = bool(given.pop("uncertainty", False))
+            ask, anyway = (bool(given.pop(key, False)) for key in ("uncertainty", "assess_anyway"))
             try:
-                prepared.append((self._prepare(**given), ask))
+                prepared.append((self._prepare(**given), ask, anyway))
             except ValueError as error:
                 if errors == "raise":
                     raise
                 prepared.append(error)
         items = [entry for entry in prepared if not isinstance(entry, ValueError)]
-        outputs = iter(self._inference.infer_together([item for item, _ in items]))
+        outputs = iter(self._inference.infer_together([item for item, _, _ in items]))
         return [
-            entry if isinstance(entry, ValueError) else self._finish(entry[0], next(outputs), entry[1])
+            entry if isinstance(entry, ValueError) else self._finish(entry[0], next(outputs), *entry[1:])
             for entry in prepared
         ]
 
@@ -286,8 +288,10 @@ class Predictor:
             item["image"] = str(image)
         return self._inference.prepare(item)
 
-    def _finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor], uncertainty: bool) -> Prediction:
-        done = self._inference.finish(item, output)
+    def _finish(
+        self, item: Mapping[str, Any], output: Mapping[str, Tensor], uncertainty: bool, assess_anyway: bool
+    ) -> Prediction:
+        done = self._inference.finish({**item, **({"assess_anyway": True} if assess_anyway else {})}, output)
         result, mask = done["result"], done["pred"]
         study = Study.of(item["image"])
 
@@ -301,12 +305,16 @@ class Predictor:
             probabilities=result["class_probabilities"],
             slice_probabilities=result["slice_probabilities"],
             plane=result["plane"],
-            verdict=result["tumor_detected"],
+            verdict=result["verdict"],
+            reasons=result["reasons"],
             threshold=result["threshold"],
             predicted_class=result["predicted_class"],
             mask=on_grid(mask),
             evidence=on_grid(done["evidence"]) if "evidence" in done else None,
             affine=np.asarray(mask.affine, dtype=float),
+            raw=result["raw"],
+            raw_mask=on_grid(done["raw_pred"]),
+            raw_evidence=on_grid(done["raw_evidence"]) if "raw_evidence" in done else None,
             flags=result["flags"],
             scores=result.get("scores", {}),
             uncertainty=self._uncertainty(item, study) if uncertainty else None,

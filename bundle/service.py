@@ -135,6 +135,7 @@ def create_app(
         slice: Slice = None,
         plane: Plane = None,
         channel: Channel = None,
+        assess_anyway: Annotated[bool, Form(description="answer images unlike those of the training too")] = False,
         uncertainty: Annotated[bool, Form(description="seven passes in place of one")] = False,
         arrays: Annotated[bool, Form(description="mask and evidence in the answer")] = True,
     ) -> Any:
@@ -145,7 +146,9 @@ def create_app(
             picture = given["image"].is_file() and file_kind(given["image"]) == "picture"
             lane = app.state.lanes["pictures" if picture else "volumes"]
             with _reasons(given):
-                prediction = await _answer(request, lane, {**given, "uncertainty": uncertainty})
+                prediction = await _answer(
+                    request, lane, {**given, "uncertainty": uncertainty, "assess_anyway": assess_anyway}
+                )
         return await run_in_threadpool(encode_prediction, prediction, image.filename, arrays)
 
     @app.post("/explain", response_model=ExplanationAnswer, responses=PROBLEMS, dependencies=known)

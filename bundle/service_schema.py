@@ -54,14 +54,28 @@ class Flag(BaseModel):
     slices: list[int] | None = Field(default=None, description="of a volume, those concerned")
 
 
+class RawAnswer(BaseModel):
+    """What the network says alone; its parts may contradict each other."""
+
+    tumor_detected: bool = Field(description="whether the probability reaches the threshold")
+    predicted_class: str
+    tumor_voxels: int
+    evidence_maximum: float | None
+    contradictions: list[str]
+
+
 class MultitaskAnswer(BaseModel):
     """Prediction for one image or volume."""
 
     source: str = Field(description="name of the uploaded file")
-    tumor_detected: bool = Field(description="whether the probability reaches the threshold")
+    verdict: str = Field(
+        description="tumor, no tumor, uncertain or not assessed: joined from probability, mask, evidence"
+    )
+    reasons: list[str] = Field(description="why it is uncertain or not assessed")
+    tumor_detected: bool | None = Field(description="whether the verdict is tumor; null where it is neither yes nor no")
     tumor_probability: float = Field(description="of any tumor, calibrated, 0 to 1")
     threshold: float = Field(description="0 to 1, chosen on validation data, kept in the weights")
-    predicted_class: str
+    predicted_class: str | None
     class_probabilities: dict[str, float] = Field(description="0 to 1, sum 1")
     slice_probabilities: list[float | None] | None = Field(
         description="of a volume: tumor probability of each slice of the plane, null where a slice was not read"
@@ -72,6 +86,7 @@ class MultitaskAnswer(BaseModel):
     tumor_voxels: int = Field(description="pixels or voxels of the mask")
     evidence_maximum: float | None = Field(description="0 none, 0.9: calibrated odds of 19 to 1")
     probability_std: float | None = Field(description="over several views of the image, where asked for; 0 to 0.5")
+    raw: RawAnswer = Field(description="what the network says before anything is joined")
     scores: dict[str, float] = Field(description="further numbers that judge the input")
     flags: list[Flag]
     mask: EncodedArray | None = Field(description="0 background, 1 tumor")

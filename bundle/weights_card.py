@@ -187,13 +187,13 @@ def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, An
                 "refused": None,
                 "plane": prediction.plane,
                 "tumor_probability": prediction.probability,
-                "verdict": prediction.verdict,
-                "predicted_class": prediction.predicted_class,
+                "verdict": prediction.raw["tumor_detected"],
+                "predicted_class": prediction.raw["predicted_class"],
                 "slices_above": sum(
                     p is not None and p >= prediction.threshold for p in prediction.slice_probabilities or []
                 ),
                 "slices": len(scores),
-                "tumor_voxels": int((prediction.mask > 0).sum()),
+                "tumor_voxels": prediction.raw["tumor_voxels"],
                 "flags": sorted({flag["code"] for flag in prediction.flags}),
             }
         )

@@ -13,7 +13,9 @@ import torch
 from ignite.engine import Engine, Events
 from scipy.special import softmax
 
+from scripts.evaluation.answers import RULE, answer_summary, evidence_of_case, judged
 from scripts.evaluation.items import ClassComparison
+from scripts.evaluation.overview import overview
 from scripts.explain.clusters import clusters
 from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
 from scripts.measures.intervals import AT_LEAST_0, METHOD, SHARES, case_summary
@@ -52,7 +54,8 @@ class CaseResults:
     (what these masks would score), else NaN.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
         self.rows: list[dict[str, Any]] = []
         self._people: list[dict[str, Any]] = []
 
@@ -85,6 +88,12 @@ class CaseResults:
                     "diagnosis": int(target["diagnosis"][i]),
                     "logits": [float(v) for v in pred["cls"][i]],
                     "label_coverage": float(batch["label_coverage"][i]),
+                    **evidence_of_case(
+                        None if segmented is None else segmented[i],
+                        pred["cls"][i],
+                        pred["evidence"][i] if "evidence" in pred else None,
+                        self.temperature,
+                    ),
                     **mask_measures(
                         None if segmented is None else segmented[i],
                         label[i] if bool(target["has_mask"][i]) else None,
@@ -152,7 +161,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
     """M of metrics.json for a set of cases.
 
     Args:
-        rows: of `CaseResults`.
+        rows: of `CaseResults`; only those of `decided` have a joined answer.
         threshold, temperature: from validation.
     """
     known = [row for row in rows if row["diagnosis"] >= 0]
@@ -165,6 +174,8 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
             temperature,
             [row["unit"] for row in known],
         )
+        if all("verdict" in row for row in rows):
+            result["answers"] = answer_summary(rows)
     result["segmentation"] = segmentation_summary(rows)
     return result
 
@@ -238,7 +249,9 @@ def baselines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str,
 def decided(
     rows: Sequence[dict[str, Any]], threshold: float, temperature: float, classes: ClassComparison | None = None
 ) -> list[dict[str, Any]]:
-    """Rows with the classes that are compared, ``probability`` by class, ``tumor_probability`` and ``predicted``."""
+    """Rows with the classes that are compared, ``probability`` by class, ``tumor_probability``, ``predicted``
+    and the columns of `judged`.
+    """
     found = []
     for row in rows:
         logits = np.array([row["logits"]], dtype=float)
@@ -246,16 +259,15 @@ def decided(
         if classes is not None:
             logits, diagnosis = classes.logits(logits, temperature), classes.diagnosis(diagnosis)
         probability = softmax(logits[0] / temperature)
-        found.append(
-            {
-                **row,
-                "logits": logits[0].tolist(),
-                "diagnosis": diagnosis,
-                "probability": probability.tolist(),
-                "tumor_probability": float(1 - probability[0]),
-                "predicted": int(decide(logits, threshold, temperature)[0]),
-            }
-        )
+        now = {
+            **row,
+            "logits": logits[0].tolist(),
+            "diagnosis": diagnosis,
+            "probability": probability.tolist(),
+            "tumor_probability": float(1 - probability[0]),
+            "predicted": int(decide(logits, threshold, temperature)[0]),
+        }
+        found.append({**now, **judged(now, threshold)})
     return found
 
 
@@ -314,6 +326,7 @@ def write_evaluation(
         "intervals": f"{METHOD} by {clustered_by}",
         "grid": GRID_WORDS.format(*(("pixels", "pixel") if spatial_dims == 2 else ("voxels", "voxel"))),
         "areas": AREA_WORDS[spatial_dims],
+        "answers": RULE,
     }
     if volumes:
         result[part]["volumes"] = volume_summary(volumes, len(names), rule, whole=spatial_dims == 3)
@@ -324,38 +337,6 @@ def write_evaluation(
     logger.info("%d cases evaluated, figures in %s", len(rows), folder)
     print(overview(result, part, folder))
     return result
-
-
-def overview(result: Mapping[str, Any], part: str, folder: str | Path) -> str:
-    """The main figures of metrics.json as text, with their intervals.
-
-    Args:
-        result: content of metrics.json.
-        part: of the datalist.
-        folder: that it was written to.
-    """
-    whole = result[part]["overall"]
-    found, dice = whole.get("classification"), whole["segmentation"]["dice"]
-    lines = [(f"cases of {part}", str(whole["n"]))]
-    if found is not None:
-        for name in ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc"):
-            lines.append((name.replace("_", " "), _with_interval(found[name], found[f"{name}_ci95"])))
-    lines.append((f"Dice over {dice['n']} tumors", _with_interval(dice["mean"], dice["ci95"])))
-    rate = whole["segmentation"]["false_positive_rate"]
-    lines.append((f"{rate['n']} tumor-free with a mask", _with_interval(rate["mean"], rate["ci95"])))
-    if result["provenance"].get("seen"):
-        lines.append(("of them in the training", str(result["provenance"]["seen"])))
-    width = max(len(name) for name, _ in lines)
-    table = [f"{name:<{width}}  {value}" for name, value in lines]
-    return "\n".join(
-        [*table, *(f"note: {note}" for note in result["notes"]), f"written: {Path(folder) / 'metrics.json'}"]
-    )
-
-
-def _with_interval(value: float | None, limits: Sequence[float | None]) -> str:
-    if value is None:
-        return "n/a"
-    return f"{value:.3f}" if limits[0] is None else f"{value:.3f}  [{limits[0]:.3f}, {limits[1]:.3f}]"
 
 
 def _task_notes(rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,9 @@ The rule, for every consumer (inference, tables, service, page, MONAI Label, eva
 - *tumor*: the probability reaches the threshold, the mask and the evidence are not empty, and they overlap.
 - *no tumor*: the probability does not reach the threshold, and the mask holds at most `SMALL_SHARE` of the head. Mask
   and evidence of the answer are empty.
-- *uncertain*: everything else; the reason says what disagrees. It counts as neither right nor wrong.
+- *uncertain*: everything else; the reason says what disagrees. It counts as neither right nor wrong. Mask and evidence
+  are those of the network.
+- *not assessed*: the image is none that the network should be asked about, or its head was not trained.
 
 What the network said alone stays beside it, as ``raw``.
 """
@@ -17,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["NO_TUMOR", "SMALL_SHARE", "TUMOR", "UNCERTAIN", "Answer", "Raw", "join", "overlaps"]
+__all__ = ["NOT_ASSESSED", "NO_TUMOR", "SMALL_SHARE", "TUMOR", "UNCERTAIN", "Answer", "Raw", "join", "overlaps"]
 
-TUMOR, NO_TUMOR, UNCERTAIN = "tumor", "no tumor", "uncertain"
+TUMOR, NO_TUMOR, UNCERTAIN, NOT_ASSESSED = "tumor", "no tumor", "uncertain", "not assessed"
 SMALL_SHARE = 0.002  # of the head: a mask below it does not speak against "no tumor"
 
 
@@ -74,8 +76,8 @@ class Answer:
     """The joined answer.
 
     Attributes:
-        verdict: `TUMOR`, `NO_TUMOR` or `UNCERTAIN`.
-        reasons: what disagrees, in words; empty unless uncertain.
+        verdict: `TUMOR`, `NO_TUMOR`, `UNCERTAIN` or `NOT_ASSESSED`.
+        reasons: what disagrees, or why nothing is said, in words; empty for the first two.
         raw: what the network said.
     """
 
@@ -86,16 +88,25 @@ class Answer:
     @property
     def empty(self) -> bool:
         """Whether mask and evidence of the answer are empty."""
-        return self.verdict == NO_TUMOR
+        return self.verdict in (NO_TUMOR, NOT_ASSESSED)
+
+    @property
+    def detected(self) -> bool | None:
+        """Whether the answer is a tumor; None where it is neither yes nor no."""
+        return {TUMOR: True, NO_TUMOR: False}.get(self.verdict)
 
     @property
     def in_words(self) -> str:
-        """The verdict, and why it is uncertain."""
+        """The verdict, and why it is neither yes nor no."""
         return f"{self.verdict}: {'; '.join(self.reasons)}" if self.reasons else self.verdict
 
 
-def join(raw: Raw) -> Answer:
+def join(raw: Raw, objections: Sequence[str] = ()) -> Answer:
     """Join the raw outputs by the rule of this module.
+
+    Args:
+        raw: the outputs.
+        objections: why the network should not be asked about the image; any makes the answer `NOT_ASSESSED`.
 
     >>> join(Raw(0.9, 0.5, 300, 10000, 2.0, True)).in_words
     'tumor'
@@ -104,6 +115,8 @@ def join(raw: Raw) -> Answer:
     >>> join(Raw(0.2, 0.5, 300, 10000, 0.3, True)).in_words
     'uncertain: the verdict is no tumor, but the mask holds 3.00% of the head'
     """
+    if objections:
+        return Answer(NOT_ASSESSED, tuple(objections), raw)
     reasons = tuple(raw.contradictions)
     if not raw.detected and raw.mask_share <= SMALL_SHARE:
         return Answer(NO_TUMOR, (), raw)

@@ -15,6 +15,9 @@ def _predict(parser: Parser) -> None:
     parser.add_argument("--plane", help="axial, coronal, sagittal or auto: how volumes are cut")
     parser.add_argument("--channel", type=int, help="which volume of 4D files, counted from 0")
     parser.add_argument("--slice_batch_size", type=int, help="slices in one pass of the network")
+    parser.add_argument(
+        "--assess_anyway", action="store_const", const=True, help="answer images unlike those of the training too"
+    )
     parser.add_argument("--readers", type=int, default=1, help="threads that read and prepare files ahead (default: 1)")
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
     parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")

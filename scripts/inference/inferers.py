@@ -22,6 +22,19 @@ def spatial_dims(network: Any) -> int:
     return max(parameter.ndim for parameter in network.parameters()) - 2
 
 
+def tumor_evidence(logits: Tensor, evidence: Tensor, temperature: Tensor | float) -> Tensor:
+    """Evidence for any tumor (B, 1, *grid): of its classes, weighted by their calibrated shares, less that of none.
+
+    Args:
+        logits: (B, K) of the classes.
+        evidence: (B, K, *grid) by class.
+        temperature: of the network.
+    """
+    share = torch.softmax(logits[:, 1:] / temperature, dim=1)
+    share = share.view(*share.shape, *[1] * (evidence.ndim - 2))
+    return (share * evidence[:, 1:]).sum(dim=1, keepdim=True) - evidence[:, :1]
+
+
 class MultiTaskInferer(Inferer):
     """Runs the network once a slice, in batches, and returns segmentation, calibrated probabilities and evidence.
 
@@ -84,10 +97,7 @@ class MultiTaskInferer(Inferer):
             "probability": torch.softmax(logits / network.temperature, dim=1),
         }
         if "evidence" in output:
-            evidence = output["evidence"].float()
-            share = torch.softmax(logits[:, 1:] / network.temperature, dim=1)
-            share = share.view(*share.shape, *[1] * (units.ndim - 2))
-            result["evidence"] = (share * evidence[:, 1:]).sum(dim=1, keepdim=True) - evidence[:, :1]
+            result["evidence"] = tumor_evidence(logits, output["evidence"].float(), network.temperature)
         return result
 
     @torch.no_grad()

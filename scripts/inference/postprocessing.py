@@ -14,11 +14,12 @@ from monai.transforms import Invertd, Transform
 from torch import Tensor
 
 from scripts.explain.maps import upsample
+from scripts.inference.answer import Raw, join, overlaps
 from scripts.inference.result_names import check_free, result_name
-from scripts.inference.results import save_nifti
+from scripts.inference.results import EVIDENCE, save_nifti
 from scripts.inference.studies import Study, to_unit
 from scripts.measures.metrics import temperature_at_bound
-from scripts.runs.tasks import TASKS, untrained_flags
+from scripts.runs.tasks import TASKS, UNTRAINED, untrained_flags
 
 # What a further judgment of a study gives: numbers for the result, and flags.
 Score = Callable[[Tensor, Mapping[str, Tensor], Study], tuple[dict[str, float], list[dict[str, Any]]]]
@@ -78,10 +79,16 @@ class RestoreStudyd(Transform):
     in [0, 1], see `evidence_scale` (absent without an evidence head); both with the file's affine. Segmentation
     probabilities and evidence are interpolated linearly, the mask is taken after that; outside the crop it is 0.
 
-    "result" holds plain numbers and words: ``tumor_probability``, ``threshold``, ``tumor_detected`` (probability at
-    least the threshold), ``predicted_class`` (class 0 if not detected, else the most probable tumor class),
-    ``class_probabilities`` by name, ``slice_probabilities`` (of any tumor, a slice of the plane each, None where the
-    slice was not read; None for a picture), ``plane``, ``tumor_voxels``, ``evidence_maximum``, ``flags``.
+    Mask, evidence and "result" are those of the joined answer, see `scripts.inference.answer`: both maps are empty
+    where the verdict is no tumor or not assessed. "raw_pred" and "raw_evidence" are the network's own.
+
+    "result" holds plain numbers and words: ``verdict`` and its ``reasons``; ``tumor_detected`` and ``predicted_class``
+    (class 0 if not detected, else the most probable tumor class), None where the verdict is neither yes nor no;
+    ``tumor_probability``, ``threshold``, ``temperature``, ``class_probabilities`` by name, ``slice_probabilities``
+    (of any tumor, a slice of the plane each, None where the slice was not read; None for a picture), ``plane``,
+    ``tumor_voxels``, ``evidence_maximum``, ``flags``; and under ``raw`` what the network says alone:
+    ``tumor_detected`` (probability at least the threshold), ``predicted_class``, ``tumor_voxels``,
+    ``evidence_maximum``, ``contradictions``.
 
     Args:
         classes: class names by index, class 0 "no tumor"; without them the classes are called by number.
@@ -90,6 +97,8 @@ class RestoreStudyd(Transform):
         scores: further judgments, each called with the prepared slices (S, C, *size), the inferer's outputs and the
             study; their numbers go under ``scores``, their flags to the others.
         trained: what the network was trained for, of `scripts.runs.tasks.TASKS`; what comes of the rest is flagged.
+        assess_anyway: answer images outside the scope too, instead of "not assessed"; they stay flagged. An
+            item's own "assess_anyway" comes first.
         image_key: the prepared image.
     """
 
@@ -100,13 +109,14 @@ class RestoreStudyd(Transform):
         min_foreground: float = 0.1,
         scores: Sequence[Score] = (),
         trained: Sequence[str] = TASKS,
+        assess_anyway: bool = False,
         image_key: str = "image",
     ) -> None:
         if not 0 < volume_share <= 1:
             raise ValueError(f"volume_share is more than 0 and at most 1, got {volume_share}")
         self.classes, self.image_key, self.scores = dict(classes or {}), image_key, tuple(scores)
         self.volume_share, self.min_foreground = volume_share, min_foreground
-        self.untrained = untrained_flags(trained)
+        self.trained, self.untrained, self.assess_anyway = tuple(trained), untrained_flags(trained), assess_anyway
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Restore one item, whose "pred" is the inferer's dictionary without the batch axis."""
@@ -123,27 +133,59 @@ class RestoreStudyd(Transform):
                 on_size = upsample(raw[i : i + 1].clamp(min=0), size)[0]
                 maps.append(to_unit(on_size, placement, study.unit_shape)[0])
         meta = {key: value for key, value in image.meta.items() if key != "study"}
-        item["pred"] = MetaTensor(study.restore(masks, torch.uint8)[None], meta=dict(meta))
-        result = self.verdict(output, study)
-        result["tumor_voxels"] = int((item["pred"] > 0).sum())
-        if result["tumor_voxels"] and not result["tumor_detected"]:
-            result["flags"].append(
-                {
-                    "code": "mask_without_verdict",
-                    "message": f"the mask marks {result['tumor_voxels']} voxels though the verdict is no tumor",
-                }
-            )
+        item["raw_pred"] = MetaTensor(study.restore(masks, torch.uint8)[None], meta=dict(meta))
         if raw is not None:
             scaled = [evidence_scale(value, output["temperature"]) for value in maps]
-            item["evidence"] = MetaTensor(study.restore(scaled)[None], meta=dict(meta))
-            result["evidence_maximum"] = float(item["evidence"].max())
+            item["raw_evidence"] = MetaTensor(study.restore(scaled)[None], meta=dict(meta))
+        result = self.verdict(output, study)
         for score in self.scores:
             stack = image.as_tensor().movedim(-1, 0) if study.plane else image.as_tensor()[None]
             numbers, flags = score(stack, output, study)
             result.setdefault("scores", {}).update(numbers)
             result["flags"] += flags
-        item["result"] = result
+        item["result"] = self.join(item, result, study)
         return item
+
+    def join(self, item: dict[Hashable, Any], result: dict[str, Any], study: Study) -> dict[str, Any]:
+        """Put mask and evidence of the joined answer into the item; the result with its verdict."""
+        mask, evidence = item["raw_pred"], item.get("raw_evidence")
+        segments, judges = ("segmentation" in self.trained), ("classification" in self.trained)
+        strongest = None if evidence is None else float(evidence.max())
+        found = Raw(
+            probability=result["tumor_probability"],
+            threshold=result["threshold"],
+            mask_voxels=int((mask > 0).sum()) if segments else None,
+            head_voxels=round(sum(p.share for p in study.placements) * math.prod(study.unit_shape)),
+            evidence_maximum=strongest,
+            overlap=None if evidence is None else overlaps(mask.numpy(), evidence.numpy()),
+        )
+        objections = [] if judges else [UNTRAINED["classification"]]
+        if not item.get("assess_anyway", self.assess_anyway):
+            objections += [flag["message"] for flag in result["flags"] if flag["code"] == "outside_scope"]
+        answer = join(found, objections)
+        # Of a network that only segments the mask is all there is.
+        empty = answer.empty and (judges or len(objections) > 1)
+        item["pred"] = torch.zeros_like(mask) if empty else mask
+        if evidence is not None:
+            item["evidence"] = torch.zeros_like(evidence) if empty else evidence
+        names = list(result["class_probabilities"])
+        said = names[int(np.argmax(list(result["class_probabilities"].values())[1:])) + 1 if found.detected else 0]
+        return {
+            "verdict": answer.verdict,
+            "reasons": list(answer.reasons),
+            "tumor_detected": answer.detected,
+            "predicted_class": None if answer.detected is None else said,
+            **result,
+            "tumor_voxels": int((item["pred"] > 0).sum()),
+            **({} if evidence is None else {"evidence_maximum": float(item["evidence"].max())}),
+            "raw": {
+                "tumor_detected": found.detected,
+                "predicted_class": said,
+                "tumor_voxels": int((mask > 0).sum()),
+                "evidence_maximum": strongest,
+                "contradictions": found.contradictions,
+            },
+        }
 
     def probability(self, per_slice: Tensor, study: Study) -> Tensor:
         """Class probabilities (K,) of the whole image from those of its slices, (S, K)."""
@@ -153,11 +195,9 @@ class RestoreStudyd(Transform):
         return volume_probability(per_slice, votes, self.volume_share)
 
     def verdict(self, output: Mapping[str, Tensor], study: Study) -> dict[str, Any]:
-        """Numbers and words of the classification."""
+        """Numbers of the classification, and flags."""
         per_slice = output["probability"]
         probability = [float(p) for p in self.probability(per_slice, study)]
-        tumor, threshold = 1.0 - probability[0], float(output["threshold"])
-        detected = tumor >= threshold
         flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):
             low = float(output["temperature"]) < 1
@@ -176,10 +216,9 @@ class RestoreStudyd(Transform):
             for placement, value in zip(study.placements, per_slice, strict=True):
                 slices[placement.index] = 1.0 - float(value[0])
         return {
-            "tumor_probability": tumor,
-            "threshold": threshold,
-            "tumor_detected": detected,
-            "predicted_class": names[int(np.argmax(probability[1:])) + 1 if detected else 0],
+            "tumor_probability": 1.0 - probability[0],
+            "threshold": float(output["threshold"]),
+            "temperature": float(output["temperature"]),
             "class_probabilities": dict(zip(names, probability, strict=True)),
             "slice_probabilities": slices,
             "plane": study.plane or None,
@@ -207,7 +246,7 @@ class SaveEvidenced(Transform):
         name = result_name(item, source)
         check_free(self.output_dir / f"{name}_result.json", source)
         path = self.output_dir / f"{name}_evidence.nii.gz"
-        save_nifti(evidence[0].numpy(), np.asarray(evidence.affine, dtype=float), path)
+        save_nifti(evidence[0].numpy(), np.asarray(evidence.affine, dtype=float), path, EVIDENCE)
         item["result"] = {**item["result"], "evidence": str(path)}
         return item
 

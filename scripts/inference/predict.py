@@ -33,12 +33,13 @@ from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.dicom.writing import ENDINGS, ObjectWriter, check_available, only_series
 from scripts.explain.maps import upsample
+from scripts.inference.answer import NOT_ASSESSED
 from scripts.inference.image_files import find_images, fingerprint
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import evidence_scale
 from scripts.inference.result_names import check_free, result_stems, shown
 from scripts.inference.result_table import columns, write_table
-from scripts.inference.results import is_volume, save_mask_picture, save_nifti, verdict_in_words
+from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
 from scripts.inference.studies import Study
 from scripts.pictures import overlays
 from scripts.runs.folder import write_json
@@ -174,7 +175,8 @@ class BatchPrediction:
         logger.warning("%s skipped: %s", shown(image), reason)
         self._remove(self.out / name)
         row = dict.fromkeys(columns(self.inference.classes))
-        return {**row, "image": shown(image), "name": name, "verdict": "not predicted", "flags": "", "error": reason}
+        known = {"image": shown(image), "name": name, "verdict": f"{NOT_ASSESSED}: {reason}"}
+        return {**row, **known, "flags": "", "error": reason}
 
     def _remove(self, target: Path) -> None:
         """Delete what was written of an earlier content of the file; the result first, which says that all is whole."""
@@ -199,16 +201,18 @@ class BatchPrediction:
             files = [save_nifti(mask.as_tensor()[0].numpy(), affine, _beside(target, "_mask.nii.gz"))]
         if "evidence" in done:
             evidence = done["evidence"].as_tensor()[0].numpy()
-            files.append(save_nifti(evidence, affine, _beside(target, "_evidence.nii.gz")))
+            files.append(save_nifti(evidence, affine, _beside(target, "_evidence.nii.gz"), EVIDENCE))
         if self.objects is not None:
             files += self.objects(image, done, target)
         picture = f"{name}_overlay.png" if self.overlay else None
+        empty = not result["tumor_voxels"] and not result.get("evidence_maximum")
         if picture is not None:
-            files.append(overlays.save(study_overlay(item, output), self.out / picture))
+            files.append(overlays.save(study_overlay(item, output, empty), self.out / picture))
         row = {
             **dict.fromkeys(columns(self.inference.classes)),
             **{key: value for key, value in result.items() if key in columns(())},
             **{f"probability_{key}": value for key, value in result["class_probabilities"].items()},
+            **{f"raw_{key}": value for key, value in result["raw"].items() if f"raw_{key}" in columns(())},
             "image": shown(image),
             "name": name,
             "verdict": verdict_in_words(result),
@@ -225,17 +229,20 @@ class BatchPrediction:
 def summary(rows: Sequence[Mapping[str, Any]], missing: int, seconds: float) -> str:
     """How many images were predicted, and what came out."""
     skipped = sum(bool(row["error"]) for row in rows)
-    found = sum(bool(row["tumor_detected"]) for row in rows)
-    text = f"{len(rows)} images: {found} with a tumor, {len(rows) - found - skipped} without, {skipped} skipped"
+    found, free = (sum(row["tumor_detected"] is value for row in rows) for value in (True, False))
+    counts = {"with a tumor": found, "without": free, "uncertain or not assessed": len(rows) - found - free - skipped}
+    text = ", ".join(f"{count} {name}" for name, count in {**counts, "skipped": skipped}.items())
+    text = f"{len(rows)} images: {text}"
     return f"{text}{f', {missing} not reached' if missing else ''}, {seconds:.0f} s"
 
 
-def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor]) -> np.ndarray:
+def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor], empty: bool = False) -> np.ndarray:
     """Evidence and outline of the mask over the image, as the network sees it; of a volume, all of its slices.
 
     Args:
         item: prepared.
         output: of the inferer.
+        empty: the answer has no mask and no evidence: the image alone.
 
     Returns:
         RGB (H, W, 3) uint8; slices of a volume in reading order, each at most `TILE` pixels wide or high.
@@ -255,6 +262,8 @@ def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor]) -
     predicted = (
         logits[:, 1:].max(axis=1, keepdims=True) > logits[:, :1]
     )  # torch's argmax takes longer than all else here
+    if empty:
+        heat, predicted = np.zeros_like(heat), np.zeros_like(predicted)
     shown_stack = stack.numpy()
     if len(stack) == 1 and not study.plane:
         scale = overlays.legible_scale(shown_stack[0].shape)
@@ -299,7 +308,9 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     if arguments.readers < 1:
         raise ValueError(f"--readers is at least 1, got {arguments.readers}")
     options = {
-        key: value for key in ("plane", "channel", "slice_batch_size") if (value := getattr(arguments, key)) is not None
+        key: value
+        for key in ("plane", "channel", "slice_batch_size", "assess_anyway")
+        if (value := getattr(arguments, key)) is not None
     }
     if arguments.anonymous and not arguments.dicom:
         raise ValueError("--anonymous is for the objects that --dicom writes; give both")

@@ -16,7 +16,8 @@ from scripts.runs.folder import write_json
 __all__ = ["columns", "write_table"]
 
 BEFORE = ("image", "name", "verdict", "tumor_detected", "tumor_probability", "threshold", "predicted_class")
-AFTER = ("plane", "slices_read", "tumor_voxels", "evidence_maximum", "overlay", "flags", "error")
+RAW = ("raw_tumor_detected", "raw_predicted_class", "raw_tumor_voxels", "raw_evidence_maximum")
+AFTER = ("plane", "slices_read", "tumor_voxels", "evidence_maximum", *RAW, "overlay", "flags", "error")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>TumorLens predictions</title>
 <style>
@@ -76,7 +77,7 @@ def _page(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], summary: st
 def _row(row: Mapping[str, Any], classes: Sequence[str]) -> str:
     cells = [f"<td>{html.escape(str(row['name']))}</td>"]
     if row["error"]:
-        cells.append(f'<td colspan="{len(classes) + 4}">not predicted: {html.escape(str(row["error"]))}</td>')
+        cells.append(f'<td colspan="{len(classes) + 4}">not assessed: {html.escape(str(row["error"]))}</td>')
         return f"<tr>{''.join(cells)}</tr>"
     cells.append(f"<td>{html.escape(str(row['verdict']))}</td>")
     numbers = [row["tumor_probability"], *(row[f"probability_{name}"] for name in classes)]

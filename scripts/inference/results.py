@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from PIL import Image
 
 from scripts.command.files import whole, write_bytes
+from scripts.inference.answer import NO_TUMOR, TUMOR
 from scripts.inference.result_names import HEADERS, check_free, result_name, shown
 from scripts.pictures import overlays
 from scripts.runs.checkpoint_files import file_sha256
@@ -23,6 +24,7 @@ from transforms.reading import VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
+EVIDENCE = "tanh(e/2T) 0..1"  # see `scripts.inference.postprocessing.evidence_scale`
 VOLUMES = (*VOLUME_SUFFIXES, *HEADERS)
 
 
@@ -57,20 +59,33 @@ def inference_items(
 def verdict_in_words(result: Mapping[str, Any]) -> str:
     """The answer of a result in words, without its numbers.
 
-    >>> verdict_in_words({"tumor_detected": True, "predicted_class": "glioma"})
+    >>> verdict_in_words({"verdict": "tumor", "predicted_class": "glioma"})
     'tumor detected, most probably glioma'
+    >>> verdict_in_words({"verdict": "uncertain", "reasons": ["the verdict is tumor, but the mask is empty"]})
+    'uncertain: the verdict is tumor, but the mask is empty'
     """
-    if not result["tumor_detected"]:
+    if result["verdict"] == NO_TUMOR:
         return "no tumor detected"
+    if result["verdict"] != TUMOR:
+        return f"{result['verdict']}: {'; '.join(result['reasons'])}"
     name = str(result["predicted_class"]).replace("_", " ")
     return "tumor detected" + ("" if name == "tumor" else f", most probably {name}")
 
 
-def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> Path:
-    """Write a NIfTI file whole or not at all, marked as ours; an array of two axes gets a third of length 1."""
+def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path, unit: str = "") -> Path:
+    """Write a NIfTI file whole or not at all, marked as ours; an array of two axes gets a third of length 1.
+
+    Args:
+        array: of two or three axes; with a unit a map in [0, 1].
+        affine: 4x4.
+        path: of the file.
+        unit: of a map, at most 15 letters, as the header's intent name; the header's display range is then 0 to 1.
+    """
     path = Path(path)
     image = nib.Nifti1Image(array if array.ndim > 2 else array[..., None], affine)
     image.header["descrip"] = overlays.MARK
+    if unit:
+        image.header["intent_name"], image.header["cal_min"], image.header["cal_max"] = unit, 0.0, 1.0
     content = image.to_bytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)

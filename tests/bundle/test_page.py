@@ -56,9 +56,9 @@ def opened(data: bytes) -> nib.Nifti1Image:
 
 def test_the_verdict_names_probability_and_threshold(predictions):
     prediction = predictions["picture"]
-    prediction.probability, prediction.threshold, prediction.verdict = 0.123, 0.5, False
+    prediction.probability, prediction.threshold, prediction.verdict = 0.123, 0.5, "no tumor"
     assert views.verdict(prediction) == "No tumor detected (tumor probability 12.3%, threshold 50.0%)"
-    prediction.probability, prediction.verdict, prediction.predicted_class = 0.9, True, "glioma"
+    prediction.probability, prediction.verdict, prediction.predicted_class = 0.9, "tumor", "glioma"
     assert views.verdict(prediction).startswith("Tumor detected, most probably glioma (tumor probability 90.0%")
 
 
@@ -244,7 +244,7 @@ def driven(browser, server):
 
 def test_a_tumor_is_shown_with_mask_and_heatmap_that_follow_the_sidebar(driven, shipped, folder):
     draw_samples(folder / "samples")
-    expected = shipped.predict(folder / "samples" / PICTURE)
+    expected = shipped.predict(folder / "samples" / PICTURE, assess_anyway=True)
     driven.says("Not a medical device")
     driven.choose("or a sample", PICTURE)
     driven.says("Tumor detected, most probably")

@@ -84,9 +84,14 @@ def test_the_predictor_is_the_bundles_inference_bit_for_bit(predictor, overlay, 
     assert prediction.probability == result["tumor_probability"]
     assert prediction.probabilities == result["class_probabilities"]
     assert prediction.slice_probabilities == result["slice_probabilities"]
-    assert (prediction.verdict, prediction.threshold) == (result["tumor_detected"], result["threshold"])
+    assert (prediction.verdict, prediction.threshold) == (result["verdict"], result["threshold"])
+    assert (prediction.detected, prediction.raw) == (result["tumor_detected"], result["raw"])
     assert (prediction.predicted_class, prediction.flags) == (result["predicted_class"], result["flags"])
-    evidence = nib.load(tmp_path / f"{kind}_evidence.nii.gz").get_fdata(dtype=np.float32)
+    written = nib.load(tmp_path / f"{kind}_evidence.nii.gz")
+    named = [written.header[key].item() for key in ("intent_name", "cal_min", "cal_max")]
+    assert named == [b"tanh(e/2T) 0..1", 0, 1]
+    assert result["temperature"] == float(predictor.network.temperature)
+    evidence = written.get_fdata(dtype=np.float32)
     assert 0 < prediction.evidence.max() <= 1
     if kind == "picture":
         mask = np.asarray(Image.open(tmp_path / "picture_mask.png"))
@@ -130,10 +135,18 @@ def test_the_verdict_follows_the_threshold(predictor, files):
         for threshold, verdict in ((probability - 0.01, True), (probability + 0.01, False)):
             predictor.network.threshold.fill_(threshold)
             prediction = predictor.predict(files["picture"])
-            assert prediction.verdict is verdict
+            assert prediction.raw["tumor_detected"] is verdict
             tumors = {name: p for name, p in prediction.probabilities.items() if name != "no_tumor"}
-            assert prediction.predicted_class == (max(tumors, key=tumors.get) if verdict else "no_tumor")
-            assert ("mask_without_verdict" in [flag["code"] for flag in prediction.flags]) is not verdict
+            assert prediction.raw["predicted_class"] == (max(tumors, key=tumors.get) if verdict else "no_tumor")
+            assert prediction.raw_mask.any()
+            if verdict:
+                assert (prediction.verdict, prediction.predicted_class) == ("tumor", max(tumors, key=tumors.get))
+                assert (prediction.mask * prediction.evidence).any()
+            else:
+                assert prediction.verdict == "uncertain"
+                assert "the verdict is no tumor, but the mask holds" in prediction.reasons[0]
+                assert (prediction.detected, prediction.predicted_class) == (None, None)
+            assert np.array_equal(prediction.mask, prediction.raw_mask)
     finally:
         predictor.network.threshold.copy_(before)
 

@@ -42,7 +42,7 @@ def test_samples_are_the_same_every_time(samples, tmp_path):
 def test_the_shipped_weights_answer_every_sample_rightly(samples):
     predictor = Predictor()
     for name, tumor in SAMPLES.items():
-        prediction = predictor.predict(samples / name)
-        assert prediction.verdict == tumor, name
+        prediction = predictor.predict(samples / name, assess_anyway=True)
+        assert prediction.detected is tumor, name
         assert abs(prediction.probability - prediction.threshold) > MARGIN, name
     assert not predictor.explain(samples / PICTURE).empty

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from scripts.evaluation.answers import answer_summary, evidence_of_case, judged
 from scripts.evaluation.evaluation import CaseResults, by_area, by_class, decided, summarize, write_evaluation
 from scripts.measures.mask_measures import random_mask
 from scripts.measures.metrics import classification_metrics
@@ -315,3 +316,50 @@ def test_the_figures_are_printed_when_an_evaluation_is_done(rows, tmp_path, caps
     assert values[f"Dice over {dice['n']} tumors"] == [f"{dice['mean']:.3f}", f"[{low:.3f}, {high:.3f}]"]
     assert values["of them in the training"] == ["2"]
     assert printed.rstrip().endswith(f"written: {tmp_path / 'metrics.json'}")
+
+
+def test_contradictions_and_what_is_right_raw_and_joined(rows):
+    def case(name, **given):
+        base = next(row for row in rows if row["name"] == name)
+        evidence = {"evidence_maximum": 1.0, "evidence_overlap": True}
+        return {**base, **evidence, "tumor_probability": 0.9, "predicted": 1, "name": name, **given}
+
+    no = {"tumor_probability": 0.1, "predicted": 0}
+    nothing = {"predicted_pixels": 0, "evidence_overlap": False}
+    expected = [  # verdict, contradiction raw and joined, both right raw and joined
+        (case("exact"), "tumor", 1, [0, 0, 1, 1]),
+        (case("hit", predicted=2), "tumor", 2, [0, 0, 0, 0]),
+        (case("exact", **no), "uncertain", 0, [1, None, 0, None]),
+        (case("miss"), "uncertain", 1, [1, None, 0, None]),
+        (case("exact", evidence_maximum=0.0, evidence_overlap=False), "uncertain", 1, [1, None, 1, None]),
+        (case("exact", evidence_overlap=False), "uncertain", 1, [1, None, 1, None]),
+        (case("healthy", **no, **nothing), "no tumor", 0, [0, 0, 1, 1]),
+        (case("healthy", **no, head_pixels=10_000), "no tumor", 0, [1, 0, 0, 1]),
+        (case("healthy", **no), "uncertain", 0, [1, None, 0, None]),
+        (case("healthy"), "tumor", 1, [0, 0, 0, 0]),
+        (case("maskless"), "tumor", 1, [0, 0, None, None]),
+    ]
+    found = [{**row, **judged(row, 0.5)} for row, *_ in expected]
+    columns = ("contradiction", "joined_contradiction", "both_right", "joined_both_right")
+    for row, (_, verdict, predicted, values) in zip(found, expected, strict=True):
+        assert (row["verdict"], row["predicted"]) == (verdict, predicted)
+        assert [None if np.isnan(row[key]) else row[key] for key in columns] == values
+    block = answer_summary(found)
+    assert block["uncertain_rate"]["mean"] == pytest.approx(5 / 11)
+    assert block["contradictions"]["raw"]["mean"] == pytest.approx(6 / 11)
+    assert (block["contradictions"]["joined"]["mean"], block["contradictions"]["joined"]["n"]) == (0, 6)
+    assert block["both_right"]["raw"]["mean"] == pytest.approx(4 / 10)
+    assert block["both_right"]["joined"]["mean"] == pytest.approx(3 / 5)
+    assert block["both_right"]["raw"]["ci95"][0] < 0.4 < block["both_right"]["raw"]["ci95"][1]
+
+
+def test_evidence_of_a_case_is_that_of_inference():
+    evidence = torch.zeros(2, 6, 6)
+    evidence[1, 1:3, 1:3] = 2.0
+    found = evidence_of_case(TUMOR, torch.tensor([0.0, 1.0]), evidence, 1.5)
+    assert found == {"evidence_maximum": 2.0, "evidence_overlap": True}
+    far = rectangle(slice(9, 12), slice(9, 12))
+    assert not evidence_of_case(far, torch.tensor([0.0, 1.0]), evidence, 1.5)["evidence_overlap"]
+    against = evidence_of_case(TUMOR, torch.zeros(2), -evidence, 1.0)
+    assert against == {"evidence_maximum": 0, "evidence_overlap": False}
+    assert evidence_of_case(TUMOR, torch.zeros(2), None, 1.0) == {"evidence_maximum": None, "evidence_overlap": None}

@@ -243,7 +243,7 @@ def test_the_table_has_a_column_a_class_words_and_pictures(inference, folder, tm
     assert row["verdict"] == (
         f"tumor detected, most probably {tumor}" if row["tumor_detected"] else "no tumor detected"
     )
-    assert (broken["verdict"], broken["tumor_probability"]) == ("not predicted", None)
+    assert (broken["verdict"], broken["tumor_probability"]) == (f"not assessed: {broken['error']}", None)
     page = (out / "results.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;a" in page
     assert "<b>a" not in page

@@ -171,12 +171,15 @@ def test_params_carry_probabilities_verdict_labels_and_the_path_of_the_evidence(
     assert list(params["class_probabilities"]) == list(CLASSES[2].values())
     assert params["tumor_probability"] == pytest.approx(theirs["tumor_probability"], abs=1e-5)
     assert params["threshold"] == theirs["threshold"]
-    assert params["tumor_detected"] == (params["tumor_probability"] >= params["threshold"]) == theirs["tumor_detected"]
+    assert params["raw"]["tumor_detected"] == (params["tumor_probability"] >= params["threshold"])
+    joined = ("verdict", "reasons", "tumor_detected", "predicted_class")
+    assert [params[key] for key in joined] == [theirs[key] for key in joined]
     source, _ = read(next(studies.glob(f"{name}.*")))
     evidence = nib.load(params["evidence"])
     expected, _ = read(next(bundle_run.glob(f"{name}*_evidence.nii.gz")))
     assert np.abs(np.asarray(evidence.dataobj) - expected).max() < 1e-4
-    assert expected.max() > 0
+    assert (expected.max() > 0) == (theirs["evidence_maximum"] > 0)
+    assert theirs["raw"]["evidence_maximum"] > 0
     if name == "picture":
         assert params["slice_probabilities"] is None
         return

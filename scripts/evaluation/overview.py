@@ -1,0 +1,45 @@
+"""The main figures of metrics.json as text, for the end of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.evaluation.answers import answer_lines
+
+__all__ = ["overview"]
+
+
+def overview(result: Mapping[str, Any], part: str, folder: str | Path) -> str:
+    """The main figures of metrics.json as text, with their intervals.
+
+    Args:
+        result: content of metrics.json.
+        part: of the datalist.
+        folder: that it was written to.
+    """
+    whole = result[part]["overall"]
+    found, dice = whole.get("classification"), whole["segmentation"]["dice"]
+    lines = [(f"cases of {part}", str(whole["n"]))]
+    if found is not None:
+        for name in ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc"):
+            lines.append((name.replace("_", " "), _with_interval(found[name], found[f"{name}_ci95"])))
+    lines.append((f"Dice over {dice['n']} tumors", _with_interval(dice["mean"], dice["ci95"])))
+    rate = whole["segmentation"]["false_positive_rate"]
+    lines.append((f"{rate['n']} tumor-free with a mask", _with_interval(rate["mean"], rate["ci95"])))
+    answers = answer_lines(whole["answers"]) if "answers" in whole else []
+    lines += [(name, _with_interval(figure["mean"], figure["ci95"])) for name, figure in answers]
+    if result["provenance"].get("seen"):
+        lines.append(("of them in the training", str(result["provenance"]["seen"])))
+    width = max(len(name) for name, _ in lines)
+    table = [f"{name:<{width}}  {value}" for name, value in lines]
+    return "\n".join(
+        [*table, *(f"note: {note}" for note in result["notes"]), f"written: {Path(folder) / 'metrics.json'}"]
+    )
+
+
+def _with_interval(value: float | None, limits: Sequence[float | None]) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:.3f}" if limits[0] is None else f"{value:.3f}  [{limits[0]:.3f}, {limits[1]:.3f}]"
