@@ -18,9 +18,11 @@ hd = lazy_loader.load("highdicom")
 
 SCHEME = "99TUMORLENS"
 _MEANING = 64  # characters of the meaning of a code at most
-_TYPED = {
-    "tumor_detected": Code("52101004", "SCT", "Present"),
-    "no_tumor_detected": Code("2667000", "SCT", "Absent"),
+_VERDICTS = {
+    "tumor": Code("52101004", "SCT", "Present"),
+    "no tumor": Code("2667000", "SCT", "Absent"),
+    "uncertain": Code("UNCERTAIN", SCHEME, "Uncertain"),
+    "not assessed": Code("NOT_ASSESSED", SCHEME, "Not assessed"),
 }
 
 
@@ -87,7 +89,8 @@ def report(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    texts = [f"Intended use: {intended_use}", *(f"{flag['code']}: {flag['message']}" for flag in result["flags"])]
+    texts = [f"Intended use: {intended_use}", *(f"{result['verdict']}: {reason}" for reason in result["reasons"])]
+    texts += [f"{flag['code']}: {flag['message']}" for flag in result["flags"]]
     for text in texts:
         content[0].ContentSequence.append(
             hd.sr.TextContentItem(codes.DCM.Comment, text, hd.sr.RelationshipTypeValues.CONTAINS)
@@ -121,12 +124,11 @@ def _probabilities(result: Mapping[str, Any]) -> list[Any]:
 
 
 def _evaluations(result: Mapping[str, Any]) -> list[Any]:
-    found = _TYPED["tumor_detected" if result["tumor_detected"] else "no_tumor_detected"]
-    best = str(result["predicted_class"]).replace("_", " ")[:_MEANING]
-    pairs = [
-        (Code("VERDICT", SCHEME, "Tumor"), found),
-        (Code("CLASS", SCHEME, "Most probable class"), Code(f"CLASS_{_number(result)}", SCHEME, best)),
-    ]
+    pairs = [(Code("VERDICT", SCHEME, "Tumor"), _VERDICTS[result["verdict"]])]
+    if result["predicted_class"] is not None:
+        best = str(result["predicted_class"]).replace("_", " ")[:_MEANING]
+        value = Code(f"CLASS_{_number(result)}", SCHEME, best)
+        pairs.append((Code("CLASS", SCHEME, "Most probable class"), value))
     for code in dict.fromkeys(str(flag["code"]) for flag in result["flags"]):
         pairs.append((Code("FLAG", SCHEME, "Flag"), Code(code.upper(), SCHEME, code.replace("_", " ")[:_MEANING])))
     return [hd.sr.QualitativeEvaluation(name, value) for name, value in pairs]

@@ -22,7 +22,8 @@ MADE_BY = {"version": "0.2.0", "weights_sha256": "ab" * 32, "config_sha256": "cd
 RESULT = {
     "tumor_probability": 0.875,
     "threshold": 0.4,
-    "tumor_detected": True,
+    "verdict": "tumor",
+    "reasons": [],
     "predicted_class": "glioma",
     "class_probabilities": {"no_tumor": 0.125, "glioma": 0.625, "meningioma": 0.25},
     "flags": [{"code": "slices_without_head", "message": "2 of 5 slices show no head and were not read"}],
@@ -262,6 +263,16 @@ def test_the_report_says_verdict_probabilities_volume_flags_model_and_use(tmp_pa
     ]:
         assert pair in said
     assert {seg.SegmentNumber for seg in hd.seg.segread(tmp_path / "case_segmentation.dcm").SegmentSequence} == {1, 2}
+
+
+def test_the_report_of_an_uncertain_answer_names_no_class(tmp_path, monkeypatch):
+    answer = {"verdict": "uncertain", "reasons": ["mask and evidence lie in different places"], "predicted_class": None}
+    monkeypatch.setitem(globals(), "RESULT", {**RESULT, **answer})
+    folder = write_series(tmp_path / "in", "axial")
+    said = content(pydicom.dcmread(write(folder, tmp_path, *prediction(folder))[2]))
+    assert ("Tumor", "Uncertain") in said
+    assert ("Comment", "uncertain: mask and evidence lie in different places") in said
+    assert not [value for name, value in said if name == "Most probable class"]
 
 
 def test_anonymous_objects_say_nothing_of_the_patient(tmp_path):
