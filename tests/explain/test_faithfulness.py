@@ -175,6 +175,22 @@ def test_a_map_that_ignores_the_network_is_found_out():
         cascading_randomization(net, x, edges, stages=["fcc"])
 
 
+def test_randomized_weights_leave_running_statistics_alone():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(288, 2)).eval()
+    net[1].running_mean.fill_(3.0)  # which its own reset_parameters sets to 0
+    net[1].running_var.fill_(5.0)
+    seen = []
+
+    def explainer(model, images):
+        seen.append((model[0].weight.clone(), model[1].running_mean.tolist(), model[1].running_var.tolist()))
+        return images * model[0].weight[0, 0, 1, 1]
+
+    cascading_randomization(net, torch.randn(1, 1, 12, 12), explainer, stages=3)
+    assert not torch.equal(seen[-1][0], net[0].weight)
+    assert all((mean, variance) == ([3.0, 3.0], [5.0, 5.0]) for _, mean, variance in seen)
+
+
 def test_cascade_of_our_network_covers_every_weight_and_keeps_buffers():
     network, x = tiny(), heads()
     network.threshold.fill_(0.3)

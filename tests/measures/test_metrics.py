@@ -285,3 +285,29 @@ def test_reliability_bins_by_hand():
     assert bins[6]["predicted"] == pytest.approx(0.63)
     assert (bins[9]["predicted"], bins[9]["observed"]) == (pytest.approx(0.96), 1.0)
     assert bins[0]["predicted"] is None
+
+
+def test_temperature_reaches_decision_and_calibration():
+    logits = np.array([[0.0, 2], [0, 2], [0, 2], [2, 0]])
+    block = classification_metrics(logits, np.array([1, 1, 0, 0]), threshold=0.8, temperature=2.0)
+    said, raw = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))
+    assert raw > 0.8 > said, "decided differently with the temperature and without"
+    assert block["confusion_matrix"] == [[2, 0], [2, 0]]
+    assert block["ece"] == pytest.approx(0.75 - said)
+    assert block["ece_uncalibrated"] == pytest.approx(raw - 0.75)
+    assert block["ece_tumor"] == pytest.approx((3 * (said - 2 / 3) + (1 - said)) / 4)
+    assert [b["n"] for b in block["reliability"] if b["n"]] == [4]
+    assert block["reliability"][7]["predicted"] == pytest.approx(said)
+
+
+def test_a_probability_at_the_threshold_is_a_tumor():
+    assert decide(np.array([[0.0, 0.0], [1.0, 0.0]]), threshold=0.5).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("probability", "threshold"),
+    [([0.6, 0.7, 0.8, 0.95], 0.65), ([0.05, 0.2, 0.3, 0.4], 0.35), ([0.1, 0.3, 0.4, 0.9], 0.5)],
+)
+def test_of_equally_good_thresholds_the_nearest_to_one_half_is_taken(probability, threshold):
+    tumor = np.array([False, True, False, True])
+    assert choose_threshold(np.array(probability), tumor) == pytest.approx(threshold)

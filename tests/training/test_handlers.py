@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from scripts.data.samplers import DrawnItems, MixedBatchSampler
+from scripts.runs import parallel
 from scripts.training.averaging import WeightAverage
 from scripts.training.checkpoints import WEIGHTS, load_weights
 from scripts.training.engines import MultiTaskStep
@@ -36,6 +37,15 @@ from tests.stages import EPOCHS, Stage, assert_same, logged
 
 def at_epoch(epoch: int) -> SimpleNamespace:
     return SimpleNamespace(state=SimpleNamespace(epoch=epoch))
+
+
+def test_each_process_draws_dropout_of_its_own(monkeypatch):
+    drawn = set()
+    for rank in range(3):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        EpochSeed(7)(at_epoch(1))
+        drawn.add(tuple(torch.nn.functional.dropout(torch.ones(64), 0.5).tolist()))
+    assert len(drawn) == 3
 
 
 def test_epoch_seed_sets_every_generator_and_tells_sampler_and_items():
