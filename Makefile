@@ -20,7 +20,7 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export MALLOC_TOP_PAD_ := 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve page test bundle label test-label lint clean
+.PHONY: help setup demo serve page archive test bundle label test-label lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ serve: $(READY)  ## the HTTP service on PORT (8000), with RUN=<run folder> or mo
 
 page: $(READY)  ## the page in the browser on PORT (8501), with RUN=<run folder> or models/model.pt
 	$(BIN)/python -m scripts page --port $(or $(PORT),8501) $(if $(RUN),--run_dir "$(RUN)")
+
+archive: $(READY)  ## Orthanc on PORT (8042) of this machine, with drawn heads (apt-get install orthanc orthanc-dicomweb)
+	$(BIN)/python -m scripts archive --port $(or $(PORT),8042)
 
 lint: $(READY)  ## format, lint and type checks
 	$(BIN)/ruff format --check .

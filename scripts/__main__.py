@@ -20,6 +20,7 @@ from scripts.comparison import arguments as comparison
 from scripts.data import arguments as data
 from scripts.demo import arguments as demo
 from scripts.diagnosis import arguments as diagnosis
+from scripts.dicom import arguments as dicom
 from scripts.evaluation import arguments as evaluation
 from scripts.inference import arguments as inference
 from scripts.phantoms import arguments as phantoms
@@ -29,27 +30,14 @@ from scripts.training import arguments as training
 # Imported by name where it is there: the released bundle has no `bundle`, and `scripts` imports nothing of it.
 PRODUCT = "bundle.arguments"
 PARTS = (
-    demo, data, phantoms, checks, training, evaluation, certificate, diagnosis, inference, comparison, report, command,
+    demo, data, phantoms, checks, training, evaluation, certificate, diagnosis, inference, dicom, comparison,
+    report, command,
 )  # fmt: skip
 
 
 def verbs() -> list[Verb]:
     """All verbs in the order in which they are usually needed."""
-    parts = (
-        demo,
-        data,
-        phantoms,
-        checks,
-        training,
-        evaluation,
-        certificate,
-        diagnosis,
-        inference,
-        comparison,
-        report,
-        command,
-    )
-    found = [verb for part in parts for verb in part.VERBS]
+    found = [verb for part in PARTS for verb in part.VERBS]
     if importlib.util.find_spec(PRODUCT.partition(".")[0]) is not None:
         found += importlib.import_module(PRODUCT).VERBS
     return found

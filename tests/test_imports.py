@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "scripts.command": ALONE,
     "scripts.pictures": {"scripts.command"},
     "scripts.phantoms": {"scripts.command"},
-    "scripts.dicom": {"transforms", "scripts.command"},
+    "scripts.dicom": {"transforms", "scripts.command", "scripts.phantoms"},
     "scripts.data": {"transforms", "scripts.command"},
     "scripts.measures": {"scripts.explain"},
     "scripts.runs": {"scripts.command", "scripts.data", "scripts.networks"},

@@ -1,6 +1,6 @@
 """Results as standard DICOM objects: Segmentation, Parametric Map and Structured Report beside the source series.
 
-May import `transforms` and `scripts.command`.
+The verb `archive` runs an archive to try them with. May import `transforms`, `scripts.command`, `scripts.phantoms`.
 """
 
 import lazy_loader

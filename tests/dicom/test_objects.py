@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from scripts.dicom.samples import write_sample
 from scripts.dicom.sources import Source
 from scripts.dicom.writing import write_objects
 from tests.dicom.series import GEOMETRIES, write_series
@@ -175,6 +176,14 @@ def test_the_validator_of_dicom3tools_finds_no_error(tmp_path, geometry, empty):
     broken.save_as(path)
     done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
     assert "Error" in done.stderr
+
+
+def test_the_validator_finds_no_error_in_drawn_samples(tmp_path):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    path = write_sample(tmp_path, 0)[3]
+    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
 
 
 def uids_of(path):

@@ -1,0 +1,20 @@
+"""Arguments of the verb ``archive``."""
+
+from __future__ import annotations
+
+from scripts.command.verbs import Parser, Verb
+
+__all__ = ["VERBS"]
+
+
+def _archive(parser: Parser) -> None:
+    parser.add_argument("--port", type=int, default=8042, help="of HTTP on 127.0.0.1 (default: 8042)")
+    parser.add_argument("--samples", type=int, default=4, help="series of drawn heads in it (default: 4)")
+
+
+VERBS = (
+    Verb(
+        "archive", "run Orthanc on this machine with drawn heads, to try DICOM with", "scripts.dicom.archive", _archive,
+        "  python -m scripts archive --port 8042\n\nNeeds Debian's orthanc and orthanc-dicomweb. Ends with Ctrl-C.",
+    ),
+)  # fmt: skip
