@@ -48,6 +48,7 @@ ROUTING = {
     *("alpha_dropout", "feature_alpha_dropout", "max", "amax", "logsumexp", "detach", "get", "as_subclass", "unbind"),
     *("max_pool1d", "max_pool2d", "max_pool3d", "boolean_dispatch", "adaptive_max_pool2d", "adaptive_max_pool3d"),
     *("roll", "swapaxes", "select", "narrow", "repeat_interleave", "requires_grad", "view_as", "index_select", "flip"),
+    *("repeat", "tile", "as_tensor", "ravel", "moveaxis", "swapdims"),
 }
 # Contributions below this share of a sample's largest one are rounding of the convolution.
 ROUNDING = 1e-7

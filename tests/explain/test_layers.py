@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 
+import monai.networks.nets as nets
 import pytest
 import torch
 from monai.networks.nets import DenseNet121, DynUNet, SegResNet, UNet
@@ -213,6 +214,23 @@ def test_passes_of_other_threads_are_not_recorded():
         thread.join()
         net(x)
     assert torch.equal(recorder.activations["conv"], net.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("expected", "make"),
+    [
+        ("skip_layers", lambda: nets.DynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 6, 8])),
+        ("act_mod", lambda: nets.SegResNet(2, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,))),
+        ("upcat_1", lambda: nets.BasicUNet(2, 1, 2, (4, 4, 4, 4, 4, 4))),
+        ("model.1", lambda: nets.AttentionUnet(2, 1, 2, (4, 8), (2,))),
+        ("dec_stages.3", lambda: nets.MedNeXt(2, 4, 1, 2)),
+        ("layer4", lambda: nets.resnet10(spatial_dims=2, n_input_channels=1, num_classes=3, widen_factor=0.1)),
+        ("net", lambda: nets.Classifier((1, 32, 32), 3, (4, 8), (2, 2))),
+    ],
+)
+def test_default_layer_of_networks_of_monai(expected, make):
+    torch.manual_seed(0)
+    assert default_layer(make(), torch.randn(1, 1, *[64 if expected == "layer4" else 32] * 2)) == expected
 
 
 def test_automatic_layer():

@@ -56,6 +56,8 @@ def test_sums_gates_and_averages_by_hand():
         assert handed_on(function, a, relevance=given)[0].tolist() == given.tolist()
     (found,) = handed_on(lambda v: v.mean(1), a, relevance=torch.tensor([10.0]))
     torch.testing.assert_close(found, torch.tensor([[6.0, 0.0, 4.0]]))
+    (found,) = handed_on(lambda v: v.repeat(1, 2), a, relevance=torch.arange(6.0).reshape(1, 6))
+    assert found.tolist() == [[3.0, 5.0, 7.0]]
     (found,) = handed_on(lambda v: v.amax(1), a, relevance=torch.tensor([10.0]))
     assert found.tolist() == [[10.0, 0.0, 0.0]]
 
@@ -97,6 +99,7 @@ NETWORKS = {
     "SE": lambda: nn.Sequential(nn.Conv2d(1, 8, 3), ChannelSELayer(2, 8), nn.Flatten(), nn.LazyLinear(3)),
     "DynUNet": lambda: _unet(2),
     "DynUNet 3D": lambda: _unet(3),
+    "HighResNet": lambda: nets.HighResNet(2, 1, 2),
     "U-Net": lambda: nets.UNet(2, 1, 2, (4, 8), (2,), num_res_units=1),
     "SegResNet": lambda: nets.SegResNet(2, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,)),
 }
@@ -107,7 +110,7 @@ def test_relevance_of_the_image_adds_up_to_the_score(name):
     torch.manual_seed(0)
     net = NETWORKS[name]()
     x = torch.randn(2, 1, *[32 if name == "ResNet" else 16] * (3 if "3D" in name else 2))
-    dense = name.split()[0] in ("DynUNet", "U-Net", "SegResNet")
+    dense = name.split()[0] in ("DynUNet", "HighResNet", "U-Net", "SegResNet")
     with torch.no_grad():
         net(x)  # shapes of the lazy layer
     region = torch.rand(2, 1, *x.shape[2:]) > 0.5
