@@ -204,7 +204,9 @@ def diagnosis_metrics(
 def one_class_metrics(
     diagnosis: np.ndarray, predicted: np.ndarray, score: np.ndarray, index: int, groups: Sequence[str]
 ) -> dict[str, Any]:
-    """Recall, specificity, precision, F1 and ROC-AUC of one class against all others, with intervals.
+    """Recall, specificity, precision, F1 and ROC-AUC of one class against all others, with intervals, and calibration.
+
+    ``reliability`` is the curve of the class's own probability, ``ece`` its calibration error.
 
     Args:
         diagnosis, predicted: (N,) int.
@@ -215,7 +217,9 @@ def one_class_metrics(
     found = diagnosis_metrics((diagnosis == index).astype(int), (predicted == index).astype(int), score, 2, groups)
     names = ("sensitivity", "specificity", "precision", "f1", "roc_auc")
     kept = {key: found[key] for name in names for key in (name, f"{name}_ci95")}
-    return {"n": int((diagnosis == index).sum()), "predicted": int((predicted == index).sum()), **kept}
+    own = diagnosis == index
+    calibration = {"ece": expected_calibration_error(score, own), "reliability": calibration_bins(score, own)}
+    return {"n": int(own.sum()), "predicted": int((predicted == index).sum()), **kept, **calibration}
 
 
 def classification_metrics(

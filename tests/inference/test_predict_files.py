@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from scripts.explain.evidence import evidence_pass
 from scripts.explain.maps import upsample
@@ -321,3 +321,26 @@ def test_masks_say_what_they_are(inference, folder, tmp_path):
     assert (
         bytes(nib.load(tmp_path / "out" / "a_evidence.nii.gz").header["descrip"]).rstrip(b"\0") == b"TumorLens result"
     )
+
+
+def test_what_is_no_head_is_not_assessed_and_the_reason_is_said(tmp_path):
+    folder, rng = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    dot = np.zeros((96, 96), np.uint8)
+    dot[40, 40] = 255
+    page = Image.new("L", (320, 240), 255)
+    for line in range(14):
+        ImageDraw.Draw(page).text((10, 8 + 16 * line), f"Line {line}: no abnormality in the left lobe", fill=0)
+    pictures = {
+        "black": np.zeros((96, 96), np.uint8), "white": np.full((96, 96), 255, np.uint8), "dot": dot,
+        "one pixel": dot[40:41, 40:41], "noise": rng.integers(0, 256, (96, 96), np.uint8), "text": np.asarray(page),
+    }  # fmt: skip
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    rows = {row["name"]: row for row in job(Inference(), folder, tmp_path / "out")}
+    assert {row["verdict"].split(": ")[0] for row in rows.values()} == {"not assessed"}
+    for name in ("black", "white", "one pixel"):
+        assert "no foreground found: the image is constant" in rows[name]["verdict"]
+    for name in ("dot", "noise"):
+        assert "no foreground found: the image is noise" in rows[name]["verdict"]
+    assert all(row["tumor_detected"] is None and not row["tumor_voxels"] for row in rows.values())

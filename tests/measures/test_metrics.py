@@ -275,6 +275,10 @@ def test_one_class_against_the_others_by_hand():
     assert result["roc_auc"] == pytest.approx(7 / 9)
     low, high = result["sensitivity_ci95"]
     assert low < 2 / 3 < high
+    assert sum(b["n"] for b in result["reliability"]) == 6
+    assert sum(b["n"] * b["observed"] for b in result["reliability"] if b["n"]) == pytest.approx(3)
+    gaps = [b["n"] / 6 * abs(b["predicted"] - b["observed"]) for b in result["reliability"] if b["n"]]
+    assert result["ece"] == pytest.approx(sum(gaps))
 
 
 def test_reliability_bins_by_hand():
