@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import LrScheduleHandler, ValidationHandler
+from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, ValidationHandler
 from monai.inferers import SimpleInferer
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandScaleIntensityd
@@ -30,6 +30,7 @@ from scripts.training.handlers import (
     TrainingScalars,
     ValidationImages,
     ValidationMetrics,
+    ValidationScalars,
 )
 from scripts.training.losses import MultiTaskLoss
 from tests.networks.nets import heads, tiny
@@ -93,7 +94,11 @@ class Stage:
             network=MultiTaskStep(self.average.selected),
             inferer=SimpleInferer(),
             prepare_batch=prepare_batch,
-            val_handlers=[metrics, ValidationImages(writer, images=2, every=2)],
+            key_val_metric={key_metric: metrics},
+            val_handlers=[
+                TensorBoardStatsHandler(writer, iteration_log=False, epoch_event_writer=ValidationScalars(metrics)),
+                ValidationImages(writer, images=2, every=2),
+            ],
             decollate=False,
         )
         self.trainer = SupervisedTrainer(

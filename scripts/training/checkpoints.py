@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import nn
 
 from scripts.command import yaml_text
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
@@ -33,6 +34,7 @@ __all__ = [
     "PREVIOUS",
     "WEIGHTS",
     "StageCheckpoint",
+    "initialized",
     "load_weights",
     "read_checkpoint",
     "save_atomic",
@@ -41,6 +43,23 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+
+def initialized(
+    network: nn.Module,
+    initial_weights: str | Path | None = None,
+    similar_weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The network with the weights that a stage starts from, on its device.
+
+    Args:
+        network: as it was built.
+        initial_weights: of the same network, all of which are taken; None: none.
+        similar_weights: of a similar design, of which all that fits is taken first, see `warm_start`; None: none.
+        device: to compute on.
+    """
+    return load_weights(warm_start(network, similar_weights), initial_weights).to(device)
 
 
 class StageCheckpoint:
@@ -151,17 +170,15 @@ class StageCheckpoint:
         engine.state.trainer_epoch = self.trainer.state.epoch
 
     def select(self, engine: Engine) -> None:
-        """Log the validation, keep the weights if they are the best so far, and end a stage that stands still."""
+        """Keep the weights if they are the best so far, and end a stage that stands still."""
         epoch, metrics = self.trainer.state.epoch, engine.state.metrics
-        if self.key_metric not in metrics:
-            raise ValueError(f"key_metric is one of {', '.join(metrics)}, got {self.key_metric!r}")
         value = metrics[self.key_metric]
         if value != value:
             raise ValueError(
                 f"validation has no case that defines {self.key_metric!r}: add cases with "
                 f"{'a tumor mask' if self.key_metric != 'balanced_accuracy' else 'a diagnosis'} to the validation part"
             )
-        self._log(metrics, epoch)
+        logger.debug("epoch %d: %s", epoch, describe(metrics))
         if value > self.best_metric:
             self.best_metric, self.best_epoch = value, epoch
             self.trainer.state.best_metric, self.trainer.state.best_metric_epoch = value, epoch
@@ -170,17 +187,6 @@ class StageCheckpoint:
                 save_atomic(self.average.selected.state_dict(), self.stage_dir / WEIGHTS)
         elif self._over() and epoch < self.trainer.state.max_epochs:
             self.trainer.terminate()
-
-    def _log(self, metrics: dict[str, float], epoch: int) -> None:
-        logger.debug("epoch %d: %s", epoch, describe(metrics))
-        for name, value in metrics.items():
-            self.writer.add_scalar(f"validation/{name}", value, epoch)
-        for source, values in self.metrics.by_source.items():
-            for name, value in values.items():
-                self.writer.add_scalar(f"validation_by_source/{source}/{name}", value, epoch)
-        tumor = self.metrics.diagnosis > 0
-        if 0 < tumor.sum() < len(tumor):
-            self.writer.add_pr_curve("validation/tumor", tumor, tumor_probability(self.metrics.logits), epoch)
 
     def calibrate(self) -> None:
         """Fit temperature and threshold on the last validation and store them in the network's buffers.

@@ -12,6 +12,7 @@ from ignite.engine import Events
 
 from scripts.measures.metrics import fit_temperature, tumor_probability
 from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic, warm_start
+from scripts.training.handlers import ValidationScalars
 from tests.networks.nets import tiny
 from tests.stages import BATCHES, EPOCHS, Stage, Stopped, assert_same
 
@@ -201,7 +202,7 @@ def test_running_without_engines_is_refused(tmp_path):
 
 
 class Selecting:
-    """`StageCheckpoint.select` fed by hand."""
+    """`StageCheckpoint.select` and `ValidationScalars` fed by hand."""
 
     def __init__(self, folder: Path, key_metric: str = "dice"):
         self.network, self.scalars = tiny(), []
@@ -210,7 +211,7 @@ class Selecting:
             diagnosis=np.array([0, 1, 1, 2]),
             by_source={"a": {"dice": 0.25}},
         )
-        writer = SimpleNamespace(
+        self.writer = writer = SimpleNamespace(
             add_scalar=lambda *args: self.scalars.append(args), add_pr_curve=lambda *args: self.curves.append(args)
         )
         self.curves: list[tuple] = []
@@ -221,7 +222,9 @@ class Selecting:
         self.checkpoint.trainer.state.epoch = epoch
         with torch.no_grad():
             self.network.head.bias.fill_(epoch)  # the weights of that epoch
-        self.checkpoint.select(SimpleNamespace(state=SimpleNamespace(metrics=metrics)))
+        engine = SimpleNamespace(state=SimpleNamespace(metrics=metrics, trainer_epoch=epoch))
+        ValidationScalars(self.metrics)(engine, self.writer)
+        self.checkpoint.select(engine)
 
 
 def test_best_weights_are_kept_and_the_first_validation_counts(tmp_path):
@@ -267,8 +270,9 @@ def test_without_any_diagnosis_threshold_and_temperature_stay(tmp_path):
 
 
 def test_metric_that_is_unknown_or_undefined_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="key_metric is one of dice, auc, got 'f1'"):
-        Selecting(tmp_path, "f1").select(0, dice=0.5, auc=0.5)
+    said = r"key_metric is one of dice, balanced_accuracy, auc, combined, false_masks, got 'because'"
+    with pytest.raises(ValueError, match=said):
+        Stage(tmp_path, key_metric="because").checkpoint.run()
     with pytest.raises(ValueError, match=r"no case that defines 'dice': add cases with a tumor mask"):
         Selecting(tmp_path).select(0, dice=float("nan"))
     with pytest.raises(ValueError, match=r"no case that defines 'balanced_accuracy': add cases with a diagnosis"):

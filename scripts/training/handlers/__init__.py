@@ -13,6 +13,7 @@ from scripts.training.handlers.validation import (
     KEY_METRICS,
     ValidationImages,
     ValidationMetrics,
+    ValidationScalars,
     describe,
     evidence_strength,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "TrainingScalars",
     "ValidationImages",
     "ValidationMetrics",
+    "ValidationScalars",
     "adapt_tracking",
     "check_tracking",
     "describe",

@@ -32,16 +32,20 @@ class ValidationMetrics:
     ``because`` the mean of these two and ``combined``: what to select by where the verdict has to follow the tumor. The
     same by source, as far as defined, is kept in ``by_source``; the logits are kept for threshold and
     temperature. With several processes each brings its cases, and all compute the same over all of them.
+
+    Attached as an Ignite metric, ``key_val_metric={name: ValidationMetrics()}``, its name is the metric that selects.
     """
 
     def __init__(self) -> None:
+        self.key_metric: str | None = None
         self.logits: np.ndarray = np.empty(0)
         self.diagnosis: np.ndarray = np.empty(0, dtype=int)
         self.by_source: dict[str, dict[str, float]] = {}
         self._cases: list[tuple[str, float, int, np.ndarray, float, str]] = []
 
-    def attach(self, engine: Engine) -> None:
-        """Collect batches and compute at the end."""
+    def attach(self, engine: Engine, name: str | None = None) -> None:
+        """Collect batches and compute at the end; the metric ``name`` has to be among what is computed."""
+        self.key_metric = name
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.compute)
@@ -69,7 +73,11 @@ class ValidationMetrics:
         self._cases += list(zip(sources, dice.tolist(), diagnosis, logits, marked.tolist(), changes, strict=True))
 
     def compute(self, engine: Any) -> None:
-        """Write the metrics; what has no case is NaN."""
+        """Write the metrics; what has no case is NaN.
+
+        Raises:
+            ValueError: when the metric that selects is not among them.
+        """
         every = parallel.gathered(self._cases)
         cases = [case for case in every if not case[5]]
         source = np.asarray([case[0] for case in cases])
@@ -87,6 +95,8 @@ class ValidationMetrics:
                 metrics[kind] = float(np.mean(right))
         if "removed" in metrics and "moved" in metrics:
             metrics["because"] = (metrics["removed"] + metrics["moved"] + metrics["combined"]) / 3
+        if self.key_metric is not None and self.key_metric not in metrics:
+            raise ValueError(f"key_metric is one of {', '.join(metrics)}, got {self.key_metric!r}")
         engine.state.metrics.update(metrics)
         self.by_source = {
             str(name): {
@@ -109,6 +119,31 @@ def _metrics(dice: np.ndarray, diagnosis: np.ndarray, logits: np.ndarray) -> dic
         if 0 < tumor.sum() < len(tumor):
             auc = float(roc_auc_score(tumor, tumor_probability(logits[known])))
     return {"dice": mean, "balanced_accuracy": balanced, "auc": auc, "combined": (mean + balanced) / 2}
+
+
+class ValidationScalars:
+    """Writes metrics, those of each source and the precision-recall curve of tumor against none to TensorBoard.
+
+    The ``epoch_event_writer`` of MONAI's TensorBoardStatsHandler; the step is the trainer's epoch.
+
+    Args:
+        metrics: of the evaluator.
+    """
+
+    def __init__(self, metrics: ValidationMetrics):
+        self.metrics = metrics
+
+    def __call__(self, engine: Any, writer: StageWriter) -> None:
+        """Write what the validation found."""
+        epoch = engine.state.trainer_epoch
+        for name, value in engine.state.metrics.items():
+            writer.add_scalar(f"validation/{name}", value, epoch)
+        for source, values in self.metrics.by_source.items():
+            for name, value in values.items():
+                writer.add_scalar(f"validation_by_source/{source}/{name}", value, epoch)
+        tumor = self.metrics.diagnosis > 0
+        if 0 < tumor.sum() < len(tumor):
+            writer.add_pr_curve("validation/tumor", tumor, tumor_probability(self.metrics.logits), epoch)
 
 
 class ValidationImages:
