@@ -195,6 +195,8 @@ class BatchPrediction:
         mask, result = done["pred"], done["result"]
         affine = np.asarray(mask.affine, dtype=float)
         study = Study.of(item["image"])
+        # First: a series that no object can refer to is refused before anything of it is written.
+        objects = [] if self.objects is None else self.objects(image, done, target)
         if study.picture and not is_volume(image):
             files = [save_mask_picture(mask.as_tensor()[0].numpy().T, _beside(target, "_mask.png"))]
         else:
@@ -202,8 +204,7 @@ class BatchPrediction:
         if "evidence" in done:
             evidence = done["evidence"].as_tensor()[0].numpy()
             files.append(save_nifti(evidence, affine, _beside(target, "_evidence.nii.gz"), EVIDENCE))
-        if self.objects is not None:
-            files += self.objects(image, done, target)
+        files += objects
         picture = f"{name}_overlay.png" if self.overlay else None
         empty = not result["tumor_voxels"] and not result.get("evidence_maximum")
         if picture is not None:

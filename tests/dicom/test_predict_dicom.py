@@ -50,6 +50,14 @@ def test_objects_equal_the_nifti_results_and_other_images_are_named(tmp_path, ov
     assert (tmp_path / "out" / "axial_report.dcm").stat().st_mtime_ns == before
 
 
+def test_of_a_series_that_no_object_can_refer_to_nothing_is_written(tmp_path, overlay):
+    write_series(tmp_path / "in" / "a", "axial", drawn("axial"), FrameOfReferenceUID=None)
+    status, rows = run(tmp_path / "in", tmp_path / "out", overlay, "--dicom")
+    assert status == 1
+    assert "00.dcm has no FrameOfReferenceUID, so nothing can be placed over it; export it again" in rows["a"]["error"]
+    assert {path.name for path in (tmp_path / "out").rglob("*")} == {"results.csv", "results.html", "results.json"}
+
+
 def test_anonymous_alone_is_refused(tmp_path, overlay):
     write_series(tmp_path / "in", "axial", drawn("axial"))
     with pytest.raises(ValueError, match="--anonymous is for the objects that --dicom writes; give both"):
