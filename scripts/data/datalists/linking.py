@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scripts.data.datalists.folders import IMAGE_SUFFIXES
-from scripts.data.datalists.similarity import MAX_DISTANCE, fingerprint, group_near_duplicates, places
+from scripts.data.datalists.similarity import MAX_DISTANCE, Distances, fingerprint, group_near_duplicates, places
 from scripts.data.datalists.units import Item, components, patient_key
 from transforms.loading import LoadCased
 
@@ -73,7 +73,7 @@ def linked(
     max_distance: int = MAX_DISTANCE,
     order: NDArray[np.int64] | None = None,
     same_patients: bool = False,
-) -> tuple[NDArray[np.int64], int]:
+) -> tuple[NDArray[np.int64], Distances]:
     """Components of items that must stay on one side: same patient, group, file or content, or near-duplicates.
 
     Patients are told by source and number, as two sources may both count from 1.
@@ -87,7 +87,7 @@ def linked(
         same_patients: equal patient numbers are one person whatever the source.
 
     Returns:
-        Component number of every item, int64 (N,), in order of first appearance, and the distance used.
+        Component number of every item, int64 (N,), in order of first appearance, and the distances used.
     """
     persons = [str(item["patient"]) if same_patients and "patient" in item else patient_key(item) for item in items]
     names = {name: k for k, name in enumerate(dict.fromkeys(persons))}

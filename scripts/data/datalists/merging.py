@@ -214,7 +214,7 @@ def merge_sources(
     items, sides = [read[k][0] for k in kept], [read[k][1] for k in kept]
     order = file_order(items, common)
     bits_kept = np.array(hashes)[kept]
-    groups, distance = linked(items, bits_kept, [contents[k] for k in kept], max_distance, order, same_patients)
+    groups, used = linked(items, bits_kept, [contents[k] for k in kept], max_distance, order, same_patients)
     given, known = sides, ["patient" in item for item in items]
     sides = _resplit(items, groups, fractions, seed) if resplit else _settle(items, groups, sides, report)
     merged: dict[str, Any] = {
@@ -233,7 +233,7 @@ def merge_sources(
         "groups": int(groups.max()) + 1,
         "largest_group": int(np.bincount(groups).max()),
         "groups_across_sources": _across(items, groups),
-        "max_distance_bits": distance,
+        **used.figures(),
         "patient_numbers_in_several_sources": _note_shared_numbers(items, same_patients, report),
         f"test_within_{CLOSE_DISTANCE}_bits_of_training": close_to_training(bits_kept, sides, known),
         f"test_within_{CLOSE_DISTANCE}_bits_of_training_as_given": close_to_training(bits_kept, given, known),

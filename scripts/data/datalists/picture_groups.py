@@ -54,7 +54,7 @@ def picture_items(
     persons = [told.get(picture.name) for picture in pictures]
     numbers = {person: k for k, person in enumerate(dict.fromkeys(persons))}
     alone = max(order.values(), default=0)
-    near, distance = group_near_duplicates(
+    near, used = group_near_duplicates(
         hashes,
         max_distance,
         same,
@@ -86,10 +86,14 @@ def picture_items(
         "images_in_groups_of_several": int(sizes[sizes > 1].sum()),
         "groups_of_several_classes": mixed,
         "patients": len(numbers) - (None in numbers),
-        "max_distance_bits": distance,
+        **used.figures(),
     }
-    if distance < max_distance:
-        report.note(name, f"near-duplicate distance lowered from {max_distance} to {distance} bits to avoid chains")
+    if used.upright < max_distance:
+        report.note(
+            name,
+            f"near-duplicate distance lowered from {max_distance} to {used.upright:g} bits: farther ones would chain, or "
+            "unrelated images are as much alike",
+        )
     report.figures["modes"] = dict(Counter(picture.mode for picture in pictures))
     for picture in pictures:
         for text in picture.notes:

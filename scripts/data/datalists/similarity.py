@@ -33,6 +33,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import imagehash
@@ -70,6 +71,29 @@ MIN_IMAGES, SAMPLE = 200, 1000
 ORDER_GAIN, STRANGER_STEPS = 5.0, (50, 101)
 _STEP = 8
 _BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Within how many of 256 bits images were linked, after every lowering.
+
+    Attributes:
+        upright: of the picture's hash.
+        turned: of the turned head's.
+        neighbors: of neighbors in the order of names; None where no order was given or it says nothing.
+    """
+
+    upright: float
+    turned: float
+    neighbors: float | None
+
+    def figures(self) -> dict[str, float | None]:
+        """For a report, by the names of its keys."""
+        return {
+            "max_distance_bits": self.upright,
+            "max_distance_bits_turned": self.turned,
+            "max_distance_bits_neighbors": self.neighbors,
+        }
 
 
 def places(folders: Iterable[Iterable[str]]) -> dict[str, int]:
@@ -216,31 +240,40 @@ def _safe_limit(bits: NDArray, limit: float, expected: Callable[[float], float],
     return max(limit, 0)
 
 
-def _pairs(hashes: NDArray[np.bool_], limit: int, people: NDArray[np.int64] | None) -> tuple[NDArray, NDArray, NDArray]:
-    """Near pairs by upright and turned hashes; a turned distance counts as if it were an upright one."""
+def _pairs(
+    hashes: NDArray[np.bool_], limit: int, people: NDArray[np.int64] | None
+) -> tuple[tuple[NDArray, NDArray, NDArray], float, float]:
+    """Near pairs by upright and turned hashes, and the limits of both in bits.
+
+    A turned distance counts as if it were an upright one.
+    """
     count = len(hashes)
+    upright_limit, turned_limit = float(limit), limit * TURNED_SHARE
     first, second, distance = _near_pairs(hashes[:, 0], hashes[:, 0], limit)
     if people is not None:
         strangers = (people[first] >= 0) & (people[second] >= 0) & (people[first] != people[second])
         keep = ~strangers | (distance <= MAX_DISTANCE_PATIENTS)
         first, second, distance = first[keep], second[keep], distance[keep]
     if count >= MIN_IMAGES:
-        keep = distance <= _safe_limit(distance, limit, _expected(hashes, [(0, 0)]), count) + 0.25
+        upright_limit = _safe_limit(distance, upright_limit, _expected(hashes, [(0, 0)]), count)
+        keep = distance <= upright_limit + 0.25
         first, second, distance = first[keep], second[keep], distance[keep]
     turned: list[tuple[NDArray, NDArray, NDArray]] = []
     for left, right in _views(hashes):
-        a, b, bits = _near_pairs(hashes[:, left], hashes[:, right], limit * TURNED_SHARE)
+        a, b, bits = _near_pairs(hashes[:, left], hashes[:, right], turned_limit)
         if people is not None:
             known = (people[a] >= 0) & (people[b] >= 0)
             a, b, bits = a[~known], b[~known], bits[~known]
         turned.append((a, b, bits))
     if not turned:
-        return first, second, distance
+        return (first, second, distance), upright_limit, turned_limit
     a, b, bits = (np.concatenate(parts) for parts in zip(*turned, strict=True))
     if count >= MIN_IMAGES:
-        keep = bits <= _safe_limit(bits, limit * TURNED_SHARE, _expected(hashes, _views(hashes)), count) + 0.25
+        turned_limit = _safe_limit(bits, turned_limit, _expected(hashes, _views(hashes)), count)
+        keep = bits <= turned_limit + 0.25
         a, b, bits = a[keep], b[keep], bits[keep]
-    return np.concatenate([first, a]), np.concatenate([second, b]), np.concatenate([distance, bits / TURNED_SHARE])
+    joined = np.concatenate([first, a]), np.concatenate([second, b]), np.concatenate([distance, bits / TURNED_SHARE])
+    return joined, upright_limit, turned_limit
 
 
 def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64], limit: int) -> tuple[NDArray, NDArray, NDArray]:
@@ -310,11 +343,11 @@ def group_near_duplicates(
     same: NDArray[np.int64] | None = None,
     people: NDArray[np.int64] | None = None,
     order: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.int64], int]:
+) -> tuple[NDArray[np.int64], Distances]:
     """Join images whose hashes differ by at most `max_distance` bits, directly or over others (single linkage).
 
     Where that chains more than 20 images and more than a tenth of all into one group, the distance is lowered by
-    8 bits until it does not; exact duplicates stay together whatever the distance. The distance used is returned.
+    8 bits until it does not; exact duplicates stay together whatever the distance.
 
     Args:
         hashes: bool (N, bits), or (N, 5, bits) of `fingerprint`, N >= 1. Turned heads may differ by 0.9 as many bits.
@@ -326,7 +359,7 @@ def group_near_duplicates(
             times as many bits. Leave gaps between folders.
 
     Returns:
-        Group number of every image, int64 (N,), counted from 0 in order of first appearance, and the distance used.
+        Group number of every image, int64 (N,), counted from 0 in order of first appearance, and the distances used.
 
     Raises:
         ValueError: when there is no hash, or the distance is out of range.
@@ -337,9 +370,11 @@ def group_near_duplicates(
     if not 0 <= max_distance <= hashes.shape[2]:
         raise ValueError(f"max_distance must be from 0 to {hashes.shape[2]} bits, got {max_distance}")
     count = len(hashes)
-    first, second, distance = _pairs(hashes, max_distance, people)
+    (first, second, distance), upright, turned = _pairs(hashes, max_distance, people)
+    ordered = False
     if order is not None:
         nearby = _neighbors(hashes, order, max_distance)
+        ordered = len(nearby[0]) > 0
         first, second, distance = (np.concatenate(both) for both in zip((first, second, distance), nearby, strict=True))
     links = (
         np.arange(count)
@@ -362,4 +397,9 @@ def group_near_duplicates(
         )  # fmt: skip
         max_distance = lower
     numbers = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
-    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64), max_distance
+    used = Distances(
+        upright=min(upright, max_distance),
+        turned=min(turned, round(max_distance * TURNED_SHARE, 1)),
+        neighbors=round(max_distance * ORDER_SHARE, 1) if ordered else None,
+    )
+    return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64), used

@@ -1,0 +1,104 @@
+"""How many unrelated drawn pictures are taken for near-duplicates, and how many true copies are found among them.
+
+    python -m benchmarks.duplicates [--images 20000] [--classes 4] [--copies 200] [--seed 0]
+
+Each picture is a head of its own: an ellipse of random axes and turn, with one to six blobs. So no group of them is
+right. The class of a picture says nothing of what is drawn: a group of two classes is as wrong as one of one class.
+The copies are pictures stored again at half the size and as JPEG; the way is that of `datalist build` for pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from scripts.command import errors
+from scripts.data.datalists.similarity import fingerprint, group_near_duplicates
+
+SIDE = 96
+
+
+def draw(rng: np.random.Generator) -> Image.Image:
+    """A drawn head with blobs, 8 bits."""
+    x, y = np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2, indexing="ij")
+
+    def ellipse(center: NDArray, axes: NDArray, turn: float) -> NDArray[np.bool_]:
+        u = (x - center[0]) * np.cos(turn) + (y - center[1]) * np.sin(turn)
+        v = (y - center[1]) * np.cos(turn) - (x - center[0]) * np.sin(turn)
+        return (u / axes[0]) ** 2 + (v / axes[1]) ** 2 <= 1
+
+    head = ellipse(rng.uniform(-0.08, 0.08, 2), rng.uniform([0.55, 0.7], [0.75, 0.88]), rng.uniform(-0.3, 0.3))
+    picture = np.where(head, rng.uniform(80, 140), 0.0)
+    for _ in range(rng.integers(1, 7)):
+        blob = ellipse(rng.uniform(-0.5, 0.5, 2), rng.uniform(0.05, 0.3, 2), rng.uniform(0, np.pi))
+        picture = np.where(blob & head, rng.uniform(30, 250), picture)
+    picture = picture + head * rng.normal(0, 4, picture.shape)
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+
+
+def stored_again(picture: Image.Image) -> Image.Image:
+    """The picture at half its size, after JPEG at quality 75."""
+    file = io.BytesIO()
+    picture.resize((SIDE // 2, SIDE // 2), Image.Resampling.LANCZOS).save(file, "JPEG", quality=75)
+    return Image.open(file)
+
+
+def measure(images: int, classes: int, copies: int, seed: int = 0, progress: bool = False) -> dict[str, Any]:
+    """Wrong groups, pictures in them, wrong groups of several classes, and copies found, by the rule of datalists.
+
+    Args:
+        images: unrelated pictures.
+        classes: among which they are drawn.
+        copies: of the first so many pictures, at most `images`.
+        seed: of the drawing.
+        progress: show a progress bar.
+    """
+    rng = np.random.default_rng(seed)
+    hashes = []
+    again = []
+    for k in tqdm(range(images), unit="image", disable=not progress):
+        picture = draw(rng)
+        hashes.append(fingerprint(picture))
+        if k < copies:
+            again.append(fingerprint(stored_again(picture)))
+    kinds = rng.integers(0, classes, images)
+    groups, used = group_near_duplicates(np.stack([*hashes, *again]), order=np.arange(images + copies))
+    unrelated = groups[:images].tolist()
+    wrong = {group for group, size in Counter(unrelated).items() if size > 1}
+    mixed = {group: {int(kind) for own, kind in zip(unrelated, kinds, strict=True) if own == group} for group in wrong}
+    return {
+        "images": images,
+        "classes": classes,
+        "wrong_groups": len(wrong),
+        "images_in_wrong_groups": sum(group in wrong for group in unrelated),
+        "wrong_groups_of_several_classes": sum(len(own) > 1 for own in mixed.values()),
+        "copies_found": f"{int((groups[images:] == groups[:copies]).sum())} of {copies}",
+        **used.figures(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.duplicates", description="Near-duplicates by mistake.")
+    parser.add_argument("--images", type=int, default=20000, help="unrelated pictures (default: 20000)")
+    parser.add_argument("--classes", type=int, default=4, help="classes they are in (default: 4)")
+    parser.add_argument("--copies", type=int, default=200, help="pictures stored again (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    found = measure(arguments.images, arguments.classes, arguments.copies, arguments.seed, progress=True)
+    print("\n".join(f"{name:34}{value}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    with errors.one_sentence_errors():
+        main()
