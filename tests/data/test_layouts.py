@@ -365,7 +365,7 @@ def test_a_brain_mask_taken_for_a_tumor_is_refused(tmp_path):
             r"may be of the layouts dicom_series \(1\) and folders \(1\): choose",
         ),
         (["p1/flair.nii", "p1/seg.nii", "no/1.png"], r"may be of the layouts folders \(1\) and pictures \(1\): choose"),
-        (["imagesTr/a_0000.png", "labelsTr/a.png"], "lists no case: imagesTr holds no volume, but 1 .png"),
+        (["imagesTr/a_0000.npz", "labelsTr/a.npz"], "lists no case: imagesTr holds no volume, but 1 .npz"),
         (
             ["a/1.jpg", "b/2.jpg"],
             "holds 2 pictures of no known layout: expected folders by class, one of them named no_t",
@@ -637,3 +637,63 @@ def test_a_picture_whose_name_is_not_utf8_ends_no_class_folder(tmp_path):
     assert dict(plan.report.unusable)["images/glioma/caf\\xe9.png"] == "its name is not UTF-8; rename it"
     assert len(plan.report.unusable) == 2
     assert len(items_of(plan.build())) == 6
+
+
+def test_a_channel_of_a_file_of_all_is_written_and_listed(tmp_path):
+    folder, given = tmp_path / "Task01", {}
+    for k in (1, 2, 3):
+        channels = [scan(70 + 4 * k + c) for c in range(4)]
+        given[f"BRATS_00{k}"] = channels
+        save(np.stack(channels, axis=-1), folder / "imagesTr" / f"BRATS_00{k}.nii.gz")
+        save(tumor(2), folder / "labelsTr" / f"BRATS_00{k}.nii.gz")
+    save(np.stack(channels[:2], axis=-1), folder / "imagesTr" / "BRATS_004.nii.gz")
+    save(tumor(2), folder / "labelsTr" / "BRATS_004.nii.gz")
+    listed = [{"image": f"./imagesTr/BRATS_00{k}.nii.gz", "label": f"./labelsTr/BRATS_00{k}.nii.gz"} for k in range(1, 5)]
+    (folder / "dataset.json").write_text(json.dumps({**LISTS["Task01"], "training": listed}), encoding="utf-8")
+    with pytest.raises(ValueError, match="give the folder for them as unpack"):
+        recognized.plan(folder, channels=["FLAIR"])
+    out = tmp_path / "msd.json"
+    arguments = ["datalist", "build", "--folder", str(folder), "--out", str(out), "--channels", "T1ce"]
+    command([*arguments, "--dry_run"])
+    assert [path.name for path in tmp_path.iterdir()] == ["Task01"]
+    command(arguments)
+    datalist = datalists.read(out, tmp_path / "msd_pictures")
+    assert datalist["modality"] == {"0": "t1gd"}
+    items = items_of(datalist)
+    assert {item["image"] for item in items} == {f"imagesTr/BRATS_00{k}_t1gd.nii.gz" for k in (1, 2, 3)}
+    assert len({item["patient"] for item in items}) == 3
+    for item in items:
+        root = tmp_path / "msd_pictures"
+        case = LoadCased(spatial_dims=3)(
+            {key: str(root / item[key]) for key in ("image", "label")}
+        )
+        assert np.array_equal(case["image"][0].numpy(), given[item["label"][9:18]][2])
+        assert np.array_equal(case["label"][0].numpy() > 0, tumor() > 0)
+    report = json.loads((tmp_path / "msd.report.json").read_text(encoding="utf-8"))
+    assert "expected 4 dimensions, the last of 4 channels" in json.dumps(report["unusable"])
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_pictures_of_nnunet_have_their_masks_in_the_folder_of_labels(tmp_path, listed):
+    for k in range(6):
+        pixels, mask = gray(90 + k, k > 2)
+        draw(pixels, tmp_path / "imagesTr" / f"brain_{k}_0000.png")
+        draw(mask.astype(np.uint8), tmp_path / "labelsTr" / f"brain_{k}.png")
+    draw(pixels, tmp_path / "imagesTs" / "brain_9_0000.png")
+    if listed:
+        about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "tumor": 1}, "numTraining": 6}
+        (tmp_path / "dataset.json").write_text(json.dumps({**about, "file_ending": ".png"}), encoding="utf-8")
+    plan = recognized.plan(tmp_path)
+    assert plan.taken[0].startswith("layout = pictures: ")
+    items = items_of(plan.build())
+    assert {item["image"]: (item["label"], item["diagnosis"]) for item in items} == {
+        f"imagesTr/brain_{k}_0000.png": (f"labelsTr/brain_{k}.png", int(k > 2)) for k in range(6)
+    }
+    assert ("imagesTs/brain_9_0000.png", "has no mask, and no folder is named as a class without tumor") in (
+        plan.report.unusable
+    )
+    draw(pixels, tmp_path / "imagesTr" / "brain_5_0001.png")
+    plan = recognized.plan(tmp_path)
+    assert dict(plan.report.unusable)["imagesTr/brain_5_0000.png"] == (
+        "has the stem of 2 images (brain_5_0000.png, brain_5_0001.png): one of each is needed"
+    )

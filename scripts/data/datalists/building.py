@@ -82,7 +82,7 @@ def _build(command: str, given: dict[str, Any], out: Path) -> Outcome:
             given["rule"] = SliceRule(**chosen)
     if "diagnosis" in given:
         given["diagnosis"] = DIAGNOSES[given["diagnosis"]]
-    if command == "build":
+    if command in ("build", "decathlon"):
         given["unpack"] = out.with_name(f"{out.stem}_pictures")
     plan = BUILDERS[command].plan(source, **given)
     report = plan.report

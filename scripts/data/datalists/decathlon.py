@@ -11,12 +11,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.data.datalists.channels import planned, write_channels
 from scripts.data.datalists.naming import role, stem_of, volume_suffix
 from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report, read_json, validate
 from scripts.data.datalists.slices import Case, SliceRule
 from scripts.data.datalists.splits import assemble
 from scripts.data.datalists.units import Item
+from scripts.data.datalists.unpacking import unpack_folder
 from scripts.data.datalists.volumes import BINARY, collect, name_patients
 from scripts.data.datalists.walking import check_folder
 
@@ -124,8 +126,6 @@ def _case(entry: Any, root: Path, numbers: Sequence[int], total: int) -> Case:
     images = [root / path for path in named]
     if isinstance(entry["image"], list) and len(images) != total:
         raise ValueError(f"has {len(images)} of the list's {total} channels")
-    if len(images) == 1 < total and len(numbers) < total:
-        raise ValueError("holds all channels in one file: they cannot be chosen singly, leave --channels out")
     if len(images) > 1:
         images = [images[k] for k in numbers]
     for path in [*images, root / entry["label"]]:
@@ -148,6 +148,7 @@ def decathlon(
     rule: SliceRule | None = None,
     patient_pattern: str | None = None,
     patients: Path | str | None = None,
+    unpack: Path | str | None = None,
     progress: bool = True,
 ) -> Plan:
     """Build a datalist from `dataset.json` of the Medical Segmentation Decathlon or the like.
@@ -164,14 +165,17 @@ def decathlon(
         file: the list, or the folder with `dataset.json`. Paths in it are relative to its folder.
         name: of the datalist and source; the list's own if not given.
         root: `dataset_dir`, to which paths are relative in the result; the list's folder if not given.
-        channels: of "FLAIR", "T1", "T1ce", "T2", where channels are files of their own; all, if not given.
+        channels: of "FLAIR", "T1", "T1ce", "T2"; all, if not given. Of files that hold all channels, the chosen ones
+            are written to `unpack`, which is then the `dataset_dir`.
         seed, fractions, classes, rule, patient_pattern, patients, progress: as in `nifti_cases`.
+        unpack: folder for chosen channels of files that hold all.
 
     Raises:
         FileNotFoundError: when the list does not exist.
         ValueError: when it is no JSON or no such list, and as `nifti_cases`.
     """
     file = Path(file) / "dataset.json" if Path(file).is_dir() else Path(file)
+    given_root = root
     folder, root = check_folder(file.parent, root)
     if not file.is_file() and not (folder / "imagesTr").is_dir():
         raise FileNotFoundError(f"no list at {file}, and no folder imagesTr beside it")
@@ -189,14 +193,23 @@ def decathlon(
     every = _channels(content, entries)
     numbers = _numbers(every, channels)
     modality = [every[k] for k in numbers]
+    whole = {_in_one_file(entry) for _, entry in entries if isinstance(entry, dict) and entry.get("image")}
+    split = len(numbers) < len(every) and True in whole
+    if split and False in whole:
+        raise ValueError(f"{file} lists files of all channels and files of one: channels cannot be chosen of both")
+    root = target = unpack_folder(unpack, given_root, folder) if split else root
     given: dict[str, str] = {}
     named: dict[str, Path] = {}
+    sources: dict[str, Case] = {}
     for k, (part, entry) in enumerate(entries):
         where = entry if isinstance(entry, str) else f"{part} {k}"
         if isinstance(entry, dict) and entry.get("image"):
             where = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
         try:
             case = _case(entry, folder, numbers, len(every))
+            if split:
+                sources[where] = case
+                case = planned(case, folder, target, modality)
             images = _images(path.relative_to(root).as_posix() for path in case.images)
             parts[images] = "test" if part == "testing" else part
             cases.append((where, case))
@@ -218,16 +231,31 @@ def decathlon(
         ),
         took("mask", [(case.label, stem_of(case.label)) for _, case in cases if case.label], len(entries), "entries"),
     ]
+    if split:
+        taken.append(f"{', '.join(modality)} = of {len(every)} channels in one file, written to {target} with the masks")
     if isinstance(content.get("labels"), dict):
         taken.append(f"values of the masks, any from 1 up is tumor: {json.dumps(content['labels'])}")
 
     def finish() -> Datalist:
+        for where, source in sources.items():
+            written = next(case for one, case in cases if one == where)
+            try:
+                write_channels(source, written, numbers, len(every))
+            except (ValueError, OSError) as error:
+                report.reject(where, str(error).replace(f"{folder}/", ""))
+                cases.remove((where, written))
         items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
         if "validation" in parts.values():
             return _as_given(name, classes, modality, items, parts, report)
         return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
 
     return Plan(taken, report, finish)
+
+
+def _in_one_file(entry: dict[str, Any]) -> bool:
+    """Whether an entry is a file of all channels: one alone, without nnU-Net's number of a channel."""
+    named = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
+    return len(named) == 1 and _first(entry) == Path(named[0])
 
 
 def _images(value: str | Iterable[str]) -> tuple[str, ...]:

@@ -18,13 +18,15 @@ from scripts.data.datalists.volumes import BINARY
 from scripts.data.datalists.walking import check_folder, walk
 
 # Folders that hold parts of a collection, and say neither class nor patient.
-_PARTS = re.compile(r"images?|train(ing)?|test(ing)?|val(id(ation)?)?|data(set)?|all", re.IGNORECASE)
+_PARTS = re.compile(r"(images?|labels?)(Tr|Ts)|images?|train(ing)?|test(ing)?|val(id(ation)?)?|data(set)?|all", re.IGNORECASE)
 _MASK_FOLDER = re.compile(r"masks?|segmentations?|seg|ground_?truths?|annotations?", re.IGNORECASE)
+# nnU-Net's folders, where a channel's number stands behind the case's name.
+_NNUNET = {"imagesTr": "Tr", "imagesTs": "Ts", "labelsTr": "Tr", "labelsTs": "Ts"}
 _MASK_NAME = re.compile(r"(?P<stem>.+?)[_-](?:mask|seg|segmentation)(?P<number>[_-]?\d+)?$", re.IGNORECASE)
 
 
 def pair(folder: Path, files: Sequence[Path], report: Report) -> list[Found]:
-    """Images with their masks: `<stem>_mask` beside `<stem>`, or `masks/<stem>` for `images/<stem>`.
+    """Images with their masks: `<stem>_mask` beside `<stem>`, or `masks/<stem>` for `images/<stem>`, or nnU-Net's.
 
     What is neither is refused in the report, and so are a mask without an image and an image with several masks.
     """
@@ -34,6 +36,11 @@ def pair(folder: Path, files: Sequence[Path], report: Report) -> list[Found]:
         *above, _ = path.relative_to(folder).parts
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             report.reject(path.relative_to(folder).as_posix(), f"not one of {', '.join(IMAGE_SUFFIXES)}")
+            continue
+        if above and above[-1] in _NNUNET:
+            stem = re.sub(r"_\d{4}$", "", path.stem) if above[-1].startswith("images") else path.stem
+            kind = images if above[-1].startswith("images") else masks
+            kind.setdefault((*above[:-1], _NNUNET[above[-1]], stem), []).append(path)
             continue
         named, apart = _MASK_NAME.match(path.stem), any(_MASK_FOLDER.fullmatch(part) for part in above)
         stem = named["stem"] if named else path.stem

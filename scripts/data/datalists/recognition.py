@@ -54,7 +54,9 @@ def find(folder: Path, files: Sequence[Path]) -> str:
     below = {path[: path.index("/imagesTr/")] for path in paths if "/imagesTr/" in path}
     if below and not found:
         raise ValueError(f"{folder} holds {len(below)} folders with imagesTr: give one of them, such as {min(below)}")
-    if "imagesTr" in {path.split("/")[0] for path in paths} or _is_list(folder / "dataset.json"):
+    listed = {path for path in paths if path.startswith(("imagesTr/", "labelsTr/"))}
+    drawn_only = bool(listed) and all(Path(path).suffix.lower() in IMAGE_SUFFIXES for path in listed)
+    if (listed or _is_list(folder / "dataset.json")) and not drawn_only:
         found["decathlon"] = sum(path.startswith(("imagesTr/", "labelsTr/")) for path in paths)
     volumes = [path for path in files if volume_suffix(path)]
     drawn = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
