@@ -276,7 +276,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=Path, help="folder images/<class>/* with optional masks/<same stem>.png")
     parser.add_argument("--count", type=int, default=40, help="number of images")
     parser.add_argument("--rounds", type=int, default=5, help="times each image is used")

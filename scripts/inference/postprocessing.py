@@ -200,13 +200,13 @@ class RestoreStudyd(Transform):
         probability = [float(p) for p in self.probability(per_slice, study)]
         flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):
-            low = float(output["temperature"]) < 1
-            extreme = "close to 0 or 1" if low else "nearly the same for every class"
+            value = float(output["temperature"])
+            way = "exaggerated" if value < 1 else "flattened"
             flags.append(
                 {
                     "code": "not_calibrated",
-                    "message": f"the temperature stands at an end of its range: probabilities are {extreme} whatever "
-                    "the image; train with more validation cases",
+                    "message": f"the temperature stands at an end of its range ({value:.3g}): the probabilities are "
+                    f"{way} and say no more than the class; train with more validation cases",
                 }
             )
         names = [self.classes.get(str(i), f"class {i}") for i in range(len(probability))]

@@ -648,7 +648,9 @@ def test_a_channel_of_a_file_of_all_is_written_and_listed(tmp_path):
         save(tumor(2), folder / "labelsTr" / f"BRATS_00{k}.nii.gz")
     save(np.stack(channels[:2], axis=-1), folder / "imagesTr" / "BRATS_004.nii.gz")
     save(tumor(2), folder / "labelsTr" / "BRATS_004.nii.gz")
-    listed = [{"image": f"./imagesTr/BRATS_00{k}.nii.gz", "label": f"./labelsTr/BRATS_00{k}.nii.gz"} for k in range(1, 5)]
+    listed = [
+        {"image": f"./imagesTr/BRATS_00{k}.nii.gz", "label": f"./labelsTr/BRATS_00{k}.nii.gz"} for k in range(1, 5)
+    ]
     (folder / "dataset.json").write_text(json.dumps({**LISTS["Task01"], "training": listed}), encoding="utf-8")
     with pytest.raises(ValueError, match="give the folder for them as unpack"):
         recognized.plan(folder, channels=["FLAIR"])

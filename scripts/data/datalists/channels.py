@@ -35,7 +35,7 @@ def write_channels(case: Case, written: Case, numbers: Sequence[int], total: int
         raise ValueError(f"{source.name} has shape {data.shape}, expected 4 dimensions, the last of {total} channels")
     for number, path in zip(numbers, written.images, strict=True):
         channel = data[..., number]
-        whole = np.array_equal(channel, np.rint(channel)) and -32768 <= channel.min() and channel.max() <= 32767
+        whole = np.array_equal(channel, np.rint(channel)) and channel.min() >= -32768 and channel.max() <= 32767
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(channel.astype(np.int16 if whole else np.float32), affine), path)
     for mask, copy in ((case.label, written.label), (case.foreground, written.foreground)):
