@@ -259,7 +259,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--check`` when a target is missed or maps differ, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.explain", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.explain", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 8")
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves them as they are")

@@ -112,7 +112,9 @@ def rows_of(label: str, seconds: Mapping[str, Sequence[float]], slices: int) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--check`` when the target is missed, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.inference", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--side", type=int, default=256, help="pixels of a slice, and of the standard network's input")
     parser.add_argument("--slices", type=int, default=20, help="of the study")
     parser.add_argument("--rounds", type=int, default=5)

@@ -158,7 +158,9 @@ def spread(items: Sequence[Mapping[str, Any]], count: int, seed: int = 0) -> lis
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.invariance", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.invariance", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder that the datalist's paths start from")
     parser.add_argument("--datalist_file", type=Path, required=True, help="its test part is taken")
     parser.add_argument("--overlay", type=Path, help="network.yaml of a run (default: the shipped weights)")

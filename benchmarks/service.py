@@ -151,7 +151,9 @@ def _ask(client: Client, image: bytes, fields: dict[str, str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--check`` when the target is missed, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.service", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--explanations", type=int, default=50, help="asked for at once")
     parser.add_argument("--rounds", type=int, default=20, help="predictions, idle and busy")
     parser.add_argument("--method", default="occlusion", help="of the explanations")

@@ -364,7 +364,9 @@ def operations(setting: Setting) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--check`` when a target is missed, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels, a multiple of 8")
     parser.add_argument("--batch", type=int, default=4, help="items of a step, even")
     parser.add_argument("--rounds", type=int, default=5, help="times each job runs, after one that sets up")

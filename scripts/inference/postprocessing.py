@@ -200,13 +200,11 @@ class RestoreStudyd(Transform):
         probability = [float(p) for p in self.probability(per_slice, study)]
         flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):
-            value = float(output["temperature"])
-            way = "exaggerated" if value < 1 else "flattened"
             flags.append(
                 {
                     "code": "not_calibrated",
-                    "message": f"the temperature stands at an end of its range ({value:.3g}): the probabilities are "
-                    f"{way} and say no more than the class; train with more validation cases",
+                    "message": f"the fitted temperature ({float(output['temperature']):.3g}) stands at an end of its "
+                    "range: the probabilities are not calibrated; train with more validation cases",
                 }
             )
         names = [self.classes.get(str(i), f"class {i}") for i in range(len(probability))]

@@ -97,8 +97,7 @@ def _of_diagnosis(run: Run) -> Iterator[Markup]:
             )
     if run.metrics.has(f"{block}/temperature_at_bound") and run.metrics.value(f"{block}/temperature_at_bound"):
         yield Markup(
-            "{}: the temperature ({}) stands at a bound of its fit, so its probabilities are not calibrated: nearly "
-            "all are 0 or 1, or nearly alike."
+            "{}: the temperature ({}) stands at a bound of its fit, so its probabilities are not calibrated."
         ).format(run.title, run.metrics.number(f"{block}/temperature", "plain"))
 
 

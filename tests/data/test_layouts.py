@@ -666,9 +666,7 @@ def test_a_channel_of_a_file_of_all_is_written_and_listed(tmp_path):
     assert len({item["patient"] for item in items}) == 3
     for item in items:
         root = tmp_path / "msd_pictures"
-        case = LoadCased(spatial_dims=3)(
-            {key: str(root / item[key]) for key in ("image", "label")}
-        )
+        case = LoadCased(spatial_dims=3)({key: str(root / item[key]) for key in ("image", "label")})
         assert np.array_equal(case["image"][0].numpy(), given[item["label"][9:18]][2])
         assert np.array_equal(case["label"][0].numpy() > 0, tumor() > 0)
     report = json.loads((tmp_path / "msd.report.json").read_text(encoding="utf-8"))

@@ -176,3 +176,19 @@ def test_the_overlay_shows_every_slice_and_colors_only_evidence(folder, overlay)
     output["evidence"] = torch.full_like(output["evidence"], -1.0)
     dark = predict.study_overlay(item, output)
     assert (dark.max(-1) == dark.min(-1)).all()
+
+
+@pytest.mark.parametrize(("temperature", "flagged"), [(0.05, True), (20.0, True), (1.5, False)])
+def test_a_temperature_at_an_end_of_its_range_is_named_without_a_claim_on_the_values(
+    folder, overlay, temperature, flagged
+):
+    inference = Inference(overlay=overlay)
+    item = inference.prepare({"image": str(folder / "b.png")})
+    output = {**inference.infer(item), "temperature": torch.tensor(temperature)}
+    flags = {flag["code"]: flag["message"] for flag in inference.finish(item, output)["result"]["flags"]}
+    assert flags.get("not_calibrated") == (
+        f"the fitted temperature ({temperature:.3g}) stands at an end of its range: the probabilities are not "
+        "calibrated; train with more validation cases"
+        if flagged
+        else None
+    )

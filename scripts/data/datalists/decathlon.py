@@ -232,7 +232,9 @@ def decathlon(
         took("mask", [(case.label, stem_of(case.label)) for _, case in cases if case.label], len(entries), "entries"),
     ]
     if split:
-        taken.append(f"{', '.join(modality)} = of {len(every)} channels in one file, written to {target} with the masks")
+        taken.append(
+            f"{', '.join(modality)} = of {len(every)} channels in one file, written to {target} with the masks"
+        )
     if isinstance(content.get("labels"), dict):
         taken.append(f"values of the masks, any from 1 up is tumor: {json.dumps(content['labels'])}")
 

@@ -91,7 +91,7 @@ def picture_items(
     if used.upright < max_distance:
         report.note(
             name,
-            f"near-duplicate distance lowered from {max_distance} to {used.upright:g} bits: farther ones would chain, or "
+            f"near-duplicate distance lowered from {max_distance} to {used.upright:g} bits: farther ones chain, or "
             "unrelated images are as much alike",
         )
     report.figures["modes"] = dict(Counter(picture.mode for picture in pictures))

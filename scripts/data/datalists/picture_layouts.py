@@ -18,7 +18,9 @@ from scripts.data.datalists.volumes import BINARY
 from scripts.data.datalists.walking import check_folder, walk
 
 # Folders that hold parts of a collection, and say neither class nor patient.
-_PARTS = re.compile(r"(images?|labels?)(Tr|Ts)|images?|train(ing)?|test(ing)?|val(id(ation)?)?|data(set)?|all", re.IGNORECASE)
+_PARTS = re.compile(
+    r"(images?|labels?)(Tr|Ts)|images?|train(ing)?|test(ing)?|val(id(ation)?)?|data(set)?|all", re.IGNORECASE
+)
 _MASK_FOLDER = re.compile(r"masks?|segmentations?|seg|ground_?truths?|annotations?", re.IGNORECASE)
 # nnU-Net's folders, where a channel's number stands behind the case's name.
 _NNUNET = {"imagesTr": "Tr", "imagesTs": "Ts", "labelsTr": "Tr", "labelsTs": "Ts"}
