@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from scripts.dicom.uids import Uids
 from transforms.reading import file_kind
 
 __all__ = ["ENDINGS", "ObjectWriter", "check_available", "only_series", "write_objects"]
+
+# It names every group of elements that it copies.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 ENDINGS = ("_segmentation.dcm", "_evidence.dcm", "_report.dcm")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -30,8 +32,10 @@ def test_objects_equal_the_nifti_results_and_other_images_are_named(tmp_path, ov
     for geometry in ("axial", "oblique", "coronal"):
         write_series(tmp_path / "in" / geometry, geometry, drawn(geometry))
     save_picture(tmp_path / "in" / "a.png", head()[:, :, 4])
-    status, rows = run(tmp_path / "in", tmp_path / "out", overlay, "--dicom")
+    with caplog.at_level(logging.INFO):
+        status, rows = run(tmp_path / "in", tmp_path / "out", overlay, "--dicom")
     assert status == 1
+    assert not [record for record in caplog.records if record.name.startswith("highdicom")]
     assert "a.png is no DICOM, so no object can refer to it" in rows[str(tmp_path / "in" / "a.png")]["error"]
     assert [name for name, row in rows.items() if row["error"]] == [str(tmp_path / "in" / "a.png")]
     for geometry in ("axial", "oblique", "coronal"):
