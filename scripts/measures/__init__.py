@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "claims": ["difference_of", "verdict"],
-        "intervals": ["case_summary", "mean_interval"],
+        "intervals": ["case_summary"],
         "lesions": ["lesion_summary"],
         "metrics": ["choose_threshold", "classification_metrics", "fit_temperature"],
     },
