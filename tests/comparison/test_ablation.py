@@ -247,10 +247,13 @@ def classifier_run(folder, small_data, seed):
     return made_stage(folder / "joint", seed, digest, network_def=definition, train_segmentation=False).parent
 
 
-def test_an_ensemble_is_a_run_with_its_members_weights_calibrated_on_validation(small_data, tmp_path, capsys):
+def test_an_ensemble_is_a_run_with_its_members_weights_calibrated_on_validation(small_data, tmp_path, monkeypatch):
     members = [classifier_run(tmp_path / name, small_data, seed) for seed, name in enumerate("ab")]
     paths = ["--dataset_dir", str(small_data.dataset_dir), "--datalist_file", str(small_data.datalist_file)]
+    parts, items_of = [], runs.stage_items
+    monkeypatch.setattr(runs, "stage_items", lambda of, part, *rest: parts.append(part) or items_of(of, part, *rest))
     command(["ensemble", *map(str, members), "--run_dir", str(tmp_path / "both"), *paths])
+    assert parts == ["validation"]
     net, config, folder = runs.load_run(tmp_path / "both")
     assert isinstance(net, ClassifierEnsemble)
     assert folder == tmp_path / "both"

@@ -208,3 +208,11 @@ def test_files_hold_methods_pictures_and_what_is_not_available(tmp_path, dropout
     assert result["methods"]["test_time_augmentation"]["spread"]["none"] == 0.0
     assert all((tmp_path / entry[what]).is_file() for entry in result["pictures"] for what in ("image", "std"))
     assert len(result["pictures"]) == 3
+
+
+@pytest.mark.parametrize("name", [name for name in VIEWS if name not in ("brighter", "darker")])
+def test_a_mirrored_or_shifted_view_is_undone(name):
+    change, undo = VIEWS[name]
+    x = torch.arange(1.0, 121).reshape(1, 1, 12, 10)
+    assert torch.equal(undo(change(x))[:, :, 3:-3, 3:-3], x[:, :, 3:-3, 3:-3])
+    assert name == "as it is" or not torch.equal(change(x), x)

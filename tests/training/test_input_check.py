@@ -66,6 +66,20 @@ def test_training_and_validation_refuse_it(small_data, tmp_path, loader, engine)
         running.run()
 
 
+def test_validation_is_on_the_validation_part_alone_and_both_parts_are_written_as_seen(small_data, tmp_path):
+    values = {**small_data.paths, "run_dir": str(tmp_path)}
+    config = runs.merged_config([CONFIGS / "train.yaml", CONFIGS / "smoke.yaml"], values)
+    parser = ConfigParser(config)
+    listed = runs.read_datalist(small_data.paths["datalist_file"], small_data.paths["dataset_dir"])
+    for section, part in (("train", "training"), ("validate", "validation")):
+        items = parser.get_parsed_content(f"{section}#dataset#data")
+        known = {str(small_data.dataset_dir / item["image"]) for item in listed[part]}
+        assert {item["image"] for item in items} == known, part
+    lists = [value for value in config.values() if isinstance(value, list)]
+    seen = [line for lines in lists for line in lines if "write_seen" in str(line)]
+    assert seen == ["$seen.write_seen(@stage_dir, training=@train::dataset::data, validation=@validate::dataset::data)"]
+
+
 def test_evaluation_refuses_it(small_run, tmp_path):
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "evaluate.yaml"))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from skimage.filters import threshold_otsu
 
 from tests.transforms.images import disc, head, overlap
-from transforms.foreground import ForegroundMaskd, air_level, doubts, foreground_mask
+from transforms.foreground import ForegroundMaskd, air_level, doubts, foreground_mask, otsu
 
 
 def rice(image, sigma, seed=1):
@@ -22,6 +23,13 @@ def check(mask, outline, least=0.97):
     assert mask.shape == outline.shape
     assert overlap(mask, outline) > least
     assert (outline & ~mask).sum() <= 0.002 * outline.sum()  # nothing of the head is lost
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_otsu_is_that_of_scikit_image(seed):
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(np.r_[rng.poisson(30, 900), rng.poisson(60 + 20 * seed, 400)], minlength=256)
+    assert otsu(counts) == threshold_otsu(hist=(counts, np.arange(len(counts)))) + 0.5
 
 
 def test_head_on_exact_zero_air_with_bone_and_ventricles_filled():
