@@ -85,3 +85,21 @@ def test_a_list_in_another_order_is_refused():
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("p")
     assert "NormalizeForegroundd after MaskBackgroundd" in str(caught.value.__cause__)
+
+
+LONGEST = 120  # characters of an expression
+
+
+def expressions(value: Any) -> list[str]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    own = [value] if isinstance(value, str) and value.startswith("$") else []
+    return own + [text for each in inner for text in expressions(each)]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_expressions_are_of_one_short_line(path):
+    text = path.read_text(encoding="utf-8")
+    assert ">-" not in text
+    assert "|-" not in text
+    found = expressions(yaml.safe_load(text))
+    assert [e for e in found if len(e) > LONGEST or "\n" in e] == []
