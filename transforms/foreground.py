@@ -315,7 +315,7 @@ def air_level(image: np.ndarray | torch.Tensor) -> float | None:
     return air
 
 
-def doubts(mask: np.ndarray, least: float = 0.05, most: float = 0.97) -> list[str]:
+def foreground_warnings(mask: np.ndarray, least: float = 0.05, most: float = 0.97) -> list[str]:
     """Say why a foreground mask may be wrong, so that a person looks at it; nothing where it is as heads are.
 
     Args:

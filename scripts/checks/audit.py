@@ -30,10 +30,10 @@ from scripts.data.preprocessing import Pipeline, make_preprocessing
 from scripts.measures.shortcuts import (
     MIN_UNITS,
     air_features,
+    auc_by_value,
     geometry_features,
     histogram_features,
     size_features,
-    tell,
 )
 from scripts.pictures.figures import COLORS, STYLE
 from scripts.runs.folder import write_json
@@ -155,7 +155,7 @@ def audit(
         ``{"name", "n", "units", "limits", "rows", "unusable"}``. A row: target ("source" or "diagnosis"), value (name
         of the source or class, "tumor" for any tumor against none), features (one of air, size, geometry, histogram),
         stage ("before": the raw file, "after": what the network gets), the figures of
-        ``scripts.measures.shortcuts.tell``, ``limit`` and ``flagged``.
+        ``scripts.measures.shortcuts.auc_by_value``, ``limit`` and ``flagged``.
 
     Raises:
         ValueError: when no item can be used, or nothing is there to be told apart.
@@ -231,7 +231,7 @@ def _rows(
     for kind in KINDS:
         for stage in STAGES:
             features = [observed[k][kind][stage] for k in at]
-            for row in tell(features, [values[k] for k in at], [units[k] for k in at], seed) if at else []:
+            for row in auc_by_value(features, [values[k] for k in at], [units[k] for k in at], seed) if at else []:
                 if target == "diagnosis" and row["value"] == without:
                     continue  # the same as any tumor against none
                 limit, low = LIMITS[kind], row["auc_ci95"][0]

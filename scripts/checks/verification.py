@@ -16,7 +16,7 @@ from scripts.data.datalists import SPLITS, Datalist, Item, paths
 from scripts.data.datalists.linking import file_order, hashes_of, linked
 from scripts.data.preprocessing import check_network_input, make_preprocessing
 from transforms.borders import head_mask
-from transforms.foreground import air_level, doubts
+from transforms.foreground import air_level, foreground_warnings
 from transforms.intensity import scale_robust
 from transforms.labels import label_coverage
 from transforms.loading import LoadCased
@@ -220,7 +220,7 @@ class Verifier:
         result.measures["foreground_share"] = share
         if not MIN_HEAD <= share <= MAX_HEAD:
             result.breaks("foreground_share", f"{share:.3f}")
-        for reason in doubts(mask, 0.0, 1.0):
+        for reason in foreground_warnings(mask, 0.0, 1.0):
             result.breaks("doubtful_foreground", reason)
         return mask
 

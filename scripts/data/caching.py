@@ -37,7 +37,7 @@ class CachedDataset(CacheDataset):
 
     An entry is one file, named by a hash of everything that decides what is in it: the item and the size and times of
     its files, the settings of the deterministic transforms, their source code and the versions of the libraries. If
-    any of it changes the entry is not found and the item is processed anew. Entries are written under another name and
+    any of it changes the entry is not found and the item is processed again. Entries are written under another name and
     then renamed: an interrupted run leaves whole entries only. A damaged one is reported and replaced. Old entries are
     never deleted: delete the folder to be rid of them.
 
@@ -111,7 +111,7 @@ def read_entry(path: Path) -> dict[str, Any] | None:
         return None
     body = memoryview(content)[CHECKSUM:]
     if content[:CHECKSUM] != _checksum(body):
-        logger.warning("cache entry %s is damaged and will be made anew", path)
+        logger.warning("cache entry %s is damaged and will be made again", path)
         return None
     end = content.index(b"\n", CHECKSUM)
     head, place = content[CHECKSUM:end], end + 1 - CHECKSUM

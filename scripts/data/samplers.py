@@ -19,7 +19,7 @@ MASK, EQUAL = "mask", "equal"
 Shares = Mapping[Any, float] | str
 
 
-class Draw(int):
+class SampleIndex(int):
     """Index of an item, with its place in the epoch: what its augmentation is seeded with.
 
     Attributes:
@@ -30,13 +30,13 @@ class Draw(int):
     place: int
     filler: bool
 
-    def __new__(cls, index: int, place: int, filler: bool = False) -> Draw:  # noqa: D102
+    def __new__(cls, index: int, place: int, filler: bool = False) -> SampleIndex:  # noqa: D102
         draw = super().__new__(cls, index)
         draw.place, draw.filler = place, filler
         return draw
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Draw, (int(self), self.place, self.filler))
+        return (SampleIndex, (int(self), self.place, self.filler))
 
 
 class DrawnItems(Dataset):
@@ -46,7 +46,7 @@ class DrawnItems(Dataset):
     carry their "index" in the dataset.
 
     Args:
-        dataset: with a ``transform``; a random one is seeded anew for every item.
+        dataset: with a ``transform``; a random one is seeded again for every item.
         seed: of the run.
         change: of a prepared item, before its augmentation: from its index and a random generator; None: nothing.
     """
@@ -123,7 +123,7 @@ class MixedBatchSampler(Sampler[list[int]]):
             share of batches (one half if None).
         rank, world: number of this process, and of all. Each gets its part of every batch, with the same mix, so that
             together they train on the batches of one. A last batch with fewer items than processes is filled up by
-            items that do not count (see `Draw`).
+            items that do not count (see `SampleIndex`).
 
     Raises:
         ValueError: when there are no items, a batch has fewer items than there are processes, shares do not sum to 1,
@@ -188,10 +188,10 @@ class MixedBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         place = 0
         for batch in self.whole_batches():
-            draws: list[int] = [Draw(index, place + k) for k, index in enumerate(batch)]
+            draws: list[int] = [SampleIndex(index, place + k) for k, index in enumerate(batch)]
             if self.world > 1:  # dealt kind by kind: a process without masks would wait for the others' decoders
                 draws = sorted(draws, key=lambda draw: self._kinds[draw])[self.rank :: self.world]
-            yield draws or [Draw(batch[0], place, filler=True)]
+            yield draws or [SampleIndex(batch[0], place, filler=True)]
             place += len(batch)
 
     def whole_batches(self) -> Iterator[list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 from scripts.checks.audit import LIMITS
 from scripts.diagnosis.inputs import Samples
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS, SHORTCUT, Finding, source_shortcut
-from scripts.measures.shortcuts import MIN_UNITS, tell
+from scripts.measures.shortcuts import MIN_UNITS, auc_by_value
 
 __all__ = ["COUNTED", "shortcut", "shortcut_rows"]
 
@@ -37,7 +37,7 @@ def shortcut_rows(samples: Samples) -> list[dict[str, Any]]:
         if counted and samples.air_value is not None:
             row: dict[str, Any] = {"n": len(known), "auc": 0.5, "auc_ci95": [0.5, 0.5], "strongest": None}
         else:
-            row = tell([features[i] for i in known], truth, [samples.feature_units[i] for i in known])[0]
+            row = auc_by_value([features[i] for i in known], truth, [samples.feature_units[i] for i in known])[0]
         limit = LIMITS["air"] if counted else None
         flagged = counted and row["auc"] is not None and row["auc"] > LIMITS["air"] and row["auc_ci95"][0] > 0.5
         chosen = {key: row[key] for key in ("n", "auc", "auc_ci95", "strongest")}

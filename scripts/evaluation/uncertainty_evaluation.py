@@ -18,7 +18,13 @@ from scripts.data.preprocessing import collate
 from scripts.evaluation.evaluation import identity
 from scripts.evaluation.items import ClassComparison
 from scripts.inference.inferers import VIEWS
-from scripts.inference.uncertainty import Spread, has_dropout, mc_dropout, predict, test_time_augmentation
+from scripts.inference.uncertainty import (
+    PredictiveUncertainty,
+    has_dropout,
+    mc_dropout,
+    predict,
+    test_time_augmentation,
+)
 from scripts.measures.intervals import auc, auc_interval, case_summary
 from scripts.measures.metrics import decide
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
@@ -48,7 +54,7 @@ def draw(dataset: Any, count: int | None, seed: int = 0) -> list[int]:
 def measure(
     network: MultiTaskDynUNet,
     batches: Iterable[Mapping[str, Any]],
-    spread: Callable[[torch.Tensor, torch.Tensor], Spread],
+    spread: Callable[[torch.Tensor, torch.Tensor], PredictiveUncertainty],
     device: torch.device | str,
     classes: ClassComparison | None = None,
     channel: int = 0,
@@ -84,7 +90,7 @@ def measure(
         for i in range(len(image)):
             true = int(batch["diagnosis"][i])
             true = true if classes is None else classes.diagnosis(true)
-            doubts = {
+            scores = {
                 "probability_std": float(found.probability_std[i]),
                 "entropy": float(found.entropy[i]),
                 "single_entropy": float(single[i]),
@@ -93,7 +99,7 @@ def measure(
                 {
                     **{key: value for key, value in identity(batch, i).items() if key in ("name", "unit", "source")},
                     "wrong": None if true < 0 or not diagnoses else bool(predicted[i] != true),
-                    **(doubts if diagnoses else dict.fromkeys(doubts, NAN)),
+                    **(scores if diagnoses else dict.fromkeys(scores, NAN)),
                     **dict.fromkeys(PIXELS, NAN),
                 }
             )
@@ -223,7 +229,7 @@ def write_uncertainty(
     folder, device = Path(folder), next(network.parameters()).device
     chosen = torch.utils.data.Subset(dataset, draw(dataset, cases))
     loader = DataLoader(chosen, batch_size=batch_size, num_workers=0, collate_fn=collate)
-    methods: dict[str, Callable[[torch.Tensor, torch.Tensor], Spread]] = {
+    methods: dict[str, Callable[[torch.Tensor, torch.Tensor], PredictiveUncertainty]] = {
         "test_time_augmentation": lambda image, foreground: test_time_augmentation(network, image, foreground)
     }
     if has_dropout(network):

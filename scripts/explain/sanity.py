@@ -97,7 +97,7 @@ def cascading_randomization(
     A map that stays the same does not depend on what the network learned. `model` itself is not changed: a copy is.
 
     Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, arXiv:1810.03292, section 3.1. A layer's
-    weights are drawn anew by its own `reset_parameters`, or, without one, from a normal distribution with the mean and
+    weights are drawn again by its own `reset_parameters`, or, without one, from a normal distribution with the mean and
     standard deviation that they have. Buffers (running statistics, thresholds) are kept.
 
     Args:
@@ -155,7 +155,7 @@ def _stages(
 
 
 def _randomize(module: nn.Module, seed: int) -> None:
-    """Draw the weights of a module and of all inside it anew, leaving buffers and the global random state alone."""
+    """Draw the weights of a module and of all inside it again, leaving buffers and the global random state alone."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
         torch.manual_seed(seed)
         for part in module.modules():

@@ -29,7 +29,7 @@ from scripts.inference.inferers import spatial_dims
 from scripts.measures.shortcuts import histogram_features
 from scripts.runs.folder import last_stage
 
-__all__ = ["FILE", "Scope", "ScopeJudge", "TooFewImages", "features", "fit", "in_words", "load", "probe", "score"]
+__all__ = ["FILE", "Scope", "ScopeScorer", "TooFewImages", "features", "fit", "in_words", "load", "probe", "score"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Scope:
         if values.shape[1] != len(self.mean):
             raise ValueError(
                 f"the scope was fitted on {len(self.mean)} features, this network and image give {values.shape[1]}: "
-                "fit it anew with configs/evaluate.yaml"
+                "fit it again with configs/evaluate.yaml"
             )
         return (((values - self.mean) @ self.whiten) ** 2).sum(axis=1) / self.limit
 
@@ -174,7 +174,7 @@ def load(path: str | Path) -> Scope:
             if "probe" not in content:
                 raise OldScope(
                     f"{file} has an older format, without the features by which its network is known; evaluate the run "
-                    "again on its own datalist with configs/evaluate.yaml, which writes it anew"
+                    "again on its own datalist with configs/evaluate.yaml, which writes it again"
                 )
             values = {key: content[key] for key in ("mean", "whiten", "limit", "training", "validation", "probe")}
     except OldScope:
@@ -212,8 +212,8 @@ def score(
     return scope.score(features(network, image, foreground, encoded))
 
 
-class ScopeJudge:
-    """Scores every slice at inference where scope.npz lies beside the weights; see `scripts.inference.inferers.Judge`.
+class ScopeScorer:
+    """Scores every slice where scope.npz lies beside the weights; see `scripts.inference.inferers.SliceScorer`.
 
     Without one, or with one of other weights (a network trained further, for instance) or of an older version, nothing
     is scored; the latter two are logged.

@@ -25,7 +25,7 @@ from scripts.inference.study_files import (
 )
 from transforms.borders import OFFSET_KEY, WINDOW_KEY, on_image, overlap
 from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box
-from transforms.foreground import doubts
+from transforms.foreground import foreground_warnings
 from transforms.limits import DEFAULT_LIMITS
 from transforms.loading import PLANES, view_plane
 from transforms.reading import orient_lps
@@ -287,7 +287,7 @@ class PrepareStudyd(MapTransform):
         item = self.pipeline(item, start=self.pad_step)
         moved = [[b.start + o, b.stop + o] for b, o in zip(box, offset, strict=True)]
         placement = Placement(index, moved, fitted, before, float(shown.mean()), item[WINDOW_KEY])
-        return item["image"], item["foreground"], placement, doubts(shown) if shown.ndim == 2 else []
+        return item["image"], item["foreground"], placement, foreground_warnings(shown) if shown.ndim == 2 else []
 
     def _located(self, unit: np.ndarray) -> np.ndarray | MetaTensor:
         """A slice as it is; a whole volume with an affine that says that it lies in LPS orientation already."""

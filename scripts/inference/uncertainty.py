@@ -15,11 +15,11 @@ from scripts.inference.inferers import VIEWS
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.tasks import is_trained
 
-__all__ = ["Spread", "has_dropout", "mc_dropout", "test_time_augmentation"]
+__all__ = ["PredictiveUncertainty", "has_dropout", "mc_dropout", "test_time_augmentation"]
 
 
 @dataclass
-class Spread:
+class PredictiveUncertainty:
     """What several predictions of the same images say together.
 
     Attributes:
@@ -45,7 +45,7 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, probabilities: Sequence[Tensor], segs: Sequence[Tensor | None]) -> Spread:
+    def of(cls, probabilities: Sequence[Tensor], segs: Sequence[Tensor | None]) -> PredictiveUncertainty:
         """From predictions (B, K) and tumor probabilities of pixels (B, 1, H, W[, D]) or None, two or more of each."""
         if len(probabilities) < 2:
             raise ValueError(f"a spread takes two predictions or more, got {len(probabilities)}")
@@ -93,7 +93,7 @@ def test_time_augmentation(
     network: MultiTaskDynUNet,
     image: Tensor,
     foreground: Tensor | None = None,  # noqa: PT028  (not a test, for all its name)
-) -> Spread:
+) -> PredictiveUncertainty:
     """Predictions of the image mirrored, shifted and with bent contrast, as `scripts.inference.inferers.VIEWS` does
     for users.
 
@@ -107,7 +107,7 @@ def test_time_augmentation(
     for change, undo in VIEWS.values():
         probability, seg = predict(network, change(image), None if foreground is None else change(foreground.float()))
         found.append((probability, None if seg is None else undo(seg)))
-    return Spread.of(*zip(*found, strict=True))
+    return PredictiveUncertainty.of(*zip(*found, strict=True))
 
 
 test_time_augmentation.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a test where it is imported
@@ -134,7 +134,7 @@ def dropout_on(network: nn.Module) -> Iterator[None]:
 
 def mc_dropout(
     network: MultiTaskDynUNet, image: Tensor, foreground: Tensor | None = None, samples: int = 16, seed: int = 0
-) -> Spread:
+) -> PredictiveUncertainty:
     """Predictions with dropout left on; the generator of the caller is not touched.
 
     Args:
@@ -157,4 +157,6 @@ def mc_dropout(
     devices = [image.device] if image.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), dropout_on(network):
         torch.manual_seed(seed)
-        return Spread.of(*zip(*(predict(network, image, foreground) for _ in range(samples)), strict=True))
+        return PredictiveUncertainty.of(
+            *zip(*(predict(network, image, foreground) for _ in range(samples)), strict=True)
+        )

@@ -194,7 +194,7 @@ def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed:
     return result
 
 
-def tell(
+def auc_by_value(
     features: Sequence[dict[str, float]], target: Sequence[Any], units: Sequence[str], seed: int = 0
 ) -> list[dict[str, Any]]:
     """How well the features tell each value of the target from the rest.

@@ -153,5 +153,5 @@ def read_checkpoint(folder: str | Path) -> dict[str, Any] | None:
                 os.replace(damaged, damaged.with_name(CHECKPOINT + ".damaged"))
         return state
     if reasons:
-        raise ValueError(f"checkpoint {reasons[0]}; there is none before it: delete it to start this stage anew")
+        raise ValueError(f"checkpoint {reasons[0]}; there is none before it: delete it to start this stage again")
     return None

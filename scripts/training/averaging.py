@@ -51,7 +51,7 @@ class WeightAverage:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
 
     def restart(self) -> None:
-        """Begin anew at the network's present weights."""
+        """Begin again at the network's present weights."""
         if self.averaged is not None:
             self.averaged.n_averaged.zero_()
             self.averaged.update_parameters(self.network)

@@ -126,7 +126,7 @@ class StageCheckpoint:
             raise RuntimeError("attach the checkpoint to trainer and evaluator before running")
         self._state = read_checkpoint(self.stage_dir)
         if self._state is None and "finished" in (manifest := read_manifest(self.stage_dir)):
-            # Its weights are kept without a checkpoint; training anew would put others in their place.
+            # Its weights are kept without a checkpoint; training again would put others in their place.
             self.best_metric, self.best_epoch = manifest["best_metric"], manifest["best_epoch"]
             self.calibration = manifest.get("calibration", self.calibration)
             logger.info("%s: finished before; weights %s", self.stage_dir.name, self.stage_dir / WEIGHTS)

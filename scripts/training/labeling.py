@@ -36,7 +36,7 @@ def run_folder(bundle_root: str, datalist_file: str | None, items: Sequence[Mapp
     """Default folder of a run: ``runs/train``, or one of its own for each training of MONAI Label.
 
     The latter is named by the items, the state of their files and the weights to start from: an interrupted training
-    continues there when it is asked for again, another one starts anew.
+    continues there when it is asked for again, another one starts from the beginning.
     """
     runs = Path(bundle_root) / "runs"
     if datalist_file is not None:

@@ -217,7 +217,7 @@ def other_version(folder: Path, target: Path) -> Path:
     return target
 
 
-# As monailabel.tasks.infer.bundle does: the bundle's folder first on the path, `scripts` unloaded, config parsed anew.
+# As monailabel.tasks.infer.bundle does: the bundle's folder first on the path, `scripts` unloaded, config parsed again.
 TOGETHER = """
 import json, sys
 import torch

@@ -12,7 +12,14 @@ from scripts.__main__ import main as command
 from scripts.checks import audit as audit_module
 from scripts.checks.audit import audit, figure, subsample, summary
 from scripts.data import datalists
-from scripts.measures.shortcuts import air_features, auc, geometry_features, histogram_features, size_features, tell
+from scripts.measures.shortcuts import (
+    air_features,
+    auc,
+    auc_by_value,
+    geometry_features,
+    histogram_features,
+    size_features,
+)
 from tests.transforms.images import disc, head
 
 PER_CLASS = 30
@@ -170,21 +177,22 @@ def test_units_are_never_split_between_fold_and_model():
     values = rng.permutation(np.arange(40))
     features = [{"x": float(values[k // 5])} for k in range(200)]
     target = [int(classes[k // 5]) for k in range(200)]
-    apart = tell(features, target, [f"u{k // 5}" for k in range(200)])[0]
-    mixed = tell(features, target, [f"u{k}" for k in range(200)])[0]
+    apart = auc_by_value(features, target, [f"u{k // 5}" for k in range(200)])[0]
+    mixed = auc_by_value(features, target, [f"u{k}" for k in range(200)])[0]
     assert mixed["auc"] > 0.8
     assert apart["auc"] < 0.7
     assert apart["units"] == 20
 
 
 def test_too_few_units_are_not_measured():
-    row = tell([{"x": float(k)} for k in range(20)], [0] * 15 + [1] * 5, [f"u{k}" for k in range(20)])[0]
+    row = auc_by_value([{"x": float(k)} for k in range(20)], [0] * 15 + [1] * 5, [f"u{k}" for k in range(20)])[0]
     assert (row["auc"], row["auc_ci95"], row["units"]) == (None, [None, None], 5)
 
 
 def test_a_value_in_the_middle_is_found_by_the_strongest_feature():
     widths = [300.0, 512.0] * 20 + [369.0] * 40
-    row = tell([{"width": w, "noise": 0.0} for w in widths], [0] * 40 + [1] * 40, [f"u{k}" for k in range(80)])[0]
+    features = [{"width": w, "noise": 0.0} for w in widths]
+    row = auc_by_value(features, [0] * 40 + [1] * 40, [f"u{k}" for k in range(80)])[0]
     assert row["strongest"] == "width"
     assert row["strongest_auc"] == row["auc"] == 1
 

@@ -110,7 +110,7 @@ def test_a_damaged_entry_is_reported_and_replaced(items, tmp_path, caplog, keep)
     again = cached(items, tmp_path)
     assert again.made == 3
     assert torch.equal(again[0]["image"], good)
-    assert caplog.text.count("is damaged and will be made anew") == 3
+    assert caplog.text.count("is damaged and will be made again") == 3
     assert cached(items, tmp_path).found == 3
 
 

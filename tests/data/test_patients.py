@@ -1,4 +1,4 @@
-"""The patient of file and folder names: the table of docs/data.md, whole folders, doubts, and what overrules them."""
+"""The patient of file and folder names: the table of docs/data.md, whole folders, warnings, and what overrules them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_was_found_and_what_is_doubtful_is_said():
     assert (
         "are taken for one patient, 'k01'" in find_patients(["raw/k01.nii", "clean/k01.nii", "raw/k2.nii"]).sentence()
     )
-    assert find_patients(["T1/k01.nii", "test/k01.nii"]).doubts == ()
+    assert find_patients(["T1/k01.nii", "test/k01.nii"]).warnings == ()
     assert find_patients([]).sentence("cases") == "0 cases"
 
 

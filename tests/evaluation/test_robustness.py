@@ -41,7 +41,7 @@ def test_a_stronger_corruption_changes_more_and_the_item_stays_as_it_was(item, n
     strengths = CORRUPTIONS[name].strengths
     changes = [change(item, name, s) for s in strengths]
     assert all(c > 0 for c in changes)
-    if name not in ("contrast", "bias field"):  # of contrast the first goes the other way, of bias each is drawn anew
+    if name not in ("contrast", "bias field"):  # of contrast the first goes the other way, of bias each is drawn again
         assert changes == sorted(changes)
     changed = corrupt(item, name, strengths[-1])
     assert changed["image"].shape == item["image"].shape

@@ -127,7 +127,7 @@ def test_at_inference_the_median_slice_decides_and_a_scope_of_other_weights_is_n
     image = torch.randn(24, 1, 32, 32, generator=torch.Generator().manual_seed(2))
     fitted = scope.fit(*[scope.features(network, image)] * 2, scope.probe(network))
     fitted.save(tmp_path / scope.FILE)
-    judge = scope.ScopeJudge(tmp_path / "model.pt")
+    judge = scope.ScopeScorer(tmp_path / "model.pt")
     output = MultiTaskInferer(5, judge)(image.movedim(0, -1)[None], network)
     assert output["scope"].shape == (1, 24)
     np.testing.assert_allclose(output["scope"][0], fitted.score(scope.features(network, image)), rtol=1e-4)
@@ -137,7 +137,7 @@ def test_at_inference_the_median_slice_decides_and_a_scope_of_other_weights_is_n
     MultiTaskInferer(12, judge)(image.movedim(0, -1)[None], network)
     assert [count for count in whole if count > 1] == [12, 12]  # prediction and scope share one pass
     del network.encode
-    assert "scope" not in MultiTaskInferer(5, scope.ScopeJudge(tmp_path / "elsewhere" / "model.pt"))(image, network)
+    assert "scope" not in MultiTaskInferer(5, scope.ScopeScorer(tmp_path / "elsewhere" / "model.pt"))(image, network)
     train_further(network)
     with caplog.at_level(logging.WARNING, logger="scripts.inference.scope"):
         assert "scope" not in MultiTaskInferer(5, judge)(image, network)
@@ -151,7 +151,7 @@ def test_a_scope_of_an_older_version_is_said_to_be_one(tmp_path, caplog):
         np.savez(tmp_path / scope.FILE, **{key: content[key] for key in content if key != "probe"})
     with pytest.raises(scope.OldScope, match=r"has an older format.*evaluate the run again"):
         scope.load(tmp_path)
-    assert scope.ScopeJudge(tmp_path / "model.pt").scope is None
+    assert scope.ScopeScorer(tmp_path / "model.pt").scope is None
     assert "images are not scored" in caplog.text
     assert "other weights" not in caplog.text
     assert not scope.is_current(tmp_path, small_network())
@@ -193,7 +193,7 @@ def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, 
         assert (other["inside"]["n"], file.read_bytes() == before) == (4, True)
         at_inference(run, tmp_path)
         train_further(network)
-        assert not scope.is_current(last_stage(run), network), "of other weights: fitted anew"
+        assert not scope.is_current(last_stage(run), network), "of other weights: fitted again"
     finally:
         file.unlink(missing_ok=True)
     assert fit_scope(network, datalist, folder, pipeline, limit=20).training == 20

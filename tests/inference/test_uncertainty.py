@@ -7,7 +7,14 @@ from torch.utils.data import Dataset
 
 from scripts.evaluation.uncertainty_evaluation import draw, summarize, write_uncertainty
 from scripts.inference.inferers import VIEWS
-from scripts.inference.uncertainty import Spread, dropout_on, has_dropout, mc_dropout, predict, test_time_augmentation
+from scripts.inference.uncertainty import (
+    PredictiveUncertainty,
+    dropout_on,
+    has_dropout,
+    mc_dropout,
+    predict,
+    test_time_augmentation,
+)
 from scripts.networks.classifiers import ImageClassifier
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.run_files import Document
@@ -34,7 +41,7 @@ def test_spread_by_hand():
     half = torch.zeros(1, 1, 2, 2)
     half[..., 0, :] = 1.0
     none = torch.zeros(1, 1, 2, 2)
-    found = Spread.of(probabilities, [half, none])
+    found = PredictiveUncertainty.of(probabilities, [half, none])
     torch.testing.assert_close(found.probability, torch.tensor([[0.6, 0.4]]))
     torch.testing.assert_close(found.probability_std, torch.tensor([0.2]))
     assert found.entropy.item() == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
@@ -46,10 +53,10 @@ def test_spread_by_hand():
 
 def test_predictions_that_agree_have_no_spread_also_without_any_tumor():
     same = [torch.tensor([[0.9, 0.1]])] * 3
-    found = Spread.of(same, [torch.zeros(1, 1, 4, 4)] * 3)
+    found = PredictiveUncertainty.of(same, [torch.zeros(1, 1, 4, 4)] * 3)
     assert (found.probability_std.item(), found.mask_disagreement.item()) == (0.0, 0.0)
     with pytest.raises(ValueError, match="two predictions or more, got 1"):
-        Spread.of(same[:1], [torch.zeros(1, 1, 4, 4)])
+        PredictiveUncertainty.of(same[:1], [torch.zeros(1, 1, 4, 4)])
 
 
 def test_augmentation_compares_the_views_that_users_get(image):

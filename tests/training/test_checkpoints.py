@@ -183,7 +183,7 @@ def test_damaged_checkpoint_with_none_before_it_is_refused(unbroken, tmp_path):
     whole = (unbroken.folder / CHECKPOINT).read_bytes()
     for content in (whole[: len(whole) // 2], b"not a checkpoint"):
         (tmp_path / CHECKPOINT).write_bytes(content)
-        message = r"(?s)checkpoint .* is not readable .* none before it: delete it to start this stage anew"
+        message = r"(?s)checkpoint .* is not readable .* none before it: delete it to start this stage again"
         with pytest.raises(ValueError, match=message) as info:
             Stage(tmp_path).run()
         assert "\n" not in str(info.value)

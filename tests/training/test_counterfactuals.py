@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scripts.command.locations import CONFIGS
 from scripts.data.preprocessing import check_network_input, make_training_pipeline
-from scripts.data.samplers import Draw, DrawnItems
+from scripts.data.samplers import DrawnItems, SampleIndex
 from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS
 from scripts.runs.folder import JOINT, read_datalist, read_manifest, stage_items
 from scripts.training.counterfactuals import KINDS, Changed, Counterfactuals, has_tumor, lesion_free
@@ -79,7 +79,7 @@ def test_the_draw_depends_on_seed_epoch_and_place_alone(dataset, made):
     def drawn(epoch: int, place: int, seed: int = 0) -> torch.Tensor:
         items = DrawnItems(dataset, seed, made)
         items.set_epoch(epoch)
-        return items[Draw(index, place)]["image"]
+        return items[SampleIndex(index, place)]["image"]
 
     first = drawn(1, 5)
     drawn(2, 0)

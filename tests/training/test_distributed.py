@@ -17,7 +17,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch.utils.data import default_collate
 
 from scripts.command.locations import CONFIGS
-from scripts.data.samplers import Draw, DrawnItems, MixedBatchSampler, ShareSampler
+from scripts.data.samplers import DrawnItems, MixedBatchSampler, SampleIndex, ShareSampler
 from scripts.runs import folder as runs
 from scripts.runs import parallel
 from scripts.training.checkpoints import StageCheckpoint
@@ -69,8 +69,8 @@ def items(masks: list[bool], step: int) -> list[dict]:
 def share(masks: list[bool], step: int) -> dict:
     """A step's batch, or every second item of it, as a loader gives it; one that does not count if none is left."""
     data = DrawnItems(Dataset(items(masks, step)))
-    draws = [Draw(k, k) for k in range(len(masks))][parallel.rank() :: parallel.world()]
-    return default_collate([data[draw] for draw in draws or [Draw(0, 0, filler=True)]])
+    draws = [SampleIndex(k, k) for k in range(len(masks))][parallel.rank() :: parallel.world()]
+    return default_collate([data[draw] for draw in draws or [SampleIndex(0, 0, filler=True)]])
 
 
 def learn(name: str, accumulation_steps: int = 1) -> list[dict]:

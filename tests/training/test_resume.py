@@ -171,7 +171,7 @@ def test_two_damaged_checkpoints_are_an_error_and_none_is_a_start(tmp_path):
     assert checkpoint_files.load_whole(tmp_path / PREVIOUS) == {"epoch": 1}
     for name in (CHECKPOINT, PREVIOUS):
         (tmp_path / name).write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"checkpoint .*checkpoint\.pt is not readable .* to start this stage anew"):
+    with pytest.raises(ValueError, match=r"checkpoint .*checkpoint\.pt is not readable .* to start this stage again"):
         read_checkpoint(tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_run_with_an_average_is_not_continued_without(unbroken):
 
 
 def test_killed_stage_with_kept_features_ends_like_the_unbroken_one(small_run, tmp_path):
-    """The features are in memory only: a killed run computes them anew, in other batches."""
+    """The features are in memory only: a killed run computes them again, in other batches."""
     options = {**small_run.paths, "precision": "bfloat16", "max_epochs": 3}
     options["initial_weights"] = str(small_run.run("ours") / "stage1_segmentation" / WEIGHTS)
 

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from skimage.filters import threshold_otsu
 
 from tests.transforms.images import disc, head, overlap
-from transforms.foreground import ForegroundMaskd, air_level, doubts, foreground_mask, otsu
+from transforms.foreground import ForegroundMaskd, air_level, foreground_mask, foreground_warnings, otsu
 
 
 def rice(image, sigma, seed=1):
@@ -182,14 +182,14 @@ def test_air_level_tells_files_that_were_normalized():
 
 
 def test_doubts_name_what_is_unlike_a_head():
-    assert doubts(disc((100, 100), 40)) == []
-    assert "above 97%" in doubts(np.ones((100, 100), bool))[0]
-    assert "holds 4 of 4 corners" in doubts(np.ones((100, 100), bool))[1]
-    assert doubts(disc((100, 100), 10)) == ["covers 3.2% of the image, below 5%"]
+    assert foreground_warnings(disc((100, 100), 40)) == []
+    assert "above 97%" in foreground_warnings(np.ones((100, 100), bool))[0]
+    assert "holds 4 of 4 corners" in foreground_warnings(np.ones((100, 100), bool))[1]
+    assert foreground_warnings(disc((100, 100), 10)) == ["covers 3.2% of the image, below 5%"]
     two = disc((100, 100), 20, (25, 50)) | disc((100, 100), 15, (75, 50))
-    assert doubts(two) == ["is in 2 pieces, 36% outside the largest"]
+    assert foreground_warnings(two) == ["is in 2 pieces, 36% outside the largest"]
     small = disc((100, 100), 30, (40, 50)) | disc((100, 100), 4, (90, 50))
-    assert doubts(small) == []
+    assert foreground_warnings(small) == []
 
 
 def test_no_tumor_is_cut_off_on_real_images():

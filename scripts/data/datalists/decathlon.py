@@ -158,7 +158,7 @@ def decathlon(
     first form (`imagesTr/a.nii.gz` in the list, `a_0000.nii.gz` on disk), in the later (`channel_names`, no list), and
     folders `imagesTr` and `labelsTr` without any list. If a `validation` with masks is there, the parts stay as they
     are, but for a patient who stands in several: the whole patient goes to the first of training, validation and test,
-    as in `merge_sources`, and the report notes every case that moves. Else all cases with masks are split anew by
+    as in `merge_sources`, and the report notes every case that moves. Else all cases with masks are split again by
     patient.
 
     Args:

@@ -172,7 +172,7 @@ def merge_sources(
         name: of the result.
         binary: make the classes no tumor and tumor; else classes are joined by name.
         mixed_modality: allow lists of different modality.
-        resplit: split all anew, stratified by class, source and having a mask, in place of keeping the lists' splits.
+        resplit: split all again, stratified by class, source and having a mask, in place of keeping the lists' splits.
         same_patients: equal patient numbers are one person whatever the source (lists of one study, for instance).
         seed, fractions: of the new split.
         max_distance: bits of 256 by which near-duplicates may differ.

@@ -46,13 +46,13 @@ class Patients:
     Attributes:
         of: file to patient, as many as were asked for.
         example: a file whose name says the most.
-        doubts: sentences on what is doubtful, with an example each.
+        warnings: sentences on what is doubtful, with an example each.
         origin: "the names", or the pattern or table that overruled them.
     """
 
     of: Mapping[str, str]
     example: str
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     origin: str = "the names"
 
     def sentence(self, what: str = "images") -> str:
@@ -63,7 +63,7 @@ class Patients:
             f"{len(self.of)} {what} of {len(set(self.of.values()))} patients; patient = {self.of[self.example]!r} from "
         )
         text += self.example + ("" if self.origin == "the names" else f" by {self.origin}")
-        return ". ".join([text, *self.doubts])
+        return ". ".join([text, *self.warnings])
 
 
 @dataclass
@@ -183,18 +183,18 @@ def _by_rule(files: Sequence[_File], top: str) -> list[str]:
             nested.append(file)
         elif file.level == last and file.chosen.rule in ("name", "file"):
             homes.setdefault(_tidy(file.chosen.patient), []).append(file)
-    doubts = []
+    warnings = []
     if nested:
         first = nested[0]
-        doubts.append(
+        warnings.append(
             f"doubtful: the folder {first.parts[first.level]!r} is taken for the patient of {first.path}, likewise in "
             f"{len(nested) - 1} more files, though the files have names of their own"
         )
     spread = [own for own in homes.values() if len({_home(file) for file in own}) > 1]
     if spread:
         first, second = spread[0][0], next(file for file in spread[0] if _home(file) != _home(spread[0][0]))
-        doubts.append(f"doubtful: {first.path} and {second.path} are taken for one patient, {first.chosen.patient!r}")
-    return doubts
+        warnings.append(f"doubtful: {first.path} and {second.path} are taken for one patient, {first.chosen.patient!r}")
+    return warnings
 
 
 def _settle_numbers(files: Sequence[_File]) -> list[str]:
@@ -287,13 +287,13 @@ def find_patients(
         files.append(_File(path, parts, tuple(read_name(part) for part in parts)))
     if known_only:
         files = [file for file in files if any(one.rule in SCHEMES for one in file.readings)]
-    doubts = [*_by_rule(files, top), *_settle_numbers(files)]
+    warnings = [*_by_rule(files, top), *_settle_numbers(files)]
     found, apart = _spell(files)
-    if doubts:
-        doubts.append("--patient_pattern or --patients says otherwise")
+    if warnings:
+        warnings.append("--patient_pattern or --patients says otherwise")
     count = Counter(found.values())
     example = min(found, key=lambda path: (-count[found[path]], path), default="")
-    return Patients(found, example, (*doubts, *apart))
+    return Patients(found, example, (*warnings, *apart))
 
 
 def patient_of(path: str) -> str:

@@ -1,7 +1,7 @@
 """Near-duplicate groups by perceptual hash: the only guard where patient numbers are missing.
 
 Measured on the 5,000 slices of brisc2025 (256-bit phash, single linkage): pairs up to a distance of 34 bits are nearly
-all the same picture or a neighboring slice of the same patient, and copies that were resized or JPEG-coded anew (down
+all the same picture or a neighboring slice of the same patient, and copies that were resized or JPEG-coded again (down
 to 100 px, quality 60) stay within 8 bits, with another gamma within 22. Up to 40 bits groups stay small (3,755 groups,
 the largest of 14); at 56 bits chains run through 401 images, and at 64 through 2,097. With the usual 64-bit hash chains
 start earlier than neighboring slices are found (103 images at 6 bits, 1,542 at 8), so it is not used.
