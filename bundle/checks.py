@@ -158,7 +158,7 @@ class Checks:
         return f"{', '.join(consumers)} alike" + (f"; not installed: {', '.join(absent)}" if absent else "")
 
     def predict(self) -> str:
-        """A prediction is in range, the same twice, on the image's grid, and its verdict on the samples is right."""
+        """A prediction is in range, the same twice, on the image's grid, and its raw verdict on the samples is right."""
         first, again = self.prediction, self.predictor.predict(self.sample, assess_anyway=True)
         if not 0 <= first.probability <= 1 or not math.isclose(sum(first.probabilities.values()), 1, abs_tol=1e-4):
             raise Failure(f"probabilities are {first.probabilities}")
@@ -174,7 +174,7 @@ class Checks:
             f"{name}: tumor {prediction.probability:.3f}, threshold {prediction.threshold:.3f}, drawn "
             f"{'with' if SAMPLES[name] else 'without'} a tumor"
             for name, prediction in drawn.items()
-            if prediction.detected is not SAMPLES[name]
+            if prediction.raw["tumor_detected"] is not SAMPLES[name]
         ]
         if wrong:
             raise Failure(f"the verdict on {len(wrong)} of {len(drawn)} samples is wrong: {'; '.join(wrong)}")

@@ -37,7 +37,7 @@ def mean_interval(
 
     Example:
         >>> [round(limit, 2) for limit in mean_interval([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], list("abcdefghij"))]
-        [0.67, 1.0]
+        [0.66, 1.0]
     """
     return ratio_interval(values, np.ones(len(values)), groups, bounds, fewest)
 

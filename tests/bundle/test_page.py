@@ -279,8 +279,8 @@ def test_a_tumor_is_shown_with_mask_and_heatmap_that_follow_the_sidebar(driven, 
     driven.says("Heatmap: gradcam at head.features")
     driven.says("Grad-CAM with exact gradients is offered at head.features alone")
     driven.choose("Method of the heatmap", "lrp")
-    driven.choose("Layer", "input")
-    driven.says("Heatmap: lrp at input")
+    driven.choose("Layer", "bottleneck")
+    driven.says("Heatmap: lrp at bottleneck")
 
 
 def test_below_the_threshold_the_image_is_shown_alone(driven):

@@ -97,7 +97,7 @@ def test_grad_cam_at_that_layer_is_the_class_activation_map(net):
 def test_a_plan_for_it_has_no_segmentation_and_no_evidence(net):
     plan = make_plan(net)
     assert plan.targets == ("tumor_log_odds",)
-    assert plan.methods == ("gradcam", "hirescam")
+    assert plan.methods == ("gradcam", "hirescam", "layercam_frozen")
     assert main_map(net) == ("gradcam", net.default_cam_layer)
 
 
