@@ -158,7 +158,7 @@ class Checks:
         return f"{', '.join(consumers)} alike" + (f"; not installed: {', '.join(absent)}" if absent else "")
 
     def predict(self) -> str:
-        """A prediction is in range, the same twice, on the image's grid, and its raw verdict on the samples is right."""
+        """A prediction is in range, the same twice, on the image's grid, and the raw verdict on samples is right."""
         first, again = self.prediction, self.predictor.predict(self.sample, assess_anyway=True)
         if not 0 <= first.probability <= 1 or not math.isclose(sum(first.probabilities.values()), 1, abs_tol=1e-4):
             raise Failure(f"probabilities are {first.probabilities}")
