@@ -103,12 +103,8 @@ def said(n: int, gain: float, repeats: int, rng: np.random.Generator, measures: 
                 for _ in range(2)
             )
             results.append(claims.difference_of(a + gain, b, range(n)))
-        sides = [r.false_if_higher if r.difference > 0 else r.false_if_lower for r in results]
-        verdicts = [
-            claims.verdict(r, True, false, measures)["claim"]
-            for r, false in zip(results, claims.adjusted(sides), strict=True)
-        ]
-        found += "better" in verdicts
+        verdicts = claims.verdicts(results, [True] * measures, [None] * measures)
+        found += any(verdict["claim"] == "better" for verdict in verdicts)
     return found / repeats
 
 

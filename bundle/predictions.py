@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.inference.answer import NO_TUMOR, TUMOR
+from scripts.inference.answer import detected
 
 __all__ = ["Explanation", "Prediction", "Uncertainty"]
 
@@ -78,7 +78,7 @@ class Prediction:
     @property
     def detected(self) -> bool | None:
         """Whether the answer is a tumor; None where it is neither yes nor no."""
-        return {TUMOR: True, NO_TUMOR: False}.get(self.verdict)
+        return detected(self.verdict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as values that `json.dumps` takes; sizes and maxima in place of the arrays."""

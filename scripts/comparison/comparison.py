@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from scripts.comparison.trained_models import MEASURES, Key, Measure, Model, check_comparable
 from scripts.measures import claims
 from scripts.measures.intervals import auc_values, recall_values
-from scripts.measures.metrics import balanced_accuracy
 
 __all__ = ["compare", "difference", "value_of"]
 
@@ -24,17 +22,17 @@ def _labels(model: Model, keys: Sequence[Key]) -> tuple[NDArray, NDArray, NDArra
     return diagnosis, predicted, np.array([float(row["tumor_probability"]) for row in rows])
 
 
-def value_of(model: Model, measure: Measure) -> tuple[float | None, int]:
-    """A measure of one model and the number of cases that it is over; None where nothing defines it."""
+def _keys(model: Model, measure: Measure) -> list[Key]:
+    """The cases that a measure is over: of a diagnosis those whose diagnosis is known."""
     keys = sorted(model.maps if measure.maps else model.cases)
     if measure.name in ("balanced_accuracy", "roc_auc"):
         keys = [key for key in keys if int(model.cases[key]["diagnosis"]) >= 0]
-        diagnosis, predicted, probability = _labels(model, keys)
-        if measure.name == "balanced_accuracy":
-            return (balanced_accuracy(diagnosis, predicted) if keys else None), len(keys)
-        both = 0 < (diagnosis > 0).sum() < len(keys)
-        return (float(roc_auc_score(diagnosis > 0, probability)) if both else None), len(keys)
-    values = model.column(measure, keys)
+    return keys
+
+
+def value_of(model: Model, measure: Measure) -> tuple[float | None, int]:
+    """A measure of one model and the number of cases that it is over; None where nothing defines it."""
+    values = _by_case(model, measure, _keys(model, measure))
     values = values[np.isfinite(values)]
     return (float(values.mean()) if len(values) else None), len(values)
 
@@ -45,7 +43,7 @@ def _units(model: Model, keys: Sequence[Key]) -> list[str]:
 
 def _by_case(model: Model, measure: Measure, keys: Sequence[Key]) -> NDArray[np.float64]:
     """One value a case (N,) whose mean is the measure; NaN where a case does not define it."""
-    if measure.name not in ("balanced_accuracy", "roc_auc"):
+    if not keys or measure.name not in ("balanced_accuracy", "roc_auc"):
         return model.column(measure, keys)
     diagnosis, predicted, probability = _labels(model, keys)
     if measure.name == "balanced_accuracy":
@@ -71,9 +69,7 @@ def difference(
     a, b = (
         sorted((m for m in side if not shared or m.seed in shared), key=lambda m: m.seed) for side in (ours, reference)
     )
-    keys = sorted(b[0].maps if measure.maps else b[0].cases)
-    if measure.name in ("balanced_accuracy", "roc_auc"):
-        keys = [key for key in keys if int(b[0].cases[key]["diagnosis"]) >= 0]
+    keys = _keys(b[0], measure)
     if not keys:
         return None
     sides = [np.stack([_by_case(m, measure, keys) for m in side]) for side in (a, b)]
@@ -124,14 +120,13 @@ def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, 
         if row["name"] != reference and "missing" not in row["measures"][measure.name]
         if (result := difference(rows[row["name"]], rows[reference], measure)) is not None
     ]
-    sides = [
-        measured.false_if_higher if measured.difference > 0 else measured.false_if_lower
-        for _, _, (_, measured) in found
-    ]
-    for (row, measure, (entry, measured)), false in zip(found, claims.adjusted(sides), strict=True):
-        row["difference"][measure.name] = entry | claims.verdict(
-            measured, measure.higher, false, len(found), measure.margin
-        )
+    said = claims.verdicts(
+        [measured for _, _, (_, measured) in found],
+        [measure.higher for _, measure, _ in found],
+        [measure.margin for _, measure, _ in found],
+    )
+    for (row, measure, (entry, _)), claim in zip(found, said, strict=True):
+        row["difference"][measure.name] = entry | claim
     return {
         "reference": reference,
         "measures": [

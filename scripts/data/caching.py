@@ -261,7 +261,9 @@ def describe_setting(value: Any) -> Any:
     if inspect.isroutine(value) or isinstance(value, type):
         name = f"{value.__module__}.{value.__qualname__}"
         if "<" in name:
-            raise ValueError(f"{name} cannot be told from another by name, so its results cannot be cached on disk")
+            raise ValueError(
+                f"{name} cannot be distinguished from another by name, so its results cannot be cached on disk"
+            )
         return name
     if isinstance(value, np.random.RandomState):
         return "random"

@@ -18,7 +18,7 @@ from scripts.evaluation.items import ClassComparison
 from scripts.evaluation.overview import overview
 from scripts.explain.clusters import clusters
 from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
-from scripts.measures.intervals import AT_LEAST_0, METHOD, SHARES, case_summary
+from scripts.measures.intervals import METHOD, case_summary, column_summary
 from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
 from scripts.measures.metrics import classification_metrics, decide, one_class_metrics
@@ -39,7 +39,6 @@ GRID_WORDS = (
 )
 # Columns of cases.csv that are not lists.
 HIDDEN = ("logits", "probability")
-UNBOUNDED = ("hd95", "hd95_mm", "predicted_pixels", "predicted_mm2", "predicted_ml")
 
 
 class CaseResults:
@@ -126,11 +125,6 @@ def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
     }
 
 
-def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    values = np.array([row[name] for row in rows], dtype=float)
-    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if name in UNBOUNDED else SHARES)
-
-
 def _not_segmented(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any(row["predicted_pixels"] is None for row in rows)
 
@@ -145,15 +139,15 @@ def segmentation_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     free = [row for row in rows if is_free(row) and row["predicted_pixels"] is not None]
     tumors = [row for row in rows if row["tumor_pixels"]]
     return {
-        **{name: _column(rows, name) for name in SEGMENTATION},
+        **{name: column_summary(rows, name) for name in SEGMENTATION},
         "hd95_missed": None if _not_segmented(rows) else sum(row["predicted_pixels"] == 0 for row in tumors),
-        "false_positive_pixels": _column(free, "predicted_pixels"),
-        "false_positive_mm2": _column(free, "predicted_mm2"),
-        "false_positive_ml": _column(free, "predicted_ml"),
+        "false_positive_pixels": column_summary(free, "predicted_pixels"),
+        "false_positive_mm2": column_summary(free, "predicted_mm2"),
+        "false_positive_ml": column_summary(free, "predicted_ml"),
         "false_positive_rate": case_summary(
             np.array([float(row["predicted_pixels"] > 0) for row in free]), [row["unit"] for row in free]
         ),
-        "label_coverage": _column(tumors, "label_coverage"),
+        "label_coverage": column_summary(tumors, "label_coverage"),
     }
 
 
@@ -218,7 +212,7 @@ def by_area(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "n": len(own),
-                "dice": _column(own, "dice"),
+                "dice": column_summary(own, "dice"),
                 "detected": case_summary(np.array([float(row["predicted"] > 0) for row in own]), units),
                 "segmented": case_summary(
                     np.array([NAN if row["shared_pixels"] is None else float(row["shared_pixels"] > 0) for row in own]),
@@ -233,8 +227,8 @@ def baselines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str,
     """What is scored without looking: the most frequent class for all, the whole head and a random map as mask."""
     diagnosis = np.array([row["diagnosis"] for row in rows if row["diagnosis"] >= 0], dtype=int)
     found: dict[str, Any] = {
-        "whole_head": {"dice": _column(rows, "dice_whole_head")},
-        "random_map": {"dice": _column(rows, "dice_random")},
+        "whole_head": {"dice": column_summary(rows, "dice_whole_head")},
+        "random_map": {"dice": column_summary(rows, "dice_random")},
     }
     if len(diagnosis):
         count = np.bincount(diagnosis)

@@ -1,4 +1,4 @@
-"""scope.npz and scope.json of a run: what its training images look like, and whether others are told from them."""
+"""scope.npz and scope.json of a run: what its training images look like, and whether others differ from them."""
 
 from __future__ import annotations
 

@@ -30,6 +30,24 @@ def group_index(groups: Sequence[Any]) -> tuple[NDArray[np.intp], int]:
     return index, int(index.max()) + 1 if len(index) else 0
 
 
+def cluster_variance(residuals: NDArray, total: float, groups: Sequence[Any]) -> tuple[float, int]:
+    """Variance of a sum of residuals over a fixed total, of groups that are independent of each other.
+
+    Args:
+        residuals: (N,) of each case, adding up to 0.
+        total: what the sum is divided by.
+        groups: (N,) the patient or near-duplicate group of each case.
+
+    Returns:
+        the variance, NaN of fewer than two groups, and the number of groups.
+    """
+    index, count = group_index(groups)
+    if count < 2:
+        return float("nan"), count
+    sums = np.bincount(index, residuals, minlength=count)
+    return float(count / (count - 1) * (sums**2).sum() / total**2), count
+
+
 def mean_interval(
     values: NDArray, groups: Sequence[Any], bounds: Bounds | None = SHARES, fewest: int | None = None
 ) -> list[float | None]:
@@ -69,14 +87,14 @@ def ratio_interval(
     parts, wholes = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     kept = np.isfinite(parts) & np.isfinite(wholes) & ((wholes != 0) | (parts != 0))
     parts, wholes = parts[kept], wholes[kept]
-    index, count = group_index(np.asarray(groups)[kept])
-    fewest = count if fewest is None else fewest
     total = wholes.sum()
-    if fewest < 2 or total == 0:
+    if total == 0:
         return [None, None]
     mean = float(parts.sum() / total)
-    sums = np.bincount(index, parts - mean * wholes, minlength=count)
-    variance = float(count / (count - 1) * (sums**2).sum() / total**2)
+    variance, count = cluster_variance(parts - mean * wholes, total, np.asarray(groups)[kept])
+    fewest = count if fewest is None else fewest
+    if fewest < 2:
+        return [None, None]
     low, high = (-np.inf, np.inf) if bounds is None else bounds
     if not low - 1e-9 <= mean <= high + 1e-9:
         raise ValueError(f"{mean:g} over values between {low:g} and {high:g}: give the right bounds")

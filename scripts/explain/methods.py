@@ -1,4 +1,4 @@
-"""One door to all methods: any of them, at any layers, for any target, with the same conventions for every map."""
+"""All methods by one function: any of them, at any layers, for any target, with the same conventions for every map."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def explain(
             raise ValueError(f"head {head!r} is given, but the target names {named_head!r}; give it once")
         head = named_head if head is None else head
     with selecting(model, head):
-        aim = _target(model, x, target, _with_foreground(kwargs, foreground, foreground_kwarg))
+        given = _with_foreground(kwargs, foreground, foreground_kwarg)
+        aim = _target(model, x, target, given)
         common: dict[str, Any] = {"forward_kwargs": kwargs, "signed": signed}
         changing: dict[str, Any] = {
             **common,
@@ -161,20 +162,18 @@ def explain(
         passes: dict[str, cam.CamPass] = {}
         cams = [name for name in methods if name in cam.METHODS]
         if cams:
-            common_cam = {**common, "forward_kwargs": _with_foreground(kwargs, foreground, foreground_kwarg)}
-            with_layers = {**common_cam, "aliases": aliases, "cancelled": cancelled, **extra.get("cam", {})}
+            at_layers = {**common, "forward_kwargs": given, "aliases": aliases, "cancelled": cancelled}
+            with_layers = {**at_layers, **extra.get("cam", {})}
             shared = cam.cam_pass(model, x, names, aim, cams, **with_layers)
             passes |= dict.fromkeys(cams, shared)
         for name in methods:
             if name == "scorecam":
                 passes[name] = scorecam(model, x, names, aim, aliases=aliases, **{**changing, **extra.get(name, {})})
             elif name == "lrp":
-                given = _with_foreground(kwargs, foreground, foreground_kwarg)
                 passes[name] = lrp(model, x, names, aim, given, aliases, signed)
             elif name == "evidence":
                 if not isinstance(aim, LogitTarget):
                     raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")
-                given = _with_foreground(kwargs, foreground, foreground_kwarg)
                 passes[name] = evidence_pass(model, x, aim, given, signed)
             elif name in PIXEL_METHODS:
                 passes[name] = PIXEL_METHODS[name](model, x, aim, **{**changing, **_options_of(name, extra)})

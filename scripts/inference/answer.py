@@ -19,10 +19,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["NOT_ASSESSED", "NO_TUMOR", "SMALL_SHARE", "TUMOR", "UNCERTAIN", "Answer", "Raw", "join", "overlaps"]
+__all__ = [
+    "NOT_ASSESSED",
+    "NO_TUMOR",
+    "SMALL_SHARE",
+    "TUMOR",
+    "UNCERTAIN",
+    "Answer",
+    "Raw",
+    "detected",
+    "join",
+    "overlaps",
+]
 
 TUMOR, NO_TUMOR, UNCERTAIN, NOT_ASSESSED = "tumor", "no tumor", "uncertain", "not assessed"
 SMALL_SHARE = 0.002  # of the head: a mask below it does not speak against "no tumor"
+
+
+def detected(verdict: str) -> bool | None:
+    """Whether a verdict is a tumor; None where it is neither yes nor no."""
+    return {TUMOR: True, NO_TUMOR: False}.get(verdict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class Answer:
     @property
     def detected(self) -> bool | None:
         """Whether the answer is a tumor; None where it is neither yes nor no."""
-        return {TUMOR: True, NO_TUMOR: False}.get(self.verdict)
+        return detected(self.verdict)
 
     @property
     def in_words(self) -> str:

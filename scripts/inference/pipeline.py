@@ -92,14 +92,17 @@ class Inference:
             if not isinstance(step, SaveEvidenced)
         ]
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the bundle says of itself: ``configs/metadata.json``."""
+        return json.loads((self._root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+
     def identity(self) -> dict[str, str]:
         """What decides about a result beside the image: version, weights, config and scope, as hashes."""
         config = {key: value for key, value in self._config.items() if key not in _PLACES}
         scope = self.weights.parent / SCOPE
         return {
-            "version": str(
-                json.loads((self._root / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
-            ),
+            "version": str(self.metadata["version"]),
             "weights_sha256": file_sha256(self.weights),
             "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
             "scope_sha256": file_sha256(scope) if scope.is_file() else "",

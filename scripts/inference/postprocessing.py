@@ -150,11 +150,11 @@ class RestoreStudyd(Transform):
         """Put mask and evidence of the joined answer into the item; the result with its verdict."""
         mask, evidence = item["raw_pred"], item.get("raw_evidence")
         segments, judges = ("segmentation" in self.trained), ("classification" in self.trained)
-        strongest = None if evidence is None else float(evidence.max())
+        voxels, strongest = int((mask > 0).sum()), None if evidence is None else float(evidence.max())
         found = Raw(
             probability=result["tumor_probability"],
             threshold=result["threshold"],
-            mask_voxels=int((mask > 0).sum()) if segments else None,
+            mask_voxels=voxels if segments else None,
             head_voxels=round(sum(p.share for p in study.placements) * math.prod(study.unit_shape)),
             evidence_maximum=strongest,
             overlap=None if evidence is None else overlaps(mask.numpy(), evidence.numpy()),
@@ -176,12 +176,12 @@ class RestoreStudyd(Transform):
             "tumor_detected": answer.detected,
             "predicted_class": None if answer.detected is None else said,
             **result,
-            "tumor_voxels": int((item["pred"] > 0).sum()),
-            **({} if evidence is None else {"evidence_maximum": float(item["evidence"].max())}),
+            "tumor_voxels": 0 if empty else voxels,
+            **({} if strongest is None else {"evidence_maximum": 0.0 if empty else strongest}),
             "raw": {
                 "tumor_detected": found.detected,
                 "predicted_class": said,
-                "tumor_voxels": int((mask > 0).sum()),
+                "tumor_voxels": voxels,
                 "evidence_maximum": strongest,
                 "contradictions": found.contradictions,
             },

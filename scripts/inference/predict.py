@@ -328,9 +328,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     if arguments.dicom:
         found.images, others = only_series(found.images)
         found.failed += others
-        about = json.loads((Path(root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
         made_by = {**inference.identity(), "options": dict(options)}
-        objects = ObjectWriter(made_by, about["intended_use"], arguments.anonymous)
+        objects = ObjectWriter(made_by, inference.metadata["intended_use"], arguments.anonymous)
         options |= {"dicom": True, "anonymous": arguments.anonymous}
     stems = result_stems(found.images, arguments.folder)
     job = BatchPrediction(

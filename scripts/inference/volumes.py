@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from scripts.inference.postprocessing import volume_probability
-from scripts.measures.intervals import AT_LEAST_0, SHARES, case_summary
+from scripts.measures.intervals import column_summary
 from scripts.measures.metrics import diagnosis_metrics
 
 __all__ = ["VolumeRule", "group_rows", "patient_summary", "volume_summary"]
@@ -119,11 +119,6 @@ def _milliliters(rows: Sequence[dict[str, Any]], what: str) -> float:
     return float(sum(row[f"{what}_mm2"] * row["slice_mm"] for row in rows)) / 1000
 
 
-def _column(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    values = np.array([row[name] for row in rows], dtype=float)
-    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if name in ("n", "predicted_ml") else SHARES)
-
-
 def patient_summary(patients: Sequence[dict[str, Any]], whole: bool = False) -> dict[str, Any]:
     """Figures over patients (or groups), every one of which counts once: {n, dice, mean_case_dice, accuracy} as S.
 
@@ -133,9 +128,9 @@ def patient_summary(patients: Sequence[dict[str, Any]], whole: bool = False) -> 
     """
     return {
         "n": len(patients),
-        "dice": _column(patients, "dice"),
-        "mean_case_dice": _column(patients, "mean_case_dice"),
-        "accuracy": _column(patients, "right"),
+        "dice": column_summary(patients, "dice"),
+        "mean_case_dice": column_summary(patients, "mean_case_dice"),
+        "accuracy": column_summary(patients, "right"),
         "dice_rule": WHOLE_DICE_RULE if whole else DICE_RULE,
     }
 
@@ -159,9 +154,9 @@ def volume_summary(
     free = [row for row in known if row["diagnosis"] == 0]
     result = {
         "n": len(volumes),
-        "slices": _column(volumes, "n"),
-        "dice": _column(volumes, "dice"),
-        "predicted_ml_tumor_free": _column(free, "predicted_ml"),
+        "slices": column_summary(volumes, "n"),
+        "dice": column_summary(volumes, "dice"),
+        "predicted_ml_tumor_free": column_summary(free, "predicted_ml"),
         "dice_rule": WHOLE_DICE_RULE if whole else DICE_RULE,
         "diagnosis_rule": WHOLE_RULE if whole else str(rule),
     }

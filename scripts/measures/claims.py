@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from scripts.explain.intervals import ROUNDING, group_index
+from scripts.explain.intervals import ROUNDING, cluster_variance
 
-__all__ = ["ALLOWED", "METHOD", "Difference", "adjusted", "difference_of", "verdict"]
+__all__ = ["ALLOWED", "METHOD", "Difference", "adjusted", "difference_of", "verdict", "verdicts"]
 
 ALLOWED = 0.05  # probability that a printed claim is false
 METHOD = (
@@ -63,11 +63,8 @@ def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any]) -> D
         )
     change = ours - reference
     mean, seeds = float(change.mean()), len(change)
-    index, count = group_index(groups)
-    parts: list[tuple[float, int]] = []
-    if count > 1:
-        sums = np.bincount(index, change.mean(axis=0) - mean, minlength=count)
-        parts.append((float(count / (count - 1) * (sums**2).sum() / len(index) ** 2), count - 1))
+    of_groups, count = cluster_variance(change.mean(axis=0) - mean, len(groups), groups)
+    parts = [(of_groups, count - 1)]
     if seeds > 1:
         # Trainings of two models are independent, also those of one seed.
         apart = ours.mean(axis=1).var(ddof=1) + reference.mean(axis=1).var(ddof=1)
@@ -125,3 +122,20 @@ def verdict(
         more = measured.groups * (wanted * measured.error / measured.difference) ** 2 - measured.groups
         needed = max(1, int(np.ceil(more)))
     return {"claim": claim, "false_probability": false, "needed": needed}
+
+
+def verdicts(
+    measured: Sequence[Difference], higher: Sequence[bool], margins: Sequence[float | None]
+) -> list[dict[str, Any]]:
+    """`verdict` of each difference of a table, all of whose claims are corrected together.
+
+    Args:
+        measured: of `difference_of`.
+        higher: of each, whether more is better.
+        margins: of each, see `verdict`.
+    """
+    sides = [found.false_if_higher if found.difference > 0 else found.false_if_lower for found in measured]
+    return [
+        verdict(found, up, false, len(measured), margin)
+        for found, up, false, margin in zip(measured, higher, adjusted(sides), margins, strict=True)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,15 @@ __all__ = [
     "auc_interval",
     "auc_values",
     "case_summary",
+    "column_summary",
     "mean_interval",
     "ratio_interval",
     "recall_values",
 ]
 
 METHOD = "95 % intervals (Wilson's with a cluster-robust variance; Student's t where values have no bound)"
+# Measures of a case that have no upper bound.
+UNBOUNDED = ("hd95", "hd95_mm", "n", "predicted_ml", "predicted_mm2", "predicted_pixels", "false_lesions")
 
 
 def fewest_groups(groups: Sequence[Any], *sides: NDArray) -> int:
@@ -93,3 +96,14 @@ def case_summary(values: NDArray, groups: Sequence[Any], bounds: Bounds | None =
         "median": float(np.median(kept)),
         "ci95": mean_interval(kept, list(kept_groups), bounds=bounds),
     }
+
+
+def column_summary(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """`case_summary` of a column, with the bounds that its name has.
+
+    Args:
+        rows: of cases, with the column and ``unit``, the patient or group; None is undefined.
+        name: of the column.
+    """
+    values = np.array([row[name] for row in rows], dtype=float)
+    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if name in UNBOUNDED else SHARES)

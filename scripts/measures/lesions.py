@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.measures.intervals import AT_LEAST_0, case_summary, ratio_interval
+from scripts.measures.intervals import column_summary, ratio_interval
 
 __all__ = ["FOUND_SHARE", "count_lesions", "lesion_summary"]
 
@@ -63,12 +63,7 @@ def lesion_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "found": found,
         "sensitivity": found / total if total else None,
         "sensitivity_ci95": limits,
-        "false_per_image": _false(masked),
-        "false_per_tumor_free_image": _false(free),
+        "false_per_image": column_summary(masked, "false_lesions"),
+        "false_per_tumor_free_image": column_summary(free, "false_lesions"),
         "rule": RULE,
     }
-
-
-def _false(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    counts = np.array([row["false_lesions"] for row in rows], dtype=float)
-    return case_summary(counts, [row["unit"] for row in rows], AT_LEAST_0)

@@ -143,7 +143,7 @@ def test_an_interrupted_write_leaves_nothing_to_be_taken_for_whole(items, tmp_pa
 
 
 def test_what_cannot_be_cached_is_refused(items, tmp_path):
-    with pytest.raises(ValueError, match="cannot be told from another by name"):
+    with pytest.raises(ValueError, match="cannot be distinguished from another by name"):
         CachedDataset(items, Compose([Lambdad("image", lambda x: x)]), tmp_path / "cache", progress=False)
     with pytest.raises(ValueError, match="holds a MetaTensor under 'image'"):
         CachedDataset(items, make_preprocessing(48), tmp_path / "cache", progress=False)

@@ -239,10 +239,9 @@ def decathlon(
         taken.append(f"values of the masks, any from 1 up is tumor: {json.dumps(content['labels'])}")
 
     def finish() -> Datalist:
-        for where, source in sources.items():
-            written = next(case for one, case in cases if one == where)
+        for where, written in list(cases) if split else []:
             try:
-                write_channels(source, written, numbers, len(every))
+                write_channels(sources[where], written, numbers, len(every))
             except (ValueError, OSError) as error:
                 report.reject(where, str(error).replace(f"{folder}/", ""))
                 cases.remove((where, written))
