@@ -14,11 +14,6 @@ OUT ?=
 RUN ?=
 STUDIES ?=
 
-# glibc hands every large tensor back to the system and takes page faults to get it again: 27 % of a training step.
-export MALLOC_MMAP_THRESHOLD_ := 4294967296
-export MALLOC_TRIM_THRESHOLD_ := 17179869184
-export MALLOC_TOP_PAD_ := 268435456
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve page archive test bundle label test-label lint clean
 

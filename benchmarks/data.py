@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +45,7 @@ from tqdm import tqdm
 
 from benchmarks.timing import machine
 from scripts.command import errors
+from scripts.command.machine import tune_process
 from scripts.data.caching import CachedDataset
 from scripts.data.preprocessing import Pipeline, make_augmentation, make_preprocessing, make_training_pipeline
 from scripts.runs.folder import write_json
@@ -282,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times each image is used")
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args(argv)
+    tune_process()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -289,8 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         items = draw(folder, arguments.count) if source is None else copies(source, folder, arguments.count)
         rows = measure(lines(items, folder), len(items), arguments.rounds)
     print(table(rows))
-    allocator = "as the Makefile sets it" if "MALLOC_MMAP_THRESHOLD_" in os.environ else "as the system has it"
-    print(f"{len(items)} images of {SIZE}x{SIZE}, {arguments.rounds} rounds, one thread, memory allocator {allocator}")
+    print(f"{len(items)} images of {SIZE}x{SIZE}, {arguments.rounds} rounds, one thread")
     if arguments.out:
         write_json(
             {"rows": rows, "images": len(items), "rounds": arguments.rounds, "machine": machine()}, arguments.out

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training [--size 256] [--batch 4] [--rounds 5] [--run RUN] [--out training.json] [--check]
 
-One thread. Two processes hold the jobs, one with the memory allocator as the Makefile sets it and one as the system has
+One thread. Two processes hold the jobs, one with the memory allocator as `tune_process` sets it, one as the system has
 it; in every round each job runs once, one after another, so that a slower moment of the machine hits all. A job is a
 step, or an epoch of two steps. A figure is the median over the rounds of the CPU time of a job divided by that of the
 job beside it in the same round; the first round is thrown away. CPU time, because other programs disturb it least.
@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import multiprocessing
-import os
 import statistics
 import tempfile
 import time
@@ -43,6 +42,7 @@ from benchmarks.rows import Row, table
 from benchmarks.timing import machine
 from scripts.command import errors
 from scripts.command.locations import CONFIGS
+from scripts.command.machine import tune_process
 from scripts.data.preprocessing import collate
 from scripts.runs import folder as runs
 from scripts.runs.folder import write_json
@@ -52,11 +52,6 @@ from scripts.training.precision import choose_precision
 
 logger = logging.getLogger(__name__)
 
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 STEPS = 2  # of an epoch
 HALF = choose_precision("auto", "cpu")[0]  # what configs/train.yaml takes here
 Job = Callable[[], Any]
@@ -233,6 +228,7 @@ def serve(setting: Setting, tuned: bool, pipe: Any) -> None:
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     if tuned:
+        tune_process()
         jobs, waited = tuned_jobs(setting)
     else:
         jobs, waited = {"stock": stock_steps(setting, batch_of(setting.config("stage3_joint"), setting.batch))}, {}
@@ -247,18 +243,12 @@ def measure(setting: Setting, rounds: int) -> dict[str, list[tuple[float, float]
     """CPU seconds of each job and of its loader in each round, the jobs in turn."""
     context = multiprocessing.get_context("spawn")
     served = []
-    before = dict(os.environ)
     for tuned in (True, False):
-        for name, value in ALLOCATOR.items():
-            os.environ.pop(name, None)
-            os.environ.update({name: value} if tuned else {})
         here, there = context.Pipe()
         process = context.Process(target=serve, args=(setting, tuned, there), daemon=True)
         process.start()
         there.close()
         served.append((here, "" if tuned else " untuned", here.recv()))
-    os.environ.clear()
-    os.environ.update(before)
     found: dict[str, list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
         for pipe, suffix, names in served:

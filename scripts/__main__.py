@@ -15,6 +15,7 @@ from scripts.certificate import arguments as certificate
 from scripts.checks import arguments as checks
 from scripts.command import arguments as command
 from scripts.command.errors import one_sentence_errors
+from scripts.command.machine import tune_process
 from scripts.command.verbs import Verb, run_verb
 from scripts.comparison import arguments as comparison
 from scripts.data import arguments as data
@@ -54,5 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    tune_process()
     with one_sentence_errors():
         sys.exit(main())
