@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_data, add_out, add_run, add_weights, folder
+from scripts.command.verbs import Parser, Verb, add_data, add_out, add_prevalence, add_run, add_weights, folder
 
 __all__ = ["NAME", "VERBS", "add_page"]
 
@@ -11,6 +11,7 @@ NAME = "brain_tumor_lens_segmentation"
 
 def _serve(parser: Parser) -> None:
     add_weights(parser)
+    add_prevalence(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the service has no login of its own")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument(
@@ -24,6 +25,7 @@ def _serve(parser: Parser) -> None:
 def add_page(parser: Parser) -> None:
     """Arguments of the page's own process too."""
     add_weights(parser)
+    add_prevalence(parser)
     parser.add_argument("--port", type=int, default=8501, help="default: 8501")
 
 

@@ -38,15 +38,16 @@ from scripts.explain.methods import SLOW  # noqa: E402
 from scripts.inference.answer import TUMOR, UNCERTAIN  # noqa: E402
 from scripts.inference.result_names import stem as file_stem  # noqa: E402
 from scripts.inference.study_files import read_image  # noqa: E402
+from scripts.measures.prevalence import in_words  # noqa: E402
 
 UPLOAD = "your own file"
 LIMITS = UploadLimits()
 
 
 @st.cache_resource(show_spinner="Loading the network ...")
-def load(weights: Path | None, overlays: tuple[Path, ...], device: str | None) -> Predictor:
+def load(weights: Path | None, overlays: tuple[Path, ...], device: str | None, prevalence: str | None) -> Predictor:
     """The predictor, once a process."""
-    predictor = Predictor(weights=weights, overlay=overlays, device=device)
+    predictor = Predictor(weights=weights, overlay=overlays, device=device, prevalence=prevalence)
     predictor.limit_files(LIMITS.read)
     return predictor
 
@@ -132,6 +133,8 @@ def choose_channel(predictor: Predictor, gray: np.ndarray) -> tuple[int | None, 
 def show_prediction(prediction: Prediction) -> None:
     """Verdict, class probabilities, warnings."""
     {True: st.error, False: st.success, None: st.warning}[prediction.detected](views.verdict(prediction))
+    if prediction.prevalence is not None:
+        st.caption(f"{in_words(prediction.prevalence).capitalize()}.")
     for flag in prediction.flags:
         st.warning(f"{flag['code'].replace('_', ' ')}: {flag['message']}")
     table = pd.DataFrame(
@@ -181,7 +184,8 @@ def main() -> None:
     st.title("TumorLens")
     st.caption(NOTICE)
     try:
-        predictor = load(arguments.weights, tuple(inference_overlays(arguments)), arguments.device)
+        overlays = tuple(inference_overlays(arguments))
+        predictor = load(arguments.weights, overlays, arguments.device, arguments.prevalence)
     except (FileNotFoundError, ValueError) as error:
         st.error(f"The network could not be loaded: {error}")
         return

@@ -27,7 +27,7 @@ def command(arguments: argparse.Namespace) -> list[str]:
     settings = {**SETTINGS, "server.port": str(arguments.port)}
     streamlit = [sys.executable, "-m", "streamlit", "run", str(Path("bundle", "page.py"))]
     own = [token for overlay in inference_overlays(arguments) for token in ("--overlay", str(overlay.absolute()))]
-    for name in ("weights", "device"):
+    for name in ("weights", "device", "prevalence"):
         if (value := getattr(arguments, name)) is not None:
             own += [f"--{name}", str(value.absolute() if isinstance(value, Path) else value)]
     return [*streamlit, *(token for key, value in settings.items() for token in (f"--{key}", value)), "--", *own]

@@ -42,6 +42,7 @@ class Prediction:
         verdict: "tumor", "no tumor", "uncertain" or "not assessed", by the rule of `scripts.inference.answer`.
         reasons: why it is neither yes nor no.
         threshold: chosen in training, kept in the weights.
+        prevalence: of each class, that the probabilities are for, see `Predictor`; None: that of the training.
         predicted_class: class 0 if the verdict is no tumor, the most probable tumor class if it is tumor, else None.
         mask: uint8 on the input grid, 0 background; of the joined answer: empty where there is no tumor.
         evidence: float32 on the input grid in [0, 1], the same scale for all images, see
@@ -74,6 +75,7 @@ class Prediction:
     flags: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     uncertainty: Uncertainty | None = None
+    prevalence: dict[str, float] | None = None
 
     @property
     def detected(self) -> bool | None:
@@ -89,6 +91,7 @@ class Prediction:
             "tumor_detected": self.detected,
             "tumor_probability": self.probability,
             "threshold": self.threshold,
+            "prevalence": self.prevalence,
             "predicted_class": self.predicted_class,
             "class_probabilities": self.probabilities,
             "slice_probabilities": self.slice_probabilities,

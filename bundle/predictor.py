@@ -29,6 +29,7 @@ from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion,
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import RestoreStudyd, evidence_scale
 from scripts.inference.studies import Study, to_unit
+from scripts.measures.prevalence import Given
 from transforms.limits import ReadLimits
 
 __all__ = ["Explanation", "Prediction", "Predictor", "Uncertainty"]
@@ -44,9 +45,12 @@ class Predictor:
         weights: state dict; None: those that the overlay names, else ``models/model.pt``.
         overlay: config files merged over ``configs/inference.yaml``, for example a run's ``network.yaml``.
         device: "cpu", "cuda", ...; None: as the config says.
+        prevalence: share of any tumor, or of each class by name, where it is used; see
+            `scripts.measures.prevalence.given_prevalence`. None: as the config says, by default that of the training.
 
     Attributes:
         network, device, weights, classes: see `scripts.inference.pipeline.Inference`.
+        prevalence: of each class, that the probabilities are for; None: that of the training.
 
     Raises:
         FileNotFoundError: when the config or the weights do not exist.
@@ -61,11 +65,14 @@ class Predictor:
         weights: str | Path | None = None,
         overlay: str | Path | Sequence[str | Path] | None = None,
         device: str | torch.device | None = None,
+        prevalence: Given = None,
     ) -> None:
         self.bundle_root = Path(bundle_root)
-        self._inference = Inference(bundle_root, weights, overlay, device)
+        overrides = {} if prevalence is None else {"prevalence": prevalence}
+        self._inference = Inference(bundle_root, weights, overlay, device, overrides)
         self.network, self.device = self._inference.network, self._inference.device
         self.weights, self.classes = self._inference.weights, self._inference.classes
+        self.prevalence = self._inference.prevalence
         # As the network sees a slice, in pixels.
         self.spatial_size: list[int] = self._inference.preprocessing[0].size
         self._explaining = threading.Lock()
@@ -308,6 +315,7 @@ class Predictor:
             verdict=result["verdict"],
             reasons=result["reasons"],
             threshold=result["threshold"],
+            prevalence=result["prevalence"],
             predicted_class=result["predicted_class"],
             mask=on_grid(mask),
             evidence=on_grid(done["evidence"]) if "evidence" in done else None,

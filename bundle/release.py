@@ -32,6 +32,7 @@ from scripts.command.verbs import Outcome
 from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
+from scripts.runs.prevalence import training_prevalence
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ CONTENT = {
 }
 LEFT_OUT = {"configs/smoke.yaml"}  # of the tests
 DOCS = ("README.md", "data_license.txt", "metadata.schema.json")
-VALUES = ("spatial_size", "num_classes", "network_def", "classes")
+VALUES = ("spatial_size", "num_classes", "network_def", "classes", "training_prevalence")
 # One time for all files, so that the same content gives the same zip file.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -90,7 +91,8 @@ def find_weights(run: Path | None, root: Path = ROOT) -> Weights:
         classes = yaml.safe_load(overlay.read_text(encoding="utf-8"))["classes"]
     else:
         classes = runs.read_datalist(config["datalist_file"], config["dataset_dir"])["classes"]
-    values = {**{key: config[key] for key in VALUES if key != "classes"}, "classes": dict(classes)}
+    values = {key: config[key] for key in VALUES if key not in ("classes", "training_prevalence")}
+    values |= {"classes": dict(classes), "training_prevalence": training_prevalence(folder)}
     return Weights(folder / WEIGHTS, values, model_card.data_description(config), model_card.evaluated(run))
 
 
@@ -145,7 +147,7 @@ def write_configs(folder: Path, weights: Weights) -> None:
     parser = write_inference_config(folder, weights)
     train = folder / "configs" / "train.yaml"
     # The number of classes follows from the datalist or, in MONAI Label, from the classes.
-    own = {key: value for key, value in weights.values.items() if key != "num_classes"}
+    own = {key: value for key, value in weights.values.items() if key not in ("num_classes", "training_prevalence")}
     train.write_text(set_values(train.read_text(encoding="utf-8"), own), encoding="utf-8")
     # monai.bundle.load reads JSON alone and builds the network from <workflow_type>.json.
     raw = yaml.safe_load((folder / "configs" / "inference.yaml").read_text(encoding="utf-8"))

@@ -287,7 +287,9 @@ def _reasons(given: Mapping[str, Any]) -> Iterator[None]:
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``serve``: until it is interrupted."""
     overlays = inference_overlays(arguments)
-    predictor = Predictor(weights=arguments.weights, overlay=overlays, device=arguments.device)
+    predictor = Predictor(
+        weights=arguments.weights, overlay=overlays, device=arguments.device, prevalence=arguments.prevalence
+    )
     limits = UploadLimits(bytes=arguments.max_upload_mib << 20)
     logger.info("weights %s, process %d", predictor.weights, os.getpid())
     logger.info("description: http://%s:%d/", arguments.host, arguments.port)

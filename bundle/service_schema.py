@@ -30,6 +30,9 @@ class Model(BaseModel):
     classes: list[str] = Field(description="by index; the first is no tumor")
     threshold: float = Field(description="tumor probability from which on a tumor counts as detected, 0 to 1")
     temperature: float = Field(description="by which logits are divided before the softmax")
+    prevalence: dict[str, float] | None = Field(
+        description="of each class, that the probabilities are for; null: that of the training"
+    )
     input_size_pixels: list[int] = Field(description="of a slice as the network sees it")
     input_channels: int
     parameters: int
@@ -75,6 +78,9 @@ class MultitaskAnswer(BaseModel):
     tumor_detected: bool | None = Field(description="whether the verdict is tumor; null where it is neither yes nor no")
     tumor_probability: float = Field(description="of any tumor, calibrated, 0 to 1")
     threshold: float = Field(description="0 to 1, chosen on validation data, kept in the weights")
+    prevalence: dict[str, float] | None = Field(
+        description="of each class, that the probabilities are for; null: that of the training"
+    )
     predicted_class: str | None
     class_probabilities: dict[str, float] = Field(description="0 to 1, sum 1")
     slice_probabilities: list[float | None] | None = Field(

@@ -31,6 +31,7 @@ from scripts.data import datalists
 from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import WEIGHTS
+from scripts.runs.prevalence import training_prevalence
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,7 @@ def ship(
     stage = stage_folders(run_dirs[-1])[-1]
     config = yaml.safe_load((stage / runs.CONFIG).read_text(encoding="utf-8"))
     values = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
+    values["training_prevalence"] = training_prevalence(stage)
     values["classes"] = dict(datalists.read(config["datalist_file"])["classes"])
     write_inference_config(root, Weights(stage / WEIGHTS, values, data_source or data_description(config)))
     models = root / "models"

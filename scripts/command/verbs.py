@@ -151,6 +151,15 @@ def add_weights(parser: Parser) -> None:
     add_compute(parser)
 
 
+def add_prevalence(parser: Parser) -> None:
+    """``--prevalence``."""
+    parser.add_argument(
+        "--prevalence", metavar="SHARE",
+        help="share of any tumor where it is used, as 0.1, or of the classes, as glioma=0.02,meningioma=0.03,... "
+        "(default: that of the training)",
+    )  # fmt: skip
+
+
 def inference_overlays(arguments: argparse.Namespace) -> list[Path]:
     """The config files that `add_weights` asked for: the run's, then the others.
 

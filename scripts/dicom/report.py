@@ -90,7 +90,12 @@ def report(
         title=codes.DCM.ImagingMeasurementReport,
     )
     texts = [f"Intended use: {intended_use}", *(f"{result['verdict']}: {reason}" for reason in result["reasons"])]
-    texts += [f"{flag['code']}: {flag['message']}" for flag in result["flags"]]
+    if result.get("prevalence"):
+        shares = ", ".join(f"{name} {share:g}" for name, share in result["prevalence"].items())
+        texts.append(f"Prevalence that the probabilities are for: {shares}")
+    # A flag that is the reason of the verdict is said once; its code stands among the evaluations.
+    said = set(result["reasons"])
+    texts += [f"{flag['code']}: {flag['message']}" for flag in result["flags"] if flag["message"] not in said]
     for text in texts:
         content[0].ContentSequence.append(
             hd.sr.TextContentItem(codes.DCM.Comment, text, hd.sr.RelationshipTypeValues.CONTAINS)

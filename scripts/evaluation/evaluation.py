@@ -22,6 +22,7 @@ from scripts.measures.intervals import METHOD, case_summary, column_summary
 from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
 from scripts.measures.metrics import classification_metrics, decide, one_class_metrics
+from scripts.measures.prevalence import in_words
 from scripts.runs.folder import write_csv, write_json
 from scripts.training.engines import check_outputs
 
@@ -277,6 +278,7 @@ def write_evaluation(
     spatial_dims: int = 2,
     notes: Sequence[str] = (),
     rule: VolumeRule | None = None,
+    prevalence: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json, cases.csv, patients.csv and, of volumes (as slices or whole), volumes.csv.
 
@@ -291,6 +293,7 @@ def write_evaluation(
         spatial_dims: 3 of whole volumes, each of which is one case.
         notes: further ones, such as what is not measured.
         rule: how a volume is diagnosed from its slices, as at inference; None: the default.
+        prevalence: share of each class that the logits are for, where it is not that of the training.
 
     Returns:
         the content of metrics.json.
@@ -310,10 +313,12 @@ def write_evaluation(
             "baselines": baselines(rows, names),
         },
         "classes": names,
+        "prevalence": None if prevalence is None else dict(prevalence),
         "notes": [
             *(classes.notes if classes else []),
             *_task_notes(rows, provenance or {}),
             *_gaps(rows, names, clustered_by),
+            *([in_words(prevalence)] if prevalence else []),
             *notes,
         ],
         "provenance": dict(provenance or {}),

@@ -18,9 +18,11 @@ from scripts.command.config_files import read_mapping
 from scripts.command.locations import CONFIGS
 from scripts.data import datalists
 from scripts.inference.volumes import VolumeRule
+from scripts.measures.prevalence import Given, applied, prevalence_in_use
 from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.folder import last_stage, read_manifest, stage_items, trained_tasks
 from scripts.runs.network_overlay import FILE as NETWORK
+from scripts.runs.prevalence import training_prevalence
 from scripts.runs.seen import count_seen
 from transforms.cropping import CropToForegroundd, ResizeToFitd
 from transforms.describe import Untraced
@@ -29,12 +31,15 @@ from transforms.reading import file_kind
 __all__ = [
     "ClassComparison",
     "EvaluationDataset",
+    "at_prevalence",
     "compare_classes",
     "comparison",
     "evaluated_items",
     "is_own_datalist",
     "output_folder",
+    "prevalence_used",
     "provenance",
+    "run_prevalence",
     "volume_rule",
 ]
 
@@ -201,6 +206,29 @@ def comparison(run_dir: str | Path, num_classes: int, datalist: Mapping[str, Any
     for note in found.notes:
         logger.warning("%s", note)
     return found
+
+
+def run_prevalence(run_dir: str | Path) -> dict[str, float] | None:
+    """Share of each class in the training of a run: of its ``network.yaml``, else of its config and datalist."""
+    stage = last_stage(run_dir)
+    for path in (folder / NETWORK for folder in (Path(run_dir).expanduser(), stage, stage.parent)):
+        if path.is_file() and (known := read_mapping(path).get("training_prevalence")) is not None:
+            return dict(known)
+    return training_prevalence(stage)
+
+
+def at_prevalence(network: Any, run_dir: str | Path, given: Given) -> Any:
+    """The network of a run at a prevalence, see `scripts.measures.prevalence.applied`; None: that of its training."""
+    if given is None:
+        return network
+    training = run_prevalence(run_dir)
+    return applied(network, given, training, trained_classes(run_dir) or list(training or ()))
+
+
+def prevalence_used(network: Any, run_dir: str | Path) -> dict[str, float] | None:
+    """The prevalence that the probabilities of a network of `at_prevalence` are for; None: that of the training."""
+    training = run_prevalence(run_dir) if bool(network.class_shift.any()) else None
+    return prevalence_in_use(network.class_shift.cpu(), training, trained_classes(run_dir) or list(training or ()))
 
 
 def volume_rule(run_dir: str | Path) -> VolumeRule:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_data, add_out, add_overlay, add_run, add_weights, folder
+from scripts.command.verbs import (
+    Parser,
+    Verb,
+    add_data,
+    add_out,
+    add_overlay,
+    add_prevalence,
+    add_run,
+    add_weights,
+    folder,
+)
 
 __all__ = ["VERBS"]
 
@@ -18,6 +28,7 @@ def _predict(parser: Parser) -> None:
     parser.add_argument(
         "--assess_anyway", action="store_const", const=True, help="answer images unlike those of the training too"
     )
+    add_prevalence(parser)
     parser.add_argument("--readers", type=int, default=1, help="threads that read and prepare files ahead (default: 1)")
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
     parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")

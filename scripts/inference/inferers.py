@@ -48,8 +48,8 @@ class MultiTaskInferer(Inferer):
         >>> result = MultiTaskInferer()(torch.rand(1, 1, 32, 32, 5) + 0.1, net)
         >>> {name: tuple(value.shape) for name, value in sorted(result.items())}
         ... # doctest: +NORMALIZE_WHITESPACE
-        {'evidence': (1, 5, 1, 16, 16), 'probability': (1, 5, 2), 'seg': (1, 5, 2, 32, 32), 'temperature': (1, 1),
-         'threshold': (1, 1)}
+        {'class_shift': (1, 2), 'evidence': (1, 5, 1, 16, 16), 'probability': (1, 5, 2), 'seg': (1, 5, 2, 32, 32),
+         'temperature': (1, 1), 'threshold': (1, 1)}
     """
 
     def __init__(self, batch_size: int = 8, judge: Judge | None = None) -> None:
@@ -70,7 +70,8 @@ class MultiTaskInferer(Inferer):
         Returns:
             "seg" (B, S, 2, *size) probabilities in [0, 1]; "probability" (B, S, K) of each class, class 0 "no tumor";
             "threshold" of tumor probability and "temperature", (B, 1); "evidence" (B, S, 1, *grid), positive where the
-            image speaks for a tumor (absent without an evidence head). S is 1 for a picture or a whole volume. Evidence
+            image speaks for a tumor (absent without an evidence head); "class_shift" (B, K), of a prevalence, see
+            `scripts.measures.prevalence` (not of older TorchScript). S is 1 for a picture or a whole volume. Evidence
             of the tumor classes is weighted by their calibrated probability among them, so it is the map of the
             calibrated log-odds of any tumor, times the temperature. All float32, on the device of the input. What the
             judge tells stands beside them, (B, S, ...).
@@ -86,6 +87,8 @@ class MultiTaskInferer(Inferer):
         result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
         result["threshold"] = network.threshold.float().expand(batch, 1)
         result["temperature"] = network.temperature.float().expand(batch, 1)
+        if (shift := getattr(network, "class_shift", None)) is not None:
+            result["class_shift"] = shift.float().expand(batch, -1)
         return result
 
     def infer(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:

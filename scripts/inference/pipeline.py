@@ -18,6 +18,7 @@ from scripts.data.preprocessing import check_network_input
 from scripts.inference.postprocessing import SaveEvidenced
 from scripts.inference.scope import FILE as SCOPE
 from scripts.inference.studies import Study
+from scripts.measures.prevalence import applied, prevalence_in_use
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.checkpoint_files import file_sha256, load_weights
 from scripts.runs.network_overlay import located
@@ -25,7 +26,7 @@ from scripts.runs.network_overlay import located
 # Of a config: where things lie and on what they run, which the result does not depend on.
 _PLACES = ("bundle_root", "dataset_dir", "input", "foreground", "output_dir", "weights", "device")
 # Of an inferer's outputs, those that are the same for every slice.
-_SHARED = ("threshold", "temperature")
+_SHARED = ("threshold", "temperature", "class_shift")
 
 
 class Inference:
@@ -61,12 +62,17 @@ class Inference:
         overlays = [overlay] if isinstance(overlay, (str, Path)) else list(overlay or [])
         files = [root / "configs" / "inference.yaml", *map(Path, overlays)]
         values: dict[str, Any] = {"bundle_root": str(root)}
+        known = None
         for file in overlays:
-            if (own := read_mapping(file).get("weights")) is not None and not str(own).startswith(("$", "@", "%")):
+            content = read_mapping(file)
+            known = content.get("training_prevalence", known)
+            if (own := content.get("weights")) is not None and not str(own).startswith(("$", "@", "%")):
                 values["weights"] = str(Path(file).expanduser().parent / Path(own).expanduser())
-        values |= overrides or {}
         if weights is not None:
             values |= {"weights": str(Path(weights).expanduser()), "weights_sha256": None, "weights_origin": None}
+        if "weights" in values:
+            values["training_prevalence"] = known  # that of the shipped weights is not theirs
+        values |= overrides or {}
         if device is not None:
             values["device"] = str(device)
         parser = read_config(files, values)
@@ -82,7 +88,9 @@ class Inference:
             raise ValueError(f"weights file {self.weights} holds values that are not finite; train the stage again")
         self._root, self._config = root, parser.config
         names = parser.get_parsed_content("classes")
+        self.training_prevalence: dict[str, float] | None = parser.get_parsed_content("training_prevalence")
         self.classes: list[str] = [names.get(str(i), f"class {i}") for i in range(self.network.num_classes)]
+        applied(self.network, parser.get_parsed_content("prevalence"), self.training_prevalence, self.classes)
         self.inferer = parser.get_parsed_content("inferer")
         # One by one: MONAI's Compose wraps every error in another that does not name the file.
         self.preprocessing = list(parser.get_parsed_content("preprocessing").transforms)
@@ -91,6 +99,11 @@ class Inference:
             for step in parser.get_parsed_content("postprocessing").transforms
             if not isinstance(step, SaveEvidenced)
         ]
+
+    @property
+    def prevalence(self) -> dict[str, float] | None:
+        """The prevalence that the probabilities are for, by class; None: that of the training."""
+        return prevalence_in_use(self.network.class_shift.cpu(), self.training_prevalence, self.classes)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from scripts.inference.result_names import check_free, result_name
 from scripts.inference.results import EVIDENCE, save_nifti
 from scripts.inference.studies import Study, to_unit
 from scripts.measures.metrics import temperature_at_bound
+from scripts.measures.prevalence import prevalence_in_use
 from scripts.runs.tasks import TASKS, UNTRAINED, untrained_flags
 
 # What a further judgment of a study gives: numbers for the result, and flags.
@@ -86,7 +87,8 @@ class RestoreStudyd(Transform):
     (class 0 if not detected, else the most probable tumor class), None where the verdict is neither yes nor no;
     ``tumor_probability``, ``threshold``, ``temperature``, ``class_probabilities`` by name, ``slice_probabilities``
     (of any tumor, a slice of the plane each, None where the slice was not read; None for a picture), ``plane``,
-    ``tumor_voxels``, ``evidence_maximum``, ``flags``; and under ``raw`` what the network says alone:
+    ``tumor_voxels``, ``evidence_maximum``, ``flags``; ``prevalence`` that the probabilities are for, by class (None:
+    that of the training); and under ``raw`` what the network says alone:
     ``tumor_detected`` (probability at least the threshold), ``predicted_class``, ``tumor_voxels``,
     ``evidence_maximum``, ``contradictions``.
 
@@ -99,6 +101,7 @@ class RestoreStudyd(Transform):
         trained: what the network was trained for, of `scripts.runs.tasks.TASKS`; what comes of the rest is flagged.
         assess_anyway: answer images outside the scope too, instead of "not assessed"; they stay flagged. An
             item's own "assess_anyway" comes first.
+        training_prevalence: share of each class in the training, by name; None: not known.
         image_key: the prepared image.
     """
 
@@ -110,12 +113,14 @@ class RestoreStudyd(Transform):
         scores: Sequence[Score] = (),
         trained: Sequence[str] = TASKS,
         assess_anyway: bool = False,
+        training_prevalence: Mapping[str, float] | None = None,
         image_key: str = "image",
     ) -> None:
         if not 0 < volume_share <= 1:
             raise ValueError(f"volume_share is more than 0 and at most 1, got {volume_share}")
         self.classes, self.image_key, self.scores = dict(classes or {}), image_key, tuple(scores)
         self.volume_share, self.min_foreground = volume_share, min_foreground
+        self.training_prevalence = training_prevalence
         self.trained, self.untrained, self.assess_anyway = tuple(trained), untrained_flags(trained), assess_anyway
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -218,6 +223,7 @@ class RestoreStudyd(Transform):
             "threshold": float(output["threshold"]),
             "temperature": float(output["temperature"]),
             "class_probabilities": dict(zip(names, probability, strict=True)),
+            "prevalence": prevalence_in_use(output.get("class_shift"), self.training_prevalence, names),
             "slice_probabilities": slices,
             "plane": study.plane or None,
             "flags": flags,

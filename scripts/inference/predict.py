@@ -41,6 +41,7 @@ from scripts.inference.result_names import check_free, result_stems, shown
 from scripts.inference.result_table import columns, write_table
 from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
 from scripts.inference.studies import Study
+from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
 from scripts.runs.folder import write_json
 
@@ -129,9 +130,9 @@ class BatchPrediction:
                 bar.close()
                 whole = [*(rows[name] for name in stems if name in rows), *other]
                 text = summary(whole, len(images) - len(rows), time.monotonic() - started)
-                write_table(
-                    whole, self.inference.classes, self.out, f"{text}. Weights: {shown(self.inference.weights)}"
-                )
+                about = [text, f"Weights: {shown(self.inference.weights)}"]
+                about += [] if (known := self.inference.prevalence) is None else [in_words(known).capitalize()]
+                write_table(whole, self.inference.classes, self.out, ". ".join(about))
         return whole
 
     def _ahead(self, pool: ThreadPoolExecutor, todo: Sequence[tuple[Path, str]]) -> Iterator[tuple[Path, str, Future]]:
@@ -217,6 +218,7 @@ class BatchPrediction:
             "image": shown(image),
             "name": name,
             "verdict": verdict_in_words(result),
+            "prevalence": None if result["prevalence"] is None else 1 - next(iter(result["prevalence"].values())),
             "slices_read": len(study.placements) if study.plane else None,
             "overlay": picture,
             "flags": " ".join(flag["code"] for flag in result["flags"]),
@@ -310,7 +312,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         raise ValueError(f"--readers is at least 1, got {arguments.readers}")
     options = {
         key: value
-        for key in ("plane", "channel", "slice_batch_size", "assess_anyway")
+        for key in ("plane", "channel", "slice_batch_size", "assess_anyway", "prevalence")
         if (value := getattr(arguments, key)) is not None
     }
     if arguments.anonymous and not arguments.dicom:

@@ -15,7 +15,9 @@ from scripts.runs.folder import write_json
 
 __all__ = ["columns", "write_table"]
 
-BEFORE = ("image", "name", "verdict", "tumor_detected", "tumor_probability", "threshold", "predicted_class")
+BEFORE = (
+    "image", "name", "verdict", "tumor_detected", "tumor_probability", "threshold", "prevalence", "predicted_class",
+)  # fmt: skip
 RAW = ("raw_tumor_detected", "raw_predicted_class", "raw_tumor_voxels", "raw_evidence_maximum")
 AFTER = ("plane", "slices_read", "tumor_voxels", "evidence_maximum", *RAW, "overlay", "flags", "error")
 PAGE = """<!doctype html>

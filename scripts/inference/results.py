@@ -17,6 +17,7 @@ from PIL import Image
 from scripts.command.files import whole, write_bytes
 from scripts.inference.answer import NO_TUMOR, TUMOR
 from scripts.inference.result_names import HEADERS, check_free, result_name, shown
+from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
 from scripts.runs.checkpoint_files import file_sha256
 from scripts.runs.folder import write_json
@@ -148,6 +149,8 @@ class WriteResults:
             f"(threshold {result['threshold']:.4f})"
         )
         print(json.dumps(result["class_probabilities"]))
+        if result.get("prevalence"):
+            print(in_words(result["prevalence"]))
         if self.weights:
             print(f"weights {result['weights']} (SHA-256 {result['weights_sha256'][:12]}...)")
         for flag in result["flags"]:

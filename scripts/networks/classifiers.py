@@ -28,6 +28,7 @@ class SegmentsNothing(nn.Module):
     has_evidence = False
     threshold: torch.Tensor
     temperature: torch.Tensor
+    class_shift: torch.Tensor
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -36,6 +37,7 @@ class SegmentsNothing(nn.Module):
         self.num_classes = num_classes
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
+        self.register_buffer("class_shift", torch.zeros(num_classes), persistent=False)
 
     def encode(
         self, x: torch.Tensor, foreground: torch.Tensor | None = None
@@ -73,6 +75,10 @@ class SegmentsNothing(nn.Module):
         if segmentation:
             raise ValueError(f"{type(self).__name__} classifies only: it has no segmentation to give")
         return {"cls": self.classify(*self.encode(x))[0]} if classification else {}
+
+    def shift_classes(self, shift: torch.Tensor) -> None:
+        """Add (K,) to the calibrated log-probabilities of the classes, see `MultiTaskDynUNet.shift_classes`."""
+        self.class_shift.copy_(shift)
 
     def forward(self, x: torch.Tensor, foreground: torch.Tensor | None = None, output: str = "cls") -> torch.Tensor:
         """Class logits (B, K).
@@ -157,7 +163,7 @@ class ImageClassifier(SegmentsNothing):
             logits = self.net.class_layers(last)
         else:
             logits = self.net._fc(self.net._dropout(self.net._avg_pooling(last).flatten(start_dim=1)))
-        return logits.float(), torch.empty(0, device=last.device)
+        return logits.float() + self.temperature * self.class_shift, torch.empty(0, device=last.device)
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Modules by part: all but the last linear layer is the encoder."""
@@ -206,7 +212,7 @@ class ClassifierEnsemble(SegmentsNothing):
             logits, _ = member.classify([own], masks)
             each.append(torch.log_softmax(logits / member.temperature, dim=1))
         mean = torch.logsumexp(torch.stack(each), dim=0) - math.log(len(each))
-        return mean, torch.empty(0, device=mean.device)
+        return mean + self.temperature * self.class_shift, torch.empty(0, device=mean.device)
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Modules by part, of all members."""

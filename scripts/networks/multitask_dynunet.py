@@ -132,6 +132,9 @@ class MultiTaskDynUNet(DynUNet):
         # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
+        # Of the place where it is used, not of the weights: see `shift_classes`.
+        self.register_buffer("class_shift", torch.zeros(num_classes), persistent=False)
+        self.shifted = False
         # Written to air: tumor probability exp(-20) = 2e-9 there.
         self.air_logit = 10.0
 
@@ -209,7 +212,8 @@ class MultiTaskDynUNet(DynUNet):
     def classify(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits (B, K) and evidence (B, K, h, w[, d]) from `encode` (evidence empty without such a head)."""
         first = len(features) - self.evidence_levels
-        return self.head(features[first:], masks[first:])
+        logits, evidence = self.head(features[first:], masks[first:])
+        return self._moved(logits), evidence
 
     def classify_cells(
         self, features: list[torch.Tensor], masks: list[torch.Tensor]
@@ -218,7 +222,11 @@ class MultiTaskDynUNet(DynUNet):
         first = len(features) - self.evidence_levels
         head: Any = self.head
         cells = head.cells(features[first:], masks[first:])
-        return (*head.of_cells(cells, masks[first]), cells)
+        logits, evidence = head.of_cells(cells, masks[first])
+        return self._moved(logits), evidence, cells
+
+    def _moved(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits + self.temperature * self.class_shift if self.shifted else logits
 
     @torch.jit.export
     def multitask(
@@ -273,6 +281,12 @@ class MultiTaskDynUNet(DynUNet):
         if output == "evidence" and not self.has_evidence:
             raise ValueError("this network was built with head='average_pool', which has no evidence map")
         return self.multitask(x, foreground, output == "seg", output != "seg")[output]
+
+    @torch.jit.unused
+    def shift_classes(self, shift: torch.Tensor) -> None:
+        """Add (K,) to the calibrated log-probabilities of the classes, see `scripts.measures.prevalence`."""
+        self.class_shift.copy_(shift)
+        self.shifted = True
 
     @torch.jit.unused
     def modules_of(self, part: str) -> list[nn.Module]:

@@ -14,6 +14,7 @@ from scripts.command.overrides import bundle_command
 from scripts.runs import parallel
 from scripts.runs.checkpoint_files import WEIGHTS, file_sha256
 from scripts.runs.folder import CONFIG, last_stage, read_datalist, trained_tasks
+from scripts.runs.prevalence import training_prevalence
 
 __all__ = ["FILE", "located", "write_network_overlay", "write_overlay_of_stage"]
 
@@ -45,6 +46,7 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
         "weights_sha256": file_sha256(folder / WEIGHTS),
         "weights_origin": str((folder / WEIGHTS).resolve()),
         "trained_tasks": sorted(trained_tasks(folder)),
+        "training_prevalence": training_prevalence(folder),
     }
     return write_text(
         "# Overlay of configs/inference.yaml: the network, its input size and its weights (relative to this file) as\n"

@@ -7,7 +7,7 @@ an earlier one left is deleted first, and every JSON says by ``weights_sha256`` 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,9 @@ def weights_sha256(run_dir: str | Path) -> str:
     return file_sha256(last_stage(run_dir) / WEIGHTS)
 
 
-def mark(folder: str | Path, results: Results, weights: str) -> None:
-    """Write into every JSON made with the weights which they are: under `KEY`, of a list in each of its entries.
+def mark(folder: str | Path, results: Results, weights: str, prevalence: Mapping[str, float] | None = None) -> None:
+    """Write into every JSON made with the weights which they are: under `KEY`, of a list in each of its entries; and
+    under "prevalence" the one that their probabilities are for, where it is not that of the training.
 
     What says so already is left as it is: call it once each part is written, so that an interrupted one is marked too.
 
@@ -103,14 +104,16 @@ def mark(folder: str | Path, results: Results, weights: str) -> None:
         folder: cleared before the first part was written.
         results: `EVALUATION` or `EXPLANATION`.
         weights: of `weights_sha256`.
+        prevalence: share of each class.
     """
+    also = {} if prevalence is None else {"prevalence": dict(prevalence)}
     for name in (results.main, *results.marked):
         path = Path(folder) / name
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             entries = content if isinstance(content, list) else [content]
             if any(KEY not in entry for entry in entries):
-                marked = [{**entry, KEY: entry.get(KEY, weights)} for entry in entries]
+                marked = [{**entry, KEY: entry.get(KEY, weights), **also} for entry in entries]
                 write_json(marked if isinstance(content, list) else marked[0], path)
 
 

@@ -63,6 +63,25 @@ def test_what_was_not_trained_is_flagged(overlay, files, tmp_path):
     assert found["classification", "segmentation"] == {}
 
 
+def test_a_given_prevalence_moves_every_probability_by_bayes(overlay, files, tmp_path):
+    training = {"no_tumor": 0.5, "glioma": 0.3, "meningioma": 0.2}
+    known = tmp_path / "known.yaml"
+    known.write_text(yaml.safe_dump({"training_prevalence": training}), encoding="utf-8")
+    given = {"no_tumor": 0.98, "glioma": 0.012, "meningioma": 0.008}
+    usual, rare = (Predictor(overlay=[overlay, known], prevalence=p) for p in (None, 0.02))
+    before, after = usual.predict(files["picture"]), rare.predict(files["picture"])
+    moved = [p * given[name] / training[name] for name, p in before.probabilities.items()]
+    expected = {name: value / sum(moved) for name, value in zip(given, moved, strict=True)}
+    assert after.probabilities == pytest.approx(expected, abs=1e-6)
+    assert after.probability < before.probability
+    assert after.threshold == before.threshold
+    assert (usual.prevalence, before.prevalence, before.to_json()["prevalence"]) == (None, None, None)
+    assert rare.prevalence == after.prevalence == after.to_json()["prevalence"] == pytest.approx(given, abs=1e-5)
+    np.testing.assert_array_equal(before.raw_mask, after.raw_mask)
+    with pytest.raises(ValueError, match="in the training of these weights are not known"):
+        Predictor(overlay=overlay, prevalence=0.02)
+
+
 def same(a, b):
     return (
         a.to_json() | {"source": ""} == b.to_json() | {"source": ""}

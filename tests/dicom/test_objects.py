@@ -284,6 +284,21 @@ def test_the_report_of_an_uncertain_answer_names_no_class(tmp_path, monkeypatch)
     assert not [value for name, value in said if name == "Most probable class"]
 
 
+def test_the_report_says_a_reason_once_and_the_prevalence(tmp_path, monkeypatch):
+    message = "the image is unlike those that the network was trained on"
+    answer = {
+        "verdict": "not assessed", "reasons": [message], "predicted_class": None, "prevalence": {"no": 0.9, "yes": 0.1},
+        "flags": [{"code": "outside_scope", "message": message}, {"code": "few_values", "message": "a label map"}],
+    }  # fmt: skip
+    monkeypatch.setitem(globals(), "RESULT", {**RESULT, **answer})
+    folder = write_series(tmp_path / "in", "axial")
+    said = content(pydicom.dcmread(write(folder, tmp_path, *prediction(folder))[2]))
+    assert [value for name, value in said if message in str(value)] == [f"not assessed: {message}"]
+    assert ("Flag", "outside scope") in said
+    assert ("Comment", "few_values: a label map") in said
+    assert ("Comment", "Prevalence that the probabilities are for: no 0.9, yes 0.1") in said
+
+
 def test_anonymous_objects_say_nothing_of_the_patient(tmp_path):
     folder = write_series(
         tmp_path / "in", "axial", PatientComments="Jane is a teacher", StudyDescription="Jane's head",

@@ -13,13 +13,15 @@ from scripts.data.datalists import write
 from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.evaluation.items import (
     EvaluationDataset,
+    at_prevalence,
     compare_classes,
     evaluated_items,
     output_folder,
+    prevalence_used,
     provenance,
     volume_rule,
 )
-from scripts.runs.folder import read_datalist
+from scripts.runs.folder import load_run, read_datalist
 from tests.made_runs import made_stage
 
 
@@ -65,6 +67,17 @@ def test_pixels_of_the_network_grid_are_measured_in_millimeters(folder):
     assert bool(torch.isnan(picture["pixel_mm"]).all()), "a PNG has no millimeters"
     assert (picture["slice"], picture["volume"]) == (-1, "")
     assert collate([picture, volume])["pixel_mm"].shape == (2, 2)
+
+
+def test_a_run_is_evaluated_at_a_given_prevalence(tmp_path):
+    made_stage(tmp_path / "joint")
+    known = {"classes": {"0": "no_tumor", "1": "tumor"}, "training_prevalence": {"tumor": 0.8, "no_tumor": 0.2}}
+    (tmp_path / "network.yaml").write_text(yaml.safe_dump(known), encoding="utf-8")
+    network, _, _ = load_run(tmp_path)
+    assert prevalence_used(at_prevalence(network, tmp_path, None), tmp_path) is None
+    moved = at_prevalence(network, tmp_path, 0.1)
+    np.testing.assert_allclose(moved.class_shift, np.log([0.9 / 0.2, 0.1 / 0.8]), rtol=1e-6)
+    assert prevalence_used(moved, tmp_path) == pytest.approx({"no_tumor": 0.9, "tumor": 0.1}, abs=1e-6)
 
 
 def test_part_is_checked(folder):

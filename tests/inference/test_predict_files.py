@@ -237,8 +237,10 @@ def test_the_table_has_a_column_a_class_words_and_pictures(inference, folder, tm
     out = tmp_path / "out"
     row, broken = job(inference, folder, out)
     assert list(row) == result_table.columns(inference.classes)
-    assert list(row)[7:10] == ["probability_no_tumor", "probability_glioma", "probability_meningioma"]
-    assert sum(row[key] for key in list(row)[7:10]) == pytest.approx(1)
+    names = ["probability_no_tumor", "probability_glioma", "probability_meningioma"]
+    assert list(row)[8:11] == names
+    assert sum(row[key] for key in names) == pytest.approx(1)
+    assert row["prevalence"] is None
     tumor = row["predicted_class"]
     assert row["verdict"] == (
         f"tumor detected, most probably {tumor}" if row["tumor_detected"] else "no tumor detected"
@@ -254,6 +256,26 @@ def test_the_table_has_a_column_a_class_words_and_pictures(inference, folder, tm
     result = json.loads((out / "<b>a_result.json").read_text(encoding="utf-8"))
     assert result["weights"] == str(inference.weights)
     assert result["made_by"]["weights_sha256"]
+
+
+def test_a_given_prevalence_stands_in_table_page_and_result(folder, tmp_path, overlay, capsys):
+    save_picture(folder / "a.png", head()[:, :, 4])
+    known = tmp_path / "known.yaml"
+    known.write_text("training_prevalence: {no_tumor: 0.5, glioma: 0.3, meningioma: 0.2}\n", encoding="utf-8")
+    run(folder, tmp_path / "usual", overlay, "--overlay", str(known))
+    out = tmp_path / "out"
+    run(folder, out, overlay, "--overlay", str(known), "--prevalence", "glioma=0.04,meningioma=0.06")
+    (before,), (after,) = (
+        json.loads((place / "results.json").read_text(encoding="utf-8")) for place in (tmp_path / "usual", out)
+    )
+    assert after["prevalence"] == pytest.approx(0.1)
+    moved = [before[f"probability_{n}"] * r for n, r in (("no_tumor", 1.8), ("glioma", 2 / 15), ("meningioma", 0.3))]
+    assert after["tumor_probability"] == pytest.approx(1 - moved[0] / sum(moved), abs=1e-6)
+    assert "prevalence of no tumor 90 %, glioma 4 %, meningioma 6 %" in (out / "results.html").read_text()
+    result = json.loads((out / "a_result.json").read_text(encoding="utf-8"))
+    assert result["prevalence"] == pytest.approx({"no_tumor": 0.9, "glioma": 0.04, "meningioma": 0.06}, abs=1e-5)
+    with pytest.raises(ValueError, match="no class lymphoma"):
+        run(folder, out, overlay, "--overlay", str(known), "--prevalence", "lymphoma=0.1")
 
 
 def test_a_network_without_evidence_and_one_of_volumes_get_pictures(tmp_path):

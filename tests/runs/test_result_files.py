@@ -60,3 +60,7 @@ def test_every_json_says_which_weights_it_is_of(tmp_path):
     assert json.loads((tmp_path / "gallery.json").read_text(encoding="utf-8")) == []
     assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8")) == {"n": 4}
     assert list(marks({"n": 1})) == [None]
+    write_json({"n": 5}, tmp_path / "metrics.json")
+    mark(tmp_path, EVALUATION, "b", {"no": 0.9, "yes": 0.1})
+    marked = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert marked == {"n": 5, KEY: "b", "prevalence": {"no": 0.9, "yes": 0.1}}

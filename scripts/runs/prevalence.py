@@ -1,0 +1,73 @@
+"""How often each class occurred in the training of a stage, as its loss saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.command.config_files import read_mapping
+from scripts.data.samplers import EQUAL, groups, has_mask
+from scripts.runs.folder import CONFIG, read_datalist, stage_items
+
+__all__ = ["training_prevalence"]
+
+
+def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
+    """Share of each class by name, from the config of a stage and its datalist.
+
+    It is that of the drawn items (``class_shares``, else as in the training part), times ``class_weights``; items that
+    counterfactuals turn into others count as what they become.
+
+    Args:
+        stage_dir: folder with a config.yaml.
+
+    Returns:
+        shares that sum to 1, in the order of the classes; None where the stage did not train the classification, or its
+        datalist is not there (MONAI Label has none).
+    """
+    config = read_mapping(Path(stage_dir) / CONFIG)
+    file, folder = config.get("datalist_file"), config.get("dataset_dir")
+    trained = config.get("train_classification", True) and config.get("cls_weight", 1.0)
+    if not trained or file is None or not Path(file).is_file():
+        return None
+    datalist = read_datalist(file, folder)
+    names = [str(datalist["classes"][str(k)]) for k in range(len(datalist["classes"]))]
+    items = stage_items(datalist, "training", str(folder), config.get("items", "any"), empty_masks=True)
+    classes, masked = groups(items)["class"], has_mask(items)
+    counts = [float(classes.count(k)) for k in range(len(names))]
+    shares = _drawn(counts, config.get("class_shares"))
+    of_masked = [
+        sum(m for c, m in zip(classes, masked, strict=True) if c == k) / count if count else 0.0
+        for k, count in enumerate(counts)
+    ]
+    changed = float(config.get("counterfactual_share") or 0.0) * (1 - float(config.get("control_share", 0.3)))
+    shares = _turned(shares, counts, of_masked, changed)
+    weights = config.get("class_weights") or [1.0] * len(names)
+    weighted = [share * float(weight) for share, weight in zip(shares, weights, strict=True)]
+    if not sum(weighted):
+        return None
+    return {name: round(value / sum(weighted), 6) for name, value in zip(names, weighted, strict=True)}
+
+
+def _drawn(counts: Sequence[float], given: Mapping[Any, float] | str | None) -> list[float]:
+    """Shares of the classes as the sampler draws them; those of classes that are not there do not apply."""
+    if given is None:
+        asked = list(counts)
+    elif given == EQUAL:
+        asked = [float(count > 0) for count in counts]
+    else:
+        by_name = {str(key): float(share) for key, share in dict(given).items()}  # type: ignore[arg-type]
+        asked = [by_name.get(str(k), 0.0) * (count > 0) for k, count in enumerate(counts)]
+    return [share / sum(asked) for share in asked] if sum(asked) else asked
+
+
+def _turned(shares: Sequence[float], counts: Sequence[float], masked: Sequence[float], changed: float) -> list[float]:
+    """Shares after counterfactuals: tumors taken out, and others put in, of each class as often as there are donors."""
+    donors = [count * share for count, share in zip(counts[1:], masked[1:], strict=True)]
+    out = [share * has * changed for share, has in zip(shares, masked, strict=True)]
+    if not sum(donors):
+        out[0] = 0.0
+    gained = [out[0] * donor / sum(donors) for donor in donors] if sum(donors) else [0.0] * len(donors)
+    tumors = [share - lost + new for share, lost, new in zip(shares[1:], out[1:], gained, strict=True)]
+    return [shares[0] - out[0] + sum(out[1:]), *tumors]
