@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from scripts.command import errors
-from scripts.data.datalists.similarity import fingerprint, group_near_duplicates
+from scripts.data.datalists.fingerprints import fingerprint
+from scripts.data.datalists.similarity import group_near_duplicates
 
 SIDE = 96
 

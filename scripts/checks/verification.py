@@ -97,7 +97,7 @@ class Result:
     split: str
     measures: dict[str, Any] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    hash: NDArray[np.bool_] | None = None
+    hash: NDArray[np.uint8] | None = None
     content: str = ""
 
     def breaks(self, rule: str, reason: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from scripts.data.datalists.fingerprints import packed, unpacked
 from scripts.data.datalists.similarity import FALSE_SHARE, MAX_DISTANCE, group_near_duplicates
 
 COUNT = 3000
@@ -85,3 +86,23 @@ def test_an_order_of_names_along_volumes_is_used():
         slice_[0, rng.permutation(256)[:30]] ^= True  # slices of one volume differ by about 53 bits
     groups, _ = group_near_duplicates(volumes, order=np.arange(1200))
     assert [len(set(own)) for own in groups.reshape(200, 6).tolist()] == [1] * 200
+
+
+def test_copies_are_found_at_any_distance_and_make_no_room_for_unrelated_pairs(unrelated):
+    """So many copies within 8 bits once allowed four times as many unrelated pairs within 16."""
+    rng = np.random.default_rng(8)
+    views = rng.integers(0, 2, (COUNT, 5, 256)).astype(bool)
+    views[:, 0] = unrelated[:, 0]
+    thumbnails = rng.integers(0, 256, (COUNT, 2, 16, 16))
+    copies = views[:300].copy()
+    for k, copy in enumerate(copies):
+        copy[0, rng.permutation(256)[: k % 41]] ^= True
+    copies[:, 1:] = rng.integers(0, 2, (300, 4, 256))
+    again = np.clip(thumbnails[:300] + rng.integers(-1, 2, (300, 2, 16, 16)), 0, 255)
+    every = packed(np.concatenate([views, copies]), np.concatenate([thumbnails, again]))
+    groups, used = group_near_duplicates(every)
+    assert groups[COUNT:].tolist() == groups[:300].tolist()
+    assert COUNT - len(set(groups[:COUNT].tolist())) <= max(1, FALSE_SHARE * COUNT)
+    assert used.upright <= 16
+    blind, _ = group_near_duplicates(unpacked(every))  # hashes alone cannot tell
+    assert COUNT - len(set(blind[:COUNT].tolist())) > 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scripts.data.datalists.decathlon import decathlon
 from scripts.data.datalists.dicom import dicom_series
+from scripts.data.datalists.fingerprints import fingerprint, perceptual_hash
 from scripts.data.datalists.folders import image_folder
 from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.patients import find_patients
@@ -26,7 +27,7 @@ from scripts.data.datalists.schema import (
     write,
     write_report,
 )
-from scripts.data.datalists.similarity import fingerprint, group_near_duplicates, perceptual_hash
+from scripts.data.datalists.similarity import group_near_duplicates
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.datalists.splits import assemble, split_units
 from scripts.data.datalists.units import Item, paths, unit, units

@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scripts.data.datalists.fingerprints import fingerprint
 from scripts.data.datalists.folders import IMAGE_SUFFIXES
-from scripts.data.datalists.similarity import MAX_DISTANCE, Distances, fingerprint, group_near_duplicates, places
+from scripts.data.datalists.similarity import MAX_DISTANCE, Distances, group_near_duplicates, places
 from scripts.data.datalists.units import Item, components, patient_key
 from transforms.loading import LoadCased
 
 
-def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.bool_], str]:
-    """Perceptual hashes (bool (5, 256)) and content hash of what the item shows: picture, or slice of a volume.
+def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.uint8], str]:
+    """Fingerprint (uint8 (672,)) and content hash of what the item shows: picture, or slice of a volume.
 
-    A slice and its export as a picture get the same perceptual hashes, whatever the file types.
+    A slice and its export as a picture get the same fingerprint, whatever the file types.
 
     Raises:
         ValueError: when the image cannot be read.
@@ -32,8 +33,8 @@ def picture_of(item: Item, dataset_dir: Path | str) -> tuple[NDArray[np.bool_], 
     return hashes_of(pixels)
 
 
-def hashes_of(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], str]:
-    """Perceptual hashes (bool (5, 256)) and content hash of loaded gray values (X, Y)."""
+def hashes_of(pixels: NDArray[np.float32]) -> tuple[NDArray[np.uint8], str]:
+    """Fingerprint (uint8 (672,)) and content hash of loaded gray values (X, Y)."""
     content = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
     return fingerprint(Image.fromarray(np.ascontiguousarray(pixels.T, dtype=np.float32))), content
 
@@ -68,7 +69,7 @@ def _is_picture(path: Path) -> bool:
 
 def linked(
     items: Sequence[Item],
-    hashes: NDArray[np.bool_],
+    hashes: NDArray,
     contents: Sequence[str],
     max_distance: int = MAX_DISTANCE,
     order: NDArray[np.int64] | None = None,
@@ -80,7 +81,7 @@ def linked(
 
     Args:
         items: (N) items.
-        hashes: bool (N, 5, 256), see `picture_of`.
+        hashes: fingerprints, uint8 (N, 672), see `picture_of`.
         contents: (N) content hashes.
         max_distance: bits by which near-duplicates may differ.
         order: (N) places, see `file_order`: pictures next to each other may differ by more bits.

@@ -22,7 +22,7 @@ class Picture:
     kind: str
     mask: str | None
     foreground: str | None
-    hash: NDArray[np.bool_]
+    hash: NDArray[np.uint8]
     content: str
     mode: str
     notes: tuple[str, ...]

@@ -20,11 +20,14 @@ patients or so, chained). Groups that join patients cost nothing but freedom in 
 a patient in two groups, above all one who is seen in several planes: every report says how many test images have an
 image of the training part within 48 bits (`close_to_training`).
 
-The more images, the nearer are the nearest of unrelated ones, above all of pictures of few details (drawn heads: in
-10,000 some 6,300 pairs within 40 bits). So the distance is lowered until at most one pair in 10,000 images is expected
-by chance, as told by the bulk of all distances, or the pairs grow with distance as those of real duplicates do
-(`MAX_GROWTH`); and the order of names counts only where neighbors are more alike than images far apart. On brisc2025
-neither changes a group; of 5,000 drawn heads in two classes, 107 groups before, none is left.
+The more images, the nearer are the nearest of unrelated ones, above all of pictures of few details: of 20,000 drawn
+heads some 42,000 pairs lie within 40 bits. So the distance is lowered until at most one pair in 10,000 images lies
+within the last 8 bits of it, or the pairs grow with distance as those of real duplicates do (`MAX_GROWTH`). Beyond it
+pairs are linked where the gray values of their thumbnails say that they are copies (`COPY`); copies do not count where
+the distance is looked for, as they once made room for four unrelated pairs each. The order of names counts only where
+neighbors are more alike than images far apart. On brisc2025 none of this changes a group. `COPY` was chosen on those
+drawn heads (seed 0 of `benchmarks.duplicates`): copies stored again at half the size are unlike by 0.0004 at most,
+unrelated ones by 0.0015 and, turned, by 0.0006 at least. No test image had a part in it.
 """
 
 from __future__ import annotations
@@ -32,23 +35,19 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.ndimage import map_coordinates, uniform_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from transforms.foreground import foreground_mask
+from scripts.data.datalists.fingerprints import unlikeness, unpacked
 
 logger = logging.getLogger(__name__)
 
-HASH_SIZE = 16
 MAX_DISTANCE = 40
 # Of the turned hash, as a share of the distance of the upright one.
 TURNED_SHARE = 0.9
@@ -65,12 +64,16 @@ FALSE_SHARE = 1e-4
 # In a step of 8 bits lie at most so many times as many real duplicates as in the step before (1.6 on brisc2025);
 # unrelated images multiply faster (7 to 12 times on drawn ones).
 MAX_GROWTH = 4.0
-# Fewer images cannot chain by chance; distances of so many, drawn at random, say how far apart unrelated ones are.
-MIN_IMAGES, SAMPLE = 200, 1000
+# Fewer images cannot chain by chance.
+MIN_IMAGES = 200
 # Neighbors in the order of names count where so many times more of them are alike than of images that far apart.
 ORDER_GAIN, STRANGER_STEPS = 5.0, (50, 101)
+# Thumbnails of copies are so much unlike at most (`unlikeness`), upright and turned; see above.
+COPY = (6e-4, 3e-4)
 _STEP = 8
-_BLOCK = 1024
+_BLOCK = 512
+
+Pairs = tuple[NDArray, NDArray, NDArray]  # first, second, distance in bits
 
 
 @dataclass(frozen=True)
@@ -117,78 +120,18 @@ def _natural(path: str) -> list[str | int]:
     return [int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", PurePosixPath(path).name))]
 
 
-def gray_image(image: Image.Image) -> Image.Image:
-    """An 8-bit gray copy of a picture of any mode; modes of more than 8 bits are stretched from minimum to maximum."""
-    if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"):
-        return image.convert("L")
-    pixels = np.asarray(image, dtype=np.float64)
-    low, high = float(pixels.min()), float(pixels.max())
-    return Image.fromarray(np.rint((pixels - low) / max(high - low, 1e-12) * 255).astype(np.uint8))
-
-
-def perceptual_hash(image: Image.Image) -> NDArray[np.bool_]:
-    """The 256-bit perceptual hash (ImageHash's phash) of a picture, bool (256,), of any size and mode."""
-    small = gray_image(image).resize((64, 64), Image.Resampling.LANCZOS)
-    return np.asarray(imagehash.phash(small, hash_size=HASH_SIZE, highfreq_factor=4).hash).ravel()
-
-
-def turn_head(image: NDArray, size: int = 64) -> NDArray[np.float32]:
-    """The head cut out and turned so that its longest axis is upright: the same for rotated and cropped copies.
-
-    Args:
-        image: (X, Y), any real dtype and unit.
-        size: of the result.
-
-    Returns:
-        (size, size); mirrored copies give mirrored results.
-
-    Raises:
-        ValueError: when no head is found.
-    """
-    pixels = np.asarray(image, np.float32)
-    mask = foreground_mask(pixels[None])
-    places = np.argwhere(mask)
-    center = places.mean(axis=0)
-    _, axes = np.linalg.eigh(np.cov((places - center).T))
-    long = axes[:, 1] * (1 if axes[1, 1] >= 0 else -1)
-    basis = np.array([[long[1], long[0]], [-long[0], long[1]]])
-    reach = float(np.percentile(np.abs((places - center) @ basis), 99.5, axis=0).max()) * 1.05
-    steps = np.linspace(-reach, reach, size)
-    grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1) @ basis.T + center
-    head = (pixels - pixels.min()) * mask
-    coarse = uniform_filter(head, max(1, int(2 * reach / size)))
-    return map_coordinates(coarse, [grid[..., 0], grid[..., 1]], order=1).astype(np.float32)
-
-
-def fingerprint(image: Image.Image) -> NDArray[np.bool_]:
-    """Hashes of a picture, bool (5, 256): upright, then the turned head in four mirrorings (see `turn_head`).
-
-    Without a head the whole picture stands for it.
-    """
-    gray = gray_image(image)
-    try:
-        turned = turn_head(np.asarray(gray).T)
-    except ValueError:
-        turned = np.asarray(gray.resize((64, 64), Image.Resampling.LANCZOS), np.float32).T
-    views = (turned, turned[::-1], turned[:, ::-1], turned[::-1, ::-1])
-    return np.stack([perceptual_hash(gray), *(perceptual_hash(Image.fromarray(view.T.copy())) for view in views)])
-
-
-def _near_pairs(left: NDArray[np.bool_], right: NDArray[np.bool_], limit: float) -> tuple[NDArray, NDArray, NDArray]:
+def _near_pairs(left: NDArray[np.bool_], right: NDArray[np.bool_], limit: float) -> Pairs:
     """All pairs (first, second, distance in bits), first < second, with `left[first]` near `right[second]`."""
     one, two = left.astype(np.float32) * 2 - 1, right.astype(np.float32) * 2 - 1
-    found: list[tuple[NDArray, NDArray, NDArray]] = []
+    found: list[Pairs] = []
+    least = left.shape[1] - 2 * (limit + 0.25)
     for start in range(0, len(one), _BLOCK):
-        distance = (left.shape[1] - one[start : start + _BLOCK] @ two[start:].T) / 2
-        first, second = np.nonzero(distance <= limit + 0.25)
+        agreement = one[start : start + _BLOCK] @ two[start:].T  # bits alike less bits unlike
+        first, second = np.divmod(np.flatnonzero(agreement >= least), agreement.shape[1])
         keep = second > first
         first, second = first[keep], second[keep]
-        found.append((first + start, second + start, distance[first, second]))
-    return (
-        np.concatenate([pair[0] for pair in found]),
-        np.concatenate([pair[1] for pair in found]),
-        np.concatenate([pair[2] for pair in found]),
-    )
+        found.append((first + start, second + start, (left.shape[1] - agreement[first, second]) / 2))
+    return _joined(*found)
 
 
 def _views(hashes: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -198,85 +141,78 @@ def _views(hashes: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*((1, view) for view in views), *((view, 1) for view in views)]))
 
 
-def _expected(hashes: NDArray[np.bool_], views: Sequence[tuple[int, int]]) -> Callable[[float], float]:
-    """How many pairs of unrelated images lie within a distance in bits, at most, by the bulk of all distances.
-
-    The logarithm of the share of pairs within a distance is a parabola, near enough, between 0.2 and 20 % of the pairs;
-    it is continued downward. Where the images are of several kinds (planes) that is too many, never too few.
-    """
-    chosen = np.random.default_rng(0).permutation(len(hashes))[:SAMPLE]
-    signs = hashes[np.sort(chosen)].astype(np.float32) * 2 - 1
-    upper = np.triu_indices(len(signs), 1)
-    counts = np.zeros(hashes.shape[2] + 1)
-    for left, right in views:
-        distance = np.rint((hashes.shape[2] - signs[:, left] @ signs[:, right].T) / 2).astype(np.int64)
-        counts += np.bincount(distance[upper], minlength=len(counts))
-    share = np.cumsum(counts) / (len(upper[0]) * len(views))
-    bulk = np.nonzero((share > 2e-3) & (share < 0.2))[0]
-    if len(bulk) < 3:  # no two unlike images
-        return lambda bits: 0.0
-    parabola = np.polyfit(bulk, np.log(share[bulk]), 2)
-    if parabola[0] > 0:  # would rise again further down
-        parabola = np.polyfit(bulk, np.log(share[bulk]), 1)
-    pairs = len(hashes) * (len(hashes) - 1) / 2 * len(views)
-    return lambda bits: float(np.exp(np.polyval(parabola, min(bits, bulk[0])))) * pairs
-
-
-def _safe_limit(bits: NDArray, limit: float, expected: Callable[[float], float], count: int) -> float:
+def _safe_limit(bits: NDArray, limit: float, count: int) -> float:
     """The largest distance up to `limit` with few pairs of unrelated images, see `FALSE_SHARE` and `MAX_GROWTH`."""
     bits = np.sort(bits)
     few, asked = max(0.5, FALSE_SHARE * count / 2), limit
     while limit > 0:
         steps = np.searchsorted(bits, [limit - k * _STEP + 0.25 for k in range(3)])
         here, before = steps[0] - steps[1], steps[1] - steps[2]
-        if here <= max(few, MAX_GROWTH * before) or expected(limit) <= few:
+        if here <= max(few, MAX_GROWTH * before):
             break
         limit -= _STEP / 2
     if limit < asked:
         logger.warning(
             "near-duplicates are taken within %.0f bits in place of %.0f: unrelated images of this collection are as "
-            "much alike as that", max(limit, 0), asked,
+            "much alike as that; farther ones only where the gray values say that they are copies",
+            max(limit, 0), asked,
         )  # fmt: skip
     return max(limit, 0)
 
 
 def _pairs(
-    hashes: NDArray[np.bool_], limit: int, people: NDArray[np.int64] | None
-) -> tuple[tuple[NDArray, NDArray, NDArray], float, float]:
+    hashes: NDArray[np.bool_], fingerprints: NDArray[np.uint8] | None, limit: int, people: NDArray[np.int64] | None
+) -> tuple[Pairs, float, float]:
     """Near pairs by upright and turned hashes, and the limits of both in bits.
 
-    A turned distance counts as if it were an upright one.
+    A turned distance counts as if it were an upright one, that of copies as 0.
     """
-    count = len(hashes)
-    upright_limit, turned_limit = float(limit), limit * TURNED_SHARE
-    first, second, distance = _near_pairs(hashes[:, 0], hashes[:, 0], limit)
+    upright = _near_pairs(hashes[:, 0], hashes[:, 0], limit)
     if people is not None:
-        strangers = (people[first] >= 0) & (people[second] >= 0) & (people[first] != people[second])
-        keep = ~strangers | (distance <= MAX_DISTANCE_PATIENTS)
-        first, second, distance = first[keep], second[keep], distance[keep]
-    if count >= MIN_IMAGES:
-        upright_limit = _safe_limit(distance, upright_limit, _expected(hashes, [(0, 0)]), count)
-        keep = distance <= upright_limit + 0.25
-        first, second, distance = first[keep], second[keep], distance[keep]
-    turned: list[tuple[NDArray, NDArray, NDArray]] = []
-    for left, right in _views(hashes):
-        a, b, bits = _near_pairs(hashes[:, left], hashes[:, right], turned_limit)
-        if people is not None:
-            known = (people[a] >= 0) & (people[b] >= 0)
-            a, b, bits = a[~known], b[~known], bits[~known]
-        turned.append((a, b, bits))
-    if not turned:
-        return (first, second, distance), upright_limit, turned_limit
-    a, b, bits = (np.concatenate(parts) for parts in zip(*turned, strict=True))
-    if count >= MIN_IMAGES:
-        turned_limit = _safe_limit(bits, turned_limit, _expected(hashes, _views(hashes)), count)
-        keep = bits <= turned_limit + 0.25
-        a, b, bits = a[keep], b[keep], bits[keep]
-    joined = np.concatenate([first, a]), np.concatenate([second, b]), np.concatenate([distance, bits / TURNED_SHARE])
-    return joined, upright_limit, turned_limit
+        known, strangers = _known(people, *upright[:2])
+        upright = _chosen(upright, ~(known & strangers) | (upright[2] <= MAX_DISTANCE_PATIENTS))
+    pairs, upright_limit = _linked(upright, float(limit), len(hashes), fingerprints)
+    views = _views(hashes)
+    if not views:
+        return pairs, upright_limit, limit * TURNED_SHARE
+    turned = _joined(*(_near_pairs(hashes[:, left], hashes[:, right], limit * TURNED_SHARE) for left, right in views))
+    if people is not None:
+        turned = _chosen(turned, ~_known(people, *turned[:2])[0])
+    (first, second, bits), turned_limit = _linked(turned, limit * TURNED_SHARE, len(hashes), fingerprints)
+    return _joined(pairs, (first, second, bits / TURNED_SHARE)), upright_limit, turned_limit
 
 
-def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64], limit: int) -> tuple[NDArray, NDArray, NDArray]:
+def _linked(pairs: Pairs, limit: float, count: int, fingerprints: NDArray[np.uint8] | None) -> tuple[Pairs, float]:
+    """Of near pairs the copies, as pairs of distance 0, and those within the distance that is safe, which is returned.
+
+    Copies are not counted where the distance is looked for: they are as near in any collection, however near its
+    unrelated images are.
+    """
+    if count < MIN_IMAGES:
+        return pairs, limit
+    first, second, bits = pairs
+    copies = np.zeros(len(bits), bool)
+    if fingerprints is not None:
+        copies = (unlikeness(fingerprints, first, second) <= COPY).any(axis=1)
+    limit = _safe_limit(bits[~copies], limit, count)
+    return _chosen((first, second, np.where(copies, 0, bits)), copies | (bits <= limit + 0.25)), limit
+
+
+def _known(people: NDArray[np.int64], first: NDArray, second: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of which pairs both patients are known, and which are of two patients."""
+    return (people[first] >= 0) & (people[second] >= 0), people[first] != people[second]
+
+
+def _chosen(pairs: Pairs, keep: NDArray[np.bool_]) -> Pairs:
+    return pairs[0][keep], pairs[1][keep], pairs[2][keep]
+
+
+def _joined(*pairs: Pairs) -> Pairs:
+    first, second, distance = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return first, second, distance
+
+
+def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64], limit: int) -> Pairs:
     """Pairs one or two places apart; their distance counts less than that of others, by `ORDER_SHARE`.
 
     None where the order says nothing: where neighbors are hardly more often alike than images far apart.
@@ -293,9 +229,7 @@ def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64], limit: int) 
     return near
 
 
-def _apart(
-    hashes: NDArray[np.bool_], order: NDArray[np.int64], steps: Sequence[int]
-) -> tuple[NDArray, NDArray, NDArray]:
+def _apart(hashes: NDArray[np.bool_], order: NDArray[np.int64], steps: Sequence[int]) -> Pairs:
     """Pairs so many places apart; their distance in bits counts less than that of others, by `ORDER_SHARE`."""
     place = {value: k for k, value in enumerate(order.tolist())}
     pairs = [(k, place[value + step]) for value, k in place.items() for step in steps if value + step in place]
@@ -307,19 +241,18 @@ def _apart(
     return first, second, distance / ORDER_SHARE
 
 
-def close_to_training(
-    hashes: NDArray[np.bool_], sides: Sequence[str], known: Sequence[bool] | None = None
-) -> float | None:
+def close_to_training(hashes: NDArray, sides: Sequence[str], known: Sequence[bool] | None = None) -> float | None:
     """Share of the test images with an image of the training part within `CLOSE_DISTANCE` bits, as a sign of leaks.
 
     Args:
-        hashes: bool (N, 5, bits), see `fingerprint`. Turned heads count as in `group_near_duplicates`.
+        hashes: fingerprints, or hashes alone, as for `group_near_duplicates`; turned heads count as there.
         sides: (N) split of each.
         known: (N) whether its patient is known: two of them are known to be strangers, and do not count.
 
     Returns:
         the share, rounded to 4 digits; None without a test or a training image.
     """
+    hashes = unpacked(hashes) if hashes.dtype == np.uint8 else hashes
     part, told = np.array(sides), np.zeros(len(sides), bool) if known is None else np.array(known)
     tested, trained = hashes[part == "test"], hashes[part == "training"]
     told_tested, told_trained = told[part == "test"], told[part == "training"]
@@ -338,7 +271,7 @@ def close_to_training(
 
 
 def group_near_duplicates(
-    hashes: NDArray[np.bool_],
+    hashes: NDArray,
     max_distance: int = MAX_DISTANCE,
     same: NDArray[np.int64] | None = None,
     people: NDArray[np.int64] | None = None,
@@ -350,7 +283,8 @@ def group_near_duplicates(
     8 bits until it does not; exact duplicates stay together whatever the distance.
 
     Args:
-        hashes: bool (N, bits), or (N, 5, bits) of `fingerprint`, N >= 1. Turned heads may differ by 0.9 as many bits.
+        hashes: fingerprints, uint8 (N, 672); or hashes alone, bool (N, bits) or (N, 5, bits), with no thumbnails to
+            tell copies by. N >= 1. Turned heads may differ by 0.9 as many bits.
         max_distance: in bits, from 0 to `bits`.
         same: (N,) content numbers: images of one number are duplicates.
         people: (N,) patient numbers, -1 where unknown: images of two known patients are joined at 8 bits at most, and
@@ -366,11 +300,13 @@ def group_near_duplicates(
     """
     if hashes.ndim not in (2, 3) or len(hashes) == 0:
         raise ValueError(f"expected hashes of shape (N, bits) or (N, 5, bits) with N >= 1, got {hashes.shape}")
+    fingerprints = hashes if hashes.dtype == np.uint8 else None
+    hashes = hashes if fingerprints is None else unpacked(fingerprints)
     hashes = hashes[:, None] if hashes.ndim == 2 else hashes
     if not 0 <= max_distance <= hashes.shape[2]:
         raise ValueError(f"max_distance must be from 0 to {hashes.shape[2]} bits, got {max_distance}")
     count = len(hashes)
-    (first, second, distance), upright, turned = _pairs(hashes, max_distance, people)
+    (first, second, distance), upright, turned = _pairs(hashes, fingerprints, max_distance, people)
     ordered = False
     if order is not None:
         nearby = _neighbors(hashes, order, max_distance)
