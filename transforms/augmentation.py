@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from monai.transforms import MapTransform, RandomizableTransform
 
 from transforms.intensity import plain
+from transforms.labels import MASKS_KEY
 
 
 class RandAffineForegroundd(RandomizableTransform, MapTransform):
@@ -26,6 +27,7 @@ class RandAffineForegroundd(RandomizableTransform, MapTransform):
 
     Args:
         image_key, foreground_key, label_key: float (C, X, Y[, Z]) and two masks (1, X, Y[, Z]); the label may lack.
+            ``region_masks`` (R, X, Y[, Z]) move along where they are.
         prob: probability of the affine part.
         flip_prob: probability of a flip, for each of ``flip_axes``.
         flip_axes: spatial axes that may be flipped; axis 0 is left-right in axial and coronal pictures.
@@ -52,7 +54,7 @@ class RandAffineForegroundd(RandomizableTransform, MapTransform):
         shear: float = 0.06,
         translate: float = 0.05,
     ) -> None:
-        MapTransform.__init__(self, [image_key, foreground_key, label_key], allow_missing_keys=True)
+        MapTransform.__init__(self, [image_key, foreground_key, label_key, MASKS_KEY], allow_missing_keys=True)
         RandomizableTransform.__init__(self, prob)
         self.image_key, self.foreground_key, self.label_key = image_key, foreground_key, label_key
         self.flip_prob, self.flip_axes = flip_prob, tuple(flip_axes)
@@ -83,7 +85,7 @@ class RandAffineForegroundd(RandomizableTransform, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the moved item."""
         item = dict(data)
-        keys = [key for key in (self.image_key, self.foreground_key, self.label_key) if key in item]
+        keys = [key for key in (self.image_key, self.foreground_key, self.label_key, MASKS_KEY) if key in item]
         tensors = {key: plain(item[key]) for key in keys}
         shape = tuple(tensors[self.image_key].shape[1:])
         self.randomize(shape)
@@ -115,8 +117,10 @@ class RandAffineForegroundd(RandomizableTransform, MapTransform):
         if not weight.max() >= 0.5:
             return tensors
         out = {**tensors, self.image_key: moved[:channels] / weight.clamp_min(0.25)}
-        for offset, key in enumerate(masks):
-            out[key] = _cut(moved[channels + offset : channels + offset + 1])
+        start = channels
+        for key in masks:
+            out[key] = _cut(moved[start : start + len(tensors[key])])
+            start += len(tensors[key])
         return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Crop, Resize, Resized, SpatialPadd
+from monai.transforms import Crop, Resize, Resized, SpatialPad, SpatialPadd
 from monai.transforms.croppad.dictionary import Cropd
 from monai.transforms.spatial.functional import resize
 from monai.utils import ensure_tuple, ensure_tuple_rep
 
-from transforms.describe import describe
+from transforms.describe import SPACING_KEY, describe, spacing_of
 from transforms.intensity import like, plain
 
 
@@ -82,6 +83,27 @@ class CropToForegroundd(Cropd):
         return item
 
 
+ACQUIRED = "acquired"
+
+
+def spacing_mm_of(given: Any, dims: int) -> tuple[float, ...] | str | None:
+    """What `ResizeToFitd` takes as a spacing, checked: None, "acquired", or a distance of the voxels for each axis.
+
+    Raises:
+        ValueError: When it is something else, or of pictures, whose pixels have no size.
+    """
+    if given is None:
+        return None
+    if dims != 3:
+        raise ValueError(f"spacing_mm is for volumes, and spatial_size has {dims} axes; set spacing_mm to null")
+    if given == ACQUIRED:
+        return ACQUIRED
+    sides = [given] * dims if isinstance(given, (int, float)) else given
+    if isinstance(sides, str) or len(sides) != dims or not all(isinstance(s, (int, float)) and s > 0 for s in sides):
+        raise ValueError(f"spacing_mm is a number of mm, three of them, or {ACQUIRED!r}; got {given!r}")
+    return tuple(float(side) for side in sides)
+
+
 class ResizeToFit(Resize):
     """MONAI's Resize to the largest size of the same aspect ratio that fits into a box of any proportions.
 
@@ -92,6 +114,11 @@ class ResizeToFit(Resize):
     def __init__(self, spatial_size: Sequence[int]) -> None:
         super().__init__(spatial_size=tuple(spatial_size), size_mode="all")
 
+    def fitted(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Size of an image of this shape in the box."""
+        scale = min(box / size for box, size in zip(self.spatial_size, shape, strict=True))
+        return tuple(max(1, min(box, round(size * scale))) for box, size in zip(self.spatial_size, shape, strict=True))
+
     def __call__(
         self,
         img: torch.Tensor,
@@ -101,8 +128,9 @@ class ResizeToFit(Resize):
         anti_aliasing_sigma: Any = None,
         dtype: Any = None,
         lazy: bool | None = None,
+        target: tuple[int, ...] | None = None,
     ) -> torch.Tensor:
-        """Resize ``img``, (C, X, Y[, Z]); arguments as in MONAI's Resize.
+        """Resize ``img``, (C, X, Y[, Z]), to ``target``, or into the box; arguments as in MONAI's Resize.
 
         Raises:
             ValueError: When the image has another number of axes than the box.
@@ -110,11 +138,8 @@ class ResizeToFit(Resize):
         shape = tuple(img.shape[1:])
         if len(shape) != len(self.spatial_size):
             raise ValueError(f"image of size {shape} cannot be fitted into {self.spatial_size}: other number of axes")
-        scale = min(box / size for box, size in zip(self.spatial_size, shape, strict=True))
-        target = tuple(
-            max(1, min(box, round(size * scale))) for box, size in zip(self.spatial_size, shape, strict=True)
-        )
-        smooth = bool(anti_aliasing) and scale < 1 and not lazy
+        target = self.fitted(shape) if target is None else target
+        smooth = bool(anti_aliasing) and any(n < size for n, size in zip(target, shape, strict=True)) and not lazy
         planar = smooth and len(shape) == 2 and mode == "bilinear"
         traced: torch.Tensor | None = None
         if isinstance(img, MetaTensor) or (smooth and not planar):
@@ -165,6 +190,11 @@ class ResizeToFitd(Resized):
         spatial_size: the box, one integer an axis; a single integer is a 2D square.
         mode: ``"image"`` or ``"mask"`` for each key.
         allow_missing_keys: skip keys that the item does not have.
+        spacing_mm: resample a volume to voxels of this size in place of fitting it into the box: a number, one an axis,
+            or "acquired", as the file has them.
+
+    Raises:
+        ValueError: When the spacing is none, or that of a volume is not known. Names the file.
     """
 
     def __init__(
@@ -173,6 +203,7 @@ class ResizeToFitd(Resized):
         spatial_size: Sequence[int] | int,
         mode: Sequence[str],
         allow_missing_keys: bool = False,
+        spacing_mm: float | Sequence[float] | str | None = None,
     ) -> None:
         sizes = (spatial_size, spatial_size) if isinstance(spatial_size, int) else tuple(spatial_size)
         linear = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(sizes)]
@@ -184,18 +215,54 @@ class ResizeToFitd(Resized):
             allow_missing_keys=allow_missing_keys,
         )
         self.resizer = ResizeToFit(sizes)
+        self.spacing_mm = spacing_mm_of(spacing_mm, len(sizes))
+
+    def target(self, item: Mapping[Hashable, Any]) -> tuple[int, ...] | None:
+        """Size at the stated spacing; None: fitted into the box."""
+        if self.spacing_mm is None:
+            return None
+        shape = tuple(item[self.keys[0]].shape[1:])
+        if self.spacing_mm == ACQUIRED:
+            return shape
+        own = spacing_of(item[self.keys[0]]) or item.get(SPACING_KEY)
+        if own is None:
+            raise ValueError(f"{describe(item, self.keys[0])}: the size of its voxels is not known; give a NIfTI file")
+        sides = zip(shape, own, self.spacing_mm, strict=True)
+        return tuple(max(1, round(size * now / float(then))) for size, now, then in sides)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Return the resized item."""
-        item = dict(data)
+        item, target = dict(data), self.target(data)
         for key, mode, smooth in zip(self.keys, self.mode, self.anti_aliasing, strict=True):
             if key in item or not self.allow_missing_keys:
-                item[key] = self.resizer(item[key], mode=mode, anti_aliasing=smooth, lazy=lazy)
+                item[key] = self.resizer(item[key], mode=mode, anti_aliasing=smooth, lazy=lazy, target=target)
         return item
 
 
+def room_for(spatial_size: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """Size that an image is padded to: the given one, or where it is larger the next multiple of its power of two.
+
+    A patch is smaller than its volume, whose size has to be a multiple of the network's stride all the same.
+
+    >>> room_for([128, 96, 64], [100, 141, 155])
+    [128, 160, 160]
+    """
+    return [
+        s if n <= s else -(-n // math.gcd(s, 32)) * math.gcd(s, 32) for s, n in zip(spatial_size, shape, strict=True)
+    ]
+
+
+class _PadToFit(SpatialPad):
+    """MONAI's SpatialPad to `room_for`."""
+
+    def compute_pad_width(self, spatial_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        room = room_for(self.spatial_size, spatial_shape)
+        widths = [(r - n, (r - n) // 2) for r, n in zip(room, spatial_shape, strict=True)]
+        return ((0, 0), *((before, width - before) for width, before in widths))
+
+
 class PadToFitd(SpatialPadd):
-    """MONAI's SpatialPadd with zeros, evenly on both sides; plain tensors stay plain.
+    """MONAI's SpatialPadd with zeros, evenly on both sides, to `room_for`; plain tensors stay plain.
 
     Args:
         keys: what to pad, (C, X, Y[, Z]).
@@ -209,6 +276,7 @@ class PadToFitd(SpatialPadd):
         sizes = (spatial_size, spatial_size) if isinstance(spatial_size, int) else tuple(spatial_size)
         super().__init__(keys, sizes, mode="constant", allow_missing_keys=allow_missing_keys)
         self.spatial_size = sizes
+        self.padder = _PadToFit(sizes)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Return the padded item."""
@@ -217,8 +285,8 @@ class PadToFitd(SpatialPadd):
         item = dict(data)
         for key in self.key_iterator(item):
             value = item[key]
-            before = [max(0, size - n) // 2 for size, n in zip(self.spatial_size, value.shape[1:], strict=True)]
-            room = [max(size, n) for size, n in zip(self.spatial_size, value.shape[1:], strict=True)]
+            room = room_for(self.spatial_size, value.shape[1:])
+            before = [(size - n) // 2 for size, n in zip(room, value.shape[1:], strict=True)]
             padded = value.new_zeros((value.shape[0], *room))
             place = (slice(b, b + n) for b, n in zip(before, value.shape[1:], strict=True))
             box = (slice(None), *place)

@@ -37,11 +37,22 @@ def file_of(item: Mapping[Hashable, Any], key: Hashable = "image") -> str | None
     return None if path is None else str(path)
 
 
+SPACING_KEY = "spacing_mm"  # of an item: distance of the image's voxels by axis, in mm
+
+
+def spacing_of(image: torch.Tensor) -> tuple[float, ...] | None:
+    """Distance of the voxels of a volume (C, X, Y, Z) by axis, in mm; None where its metadata do not say."""
+    if not isinstance(image, MetaTensor) or image.ndim != 4:
+        return None
+    return tuple(float(side) for side in image.pixdim)
+
+
 class Untraced(MapTransform):
     """Put plain tensors in place of tensors with metadata: what follows is faster, and cannot be inverted.
 
     The transforms of this package trace what they do exactly if what they are given has metadata; the pixels are the
-    same either way. The file's name stays in the item, as ``<key>_meta_dict`` (MONAI's name for it).
+    same either way. Of the first key, the image, the distance of the voxels of a volume stays in the item, as
+    ``spacing_mm``. The file's name stays in the item, as ``<key>_meta_dict`` (MONAI's name for it).
 
     Args:
         keys: tensors; missing keys are skipped.
@@ -57,5 +68,7 @@ class Untraced(MapTransform):
             value = item[key]
             if isinstance(value, MetaTensor):
                 item[f"{key}_meta_dict"] = {"filename_or_obj": value.meta.get("filename_or_obj")}
+                if key == self.keys[0] and (spacing := spacing_of(value)) is not None:
+                    item[SPACING_KEY] = spacing
                 item[key] = value.as_tensor()
         return item

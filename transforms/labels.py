@@ -16,6 +16,8 @@ from transforms.intensity import plain
 
 COVERAGE_KEY = "label_coverage"
 VOXELS_KEY = "tumor_voxels"
+REGIONS_KEY = "regions"  # of an item: label values of each region
+MASKS_KEY = "region_masks"
 
 
 def label_coverage(label: torch.Tensor, foreground: torch.Tensor) -> float:
@@ -47,8 +49,9 @@ class LabelCoveraged(MapTransform):
         """Return the item with the two facts added."""
         item = dict(data)
         if self.label_key in item:
-            item[COVERAGE_KEY] = label_coverage(item[self.label_key], item[self.foreground_key])
-            item[VOXELS_KEY] = int(np.count_nonzero(plain(item[self.label_key]).numpy()))
+            tumor = plain(item[self.label_key])[:1]  # of several regions the first
+            item[COVERAGE_KEY] = label_coverage(tumor, item[self.foreground_key])
+            item[VOXELS_KEY] = int(np.count_nonzero(tumor.numpy()))
         return item
 
 
@@ -83,7 +86,8 @@ class Finalized(Transform):
 
     Afterwards the item holds exactly: image float32 (C, ...), foreground and label uint8 (1, ...; the label all 0 if
     there is none), has_mask bool (also of items that say ``lesion_free``: their empty mask is known), diagnosis int,
-    source, patient, group and name str, label_coverage float.
+    source, patient, group and name str, label_coverage float. Where the item states several regions, ``region_masks``
+    (R, ...) holds them all, and the label is the first of them, the tumor.
     A missing diagnosis is derived from the label: no tumor voxel (on the original grid) is class 0, any is class 1 if
     there are two classes, else -1 (unknown). ``patient`` and ``group`` (of near-duplicates) are "" where unknown.
 
@@ -117,11 +121,16 @@ class Finalized(Transform):
             raise ValueError(f"{describe(data, self.image_key)}: no '{self.image_key}' or '{self.foreground_key}'")
         foreground = _bits(plain(foreground).numpy() != 0)
         has_mask = label is not None
-        mask = torch.zeros_like(foreground) if label is None else _bits(plain(label).numpy() > 0.5)
+        count = len(data.get(REGIONS_KEY) or (1,))
+        if label is None:
+            masks = foreground.new_zeros((count, *foreground.shape[1:]))
+        else:
+            masks = _bits(plain(label).numpy() > 0.5)
         return {
             self.image_key: plain(image).to(torch.float32).contiguous(),
             self.foreground_key: foreground,
-            self.label_key: mask,
+            self.label_key: masks[:1].contiguous(),
+            **({MASKS_KEY: masks} if count > 1 else {}),
             "has_mask": has_mask or bool(data.get("lesion_free", False)),
             "diagnosis": self._diagnosis(data, has_mask),
             "source": str(data.get("source") or "unknown"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from monai.transforms import MapTransform
 
 from transforms.describe import describe
 from transforms.grids import off_grid
+from transforms.labels import REGIONS_KEY
 from transforms.limits import refused
-from transforms.masks import binary_mask, check_tumor, read_mask_picture
+from transforms.masks import binary_mask, check_tumor, read_mask_picture, region_masks
 from transforms.pictures import read_picture
 from transforms.reading import file_kind, orient_lps, read_volume, volumes
 
+Regions = Mapping[str, Sequence[int]]
 # Axes in LPS that become X, Y and the count of a plane, and whether Y is flipped.
 PLANES = {"axial": ((0, 1, 2), False), "coronal": ((0, 2, 1), True), "sagittal": ((1, 2, 0), True)}
 
@@ -37,6 +39,9 @@ class LoadCased(MapTransform):
     Channels, label and foreground mask must lie on the image's grid: the same size and, of volumes, the same place in
     the patient (`transforms.grids.off_grid`). A mask volume may be stored in another orientation of that grid. Pictures
     and arrays have no place, so of them the size alone counts.
+
+    Where the item states ``regions`` (label values by name, see `transforms.masks.region_masks`), the label becomes one
+    channel a region, the tumor first; ``Finalized`` takes them apart.
 
     Args:
         image_key, label_key, foreground_key: where the paths are (or channel-first arrays, taken as they are); only the
@@ -73,6 +78,7 @@ class LoadCased(MapTransform):
         if view not in PLANES:
             raise ValueError(f"{where}: unknown plane {view!r}; expected one of {', '.join(PLANES)}")
         image = self._load(item[self.image_key], item.get("slice"), view, where, mask=False)
+        regions = item.get(REGIONS_KEY)
         if not math.isfinite(image.as_tensor().sum().item()):
             bad = int((~torch.isfinite(image)).sum())
             raise ValueError(f"{where}: {bad} values are not finite (NaN or infinite); replace them by the air's value")
@@ -80,7 +86,8 @@ class LoadCased(MapTransform):
             if item.get(key) is None:
                 item.pop(key, None)
                 continue
-            mask = self._load(item[key], item.get("slice"), view, where, mask=True)
+            own = regions if key == self.label_key else None
+            mask = self._load(item[key], item.get("slice"), view, where, mask=True, regions=own)
             (size, place), (image_size, image_place) = _lps_grid(mask), _lps_grid(image)
             if size != image_size:
                 raise ValueError(
@@ -101,13 +108,15 @@ class LoadCased(MapTransform):
         item[self.image_key] = image
         return item
 
-    def _load(self, value: Any, plane: Any, view: str, where: str, mask: bool) -> MetaTensor:
+    def _load(
+        self, value: Any, plane: Any, view: str, where: str, mask: bool, regions: Regions | None = None
+    ) -> MetaTensor:
         if isinstance(value, (np.ndarray, torch.Tensor)):
-            return self._from_array(value, where, mask)
+            return self._from_array(value, where, mask, regions)
         paths = list(value) if isinstance(value, (list, tuple)) else [value]
         if not paths:
             raise ValueError(f"{where}: an empty list of files")
-        loaded = [self._load_one(path, plane, view, mask) for path in paths]
+        loaded = [self._load_one(path, plane, view, mask, regions) for path in paths]
         if len(loaded) == 1:
             return loaded[0]
         for path, tensor in zip(paths, loaded, strict=True):
@@ -121,20 +130,21 @@ class LoadCased(MapTransform):
                 raise ValueError(
                     f"channels {path} and {paths[0]} are not on the same grid: {apart}; resample one to the other"
                 )
-        merged = torch.cat([tensor.as_tensor() for tensor in loaded])
-        if mask:
-            merged = merged.amax(0, keepdim=True)
+        plain = [tensor.as_tensor() for tensor in loaded]
+        merged = torch.stack(plain).amax(0) if mask else torch.cat(plain)
         return MetaTensor(merged, meta=loaded[0].meta)
 
-    def _from_array(self, value: Any, where: str, mask: bool) -> MetaTensor:
+    def _from_array(self, value: Any, where: str, mask: bool, regions: Regions | None = None) -> MetaTensor:
         tensor = value if isinstance(value, MetaTensor) else MetaTensor(torch.as_tensor(np.array(value)))
         if tensor.ndim != self.spatial_dims + 1:
             raise ValueError(f"{where}: expected a channel-first {self.spatial_dims}D array, got {tuple(tensor.shape)}")
+        if mask and regions is not None:
+            return _with_meta(torch.from_numpy(region_masks(_single(tensor.numpy(), where), where, regions)), tensor)
         if mask:
             return _with_meta((tensor.as_tensor() > 0.5).any(0, keepdim=True).to(torch.uint8), tensor)
         return tensor.to(torch.float32)  # type: ignore[return-value]
 
-    def _load_one(self, path: Any, plane: Any, view: str, mask: bool) -> MetaTensor:
+    def _load_one(self, path: Any, plane: Any, view: str, mask: bool, regions: Regions | None = None) -> MetaTensor:
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"expected a path or an array, got {type(path).__name__}")
         kind = file_kind(path)
@@ -153,7 +163,9 @@ class LoadCased(MapTransform):
             if array.ndim not in (3, 4):
                 raise ValueError(f"file {path} has shape {array.shape}; give volumes to a 3D pipeline")
             array = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
-        if mask:
+        if mask and regions is not None:
+            array = region_masks(_single(array, str(path)), path, regions)
+        elif mask:
             array = binary_mask(array, path, picture=kind == "picture").max(axis=0, keepdims=True)
         meta: dict[str, Any] = {
             "filename_or_obj": str(path),
@@ -167,6 +179,13 @@ class LoadCased(MapTransform):
             meta["slice"] = int(plane)
             meta["plane"] = view
         return MetaTensor(torch.from_numpy(np.array(array)), meta=meta)
+
+
+def _single(array: np.ndarray, where: str) -> np.ndarray:
+    """The one channel of a mask whose label values say the regions."""
+    if len(array) != 1:
+        raise ValueError(f"mask {where} has {len(array)} channels; regions are made of the label values of one")
+    return array[0]
 
 
 def _plane_of(path: Any, kind: str, plane: Any, view: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,37 @@ def binary_mask(array: np.ndarray, path: Any, picture: bool) -> np.ndarray:
                 f"{top:g}, and it is not clear which are tumor; save it as 0 and 255, or as labels 0-4"
             )
     return (array > cut).astype(np.uint8)
+
+
+def region_masks(array: np.ndarray, path: Any, regions: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Masks of named regions from the label values of one mask.
+
+    Args:
+        array: of any shape, whole numbers but for rounding (0.99999997).
+        path: for the message.
+        regions: label values by name; all that may stand in a mask, besides 0.
+
+    Returns:
+        uint8 (R, *shape), 0 or 1, in the order of the regions.
+
+    Raises:
+        ValueError: When a value belongs to no region or is not finite.
+    """
+    if not np.isfinite(array).all():
+        raise ValueError(f"mask {path} holds values that are not finite (NaN or infinite); set them to 0")
+    known = sorted({value for values in regions.values() for value in values})
+    found = np.unique(array)
+    unknown = found[(np.abs(found - np.rint(found)) > 1e-3) | ~np.isin(np.rint(found), [0, *known])]
+    if len(unknown):
+        shown = ", ".join(f"{value:g}" for value in unknown[:5])
+        raise ValueError(
+            f"mask {path} holds the label {shown}, of which no region is; the regions {', '.join(regions)} are made of "
+            f"{', '.join(map(str, known))}: state another scheme of regions, or correct the mask"
+        )
+    member = np.zeros((len(regions), known[-1] + 1), np.uint8)
+    for row, values in zip(member, regions.values(), strict=True):
+        row[list(values)] = 1
+    return member[:, np.rint(array).astype(np.intp)]
 
 
 def _areas(values: np.ndarray, cut: float) -> list[float]:

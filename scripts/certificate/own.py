@@ -19,6 +19,7 @@ from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import upsample
 from scripts.explain.targets import TumorLogOdds
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import tumor_mask
 from scripts.runs.tasks import is_trained
 
 
@@ -116,7 +117,7 @@ class OwnRun:
         device = next(self.network.parameters()).device
         output = self.network.multitask(batch["image"].to(device), segmentation=self.segments)
         probabilities = torch.softmax(output["cls"].float().cpu() / self.temperature, dim=1)
-        masks = (output["seg"].argmax(dim=1) > 0).cpu() if self.segments else None
+        masks = tumor_mask(output["seg"], self.network)[:, 0].cpu() if self.segments else None
         maps = None
         if self.maps:
             maps = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()

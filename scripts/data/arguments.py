@@ -17,6 +17,8 @@ SOURCES = {
     "dicom_series": "folders of one DICOM series each",
     "decathlon": "a dataset.json with training: [{image, label}]",
 }
+# Of `scripts.data.datalists.regions`, which is not imported here: arguments are light; a test holds them equal.
+SCHEMES = ("tumor", "brats2012", "brats2017", "brats2023", "brats2024", "msd_task01")
 DIAGNOSES = {"no_tumor": 0, "unknown": -1}
 
 
@@ -39,6 +41,8 @@ def _add_slices(command: Parser) -> None:
     _optional(command, "--normal_slices", "at most so many a patient (default: 3)", type=int, metavar="N")
     _optional(command, "--min_tumor_area", "share of the slice (default: 0.003)", type=float, metavar="SHARE")
     _optional(command, "--min_foreground", "share of the slice (default: 0.1)", type=float, metavar="SHARE")
+    text = "regions of the masks by scheme, or a JSON file {name: [values]} (default: any label is tumor): "
+    _optional(command, "--regions", text + ", ".join(SCHEMES), metavar="SCHEME")
     text = "take volumes whose air is not 0 without a brain mask too"
     _optional(command, "--shifted_air", text, action="store_true")
 

@@ -35,6 +35,7 @@ from transforms.labels import Finalized, LabelCoveraged, slice_suffix
 from transforms.loading import LoadCased
 from transforms.masking import MaskBackgroundd
 from transforms.order import Pipeline, check_order
+from transforms.patches import RandCropPatchd
 
 __all__ = [
     "CropBordersd",
@@ -52,6 +53,7 @@ __all__ = [
     "RandBiasForegroundd",
     "RandBlurForegroundd",
     "RandContrastForegroundd",
+    "RandCropPatchd",
     "RandGammaForegroundd",
     "RandNoiseForegroundd",
     "ResizeToFitd",
@@ -88,6 +90,7 @@ def make_preprocessing(
     label_key: str = "label",
     foreground_key: str = "foreground",
     trace: bool = True,
+    spacing_mm: float | Sequence[float] | str | None = None,
 ) -> Pipeline:
     """Build the deterministic pipeline from a datalist item to the network's input.
 
@@ -102,6 +105,8 @@ def make_preprocessing(
         image_key, label_key, foreground_key: keys of the item.
         trace: keep metadata and trace every step, so that it can be inverted. Without, the same functions run on plain
             tensors: the same pixels, bit for bit, in a fraction of the time.
+        spacing_mm: of volumes: resample to it in place of fitting into the size, see ``ResizeToFitd``. The result is
+            then of ``spatial_size`` or larger, see ``transforms.cropping.room_for``.
 
     Returns:
         a MONAI Compose. Afterwards image is float32 (C, *spatial_size), foreground mean about 0 and deviation about 1,
@@ -122,7 +127,7 @@ def make_preprocessing(
         PadBordersd(keys, margin, allow_missing_keys=True),
         CropToForegroundd(keys, foreground_key, margin=margin, allow_missing_keys=True),
         NormalizeForegroundd(image_key, foreground_key),
-        ResizeToFitd(keys, sizes, mode=("image", "mask", "mask"), allow_missing_keys=True),
+        ResizeToFitd(keys, sizes, mode=("image", "mask", "mask"), allow_missing_keys=True, spacing_mm=spacing_mm),
         PadToFitd(keys, sizes, allow_missing_keys=True),
         MaskBackgroundd(image_key, foreground_key),
     ]
@@ -185,6 +190,8 @@ def make_training_pipeline(
     strength: float = 1.0,
     flip_axes: Sequence[int] = (0,),
     affine_prob: float = 0.7,
+    spacing_mm: float | Sequence[float] | str | None = None,
+    tumor_share: float = 0.5,
 ) -> Pipeline:
     """Build preprocessing, finalization and, for training, augmentation as one flat Compose.
 
@@ -196,9 +203,13 @@ def make_training_pipeline(
         num_classes: number of classes, class 0 being "no tumor"; only two classes let a missing diagnosis be derived
             from a mask (None: such an item is an error). See ``transforms.labels.Finalized`` for the item.
         strength, flip_axes, affine_prob: as in :func:`make_augmentation`.
+        spacing_mm: as in :func:`make_preprocessing`.
+        tumor_share: of patches; with a spacing, augmentation begins with one, see ``RandCropPatchd``.
     """
-    deterministic = make_preprocessing(spatial_size, margin, trace=False).transforms
+    deterministic = make_preprocessing(spatial_size, margin, trace=False, spacing_mm=spacing_mm).transforms
     transforms: list[Any] = [*deterministic, Finalized(num_classes)]
+    if augment and spacing_mm is not None:
+        transforms.append(RandCropPatchd(spatial_sizes(spatial_size), tumor_share))
     if augment:
         transforms += make_augmentation(spatial_size, strength, flip_axes, affine_prob).transforms
     return Pipeline(transforms)

@@ -13,6 +13,7 @@ from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.targets import TumorLogOdds
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import tumor_mask
 from scripts.pictures import overlays
 from scripts.pictures.planes import PicturePlane
 from scripts.runs.folder import write_json
@@ -80,7 +81,7 @@ def write_case_pictures(
             raw = evidence_map(output["evidence"], output["cls"], TumorLogOdds.of(network)).cpu()
             heat = scale_maps(upsample(raw, case["image"].shape[1:]))[0][0].numpy()
         mask = case["label"].numpy() if bool(case["has_mask"]) else None
-        predicted = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).cpu().numpy().astype(np.uint8)
+        predicted = tumor_mask(output["seg"], network)[0].cpu().numpy().astype(np.uint8)
         plane = PicturePlane.of(case["image"], mask, heat, predicted, channel)
         image = plane.image(case["image"])
         lines: dict[str, Any] = {

@@ -24,6 +24,7 @@ from scripts.explain.targets import TumorLogOdds, named_target
 from scripts.inference.postprocessing import to_original_grid
 from scripts.measures.metrics import decide
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import tumor_mask
 from scripts.pictures import overlays
 from scripts.pictures.planes import PicturePlane
 from scripts.pictures.sheets import Cell, stack, tile_grid
@@ -93,7 +94,7 @@ def explain_case(network: MultiTaskDynUNet, case: Mapping[str, Any], channel: in
     heat, empty = scale_maps(upsample(raw, image.shape[2:]))
     probability = torch.softmax(logits / network.temperature, dim=1)[0].numpy()
     predicted = int(decide(logits.numpy(), float(network.threshold), float(network.temperature))[0])
-    segmented = (output["seg"][0].argmax(dim=0, keepdim=True) > 0).numpy() if "seg" in output else None
+    segmented = tumor_mask(output["seg"], network)[0].numpy() if "seg" in output else None
     return Shown(case, probability, predicted, raw, heat[0], bool(empty[0]), segmented, channel)
 
 

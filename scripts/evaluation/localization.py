@@ -23,6 +23,7 @@ from scripts.explain.methods import METHODS, SLOW, Explanation, explain
 from scripts.explain.statistics import without_statistics
 from scripts.explain.targets import SegmentationRegion, Target, named_target
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import tumor_mask
 from scripts.runs.tasks import UNTRAINED, is_trained
 
 logger = logging.getLogger(__name__)
@@ -338,7 +339,7 @@ class _Part:
         if is_trained(network, "segmentation"):
             with torch.no_grad():
                 seg = network.multitask(self.image, classification=False)["seg"]
-            self.masks["predicted"] = (seg.argmax(1, keepdim=True) > 0).to(self.label.dtype).cpu()
+            self.masks["predicted"] = tumor_mask(seg, network).to(self.label.dtype).cpu()
 
     def take(self, index: Sequence[int]) -> _Part:
         part = object.__new__(_Part)

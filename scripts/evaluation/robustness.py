@@ -25,6 +25,7 @@ from scripts.measures.intervals import case_summary
 from scripts.measures.mask_measures import mask_measures
 from scripts.measures.metrics import diagnosis_metrics
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import tumor_mask
 from scripts.pictures.evaluation_figures import robustness_sheet
 from scripts.runs.folder import write_json
 from scripts.runs.tasks import is_trained
@@ -86,7 +87,7 @@ def measure(
     for start in range(0, len(items), batch_size):
         batch = collate(items[start : start + batch_size])
         output = network.multitask(batch["image"].to(device), segmentation=segments)
-        segmented = (output["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if segments else None
+        segmented = tumor_mask(output["seg"], network).float().cpu() if segments else None
         energy = torch.full((len(batch["name"]),), torch.nan)
         if network.has_evidence and diagnoses:
             maps = evidence_map(output["evidence"], output["cls"], TumorLogOdds.of(network)).cpu()

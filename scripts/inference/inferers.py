@@ -10,6 +10,8 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import is_nested, region_probability
+from scripts.networks.windows import larger
 
 # What `MultiTaskDynUNet.encode` returns.
 Encoded = tuple[list[Tensor], list[Tensor]]
@@ -73,8 +75,9 @@ class MultiTaskInferer(Inferer):
             image speaks for a tumor (absent without an evidence head); "class_shift" (B, K), of a prevalence, see
             `scripts.measures.prevalence` (not of older TorchScript). S is 1 for a picture or a whole volume. Evidence
             of the tumor classes is weighted by their calibrated probability among them, so it is the map of the
-            calibrated log-odds of any tumor, times the temperature. All float32, on the device of the input. What the
-            judge tells stands beside them, (B, S, ...).
+            calibrated log-odds of any tumor, times the temperature. Of a network of several regions "regions"
+            (B, S, R, *size) holds the probability of each, and "seg" is of the first, the tumor. All float32, on the
+            device of the input. What the judge tells stands beside them, (B, S, ...).
         """
         units, (batch, stack) = _units(inputs, network)
         parts = []
@@ -82,7 +85,8 @@ class MultiTaskInferer(Inferer):
             if self.judge is None:
                 parts.append(self.infer(part, network))
                 continue
-            encoded = network.encode(part) if isinstance(network, MultiTaskDynUNet) else None  # once for both
+            once = isinstance(network, MultiTaskDynUNet) and not larger(part.shape[2:], network.window)
+            encoded = network.encode(part) if once else None  # for both
             parts.append({**self.infer(part, network, encoded), **self.judge(part, network, encoded)})
         result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
         result["threshold"] = network.threshold.float().expand(batch, 1)
@@ -92,11 +96,17 @@ class MultiTaskInferer(Inferer):
         return result
 
     def infer(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
-        """One pass over (N, C, *size); "seg" (N, 2, *size), "probability" (N, K), "evidence" (N, 1, *grid)."""
+        """One pass over (N, C, *size): "seg" (N, 2, *size), "probability" (N, K), "evidence" (N, 1, *grid), and of
+        several regions "regions" (N, R, *size).
+        """
         output = network.multitask(units) if encoded is None else network.outputs(*encoded)
         logits = output["cls"].float()
+        nested = is_nested(network)
+        regions = region_probability(output["seg"], nested) if nested else None
+        tumor = None if regions is None else regions[:, :1]
         result = {
-            "seg": torch.softmax(output["seg"].float(), dim=1),
+            "seg": torch.softmax(output["seg"].float(), dim=1) if tumor is None else torch.cat([1 - tumor, tumor], 1),
+            **({} if regions is None else {"regions": regions}),
             "probability": torch.softmax(logits / network.temperature, dim=1),
         }
         if "evidence" in output:

@@ -73,6 +73,34 @@ def labels_of(tumor: Tensor) -> Tensor:
     return torch.where(best > 1 - tumor.sum(dim=0), label + 1, 0).to(torch.uint8)
 
 
+def paint(probability: Tensor, regions: Mapping[str, Sequence[int]]) -> Tensor:
+    """Label values of the regions that are more probable than not, uint8 (*shape); the last of them counts.
+
+    A region is painted in the smallest of its values that no later one has: in "whole_tumor: [1, 2, 4]" before
+    "tumor_core: [1, 4]" in 2, the edema. Values that only together make a region, such as necrosis and non-enhancing
+    tumor of BraTS 2012, cannot be separated again.
+
+    Args:
+        probability: (R, *shape) of each region, in their order.
+        regions: label values by name.
+
+    >>> paint(torch.tensor([[0.9, 0.9, 0.9, 0.1], [0.1, 0.9, 0.9, 0.1], [0.1, 0.2, 0.8, 0.1]]),
+    ...       {"whole_tumor": [1, 2, 4], "tumor_core": [1, 4], "enhancing_tumor": [4]}).tolist()
+    [2, 1, 4, 0]
+    """
+    label = torch.zeros(probability.shape[1:], dtype=torch.uint8)
+    for number, own in enumerate(own_values(regions)):
+        label[probability[number] > 0.5] = own
+    return label
+
+
+def own_values(regions: Mapping[str, Sequence[int]]) -> list[int]:
+    """The label value that stands for each region alone, see `paint`."""
+    sets = [list(values) for values in regions.values()]
+    later = [{v for values in sets[k + 1 :] for v in values} for k in range(len(sets))]
+    return [min([v for v in own if v not in rest] or own) for own, rest in zip(sets, later, strict=True)]
+
+
 class RestoreStudyd(Transform):
     """Takes the inferer's dictionary apart: mask and evidence on the file's own grid, the verdict under "result".
 
@@ -98,6 +126,8 @@ class RestoreStudyd(Transform):
         min_foreground: share of a slice that must be head for it to count for its volume.
         scores: further judgments, each called with the prepared slices (S, C, *size), the inferer's outputs and the
             study; their numbers go under ``scores``, their flags to the others.
+        regions: of a network of several, label values by name, the tumor first; "pred" then holds these values, see
+            `paint`, and ``regions`` of the result the voxels and milliliters of each.
         trained: what the network was trained for, of `scripts.runs.tasks.TASKS`; what comes of the rest is flagged.
         assess_anyway: answer images outside the scope too, instead of "not assessed"; they stay flagged. An
             item's own "assess_anyway" comes first.
@@ -111,6 +141,7 @@ class RestoreStudyd(Transform):
         volume_share: float = 0.1,
         min_foreground: float = 0.1,
         scores: Sequence[Score] = (),
+        regions: Mapping[str, Sequence[int]] | None = None,
         trained: Sequence[str] = TASKS,
         assess_anyway: bool = False,
         training_prevalence: Mapping[str, float] | None = None,
@@ -121,6 +152,7 @@ class RestoreStudyd(Transform):
         self.classes, self.image_key, self.scores = dict(classes or {}), image_key, tuple(scores)
         self.volume_share, self.min_foreground = volume_share, min_foreground
         self.training_prevalence = training_prevalence
+        self.regions = {name: list(values) for name, values in (regions or {}).items()}
         self.trained, self.untrained, self.assess_anyway = tuple(trained), untrained_flags(trained), assess_anyway
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -132,8 +164,10 @@ class RestoreStudyd(Transform):
         masks, maps = [], []
         raw = output.get("evidence")
         for i, placement in enumerate(study.placements):
-            tumor = to_unit(output["seg"][i, 1:], placement, study.unit_shape)
-            masks.append(labels_of(tumor))
+            if "regions" in output:
+                masks.append(paint(to_unit(output["regions"][i], placement, study.unit_shape), self._named(output)))
+            else:
+                masks.append(labels_of(to_unit(output["seg"][i, 1:], placement, study.unit_shape)))
             if raw is not None:
                 on_size = upsample(raw[i : i + 1].clamp(min=0), size)[0]
                 maps.append(to_unit(on_size, placement, study.unit_shape)[0])
@@ -151,18 +185,46 @@ class RestoreStudyd(Transform):
         item["result"] = self.join(item, result, study)
         return item
 
+    def _named(self, output: Mapping[str, Tensor]) -> dict[str, list[int]]:
+        """The regions of the outputs.
+
+        Raises:
+            ValueError: when they are not those that the config names.
+        """
+        count = output["regions"].shape[1]
+        if count != len(self.regions):
+            raise ValueError(
+                f"the network segments {count} regions, the config names {len(self.regions)}; give the network.yaml of "
+                "the run"
+            )
+        return self.regions
+
+    def tumor(self, mask: np.ndarray) -> np.ndarray:
+        """Where a mask of class numbers, or of the label values of regions, says tumor: bool."""
+        return np.isin(mask, next(iter(self.regions.values()))) if self.regions else mask > 0
+
+    def sizes(self, mask: np.ndarray, study: Study) -> dict[str, Any]:
+        """Voxels and milliliters of each of several regions, with the values that stand for it in the mask."""
+        voxel_ml = abs(float(np.linalg.det(np.asarray(study.affine)[:3, :3]))) / 1000
+        voxels = {name: int(np.isin(mask, values).sum()) for name, values in self.regions.items()}
+        return {
+            name: {"voxels": voxels[name], "ml": voxels[name] * voxel_ml, "labels": values}
+            for name, values in self.regions.items()
+        }
+
     def join(self, item: dict[Hashable, Any], result: dict[str, Any], study: Study) -> dict[str, Any]:
         """Put mask and evidence of the joined answer into the item; the result with its verdict."""
         mask, evidence = item["raw_pred"], item.get("raw_evidence")
         segments, judges = ("segmentation" in self.trained), ("classification" in self.trained)
-        voxels, strongest = int((mask > 0).sum()), None if evidence is None else float(evidence.max())
+        tumor = self.tumor(mask.numpy())
+        voxels, strongest = int(tumor.sum()), None if evidence is None else float(evidence.max())
         found = Raw(
             probability=result["tumor_probability"],
             threshold=result["threshold"],
             mask_voxels=voxels if segments else None,
             head_voxels=round(sum(p.share for p in study.placements) * math.prod(study.unit_shape)),
             evidence_maximum=strongest,
-            overlap=None if evidence is None else overlaps(mask.numpy(), evidence.numpy()),
+            overlap=None if evidence is None else overlaps(tumor, evidence.numpy()),
         )
         objections = [] if judges else [UNTRAINED["classification"]]
         if not item.get("assess_anyway", self.assess_anyway):
@@ -182,6 +244,7 @@ class RestoreStudyd(Transform):
             "predicted_class": None if answer.detected is None else said,
             **result,
             "tumor_voxels": 0 if empty else voxels,
+            **({"regions": self.sizes(item["pred"].numpy(), study)} if self.regions else {}),
             **({} if strongest is None else {"evidence_maximum": 0.0 if empty else strongest}),
             "raw": {
                 "tumor_detected": found.detected,

@@ -24,7 +24,7 @@ from scripts.inference.study_files import (
     read_image,
 )
 from transforms.borders import OFFSET_KEY, WINDOW_KEY, on_image, overlap
-from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box
+from transforms.cropping import CropToForegroundd, PadToFitd, foreground_box, room_for
 from transforms.foreground import foreground_warnings
 from transforms.limits import DEFAULT_LIMITS
 from transforms.loading import PLANES, view_plane
@@ -283,7 +283,7 @@ class PrepareStudyd(MapTransform):
         shown = on_image(mask, offset, study.unit_shape)
         item = self.pipeline(item, start=self.crop_step, end=self.pad_step)
         fitted = list(item["image"].shape[1:])
-        before = [(size - n) // 2 for size, n in zip(self.size, fitted, strict=True)]
+        before = [(size - n) // 2 for size, n in zip(room_for(self.size, fitted), fitted, strict=True)]
         item = self.pipeline(item, start=self.pad_step)
         moved = [[b.start + o, b.stop + o] for b, o in zip(box, offset, strict=True)]
         placement = Placement(index, moved, fitted, before, float(shown.mean()), item[WINDOW_KEY])

@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from scripts.inference.inferers import VIEWS
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import is_nested, region_probability
 from scripts.runs.tasks import is_trained
 
 __all__ = ["PredictiveUncertainty", "has_dropout", "mc_dropout", "test_time_augmentation"]
@@ -86,7 +87,7 @@ def predict(network: MultiTaskDynUNet, image: Tensor, foreground: Tensor | None 
     segments = is_trained(network, "segmentation")
     output = network.multitask(image, foreground, segmentation=segments)
     probability = torch.softmax(output["cls"].float() / network.temperature, dim=1)
-    return probability, 1 - torch.softmax(output["seg"].float(), dim=1)[:, :1] if segments else None
+    return probability, region_probability(output["seg"], is_nested(network))[:, :1] if segments else None
 
 
 def test_time_augmentation(

@@ -138,17 +138,25 @@ class EvidenceHead(nn.Module):
         tumor = self.evidence(self.features(features, masks[0])).float()
         return torch.cat([torch.zeros_like(tumor[:, :1]), tumor], dim=1)
 
+    def of_evidence(self, evidence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of an evidence map and the foreground (B, 1, h, w[, d]): what the classifier sums up."""
+        pooled = self.pool(evidence, mask)
+        if self.signed:
+            return pooled + self.bias
+        else:  # kept, because TorchScript compiles what follows a return
+            return torch.exp(self.log_scale) * pooled + self.bias
+
     def of_cells(self, cells: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, K) and evidence from cell logits and the foreground (B, 1, h, w[, d])."""
         if self.signed:
-            return self.pool(cells, mask) + self.bias, cells
+            return self.of_evidence(cells, mask), cells
         else:  # kept, because TorchScript compiles what follows a return
             tumor = torch.relu(cells[:, 1:])
             if self.training or self.kind == "softplus":
                 soft = nn.functional.softplus(cells[:, 1:]) * mask.float()
                 tumor = soft if self.kind == "softplus" else tumor + (soft - soft.detach())
             evidence = torch.cat([cells[:, :1], tumor], dim=1)
-            return torch.exp(self.log_scale) * self.pool(evidence, mask) + self.bias, evidence
+            return self.of_evidence(evidence, mask), evidence
 
     def forward(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Classify.

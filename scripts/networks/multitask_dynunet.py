@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from scripts.networks.blocks import NORMALIZATIONS, MaskedBlock, MaskedUpBlock
 from scripts.networks.heads import AveragePoolHead, EvidenceHead
+from scripts.networks.windows import larger, stitched
 
 HEADS = ("evidence", "average_pool")
 PARTS = {
@@ -43,6 +44,11 @@ class MultiTaskDynUNet(DynUNet):
             key. The state dict says which it is: "signed" has a ``head.bias``, the others a ``head.log_scale``.
         masked_pooling: pool over the foreground only. None: as the head does by default (evidence yes, average no).
         res_block, deep_supervision: not supported.
+        regions: names of the regions that are segmented, the tumor first. Of several each is an output channel with a
+            sigmoid, so that they may lie in each other; one (None: "tumor") has a channel beside the background's, with
+            a softmax over both. See `scripts.networks.regions`.
+        window: size of the patches that the network is trained on; larger images then go through it in windows, see
+            `scripts.networks.windows`. None: every image in one piece.
 
     Raises:
         ValueError: when an option is not supported.
@@ -75,6 +81,8 @@ class MultiTaskDynUNet(DynUNet):
         evidence: str = "signed",
         res_block: bool = False,
         deep_supervision: bool = False,
+        regions: Collection[str] | None = None,
+        window: Sequence[int] | None = None,
     ):
         if res_block or deep_supervision:
             raise ValueError("res_block and deep_supervision are not supported by MultiTaskDynUNet; leave them False")
@@ -84,12 +92,24 @@ class MultiTaskDynUNet(DynUNet):
             raise ValueError(f"head is one of {', '.join(HEADS)}, got {head!r}")
         if num_classes < 2:
             raise ValueError(f"num_classes counts class 0 'no tumor' too and is at least 2, got {num_classes}")
+        names = list(regions or ["tumor"])
+        if len(names) > 1 and out_channels != len(names):
+            raise ValueError(
+                f"regions {', '.join(names)} are {len(names)} output channels, got out_channels {out_channels}"
+            )
+        if window is not None and (len(window) != spatial_dims or head != "evidence"):
+            raise ValueError(
+                f"a window has a size for each of {spatial_dims} axes and needs the head 'evidence', whose map is "
+                f"stitched; got window {list(window)} and head {head!r}"
+            )
         super().__init__(
             spatial_dims, in_channels, out_channels, kernel_size, strides, upsample_kernel_size, filters, dropout
         )
         # Kept by DynUNet only to run the blocks; it repeats every state-dict key.
         del self.skip_layers, self.heads
         self.num_classes = num_classes
+        self.regions, self.nested = names, len(names) > 1
+        self.window = None if window is None else [int(n) for n in window]
         self.normalization = normalization
         self.input_block: nn.Module = MaskedBlock(self.input_block, normalization)  # type: ignore[has-type]
         self.downsamples = nn.ModuleList(MaskedBlock(b, normalization) for b in self.downsamples)  # type: ignore[has-type]
@@ -203,11 +223,15 @@ class MultiTaskDynUNet(DynUNet):
         seg = self.output_block(x).float()
         if self.normalization == "foreground":
             mask = masks[0].to(seg.dtype)
-            air = torch.full_like(seg, -self.air_logit)
-            if seg.shape[1] > 1:
-                air = torch.cat([-air[:, :1], air[:, 1:]], dim=1)
-            seg = seg * mask + air * (1 - mask)
+            seg = seg * mask + self.air_of(seg) * (1 - mask)
         return seg
+
+    def air_of(self, seg: torch.Tensor) -> torch.Tensor:
+        """Segmentation logits of air, of the shape of the given ones."""
+        air = torch.full_like(seg, -self.air_logit)
+        if seg.shape[1] > 1 and not self.nested:
+            air = torch.cat([-air[:, :1], air[:, 1:]], dim=1)
+        return air
 
     def classify(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits (B, K) and evidence (B, K, h, w[, d]) from `encode` (evidence empty without such a head)."""
@@ -244,6 +268,9 @@ class MultiTaskDynUNet(DynUNet):
             segmentation: run the decoder; key "seg", (B, out_channels, H, W[, D]) logits.
             classification: run the head; keys "cls", (B, K) logits, and "evidence", (B, K, h, w[, d]), if it has one.
         """
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out the branch of this very condition
+            if not torch.jit.is_tracing() and larger(x.shape[2:], self.window):
+                return stitched(self, x, foreground, segmentation, classification)
         features, masks = self.encode(x, foreground)
         return self.outputs(features, masks, segmentation, classification)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from scripts.command.files import whole_folder
 from scripts.command.verbs import Outcome
-from scripts.phantoms.head import Array, Head, SmoothField, draw_head, render, with_tumor
+from scripts.phantoms.acquisition import acquire, axis_mm
+from scripts.phantoms.head import Array, Head, draw_head, render, with_tumor
+from scripts.phantoms.sequences import write_pair
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ FORMATS = (
 FIELD_OF_VIEW_MM = (192.0, 222.0)
 # Tumor area as a share of the image: of the single slice, or of the slice of a volume where it is largest.
 AREA_RANGE = (0.003, 0.08)
-_PATIENTS, _SINGLES = 1, 2
+_PATIENTS, _SINGLES, _VOLUMES = 1, 2, 3
 _ATTEMPTS = 100
 
 
@@ -60,31 +62,6 @@ class Volume:
         # nibabel's world is RAS: the two first LPS axes run against it.
         affine = np.diag([-self.spacing_mm[0], -self.spacing_mm[1], self.spacing_mm[2], 1.0])
         nib.save(nib.Nifti1Image(self.image, affine), path)
-
-
-def acquire(signal: Array, grid_mm: tuple[Array, Array, Array], rng: np.random.Generator) -> Array:
-    """Make a scan of a noise-free picture: coil shading, blur, a faint ghost, Rician noise (so air is not 0).
-
-    Args:
-        signal: float32 (X, Y, Z), air 0, white matter about 1.
-        grid_mm: positions of the three axes in mm.
-        rng: source of all randomness.
-
-    Returns:
-        Magnitude image, float32 (X, Y, Z), 0 or more.
-    """
-    shading = SmoothField(rng, 90)(*grid_mm) * rng.uniform(0.05, 0.18)
-    rim = (grid_mm[0][:, None, None] ** 2 + grid_mm[1][None, :, None] ** 2) / 80.0**2  # surface coils see the rim best
-    shading = shading + np.float32(rng.uniform(-0.05, 0.20)) * np.minimum(rim, 1.5)
-    scan = gaussian_filter(signal * np.exp(shading), sigma=(*rng.uniform(0.3, 0.7, 2), 0))
-    scan = scan + np.float32(rng.uniform(0, 0.025)) * np.roll(scan, scan.shape[1] // 2, axis=1)
-    sigma = np.float32(rng.uniform(0.012, 0.05))
-    noise = rng.standard_normal((2, *scan.shape), dtype=np.float32) * sigma
-    return np.sqrt((scan + noise[0]) ** 2 + noise[1] ** 2).astype(np.float32)
-
-
-def _axis_mm(count: int, spacing_mm: float, center_mm: float = 0.0) -> Array:
-    return ((np.arange(count) - (count - 1) / 2) * spacing_mm + center_mm).astype(np.float32)
 
 
 def _pixel_mm(size: tuple[int, int], zoom: float) -> float:
@@ -126,9 +103,9 @@ def phantom_volume(
     pixel_mm = _pixel_mm(matrix, rng.uniform(1.0, 1.08))
     slice_mm = rng.uniform(90, 104) / slices
     grid_mm = (
-        _axis_mm(matrix[0], pixel_mm),
-        _axis_mm(matrix[1], pixel_mm),
-        _axis_mm(slices, slice_mm, rng.uniform(11, 15)),
+        axis_mm(matrix[0], pixel_mm),
+        axis_mm(matrix[1], pixel_mm),
+        axis_mm(slices, slice_mm, rng.uniform(11, 15)),
     )
     picture = render(_person(stream, tumor, level_mm, grid_mm), *grid_mm)
     scan = acquire(picture.signal, grid_mm, rng) * rng.uniform(150, 1500)
@@ -152,7 +129,7 @@ def phantom_slice(
     """
     rng = np.random.default_rng([*stream, 2])
     pixel_mm = _pixel_mm(size, rng.uniform(1.0, 1.08))
-    grid_mm = (_axis_mm(size[0], pixel_mm), _axis_mm(size[1], pixel_mm), np.array([level_mm], dtype=np.float32))
+    grid_mm = (axis_mm(size[0], pixel_mm), axis_mm(size[1], pixel_mm), np.array([level_mm], dtype=np.float32))
     picture = render(_person(stream, tumor, level_mm + rng.uniform(-4, 4), grid_mm), *grid_mm)
     scan = acquire(picture.signal, grid_mm, rng)
     scan = scan / np.percentile(scan, rng.uniform(99.3, 99.9))
@@ -220,11 +197,15 @@ def make_phantoms(
     singles: int = 160,
     overwrite: bool = False,
     progress: bool = True,
+    volumes: int = 0,
+    spacing_mm: float | Sequence[float] = 1.0,
 ) -> None:
     """Write a folder of phantoms, or keep the one that is there if it was made with the same arguments.
 
     `folder/patients/<pid>/<pid>_flair.nii.gz` and `_seg.nii.gz`: volumes, two of five patients healthy.
     `folder/singles/images/<no_tumor|tumor>/*`: single slices of other people, half of them with a tumor, no masks.
+    `folder/volumes/<vid>-with/*` and `<vid>-without/*`: FLAIR, T1, T1ce, T2 and a mask of one head with and without its
+    tumor, in 3D; the mask holds its parts as labels of BraTS 2012.
     `folder/phantoms.json`: what was made. The folder appears under its name only when it is whole.
 
     Args:
@@ -234,24 +215,31 @@ def make_phantoms(
         singles: number of single images, even, for two classes of one size.
         overwrite: replace a finished phantom folder that was made with other arguments.
         progress: show a progress bar.
+        volumes: number of heads in 3D.
+        spacing_mm: of their voxels, one number or three.
 
     Raises:
-        ValueError: when a count is negative or odd, both are 0, or the folder was made with other arguments.
+        ValueError: when a count is negative or odd, all are 0, or the folder was made with other arguments.
         FileExistsError: when the folder holds something else.
     """
     folder = Path(folder)
-    if seed < 0 or patients < 0 or singles < 0 or singles % 2 or patients + singles == 0:
+    if min(seed, patients, singles, volumes) < 0 or singles % 2 or patients + singles + volumes == 0:
         raise ValueError(
-            "phantoms need seed, patients and singles of 0 or more, singles even, and not both counts 0; "
-            f"got seed={seed}, patients={patients}, singles={singles}"
+            "phantoms need seed, patients, singles and volumes of 0 or more, singles even, and not all counts 0; "
+            f"got seed={seed}, patients={patients}, singles={singles}, volumes={volumes}"
         )
-    arguments = {"version": VERSION, "seed": seed, "patients": patients, "singles": singles}
+    sides = [float(spacing_mm)] * 3 if isinstance(spacing_mm, (int, float)) else [float(side) for side in spacing_mm]
+    if len(sides) != 3 or not all(0.5 <= side <= 12 for side in sides):
+        raise ValueError(f"spacing_mm is one number or three from 0.5 to 12, got {spacing_mm}")
+    arguments: dict[str, Any] = {"version": VERSION, "seed": seed, "patients": patients, "singles": singles}
+    if volumes:
+        arguments |= {"volumes": volumes, "spacing_mm": sides}
     if _is_made(folder, arguments, overwrite):
         logger.info("phantoms in %s are up to date", folder)
         return
 
     contents: dict[str, list[dict[str, Any]]] = {"patients": [], "singles": []}
-    bar = tqdm(total=patients + singles, desc="phantoms", unit="case", disable=not progress)
+    bar = tqdm(total=patients + singles + volumes, desc="phantoms", unit="case", disable=not progress)
     with whole_folder(folder) as partial, bar:
         for index in range(patients):
             contents["patients"].append(_write_patient(partial / "patients", seed, index))
@@ -261,13 +249,17 @@ def make_phantoms(
         for index in range(singles):
             contents["singles"].append(_write_single(partial / "singles" / "images", seed, index))
             bar.update()
+        for index in range(volumes):
+            made = write_pair(partial / "volumes", [seed, _VOLUMES, index], f"v{index:03d}", sides)
+            contents["volumes"] = contents.get("volumes", []) + made
+            bar.update()
         (partial / MANIFEST).write_text(
             json.dumps({"arguments": arguments, "contents": contents}, indent=1), encoding="utf-8"
         )
-    logger.info("wrote %d patients and %d single images to %s", patients, singles, folder)
+    logger.info("wrote %d patients, %d single images and %d volumes to %s", patients, singles, volumes, folder)
 
 
-def _is_made(folder: Path, arguments: dict[str, int], overwrite: bool) -> bool:
+def _is_made(folder: Path, arguments: dict[str, Any], overwrite: bool) -> bool:
     """True if the folder holds these phantoms, False if it is free to be written."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -286,5 +278,9 @@ def _is_made(folder: Path, arguments: dict[str, int], overwrite: bool) -> bool:
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``phantoms``."""
-    make_phantoms(arguments.out, arguments.seed, arguments.patients, arguments.singles, overwrite=arguments.overwrite)
+    spacing = arguments.spacing_mm[0] if len(arguments.spacing_mm) == 1 else arguments.spacing_mm
+    make_phantoms(
+        arguments.out, arguments.seed, arguments.patients, arguments.singles, arguments.overwrite,
+        volumes=arguments.volumes, spacing_mm=spacing,
+    )  # fmt: skip
     return Outcome(written=[arguments.out])

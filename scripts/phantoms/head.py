@@ -129,12 +129,16 @@ class Head:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A noise-free picture: `signal` float32 (X, Y, Z), air 0; `tumor`, `brain` and `head` bool masks of that shape."""
+    """A noise-free picture: `signal` float32 (X, Y, Z), air 0; `tumor`, `brain` and `head` bool masks of that shape.
+
+    `distances`: to the border of each tumor in mm, negative inside.
+    """
 
     signal: Array
     tumor: NDArray[np.bool_]
     brain: NDArray[np.bool_]
     head: NDArray[np.bool_]
+    distances: tuple[Array, ...] = ()
 
 
 def _brain_point(rng: np.random.Generator, half_axes: tuple[float, float, float], level_mm: float, reach: float):
@@ -391,4 +395,4 @@ def render(head: Head, x_mm: Array, y_mm: Array, z_mm: Array) -> Rendered:
     brain = _step(depth, 0.8)
     signal = _mix(signal, tissue, brain)
     tumor_mask = (nearest < 0) & (depth > 0) & (ventricle > 0)
-    return Rendered(signal.astype(np.float32), tumor_mask, depth > 0, is_head)
+    return Rendered(signal.astype(np.float32), tumor_mask, depth > 0, is_head, tuple(tumors))

@@ -40,6 +40,7 @@ def write_network_overlay(run_dir: str | Path, classes: dict[str, str]) -> Path:
     folder = last_stage(run)
     config = read_mapping(folder / CONFIG)
     overlay = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
+    overlay |= {key: config[key] for key in ("regions", "spacing_mm") if config.get(key) is not None}
     overlay |= {
         "classes": classes,
         "weights": Path(os.path.relpath(folder / WEIGHTS, run)).as_posix(),

@@ -65,6 +65,8 @@ class Counterfactuals:
         self.donors = np.empty(0, int)
         if share > 0:
             items = [dataset.prepared(i) for i in range(len(dataset.data))]
+            if any("region_masks" in item for item in items):
+                raise ValueError("counterfactual items are made of one region, these have several: set the share to 0")
             self.donors = np.asarray([i for i, item in enumerate(items) if has_tumor(item)], int)
             self.outlines = [outline(item["foreground"]) for item in items]
             logger.info("counterfactual items: %d donors of %d items, share %g", len(self.donors), len(items), share)

@@ -13,8 +13,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.windows import larger
 from scripts.runs import parallel
 from scripts.training.precision import autocast_dtype
+from transforms.labels import MASKS_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,8 @@ class MultiTaskStep(nn.Module):
                 "cache_features needs a frozen encoder and no segmentation, as in stage 2: features of weights that "
                 "change cannot be kept"
             )
+        if cache_features and network.window is not None:
+            raise ValueError("cache_features needs whole images; patches are drawn again in every epoch")
         self.kept = KeptFeatures(items) if cache_features else None
         self.precision, self.dtype = precision, autocast_dtype(precision, next(network.parameters()).device)
         for part in self.frozen:
@@ -125,6 +129,8 @@ class MultiTaskStep(nn.Module):
         self, image: torch.Tensor, masked: torch.Tensor | None, index: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            if not self.training and larger(image.shape[2:], self.network.window):  # a whole volume, in a validation
+                return self.network.multitask(image, None, self.segmentation, self.classification)
             if self.kept is None or index is None:
                 features, masks = self.network.encode(image)
             else:
@@ -206,7 +212,7 @@ def prepare_batch(
     def moved(key: str) -> torch.Tensor:
         return convert_to_tensor(torch.as_tensor(batch[key]), track_meta=False).to(device, non_blocking=non_blocking)
 
-    target = {key: moved(key) for key in TARGETS}
+    target = {key: moved(key) for key in (*TARGETS, *([MASKS_KEY] if MASKS_KEY in batch else []))}
     named = {"index": torch.as_tensor(batch["index"])} if "index" in batch else {}
     return moved("image"), target, (), {"has_mask": target["has_mask"], **named}
 

@@ -22,28 +22,30 @@ SMOOTH = 1e-5
 class SegmentationLoss(nn.Module):
     """Soft Dice of the tumor channels over the whole batch, plus cross-entropy.
 
-    MONAI's ``DiceCELoss(batch=True)`` where the batch has a tumor; without any, cross-entropy alone.
+    MONAI's ``DiceCELoss(batch=True)`` where the batch has a tumor; without any, cross-entropy alone. Of several regions
+    each is a channel with a sigmoid, and the cross-entropy is the mean of their binary ones.
 
     Args:
-        out_channels: of the network, background included.
+        out_channels: of the network, background included; of several regions their number.
+        nested: the channels are regions that may lie in each other, without a background.
 
     Raises:
         ValueError: when there is no background channel.
     """
 
-    def __init__(self, out_channels: int = 2):
+    def __init__(self, out_channels: int = 2, nested: bool = False):
         super().__init__()
         if out_channels < 2:
             raise ValueError(f"segmentation needs a background channel and a tumor channel, got {out_channels} channel")
-        self.out_channels = out_channels
-        self.size = 3 * (out_channels - 1) + 2
+        self.out_channels, self.nested = out_channels, nested
+        self.size = 3 * (out_channels if nested else out_channels - 1) + 2
 
     def sums(self, seg: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Sums of a batch.
 
         Args:
             seg: logits (M, C, H, W[, D]).
-            label: (M, 1, H, W[, D]), class of each pixel.
+            label: (M, 1, H, W[, D]), class of each pixel; of several regions (M, C, H, W[, D]), 0 or 1.
 
         Returns:
             (size,): overlap of each tumor channel, its prediction, its truth, cross-entropy, number of pixels.
@@ -56,10 +58,20 @@ class SegmentationLoss(nn.Module):
                 f"the network has {seg.shape[1]} segmentation channels, the loss is for {self.out_channels}: give "
                 "the loss the network's out_channels"
             )
+        axes = [0, *range(2, seg.ndim)]
+        if self.nested:
+            if label.shape != seg.shape:
+                raise ValueError(
+                    f"the network segments {seg.shape[1]} regions, the masks are of {label.shape[1]}: the datalist "
+                    "states other regions than the network was made for"
+                )
+            p, y = torch.sigmoid(seg), label.to(seg.dtype)
+            entropy = nn.functional.binary_cross_entropy_with_logits(seg, y, reduction="sum") / self.out_channels
+            pixels = entropy.new_tensor([seg[:, 0].numel()])
+            return torch.cat([(p * y).sum(axes), p.sum(axes), y.sum(axes), entropy[None], pixels])
         classes = label[:, 0].long()
         p = torch.softmax(seg, dim=1)[:, 1:]
         y = torch.stack([(classes == k).to(p.dtype) for k in range(1, self.out_channels)], dim=1)
-        axes = [0, *range(2, p.ndim)]
         entropy = nn.functional.cross_entropy(seg, classes, reduction="sum")
         pixels = entropy.new_tensor([classes.numel()])
         return torch.cat([(p * y).sum(axes), p.sum(axes), y.sum(axes), entropy[None], pixels])
@@ -274,7 +286,7 @@ class MultiTaskLoss(nn.Module):
         label_smoothing, focal_gamma, class_weights: see `ClassificationLoss`.
         area_at_zero, background_weight: see `EvidenceLoss`.
         pooling: of the head, see `pooling_of`; None: `EvidenceLoss`'s defaults.
-        out_channels: see `SegmentationLoss`.
+        out_channels, nested: see `SegmentationLoss`.
 
     ``parts`` holds the parts of the last call, unweighted and detached, by name, for logging.
     """
@@ -291,10 +303,11 @@ class MultiTaskLoss(nn.Module):
         background_weight: float = 1.0,
         out_channels: int = 2,
         pooling: Mapping[str, Any] | None = None,
+        nested: bool = False,
     ):
         super().__init__()
         self.weights = {"segmentation": seg_weight, "classification": cls_weight, "evidence": evidence_weight}
-        self.segmentation = SegmentationLoss(out_channels)
+        self.segmentation = SegmentationLoss(out_channels, nested)
         self.classification = ClassificationLoss(label_smoothing, focal_gamma, class_weights)
         self.evidence = EvidenceLoss(area_at_zero, background_weight, **(pooling or {}))
         self.parts: dict[str, torch.Tensor] = {}
@@ -351,7 +364,8 @@ class MultiTaskLoss(nn.Module):
         several = parallel.world() > 1
         result: dict[str, torch.Tensor | None] = {name: None for name, weight in self.weights.items() if weight}
         if "segmentation" in result and "seg" in pred and bool(has_mask.any()):
-            result["segmentation"] = self.segmentation.sums(pred["seg"], target["label"][has_mask])
+            masks = target["region_masks"] if self.segmentation.nested else target["label"]
+            result["segmentation"] = self.segmentation.sums(pred["seg"], masks[has_mask])
         if "classification" in result and "cls" in pred and (several or bool(known.any())):
             result["classification"] = self.classification.sums(pred["cls"][known], diagnosis[known])
         if "evidence" in result and "cells" in pred and (several or bool(has_mask.any())):

@@ -24,6 +24,7 @@ from scripts.command.workflows import make_workflow
 from scripts.runs import folder as runs
 from scripts.runs import lock
 from scripts.runs.network_overlay import write_overlay_of_stage
+from scripts.runs.regions import stated
 from scripts.training.handlers import check_tracking
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def train_stage(
     folder = Path(overrides["run_dir"]) / stage
     datalist = runs.read_datalist(overrides["datalist_file"], overrides["dataset_dir"])
     config = {**runs.merged_config(files, dict(overrides)), "num_classes": runs.num_classes(datalist)}
+    config |= {"regions": stated(datalist)}
     if runs.finished(folder, config, overrides["datalist_file"]):
         logger.info("%s: finished before, kept", folder)
         return folder

@@ -43,17 +43,17 @@ def test_every_config_that_prepares_images_is_looked_at():
 
 
 @pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize("size", [[64, 48], [32, 32, 24]])
-def test_listed_transforms_are_those_of_every_other_consumer(name, size):
+@pytest.mark.parametrize(("size", "spacing"), [([64, 48], None), ([32, 32, 24], None), ([32, 32, 24], [1, 1, 2])])
+def test_listed_transforms_are_those_of_every_other_consumer(name, size, spacing):
     entries = listed(name, LISTS[name])
     assert all(isinstance(entry, dict) and "_target_" in entry for entry in entries)
     if entries[-1]["_target_"].endswith("Finalized"):
         entries[-1] = {**entries[-1], "num_classes": 3}
-        expected = make_training_pipeline(size, augment=False, num_classes=3)
+        expected = make_training_pipeline(size, augment=False, num_classes=3, spacing_mm=spacing)
     else:
         assert name == "inference"
-        expected = make_preprocessing(size, trace=False)
-    made = build(entries, spatial_size=size, spatial_dims=len(size))
+        expected = make_preprocessing(size, trace=False, spacing_mm=spacing)
+    made = build(entries, spatial_size=size, spatial_dims=len(size), spacing_mm=spacing)
     assert describe_setting(made) == describe_setting(expected.transforms)
 
 
@@ -75,13 +75,20 @@ def test_training_and_validation_are_built_of_the_lists(augment):
     assert describe_setting(validate.transforms) == describe_setting(make_training_pipeline(64, False, 2).transforms)
 
 
+def test_patches_are_listed_between_preparation_and_augmentation():
+    values = {"num_classes": 2, "spatial_size": [32, 32, 32], "spacing_mm": 1.0, "tumor_share": 0.7}
+    train = ConfigParser(merged_config([CONFIGS / "train.yaml"], values)).get_parsed_content("train#preprocessing")
+    made = make_training_pipeline((32, 32, 32), True, 2, spacing_mm=1.0, tumor_share=0.7)
+    assert describe_setting(train.transforms) == describe_setting(made.transforms)
+
+
 def test_a_list_in_another_order_is_refused():
     entries = listed("train", "train#deterministic_transforms")
     names = [entry["_target_"].rpartition(".")[2] for entry in entries]
     mask, normalize = (entries[names.index(name)] for name in ("MaskBackgroundd", "NormalizeForegroundd"))
     wrong = [mask if e is normalize else normalize if e is mask else e for e in entries]
     config = {"p": {"_target_": "scripts.data.preprocessing.Pipeline", "transforms": wrong}}
-    parser = ConfigParser({**config, "spatial_size": [64, 64], "spatial_dims": 2, "num_classes": 2})
+    parser = ConfigParser({**config, "spatial_size": [64, 64], "spatial_dims": 2, "num_classes": 2, "spacing_mm": None})
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("p")
     assert "NormalizeForegroundd after MaskBackgroundd" in str(caught.value.__cause__)

@@ -17,7 +17,18 @@ from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.naming import CHANNELS
 from scripts.data.datalists.plans import Builder
 from scripts.data.datalists.recognition import recognized
-from scripts.data.datalists.schema import Datalist, Report, absent_classes, merge, read, summary, write, write_report
+from scripts.data.datalists.regions import SCHEMES, Regions, check_regions, fitting
+from scripts.data.datalists.schema import (
+    Datalist,
+    Report,
+    absent_classes,
+    merge,
+    read,
+    read_json,
+    summary,
+    write,
+    write_report,
+)
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.datalists.volumes import nifti_cases, nifti_volumes
 
@@ -30,6 +41,35 @@ BUILDERS: dict[str, Builder[...]] = {
     "decathlon": decathlon,
 }
 RULE = [field.name for field in fields(SliceRule)]
+
+
+def chosen_regions(scheme: str) -> Regions:
+    """The regions of a scheme of this name, or those that a JSON file ``{"name": [values], ...}`` states.
+
+    Raises:
+        ValueError: when it is neither, or the file states no regions.
+    """
+    if scheme in SCHEMES:
+        return {name: list(values) for name, values in SCHEMES[scheme].items()}
+    path = Path(scheme).expanduser()
+    if not path.is_file():
+        raise ValueError(f"--regions: no scheme {scheme!r}; there are {', '.join(SCHEMES)}, or give a JSON file")
+    content = read_json(path)
+    check_regions(content, str(path))
+    return content
+
+
+def _regions_words(datalist: Datalist, report: Report) -> str:
+    """Which regions the masks are of; where none were stated, which schemes would know their labels."""
+    regions, labels = datalist.get("regions"), sorted(set(report.figures.get("labels", [])) - {0})
+    if regions:
+        return "\nregions: " + ", ".join(f"{name} = {values}" for name, values in regions.items())
+    if len(labels) < 2:
+        return ""
+    return (
+        f"\nregions: tumor = any label (found: {', '.join(map(str, labels))}); several are stated by --regions, "
+        f"never guessed: {', '.join(fitting(labels))} know these labels"
+    )
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -45,6 +85,7 @@ def _finish(datalist: Datalist, report: Report, out: Path) -> Outcome:
     figures = ", ".join(f"{key} {value}" for key, value in report.figures.items())
     if report.left_out:
         figures += "\nleft out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
+    figures += _regions_words(datalist, report)
     return Outcome(f"{_table(summary(datalist))}\n{figures}", [out, _report_file(out)])
 
 
@@ -72,6 +113,8 @@ def _build(command: str, given: dict[str, Any], out: Path) -> Outcome:
     unknown = [channel for channel in given.get("channels", ()) if channel not in CHANNELS]
     if unknown:
         raise ValueError(f"--channels: no channel {unknown[0]!r}; there are {', '.join(CHANNELS)}")
+    if "regions" in given:
+        given["regions"] = chosen_regions(given["regions"])
     if "whole_volumes" in given:
         chosen = {name: given.pop(name) for name in RULE if name in given}
         if "planes" in chosen:

@@ -14,6 +14,7 @@ from typing import Any
 from scripts.data.datalists.channels import planned, write_channels
 from scripts.data.datalists.naming import role, stem_of, volume_suffix
 from scripts.data.datalists.plans import Builder, Plan, took
+from scripts.data.datalists.regions import Regions
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report, read_json, validate
 from scripts.data.datalists.slices import Case, SliceRule
 from scripts.data.datalists.splits import assemble
@@ -238,6 +239,8 @@ def decathlon(
     if isinstance(content.get("labels"), dict):
         taken.append(f"values of the masks, any from 1 up is tumor: {json.dumps(content['labels'])}")
 
+    chosen = rule or SliceRule()
+
     def finish() -> Datalist:
         for where, written in list(cases) if split else []:
             try:
@@ -245,10 +248,12 @@ def decathlon(
             except (ValueError, OSError) as error:
                 report.reject(where, str(error).replace(f"{folder}/", ""))
                 cases.remove((where, written))
-        items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+        items, found = collect(cases, chosen, root, name, report, progress)
         if "validation" in parts.values():
-            return _as_given(name, classes, modality, items, parts, report)
-        return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
+            return _as_given(name, classes, modality, items, parts, report, chosen.regions)
+        return assemble(
+            name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata, regions=chosen.regions
+        )
 
     return Plan(taken, report, finish)
 
@@ -270,6 +275,7 @@ def _as_given(
     items: Sequence[Item],
     parts: dict[tuple[str, ...], str],
     report: Report,
+    regions: Regions | None,
 ) -> Datalist:
     """The parts as given (by the images of a case), each patient whole in the first that holds a usable case of him."""
     first: dict[str, str] = {}
@@ -289,6 +295,7 @@ def _as_given(
         "name": name,
         "modality": {str(k): text for k, text in enumerate(modality)},
         "classes": {str(k): text for k, text in enumerate(classes)},
+        **({"regions": regions} if regions else {}),
         **{split: [] for split in SPLITS},
     }
     for item in items:

@@ -87,10 +87,14 @@ def dicom_series(
     masked = sum(case.label is not None for _, case in cases)
     taken = [said, f"{len(cases)} folders of one DICOM series each, {masked} with a mask; all taken for {modality}"]
 
+    chosen = rule or SliceRule()
+
     def finish() -> Datalist:
-        items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+        items, found = collect(cases, chosen, root, name, report, progress)
         report.figures["files"] = {"found": len(files)}
-        return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
+        return assemble(
+            name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata, regions=chosen.regions
+        )
 
     return Plan(taken, report, finish)
 

@@ -196,6 +196,9 @@ def merge_sources(
     report = Report()
     classes, numbers = join_classes(datalists, binary)
     modality = _modality(datalists, mixed_modality)
+    regions = datalists[0].get("regions")
+    if any(one.get("regions") != regions for one in datalists):
+        raise ValueError(f"regions differ: {[one.get('regions') for one in datalists]}; state the same in all lists")
     items, sides = _collect(datalists, roots, common, numbers, report)
     _note_shared_names(datalists, roots, report)
     read, hashes, contents = [], [], []
@@ -221,6 +224,7 @@ def merge_sources(
         "name": name or "+".join(str(one.get("name", "unnamed")) for one in datalists),
         "modality": modality,
         "classes": {str(k): text for k, text in enumerate(classes)},
+        **({"regions": regions} if regions else {}),
         **({} if all(one.get(NO_LESION, True) for one in datalists) else {NO_LESION: False}),
         **{split: [] for split in SPLITS},
     }

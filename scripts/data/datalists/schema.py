@@ -3,6 +3,7 @@
 The form is MONAI's decathlon form, with paths relative to `dataset_dir`:
 
     {"name": ..., "modality": {"0": "FLAIR"}, "classes": {"0": "no_tumor", "1": "glioma"},
+     "regions": {"whole_tumor": [1, 2, 4], "tumor_core": [1, 4]},
      "training": [item], "validation": [item], "test": [item]}
     item: {"image": "a.jpg", "label": "mask.png", "diagnosis": 1, "patient": "p017", "source": "x", "slice": 73,
            "plane": "axial", "foreground": "brain.nii.gz", "group": "x-12", "name": "p017_cor073"}
@@ -11,6 +12,8 @@ Class 0 is always no tumor. Pictures of class 0 without a mask are trained with 
 `"no_tumor_means_no_lesion": false` (other lesions may be in them). `patient` is who it is, a number within its
 `source`: equal numbers of two sources are two people (see `patient_key`). Where the patient is unknown, `group` holds
 near-duplicates together.
+`regions` says which label values of the masks make which region (see `scripts.data.datalists.regions`); without it any
+label is tumor, the one region.
 Files may be in UTF-8 or UTF-16, with or without a byte order mark; backslashes in paths count as "/".
 `slice` counts along the plane's axis of the volume in LPS ("axial" if no plane is named), `foreground` is the user's
 own mask of head or brain, `name` the case's name where the file's stem would not do. A DICOM series is its folder.
@@ -30,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command.files import write_text
+from scripts.data.datalists.regions import check_regions
 from scripts.data.datalists.units import Item, images_of, paths, patient_key, shared_numbers, units, warn_shared
 
 logger = logging.getLogger(__name__)
@@ -51,6 +55,7 @@ OPTIONAL_KEYS = (
     "release",
     "left_out",
     NO_LESION,
+    "regions",
 )
 ITEM_KEYS = ("image", "label", "foreground", "diagnosis", "patient", "source", "slice", "plane", "group", "name")
 PLANES = ("axial", "coronal", "sagittal")
@@ -104,7 +109,7 @@ def merge(datalists: Sequence[Datalist], name: str | None = None) -> Datalist:
         raise ValueError("nothing to merge: expected at least one datalist")
     first = datalists[0]
     for other in datalists[1:]:
-        for key in ("classes", "modality"):
+        for key in ("classes", "modality", "regions"):
             if other.get(key) != first.get(key):
                 raise ValueError(
                     f"cannot merge {first.get('name')!r} and {other.get('name')!r}: "
@@ -193,6 +198,8 @@ def validate(datalist: Any, dataset_dir: Path | str | None = None, origin: str =
         raise ValueError(f'{origin}: \'classes\' must map "0", "1", ... to at least two names, got {classes!r}')
     if not isinstance(datalist.get(NO_LESION, True), bool):
         raise ValueError(f"{origin}: {NO_LESION!r} is true or false, got {datalist[NO_LESION]!r}")
+    if "regions" in datalist:
+        check_regions(datalist["regions"], origin)
     for split in SPLITS:
         if not isinstance(datalist[split], list):
             raise ValueError(f"{origin}: {split!r} must be a list of items, got {type(datalist[split]).__name__}")

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
+from scripts.data.datalists.regions import Regions
 from scripts.data.datalists.schema import PLANES
 from scripts.data.datalists.units import Item, unit
 from transforms.foreground import air_level
 from transforms.grids import off_grid
 from transforms.loading import view_plane
-from transforms.masks import check_tumor
+from transforms.masks import check_tumor, region_masks
 from transforms.reading import file_kind, orient_lps, read_volume
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class SliceRule:
         normal_slices: at most so many without tumor per patient, over all volumes and planes.
         min_tumor_area: share of the slice's pixels, more than 0.
         min_foreground: share of the slice's pixels in the given brain mask, else brighter than Otsu's threshold.
+        regions: of the masks, by name; None: any label is tumor.
         shifted_air: take volumes whose air is not 0 (normalized before) without a brain mask too.
     """
 
@@ -55,6 +57,7 @@ class SliceRule:
     min_tumor_area: float = 0.003
     min_foreground: float = 0.10
     shifted_air: bool = False
+    regions: Regions | None = None
 
     def __post_init__(self) -> None:
         unknown = [plane for plane in self.planes if plane not in PLANES]
@@ -280,23 +283,28 @@ def _on_grid(path: Path, scan: NDArray, affine: NDArray, image: Path) -> NDArray
     return mask
 
 
-def _tumor(case: Case, scan: NDArray, affine: NDArray, found: Findings) -> NDArray[np.bool_]:
-    """Tumor mask (all False without a label); labels other than 0 to 4 are refused."""
+def _tumor(case: Case, scan: NDArray, affine: NDArray, found: Findings, regions: Regions | None) -> NDArray[np.bool_]:
+    """Tumor mask (all False without a label): the first region, or any label of 0 to 4; others are refused."""
     if case.label is None:
         return np.zeros(scan.shape, bool)
     mask = _on_grid(case.label, scan, affine, case.images[0])
-    values = np.unique(mask)
-    rounded = np.rint(values)
-    # Masks may be float with a maximum of 0.99999997.
-    odd = values[(np.abs(values - rounded) > 1e-3) | ~np.isin(rounded, LABELS)]
-    if len(odd):
-        shown = ", ".join(f"{value:g}" for value in odd[:5])
-        raise ValueError(
-            f"{case.label.name} holds the labels {shown}; expected some of {LABELS}, any from 1 up is tumor"
-        )
-    found.labels.update(int(value) for value in rounded)
-    check_tumor(mask > 0.5, case.label.name)
-    return mask > 0.5
+    if regions is None:
+        values = np.unique(mask)
+        rounded = np.rint(values)
+        # Masks may be float with a maximum of 0.99999997.
+        odd = values[(np.abs(values - rounded) > 1e-3) | ~np.isin(rounded, LABELS)]
+        if len(odd):
+            shown = ", ".join(f"{value:g}" for value in odd[:5])
+            raise ValueError(
+                f"{case.label.name} holds the labels {shown}; expected some of {LABELS}, any from 1 up is tumor"
+            )
+        found.labels.update(int(value) for value in rounded)
+        tumor = mask > 0.5
+    else:
+        tumor = region_masks(mask, case.label.name, regions)[0] != 0
+        found.labels.update(int(value) for value in np.unique(np.rint(mask)))
+    check_tumor(tumor, case.label.name)
+    return tumor
 
 
 def _head(case: Case, scan: NDArray, affine: NDArray) -> NDArray[np.bool_]:
@@ -330,7 +338,7 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found:
     scan, affine, content = _read_images(case, rule, found)
     if content in found.contents:
         raise ValueError(f"the same voxels as {found.contents[content]}")
-    tumor, head = _tumor(case, scan, affine, found), _head(case, scan, affine)
+    tumor, head = _tumor(case, scan, affine, found, rule.regions), _head(case, scan, affine)
     if (outside := tumor & ~head).sum() > 0.5 * max(1, tumor.sum()) and case.foreground is not None:
         raise ValueError(f"{outside.sum() / tumor.sum():.0%} of the tumor lies outside {case.foreground.name}")
     if case.label is not None and tumor.sum() > MAX_TUMOR * head.sum():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scripts.data.datalists.regions import Regions
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, validate
 from scripts.data.datalists.units import Item, units
 
@@ -59,6 +60,7 @@ def assemble(
     modality: str | Sequence[str] = "FLAIR",
     seed: int = 0,
     strata: dict[str, str] | None = None,
+    regions: Regions | None = None,
 ) -> Datalist:
     """Split items by `units` into a valid datalist.
 
@@ -70,6 +72,7 @@ def assemble(
         modality: of the images, one name or one a channel.
         seed: of the split.
         strata: unit to stratum; by default the most frequent diagnosis of its items.
+        regions: of the masks, by name.
 
     With fewer patients or groups than splits, later splits stay empty: a list to be merged with others.
 
@@ -93,6 +96,7 @@ def assemble(
         "name": name,
         "modality": {str(k): text for k, text in enumerate([modality] if isinstance(modality, str) else modality)},
         "classes": {str(k): text for k, text in enumerate(classes)},
+        **({"regions": regions} if regions else {}),
         **{split: [] for split in SPLITS},
     }
     for item, owner in zip(items, owners, strict=True):

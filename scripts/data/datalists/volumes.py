@@ -224,7 +224,16 @@ def nifti_cases(
             "in_refused_cases": sum(len(own) for where, own in members.items() if where in refused) + len(rest),
         }
         report.leave_out("files of other channels or kinds in used cases", report.figures["files"]["beside_used_ones"])
-        return assemble(name, classes, items, fractions, modality=list(channels), seed=seed, strata=found.strata)
+        return assemble(
+            name,
+            classes,
+            items,
+            fractions,
+            modality=list(channels),
+            seed=seed,
+            strata=found.strata,
+            regions=rule.regions,
+        )
 
     return Plan(taken, report, finish)
 
@@ -306,8 +315,11 @@ def nifti_volumes(
     )
 
     def finish() -> Datalist:
-        items, found = collect(cases, rule or SliceRule(), root, name, report, progress)
+        chosen = rule or SliceRule()
+        items, found = collect(cases, chosen, root, name, report, progress)
         report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
-        return assemble(name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata)
+        return assemble(
+            name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata, regions=chosen.regions
+        )
 
     return Plan(taken, report, finish)

@@ -13,6 +13,7 @@ from monai.visualize import blend_images
 from sklearn.metrics import roc_auc_score
 
 from scripts.measures.metrics import balanced_accuracy, tumor_probability
+from scripts.networks.regions import region_masks, region_probability
 from scripts.runs import parallel
 from scripts.training.engines import check_outputs
 from scripts.training.handlers.monitoring import StageWriter
@@ -33,15 +34,21 @@ class ValidationMetrics:
     same by source, as far as defined, is kept in ``by_source``; the logits are kept for threshold and
     temperature. With several processes each brings its cases, and all compute the same over all of them.
 
+    Of several regions the Dice of a case is the mean over those that its mask has; ``dice_<region>`` stands beside.
+
+    Args:
+        regions: names, the tumor first; None: the tumor alone.
+
     Attached as an Ignite metric, ``key_val_metric={name: ValidationMetrics()}``, its name is the metric that selects.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, regions: Sequence[str] | None = None) -> None:
+        self.regions = list(regions or ["tumor"])
         self.key_metric: str | None = None
         self.logits: np.ndarray = np.empty(0)
         self.diagnosis: np.ndarray = np.empty(0, dtype=int)
         self.by_source: dict[str, dict[str, float]] = {}
-        self._cases: list[tuple[str, float, int, np.ndarray, float, str]] = []
+        self._cases: list[tuple[str, list[float], int, np.ndarray, float, str]] = []
 
     def attach(self, engine: Engine, name: str | None = None) -> None:
         """Collect batches and compute at the end; the metric ``name`` has to be among what is computed."""
@@ -59,13 +66,15 @@ class ValidationMetrics:
         pred, target = engine.state.output["pred"], engine.state.output["label"]
         check_outputs(pred, engine.state.batch.get("name"))
         chosen = target["has_mask"] & (target["label"].flatten(1).amax(dim=1) > 0)
-        dice, marked = np.full((2, len(chosen)), np.nan)
+        nested = len(self.regions) > 1
+        dice, marked = np.full((len(chosen), len(self.regions)), np.nan), np.full(len(chosen), np.nan)
         if "seg" in pred:
-            segmented = pred["seg"].argmax(dim=1, keepdim=True) > 0
-            marked = segmented.flatten(1).any(dim=1).cpu().numpy().astype(float)
+            segmented = region_masks(pred["seg"], nested)
+            marked = segmented[:, :1].flatten(1).any(dim=1).cpu().numpy().astype(float)
             if bool(chosen.any()):
-                values = compute_dice(segmented[chosen].float(), target["label"][chosen].float())
-                dice[chosen.cpu().numpy()] = values.flatten().cpu().numpy()
+                masks = target["region_masks" if nested else "label"]
+                values = compute_dice(segmented[chosen].float(), masks[chosen].float())
+                dice[chosen.cpu().numpy()] = values.cpu().numpy()
         sources = engine.state.batch.get("source", ["unknown"] * len(dice))
         changes = engine.state.batch.get("intervention", [""] * len(dice))
         logits = pred["cls"].float().cpu().numpy()
@@ -81,11 +90,16 @@ class ValidationMetrics:
         every = parallel.gathered(self._cases)
         cases = [case for case in every if not case[5]]
         source = np.asarray([case[0] for case in cases])
-        dice = np.asarray([case[1] for case in cases])
+        by_region = np.asarray([case[1] for case in cases], dtype=float).reshape(len(cases), len(self.regions))
+        dice = _mean_of_known(by_region)
         diagnosis = np.asarray([case[2] for case in cases], dtype=int)
         logits = np.stack([case[3] for case in cases])
         self.logits, self.diagnosis = logits[diagnosis >= 0], diagnosis[diagnosis >= 0]
         metrics = _metrics(dice, diagnosis, logits)
+        if len(self.regions) > 1:
+            metrics |= {
+                f"dice_{name}": float(v) for name, v in zip(self.regions, _mean_of_known(by_region.T), strict=True)
+            }
         marked = np.asarray([case[4] for case in cases if case[2] == 0])
         if len(marked) and not np.isnan(marked).any():
             metrics["false_masks"] = float(marked.mean())
@@ -106,6 +120,11 @@ class ValidationMetrics:
             }
             for name in np.unique(source)
         }
+
+
+def _mean_of_known(rows: np.ndarray) -> np.ndarray:
+    """Mean of each row over what is no NaN; NaN where nothing is."""
+    return np.asarray([row[~np.isnan(row)].mean() if not np.isnan(row).all() else np.nan for row in rows])
 
 
 def _metrics(dice: np.ndarray, diagnosis: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -200,7 +219,7 @@ def _shown_cases(output: Mapping[str, Any]) -> list[tuple[int, dict[str, torch.T
     target, pred = output["label"], output["pred"]
     layers = {"image": output["image"][:, :1], "mask": target["label"]}
     if "seg" in pred:
-        layers["prediction"] = torch.softmax(pred["seg"], 1)[:, 1:].sum(1, True)
+        layers["prediction"] = region_probability(pred["seg"], "region_masks" in target)[:, :1]
     if "evidence" in pred:
         layers["evidence"] = evidence_strength(pred["evidence"].float())
     tumor, masked = target["label"].flatten(1).amax(1) > 0, target["has_mask"].bool()
