@@ -23,8 +23,11 @@ from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
 from scripts.measures.metrics import classification_metrics, decide, one_class_metrics
 from scripts.measures.prevalence import in_words
+from scripts.measures.region_measures import region_measures, region_summary
+from scripts.networks.regions import region_masks
 from scripts.runs.folder import write_csv, write_json
 from scripts.training.engines import check_outputs
+from transforms.labels import MASKS_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +54,15 @@ class CaseResults:
     (of the whole image), tumor and predicted area in mm2 and slice_mm (NaN where the file does not say), of a 3D case
     tumor and predicted volume in ml in their place, label_coverage, and with a tumor in the mask dice, iou, hd95
     (pixels of the network's grid), hd95_mm, lesions, lesions_found, false_lesions, dice_whole_head and dice_random
-    (what these masks would score), else NaN.
+    (what these masks would score), else NaN. Of several regions the columns of `region_measures` stand beside.
+
+    Args:
+        temperature: of the network.
+        regions: that are measured one by one; None: the tumor alone.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
-        self.temperature = temperature
+    def __init__(self, temperature: float = 1.0, regions: Sequence[str] | None = None) -> None:
+        self.temperature, self.regions = temperature, list(regions or [])
         self.rows: list[dict[str, Any]] = []
         self._people: list[dict[str, Any]] = []
 
@@ -79,7 +86,8 @@ class CaseResults:
         batch, pred, target = engine.state.batch, engine.state.output["pred"], engine.state.output["label"]
         check_outputs(pred, batch["name"])
         label = target["label"].float().cpu()
-        segmented = (pred["seg"].argmax(dim=1, keepdim=True) > 0).float().cpu() if "seg" in pred else None
+        found = region_masks(pred["seg"], len(self.regions) > 1).cpu() if "seg" in pred else None
+        segmented = None if found is None else found[:, :1].float()
         for i in range(len(label)):
             self._people.append(_who(batch, i))
             self.rows.append(
@@ -101,8 +109,16 @@ class CaseResults:
                         batch["pixel_mm"][i],
                         batch["name"][i],
                     ),
+                    **self._by_region(None if found is None else found[i], batch, i),
                 }
             )
+
+    def _by_region(self, found: torch.Tensor | None, batch: Mapping[str, Any], i: int) -> dict[str, float]:
+        """Columns of each region, of a network and a datalist of several."""
+        if len(self.regions) < 2 or MASKS_KEY not in batch:
+            return {}
+        truth = batch[MASKS_KEY][i].cpu() != 0 if bool(batch["has_mask"][i]) else None
+        return region_measures(found, truth, self.regions, batch["pixel_mm"][i])
 
 
 def _who(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
@@ -172,7 +188,14 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
         if all("verdict" in row for row in rows):
             result["answers"] = answer_summary(rows)
     result["segmentation"] = segmentation_summary(rows)
+    if regions := regions_of(rows):
+        result["regions"] = region_summary(rows, regions)
     return result
+
+
+def regions_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the regions that rows have columns of, in their order."""
+    return [key.removeprefix("region_") for key in rows[0] if key.startswith("region_")]
 
 
 def by_class(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:

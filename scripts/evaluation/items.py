@@ -36,6 +36,7 @@ __all__ = [
     "comparison",
     "evaluated_items",
     "is_own_datalist",
+    "measured_regions",
     "output_folder",
     "prevalence_used",
     "provenance",
@@ -229,6 +230,23 @@ def prevalence_used(network: Any, run_dir: str | Path) -> dict[str, float] | Non
     """The prevalence that the probabilities of a network of `at_prevalence` are for; None: that of the training."""
     training = run_prevalence(run_dir) if bool(network.class_shift.any()) else None
     return prevalence_in_use(network.class_shift.cpu(), training, trained_classes(run_dir) or list(training or ()))
+
+
+def measured_regions(network: Any, datalist: Mapping[str, Any]) -> list[str] | None:
+    """Regions that are measured one by one, those of a network that segments several; None: the tumor alone.
+
+    Raises:
+        ValueError: when the datalist states other regions.
+    """
+    own, given = list(getattr(network, "regions", [])), list(datalist.get("regions") or {})
+    if len(own) < 2:
+        return None
+    if len(given) > 1 and given != own:
+        raise ValueError(
+            f"the run segments the regions {', '.join(own)}, the datalist states {', '.join(given)}: build the "
+            "datalist again with the --regions of the run"
+        )
+    return own
 
 
 def volume_rule(run_dir: str | Path) -> VolumeRule:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.evaluation.answers import answer_lines
+from scripts.measures.region_measures import TOLERANCE_MM
 
 __all__ = ["overview"]
 
@@ -26,6 +27,15 @@ def overview(result: Mapping[str, Any], part: str, folder: str | Path) -> str:
         for name in ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc"):
             lines.append((name.replace("_", " "), _with_interval(found[name], found[f"{name}_ci95"])))
     lines.append((f"Dice over {dice['n']} tumors", _with_interval(dice["mean"], dice["ci95"])))
+    for region, figures in whole.get("regions", {}).items():
+        name = region.replace("_", " ")
+        for measure, words in (
+            ("dice", "Dice"),
+            ("hd95_mm", "HD95 in mm"),
+            ("nsd", f"surface Dice at {TOLERANCE_MM:g} mm"),
+        ):
+            figure = figures[measure]
+            lines.append((f"{words}, {name} of {figure['n']}", _with_interval(figure["mean"], figure["ci95"])))
     rate = whole["segmentation"]["false_positive_rate"]
     lines.append((f"{rate['n']} tumor-free with a mask", _with_interval(rate["mean"], rate["ci95"])))
     answers = answer_lines(whole["answers"]) if "answers" in whole else []

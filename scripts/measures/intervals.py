@@ -106,4 +106,5 @@ def column_summary(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, An
         name: of the column.
     """
     values = np.array([row[name] for row in rows], dtype=float)
-    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if name in UNBOUNDED else SHARES)
+    unbounded = name in UNBOUNDED or name.startswith("hd95_mm_")  # the latter of one region
+    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if unbounded else SHARES)

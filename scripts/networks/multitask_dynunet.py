@@ -237,7 +237,7 @@ class MultiTaskDynUNet(DynUNet):
         """Class logits (B, K) and evidence (B, K, h, w[, d]) from `encode` (evidence empty without such a head)."""
         first = len(features) - self.evidence_levels
         logits, evidence = self.head(features[first:], masks[first:])
-        return self._moved(logits), evidence
+        return self.moved(logits), evidence
 
     def classify_cells(
         self, features: list[torch.Tensor], masks: list[torch.Tensor]
@@ -247,9 +247,10 @@ class MultiTaskDynUNet(DynUNet):
         head: Any = self.head
         cells = head.cells(features[first:], masks[first:])
         logits, evidence = head.of_cells(cells, masks[first])
-        return self._moved(logits), evidence, cells
+        return self.moved(logits), evidence, cells
 
-    def _moved(self, logits: torch.Tensor) -> torch.Tensor:
+    def moved(self, logits: torch.Tensor) -> torch.Tensor:
+        """Class logits at the prevalence that the network answers for."""
         return logits + self.temperature * self.class_shift if self.shifted else logits
 
     @torch.jit.export

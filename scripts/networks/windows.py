@@ -115,5 +115,5 @@ def stitched(
         pool: Any = nn.functional.max_pool3d if x.ndim == 5 else nn.functional.max_pool2d
         mask = pool(inside, evidence_stride(network))
         evidence = result["evidence"] * mask
-        result |= {"cls": network.head.of_evidence(evidence, mask), "evidence": evidence}
+        result |= {"cls": network.moved(network.head.of_evidence(evidence, mask)), "evidence": evidence}
     return result

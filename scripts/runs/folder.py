@@ -31,12 +31,7 @@ logger = logging.getLogger(__name__)
 STAGES = ("stage1_segmentation", "stage2_classification", "stage3_joint")
 JOINT = "joint"  # one stage in place of the three, from random weights
 CONFIG, MANIFEST, ADOPTED = "config.yaml", "manifest.json", "adopted.yaml"
-DESIGN = (
-    "network_def",
-    "spatial_size",
-    "num_classes",
-    "regions",
-)  # of a config: what the weights of a network have to fit
+DESIGN = ("network_def", "spatial_size", "num_classes", "regions")  # of a config: what weights have to fit
 
 
 def read_datalist(datalist_file: str | None, dataset_dir: str | None) -> dict[str, Any]:
@@ -143,8 +138,7 @@ def stage_items(
                 "training: no item of class %s (classes: %s); the network cannot learn what it never sees",
                 " and ".join(absent), ", ".join(datalist["classes"].values()),
             )  # fmt: skip
-    if regions := datalist.get("regions"):
-        chosen = [{**item, "regions": regions} for item in chosen]
+    chosen = [{**item, "regions": datalist["regions"]} if datalist.get("regions") else item for item in chosen]
     return resolve_items(chosen, dataset_dir)
 
 

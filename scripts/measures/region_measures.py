@@ -1,0 +1,83 @@
+"""Masks of several regions against the true ones, region by region: overlap, distance and surface, from MONAI.
+
+Over the cases whose mask has the region: Dice (0 where nothing is predicted), HD95 in mm (of those with a predicted
+voxel) and the normalized surface Dice at `TOLERANCE_MM`. Over the other cases: how often it is predicted all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+
+from scripts.measures.intervals import column_summary
+
+__all__ = ["MEASURES", "TOLERANCE_MM", "column", "region_measures", "region_summary"]
+
+TOLERANCE_MM = 1.0
+MEASURES = ("dice", "hd95_mm", "nsd")
+_COLUMNS = ("region", "found", *MEASURES)
+NAN = float("nan")
+
+
+def column(measure: str, region: str) -> str:
+    """Name of the column of a case's row: "hd95_mm_tumor_core"."""
+    return f"{measure}_{region}"
+
+
+def region_measures(
+    predicted: torch.Tensor | None, truth: torch.Tensor | None, names: Sequence[str], pixel_mm: torch.Tensor
+) -> dict[str, float]:
+    """Columns of one case, NaN where a measure is not defined.
+
+    Args:
+        predicted: (R, X, Y[, Z]) bool; None of a network that was not trained to segment.
+        truth: the same; None without a mask.
+        names: of the R regions.
+        pixel_mm: (D,) size of a voxel by axis, NaN where unknown: distances are NaN then.
+    """
+    row = {column(measure, name): NAN for name in names for measure in _COLUMNS}
+    for k, name in enumerate(names):
+        if truth is None:
+            continue
+        there = bool(truth[k].any())
+        row[column("region", name)] = float(there)
+        if predicted is None:
+            continue
+        found = bool(predicted[k].any())
+        row[column("found", name)] = float(found)
+        if not there:
+            continue
+        said, true = predicted[k][None, None].float(), truth[k][None, None].float()
+        row[column("dice", name)] = float(compute_dice(said, true))
+        if not bool(torch.isfinite(pixel_mm).all()):
+            continue
+        spacing = [float(side) for side in pixel_mm]
+        row[column("nsd", name)] = 0.0
+        if found:
+            limits: dict[str, Any] = {"include_background": True, "spacing": spacing}
+            row[column("hd95_mm", name)] = float(compute_hausdorff_distance(said, true, percentile=95, **limits))
+            row[column("nsd", name)] = float(compute_surface_dice(said, true, [TOLERANCE_MM], **limits))
+    return row
+
+
+def region_summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """{region: {n, missed: without a predicted voxel, dice S, hd95_mm S, nsd S, false_positive_rate S}}.
+
+    Args:
+        rows: with the columns of `region_measures`.
+        names: of the regions.
+    """
+    found = {}
+    for name in names:
+        own = [row for row in rows if row[column("region", name)] == 1]
+        free = [row for row in rows if row[column("region", name)] == 0]
+        found[name] = {
+            "n": len(own),
+            "missed": sum(row[column("found", name)] == 0 for row in own),
+            **{measure: column_summary(rows, column(measure, name)) for measure in MEASURES},
+            "false_positive_rate": column_summary(free, column("found", name)),
+        }
+    return found
