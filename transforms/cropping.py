@@ -86,8 +86,8 @@ class CropToForegroundd(Cropd):
 ACQUIRED = "acquired"
 
 
-def spacing_mm_of(given: Any, dims: int) -> tuple[float, ...] | str | None:
-    """What `ResizeToFitd` takes as a spacing, checked: None, "acquired", or a distance of the voxels for each axis.
+def spacing_mm_of(given: Any, dims: int) -> tuple[float, ...] | None:
+    """What `ResizeToFitd` takes as a spacing, checked: the voxel distances by axis, () for "acquired", or None.
 
     Raises:
         ValueError: When it is something else, or of pictures, whose pixels have no size.
@@ -97,7 +97,7 @@ def spacing_mm_of(given: Any, dims: int) -> tuple[float, ...] | str | None:
     if dims != 3:
         raise ValueError(f"spacing_mm is for volumes, and spatial_size has {dims} axes; set spacing_mm to null")
     if given == ACQUIRED:
-        return ACQUIRED
+        return ()
     sides = [given] * dims if isinstance(given, (int, float)) else given
     if isinstance(sides, str) or len(sides) != dims or not all(isinstance(s, (int, float)) and s > 0 for s in sides):
         raise ValueError(f"spacing_mm is a number of mm, three of them, or {ACQUIRED!r}; got {given!r}")
@@ -222,13 +222,13 @@ class ResizeToFitd(Resized):
         if self.spacing_mm is None:
             return None
         shape = tuple(item[self.keys[0]].shape[1:])
-        if self.spacing_mm == ACQUIRED:
+        if not self.spacing_mm:
             return shape
         own = spacing_of(item[self.keys[0]]) or item.get(SPACING_KEY)
         if own is None:
             raise ValueError(f"{describe(item, self.keys[0])}: the size of its voxels is not known; give a NIfTI file")
         sides = zip(shape, own, self.spacing_mm, strict=True)
-        return tuple(max(1, round(size * now / float(then))) for size, now, then in sides)
+        return tuple(max(1, round(size * now / then)) for size, now, then in sides)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Return the resized item."""

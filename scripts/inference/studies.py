@@ -20,6 +20,7 @@ from scripts.inference.study_files import (
     check_uncut,
     first_reasons,
     intensity_flags,
+    only_step,
     read_foreground,
     read_image,
 )
@@ -30,7 +31,7 @@ from transforms.limits import DEFAULT_LIMITS
 from transforms.loading import PLANES, view_plane
 from transforms.reading import orient_lps
 
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_LPS = np.array([-1.0, -1.0, 1.0])
 STUDY = "study"
 
 
@@ -205,7 +206,7 @@ class PrepareStudyd(MapTransform):
         if spatial_size is not None and transforms is None:
             transforms = make_preprocessing(spatial_size, margin, trace=False).transforms
         self.pipeline = Pipeline(transforms)
-        self.crop_step, self.pad_step = (_step(self.pipeline, kind) for kind in (CropToForegroundd, PadToFitd))
+        self.crop_step, self.pad_step = (only_step(self.pipeline, kind) for kind in (CropToForegroundd, PadToFitd))
         self.margin = self.pipeline.transforms[self.crop_step].margin
         self.plane, self.channel, self.in_channels = plane, channel, in_channels
         self.min_foreground, self.foreground_key = min_foreground, foreground_key
@@ -268,13 +269,13 @@ class PrepareStudyd(MapTransform):
         self, study: Study, unit: np.ndarray, given: np.ndarray | None, index: int
     ) -> tuple[Tensor, Tensor, Placement, list[str]]:
         """One slice through the pipeline, and where it lies on the network's grid."""
-        item: dict[str, Any] = {"image": self._located(unit), "name": study.source}
+        item: dict[str, Any] = {"image": self._located(unit, study), "name": study.source}
         if study.plane:
             item["slice"] = index
         if given is not None:
             if not given.any():
                 raise ValueError(f"{study.source}: the given foreground is empty in slice {index}")
-            item["foreground"] = self._located(given)
+            item["foreground"] = self._located(given, study)
         item = self.pipeline(item, end=self.crop_step)
         mask = item["foreground"][0].numpy() != 0
         box = foreground_box(mask, self.margin)
@@ -289,10 +290,14 @@ class PrepareStudyd(MapTransform):
         placement = Placement(index, moved, fitted, before, float(shown.mean()), item[WINDOW_KEY])
         return item["image"], item["foreground"], placement, foreground_warnings(shown) if shown.ndim == 2 else []
 
-    def _located(self, unit: np.ndarray) -> np.ndarray | MetaTensor:
-        """A slice as it is; a whole volume with an affine that says that it lies in LPS orientation already."""
+    def _located(self, unit: np.ndarray, study: Study) -> np.ndarray | MetaTensor:
+        """A slice as it is; a whole volume with its voxel distances, and said to lie in LPS orientation already."""
         array = np.ascontiguousarray(unit)
-        return array if len(self.size) == 2 else MetaTensor(torch.from_numpy(array), affine=torch.tensor(_LPS))
+        if len(self.size) == 2:
+            return array
+        turned = orient_lps(np.empty(study.shape, np.bool_), np.asarray(study.affine))[1]
+        affine = np.diag([*(_LPS * np.linalg.norm(turned[:3, :3], axis=0)), 1.0])
+        return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
 
     def _units(self, item: Mapping[Hashable, Any]) -> tuple[Study, Sequence[np.ndarray], Sequence[np.ndarray] | None]:
         """The study, what goes through the pipeline one by one, (C, *unit_shape) each, and the given masks."""
@@ -351,13 +356,6 @@ class PrepareStudyd(MapTransform):
             hint = f"give 'channel', 0 to {count - 1}" if self.in_channels == 1 else "give as many files or volumes"
             raise ValueError(f"{source} has {count} channels and the network takes {self.in_channels}: {hint}")
         return array
-
-
-def _step(pipeline: Pipeline, kind: type) -> int:
-    kinds = [type(step) for step in pipeline.transforms]
-    if kinds.count(kind) != 1:
-        raise ValueError(f"expected one {kind.__name__} among the transforms of a slice, got {kinds.count(kind)}")
-    return kinds.index(kind)
 
 
 def _one_slice(value: Any, study: Study) -> tuple[int, int]:

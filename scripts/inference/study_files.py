@@ -14,6 +14,7 @@ from transforms.foreground import air_level
 from transforms.grids import off_grid, orient
 from transforms.limits import DEFAULT_LIMITS, ReadLimits
 from transforms.masks import binary_mask, read_mask_picture
+from transforms.order import Pipeline
 from transforms.pictures import read_picture
 from transforms.reading import file_kind, read_volume
 
@@ -158,3 +159,15 @@ def first_reasons(failed: Mapping[int, str]) -> str:
     """The first two reasons, each once."""
     reasons = list(dict.fromkeys(failed.values()))
     return "; ".join(reasons[:2]) + ("; ..." if len(reasons) > 2 else "")
+
+
+def only_step(pipeline: Pipeline, kind: type) -> int:
+    """Place of the one transform of a kind in a pipeline.
+
+    Raises:
+        ValueError: when there is not exactly one.
+    """
+    kinds = [type(step) for step in pipeline.transforms]
+    if kinds.count(kind) != 1:
+        raise ValueError(f"expected one {kind.__name__} among the transforms of a slice, got {kinds.count(kind)}")
+    return kinds.index(kind)

@@ -1,0 +1,135 @@
+"""The way of volumes in patches from a folder to an answer: datalist, training, evaluation, inference."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from scripts.command.locations import CONFIGS
+from scripts.command.workflows import run_config
+from scripts.data import datalists
+from scripts.data.datalists.regions import SCHEMES
+from scripts.evaluation.items import measured_regions
+from scripts.inference.postprocessing import own_values, paint
+from scripts.networks.windows import stitched
+from scripts.phantoms.sequences import write_pair
+from scripts.runs import folder as runs
+from scripts.training.train import train
+
+CHANNELS = ("FLAIR", "T1", "T1ce", "T2")
+REGIONS = ["whole_tumor", "tumor_core", "enhancing_tumor"]
+SMALL = {"spatial_size": [16, 16, 16], "spacing_mm": 8.0, "network_def#filters": [4, 4, 8, 8]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("patches")
+    for k in range(4):
+        write_pair(folder / "data", [7, k], f"v{k:03d}", (8.0, 8.0, 8.0))
+    rule = datalists.SliceRule(planes=(), regions=SCHEMES["brats2012"])
+    datalist, _ = datalists.nifti_cases(
+        folder / "data", rule=rule, channels=CHANNELS, patient_pattern=r"v\d+", progress=False
+    )
+    datalists.write(datalist, folder / "list.json")
+    paths = {"dataset_dir": str(folder / "data"), "datalist_file": str(folder / "list.json")}
+    overlays = [CONFIGS / "volumetric_patches.yaml", CONFIGS / "smoke.yaml"]
+    train(folder / "run", overlays, (runs.JOINT,), max_epochs=1, val_interval=1, batch_size=2, **SMALL, **paths)
+    run_config("evaluate.yaml", run_dir=str(folder / "run"), extras=[], **paths)
+    files = [str(folder / "data" / file) for file in datalist["test"][0]["image"]]
+    run_config("inference.yaml", [folder / "run" / "network.yaml"], input=files, output_dir=str(folder / "out"))
+    return {"folder": folder, "datalist": datalist, "files": files}
+
+
+def test_the_run_knows_its_regions_its_window_and_its_spacing(trained):
+    network, config, _ = runs.load_run(trained["folder"] / "run")
+    assert (network.regions, network.window, network.out_channels) == (REGIONS, [16, 16, 16], 3)
+    assert config["regions"] == SCHEMES["brats2012"]
+    overlay = yaml.safe_load((trained["folder"] / "run" / "network.yaml").read_text(encoding="utf-8"))
+    assert (overlay["regions"], overlay["spacing_mm"]) == (SCHEMES["brats2012"], 8.0)
+
+
+def test_the_evaluation_measures_every_region_of_every_case(trained):
+    folder = trained["folder"] / "run" / "evaluation"
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]["overall"]
+    assert list(metrics["regions"]) == REGIONS
+    with open(folder / "cases.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(trained["datalist"]["test"])
+    for name in REGIONS:
+        dice = [float(row[f"dice_{name}"]) for row in rows if row[f"dice_{name}"]]
+        figure = metrics["regions"][name]["dice"]
+        assert figure["n"] == len(dice) == sum(row[f"region_{name}"] == "1.0" for row in rows)
+        assert not dice or figure["mean"] == pytest.approx(np.mean(dice))
+    assert [row["dice"] for row in rows] == [row["dice_whole_tumor"] for row in rows]
+
+
+def test_inference_says_what_the_evaluation_said_in_the_files_own_labels(trained):
+    result = json.loads(next((trained["folder"] / "out").glob("*_result.json")).read_text(encoding="utf-8"))
+    name = Path(trained["files"][0]).name.removesuffix(".nii.gz")
+    with open(trained["folder"] / "run" / "evaluation" / "cases.csv", encoding="utf-8", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["name"] == name)
+    assert result["tumor_probability"] == pytest.approx(float(row["tumor_probability"]), abs=1e-5)
+    mask = nib.load(next((trained["folder"] / "out").glob("*_mask.nii.gz")))
+    source = nib.load(trained["files"][0])
+    assert mask.shape == source.shape
+    assert np.allclose(mask.affine, source.affine)
+    values = np.asarray(mask.dataobj)
+    assert set(np.unique(values)) <= {0, 1, 2, 4}
+    assert list(result["regions"]) == REGIONS
+    for region, about in result["regions"].items():
+        assert about["voxels"] == int(np.isin(values, SCHEMES["brats2012"][region]).sum())
+        assert about["ml"] == pytest.approx(about["voxels"] * 0.512)
+    assert result["tumor_voxels"] == result["regions"]["whole_tumor"]["voxels"]
+
+
+def test_the_answer_does_not_depend_on_the_step_of_the_windows(trained):
+    """Each window has its own statistics, so it does a little: what is allowed is stated in docs/volumes.md."""
+    network, _, _ = runs.load_run(trained["folder"] / "run")
+    torch.manual_seed(0)
+    image = torch.zeros(1, 4, 32, 32, 16)
+    image[:, :, 2:28, 3:30, 1:15] = torch.randn(1, 4, 26, 27, 14)
+    with torch.no_grad():
+        found = [torch.softmax(stitched(network, image, overlap=share)["cls"], 1)[0, 1] for share in (0.5, 0.75)]
+    assert float(abs(found[0] - found[1])) < 0.05
+
+
+def test_a_run_is_not_evaluated_on_other_regions(trained):
+    network, _, _ = runs.load_run(trained["folder"] / "run")
+    assert measured_regions(network, trained["datalist"]) == REGIONS
+    assert measured_regions(network, {**trained["datalist"], "regions": {"tumor": [1]}}) == REGIONS
+    with pytest.raises(ValueError, match="states whole_tumor, tumor_core, enhancing_tumor, resection_cavity"):
+        measured_regions(network, {"regions": SCHEMES["brats2024"]})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "values"),
+    [("brats2012", [2, 1, 4]), ("brats2017", [2, 1, 4]), ("brats2023", [2, 1, 3]), ("brats2024", [2, 1, 3, 4]),
+     ("msd_task01", [1, 2, 3]), ("tumor", [1])],
+)  # fmt: skip
+def test_a_region_is_painted_in_the_value_that_it_has_alone(scheme, values):
+    assert own_values(SCHEMES[scheme]) == values
+
+
+def test_painting_inverts_the_reading_where_the_scheme_allows_it():
+    label = torch.tensor([0, 1, 2, 4, 2])
+    regions = SCHEMES["brats2017"]
+    probability = torch.stack([torch.isin(label, torch.tensor(values)).float() for values in regions.values()])
+    assert torch.equal(paint(probability, regions), label.to(torch.uint8))
+
+
+def test_regions_that_the_config_does_not_name_are_refused(trained, tmp_path):
+    overlay = yaml.safe_load((trained["folder"] / "run" / "network.yaml").read_text(encoding="utf-8"))
+    weights = trained["folder"] / "run" / overlay["weights"]
+    other = {**overlay, "regions": SCHEMES["brats2024"], "weights": str(weights)}
+    (tmp_path / "network.yaml").write_text(yaml.safe_dump(other), encoding="utf-8")
+    with pytest.raises(RuntimeError) as caught:
+        run_config("inference.yaml", [tmp_path / "network.yaml"], input=trained["files"], output_dir=str(tmp_path))
+    assert "output_block" in str(caught.value.__cause__)
