@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from scripts.runs.run_files import Document, Run
 
-__all__ = ["findings"]
+__all__ = ["findings", "next_step"]
 
 AUDIT = Markup(
     "No shortcut audit lies in the run: whether air, geometry or contrast alone tell the diagnosis is not known "
@@ -19,11 +19,11 @@ AUDIT = Markup(
 def findings(loaded: Sequence[Run], data: Document) -> list[Markup]:
     """The caveats, the gravest first."""
     found: list[Markup] = [finding for run in loaded for finding in _of_weights(run)]
-    for run in loaded:
-        found += _of_diagnosis(run)
-        found += _of_origin(run)
-        found += _of_training(run)
+    found += [finding for run in loaded for finding in _of_certificate(run)]
+    for part in (_of_diagnosis, _of_seen, _of_training):
+        found += [finding for run in loaded for finding in part(run)]
     found += _of_shortcuts(loaded[0])
+    found += _of_notes(loaded)
     found += [Markup.escape(text) for text in _of_data(data)]
     # An adopted stage was trained elsewhere, on no datalist.
     hashes = {s.manifest.value("/datalist_sha256") for run in loaded for s in run.stages} - {None}
@@ -56,6 +56,34 @@ def _of_weights(run: Run) -> Iterator[Markup]:
             "{}: {} do not say which weights they are of (an older version wrote them, or was interrupted): whether "
             "they belong together is not known. Evaluate and explain the run again."
         ).format(run.title, ", ".join(unmarked))
+
+
+def _of_certificate(run: Run) -> Iterator[Markup]:
+    """What the answer does not follow, though the tumor was taken out or moved."""
+    for statement in run.certificate.content["statements"] if run.certificate is not None else ():
+        if statement["verdict"] == "fails":
+            yield Markup("{}, {} of the {}: {}.").format(
+                run.title, statement["property"], statement["of"], statement["sentence"]
+            )
+
+
+def next_step(first: Run) -> Markup:
+    """What to do after reading the page: the first thing that is not known or not right."""
+    arguments = Markup("--run_dir {} --dataset_dir DIR --datalist_file LIST.json").format(first.key)
+    if first.certificate is None and first.diagnoses:
+        return Markup(
+            "whether the verdict depends on the tumor is not known: <code>python -m scripts certify {}</code>."
+        ).format(arguments)
+    if first.diagnoses and any(_of_certificate(first)):
+        return Markup(
+            "the answer does not follow the tumor: train with <code>--overlay configs/counterfactual.yaml</code>, "
+            "certify again."
+        )
+    if first.audit is None:
+        return AUDIT
+    return Markup("patients of another source: <code>python -m scripts evaluate {}</code> on their datalist.").format(
+        arguments
+    )
 
 
 def _of_diagnosis(run: Run) -> Iterator[Markup]:
@@ -101,11 +129,19 @@ def _of_diagnosis(run: Run) -> Iterator[Markup]:
         ).format(run.title, run.metrics.number(f"{block}/temperature", "plain"))
 
 
-def _of_origin(run: Run) -> Iterator[Markup]:
-    for note in run.metrics.content.get("notes", []):
-        if not run.diagnoses and note.startswith("the head of this run was not trained"):
-            continue  # said already, and its figures are left out of the page
-        yield Markup("{}: {}.").format(run.title, note)
+def _of_notes(loaded: Sequence[Run]) -> Iterator[Markup]:
+    """What the evaluations noted, once where several runs share it."""
+    titles: dict[str, list[str]] = {}
+    for run in loaded:
+        for note in run.metrics.content.get("notes", []):
+            if not run.diagnoses and note.startswith("the head of this run was not trained"):
+                continue  # said already, and its figures are left out of the page
+            titles.setdefault(note, []).append(run.title)
+    for note, names in titles.items():
+        yield Markup("{}: {}.").format(" and ".join(names), note)
+
+
+def _of_seen(run: Run) -> Iterator[Markup]:
     if run.metrics.has("/provenance/seen") and run.metrics.real("/provenance/seen"):
         yield Markup("{}: {} of the evaluated images were trained or selected on: its figures are too good.").format(
             run.title, run.metrics.number("/provenance/seen", "count")

@@ -180,6 +180,7 @@ def write_report(
         counts=sections.data_rows(data),
         parts=list(data.value("/counts")),
         findings=report_findings.findings(loaded, data),
+        next_step=report_findings.next_step(loaded[0]),
         glance=sections.uri(report_comparison.glance(loaded)),
         comparison=report_comparison.comparison_rows(loaded),
         pictures=common_cases(loaded),
@@ -199,8 +200,8 @@ def write_report(
         audited=sections.audited(loaded[0]),
         class_name=lambda k: sections.class_name(loaded[0], k),
         bar=sections.uri(_png(colorize(np.broadcast_to(np.linspace(0, 1, 256), (12, 256))))),
-        image=lambda run, entry, what, folder="explanations": sections.uri(
-            run.picture(entry, what, folder).read_bytes()
+        image=lambda run, entry, what, folder="explanations": sections.photograph(
+            run.picture(entry, what, folder)
         ),
         escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
     )

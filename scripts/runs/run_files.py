@@ -149,7 +149,7 @@ def optional(root: Path, *names: str) -> Document | None:
 class Run:
     """The documents of one run and what is chosen from them.
 
-    `uncertainty`, `robustness`, `scope`, `faithfulness`, `shown_cases` and `audit` are None where the run has no such
+    `uncertainty`, `robustness`, `scope`, `faithfulness`, `certificate`, `shown_cases` and `audit` are None where the run has no such
     file; `elsewhere` are the evaluations on other datalists or parts. `tasks` is what the run was trained for: without
     "classification" the figures of the diagnosis are left out of the documents, `gallery` and `row` (of its own map in
     localization.json) are None. `weights` are, by file, the hashes of the weights that it is of, None where it does not
@@ -182,6 +182,7 @@ class Run:
         self.uncertainty, self.robustness, self.scope = found.values()
         self.shown_cases = optional(root, f"{key}/{self.evaluation}/cases.json")
         self.faithfulness = optional(root, f"{key}/explanations/faithfulness.json")
+        self.certificate = optional(root, f"{key}/certificate/causal.json")
         self.audit = optional(root, *(f"{place}audit.json" for place in (f"{key}/", f"{key}/audit/", "", "audit/")))
         self.elsewhere = [
             Document(root, path.relative_to(root).as_posix())

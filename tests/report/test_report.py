@@ -462,6 +462,7 @@ WIDER = """() => [...document.querySelectorAll("body *")].filter(e => {
   if (box && box !== e && getComputedStyle(box).overflowX !== "visible") return false;
   return e.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
 }).map(e => e.tagName + "." + e.className + ": " + e.textContent.trim().slice(0, 40))"""
+OPEN = "() => [...document.querySelectorAll('details.section')].filter(e => e.open).map(e => e.id)"
 UNLOADED = "() => [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
 
 
@@ -478,6 +479,18 @@ def test_in_a_browser_nothing_sticks_out_and_every_picture_is_there(demo, width,
         page.set_default_timeout(120_000)
         page.emulate_media(media=medium)
         page.goto((demo / "report.html").as_uri())
+        if (width, medium) == (1280, "screen"):  # the first screen, without scrolling
+            assert page.locator("nav").bounding_box()["y"] < 950, "the made run has long findings"
+            assert len(page.evaluate("document.body.innerText").split()) < 900
+        assert page.evaluate(OPEN) == ["comparison-table"]
+        if medium == "print":
+            page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        else:
+            page.locator("nav a", has_text="Reproduce").click()
+            page.wait_for_function("document.getElementById('reproduce').open")
+            assert page.evaluate(OPEN) == ["comparison-table", "reproduce"]
+            page.locator("#all").click()
+        assert len(page.evaluate(OPEN)) == page.locator("details.section").count() > 12
         assert page.evaluate(UNLOADED) == []
         assert page.evaluate("document.images.length") > 20
         assert page.evaluate(WIDER) == []
@@ -486,6 +499,33 @@ def test_in_a_browser_nothing_sticks_out_and_every_picture_is_there(demo, width,
         assert number.get_attribute("data-source") in number.get_attribute("title")
         browser.close()
     assert faults == []
+
+
+def test_the_certificate_stands_first_and_decides_what_is_next(demo, tmp_path):
+    folder = Path(shutil.copytree(demo, tmp_path / "demo"))
+    page = report.write_report(folder, RUNS).read_text(encoding="utf-8")
+    assert "python -m scripts certify --run_dir ours" in Page(page).text
+    statement = {"property": "necessity", "of": "verdict (poisson)", "n": 117, "value": 0.1, "ci95": [0.0, 0.2]}
+    statements = [
+        {**statement, "verdict": "fails", "sentence": "78 % of 117 pictures are still called tumor"},
+        {**statement, "property": "sufficiency", "verdict": "holds", "sentence": "91 % of healthy heads are called tumor"},
+    ]
+    row = {"test": "removal", "how": "poisson", "measure": "called tumor", "part": "all", "n": 117, "before": 1.0}
+    row |= {"after": 0.78, "after_ci95": [0.7, 0.85], "control": 0.99, "difference": 0.21, "difference_ci95": [0.1, 0.3]}
+    (folder / "ours" / "certificate").mkdir()
+    counts = {"tumors": 120, "healthy": 60, "pictures": 2614}
+    write_json({"statements": statements, "rows": [row], "counts": counts}, folder / "ours/certificate/causal.json")
+    text = " ".join(Page(report.write_report(folder, RUNS).read_text(encoding="utf-8")).text.split())
+    first, rest = text.split("Before you rely on it", 1)[1].split("Next:", 1)
+    failing = "TumorLens, necessity of the verdict (poisson): 78 % of 117 pictures are still called tumor."
+    assert failing in first.split(" more ")[0], "among the first three"
+    assert "91 %" not in first
+    assert rest.strip().startswith("the answer does not follow the tumor: train with --overlay configs/counterfactual.")
+    assert "Necessity, verdict (poisson): fails." in rest
+    assert "Sufficiency, verdict (poisson): holds." in rest
+    shown = {n["data-source"].partition("#")[2]: n["text"] for n in read(folder).numbers if "causal" in n["data-source"]}
+    row = {name: shown[f"/rows/0/{name}"] for name in ("n", "before", "after", "control", "difference")}
+    assert row == {"n": "117", "before": "100 %", "after": "78.0 %", "control": "99.0 %", "difference": "0.210"}
 
 
 def test_what_was_not_measured_is_said(demo):
@@ -538,9 +578,9 @@ def test_comparison_shows_value_interval_and_n_of_both_runs(demo):
 def test_page_is_self_contained_and_links_lead_somewhere(demo):
     page = read(demo)
     text = (demo / "report.html").read_text(encoding="utf-8")
-    assert len([a for a in page.addresses if a.startswith("data:image/png;base64,")]) > 30
-    assert {a[1:] for a in page.addresses if not a.startswith("data:image/png;base64,")} <= page.ids
-    assert all(a.startswith(("data:image/png;base64,", "#")) for a in page.addresses)
+    assert len([a for a in page.addresses if a.startswith("data:image/webp;base64,")]) > 30
+    assert {a[1:] for a in page.addresses if not a.startswith("data:image/webp;base64,")} <= page.ids
+    assert all(a.startswith(("data:image/webp;base64,", "#")) for a in page.addresses)
     assert not re.search(r"https?://|url\(|@import", text)
     assert str(demo) not in text
     assert "phantoms &lt;b&gt;" in text
