@@ -149,11 +149,11 @@ def optional(root: Path, *names: str) -> Document | None:
 class Run:
     """The documents of one run and what is chosen from them.
 
-    `uncertainty`, `robustness`, `scope`, `faithfulness`, `certificate`, `shown_cases` and `audit` are None where the run has no such
-    file; `elsewhere` are the evaluations on other datalists or parts. `tasks` is what the run was trained for: without
-    "classification" the figures of the diagnosis are left out of the documents, `gallery` and `row` (of its own map in
-    localization.json) are None. `weights` are, by file, the hashes of the weights that it is of, None where it does not
-    say; `current` that of the run's weights as they are now, None where there are none.
+    `uncertainty`, `robustness`, `scope`, `faithfulness`, `certificate`, `shown_cases` and `audit` are None where the
+    run has no such file; `elsewhere` are the evaluations on other datalists or parts. `tasks` is what the run was
+    trained for: without "classification" the figures of the diagnosis are left out of the documents, `gallery` and
+    `row` (of its own map in localization.json) are None. `weights` are, by file, the hashes of the weights that it is
+    of, None where it does not say; `current` that of the run's weights as they are now, None where there are none.
 
     Args:
         root: folder of all runs.

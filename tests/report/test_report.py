@@ -508,10 +508,11 @@ def test_the_certificate_stands_first_and_decides_what_is_next(demo, tmp_path):
     statement = {"property": "necessity", "of": "verdict (poisson)", "n": 117, "value": 0.1, "ci95": [0.0, 0.2]}
     statements = [
         {**statement, "verdict": "fails", "sentence": "78 % of 117 pictures are still called tumor"},
-        {**statement, "property": "sufficiency", "verdict": "holds", "sentence": "91 % of healthy heads are called tumor"},
+        {**statement, "property": "sufficiency", "verdict": "holds", "sentence": "91 % of healthy heads"},
     ]
     row = {"test": "removal", "how": "poisson", "measure": "called tumor", "part": "all", "n": 117, "before": 1.0}
-    row |= {"after": 0.78, "after_ci95": [0.7, 0.85], "control": 0.99, "difference": 0.21, "difference_ci95": [0.1, 0.3]}
+    row |= {"after": 0.78, "after_ci95": [0.7, 0.85], "control": 0.99}
+    row |= {"difference": 0.21, "difference_ci95": [0.1, 0.3]}
     (folder / "ours" / "certificate").mkdir()
     counts = {"tumors": 120, "healthy": 60, "pictures": 2614}
     write_json({"statements": statements, "rows": [row], "counts": counts}, folder / "ours/certificate/causal.json")
@@ -523,7 +524,8 @@ def test_the_certificate_stands_first_and_decides_what_is_next(demo, tmp_path):
     assert rest.strip().startswith("the answer does not follow the tumor: train with --overlay configs/counterfactual.")
     assert "Necessity, verdict (poisson): fails." in rest
     assert "Sufficiency, verdict (poisson): holds." in rest
-    shown = {n["data-source"].partition("#")[2]: n["text"] for n in read(folder).numbers if "causal" in n["data-source"]}
+    numbers = [n for n in read(folder).numbers if "causal" in n["data-source"]]
+    shown = {n["data-source"].partition("#")[2]: n["text"] for n in numbers}
     row = {name: shown[f"/rows/0/{name}"] for name in ("n", "before", "after", "control", "difference")}
     assert row == {"n": "117", "before": "100 %", "after": "78.0 %", "control": "99.0 %", "difference": "0.210"}
 
