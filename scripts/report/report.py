@@ -200,9 +200,7 @@ def write_report(
         audited=sections.audited(loaded[0]),
         class_name=lambda k: sections.class_name(loaded[0], k),
         bar=sections.uri(_png(colorize(np.broadcast_to(np.linspace(0, 1, 256), (12, 256))))),
-        image=lambda run, entry, what, folder="explanations": sections.photograph(
-            run.picture(entry, what, folder)
-        ),
+        image=lambda run, entry, what, folder="explanations": sections.photograph(run.picture(entry, what, folder)),
         escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
     )
     path = root / out
