@@ -33,8 +33,8 @@ from benchmarks.timing import CLOCKS, machine, timed
 from scripts import phantoms
 from scripts.command import errors
 from scripts.command.locations import ROOT
+from scripts.inference.batches import BatchPrediction, study_overlay
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.inference.predict import BatchPrediction, study_overlay
 from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)

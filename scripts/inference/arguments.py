@@ -18,7 +18,12 @@ __all__ = ["VERBS"]
 
 
 def _predict(parser: Parser) -> None:
-    parser.add_argument("folder", type=folder, help="folder of images, or one image")
+    parser.add_argument(
+        "folder",
+        type=folder,
+        metavar="INPUT",
+        help="folder of images, one image, or a CSV or Parquet file with a column image",
+    )
     add_out(parser, "folder of the results", required=True)
     add_weights(parser)
     parser.add_argument("--bundle_root", type=folder, help="folder with configs/ and models/ (default: this bundle)")
@@ -33,6 +38,17 @@ def _predict(parser: Parser) -> None:
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
     parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")
     parser.add_argument("--anonymous", action="store_true", help="DICOM objects that say nothing of the patient")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="so many processes of this machine (of a manifest: as many as cores)"
+    )
+    parser.add_argument("--shard", metavar="I/N", help="the I-th of N shards alone, in this process; then --merge")
+    parser.add_argument(
+        "--tries",
+        type=int,
+        metavar="N",
+        help="of an input that fails, with --shard, --processes or a manifest (default: 3)",
+    )
+    parser.add_argument("--merge", action="store_true", help="one table of all shards; every input once, or an error")
 
 
 def _adopt(parser: Parser) -> None:
@@ -56,9 +72,12 @@ def _adopt(parser: Parser) -> None:
 
 VERBS = (
     Verb(
-        "predict", "predict every image of a folder: masks, evidence, overlays and one table, resumable",
+        "predict", "predict every image of a folder or manifest: masks, evidence, overlays and one table, resumable",
         "scripts.inference.predict", _predict,
-        "  python -m scripts predict FOLDER --out runs/predicted --run_dir runs/mine\n\n"
+        "  python -m scripts predict FOLDER --out runs/predicted --run_dir runs/mine\n"
+        "  python -m scripts predict manifest.csv --out runs/predicted --processes 8\n"
+        "  python -m scripts predict manifest.csv --out runs/predicted --shard 3/40\n"
+        "  python -m scripts predict manifest.csv --out runs/predicted --merge\n\n"
         "Exit status 1 when an image was skipped; the table says why.",
     ),
     Verb(

@@ -1,6 +1,8 @@
-"""Predict every image of a folder: mask, evidence, overlay and result of each, and one table of all.
+"""Predict every image of a folder or manifest: mask, evidence, overlay and result of each, and one table of all.
 
     python -m scripts predict FOLDER --out runs/predicted --run_dir runs/mine
+    python -m scripts predict manifest.csv --out runs/predicted --processes 2
+    python -m scripts predict manifest.csv --out runs/predicted --shard 3/8
 
 Pictures and volumes are found in all subfolders; a folder of DICOM files is one volume. The folder structure is kept
 under ``--out``: ``<name>_mask``, ``<name>_evidence.nii.gz``, ``<name>_overlay.png`` and ``<name>_result.json``; the
@@ -9,281 +11,179 @@ with the pictures, .html. With ``--dicom``, each DICOM series also gets ``<name>
 ``<name>_evidence.dcm`` and ``<name>_report.dcm``. A file that can not be used is named in the table with the reason,
 and the others go on. Interrupted or run again, it continues: images whose result is there, of the same file, weights,
 config and options, are not read again.
+
+By manifest, in several processes or shard by shard, a ledger says what became of every input (see
+`scripts.inference.ledger`), results lie in numbered folders, and ``--merge`` makes the one table.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import logging
-import math
+import os
+import re
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
 from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
-from scripts.dicom.writing import ENDINGS, ObjectWriter, check_available, only_series
-from scripts.explain.maps import upsample
-from scripts.inference.answer import NOT_ASSESSED
-from scripts.inference.image_files import find_images, fingerprint
-from scripts.inference.pipeline import Inference, slices_first
-from scripts.inference.postprocessing import evidence_scale
-from scripts.inference.result_names import check_free, result_stems, shown
-from scripts.inference.result_table import columns, write_table
-from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
-from scripts.inference.studies import Study
-from scripts.measures.prevalence import in_words
-from scripts.pictures import overlays
-from scripts.runs.folder import write_json
+from scripts.dicom.writing import ObjectWriter, check_available, only_series
+from scripts.inference.batches import BatchPrediction, summary
+from scripts.inference.image_files import find_images
+from scripts.inference.ledger import TRIES
+from scripts.inference.manifest import LEDGER, is_manifest, opened, prepare
+from scripts.inference.merging import merge
+from scripts.inference.pipeline import Inference
+from scripts.inference.result_names import result_stems
+from scripts.inference.shards import run_local, run_shard
 
 logger = logging.getLogger(__name__)
 
-TILE = 192  # longest side of a slice in the overlay of a volume, in pixels
-PARTS = ("_mask.png", "_mask.nii.gz", "_evidence.nii.gz", "_overlay.png", *ENDINGS)
-# Errors of the disk that no other image would be spared.
-_FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a process needs to predict like every other; plain values, to be sent to it.
 
-class BatchPrediction:
-    """Predicts files one after the other; reading and writing run in threads beside the network.
-
-    Args:
-        inference: the loaded bundle.
+    Attributes:
         out: folder of the results.
-        options: of the inference, as plain values; they are named in the results.
-        overlay: write overlays.
-        readers: files that are prepared ahead of the network, and threads that do so.
-        objects: writes DICOM objects of each; None: none are written.
+        bundle_root: folder with ``configs`` and ``models``.
+        weights: state dict; None: as the config says.
+        overlays: config files merged over the inference config.
+        device: "cpu", "cuda", ...; None: as the config says.
+        options: values by config id.
+        pictures: write overlays.
+        readers: threads that read ahead.
+        dicom: write DICOM objects.
+        anonymous: that say nothing of the patient.
     """
 
-    def __init__(
-        self,
-        inference: Inference,
-        out: Path,
-        options: Mapping[str, Any],
-        overlay: bool = True,
-        readers: int = 1,
-        objects: ObjectWriter | None = None,
-    ) -> None:
-        self.inference, self.out, self.overlay, self.readers = inference, out, overlay, readers
-        self.objects = objects
-        # Results of anything else are not taken for this one's.
-        self.made_by = {**inference.identity(), "options": dict(options), "overlays": overlay}
+    out: Path
+    bundle_root: Path = ROOT
+    weights: Path | None = None
+    overlays: tuple[Path, ...] = ()
+    device: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    pictures: bool = True
+    readers: int = 1
+    dicom: bool = False
+    anonymous: bool = False
 
-    def run(
-        self, images: Sequence[Path], stems: Sequence[str], failed: Sequence[tuple[Path, str]] = ()
-    ) -> list[dict[str, Any]]:
-        """Predict what is not there yet, and write the table.
-
-        Args:
-            images: files, or folders of DICOM files.
-            stems: where the results of each go, below ``out``.
-            failed: what else is in the table: paths that cannot be read, with the reasons.
-
-        Returns:
-            one row of `result_table.columns` an image, in order, then those of ``failed``.
-
-        Raises:
-            ValueError: when the results of another file are there under the name of an image.
-        """
-        started = time.monotonic()
-        rows: dict[str, dict[str, Any]] = {}
-        todo = []
-        for image, name in zip(images, stems, strict=True):
-            check_free(_beside(self.out / name, "_result.json"), image, "out")
-            kept = self._kept(image, name)
-            if kept is None:
-                todo.append((image, name))
-            else:
-                rows[name] = kept
-        if rows:
-            logger.info("%d of %d images were predicted before and are kept", len(rows), len(images))
-        other = [self._failed(path, shown(path), reason) for path, reason in failed]
-        bar = tqdm(total=len(images), initial=len(rows), desc="predicting", unit="image")
-        writing: deque[tuple[Path, str, Future]] = deque()
-        with ThreadPoolExecutor(self.readers) as reading, ThreadPoolExecutor(1) as writer:
-            try:
-                for image, name, prepared in self._ahead(reading, todo):
-                    try:
-                        item = prepared.result()
-                        output = {key: value.cpu() for key, value in self.inference.infer(item).items()}
-                    except Exception as error:  # whatever a damaged file does to a reader must not end the others
-                        rows[name] = self._failed(image, name, error)
-                        self._advance(bar, rows)
-                        continue
-                    writing.append((image, name, writer.submit(self._write, image, name, item, output)))
-                    while len(writing) > 1:  # never more than one study beside the one that is computed
-                        self._take(writing, rows, bar)
-                while writing:
-                    self._take(writing, rows, bar)
-            finally:
-                reading.shutdown(wait=False, cancel_futures=True)
-                bar.close()
-                whole = [*(rows[name] for name in stems if name in rows), *other]
-                text = summary(whole, len(images) - len(rows), time.monotonic() - started)
-                about = [text, f"Weights: {shown(self.inference.weights)}"]
-                about += [] if (known := self.inference.prevalence) is None else [in_words(known).capitalize()]
-                write_table(whole, self.inference.classes, self.out, ". ".join(about))
-        return whole
-
-    def _ahead(self, pool: ThreadPoolExecutor, todo: Sequence[tuple[Path, str]]) -> Iterator[tuple[Path, str, Future]]:
-        """Files with their preparation under way, ``readers`` of them ahead."""
-        waiting: deque[tuple[Path, str, Future]] = deque()
-        for image, name in todo:
-            waiting.append((image, name, pool.submit(self.inference.prepare, {"image": str(image)})))
-            if len(waiting) > self.readers:
-                yield waiting.popleft()
-        yield from waiting
-
-    def _take(self, writing: deque[tuple[Path, str, Future]], rows: dict[str, dict[str, Any]], bar: tqdm) -> None:
-        image, name, future = writing.popleft()
-        try:
-            rows[name] = future.result()
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in _FATAL:
-                raise
-            rows[name] = self._failed(image, name, error)
-        self._advance(bar, rows)
-
-    def _advance(self, bar: tqdm, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        skipped = sum(bool(row["error"]) for row in rows.values())
-        bar.set_postfix(tumor=sum(bool(row["tumor_detected"]) for row in rows.values()), skipped=skipped, refresh=False)
-        bar.update()
-
-    def _kept(self, image: Path, name: str) -> dict[str, Any] | None:
-        """Row of an image whose results are there and are of the same file, weights and options, or None."""
-        path = _beside(self.out / name, "_result.json")
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            same = result["file"] == fingerprint(image) and result["made_by"] == self.made_by
-            whole = all(_beside(self.out / name, ending).is_file() for ending in result["files"])
-            row = result["row"]
-        except (OSError, ValueError, KeyError, TypeError):  # none, or nothing that was written here
-            return None
-        return row if same and whole and list(row) == columns(self.inference.classes) else None
-
-    def _failed(self, image: Path, name: str, error: Exception | str) -> dict[str, Any]:
-        reason = shown(error if isinstance(error, (str, ValueError)) else f"{type(error).__name__}: {error}")
-        logger.warning("%s skipped: %s", shown(image), reason)
-        self._remove(self.out / name)
-        row = dict.fromkeys(columns(self.inference.classes))
-        known = {"image": shown(image), "name": name, "verdict": f"{NOT_ASSESSED}: {reason}"}
-        return {**row, **known, "flags": "", "error": reason}
-
-    def _remove(self, target: Path) -> None:
-        """Delete what was written of an earlier content of the file; the result first, which says that all is whole."""
-        result = _beside(target, "_result.json")
-        if result.is_file():
-            for ending in ("_result.json", *PARTS):
-                _beside(target, ending).unlink(missing_ok=True)
-
-    def _write(
-        self, image: Path, name: str, item: Mapping[str, Any], output: Mapping[str, torch.Tensor]
-    ) -> dict[str, Any]:
-        """Mask, evidence, overlay, and last the result, which says that the others are whole."""
-        done = self.inference.finish(item, output)
-        target = self.out / name
-        self._remove(target)
-        mask, result = done["pred"], done["result"]
-        affine = np.asarray(mask.affine, dtype=float)
-        study = Study.of(item["image"])
-        # First: a series that no object can refer to is refused before anything of it is written.
-        objects = [] if self.objects is None else self.objects(image, done, target)
-        if study.picture and not is_volume(image):
-            files = [save_mask_picture(mask.as_tensor()[0].numpy().T, _beside(target, "_mask.png"))]
-        else:
-            files = [save_nifti(mask.as_tensor()[0].numpy(), affine, _beside(target, "_mask.nii.gz"))]
-        if "evidence" in done:
-            evidence = done["evidence"].as_tensor()[0].numpy()
-            files.append(save_nifti(evidence, affine, _beside(target, "_evidence.nii.gz"), EVIDENCE))
-        files += objects
-        picture = f"{name}_overlay.png" if self.overlay else None
-        empty = not result["tumor_voxels"] and not result.get("evidence_maximum")
-        if picture is not None:
-            files.append(overlays.save(study_overlay(item, output, empty), self.out / picture))
-        row = {
-            **dict.fromkeys(columns(self.inference.classes)),
-            **{key: value for key, value in result.items() if key in columns(())},
-            **{f"probability_{key}": value for key, value in result["class_probabilities"].items()},
-            **{f"raw_{key}": value for key, value in result["raw"].items() if f"raw_{key}" in columns(())},
-            "image": shown(image),
-            "name": name,
-            "verdict": verdict_in_words(result),
-            "prevalence": None if result["prevalence"] is None else 1 - next(iter(result["prevalence"].values())),
-            "slices_read": len(study.placements) if study.plane else None,
-            "overlay": picture,
-            "flags": " ".join(flag["code"] for flag in result["flags"]),
-        }
-        about = {"file": fingerprint(image), "files": [file.name.removeprefix(target.name) for file in files]}
-        whole = {"image": shown(image), **result, "weights": shown(self.inference.weights), "row": row, **about}
-        write_json({**whole, "made_by": self.made_by}, _beside(target, "_result.json"))
-        return row
+    def __call__(self) -> BatchPrediction:
+        """Load the network."""
+        inference = Inference(self.bundle_root, self.weights, self.overlays, self.device, self.options)
+        options, objects = dict(self.options), None
+        if self.dicom:
+            made_by = {**inference.identity(), "options": dict(options)}
+            objects = ObjectWriter(made_by, inference.metadata["intended_use"], self.anonymous)
+            options |= {"dicom": True, "anonymous": self.anonymous}
+        return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects=objects)
 
 
-def summary(rows: Sequence[Mapping[str, Any]], missing: int, seconds: float) -> str:
-    """How many images were predicted, and what came out."""
-    skipped = sum(bool(row["error"]) for row in rows)
-    found, free = (sum(row["tumor_detected"] is value for row in rows) for value in (True, False))
-    counts = {"with a tumor": found, "without": free, "uncertain or not assessed": len(rows) - found - free - skipped}
-    text = ", ".join(f"{count} {name}" for name, count in {**counts, "skipped": skipped}.items())
-    text = f"{len(rows)} images: {text}"
-    return f"{text}{f', {missing} not reached' if missing else ''}, {seconds:.0f} s"
+def execute(arguments: argparse.Namespace) -> Outcome:
+    """The verb ``predict``; fails when some images were skipped."""
+    if arguments.merge:
+        found = opened(arguments.out)
+        if arguments.folder != found.path:
+            prepare(arguments.folder, arguments.out)
+        return _merged(arguments.out)
+    if arguments.readers < 1:
+        raise ValueError(f"--readers is at least 1, got {arguments.readers}")
+    if arguments.anonymous and not arguments.dicom:
+        raise ValueError("--anonymous is for the objects that --dicom writes; give both")
+    if arguments.dicom:
+        check_available()
+    recipe = Recipe(
+        out=arguments.out,
+        bundle_root=arguments.bundle_root or ROOT,
+        weights=arguments.weights,
+        overlays=tuple(inference_overlays(arguments)),
+        device=arguments.device,
+        options={
+            key: value
+            for key in ("plane", "channel", "slice_batch_size", "assess_anyway", "prevalence")
+            if (value := getattr(arguments, key)) is not None
+        },
+        pictures=not arguments.no_overlays,
+        readers=arguments.readers,
+        dicom=arguments.dicom,
+        anonymous=arguments.anonymous,
+    )
+    if arguments.shard is not None:
+        return _one_shard(arguments, recipe)
+    if arguments.processes is not None or is_manifest(arguments.folder):
+        return _all_shards(arguments, recipe)
+    return _folder(arguments, recipe)
 
 
-def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor], empty: bool = False) -> np.ndarray:
-    """Evidence and outline of the mask over the image, as the network sees it; of a volume, all of its slices.
+def _folder(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
+    """A folder in this process, its structure kept."""
+    if arguments.tries is not None:
+        raise ValueError("--tries goes with --shard, --processes or a manifest; a folder is tried again each time")
+    job = recipe()
+    started = time.monotonic()
+    found = find_images(arguments.folder, arguments.out)
+    for note in found.notes():
+        logger.info("%s", note)
+    _check_others(arguments.out, [*found.images, *(path for path, _ in found.failed)])
+    if arguments.dicom:
+        found.images, others = only_series(found.images)
+        found.failed += others
+    rows = job.run(found.images, result_stems(found.images, arguments.folder), found.failed)
+    text = summary(rows, 0, time.monotonic() - started)
+    written = [arguments.out / name for name in ("results.csv", "results.html")]
+    return Outcome(text, written, any(row["error"] for row in rows))
 
-    Args:
-        item: prepared.
-        output: of the inferer.
-        empty: the answer has no mask and no evidence: the image alone.
 
-    Returns:
-        RGB (H, W, 3) uint8; slices of a volume in reading order, each at most `TILE` pixels wide or high.
-    """
-    study = Study.of(item["image"])
-    stack = slices_first(item["image"])[:, :1]
-    evidence, seg = output.get("evidence"), output["seg"]
-    if stack.ndim == 5:  # a volume taken whole: its slices across the last axis
-        evidence = None if evidence is None else upsample(evidence, stack.shape[2:])
-        stack, seg = (value[0].movedim(-1, 0) for value in (stack, seg))
-        evidence = None if evidence is None else evidence[0].movedim(-1, 0)
-    size = stack.shape[2:]
-    heat = np.zeros(stack.shape, np.float32)
-    if evidence is not None:
-        heat = evidence_scale(upsample(evidence.clamp(min=0), size), output["temperature"]).numpy()
-    logits = seg.numpy()
-    predicted = (
-        logits[:, 1:].max(axis=1, keepdims=True) > logits[:, :1]
-    )  # torch's argmax takes longer than all else here
-    if empty:
-        heat, predicted = np.zeros_like(heat), np.zeros_like(predicted)
-    shown_stack = stack.numpy()
-    if len(stack) == 1 and not study.plane:
-        scale = overlays.legible_scale(shown_stack[0].shape)
-        return overlays.overlay(shown_stack[0], heat[0], predicted=predicted[0], scale=scale)
-    step = max(1, math.ceil(max(size) / TILE))
-    pictures = [
-        overlays.overlay(shown_stack[i], heat[i], predicted=predicted[i])[::step, ::step]
-        for i in range(len(stack))
-        if shown_stack[i].any()
-    ]
-    columns_count = math.ceil(math.sqrt(len(pictures) * 1.5))
-    height, width = pictures[0].shape[:2]
-    sheet = np.zeros((math.ceil(len(pictures) / columns_count) * height, columns_count * width, 3), np.uint8)
-    for i, picture in enumerate(pictures):
-        top, left = i // columns_count * height, i % columns_count * width
-        sheet[top : top + height, left : left + width] = picture
-    return sheet
+def _one_shard(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
+    shard = _shard(arguments.shard)
+    if arguments.processes is not None:
+        raise ValueError("--processes runs all shards here; give it or --shard")
+    manifest = prepare(arguments.folder, arguments.out)
+    counted = Counter[str]()
+
+    def report(count: int) -> None:
+        counted["settled"] += count
+
+    run_shard(recipe(), manifest, shard, _tries(arguments), report)
+    text = f"shard {shard[0]} of {shard[1]}: {counted['settled']} of {manifest.rows} inputs; --merge makes the table"
+    return Outcome(text, [manifest.path.parent])
+
+
+def _all_shards(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = cores if arguments.processes is None else arguments.processes
+    if processes < 1:
+        raise ValueError(f"--processes is at least 1, got {processes}")
+    manifest = prepare(arguments.folder, arguments.out)
+    processes = min(processes, manifest.rows)
+    run_local(recipe, manifest, processes, _tries(arguments), max(1, cores // processes))
+    return _merged(arguments.out)
+
+
+def _merged(out: Path) -> Outcome:
+    table, counts = merge(out)
+    text = ", ".join(f"{counts[name]} {name}" for name in ("done", "refused", "failed"))
+    return Outcome(f"{sum(counts.values())} inputs: {text}", [table], counts["done"] < sum(counts.values()))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise ValueError(f"--shard is a number and how many there are, 1/8 to 8/8, got {text!r}")
+    return number, count
+
+
+def _tries(arguments: argparse.Namespace) -> int:
+    tries = TRIES if arguments.tries is None else arguments.tries
+    if not 1 <= tries <= 1000:
+        raise ValueError(f"--tries is from 1 to 1000, got {tries}")
+    return tries
 
 
 def _check_others(out: Path, images: Sequence[Path]) -> None:
@@ -292,6 +192,8 @@ def _check_others(out: Path, images: Sequence[Path]) -> None:
     Raises:
         ValueError: names one of them.
     """
+    if (out / LEDGER).is_dir():
+        raise ValueError(f"{out} holds the ledger of a prediction by manifest or shards; choose another --out")
     try:
         listed = [Path(row["image"]) for row in json.loads((out / "results.json").read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError):  # no table, or none that was written here
@@ -300,44 +202,3 @@ def _check_others(out: Path, images: Sequence[Path]) -> None:
     for image in listed:
         if image.exists() and str(image.resolve()) not in own:
             raise ValueError(f"{out} holds the table of other images (first: {image}); choose another --out")
-
-
-def _beside(target: Path, ending: str) -> Path:
-    return target.with_name(target.name + ending)
-
-
-def execute(arguments: argparse.Namespace) -> Outcome:
-    """The verb ``predict``; fails when some images were skipped."""
-    if arguments.readers < 1:
-        raise ValueError(f"--readers is at least 1, got {arguments.readers}")
-    options = {
-        key: value
-        for key in ("plane", "channel", "slice_batch_size", "assess_anyway", "prevalence")
-        if (value := getattr(arguments, key)) is not None
-    }
-    if arguments.anonymous and not arguments.dicom:
-        raise ValueError("--anonymous is for the objects that --dicom writes; give both")
-    if arguments.dicom:
-        check_available()
-    root = arguments.bundle_root or ROOT
-    inference = Inference(root, arguments.weights, inference_overlays(arguments), arguments.device, options)
-    started = time.monotonic()
-    found = find_images(arguments.folder, arguments.out)
-    for note in found.notes():
-        logger.info("%s", note)
-    _check_others(arguments.out, [*found.images, *(path for path, _ in found.failed)])
-    objects = None
-    if arguments.dicom:
-        found.images, others = only_series(found.images)
-        found.failed += others
-        made_by = {**inference.identity(), "options": dict(options)}
-        objects = ObjectWriter(made_by, inference.metadata["intended_use"], arguments.anonymous)
-        options |= {"dicom": True, "anonymous": arguments.anonymous}
-    stems = result_stems(found.images, arguments.folder)
-    job = BatchPrediction(
-        inference, arguments.out, options, not arguments.no_overlays, arguments.readers, objects=objects
-    )
-    rows = job.run(found.images, stems, found.failed)
-    text = summary(rows, 0, time.monotonic() - started)
-    written = [arguments.out / name for name in ("results.csv", "results.html")]
-    return Outcome(text, written, any(row["error"] for row in rows))

@@ -13,7 +13,7 @@ from typing import Any
 from transforms.pictures import PICTURE_SUFFIXES
 from transforms.reading import VOLUME_SUFFIXES
 
-__all__ = ["DICOM", "HEADERS", "SUFFIXES", "check_free", "result_name", "result_stems", "shown", "stem"]
+__all__ = ["DICOM", "HEADERS", "SUFFIXES", "check_free", "result_name", "result_stems", "safe", "shown", "stem"]
 
 DICOM = (".dcm", ".ima")
 HEADERS = (".hdr", ".nhdr")  # of a pair
@@ -53,7 +53,7 @@ def _own_names(names: Iterable[str]) -> dict[str, str]:
         own.update({name: name for name in clashing})
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     """The name, or where it is too long or cannot be shown, one that can, with a hash of the whole."""
     plain = "".join(c if c.isprintable() else "_" for c in name)
     if plain == name and len(plain.encode()) <= _BYTES:
@@ -81,7 +81,7 @@ def result_stems(images: Sequence[Path], folder: Path) -> list[str]:
         beside = os.listdir(parent) if parent.is_dir() else []
         own[parent] = _own_names(names | {name for name in beside if name.lower().endswith((*SUFFIXES, *DICOM))})
     return [
-        Path(*(_safe(part) for part in image.parent.relative_to(base).parts), _safe(own[image.parent][image.name]))
+        Path(*(safe(part) for part in image.parent.relative_to(base).parts), safe(own[image.parent][image.name]))
         .as_posix()
         for image in images
     ]  # fmt: skip

@@ -13,13 +13,13 @@ from urllib.parse import quote
 from scripts.command.files import write_text
 from scripts.runs.folder import write_json
 
-__all__ = ["columns", "write_table"]
+__all__ = ["cell", "columns", "write_table"]
 
 BEFORE = (
     "image", "name", "verdict", "tumor_detected", "tumor_probability", "threshold", "prevalence", "predicted_class",
 )  # fmt: skip
 RAW = ("raw_tumor_detected", "raw_predicted_class", "raw_tumor_voxels", "raw_evidence_maximum")
-AFTER = ("plane", "slices_read", "tumor_voxels", "evidence_maximum", *RAW, "overlay", "flags", "error")
+AFTER = ("plane", "slices_read", "tumor_voxels", "evidence_maximum", *RAW, "overlay", "flags", "status", "error")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>TumorLens predictions</title>
 <style>
@@ -56,13 +56,13 @@ def write_table(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], out: 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns(classes))
     writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     write_text(text.getvalue(), out / "results.csv")
     write_json([dict(row) for row in rows], out / "results.json")
     write_text(_page(rows, classes, summary), out / "results.html")
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """What a spreadsheet would run as a formula, as the text that it is."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command.locations import ROOT
+from scripts.inference.batches import BatchPrediction
 from scripts.inference.pipeline import Inference
-from scripts.inference.predict import BatchPrediction, result_stems
+from scripts.inference.result_names import result_stems
 from scripts.runs.folder import WEIGHTS
 
 COUNT = 8
@@ -43,7 +44,7 @@ def predict_some(
     Args:
         datalist: see `some_items`.
         dataset_dir: folder that the datalist's paths are relative to.
-        out: gets the files that `scripts.inference.predict` writes.
+        out: gets the files that `scripts.inference.batches` writes.
         count: at most so many images.
         root: folder that holds ``configs`` and ``models``.
 

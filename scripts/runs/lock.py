@@ -1,4 +1,4 @@
-"""One training in a folder at a time: a lock that says who holds it, and that a process which is gone gives up."""
+"""One process at work in a folder: a lock that says who holds it, and that a process which is gone gives up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from scripts.command.files import remove_partial
 from scripts.runs.provenance import command_line
 
-__all__ = ["FILE", "STALE_S", "acquire", "release"]
+__all__ = ["FILE", "STALE_S", "acquire", "holder", "release"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _held: dict[Path, int] = {}  # lock file: process that took it; a forked one hol
 _renewing: threading.Thread | None = None
 
 
-def acquire(folder: str | Path) -> None:
+def acquire(folder: str | Path, argument: str = "run_dir") -> None:
     """Hold a folder until `release`, or until the process ends; taking it again in the same process changes nothing.
 
     A lock whose process is gone is taken over: on this machine that is looked up, on another one a lock counts as left
@@ -35,6 +35,7 @@ def acquire(folder: str | Path) -> None:
 
     Args:
         folder: made if absent.
+        argument: with which another folder is chosen.
 
     Raises:
         ValueError: when another process holds it; says which, since when and what to do.
@@ -52,14 +53,23 @@ def acquire(folder: str | Path) -> None:
             who = "another process" if owner is None else f"process {owner['pid']} on {owner['host']}"
             since = "" if owner is None else f" since {owner['since']} ({owner['command']})"
             raise ValueError(
-                f"{folder} is in use by {who}{since}: wait until it ends, or choose another run_dir; if that process "
-                f"is gone, delete {path}"
+                f"{folder} is in use by {who}{since}: wait until it ends, or choose another {argument}; if that "
+                f"process is gone, delete {path}"
             )
         if _remove(path, text):
             logger.info("%s: process %s on %s, which held it, is gone", folder, owner["pid"], owner["host"])
     _held[path] = os.getpid()
     remove_partial(folder)
     _keep_renewing()
+
+
+def holder(folder: str | Path) -> str | None:
+    """Another process that holds a folder, in words; None where none that still runs does."""
+    path = Path(folder).resolve() / FILE
+    text, owner = _read(path)
+    if text is None or path in _held or (owner is not None and not _holds(owner, path)):
+        return None
+    return "another process" if owner is None else f"process {owner['pid']} on {owner['host']}"
 
 
 def release(folder: str | Path) -> None:

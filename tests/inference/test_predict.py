@@ -16,6 +16,7 @@ from PIL import Image
 
 from scripts.__main__ import main as command
 from scripts.inference import predict
+from scripts.inference.batches import study_overlay
 from scripts.inference.pipeline import Inference
 from tests.scans import head, oblique, save, save_picture, write_overlay
 
@@ -169,12 +170,12 @@ def test_the_overlay_shows_every_slice_and_colors_only_evidence(folder, overlay)
     item = inference.prepare({"image": str(folder / "deep" / "er" / "scan.nii.gz")})
     output = inference.infer(item)
     output["seg"] = torch.zeros_like(output["seg"])
-    sheet = predict.study_overlay(item, output)
+    sheet = study_overlay(item, output)
     assert sheet.shape == (2 * 32, 4 * 32, 3)
     colored = (sheet.max(-1) != sheet.min(-1)).reshape(2, 32, 4, 32).any((1, 3)).flatten()
     assert colored.tolist() == [bool((e > 0).any()) for e in output["evidence"]]
     output["evidence"] = torch.full_like(output["evidence"], -1.0)
-    dark = predict.study_overlay(item, output)
+    dark = study_overlay(item, output)
     assert (dark.max(-1) == dark.min(-1)).all()
 
 

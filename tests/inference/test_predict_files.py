@@ -20,11 +20,11 @@ from scripts.explain.evidence import evidence_pass
 from scripts.explain.maps import upsample
 from scripts.explain.targets import TumorLogOdds
 from scripts.inference import result_table
+from scripts.inference.batches import BatchPrediction, study_overlay
 from scripts.inference.image_files import find_images, fingerprint, is_result
 from scripts.inference.inferers import MultiTaskInferer
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import evidence_scale
-from scripts.inference.predict import BatchPrediction, study_overlay
 from scripts.inference.result_names import check_free, result_name, result_stems
 from scripts.inference.results import WriteResults
 from tests.inference.test_predict import run

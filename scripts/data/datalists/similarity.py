@@ -193,7 +193,7 @@ def _linked(pairs: Pairs, limit: float, count: int, fingerprints: NDArray[np.uin
     first, second, bits = pairs
     copies = np.zeros(len(bits), bool)
     if fingerprints is not None:
-        copies = (unlikeness(fingerprints, first, second) <= COPY).any(axis=1)
+        copies = np.asarray((unlikeness(fingerprints, first, second) <= COPY).any(axis=1))
     limit = _safe_limit(bits[~copies], limit, count)
     return _chosen((first, second, np.where(copies, 0, bits)), copies | (bits <= limit + 0.25)), limit
 

@@ -1,0 +1,197 @@
+"""What became of every input of a large prediction: a journal a shard, a line each time something happens.
+
+A line is written at once, with one call of the system; one that a killed process left unfinished is cut off. ``begun``
+stands before the work, so that an input that ends its process is known by it; ``done`` and ``refused`` are final,
+``failed`` is so after a stated number of tries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from scripts.inference.result_names import shown
+from scripts.inference.result_table import columns
+from scripts.runs import lock
+
+__all__ = ["JOURNAL", "TRIES", "Ledger", "entries", "header", "journals"]
+
+JOURNAL = "journal.jsonl"
+TRIES = 3
+_LINE = re.compile(rb'\{"row": (\d+), "state": "(\w+)"(?:, "try": (\d+), "of": (\d+))?')
+
+
+def journals(folder: Path) -> list[Path]:
+    """The journals of all shards, in order of their names."""
+    return sorted(folder.glob(f"shard-*-of-*/{JOURNAL}"))
+
+
+def header(journal: Path) -> dict[str, Any]:
+    """First line of a journal: by what its results were made, and the names of the classes; empty where none is yet."""
+    with open(journal, "rb") as file:
+        line = file.readline()
+    return json.loads(line) if line.endswith(b"\n") else {}
+
+
+def entries(journal: Path) -> Iterator[tuple[int, int, str, int, int]]:
+    """Place in the file, input, state, and of a failure its try and how many there are; whole lines only.
+
+    Raises:
+        ValueError: when a line is none that was written here.
+    """
+    place = 0
+    with open(journal, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and place:
+                match = _LINE.match(line)
+                if match is None or not line.endswith(b"}\n"):
+                    raise ValueError(
+                        f"{journal} is damaged at byte {place}; delete it, and predict again: results are kept"
+                    )
+                row, state, number, of = match.groups(b"0")
+                yield place, int(row), state.decode(), int(number), int(of)
+            place += len(line)
+
+
+class Ledger:
+    """The journal of one shard, open for writing, and what all journals say of its inputs.
+
+    Args:
+        folder: of the ledger.
+        shard: its number, from 1, and how many there are.
+        rows: number of inputs.
+        made_by: what decides about a result beside the image.
+        classes: names by index.
+        tries: how often an input is tried.
+
+    Raises:
+        ValueError: when another process works on this shard, or on shards of another number, or the results in the
+            ledger were made by something else.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shard: tuple[int, int],
+        rows: int,
+        made_by: Mapping[str, Any],
+        classes: Sequence[str],
+        tries: int = TRIES,
+    ) -> None:
+        self.shard, self.tries, self._columns = shard, tries, columns(classes)
+        self._final, self._begun, self._failed = (
+            bytearray(rows),
+            array("H", bytes(2 * rows)),
+            array("H", bytes(2 * rows)),
+        )
+        self._folder = folder / f"shard-{shard[0]}-of-{shard[1]}"
+        about = {"made_by": dict(made_by), "classes": list(classes)}
+        lock.acquire(self._folder, "--shard")
+        try:
+            _check_others(folder, shard[1])
+            for journal in journals(folder):
+                self._read(journal, about)
+            own = self._folder / JOURNAL
+            _cut(own)
+            self._file = os.open(own, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            if not own.stat().st_size:
+                self._write(about)
+        except BaseException:
+            lock.release(self._folder)
+            raise
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        lock.release(self._folder)
+
+    def mine(self, row: int) -> bool:
+        """Whether an input belongs to this shard: every n-th does."""
+        return row % self.shard[1] == self.shard[0] - 1
+
+    def settled(self, row: int) -> bool:
+        """Whether nothing is left to do for an input."""
+        return bool(self._final[row]) or self._failed[row] >= self.tries
+
+    def tried(self, row: int) -> int:
+        """How often an input was begun."""
+        return self._begun[row]
+
+    def begin(self, row: int) -> None:
+        """Say that an input is about to be read."""
+        self._begun[row] += 1
+        self._write({"row": row, "state": "begun"})
+
+    def take_back(self, row: int) -> None:
+        """Say that a begun input was left for another time, through no fault of its own."""
+        self._begun[row] -= 1
+        self._write({"row": row, "state": "back"})
+
+    def settle(self, row: int, table: Mapping[str, Any]) -> None:
+        """Say what became of an input, in a row of the table whose ``status`` is done, refused or failed."""
+        about: dict[str, Any] = {"row": row, "state": table["status"]}
+        if table["status"] == "failed":
+            self._failed[row] = self._begun[row]
+            about |= {"try": self._begun[row], "of": self.tries}
+        else:
+            self._final[row] = 1
+        self._write({**about, "values": [table[name] for name in self._columns]})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        content = (json.dumps(line, allow_nan=False) + "\n").encode()
+        if os.write(self._file, content) != len(content):
+            raise OSError(28, "the disk is full", str(self._folder / JOURNAL))
+
+    def _read(self, journal: Path, about: Mapping[str, Any]) -> None:
+        other = header(journal)
+        if other and other != about:
+            unlike = sorted(key for key in about["made_by"] if other["made_by"].get(key) != about["made_by"][key])
+            raise ValueError(
+                f"{journal} holds results made otherwise ({', '.join(unlike) or 'other classes'} differ); choose "
+                "another --out, or predict with the weights, config and options of before"
+            )
+        change: dict[str, Callable[[int, int], None]] = {
+            "begun": lambda row, _: self._count(row, 1),
+            "back": lambda row, _: self._count(row, -1),
+            "done": lambda row, _: self._final.__setitem__(row, 1),
+            "refused": lambda row, _: self._final.__setitem__(row, 1),
+            "failed": lambda row, number: self._failed.__setitem__(row, number),
+        }
+        for _, row, state, number, _ in entries(journal):
+            change[state](row, number)
+
+    def _count(self, row: int, step: int) -> None:
+        self._begun[row] = min(max(self._begun[row] + step, 0), 1000)
+
+
+def _check_others(folder: Path, count: int) -> None:
+    """Refuse to cut the work into another number of shards while a process works on those of before."""
+    for other in sorted(folder.glob("shard-*-of-*")):
+        if other.name.rpartition("-")[2] != str(count) and (holder := lock.holder(other)):
+            raise ValueError(
+                f"{holder} works on {shown(other)}, which is no shard of {count}: wait until it ends, or start "
+                "as many shards"
+            )
+
+
+def _cut(journal: Path) -> None:
+    """Cut off a line that a killed process did not finish."""
+    if not journal.is_file():
+        return
+    with open(journal, "rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = max(0, end - (1 << 20))
+        file.seek(start)
+        tail = file.read()
+        if tail and not tail.endswith(b"\n"):
+            file.truncate(start + tail.rfind(b"\n") + 1)

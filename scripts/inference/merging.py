@@ -1,0 +1,93 @@
+"""One table of all shards: every input of the manifest once, done, refused or failed, or none at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from array import array
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from scripts.command.files import whole
+from scripts.inference.ledger import entries, header, journals
+from scripts.inference.manifest import opened
+from scripts.inference.result_names import shown
+from scripts.inference.result_table import cell, columns
+
+__all__ = ["merge"]
+
+
+def merge(out: Path) -> tuple[Path, Counter[str]]:
+    """Write results.csv of what the journals hold; a few bytes a row are held at a time.
+
+    Args:
+        out: folder of the results.
+
+    Returns:
+        the table, and how many inputs are done, refused and failed.
+
+    Raises:
+        FileNotFoundError: when there is no ledger.
+        ValueError: when an input has no final state yet, or two, or the shards were made by different weights,
+            configs or options.
+    """
+    manifest = opened(out)
+    files = [journal for journal in journals(manifest.path.parent) if header(journal)]
+    about = _about(files)
+    final, where, which = _final(files, manifest.rows)
+    missing = final.count(0)
+    if missing or not files:
+        row, image = next((row, image) for row, image in manifest.images() if not final[row])
+        raise ValueError(
+            f"{missing} of {manifest.rows} inputs of {manifest.source} are not predicted yet (first: {shown(image)}, "
+            f"number {row}); run their shards again, then merge"
+        )
+    names = columns(about["classes"])
+    status, counts = names.index("status"), Counter[str]()
+    with ExitStack() as stack:
+        table = stack.enter_context(whole(out / "results.csv"))
+        opened_files = [stack.enter_context(open(file, "rb")) for file in files]
+        target = stack.enter_context(open(table, "w", encoding="utf-8", newline=""))
+        writer = csv.writer(target)
+        writer.writerow(names)
+        for row, image in manifest.images():
+            source = opened_files[which[row]]
+            source.seek(where[row])
+            values = json.loads(source.readline())["values"]
+            if values[0] != shown(image):
+                raise ValueError(
+                    f"{files[which[row]]}: input {row} is {values[0]}, and {shown(image)} in {manifest.path}"
+                )
+            counts[values[status]] += 1
+            writer.writerow([cell(value) for value in values])
+    return out / "results.csv", counts
+
+
+def _about(files: list[Path]) -> dict[str, Any]:
+    """What all journals say that their results were made by."""
+    first = header(files[0]) if files else {"classes": []}
+    for other in files[1:]:
+        if header(other) != first:
+            raise ValueError(
+                f"{files[0].parent} and {other.parent} were predicted with different weights, configs or options; "
+                "delete one of them, and predict again"
+            )
+    return first
+
+
+def _final(files: list[Path], rows: int) -> tuple[bytearray, array[int], array[int]]:
+    """Of every input, whether it has come to its end (1: failed, 2: done or refused), and the place of that line."""
+    final, where, which = bytearray(rows), array("q", bytes(8 * rows)), array("H", bytes(2 * rows))
+    for number, file in enumerate(files):
+        for place, row, state, attempt, of in entries(file):
+            level = 2 if state in ("done", "refused") else 1 if state == "failed" and attempt >= of else 0
+            if level == 2 and final[row] == 2:
+                raise ValueError(
+                    f"input {row} stands twice as finished, in {files[which[row]]} and {file}: two processes had it; "
+                    f"delete {file} and predict again (results are kept), then merge"
+                )
+            if level and level >= final[row]:
+                final[row], where[row], which[row] = level, place, number
+    return final, where, which
