@@ -47,6 +47,7 @@ CONTENT = {
 LEFT_OUT = {"configs/smoke.yaml"}  # of the tests
 DOCS = ("README.md", "data_license.txt", "metadata.schema.json")
 VALUES = ("spatial_size", "num_classes", "network_def", "classes", "training_prevalence")
+OF_VOLUMES = ("regions", "spacing_mm")  # null where they do not apply
 # One time for all files, so that the same content gives the same zip file.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -83,7 +84,7 @@ def find_weights(run: Path | None, root: Path = ROOT) -> Weights:
                 "as in: make bundle RUN=runs/demo/ours"
             )
         shipped = yaml.safe_load((root / "configs" / "inference.yaml").read_text(encoding="utf-8"))
-        return Weights(path, {key: shipped[key] for key in VALUES})
+        return Weights(path, {key: shipped[key] for key in (*VALUES, *OF_VOLUMES)})
     folder = runs.last_stage(run)
     config = yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8"))
     overlay = run / "network.yaml"
@@ -93,6 +94,7 @@ def find_weights(run: Path | None, root: Path = ROOT) -> Weights:
         classes = runs.read_datalist(config["datalist_file"], config["dataset_dir"])["classes"]
     values = {key: config[key] for key in VALUES if key not in ("classes", "training_prevalence")}
     values |= {"classes": dict(classes), "training_prevalence": training_prevalence(folder)}
+    values |= {key: config.get(key) for key in OF_VOLUMES}
     return Weights(folder / WEIGHTS, values, model_card.data_description(config), model_card.evaluated(run))
 
 
@@ -110,6 +112,14 @@ def content(root: Path) -> Iterator[Path]:
             yield Path("docs", doc)
 
 
+def completed(definition: Mapping[str, Any], shipped: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's definition, where it is of a run from before there were regions and windows with these values too."""
+    later = ("out_channels", "regions", "window")
+    if "regions" in definition or definition.get("out_channels") != 2:
+        return dict(definition)
+    return {**definition, **{key: shipped["network_def"][key] for key in later if key in shipped["network_def"]}}
+
+
 def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
     """Write the values of the weights into ``configs/inference.yaml``, and what follows from them into metadata.json.
 
@@ -120,7 +130,9 @@ def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
         ValueError: when the weights do not fit the network.
     """
     inference, meta_file = (folder / "configs" / name for name in ("inference.yaml", "metadata.json"))
-    inference.write_text(set_values(inference.read_text(encoding="utf-8"), weights.values), encoding="utf-8")
+    text = inference.read_text(encoding="utf-8")
+    values = {**weights.values, "network_def": completed(weights.values["network_def"], yaml.safe_load(text))}
+    inference.write_text(set_values(text, values), encoding="utf-8")
     parser = ConfigParser()
     parser.read_config(str(inference))
     network = parser.get_parsed_content("network_def")
@@ -148,10 +160,15 @@ def write_configs(folder: Path, weights: Weights) -> None:
     train = folder / "configs" / "train.yaml"
     # The number of classes follows from the datalist or, in MONAI Label, from the classes.
     own = {key: value for key, value in weights.values.items() if key not in ("num_classes", "training_prevalence")}
+    own["network_def"] = completed(own["network_def"], yaml.safe_load(train.read_text(encoding="utf-8")))
+    if own.get("regions") is None:  # those of the datalist, then
+        own.pop("regions", None)
     train.write_text(set_values(train.read_text(encoding="utf-8"), own), encoding="utf-8")
     # monai.bundle.load reads JSON alone and builds the network from <workflow_type>.json.
     raw = yaml.safe_load((folder / "configs" / "inference.yaml").read_text(encoding="utf-8"))
-    definition = {**raw["network_def"], "num_classes": parser.get_parsed_content("num_classes")}
+    computed = ("num_classes", "out_channels", "regions", "window")
+    values = {key: parser.get_parsed_content(f"network_def#{key}") for key in computed if key in raw["network_def"]}
+    definition = {**raw["network_def"], **values}
     runs.write_json({"bundle_root": ".", "network_def": definition}, folder / "configs" / "infer.json")
 
 

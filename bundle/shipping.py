@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from bundle.model_card import data_description
-from bundle.release import Weights, write_inference_config
+from bundle.release import OF_VOLUMES, Weights, write_inference_config
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
 from scripts.data import datalists
@@ -150,6 +150,7 @@ def ship(
     stage = stage_folders(run_dirs[-1])[-1]
     config = yaml.safe_load((stage / runs.CONFIG).read_text(encoding="utf-8"))
     values = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
+    values |= {key: config.get(key) for key in OF_VOLUMES}
     values["training_prevalence"] = training_prevalence(stage)
     values["classes"] = dict(datalists.read(config["datalist_file"])["classes"])
     write_inference_config(root, Weights(stage / WEIGHTS, values, data_source or data_description(config)))

@@ -79,6 +79,7 @@ def make_ensemble(
     run = Path(run_dir)
     config = {
         **{key: first[key] for key in ("spatial_size", "seed")},
+        **{key: first.get(key) for key in ("regions", "spacing_mm")},
         "num_classes": ensemble.num_classes,
         "dataset_dir": str(dataset_dir),
         "datalist_file": str(datalist_file),

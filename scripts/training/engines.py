@@ -75,7 +75,8 @@ class MultiTaskStep(nn.Module):
                 "cache_features needs a frozen encoder and no segmentation, as in stage 2: features of weights that "
                 "change cannot be kept"
             )
-        if cache_features and network.window is not None:
+        self.window: list[int] | None = getattr(network, "window", None)  # classifiers take whole images
+        if cache_features and self.window is not None:
             raise ValueError("cache_features needs whole images; patches are drawn again in every epoch")
         self.kept = KeptFeatures(items) if cache_features else None
         self.precision, self.dtype = precision, autocast_dtype(precision, next(network.parameters()).device)
@@ -129,7 +130,7 @@ class MultiTaskStep(nn.Module):
         self, image: torch.Tensor, masked: torch.Tensor | None, index: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            if not self.training and larger(image.shape[2:], self.network.window):  # a whole volume, in a validation
+            if not self.training and larger(image.shape[2:], self.window):  # a whole volume, in a validation
                 return self.network.multitask(image, None, self.segmentation, self.classification)
             if self.kept is None or index is None:
                 features, masks = self.network.encode(image)

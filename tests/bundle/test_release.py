@@ -107,9 +107,15 @@ def test_values_of_the_run_stand_in_both_configs_and_the_stride_in_the_metadata(
         yaml.safe_load((folder / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
         for name in ("inference", "train")
     )
-    for key in ("spatial_size", "network_def", "classes"):
-        assert inference[key] == wanted[key]
-        assert train[key] == wanted[key]
+    later = {"out_channels": "$len(@regions) if @regions else 2", "regions": "@regions"}  # than the made run
+    later["window"] = "$list(@spatial_size) if @spacing_mm else None"
+    for key, value in {**wanted, "network_def": {**wanted["network_def"], **later}}.items():
+        if key in ("spatial_size", "network_def", "classes"):
+            assert inference[key] == train[key] == value
+    assert (inference["regions"], inference["spacing_mm"], train["spacing_mm"]) == (None, None, None)
+    assert train["regions"].startswith("$stated_regions.given(")
+    built = json.loads((folder / "configs" / "infer.json").read_text(encoding="utf-8"))["network_def"]
+    assert (built["out_channels"], built["regions"], built["window"]) == (2, None, None)
     assert inference["num_classes"] == 4
     meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert meta["network_data_format"]["inputs"]["image"]["spatial_shape"] == ["8*n", "8*n"]
