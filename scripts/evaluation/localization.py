@@ -94,6 +94,11 @@ def make_plan(
             raise ValueError("methods: this network has no evidence map (head='average_pool'); leave 'evidence' out")
         logger.info("no evidence map: the network was built with head='average_pool'")
         names = tuple(name for name in names if name != "evidence")
+    if getattr(network, "window", None) is not None:
+        if not isinstance(methods, str) and set(names) != {"evidence"}:
+            raise ValueError("methods: a network of patches is explained by evidence, its layers see single windows")
+        logger.info("explained by the evidence map: the layers of a network of patches see single windows")
+        names = ("evidence",)
     targets = _explained(network, targets)
     if aggregate is None and len(main_layers(network)) > 1:
         aggregate = "mean"

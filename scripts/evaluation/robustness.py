@@ -38,15 +38,19 @@ NOT_IN_3D = (
     "and rotation lie in the plane)"
 )
 
+NOT_OF_PATCHES = "scope is not measured: what it compares are features of whole images, and this network sees patches"
 
-def left_out(extras: Sequence[str], spatial_dims: int) -> list[str]:
+
+def left_out(extras: Sequence[str], spatial_dims: int, patches: bool = False) -> list[str]:
     """Notes for metrics.json: which of the extras asked for are not measured, and why.
 
     Args:
         extras: of ``configs/evaluate.yaml``.
         spatial_dims: of the network.
+        patches: it was trained on patches.
     """
-    return [NOT_IN_3D] if spatial_dims == 3 and "robustness" in extras else []
+    found = [NOT_IN_3D] if spatial_dims == 3 and "robustness" in extras else []
+    return [*found, NOT_OF_PATCHES] if patches and "scope" in extras else found
 
 
 def corrupted_items(

@@ -33,6 +33,11 @@ def evidence_stride(network: Any) -> list[int]:
     return [math.prod(axis) for axis in zip(*network.level_strides[: first + 1], strict=True)]
 
 
+def window_words(network: Any) -> str:
+    """The size of a network's window in words: "128 x 128 x 128"."""
+    return " x ".join(map(str, network.window))
+
+
 def overlaps(window: Sequence[int], stride: Sequence[int], overlap: float) -> list[float]:
     """The overlap of windows by axis for which they start on multiples of the network's total stride.
 
@@ -62,8 +67,14 @@ def stitched(
         overlap: of neighboring windows, 0 or more and less than 1.
 
     Raises:
-        ValueError: when the size is no multiple of the stride, or the volume has no head.
+        ValueError: when the size is no multiple of the stride, the volume has no head, or hooks are set on layers: what
+            they see is a window, and a map made of it would be that of the last one.
     """
+    if any(module._forward_hooks for name, module in network.named_modules() if name):
+        raise ValueError(
+            f"layers of a network of patches ({window_words(network)}) see one window at a time, not the volume: "
+            "explain it by its evidence map, or give one patch"
+        )
     window = list(network.window)
     if any(n % s for n, s in zip(x.shape[2:], network.total_stride, strict=True)):
         raise ValueError(

@@ -18,6 +18,8 @@ from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.data.datalists.regions import SCHEMES
 from scripts.evaluation.items import measured_regions
+from scripts.evaluation.localization import make_plan
+from scripts.evaluation.robustness import NOT_OF_PATCHES, left_out
 from scripts.inference.postprocessing import own_values, paint
 from scripts.networks.windows import stitched
 from scripts.phantoms.sequences import write_pair
@@ -99,6 +101,14 @@ def test_the_answer_does_not_depend_on_the_step_of_the_windows(trained):
     with torch.no_grad():
         found = [torch.softmax(stitched(network, image, overlap=share)["cls"], 1)[0, 1] for share in (0.5, 0.75)]
     assert float(abs(found[0] - found[1])) < 0.05
+
+
+def test_a_network_of_patches_is_explained_by_its_evidence(trained):
+    network, _, _ = runs.load_run(trained["folder"] / "run")
+    assert make_plan(network).methods == ("evidence",)
+    with pytest.raises(ValueError, match="is explained by evidence"):
+        make_plan(network, ["gradcam"])
+    assert NOT_OF_PATCHES in left_out(["scope"], 3, patches=True)
 
 
 def test_a_run_is_not_evaluated_on_other_regions(trained):

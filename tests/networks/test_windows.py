@@ -84,6 +84,18 @@ def test_windows_without_a_head_are_not_computed(volume):
     assert len(seen) < 7  # windows start at 0, 8, ..., 48
 
 
+def test_a_hook_on_a_layer_is_refused_and_one_on_the_network_is_not(volume):
+    network = net()
+    with torch.no_grad():
+        handle = network.register_forward_hook(lambda *_: None)
+        assert network(volume[:1], output="cls").shape == (1, 3)
+        handle.remove()
+        network.bottleneck.register_forward_hook(lambda *_: None)
+        with pytest.raises(ValueError, match=r"16 x 16 x 16.* see one window at a time"):
+            network(volume[:1], output="cls")
+        assert network(volume[:1, :, 4:20, 4:20, 2:18], output="cls").shape == (1, 3)
+
+
 def test_an_axis_shorter_than_the_window_is_filled_with_air(volume):
     network = net()
     image = volume[:1, :, :, :, 2:10]
