@@ -65,6 +65,19 @@ def test_the_adopted_network_segments_as_the_stock_one(tmp_path, dims):
     }
 
 
+def test_the_head_is_drawn_by_the_seed_and_torch_is_not_left_seeded(checkpoint):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = (adopt.adopt(checkpoint, seed=seed)[0].state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    heads = [key for key in first if key.startswith("head.") and first[key].ndim > 1]
+    assert heads
+    for key in heads:
+        assert torch.equal(first[key], again[key])
+        assert not torch.equal(first[key], other[key])
+
+
 def test_instance_normalization_without_scale_and_shift_is_adopted_as_it_is(tmp_path):
     network = stock(norm_name=("INSTANCE", {"affine": False}))
     torch.save(network.state_dict(), tmp_path / "a.pt")
