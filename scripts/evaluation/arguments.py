@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_compute, add_data, add_out, add_overlay, add_part, add_run, add_seed
+from scripts.command.verbs import (
+    Parser,
+    Verb,
+    add_compute,
+    add_data,
+    add_limit,
+    add_out,
+    add_overlay,
+    add_part,
+    add_run,
+    add_seed,
+    add_weights,
+)
 
 __all__ = ["VERBS"]
 
@@ -28,6 +40,12 @@ def _explain(parser: Parser) -> None:
     add_compute(parser)
 
 
+def _scope(parser: Parser) -> None:
+    add_data(parser)
+    add_weights(parser)
+    add_limit(parser, "at most so many training and so many validation images (default: 400)")
+
+
 VERBS = (
     Verb(
         "evaluate", "measure a trained run on a part of any datalist", "scripts.evaluation.running", _evaluate,
@@ -40,5 +58,12 @@ VERBS = (
         "  python -m scripts explain --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json"
         + VALUES.format("explain.yaml", "--methods all --slow_cases 8"),
         overrides=True,
+    ),
+    Verb(
+        "scope", "fit what the training images look like, so that unlike ones are not assessed",
+        "scripts.evaluation.scope_fit", _scope,
+        "  python -m scripts scope --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json\n"
+        "  python -m scripts scope --dataset_dir BRISC --datalist_file docs/training/RUN/datalist.json\n\n"
+        "Once after every training (evaluate does it too, for a run's own datalist); it lies beside the weights.",
     ),
 )  # fmt: skip

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from monai.transforms import Compose
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from scripts.data import datalists
+from scripts.data.preprocessing import Pipeline
+from scripts.evaluation.contrasts import CHANGES
+from scripts.evaluation.contrasts import HELD_OUT as UNSEEN
 from scripts.evaluation.items import EvaluationDataset, evaluated_items
+from scripts.evaluation.outsiders import HELD_OUT as UNDRAWN
 from scripts.evaluation.outsiders import OUTSIDERS
+from scripts.evaluation.scope_fit import (
+    COUNT,
+    changed_pair,
+    drawn_items,
+    features_of,
+    fit_scope,
+    item_features,
+    prepared_items,
+)
 from scripts.evaluation.uncertainty_evaluation import draw
 from scripts.inference import scope
 from scripts.inference.inferers import spatial_dims
@@ -24,63 +35,64 @@ from scripts.runs.folder import last_stage, read_datalist, write_json
 
 logger = logging.getLogger(__name__)
 
-DRAWN = 16  # pictures of each kind of `OUTSIDERS`
+DRAWN = 16  # pictures of each kind of `OUTSIDERS`, and images changed by each of `CHANGES`
 
 
-def item_features(
-    network: Any, items: Sequence[Mapping[str, Any]], transform: Compose, batch_size: int = 16, desc: str = ""
-) -> tuple[NDArray[np.float64], list[int], list[str]]:
-    """Features of the items that the pipeline takes.
+@dataclass
+class Foreign:
+    """Images of one kind that the network should not be asked about.
+
+    Attributes:
+        name, kind: what it is called, and "images" (from elsewhere), "changed" or "drawn".
+        left_out: whether no scope is fitted with this kind.
+        values: (N, F) features of those that the pipeline takes.
+        units: patients, volumes or names of them.
+        refusals: the reasons why the others were refused.
+    """
+
+    name: str
+    kind: str
+    left_out: bool
+    values: NDArray[np.float64]
+    units: list[str]
+    refusals: list[str]
+
+
+def foreign_images(
+    network: Any,
+    items: Sequence[Mapping[str, Any]],
+    transform: Pipeline,
+    outside: Mapping[str, Mapping[str, str]],
+    batch_size: int = 16,
+    count: int = DRAWN,
+) -> Iterator[Foreign]:
+    """Every kind of foreign images: those from elsewhere, items changed by each contrast, and drawn ones (2D).
 
     Args:
         network: in evaluation mode.
-        items: with absolute paths or arrays.
+        items: like those of the training, but not of it.
         transform: of the run's preprocessing.
+        outside: see `outside_items`.
         batch_size: images at once.
-        desc: of the progress bar; "" for none.
-
-    Returns:
-        features (N, F), the indices of those items, and the reasons why the others were refused.
+        count: of each kind that is made.
     """
-    device, kept, reasons = next(network.parameters()).device, [], []
-    waiting: list[Mapping[str, Any]] = []
-    found: list[NDArray[np.float64]] = []
-
-    def measure() -> None:
-        """Features of those that wait: whole volumes of all cases would fill the memory."""
-        image, foreground = (torch.stack([torch.as_tensor(x[key]) for x in waiting]) for key in ("image", "foreground"))
-        found.append(scope.features(network, image.float().to(device), foreground.to(device)))
-        waiting.clear()
-
-    for index, item in enumerate(tqdm(items, desc=desc, disable=not desc)):
-        given = {key: item[key] for key in ("image", "slice", "plane", "foreground", "name") if key in item}
-        try:
-            waiting.append(transform(given))
-            kept.append(index)
-        except ValueError as error:
-            reasons.append(str(error))
-        if len(waiting) == batch_size:
-            measure()
-    if waiting:
-        measure()
-    return np.concatenate(found) if found else np.empty((0, 0)), kept, reasons
-
-
-def fit_scope(
-    network: Any,
-    datalist: Mapping[str, Any],
-    dataset_dir: str,
-    transform: Compose,
-    limit: int | None = 400,
-    batch_size: int = 16,
-) -> scope.Scope:
-    """Fit a scope on training and validation images, at most ``limit`` of each, drawn by a fixed seed."""
-    found = []
-    for part in ("training", "validation"):
-        items = evaluated_items(datalist, part, dataset_dir)
-        chosen = [items[i] for i in draw(items, limit)]
-        found.append(item_features(network, chosen, transform, batch_size, f"scope, {part}")[0])
-    return scope.fit(found[0], found[1], scope.probe(network))
+    for name, others in outside_items(outside):
+        found, at, refusals = item_features(network, others, transform, batch_size)
+        where = [str(others[i].get("volume") or others[i].get("patient") or others[i]["name"]) for i in at]
+        yield Foreign(name, "images", True, found, where, refusals)
+    prepared = [item for _, item in prepared_items(items[:: max(1, len(items) // count)], transform)]
+    pairs = [(item["image"], item["foreground"]) for item in prepared if not isinstance(item, str)]
+    for name in CHANGES if pairs else ():
+        made = [changed_pair(pair, name, 10_000 + i) for i, pair in enumerate(pairs)]
+        parts = [features_of(network, made[i : i + batch_size]) for i in range(0, len(made), batch_size)]
+        yield Foreign(
+            name, "changed", name in UNSEEN, np.concatenate(parts), [f"{name} {i}" for i in range(len(made))], []
+        )
+    channels = next(p for p in network.parameters() if p.ndim > 2).shape[1]
+    for name in OUTSIDERS if spatial_dims(network) == 2 else ():
+        drawn = drawn_items([name], channels, count, first=COUNT)
+        found, at, refusals = item_features(network, drawn, transform, batch_size)
+        yield Foreign(name, "drawn", name in UNDRAWN, found, [drawn[i]["name"] for i in at], refusals)
 
 
 def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -88,13 +100,6 @@ def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[st
     for name, where in outside.items():
         datalist = read_datalist(where.get("datalist_file"), where.get("dataset_dir"))
         yield name, evaluated_items(datalist, "all", where["dataset_dir"])
-
-
-def drawn_items(channels: int = 1) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The same for `OUTSIDERS`, 2D; every channel shows the same picture."""
-    for name, picture in OUTSIDERS.items():
-        arrays = [np.repeat(picture(seed)[None].astype(np.float32), channels, axis=0) for seed in range(DRAWN)]
-        yield name, [{"image": array, "name": f"{name} {i}"} for i, array in enumerate(arrays)]
 
 
 def compare(
@@ -134,7 +139,7 @@ def write_scope(
     network: Any,
     run_dir: str | Path,
     dataset: EvaluationDataset,
-    transform: Compose,
+    transform: Pipeline,
     folder: str | Path,
     datalist: Mapping[str, Any],
     dataset_dir: str,
@@ -146,8 +151,7 @@ def write_scope(
     """Write scope.json, and scope.npz beside the weights where it is not there yet.
 
     Where there is none and it can not be fitted (too few images, or not the run's own datalist), scope.json says why
-    under "unavailable" and holds nothing else. Whole volumes are compared with those of ``outside`` alone: the drawn
-    images are 2D.
+    under "unavailable" and holds nothing else. Whole volumes are not compared with drawn images, which are 2D.
 
     Args:
         network: in evaluation mode.
@@ -182,14 +186,10 @@ def write_scope(
         "inside": {"n": len(items), "refused": len(reasons), "flagged": float((scores > 1).mean())},
         "outside": [],
     }
-    channels = next(p for p in network.parameters() if p.ndim > 2).shape[1]
-    drawn = drawn_items(channels) if spatial_dims(network) == 2 else ()
-    for kind, groups in (("images", outside_items(outside or {})), ("drawn", drawn)):
-        for name, others in groups:
-            found, at, refusals = item_features(network, others, transform, batch_size)
-            away = reference.score(found) if len(found) else np.empty(0)
-            where = [str(others[i].get("volume") or others[i].get("patient") or others[i]["name"]) for i in at]
-            figures = compare(scores, units, away, where, len(refusals))
-            result["outside"].append({"name": name, "kind": kind, **figures, "reasons": sorted(set(refusals))[:1]})
+    for foreign in foreign_images(network, items, transform, outside or {}, batch_size):
+        away = reference.score(foreign.values) if len(foreign.values) else np.empty(0)
+        figures = compare(scores, units, away, foreign.units, len(foreign.refusals))
+        about = {"name": foreign.name, "kind": foreign.kind, "left_out_of_fit": foreign.left_out}
+        result["outside"].append({**about, **figures, "reasons": sorted(set(foreign.refusals))[:1]})
     write_json(result, Path(folder) / "scope.json")
     return result

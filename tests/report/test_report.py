@@ -110,8 +110,18 @@ def write_checks(folder: Path, test: list[dict]) -> None:
     write_json(content, folder / "robustness.json")
     inside, units = rng.random(20), [str(i) for i in range(20)]
     outside = [
-        {"name": "CT (drawn)", "kind": "drawn", **scope_evaluation.compare(inside, units, inside + 0.5, units, 0)},
-        {"name": "noise", "kind": "drawn", **scope_evaluation.compare(inside, units, np.empty(0), [], 16)},
+        {
+            "name": "CT (drawn)",
+            "kind": "drawn",
+            "left_out_of_fit": True,
+            **scope_evaluation.compare(inside, units, inside + 0.5, units, 0),
+        },
+        {
+            "name": "noise",
+            "kind": "drawn",
+            "left_out_of_fit": False,
+            **scope_evaluation.compare(inside, units, np.empty(0), [], 16),
+        },
     ]
     write_json(
         {
