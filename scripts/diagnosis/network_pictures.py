@@ -24,10 +24,11 @@ from scripts.diagnosis.panels import (
 from scripts.diagnosis.study import Study
 from scripts.explain.cam import gradcam, hirescam
 from scripts.explain.gradient_findings import activations_and_gradients, cells_with_head, logits_of
-from scripts.explain.layers import LayerError, default_layer, evaluating, record
+from scripts.explain.layers import LayerError, evaluating
 from scripts.explain.maps import max_scaling, upsample
 from scripts.explain.measures import oracle_map
 from scripts.explain.network_findings import first_normalization, with_more_air
+from scripts.explain.recording import default_layer, record
 from scripts.pictures import overlays
 from scripts.pictures.figures import COLORS
 

@@ -19,12 +19,13 @@ from scripts.diagnosis.network import padding
 from scripts.diagnosis.shortcut import shortcut, shortcut_rows
 from scripts.explain.diagnosis import diagnose, in_order
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS, SHORTCUT, Finding
-from scripts.explain.layers import LayerError, default_layer
+from scripts.explain.layers import LayerError
 from scripts.explain.maps import max_scaling, upsample
 from scripts.explain.measures import case_measures
 from scripts.explain.methods import METHODS, explain
 from scripts.explain.network_findings import pad_with_air
 from scripts.explain.picture_findings import swapped_pictures
+from scripts.explain.recording import default_layer
 from scripts.explain.targets import SegmentationRegion, Target
 
 __all__ = ["Study", "Subject", "study"]

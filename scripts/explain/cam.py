@@ -28,18 +28,10 @@ from scripts.explain.cam_formulas import (
     hirescam,
     layercam,
 )
-from scripts.explain.layers import (
-    LayerError,
-    check_spatial,
-    chosen_layers,
-    default_layer,
-    evaluating,
-    frozen,
-    record,
-    resolve_layer,
-)
+from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
 from scripts.explain.maps import max_scaling
 from scripts.explain.outputs import selecting, unwrapped
+from scripts.explain.recording import check_spatial, chosen_layers, default_layer, record
 from scripts.explain.scores import checked_score, one_tensor, plain
 from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise

@@ -33,9 +33,10 @@ from scripts.explain.gradient_findings import (
     lost_gradient,
     unsuitable_layer,
 )
-from scripts.explain.layers import LayerError, default_layer
+from scripts.explain.layers import LayerError
 from scripts.explain.network_findings import normalization_leak, pooling_over_air
 from scripts.explain.picture_findings import inverted_normalizer, swapped_colors
+from scripts.explain.recording import default_layer
 from scripts.explain.targets import SegmentationRegion, Target
 
 __all__ = ["CAUSES", "Finding", "diagnose", "in_order"]

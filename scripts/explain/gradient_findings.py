@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from scripts.explain.baselines import check_foreground
 from scripts.explain.cam import MIN_COHERENCE, gradcam, gradient_coherence, hirescam
 from scripts.explain.findings import CANNOT_TELL, HOLDS, Finding, verdict
-from scripts.explain.layers import LayerError, evaluating, frozen, record, resolve_layer
+from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
+from scripts.explain.recording import record
 from scripts.explain.scores import plain
 from scripts.explain.targets import Target
 
@@ -31,7 +32,7 @@ BATCH = 8
 # Methods that weigh a channel by one number over space.
 AVERAGING = ("gradcam", "gradcam++", "scorecam")
 REFERENCE_ADVICE = "explain another class, or the margin to it: this one is the reference of the others, or never used"
-BLOCK_ADVICE = "name a whole block, or leave the choice to scripts.explain.layers.default_layer"
+BLOCK_ADVICE = "name a whole block, or leave the choice to scripts.explain.recording.default_layer"
 
 
 class NoGradientError(LayerError):

@@ -10,15 +10,8 @@ from torch import Tensor, nn
 
 from scripts.explain.cam import CamPass
 from scripts.explain.gradients import INPUT
-from scripts.explain.layers import (
-    LayerError,
-    check_spatial,
-    chosen_layers,
-    evaluating,
-    frozen,
-    record,
-    resolve_layer,
-)
+from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
+from scripts.explain.recording import check_spatial, chosen_layers, record
 from scripts.explain.relevance import relevance_rules
 from scripts.explain.scores import checked_score, one_tensor, plain
 from scripts.explain.targets import SegmentationRegion, Target

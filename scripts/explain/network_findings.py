@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from scripts.explain.baselines import check_foreground
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, Finding, verdict
 from scripts.explain.gradient_findings import activations_and_gradients, cells_with_head, normalizations
-from scripts.explain.layers import LayerError, default_layer, evaluating, record
+from scripts.explain.layers import LayerError, evaluating
+from scripts.explain.recording import default_layer, record
 from scripts.explain.scores import plain
 from scripts.explain.targets import SegmentationRegion, Target
 

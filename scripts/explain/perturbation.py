@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from scripts.explain.baselines import Baseline, baseline_image
 from scripts.explain.cam import CamPass
 from scripts.explain.gradients import INPUT
-from scripts.explain.layers import LayerError, check_spatial, chosen_layers, resolve_layer
+from scripts.explain.layers import LayerError, resolve_layer
 from scripts.explain.maps import upsample
+from scripts.explain.recording import check_spatial, chosen_layers
 from scripts.explain.scores import Scorer
 from scripts.explain.targets import SegmentationRegion, Target
 

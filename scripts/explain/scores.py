@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from scripts.explain.baselines import check_foreground
-from scripts.explain.layers import FP16_SCALE, evaluating, frozen, record
+from scripts.explain.layers import evaluating, frozen
+from scripts.explain.recording import FP16_SCALE, record
 from scripts.explain.statistics import FOLLOWED, FROZEN, check_statistics, frozen_statistics
 from scripts.explain.targets import Target
 

@@ -8,15 +8,8 @@ import torch
 from monai.networks.nets import DenseNet121, DynUNet, SegResNet, UNet
 from torch import nn
 
-from scripts.explain.layers import (
-    LayerError,
-    default_aliases,
-    default_layer,
-    evaluating,
-    list_layers,
-    record,
-    resolve_layer,
-)
+from scripts.explain.layers import LayerError, default_aliases, evaluating, list_layers, resolve_layer
+from scripts.explain.recording import default_layer, record
 from tests.explain.nets import InplaceResidual, PooledLinear, TinySegmenter, Wrapped, assert_same_state, state_of
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from scripts.explain.cam import GradCAM
-from scripts.explain.layers import default_layer
 from scripts.explain.methods import METHODS, explain
 from scripts.explain.outputs import selecting, target_of, tensors_of
+from scripts.explain.recording import default_layer
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, TumorLogOdds
 from tests.explain.nets import assert_same_state, state_of
 

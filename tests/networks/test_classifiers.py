@@ -7,8 +7,8 @@ import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN
 
 from scripts.evaluation.localization import main_map, main_plan, make_plan, maps_of
-from scripts.explain.layers import default_layer
 from scripts.explain.methods import explain
+from scripts.explain.recording import default_layer
 from scripts.explain.targets import ClassScore
 from scripts.networks.classifiers import ARCHITECTURES, ClassifierEnsemble, ImageClassifier
 from scripts.training.engines import MultiTaskStep, parameter_groups
