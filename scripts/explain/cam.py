@@ -97,7 +97,7 @@ def cam_pass(
     Args:
         model: network whose `forward(x, **forward_kwargs)` returns one tensor.
         x: input (B, C, *spatial); every sample is explained as if it were alone.
-        layers: dotted names or aliases; None chooses one, see `layers.default_layer`, and uses its name as key.
+        layers: dotted names or aliases; None chooses one, see `recording.default_layer`, and uses its name as key.
         target: the explained score.
         methods: of `METHODS`.
         forward_kwargs: further arguments of `forward`.

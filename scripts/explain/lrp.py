@@ -71,7 +71,7 @@ def lrp(
 
     Args:
         model, x, target, forward_kwargs, aliases, signed: see `cam.cam_pass`.
-        layers: dotted names, aliases, or "input"; None chooses one, see `layers.default_layer`.
+        layers: dotted names, aliases, or "input"; None chooses one, see `recording.default_layer`.
 
     Returns:
         maps: ("lrp", layer as the caller named it): (B, 1, *layer grid), float32, >= 0 unless signed; adds up to the

@@ -273,7 +273,7 @@ def pooling_over_air(
         model, x, foreground, forward_kwargs, pad: see `normalization_leak`.
         target: the explained score.
         layer: the last spatial features in front of the pooling, whatever layer is explained; None:
-            `layers.default_layer`.
+            `recording.default_layer`.
     """
     cause, kwargs = "pooling over air", dict(forward_kwargs or {})
     inside = check_foreground(foreground, x)

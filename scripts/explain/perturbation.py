@@ -133,7 +133,7 @@ def scorecam(
 
     Args:
         model, x, target, forward_kwargs, foreground, foreground_kwarg: see `scores.Scorer`.
-        layers: dotted names or aliases; None chooses one, see `layers.default_layer`.
+        layers: dotted names or aliases; None chooses one, see `recording.default_layer`.
         signed: leave out the final ReLU.
         aliases: further layer aliases.
         baseline: what shows where a channel is dark, see `baselines.baseline_image`.
