@@ -16,6 +16,7 @@ from scripts.measures.intervals import (
     auc_interval,
     auc_values,
     case_summary,
+    column_summary,
     mean_interval,
     ratio_interval,
     recall_values,
@@ -136,3 +137,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say(draw, n, least):
 
 def test_interval_of_the_auc_holds_the_truth():
     assert 0.92 <= auc_coverage(50, 400, np.random.default_rng(0)) <= 0.99
+
+
+def test_values_of_recall_have_the_balanced_accuracy_as_their_mean():
+    """0.75 +- 3 / (2 classes * cases of the class) * (right - recall of the class)."""
+    values = recall_values(np.array([0, 0, 1]), np.array([0, 1, 1]))
+    assert values.tolist() == [0.75 + 0.75 * 0.5, 0.75 - 0.75 * 0.5, 0.75]
+
+
+def test_an_auc_needs_two_groups_a_side():
+    score = np.array([0.9, 0.4, 0.6, 0.1])
+    positive = np.array([True, True, False, False])
+    low, high = auc_interval(positive, score, ["a", "b", "c", "d"])
+    assert 0 <= low < 0.75 < high <= 1
+    assert auc_interval(positive, score, ["a", "a", "c", "d"]) == [None, None]
+    assert auc_interval(positive, score, ["a", "b", "c", "c"]) == [None, None]
+
+
+def test_distances_have_no_upper_bound_also_those_of_one_region():
+    for name, bounded in (("hd95", False), ("hd95_mm_tumor_core", False), ("dice", True)):
+        rows = [{name: value, "unit": unit} for unit, value in enumerate((0.1, 0.9, 0.9, 0.9))]
+        assert (column_summary(rows, name)["ci95"][1] <= 1) == bounded

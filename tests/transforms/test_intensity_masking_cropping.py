@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 
 from transforms.cropping import CropToForegroundd, ResizeToFitd
-from transforms.intensity import NormalizeForegroundd, normalize_foreground, scale_robust
+from transforms.intensity import NormalizeForegroundd, normalize_foreground, percentiles, scale_robust
 from transforms.masking import MaskBackgroundd, mask_background
 
 
@@ -98,3 +98,47 @@ def test_downscaling_averages_instead_of_picking():
     stripes[:, ::2] = 1
     out = ResizeToFitd(["image"], (16, 16), ("image",))({"image": MetaTensor(stripes)})["image"]
     assert (out[:, 2:-2] - 0.5).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 512, 513, 5000])
+@pytest.mark.parametrize("kind", ["drawn", "ties", "constant", "rising", "falling"])
+def test_percentiles_are_those_of_numpy(size, kind):
+    rng = np.random.default_rng(size)
+    values = {
+        "drawn": rng.normal(size=size), "ties": rng.integers(0, 3, size), "constant": np.full(size, 7.0),
+        "rising": np.arange(size), "falling": -np.arange(size),
+    }[kind].astype(np.float32)  # fmt: skip
+    shares = (0, 0.5, 1, 25, 49.99, 50, 50.01, 90, 99.5, 99.9, 100)
+    assert np.allclose(percentiles(values, *shares), np.percentile(values, shares), rtol=1e-6, atol=1e-6 * size)
+
+
+def test_a_channel_that_is_dark_nearly_everywhere_is_scaled_by_its_maximum():
+    image = torch.full((2, 100, 100), 3.0)
+    image[0, 0, 0] = 11.0  # one of 10,000: the percentile is the minimum
+    scaled = scale_robust(image)
+    assert scaled[0].max() == 1.0
+    assert scaled[0].sum() == 1.0
+    assert not scaled[1].any()
+
+
+def test_percentiles_of_the_foreground_may_be_all_and_not_the_same():
+    image, foreground = torch.arange(16.0).reshape(1, 4, 4), torch.ones(1, 4, 4)
+    whole = NormalizeForegroundd(lower=0, upper=100)({"image": image, "foreground": foreground})["image"]
+    assert torch.allclose(whole, (image - 7.5) / np.sqrt((256 - 1) / 12), atol=1e-6)
+    clipped = NormalizeForegroundd()({"image": image, "foreground": foreground})["image"]
+    low, high = 15 * 0.005, 15 * 0.995
+    expected = image.clamp(low, high)
+    assert torch.allclose(clipped, (expected - expected.mean()) / expected.std(correction=0), atol=1e-5)
+    for lower, upper in ((-1, 99), (50, 50), (1, 101)):
+        with pytest.raises(ValueError, match="percentiles must satisfy"):
+            NormalizeForegroundd(lower=lower, upper=upper)
+
+
+def test_what_counts_as_constant_is_relative_to_the_level():
+    foreground = torch.ones(1, 2, 2)
+    image = 1000 + torch.tensor([[[0.0, 0.01], [0.0, 0.01]]])  # deviation 5e-6 of the level
+    assert torch.allclose(normalize_foreground(image, foreground, 0, 100).abs(), torch.ones(1, 2, 2), atol=0.05)
+    with pytest.raises(ValueError, match="constant"):
+        normalize_foreground(1000 + torch.tensor([[[0.0, 0.001], [0.0, 0.001]]]), foreground, 0, 100)
+    faint = torch.tensor([[[0.0, 1e-9], [0.0, 1e-9]]])
+    assert torch.allclose(normalize_foreground(faint, foreground, 0, 100).abs(), torch.ones(1, 2, 2), atol=0.05)
