@@ -1,4 +1,4 @@
-"""FLAIR-like phantoms: seeded heads with and without tumors, for demonstrations and tests without any real image.
+"""Phantoms: seeded heads with and without tumors, in 2D and 3D, for demonstrations and tests without any real image.
 
 May import `scripts.command`.
 """
@@ -8,7 +8,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "dataset": ["Volume", "acquire", "make_phantoms", "phantom_slice", "phantom_volume"],
+        "acquisition": ["acquire"],
+        "dataset": ["Volume", "make_phantoms", "phantom_slice", "phantom_volume"],
         "head": ["Head", "Rendered", "Tumor", "draw_head", "render", "with_tumor"],
+        "sequences": ["Case", "phantom_case"],
     },
 )
