@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 from benchmarks.intervals import said
-from scripts.measures.claims import adjusted, difference_of, verdict
+from scripts.measures.claims import Difference, adjusted, difference_of, verdict
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.beta(6, 2, (1, 40))
@@ -90,3 +92,35 @@ def test_better_is_rarely_said_where_there_is_no_difference_and_mostly_where_the
     rng = np.random.default_rng(0)
     assert said(50, 0.0, 400, rng, measures=3, seeds=seeds) <= 0.075
     assert said(50, 0.05, 50, rng, measures=3, seeds=seeds) >= 0.9
+
+
+def test_two_seeds_by_hand():
+    """Variance over the two patients 0.015625 (1 degree of freedom), over trainings 0.01125 / 2 (2 degrees)."""
+    ours, reference = np.array([[0.5, 0.7], [0.6, 0.9]]), np.zeros((2, 2))
+    measured = difference_of(ours, reference, ["a", "b"])
+    variance, error = 0.015625 + 0.005625, 0.02125**0.5
+    assert measured.difference == pytest.approx(0.675)
+    assert measured.error == pytest.approx(error)
+    half = (0.015625 * t.ppf(0.975, 1) + 0.005625 * t.ppf(0.975, 2)) / variance * error
+    assert measured.ci95 == pytest.approx([0.675 - half, 0.675 + half])
+    below = (0.015625 * t.cdf(-0.675 / error, 1) + 0.005625 * t.cdf(-0.675 / error, 2)) / variance
+    assert measured.false_if_higher == pytest.approx(below)
+    assert measured.false_if_lower == pytest.approx(1 - below)
+
+
+def test_patients_needed_by_hand():
+    """5 * (2.776 * 0.2 / 0.1)² - 5 = 149.2: of two claims each may be false with 2.5 %."""
+    measured = Difference(0.1, [-0.1, 0.3], 0.2, 0.3, 0.7, 5, 1)
+    assert verdict(measured, True, 0.6, 2) == {"claim": "not settled", "false_probability": 0.6, "needed": 150}
+    assert verdict(replace(measured, difference=0.0), True, 1.0, 2)["needed"] is None
+    assert verdict(replace(measured, seeds=3), True, 0.6, 2)["needed"] is None
+    assert verdict(replace(measured, error=0.01), True, 0.06, 2)["needed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("interval", "claim"), [([-0.09, 0.09], "equal"), ([-0.1, 0.09], "not settled"), ([-0.09, 0.1], "not settled")]
+)
+def test_equal_is_said_where_the_whole_interval_lies_inside_of_the_margin(interval, claim):
+    measured = Difference(0.0, interval, 0.05, 0.5, 0.5, 5, 1)
+    assert verdict(measured, True, 0.5, 1, margin=0.1)["claim"] == claim
+    assert verdict(measured, True, 0.5, 1)["claim"] == "not settled"
