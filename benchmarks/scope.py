@@ -51,8 +51,8 @@ def pictures(inference: Inference, items: Sequence[Mapping[str, Any]], count: in
         every[kind].append(scores)
         figures = compare(inside, units, scores, foreign.units, len(foreign.refusals))
         rows.append({"name": foreign.name, "kind": kind, **figures})
-    for kind, scores in every.items():
-        away = np.concatenate(scores)
+    for kind, of_kind in every.items():
+        away = np.concatenate(of_kind)
         figures = compare(inside, units, away, [str(i) for i in range(len(away))], 0)
         rows.append({"name": f"all {kind}", "kind": kind, **figures})
     return rows

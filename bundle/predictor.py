@@ -325,17 +325,19 @@ class Predictor:
             raw_evidence=on_grid(done["raw_evidence"]) if "raw_evidence" in done else None,
             flags=result["flags"],
             scores=result.get("scores", {}),
-            uncertainty=self._uncertainty(item, study) if uncertainty else None,
+            uncertainty=self._uncertainty(item, study, output) if uncertainty else None,
         )
 
-    def _uncertainty(self, item: Mapping[str, Any], study: Study) -> Uncertainty:
+    def _uncertainty(self, item: Mapping[str, Any], study: Study, output: Mapping[str, Tensor]) -> Uncertainty:
         views = {
             key: value[0].cpu()
             for key, value in self._inference.inferer.views(item["image"][None].to(self.device), self.network).items()
         }
         count = views["probability"].shape[1]
         restore = next(step for step in self._inference.postprocessing if isinstance(step, RestoreStudyd))
-        tumor = [1 - float(restore.probability(views["probability"][:, i], study)[0]) for i in range(count)]
+        places = output["evidence"].cpu() if "evidence" in output else None
+        each = [restore.probability(views["probability"][:, i], study, places)[0] for i in range(count)]
+        tumor = [1 - float(probability[0]) for probability in each]
         units = [
             to_unit(value, placement, study.unit_shape)[0]
             for value, placement in zip(views["seg_std"], study.placements, strict=True)

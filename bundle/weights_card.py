@@ -32,6 +32,7 @@ from scripts.checks.audit import audit
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data import datalists
+from scripts.evaluation.answers import answer_lines
 from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs import provenance
@@ -330,7 +331,9 @@ def render(results: Mapping[str, Any]) -> str:
         autoescape=False,
     )  # fmt: skip
     environment.filters.update(number=number, interval=interval)
-    return environment.get_template("model_card.md.j2").render(**results, targets=targets(results))
+    return environment.get_template("model_card.md.j2").render(
+        **results, targets=targets(results), answer_lines=answer_lines
+    )
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:

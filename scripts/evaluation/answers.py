@@ -12,9 +12,10 @@ from torch import Tensor
 from scripts.explain.maps import upsample
 from scripts.inference.answer import UNCERTAIN, Raw, join, overlaps
 from scripts.inference.inferers import tumor_evidence
+from scripts.inference.volume_rule import evidence_places
 from scripts.measures.intervals import case_summary
 
-__all__ = ["GOOD_DICE", "RULE", "answer_lines", "answer_summary", "evidence_of_case", "judged"]
+__all__ = ["FIGURES", "GOOD_DICE", "RULE", "answer_lines", "answer_summary", "evidence_of_case", "judged"]
 
 GOOD_DICE = 0.5  # at which a mask counts as right
 RULE = (
@@ -23,20 +24,20 @@ RULE = (
     f"as neither right nor wrong; both right: the class right and Dice at least {GOOD_DICE}, or no tumor, rightly, and "
     "no mask"
 )
-# Where a figure stands in the block "answers", and what it is called.
+# Where a figure stands in the block "answers", and what it is called: on the screen, in the report and in the card.
 FIGURES = {
     "contradictions/raw": "contradictions, raw",
     "contradictions/joined": "contradictions, joined",
     "uncertain_rate": "uncertain",
     "both_right/raw": "class and mask right, raw",
-    "both_right/joined": "class and mask right, joined",
+    "both_right/joined": "class and mask right, joined, uncertain left out",
 }
 
 
 def evidence_of_case(
     segmented: Tensor | None, logits: Tensor, evidence: Tensor | None, temperature: float
 ) -> dict[str, Any]:
-    """{evidence_maximum, evidence_overlap} of a case, None where the network has no such output.
+    """{evidence_maximum, evidence_overlap, evidence_place} of a case, None where the network has no such output.
 
     Args:
         segmented: (1, *size), 0 or 1.
@@ -45,12 +46,13 @@ def evidence_of_case(
         temperature: of the network.
     """
     if evidence is None:
-        return {"evidence_maximum": None, "evidence_overlap": None}
+        return {"evidence_maximum": None, "evidence_overlap": None, "evidence_place": None}
     tumor = tumor_evidence(logits[None].float(), evidence[None].float(), temperature).clamp(min=0).cpu()
     overlap = None
     if segmented is not None:
         overlap = overlaps(segmented.numpy(), upsample(tumor, segmented.shape[1:])[0].numpy())
-    return {"evidence_maximum": float(tumor.max()), "evidence_overlap": overlap}
+    place = evidence_places(tumor)[0].tolist()
+    return {"evidence_maximum": float(tumor.max()), "evidence_overlap": overlap, "evidence_place": place}
 
 
 def judged(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _any_curve(image: Array, inside: NDArray[np.bool_], rng: np.random.Generator
         values = rng.random(rng.integers(4, 8))
         steps = np.diff(values)
         if steps.max() > 0.25 and steps.min() < -0.25:
-            return _curve(image, inside, values)
+            return _curve(image, inside, values.tolist())
 
 
 def _near(rng: np.random.Generator, values: Sequence[float]) -> list[float]:

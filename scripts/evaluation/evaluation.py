@@ -17,7 +17,8 @@ from scripts.evaluation.answers import RULE, answer_summary, evidence_of_case, j
 from scripts.evaluation.items import ClassComparison
 from scripts.evaluation.overview import overview
 from scripts.explain.clusters import clusters
-from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
+from scripts.inference.volume_rule import VolumeRule
+from scripts.inference.volumes import group_rows, patient_summary, volume_summary
 from scripts.measures.intervals import METHOD, case_summary, column_summary
 from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
@@ -42,7 +43,7 @@ GRID_WORDS = (
     "predicted {}; Dice over cases with a tumor in the mask"
 )
 # Columns of cases.csv that are not lists.
-HIDDEN = ("logits", "probability")
+HIDDEN = ("logits", "probability", "evidence_place")
 
 
 class CaseResults:
@@ -352,6 +353,9 @@ def write_evaluation(
     }
     if volumes:
         result[part]["volumes"] = volume_summary(volumes, len(names), rule, whole=spatial_dims == 3)
+        at = rule.threshold_of(threshold)
+        volumes = [{**row, **judged({**row, "tumor_probability": row["score"]}, at)} for row in volumes]
+        result[part]["volumes"]["answers"] = answer_summary(volumes)
         write_csv([_shown(row) for row in volumes], Path(folder) / "volumes.csv")
     write_csv([_shown(row) for row in patients], Path(folder) / "patients.csv")
     write_csv([_shown(row) for row in rows], Path(folder) / "cases.csv")

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from scripts.command.config_files import read_mapping
 from scripts.command.locations import CONFIGS
 from scripts.data import datalists
-from scripts.inference.volumes import VolumeRule
+from scripts.inference.volume_rule import VolumeRule
 from scripts.measures.prevalence import Given, applied, prevalence_in_use
 from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.folder import last_stage, read_manifest, stage_items, trained_tasks
@@ -256,7 +256,7 @@ def volume_rule(run_dir: str | Path) -> VolumeRule:
     for path in (folder / NETWORK for folder in (stage, stage.parent, Path(run_dir).expanduser())):
         if path.is_file():
             values |= read_mapping(path)
-    return VolumeRule(values["volume_share"], values["min_foreground"])
+    return VolumeRule(values["volume_share"], values["min_foreground"], values["volume_threshold"])
 
 
 def is_own_datalist(run_dir: str | Path, datalist_file: str | Path) -> bool:

@@ -24,7 +24,6 @@ from scripts.evaluation.contrasts import changed
 from scripts.evaluation.items import evaluated_items
 from scripts.evaluation.outsiders import FITTED as DRAWN
 from scripts.evaluation.outsiders import OUTSIDERS
-from scripts.evaluation.uncertainty_evaluation import draw
 from scripts.inference import scope
 from scripts.inference.inferers import spatial_dims
 from scripts.inference.pipeline import Inference
@@ -154,14 +153,14 @@ def fit_scope(
     limit: int | None = LIMIT,
     batch_size: int = 16,
 ) -> scope.Scope:
-    """Fit a scope on training and validation images, at most ``limit`` of each, drawn by a fixed seed.
+    """Fit a scope on training and validation images, at most ``limit`` of each, the classes as equal as they allow.
 
-    The foreign images are the training images changed, one of the fitted `contrasts` each, and the fitted `outsiders`.
+    A class that is rare in the training would otherwise be flagged more often than the others. The foreign images are
+    the training images changed, one of the fitted `contrasts` each, and the fitted `outsiders`.
     """
     chosen = {}
     for part in ("training", "validation"):
-        items = evaluated_items(datalist, part, dataset_dir)
-        chosen[part] = [items[i] for i in draw(items, limit)]
+        chosen[part] = balanced(evaluated_items(datalist, part, dataset_dir), limit)
     values, kept, _ = item_features(
         network, chosen["training"], transform, batch_size, "scope, training", list(CONTRASTS)
     )
@@ -172,6 +171,16 @@ def fit_scope(
         drawn, _, _ = item_features(network, drawn_items(list(DRAWN), channels), transform, batch_size)
         foreign = np.concatenate([foreign, drawn]) if len(drawn) else foreign
     return scope.fit(training, validation, foreign, probe(network))
+
+
+def balanced(items: Sequence[Mapping[str, Any]], limit: int | None) -> list[Mapping[str, Any]]:
+    """At most ``limit`` items, in turn of their classes, drawn by a fixed seed; all for None."""
+    waiting: dict[Any, list[Mapping[str, Any]]] = {}
+    for i in np.random.default_rng(0).permutation(len(items)):
+        waiting.setdefault(items[i].get("diagnosis", -1), []).append(items[i])
+    turns = max(map(len, waiting.values()), default=0)
+    classes = [waiting[key] for key in sorted(waiting)]
+    return [own[turn] for turn in range(turns) for own in classes if turn < len(own)][:limit]
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:

@@ -18,6 +18,7 @@ from scripts.inference.answer import Raw, join, overlaps
 from scripts.inference.result_names import check_free, result_name
 from scripts.inference.results import EVIDENCE, save_nifti
 from scripts.inference.studies import Study, to_unit
+from scripts.inference.volume_rule import VolumeRule, evidence_places, strongest_run
 from scripts.measures.metrics import temperature_at_bound
 from scripts.measures.prevalence import prevalence_in_use
 from scripts.runs.tasks import TASKS, UNTRAINED, untrained_flags
@@ -42,23 +43,6 @@ def evidence_scale(evidence: Tensor, temperature: Tensor | float) -> Tensor:
     [0.0, 0.0, 0.5, 0.9]
     """
     return torch.tanh(evidence.clamp(min=0) / (2 * temperature))
-
-
-def volume_probability(probability: Tensor, votes: Tensor, share: float) -> Tensor:
-    """Class probabilities of a volume from those of its slices: the mean over its most suspicious ``share``.
-
-    Args:
-        probability: (S, K) of each slice, class 0 "no tumor".
-        votes: (S,) bool, slices that count; if none does, all do.
-        share: of the counting slices, more than 0, at most 1; at least one slice is taken.
-
-    Returns:
-        (K,), sums to 1.
-    """
-    counting = probability[votes] if bool(votes.any()) else probability
-    # Rounded first: 0.1 * 70 is a little more than 7, and its ceiling 8.
-    most = counting[:, 0].argsort(stable=True)[: max(1, math.ceil(round(share * len(counting), 9)))]
-    return counting[most].double().mean(dim=0).to(probability.dtype)
 
 
 def labels_of(tumor: Tensor) -> Tensor:
@@ -115,6 +99,7 @@ class RestoreStudyd(Transform):
     (class 0 if not detected, else the most probable tumor class), None where the verdict is neither yes nor no;
     ``tumor_probability``, ``threshold``, ``temperature``, ``class_probabilities`` by name, ``slice_probabilities``
     (of any tumor, a slice of the plane each, None where the slice was not read; None for a picture), ``plane``,
+    ``run`` (first and last slice of the run that a volume is judged by),
     ``tumor_voxels``, ``evidence_maximum``, ``flags``; ``prevalence`` that the probabilities are for, by class (None:
     that of the training); and under ``raw`` what the network says alone:
     ``tumor_detected`` (probability at least the threshold), ``predicted_class``, ``tumor_voxels``,
@@ -122,8 +107,8 @@ class RestoreStudyd(Transform):
 
     Args:
         classes: class names by index, class 0 "no tumor"; without them the classes are called by number.
-        volume_share: see `volume_probability`.
-        min_foreground: share of a slice that must be head for it to count for its volume.
+        volume_share, min_foreground, volume_threshold: share, min_foreground and threshold of
+            `scripts.inference.volume_rule.VolumeRule`.
         scores: further judgments, each called with the prepared slices (S, C, *size), the inferer's outputs and the
             study; their numbers go under ``scores``, their flags to the others.
         regions: of a network of several, label values by name, the tumor first; "pred" then holds these values, see
@@ -145,12 +130,11 @@ class RestoreStudyd(Transform):
         trained: Sequence[str] = TASKS,
         assess_anyway: bool = False,
         training_prevalence: Mapping[str, float] | None = None,
+        volume_threshold: float | None = None,
         image_key: str = "image",
     ) -> None:
-        if not 0 < volume_share <= 1:
-            raise ValueError(f"volume_share is more than 0 and at most 1, got {volume_share}")
         self.classes, self.image_key, self.scores = dict(classes or {}), image_key, tuple(scores)
-        self.volume_share, self.min_foreground = volume_share, min_foreground
+        self.rule = VolumeRule(volume_share, min_foreground, volume_threshold)
         self.training_prevalence = training_prevalence
         self.regions = {name: list(values) for name, values in (regions or {}).items()}
         self.trained, self.untrained, self.assess_anyway = tuple(trained), untrained_flags(trained), assess_anyway
@@ -255,17 +239,29 @@ class RestoreStudyd(Transform):
             },
         }
 
-    def probability(self, per_slice: Tensor, study: Study) -> Tensor:
-        """Class probabilities (K,) of the whole image from those of its slices, (S, K)."""
+    def probability(
+        self, per_slice: Tensor, study: Study, evidence: Tensor | None = None
+    ) -> tuple[Tensor, list[int] | None]:
+        """Class probabilities (K,) of the whole image from those of its slices, (S, K); and first and last of the run.
+
+        Args:
+            per_slice: of each placement.
+            study: of the image.
+            evidence: (S, 1, *grid), which says where neighbors agree; None: there is none.
+        """
         if not study.plane:
-            return per_slice[0]
-        votes = torch.tensor([p.share >= self.min_foreground for p in study.placements])
-        return volume_probability(per_slice, votes, self.volume_share)
+            return per_slice[0], None
+        votes = torch.tensor([p.share >= self.rule.min_foreground for p in study.placements])
+        places = None if evidence is None else evidence_places(evidence)
+        found, run = strongest_run(per_slice, votes, self.rule.share, places)
+        return found, [study.placements[k].index for k in (run[0], run[-1])]
 
     def verdict(self, output: Mapping[str, Tensor], study: Study) -> dict[str, Any]:
         """Numbers of the classification, and flags."""
         per_slice = output["probability"]
-        probability = [float(p) for p in self.probability(per_slice, study)]
+        found, run = self.probability(per_slice, study, output.get("evidence"))
+        probability = [float(p) for p in found]
+        threshold = float(output["threshold"])
         flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):
             flags.append(
@@ -283,12 +279,13 @@ class RestoreStudyd(Transform):
                 slices[placement.index] = 1.0 - float(value[0])
         return {
             "tumor_probability": 1.0 - probability[0],
-            "threshold": float(output["threshold"]),
+            "threshold": self.rule.threshold_of(threshold) if study.plane else threshold,
             "temperature": float(output["temperature"]),
             "class_probabilities": dict(zip(names, probability, strict=True)),
             "prevalence": prevalence_in_use(output.get("class_shift"), self.training_prevalence, names),
             "slice_probabilities": slices,
             "plane": study.plane or None,
+            "run": run,
             "flags": flags,
         }
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from scripts.inference.postprocessing import volume_probability
+from scripts.inference.volume_rule import VolumeRule
 from scripts.measures.intervals import column_summary
 from scripts.measures.metrics import diagnosis_metrics
 
 __all__ = ["VolumeRule", "group_rows", "patient_summary", "volume_summary"]
 
+RULE = VolumeRule()
 DICE_RULE = (
     "2 x overlap / (true + predicted), each summed over the slices that were evaluated, in pixels of the image "
     "(slices are scaled to the network's grid one by one)"
@@ -28,34 +27,8 @@ WHOLE_DICE_RULE = (
 WHOLE_RULE = "the network sees the volume as one case: its own probabilities against the threshold, and its own class"
 
 
-@dataclass(frozen=True)
-class VolumeRule:
-    """How a volume (or patient) is diagnosed from its evaluated slices: as at inference, by `volume_probability`.
-
-    `share` of the slices is averaged, the most suspicious; a slice with less than `min_foreground` of head does not
-    count, unless all are so.
-    """
-
-    share: float = 0.1
-    min_foreground: float = 0.1
-
-    def probability(self, own: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Probability by class (K,) of the slices of one volume."""
-        votes = torch.tensor([row["head_share"] >= self.min_foreground for row in own])
-        per_slice = torch.tensor([row["probability"] for row in own], dtype=torch.float64)
-        return [float(p) for p in volume_probability(per_slice, votes, self.share)]
-
-    def __str__(self) -> str:
-        return (
-            f"its probabilities are the mean over the {self.share:.0%} of its evaluated slices with the largest tumor "
-            f"probability (at least one slice; slices with less than {self.min_foreground:.0%} head do not count); "
-            "tumor if the mean reaches the threshold of a slice, then the most probable tumor class; truly the most "
-            "frequent tumor class of its slices, no tumor if none has any"
-        )
-
-
 def group_rows(
-    rows: Sequence[dict[str, Any]], key: str, threshold: float, rule: VolumeRule = VolumeRule()
+    rows: Sequence[dict[str, Any]], key: str, threshold: float, rule: VolumeRule = RULE
 ) -> list[dict[str, Any]]:
     """One row a volume or patient.
 
@@ -68,7 +41,8 @@ def group_rows(
     Returns:
         rows of: name, unit, source, n cases, n_masked, dice and mean_case_dice (NaN without tumor in any mask), tumor
         and predicted milliliters (volumes, NaN without known spacing), diagnosis (-1 unknown), predicted class, score
-        (tumor probability), right: share of cases with the right class.
+        (tumor probability), right: share of cases with the right class; and for its joined answer tumor_pixels,
+        predicted_pixels and head_pixels over its cases, evidence_maximum and evidence_overlap.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -86,6 +60,8 @@ def _group(name: str, own: Sequence[dict[str, Any]], threshold: float, rule: Vol
     known = [row for row in own if row["diagnosis"] >= 0]
     probability = rule.probability(own)
     score = 1 - probability[0]
+    known_maxima = [row["evidence_maximum"] for row in own if row.get("evidence_maximum") is not None]
+    overlaps = [row["evidence_overlap"] for row in own if row.get("evidence_overlap") is not None]
     tumors = Counter(row["diagnosis"] for row in known if row["diagnosis"] > 0)
     return {
         "name": name,
@@ -98,10 +74,22 @@ def _group(name: str, own: Sequence[dict[str, Any]], threshold: float, rule: Vol
         "tumor_ml": _milliliters(masked, "tumor"),
         "predicted_ml": _milliliters(own, "predicted"),
         "diagnosis": (tumors.most_common(1)[0][0] if tumors else 0) if known else -1,
-        "predicted": int(1 + np.argmax(probability[1:])) if score >= threshold else 0,
+        "predicted": int(1 + np.argmax(probability[1:])) if score >= rule.threshold_of(threshold) else 0,
         "score": score,
         "right": _mean([float(row["predicted"] == row["diagnosis"]) for row in known]),
+        **{
+            f"{what}_pixels": _sum([row.get(f"{what}_pixels") for row in own])
+            for what in ("tumor", "predicted", "head")
+        },
+        "evidence_maximum": max(known_maxima) if known_maxima else None,
+        "evidence_overlap": any(overlaps) if overlaps else None,
     }
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """None where one is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -136,7 +124,7 @@ def patient_summary(patients: Sequence[dict[str, Any]], whole: bool = False) -> 
 
 
 def volume_summary(
-    volumes: Sequence[dict[str, Any]], classes: int, rule: VolumeRule = VolumeRule(), whole: bool = False
+    volumes: Sequence[dict[str, Any]], classes: int, rule: VolumeRule = RULE, whole: bool = False
 ) -> dict[str, Any]:
     """Figures over volumes.
 

@@ -22,6 +22,7 @@ from PIL import Image
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
 from scripts.comparison import report_studies
+from scripts.evaluation.answers import FIGURES
 from scripts.pictures import evaluation_figures, figures
 from scripts.pictures.overlays import colorize
 from scripts.report import comparison as report_comparison
@@ -172,6 +173,7 @@ def write_report(
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
+        answer_figures=FIGURES,
         part=part,
         runs=loaded,
         first=loaded[0],

@@ -16,9 +16,10 @@ from PIL import Image
 
 from scripts.data.preprocessing import make_preprocessing
 from scripts.inference.inferers import MultiTaskInferer
-from scripts.inference.postprocessing import evidence_scale, labels_of, to_original_grid, volume_probability
+from scripts.inference.postprocessing import evidence_scale, labels_of, to_original_grid
 from scripts.inference.studies import PrepareStudyd, Study, to_unit
 from scripts.inference.study_files import acquired_plane
+from scripts.inference.volume_rule import volume_probability
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -289,8 +290,8 @@ def test_unusual_intensities_are_flagged(tmp_path):
     assert codes == {"plain": [], "shifted": ["shifted_air"], "labels": ["few_values"]}
 
 
-def test_volume_probability_is_the_mean_over_its_most_suspicious_share():
-    tumor = torch.tensor([0.1, 0.9, 0.2, 0.7, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.95])
+def test_volume_probability_is_the_mean_over_its_most_suspicious_run():
+    tumor = torch.tensor([0.1, 0.9, 0.7, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.95])
     probability = torch.stack([1 - tumor, tumor], dim=1)
     votes = torch.ones(11, dtype=torch.bool)
     votes[10] = False

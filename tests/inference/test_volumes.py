@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 
-from scripts.inference.postprocessing import RestoreStudyd, volume_probability
-from scripts.inference.volumes import VolumeRule, group_rows, patient_summary, volume_summary
+from scripts.inference.postprocessing import RestoreStudyd
+from scripts.inference.volume_rule import VolumeRule, evidence_places, strongest_run, volume_probability
+from scripts.inference.volumes import group_rows, patient_summary, volume_summary
 from scripts.measures.lesions import count_lesions, lesion_summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,18 +72,87 @@ def test_the_class_of_a_volume_is_the_most_probable_of_the_mean():
 
 def test_evaluation_and_inference_diagnose_a_volume_by_the_same_rule():
     config = yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text(encoding="utf-8"))
-    assert VolumeRule() == VolumeRule(config["volume_share"], config["min_foreground"])
+    assert VolumeRule() == VolumeRule(config["volume_share"], config["min_foreground"], config["volume_threshold"])
     probability = torch.softmax(torch.from_numpy(np.random.default_rng(1).normal(size=(24, 3)) * 2), dim=1)
     share = np.linspace(0.02, 0.5, 24)
     slices = [
         row("v", 1 - float(p[0]), 0, 0, 0, probability=p.tolist(), head_share=s)
         for p, s in zip(probability, share, strict=True)
     ]
-    study = SimpleNamespace(plane="axial", placements=[SimpleNamespace(share=s) for s in share])
+    study = SimpleNamespace(plane="axial", placements=[SimpleNamespace(share=s, index=i) for i, s in enumerate(share)])
     inferred = RestoreStudyd(volume_share=config["volume_share"], min_foreground=config["min_foreground"])
-    expected = inferred.probability(probability, study)
+    expected, _ = inferred.probability(probability, study)
     assert VolumeRule().probability(slices) == pytest.approx(expected.tolist())
+    evidence = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(3)) ** 9
+    places = evidence_places(evidence).tolist()
+    agreed, _ = inferred.probability(probability, study, evidence)
+    placed = [{**s, "slice": i, "evidence_place": places[i]} for i, s in enumerate(slices)]
+    assert VolumeRule().probability(placed[::-1]) == pytest.approx(agreed.tolist()), "in the order of the slices"
+    assert float(agreed[0]) > float(expected[0]), "some slices agree with no neighbor"
     assert group_rows(slices, "volume", 0.5)[0]["score"] == pytest.approx(1 - float(expected[0]))
+
+
+def volume(tumor, cells, size=20):
+    """Class probabilities, and evidence of one bright cell a slice (None: none), of a made volume."""
+    t = torch.tensor(tumor, dtype=torch.float64)
+    evidence = torch.zeros(len(tumor), 1, size, size)
+    for k, cell in enumerate(cells):
+        if cell is not None:
+            evidence[k, 0, cell[0], cell[1]] = 3.0
+    return torch.stack([1 - t, t], dim=1), evidence
+
+
+def test_evidence_lies_at_the_center_of_its_strongest_half():
+    _, evidence = volume([0.5] * 3, [(4, 9), None, (19, 0)])
+    evidence[0, 0, 6, 9], evidence[0, 0, 0, 0] = 2.0, 1.0  # one counts, one is too weak
+    places = evidence_places(evidence)
+    torch.testing.assert_close(places[0], torch.tensor([5.5 / 20, 9.5 / 20], dtype=torch.float64))
+    assert bool(torch.isnan(places[1]).all())
+    torch.testing.assert_close(places[2], torch.tensor([19.5 / 20, 0.5 / 20], dtype=torch.float64))
+
+
+def test_a_tumor_over_neighboring_slices_counts_and_the_same_probabilities_scattered_do_not():
+    votes = torch.ones(30, dtype=torch.bool)
+    here, elsewhere = (10, 12), (3, 4)
+    tumor = [0.05] * 30
+    tumor[12:16] = [0.8, 0.95, 0.9, 0.7]
+    probability, evidence = volume(tumor, [here] * 30)
+    found, run = strongest_run(probability, votes, 0.1, evidence_places(evidence))
+    assert (float(found[1]), run) == (pytest.approx((0.8 + 0.95 + 0.9) / 3), [12, 13, 14])
+    # The same four, far apart along the axis: each run holds one.
+    apart = [0.05] * 30
+    apart[2], apart[10], apart[18], apart[26] = 0.8, 0.95, 0.9, 0.7
+    probability, evidence = volume(apart, [here] * 30)
+    found, run = strongest_run(probability, votes, 0.1, evidence_places(evidence))
+    assert float(found[1]) == pytest.approx((0.95 + 2 * 0.05) / 3)
+    assert 10 in run
+    # Neighbors, but in another place each: nothing continues, and nothing counts.
+    corners = [(0, 0), (0, 19), (19, 0), (19, 19)] * 8
+    probability, evidence = volume(tumor, corners[:30])
+    found, _ = strongest_run(probability, votes, 0.1, evidence_places(evidence))
+    assert float(found[1]) == 0.0
+    # One slice alone, its neighbors' evidence elsewhere, as of a vessel: dismissed.
+    spike = [0.05] * 30
+    spike[14] = 0.99
+    probability, evidence = volume(spike, [here if k == 14 else elsewhere for k in range(30)])
+    assert float(volume_probability(probability, votes, 0.1, evidence_places(evidence))[1]) == pytest.approx(0.05)
+    assert float(volume_probability(probability, votes, 0.1)[1]) == pytest.approx((0.99 + 2 * 0.05) / 3)
+    # Of few slices a run is one: there is no neighbor to ask.
+    few, evidence = volume([0.1, 0.9, 0.1], [elsewhere, here, elsewhere])
+    assert float(volume_probability(few, votes[:3], 0.1, evidence_places(evidence))[1]) == pytest.approx(0.9)
+
+
+def test_a_volume_has_a_threshold_of_its_own_and_a_joined_answer():
+    slices = [row("v", p, 5, 5, 5, head_pixels=100, evidence_maximum=p, evidence_overlap=p > 0.5) for p in (0.6, 0.2)]
+    (v,) = group_rows(slices, "volume", 0.5)
+    assert (v["predicted"], v["predicted_pixels"], v["head_pixels"], v["tumor_pixels"]) == (1, 10, 200, 10)
+    assert (v["evidence_maximum"], v["evidence_overlap"]) == (0.6, True)
+    (strict,) = group_rows(slices, "volume", 0.5, VolumeRule(threshold=0.7))
+    assert strict["predicted"] == 0
+    (unsegmented,) = group_rows([{**s, "predicted_pixels": None, "has_mask": False} for s in slices], "volume", 0.5)
+    assert unsegmented["predicted_pixels"] is None
+    with pytest.raises(ValueError, match="volume_threshold lies between 0 and 1"):
+        VolumeRule(threshold=1.5)
 
 
 def test_what_is_not_known_is_not_made_up():
@@ -100,7 +170,7 @@ def test_summaries_count_every_patient_once():
     assert (result["n"], result["dice"]["n"], result["slices"]["mean"]) == (2, 1, 3.0)
     # Of three slices one stands for the volume: the one false alarm of w makes it sick.
     assert result["classification"]["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
-    assert "the 10% of its evaluated slices" in result["diagnosis_rule"]
+    assert "10% of its evaluated slices" in result["diagnosis_rule"]
     assert result["predicted_ml_tumor_free"]["mean"] == pytest.approx(0.2)
     patients = patient_summary(group_rows(SLICES, "unit", 0.5))
     # v: two of three slices right (the third says nothing and is nothing), w: two of three.
