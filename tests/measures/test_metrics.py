@@ -8,10 +8,12 @@ from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
 from scripts.measures.metrics import (
+    TEMPERATURES,
     calibration_bins,
     choose_threshold,
     classification_metrics,
     decide,
+    diagnosis_metrics,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -315,3 +317,25 @@ def test_a_probability_at_the_threshold_is_a_tumor():
 def test_of_equally_good_thresholds_the_nearest_to_one_half_is_taken(probability, threshold):
     tumor = np.array([False, True, False, True])
     assert choose_threshold(np.array(probability), tumor) == pytest.approx(threshold)
+
+
+def test_each_interval_holds_its_own_figure_and_is_narrow_with_many_patients():
+    rng = np.random.default_rng(0)
+    diagnosis = rng.integers(0, 3, 3000)
+    predicted = np.where(rng.random(3000) < 0.8, diagnosis, rng.integers(0, 3, 3000))
+    score = np.clip((predicted > 0) * 0.5 + rng.random(3000) / 2, 0, 1)
+    figures = diagnosis_metrics(diagnosis, predicted, score, 3, [str(i) for i in range(3000)])
+    assert figures["majority_balanced_accuracy"] == pytest.approx(1 / 3)
+    for name in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "roc_auc"):
+        low, high = figures[f"{name}_ci95"]
+        assert low < figures[name] < high, name
+        assert high - low < 0.06, name
+    own = one_class_metrics(diagnosis, predicted, score, 2, [str(i) for i in range(3000)])
+    assert (own["n"], own["predicted"]) == ((diagnosis == 2).sum(), (predicted == 2).sum())
+    assert own["specificity"] == pytest.approx((predicted[diagnosis != 2] != 2).mean())
+
+
+def test_a_temperature_within_a_hundredth_of_its_range_stands_at_the_bound():
+    low, high = TEMPERATURES
+    assert [temperature_at_bound(t) for t in (low, low * 1.009, low * 1.011)] == [True, True, False]
+    assert [temperature_at_bound(t) for t in (high / 1.011, high / 1.009, high)] == [False, True, True]
