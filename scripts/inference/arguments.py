@@ -41,6 +41,12 @@ def _predict(parser: Parser) -> None:
     parser.add_argument(
         "--processes", type=int, metavar="N", help="so many processes of this machine (of a manifest: as many as cores)"
     )
+    parser.add_argument(
+        "--engine", choices=("local", "slurm"), help="of --processes: processes of this machine, or jobs of Slurm"
+    )
+    parser.add_argument(
+        "--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="of the jobs: timeout_min, slurm_partition, ..."
+    )
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N shards alone, in this process; then --merge")
     parser.add_argument(
         "--tries",

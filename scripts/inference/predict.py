@@ -41,6 +41,8 @@ from scripts.inference.merging import merge
 from scripts.inference.pipeline import Inference
 from scripts.inference.result_names import result_stems
 from scripts.inference.shards import run_local, run_shard
+from scripts.inference.slurm_jobs import check_available as check_submitit
+from scripts.inference.slurm_jobs import run_slurm, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     )
     if arguments.shard is not None:
         return _one_shard(arguments, recipe)
-    if arguments.processes is not None or is_manifest(arguments.folder):
+    if arguments.engine or arguments.processes is not None or is_manifest(arguments.folder):
         return _all_shards(arguments, recipe)
     return _folder(arguments, recipe)
 
@@ -141,8 +143,8 @@ def _folder(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
 
 def _one_shard(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
     shard = _shard(arguments.shard)
-    if arguments.processes is not None:
-        raise ValueError("--processes runs all shards here; give it or --shard")
+    if arguments.processes is not None or arguments.engine:
+        raise ValueError("--processes and --engine run all shards; give them or --shard")
     manifest = prepare(arguments.folder, arguments.out)
     counted = Counter[str]()
 
@@ -159,9 +161,17 @@ def _all_shards(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
     processes = cores if arguments.processes is None else arguments.processes
     if processes < 1:
         raise ValueError(f"--processes is at least 1, got {processes}")
+    settings = settings_of(arguments.slurm)
+    if arguments.engine == "slurm":
+        check_submitit()
+    elif settings:
+        raise ValueError("--slurm is for the jobs of --engine slurm; give both")
     manifest = prepare(arguments.folder, arguments.out)
     processes = min(processes, manifest.rows)
-    run_local(recipe, manifest, processes, _tries(arguments), max(1, cores // processes))
+    if arguments.engine == "slurm":
+        run_slurm(recipe, manifest, processes, _tries(arguments), settings)
+    else:
+        run_local(recipe, manifest, processes, _tries(arguments), max(1, cores // processes))
     return _merged(arguments.out)
 
 

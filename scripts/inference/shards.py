@@ -146,18 +146,19 @@ def _lost(predictor: Predictor, row: int, image: Path, tries: int) -> dict[str, 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """Take a polite request to end, as before a preemption, like Ctrl-C: what is under way is taken back."""
-    if threading.current_thread() is not threading.main_thread():
+    free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # else somebody else's, such as submitit's
+    if threading.current_thread() is not threading.main_thread() or not free:
         yield
         return
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass

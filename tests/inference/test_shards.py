@@ -17,6 +17,7 @@ from scripts.inference.ledger import Ledger, entries, journals
 from scripts.inference.manifest import Manifest, prepare, result_place
 from scripts.inference.merging import merge
 from scripts.inference.shards import run_local, run_shard
+from scripts.inference.slurm_jobs import run_slurm
 from scripts.runs import lock
 from tests.inference.stub_predictor import CLASSES, Stub
 from tests.scans import ROOT, head, save_picture, write_overlay
@@ -258,3 +259,26 @@ def test_the_ledger_counts_what_was_begun_and_not_finished(made, tmp_path):
         assert [ledger.tried(row) for row in (3, 4, 5)] == [0, 1, 0]
         assert not ledger.settled(4)
     assert not (tmp_path / "out" / "ledger" / "shard-1-of-1" / lock.FILE).exists()
+
+
+def test_jobs_of_submitit_give_the_same_table(made, tmp_path):
+    """By submitit's processes of this machine, which run the jobs as those of Slurm are run."""
+    pytest.importorskip("submitit", reason="submitit is not installed (the extra 'slurm')")
+    names = [*NAMES[:6], "bad.png", "broken.png"]
+    run_slurm(Stub(), made(names, "jobs"), 2, 2, {"timeout_min": 5}, cluster="local")
+    run_shard(Stub(), made(names, "one"), (1, 1), tries=2)
+    assert merge(tmp_path / "jobs")[1] == merge(tmp_path / "one")[1] == {"done": 6, "refused": 1, "failed": 1}
+    assert (tmp_path / "jobs" / "results.csv").read_bytes() == (tmp_path / "one" / "results.csv").read_bytes()
+
+
+def test_slurm_without_submitit_and_wrong_settings_are_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "in.csv").write_text("image\na.png\n")
+    given = ["predict", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out"), "--engine"]
+    with pytest.raises(ValueError, match=r"--slurm takes NAME=VALUE, .*, got 'gpu'"):
+        command([*given, "slurm", "--slurm", "gpu"])
+    with pytest.raises(ValueError, match="--slurm is for the jobs of --engine slurm"):
+        command([*given, "local", "--slurm", "timeout_min=5"])
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match="--engine slurm needs submitit: pip install"):
+        command([*given, "slurm"])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,212 @@
+"""What prediction by manifest costs a row, and whether anything is lost or doubled when processes are killed.
+
+    python -m benchmarks.scale rows [--rows 10000 1000000]
+    python -m benchmarks.scale kills [--images 2000] [--kills 50] [--processes 2] [--seed 0]
+
+`rows` sends a manifest through the real code with a predictor that answers at once: time a row, of the merge, and peak
+memory, each number of rows in a process of its own. `kills` predicts small drawn heads with a tiny random
+network, once undisturbed, and once while a process drawn at random (a shard's, or the one that started them) is ended
+with SIGKILL; the driver is started again by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from benchmarks.duplicates import draw
+from scripts.command import errors
+from scripts.command.locations import ROOT
+from scripts.inference.ledger import entries, journals
+from scripts.inference.manifest import prepare
+from scripts.inference.merging import merge
+from scripts.inference.result_table import columns
+from scripts.inference.shards import run_shard
+
+SIDE = 32
+NETWORK = {
+    "_target_": "scripts.networks.MultiTaskDynUNet",
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 2,
+    "kernel_size": [3, 3, 3],
+    "strides": [1, 2, 2],
+    "upsample_kernel_size": [2, 2],
+    "filters": [4, 4, 8],
+    "num_classes": 2,
+    "evidence_channels": 4,
+}
+
+
+@dataclass
+class Immediate:
+    """A predictor that reads nothing and answers at once."""
+
+    made_by: dict[str, Any] = field(default_factory=lambda: {"version": "benchmark"})
+    classes: list[str] = field(default_factory=lambda: ["no_tumor", "glioma", "meningioma", "pituitary"])
+
+    def kept(self, image: Path, name: str) -> None:
+        """Nothing is kept."""
+
+    def stream(self, todo: Iterable[tuple[Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A row an image."""
+        for image, name in todo:
+            numbers = {f"probability_{kind}": 0.123456789 for kind in self.classes}
+            known = {"image": str(image), "name": name, "status": "done", "verdict": "no tumor detected", "flags": ""}
+            yield name, {**dict.fromkeys(columns(self.classes)), **numbers, **known}
+
+
+def measure_rows(rows: int) -> dict[str, float]:
+    """Seconds a row, of the merge, and MiB at the peak, of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        table, out = Path(folder) / "in.csv", Path(folder) / "out"
+        with open(table, "w", encoding="utf-8") as file:
+            file.write("image\n")
+            file.writelines(f"collection/site-{k % 37:02d}/patient-{k:07d}.nii.gz\n" for k in range(rows))
+        start = time.process_time()
+        manifest = prepare(table, out)
+        made = time.process_time()
+        run_shard(Immediate(), manifest, (1, 1))
+        ran = time.process_time()
+        _, counts = merge(out)
+        merged = time.process_time()
+    if counts["done"] != rows:
+        raise RuntimeError(f"{counts} of {rows} rows")
+    return {
+        "rows": rows,
+        "manifest_cpu_s": round(made - start, 2),
+        "cpu_ms_a_row": round((ran - made) / rows * 1e3, 4),
+        "merge_cpu_s": round(merged - ran, 2),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def tiny_bundle(folder: Path) -> Path:
+    """An overlay of ``configs/inference.yaml`` with a tiny network of random weights."""
+    config = {
+        "spatial_size": [SIDE, SIDE],
+        "num_classes": 2,
+        "network_def": NETWORK,
+        "classes": {"0": "no_tumor", "1": "tumor"},
+        "weights": str(folder / "model.pt"),
+        "device": "cpu",
+    }
+    torch.manual_seed(0)
+    network = ConfigParser({**config}).get_parsed_content("network_def")
+    torch.save(network.state_dict(), folder / "model.pt")
+    (folder / "network.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return folder / "network.yaml"
+
+
+def measure_kills(folder: Path, images: int, kills: int, processes: int, seed: int) -> dict[str, Any]:
+    """Predict undisturbed and disturbed, and compare the tables byte for byte."""
+    rng, drawing = random.Random(seed), np.random.default_rng(seed)
+    overlay = tiny_bundle(folder)
+    (folder / "in").mkdir()
+    names = [f"in/{k:05d}.png" for k in range(images)]
+    for name in tqdm(names, desc="drawing", unit="image"):
+        draw(drawing).resize((SIDE, SIDE)).save(folder / name)
+    (folder / "in.csv").write_text("\n".join(["image", *names]) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "scripts", "predict", str(folder / "in.csv"), "--overlay", str(overlay)]
+    command += ["--no_overlays", "--processes", str(processes), "--out"]
+    subprocess.run([*command, str(folder / "undisturbed")], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    out, killed = folder / "disturbed", Counter[str]()
+    driver = _driver([*command, str(out)])
+    while sum(killed.values()) < kills and _finished(out) < images:
+        aim = _finished(out) + rng.uniform(0.2, 0.9) * images / kills
+        while _finished(out) < min(aim, images) and driver.poll() is None:
+            time.sleep(0.1)
+        if driver.poll() is not None:
+            break
+        victim = rng.choice(["driver", *["worker"] * processes])
+        number = driver.pid if victim == "driver" else _worker(out, rng)
+        if number is None:
+            continue
+        os.kill(number, signal.SIGKILL)
+        killed[victim] += 1
+        if victim == "driver":
+            driver.wait()
+            driver = _driver([*command, str(out)])
+    if driver.wait() != 0:
+        raise RuntimeError(f"the driver ended with {driver.returncode}")
+    states = Counter(state for journal in journals(out / "ledger") for _, _, state, _, _ in entries(journal))
+    tables = [(folder / name / "results.csv").read_bytes() for name in ("undisturbed", "disturbed")]
+    return {
+        "images": images,
+        "kills": dict(killed),
+        "begun": states["begun"],
+        "finished": states["done"] + states["refused"],
+        "failed": states["failed"],
+        "table_equal_byte_for_byte": tables[0] == tables[1],
+    }
+
+
+def _driver(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _finished(out: Path) -> int:
+    return sum(
+        state in ("done", "refused") for journal in journals(out / "ledger") for _, _, state, _, _ in entries(journal)
+    )
+
+
+def _worker(out: Path, rng: random.Random) -> int | None:
+    """Process of a shard, by its lock; None where none runs yet."""
+    locks = sorted((out / "ledger").glob("shard-*/lock.json"))
+    try:
+        number = int(json.loads(rng.choice(locks).read_text(encoding="utf-8"))["pid"])
+        os.kill(number, 0)
+    except (IndexError, OSError, ValueError):
+        return None
+    return number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="Prediction by manifest.")
+    commands = parser.add_subparsers(dest="what", required=True)
+    rows = commands.add_parser("rows", help="time and memory a row")
+    rows.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000], help="numbers of rows")
+    kills = commands.add_parser("kills", help="kill processes at random")
+    kills.add_argument("--images", type=int, default=2000, help="small drawn images (default: 2000)")
+    kills.add_argument("--kills", type=int, default=50, help="at most so many (default: 50)")
+    kills.add_argument("--processes", type=int, default=2, help="that predict (default: 2)")
+    kills.add_argument("--seed", type=int, default=0, help="of images and kills (default: 0)")
+    arguments = parser.parse_args(argv)
+    if arguments.what == "kills":
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure_kills(Path(folder), arguments.images, arguments.kills, arguments.processes, arguments.seed)
+    elif len(arguments.rows) == 1:
+        found = measure_rows(arguments.rows[0])
+    else:
+        for count in arguments.rows:
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.scale", "rows", "--rows", str(count)], cwd=ROOT, check=True
+            )
+        return
+    print("\n".join(f"{name:28}{value}" for name, value in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    with errors.one_sentence_errors():
+        main()
