@@ -51,6 +51,8 @@ def standard_overlay(folder: Path, side: int, **changes: Any) -> Path:
     train = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text(encoding="utf-8"))
     values: dict[str, Any] = {
         "spatial_size": [side, side],
+        "regions": None,
+        "spacing_mm": None,
         "num_classes": 2,
         "classes": {"0": "no_tumor", "1": "tumor"},
         "network_def": {**train["network_def"], **changes},

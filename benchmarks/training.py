@@ -165,7 +165,8 @@ def bare_steps(step: MultiTaskStep, batch: tuple[Tensor, dict[str, Tensor], dict
 def step_of(config: ConfigParser, precision: str, **values: Any) -> MultiTaskStep:
     """A step of its own on a new network of the config."""
     torch.manual_seed(0)
-    network = ConfigParser({"network": {**config["network_def"], **values, "num_classes": 2}})
+    definition = {**config["network_def"], **values, "num_classes": 2}
+    network = ConfigParser({"network": definition, "regions": None, "spacing_mm": None, "spatial_size": []})
     return MultiTaskStep(network.get_parsed_content("network"), precision=precision)
 
 

@@ -50,16 +50,26 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """The same for a folder: the one to fill has the name of the later one, which it takes the place of."""
+def whole_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
+    """The same for a folder: the one to fill has the name of the later one, which it takes the place of.
+
+    Args:
+        path: of the folder.
+        replace: False: of several processes the first one wins; what the others filled is deleted.
+    """
     path = Path(path).expanduser()
     with _named(path):
         place = _place(path)
         try:
             (place / path.name).mkdir(parents=True)
             yield place / path.name
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(place / path.name, path)
+            if replace:
+                shutil.rmtree(path, ignore_errors=True)
+            try:
+                os.replace(place / path.name, path)
+            except OSError:
+                if replace or not path.is_dir():
+                    raise
         finally:
             shutil.rmtree(place, ignore_errors=True)
 

@@ -11,8 +11,6 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
-import uuid
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.command.files import PARTIAL
+from scripts.command.files import whole_folder
 from scripts.inference.image_files import find_images
 from scripts.inference.result_names import safe, shown, stem
 from scripts.runs.checkpoint_files import file_sha256
@@ -128,18 +126,9 @@ def _content(source: Path) -> str | None:
 def _make(source: Path, ledger: Path) -> None:
     """Write manifest and source into a folder aside that takes the ledger's name; the first process to do so wins."""
     content = _content(source)
-    place = ledger.parent / f".{os.getpid()}.{uuid.uuid4().hex[:8]}{PARTIAL}"
-    place.mkdir(parents=True)
-    try:
+    with whole_folder(ledger, replace=False) as place:
         rows = _write(_images(source, ledger.parent), place / TABLE, source)
         write_json({"source": shown(source.resolve()), "sha256": content, "rows": rows}, place / SOURCE)
-        try:
-            os.rename(place, ledger)
-        except OSError:
-            if not (ledger / SOURCE).is_file():
-                raise
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _write(images: Iterable[Path], table: Path, source: Path) -> int:

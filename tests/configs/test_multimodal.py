@@ -20,7 +20,9 @@ from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.data.preprocessing import make_preprocessing, make_training_pipeline
+from scripts.evaluation.contrasts import CHANGES
 from scripts.evaluation.items import EvaluationDataset, evaluated_items
+from scripts.evaluation.outsiders import OUTSIDERS
 from scripts.evaluation.scope_evaluation import write_scope
 from scripts.pictures import overlays
 from scripts.report.report import write_report
@@ -185,7 +187,7 @@ def test_every_extra_is_measured_with_four_sequences(four):
     )
     scope = four.read("evaluation/scope.json")
     drawn = {entry["name"]: entry for entry in scope["outside"]}
-    assert set(drawn) == {"air alone", "noise", "photograph (drawn)", "CT (drawn)"}
+    assert set(drawn) == {*OUTSIDERS, *CHANGES}
     assert drawn["air alone"]["refused"] == drawn["air alone"]["n"] == 16
     assert drawn["CT (drawn)"]["recognized"] == 1
     assert four.read("evaluation/uncertainty.json")["n"] == 6
@@ -273,7 +275,8 @@ def test_a_scope_of_volumes_is_fitted_and_compared_with_volumes_alone(volumes, t
         found = write_scope(
             network, volumes.run, dataset, pipeline, tmp_path, often, str(volumes.data), True, batch_size=3
         )
-        assert (found["training"], found["inside"]["n"], found["outside"]) == (len(often["training"]), len(items), [])
+        assert (found["training"], found["inside"]["n"]) == (len(often["training"]), len(items))
+        assert {entry["name"] for entry in found["outside"]} == set(CHANGES), "no drawn pictures, which are 2D"
         item = volumes.test[0]
         result = volumes.infer(item["image"], tmp_path / "out")
         assert np.isfinite(result["scores"]["scope"])
