@@ -63,7 +63,7 @@ $(LABEL_READY): requirements-label.txt bundle/label_environment.py
 	$(LABEL)/bin/python -m bundle.label_environment
 	@touch $(LABEL_READY)
 
-# Released anew each time: nothing of an older dist/ is served.
+# Released again each time: nothing of an older dist/ is served.
 label: $(READY) $(LABEL_READY)  ## MONAI Label with RUN=<run folder> (or models/model.pt) and sample studies in runs/label, or STUDIES=<folder or URL>
 	$(MAKE) bundle RUN="$(RUN)" OUT=
 	$(BIN)/python -m scripts label $(if $(STUDIES),--studies "$(STUDIES)")

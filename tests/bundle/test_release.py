@@ -22,7 +22,7 @@ from tests.bundle.made_run import make_pictures, make_run
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_label_releases_anew_where_a_release_is_there(tmp_path):
+def test_make_label_releases_again_where_a_release_is_there(tmp_path):
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
     (tmp_path / "dist" / NAME).mkdir(parents=True)
     for name in ("setup.cfg", "constraints.txt", "requirements-label.txt", "bundle/label_environment.py"):

@@ -70,7 +70,7 @@ def test_another_setting_makes_other_items(items, tmp_path, change):
     assert cached(items, tmp_path).found == 3, "and the first ones are still there"
 
 
-def test_a_changed_file_or_item_is_made_anew(items, tmp_path):
+def test_a_changed_file_or_item_is_made_again(items, tmp_path):
     cached(items, tmp_path)
     brighter = np.asarray(Image.open(items[1]["image"])) // 2
     status = os.stat(items[1]["image"])

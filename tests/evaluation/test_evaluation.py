@@ -108,7 +108,7 @@ def test_cases_without_a_tumor_in_the_mask_have_no_dice(rows):
         assert (row["tumor_pixels"], row["predicted_pixels"]) == (tumor, predicted)
 
 
-def test_running_again_starts_anew():
+def test_running_again_starts_from_nothing():
     results = CaseResults()
     engine = Engine(lambda engine, pair: pair[1])
     results.attach(engine)
