@@ -28,12 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
-from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from benchmarks.duplicates import draw
+from benchmarks.inference import standard_overlay
 from scripts.command import errors
 from scripts.command.locations import ROOT
 from scripts.inference.ledger import entries, journals
@@ -43,18 +41,11 @@ from scripts.inference.result_table import columns
 from scripts.inference.shards import run_shard
 
 SIDE = 32
-NETWORK = {
-    "_target_": "scripts.networks.MultiTaskDynUNet",
-    "spatial_dims": 2,
-    "in_channels": 1,
-    "out_channels": 2,
-    "kernel_size": [3, 3, 3],
-    "strides": [1, 2, 2],
-    "upsample_kernel_size": [2, 2],
-    "filters": [4, 4, 8],
-    "num_classes": 2,
+# Of the network, beside what train.yaml says.
+TINY = {
+    "kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 4, 8],
     "evidence_channels": 4,
-}
+}  # fmt: skip
 
 
 @dataclass
@@ -100,34 +91,17 @@ def measure_rows(rows: int) -> dict[str, float]:
     }
 
 
-def tiny_bundle(folder: Path) -> Path:
-    """An overlay of ``configs/inference.yaml`` with a tiny network of random weights."""
-    config = {
-        "spatial_size": [SIDE, SIDE],
-        "num_classes": 2,
-        "network_def": NETWORK,
-        "classes": {"0": "no_tumor", "1": "tumor"},
-        "weights": str(folder / "model.pt"),
-        "device": "cpu",
-    }
-    torch.manual_seed(0)
-    network = ConfigParser({**config}).get_parsed_content("network_def")
-    torch.save(network.state_dict(), folder / "model.pt")
-    (folder / "network.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    return folder / "network.yaml"
-
-
 def measure_kills(folder: Path, images: int, kills: int, processes: int, seed: int) -> dict[str, Any]:
     """Predict undisturbed and disturbed, and compare the tables byte for byte."""
     rng, drawing = random.Random(seed), np.random.default_rng(seed)
-    overlay = tiny_bundle(folder)
+    overlay = standard_overlay(folder, SIDE, **TINY)
     (folder / "in").mkdir()
     names = [f"in/{k:05d}.png" for k in range(images)]
     for name in tqdm(names, desc="drawing", unit="image"):
         draw(drawing).resize((SIDE, SIDE)).save(folder / name)
     (folder / "in.csv").write_text("\n".join(["image", *names]) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "scripts", "predict", str(folder / "in.csv"), "--overlay", str(overlay)]
-    command += ["--no_overlays", "--processes", str(processes), "--out"]
+    command += ["--device", "cpu", "--no_overlays", "--processes", str(processes), "--out"]
     subprocess.run([*command, str(folder / "undisturbed")], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     out, killed = folder / "disturbed", Counter[str]()
     driver = _driver([*command, str(out)])

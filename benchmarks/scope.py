@@ -64,8 +64,8 @@ def volumes(inference: Inference, files: Sequence[Path]) -> list[dict[str, Any]]
     for file in files:
         item = inference.prepare({"image": str(file)})
         scores = inference.infer(item)["scope"].numpy()
-        votes = [placement.share >= scope.MIN_HEAD for placement in Study.of(item["image"]).placements]
-        counting = scores[np.array(votes)] if any(votes) else scores
+        votes = scope.votes_of(Study.of(item["image"]))
+        counting = scope.voting(scores, votes)
         rows.append(
             {
                 "volume": f"{file.parent.name}/{file.name}",

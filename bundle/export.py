@@ -12,7 +12,6 @@ ckpt_export``; the inferer takes it as a network.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import warnings
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from scripts.command.files import whole
 from scripts.command.locations import ROOT
+from scripts.command.optional import needed
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.inference.pipeline import Inference
 
@@ -54,12 +54,7 @@ class ExportedNetwork(nn.Module):
 
 
 def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"the package {name} is not installed; install the export extra: pip install '.[export]'"
-        ) from error
+    return needed(name, f"the package {name} is not installed; install the export extra: pip install '.[export]'")
 
 
 def example(inference: Inference, size: Sequence[int], batch: int, seed: int = 0) -> Tensor:

@@ -47,6 +47,7 @@ CONTENT = {
 LEFT_OUT = {"configs/smoke.yaml"}  # of the tests
 DOCS = ("README.md", "data_license.txt", "metadata.schema.json")
 VALUES = ("spatial_size", "num_classes", "network_def", "classes", "training_prevalence")
+OF_REGIONS = ("out_channels", "regions", "window")  # of a network, which follow from them
 OF_VOLUMES = ("regions", "spacing_mm")  # null where they do not apply
 # One time for all files, so that the same content gives the same zip file.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -114,10 +115,9 @@ def content(root: Path) -> Iterator[Path]:
 
 def completed(definition: Mapping[str, Any], shipped: Mapping[str, Any]) -> dict[str, Any]:
     """A network's definition, where it is of a run from before there were regions and windows with these values too."""
-    later = ("out_channels", "regions", "window")
     if "regions" in definition or definition.get("out_channels") != 2:
         return dict(definition)
-    return {**definition, **{key: shipped["network_def"][key] for key in later if key in shipped["network_def"]}}
+    return {**definition, **{key: shipped["network_def"][key] for key in OF_REGIONS if key in shipped["network_def"]}}
 
 
 def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
@@ -166,8 +166,8 @@ def write_configs(folder: Path, weights: Weights) -> None:
     train.write_text(set_values(train.read_text(encoding="utf-8"), own), encoding="utf-8")
     # monai.bundle.load reads JSON alone and builds the network from <workflow_type>.json.
     raw = yaml.safe_load((folder / "configs" / "inference.yaml").read_text(encoding="utf-8"))
-    computed = ("num_classes", "out_channels", "regions", "window")
-    values = {key: parser.get_parsed_content(f"network_def#{key}") for key in computed if key in raw["network_def"]}
+    computed = [key for key in ("num_classes", *OF_REGIONS) if key in raw["network_def"]]
+    values = {key: parser.get_parsed_content(f"network_def#{key}") for key in computed}
     definition = {**raw["network_def"], **values}
     runs.write_json({"bundle_root": ".", "network_def": definition}, folder / "configs" / "infer.json")
 

@@ -12,19 +12,9 @@ import yaml
 from monai.bundle import ConfigParser
 
 from scripts.comparison.trained_models import Model
+from tests import scans
 
-NETWORK = {
-    "_target_": "scripts.networks.MultiTaskDynUNet",
-    "spatial_dims": 2,
-    "in_channels": 1,
-    "out_channels": 2,
-    "kernel_size": [3, 3, 3],
-    "strides": [1, 2, 2],
-    "upsample_kernel_size": [2, 2],
-    "filters": [2, 2, 4],
-    "num_classes": "@num_classes",
-    "evidence_channels": 2,
-}
+NETWORK = {**scans.NETWORK, "filters": [2, 2, 4], "evidence_channels": 2}
 # Four patients, two of them with a tumor; patient a has two slices.
 PATIENTS = ["a", "a", "b", "c", "d"]
 DIAGNOSIS = [1, 1, 1, 0, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,16 @@ def binary_mask(array: np.ndarray, path: Any, picture: bool) -> np.ndarray:
     return (array > cut).astype(np.uint8)
 
 
+def unknown_labels(array: np.ndarray, known: Collection[int]) -> str:
+    """The label values of a mask that are none of the known ones, at most five, in words; "" where there are none.
+
+    Masks may be float with a maximum of 0.99999997.
+    """
+    values = np.unique(array)
+    odd = values[(np.abs(values - np.rint(values)) > 1e-3) | ~np.isin(np.rint(values), list(known))]
+    return ", ".join(f"{value:g}" for value in odd[:5])
+
+
 def region_masks(array: np.ndarray, path: Any, regions: Mapping[str, Sequence[int]]) -> np.ndarray:
     """Masks of named regions from the label values of one mask.
 
@@ -101,13 +111,10 @@ def region_masks(array: np.ndarray, path: Any, regions: Mapping[str, Sequence[in
     if not np.isfinite(array).all():
         raise ValueError(f"mask {path} holds values that are not finite (NaN or infinite); set them to 0")
     known = sorted({value for values in regions.values() for value in values})
-    found = np.unique(array)
-    unknown = found[(np.abs(found - np.rint(found)) > 1e-3) | ~np.isin(np.rint(found), [0, *known])]
-    if len(unknown):
-        shown = ", ".join(f"{value:g}" for value in unknown[:5])
+    if unknown := unknown_labels(array, [0, *known]):
         raise ValueError(
-            f"mask {path} holds the label {shown}, of which no region is; the regions {', '.join(regions)} are made of "
-            f"{', '.join(map(str, known))}: state another scheme of regions, or correct the mask"
+            f"mask {path} holds the label {unknown}, of which no region is; the regions {', '.join(regions)} are made "
+            f"of {', '.join(map(str, known))}: state another scheme of regions, or correct the mask"
         )
     member = np.zeros((len(regions), known[-1] + 1), np.uint8)
     for row, values in zip(member, regions.values(), strict=True):

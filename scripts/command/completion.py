@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 
+from scripts.command.optional import needed
 from scripts.command.verbs import Outcome, Parser
 
 __all__ = ["execute"]
@@ -18,10 +18,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     Raises:
         ValueError: when the package shtab is not installed.
     """
-    try:
-        shtab = importlib.import_module("shtab")
-    except ImportError as error:
-        raise ValueError("the package shtab is not installed: pip install '.[completion]'") from error
+    shtab = needed("shtab", "the package shtab is not installed: pip install '.[completion]'")
     parser: Parser = arguments.parser
     parser.prog = WORD
     return Outcome(shtab.complete(parser, shell=arguments.shell), quiet=True)

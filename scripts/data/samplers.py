@@ -164,7 +164,7 @@ class MixedBatchSampler(Sampler[list[int]]):
             values[name] = [str(value) for value in (groups or {})[name]]
             if len(values[name]) != self.total:
                 raise ValueError(f"{name!r} has {len(values[name])} values for {self.total} items")
-            wanted[name] = _checked_shares(name, given, values[name])
+            wanted[name] = checked_shares(name, given, values[name])
         self.counts = {name: _whole(own, len(self) * batch_size) for name, own in wanted.items()}
         self._kinds = list(zip(*values.values(), strict=True))
         self._cells: dict[tuple[str, ...], np.ndarray] = {}
@@ -232,7 +232,17 @@ def _mask_shares(flags: list[str], share: float | None, alternating: bool, batch
     return {MASK: wanted}
 
 
-def _checked_shares(name: str, given: Shares, values: list[str]) -> dict[str, float]:
+def checked_shares(name: str, given: Shares, values: Sequence[str]) -> dict[str, float]:
+    """The share of each value of an attribute, as it is drawn.
+
+    Args:
+        name: of the attribute.
+        given: the shares by value, or "equal".
+        values: of the items.
+
+    Raises:
+        ValueError: when shares do not sum to 1, name an unknown value, or leave one unnamed.
+    """
     present = Counter(values)
     if isinstance(given, str):
         if given != EQUAL:

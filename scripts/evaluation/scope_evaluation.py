@@ -29,7 +29,7 @@ from scripts.evaluation.scope_fit import (
 )
 from scripts.evaluation.uncertainty_evaluation import draw
 from scripts.inference import scope
-from scripts.inference.inferers import spatial_dims
+from scripts.inference.inferers import input_channels, spatial_dims
 from scripts.measures.intervals import auc, auc_interval
 from scripts.runs.folder import last_stage, read_datalist, write_json
 
@@ -88,7 +88,7 @@ def foreign_images(
         yield Foreign(
             name, "changed", name in UNSEEN, np.concatenate(parts), [f"{name} {i}" for i in range(len(made))], []
         )
-    channels = next(p for p in network.parameters() if p.ndim > 2).shape[1]
+    channels = input_channels(network)
     for name in OUTSIDERS if spatial_dims(network) == 2 else ():
         drawn = drawn_items([name], channels, count, first=COUNT)
         found, at, refusals = item_features(network, drawn, transform, batch_size)

@@ -25,7 +25,7 @@ from scripts.evaluation.items import evaluated_items
 from scripts.evaluation.outsiders import FITTED as DRAWN
 from scripts.evaluation.outsiders import OUTSIDERS
 from scripts.inference import scope
-from scripts.inference.inferers import spatial_dims
+from scripts.inference.inferers import input_channels, spatial_dims
 from scripts.inference.pipeline import Inference
 from scripts.inference.scope_features import features, probe
 from scripts.runs.folder import read_datalist
@@ -167,8 +167,7 @@ def fit_scope(
     training, foreign = values[: len(kept)], values[len(kept) :]
     validation, _, _ = item_features(network, chosen["validation"], transform, batch_size, "scope, validation")
     if spatial_dims(network) == 2 and len(foreign):
-        channels = next(p for p in network.parameters() if p.ndim > 2).shape[1]
-        drawn, _, _ = item_features(network, drawn_items(list(DRAWN), channels), transform, batch_size)
+        drawn, _, _ = item_features(network, drawn_items(list(DRAWN), input_channels(network)), transform, batch_size)
         foreign = np.concatenate([foreign, drawn]) if len(drawn) else foreign
     return scope.fit(training, validation, foreign, probe(network))
 

@@ -24,6 +24,11 @@ def spatial_dims(network: Any) -> int:
     return max(parameter.ndim for parameter in network.parameters()) - 2
 
 
+def input_channels(network: Any) -> int:
+    """How many channels a network takes, read off its first convolution."""
+    return next(parameter for parameter in network.parameters() if parameter.ndim > 2).shape[1]
+
+
 def tumor_evidence(logits: Tensor, evidence: Tensor, temperature: Tensor | float) -> Tensor:
     """Evidence for any tumor (B, 1, *grid): of its classes, weighted by their calibrated shares, less that of none.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib
 import json
 import os
 from array import array
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from scripts.command.files import whole_folder
+from scripts.command.optional import needed
 from scripts.inference.image_files import find_images
 from scripts.inference.result_names import safe, shown, stem
 from scripts.runs.checkpoint_files import file_sha256
@@ -178,13 +178,10 @@ def _csv(source: Path) -> Iterator[str | None]:
 
 
 def _parquet(source: Path) -> Iterator[str | None]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise ValueError(
-            f"{source} is a Parquet file, which needs pyarrow: pip install -c constraints.txt '.[parquet]'; "
-            "or give a CSV"
-        ) from error
+    parquet = needed(
+        "pyarrow.parquet",
+        f"{source} is a Parquet file, which needs pyarrow: pip install -c constraints.txt '.[parquet]'; or give a CSV",
+    )
     file = parquet.ParquetFile(source)
     _check_columns(source, file.schema_arrow.names)
     for batch in file.iter_batches(_BATCH, columns=[COLUMN]):

@@ -153,17 +153,16 @@ def load(path: str | Path) -> Scope:
         file = last_stage(file) / FILE if not (file / FILE).is_file() else file / FILE
     if not file.is_file():
         raise FileNotFoundError(f"{file.name} is missing: python -m scripts scope fits it on the run's own datalist")
+    names = list(Scope.__dataclass_fields__)
     try:
         with np.load(file, allow_pickle=False) as content:
-            if missing := [key for key in Scope.__dataclass_fields__ if key not in content]:
-                if "mean" not in content:
-                    raise KeyError(missing[0])
-                raise OldScope(f"{file} has an older format, without {missing[0]}; {AGAIN}")
-            values: dict[str, Any] = {key: content[key] for key in Scope.__dataclass_fields__}
-    except OldScope:
-        raise
-    except (KeyError, ValueError, OSError) as error:
+            values: dict[str, Any] = {key: content[key] for key in names if key in content}
+    except (ValueError, OSError) as error:
         raise ValueError(f"{file} is not a scope: {error}") from error
+    if missing := [key for key in names if key not in values]:
+        if "mean" not in values:
+            raise ValueError(f"{file} is not a scope: {missing[0]!r}")
+        raise OldScope(f"{file} has an older format, without {missing[0]}; {AGAIN}")
     numbers = {key: kind(values[key]) for key, kind in (("limit", float), *((k, int) for k in COUNTS))}
     return Scope(**{**values, **numbers})
 
@@ -220,6 +219,17 @@ class ScopeScorer:
         return {"scope": torch.from_numpy(score(self.scope, network, units, None, encoded)).float().to(units.device)}
 
 
+def votes_of(study: Any) -> list[bool]:
+    """Which slices of a study have enough head to vote."""
+    return [placement.share >= MIN_HEAD for placement in study.placements]
+
+
+def voting(scores: NDArray | Tensor, votes: Sequence[bool] | None = None) -> NDArray[np.float64]:
+    """Scores of the slices that count; all of them where none does, or it is not said."""
+    values = np.asarray(scores, dtype=np.float64)
+    return values[np.asarray(votes, dtype=bool)] if votes is not None and any(votes) else values
+
+
 def vote(scores: NDArray | Tensor, votes: Sequence[bool] | None = None) -> float:
     """Score of a whole image from those of its slices: above 1 exactly where more than `VOTE` of them are.
 
@@ -227,8 +237,7 @@ def vote(scores: NDArray | Tensor, votes: Sequence[bool] | None = None) -> float
         scores: (S,).
         votes: (S,) bool, slices that count, of enough head; None, or where none does: all.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    counting = values[np.asarray(votes, dtype=bool)] if votes is not None and any(votes) else values
+    counting = voting(scores, votes)
     return float(np.sort(counting)[math.ceil(round((1 - VOTE) * len(counting), 9)) - 1])
 
 
@@ -236,7 +245,7 @@ def in_words(stack: Tensor, output: Mapping[str, Tensor], study: Any) -> tuple[d
     """Score of a whole image by `vote`, and a flag above 1; for `postprocessing.RestoreStudyd`."""
     if "scope" not in output:
         return {}, []
-    found = vote(output["scope"], [placement.share >= MIN_HEAD for placement in study.placements])
+    found = vote(output["scope"], votes_of(study))
     if found <= 1:
         return {"scope": found}, []
     share = float((np.asarray(output["scope"]) > 1).mean())

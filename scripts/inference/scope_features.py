@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
-from scripts.inference.inferers import spatial_dims
+from scripts.inference.inferers import input_channels, spatial_dims
 from scripts.measures.shortcuts import histogram_features
 
 __all__ = ["features", "probe"]
@@ -85,9 +85,8 @@ def _steps(channel: NDArray, inside: NDArray) -> NDArray:
 
 def probe(network: Any) -> NDArray[np.float64]:
     """Features (F,) of an image of noise with a border of air, the same for every network."""
-    first = next(p for p in network.parameters() if p.ndim > 2)
     size = [32] * spatial_dims(network)
-    image = torch.zeros(1, first.shape[1], *size)
+    image = torch.zeros(1, input_channels(network), *size)
     inner = (slice(None), slice(None), *[slice(4, 28)] * len(size))
     image[inner] = torch.randn(image[inner].shape, generator=torch.Generator().manual_seed(0))
-    return features(network, image.to(first.device))[0]
+    return features(network, image.to(next(network.parameters()).device))[0]

@@ -24,6 +24,7 @@ from scripts.inference.ledger import TRIES, Ledger
 from scripts.inference.manifest import Manifest, result_place
 from scripts.inference.result_names import shown
 from scripts.inference.result_table import columns
+from scripts.runs import lock
 
 __all__ = ["Predictor", "run_local", "run_shard"]
 
@@ -101,8 +102,8 @@ def _ledger(predictor: Predictor, manifest: Manifest, shard: tuple[int, int], tr
     while True:
         try:
             return Ledger(manifest.path.parent, shard, manifest.rows, predictor.made_by, predictor.classes, tries)
-        except ValueError as error:
-            if "is in use by" not in str(error) or time.monotonic() > until:
+        except lock.InUse:
+            if time.monotonic() > until:
                 raise
             time.sleep(WAIT_S)
 

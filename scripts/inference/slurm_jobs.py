@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
+from scripts.command.optional import needed
 from scripts.inference.manifest import Manifest
 from scripts.inference.shards import Predictor, run_shard
 
@@ -34,19 +33,17 @@ class ShardJob:
         return check_available().helpers.DelayedSubmission(self, number)
 
 
-def check_available() -> ModuleType:
+def check_available() -> Any:
     """The module submitit.
 
     Raises:
         ValueError: when it is not installed.
     """
-    try:
-        return importlib.import_module("submitit")
-    except ImportError as error:
-        raise ValueError(
-            "--engine slurm needs submitit: pip install -c constraints.txt '.[slurm]'; without it, start the shards by "
-            "--shard I/N in an array job of your own"
-        ) from error
+    return needed(
+        "submitit",
+        "--engine slurm needs submitit: pip install -c constraints.txt '.[slurm]'; without it, start the shards by "
+        "--shard I/N in an array job of your own",
+    )
 
 
 def settings_of(texts: Sequence[str]) -> dict[str, int | str]:

@@ -16,7 +16,7 @@ from typing import Any
 from scripts.command.files import remove_partial
 from scripts.runs.provenance import command_line
 
-__all__ = ["FILE", "STALE_S", "acquire", "holder", "release"]
+__all__ = ["FILE", "STALE_S", "InUse", "acquire", "holder", "release"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ RENEWAL_S, STALE_S = 30.0, 300.0
 
 _held: dict[Path, int] = {}  # lock file: process that took it; a forked one holds nothing
 _renewing: threading.Thread | None = None
+
+
+class InUse(ValueError):
+    """Another process works in a folder."""
 
 
 def acquire(folder: str | Path, argument: str = "run_dir") -> None:
@@ -38,7 +42,7 @@ def acquire(folder: str | Path, argument: str = "run_dir") -> None:
         argument: with which another folder is chosen.
 
     Raises:
-        ValueError: when another process holds it; says which, since when and what to do.
+        InUse: when another process holds it; says which, since when and what to do.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,7 @@ def acquire(folder: str | Path, argument: str = "run_dir") -> None:
         if owner is None or _holds(owner, path):
             who = "another process" if owner is None else f"process {owner['pid']} on {owner['host']}"
             since = "" if owner is None else f" since {owner['since']} ({owner['command']})"
-            raise ValueError(
+            raise InUse(
                 f"{folder} is in use by {who}{since}: wait until it ends, or choose another {argument}; if that "
                 f"process is gone, delete {path}"
             )

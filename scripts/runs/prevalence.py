@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from scripts.command.config_files import read_mapping
-from scripts.data.samplers import EQUAL, groups, has_mask
+from scripts.data.samplers import checked_shares, groups, has_mask
 from scripts.runs.folder import CONFIG, read_datalist, stage_items
 
 __all__ = ["training_prevalence"]
@@ -36,7 +35,10 @@ def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
     items = stage_items(datalist, "training", str(folder), config.get("items", "any"), empty_masks=True)
     classes, masked = groups(items)["class"], has_mask(items)
     counts = [float(classes.count(k)) for k in range(len(names))]
-    shares = _drawn(counts, config.get("class_shares"))
+    asked = dict(enumerate(counts))
+    if (given := config.get("class_shares")) is not None:
+        asked = {int(k): share for k, share in checked_shares("class", given, list(map(str, classes))).items()}
+    shares = [asked.get(k, 0.0) / max(sum(asked.values()), 1e-12) for k in range(len(names))]
     of_masked = [
         sum(m for c, m in zip(classes, masked, strict=True) if c == k) / count if count else 0.0
         for k, count in enumerate(counts)
@@ -48,18 +50,6 @@ def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
     if not sum(weighted):
         return None
     return {name: round(value / sum(weighted), 6) for name, value in zip(names, weighted, strict=True)}
-
-
-def _drawn(counts: Sequence[float], given: Mapping[Any, float] | str | None) -> list[float]:
-    """Shares of the classes as the sampler draws them; those of classes that are not there do not apply."""
-    if given is None:
-        asked = list(counts)
-    elif given == EQUAL:
-        asked = [float(count > 0) for count in counts]
-    else:
-        by_name = {str(key): float(share) for key, share in dict(given).items()}  # type: ignore[arg-type]
-        asked = [by_name.get(str(k), 0.0) * (count > 0) for k, count in enumerate(counts)]
-    return [share / sum(asked) for share in asked] if sum(asked) else asked
 
 
 def _turned(shares: Sequence[float], counts: Sequence[float], masked: Sequence[float], changed: float) -> list[float]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scripts.data.datalists.regions import Regions
 from scripts.runs.folder import read_datalist
 
 __all__ = ["given", "stated"]
-
-Regions = dict[str, list[int]]
 
 
 def stated(datalist: Mapping[str, Any]) -> Regions | None:

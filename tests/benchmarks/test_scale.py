@@ -15,7 +15,7 @@ def test_every_row_goes_through_the_real_code():
 
 
 def test_the_tiny_network_predicts(tmp_path):
-    inference = Inference(overlay=scale.tiny_bundle(tmp_path))
+    inference = Inference(overlay=scale.standard_overlay(tmp_path, scale.SIDE, **scale.TINY), device="cpu")
     scale.draw(np.random.default_rng(0)).resize((scale.SIDE, scale.SIDE)).save(tmp_path / "a.png")
     item = inference.prepare({"image": str(tmp_path / "a.png")})
     assert inference.infer(item)["seg"].shape[-2:] == (scale.SIDE, scale.SIDE)

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from scripts import phantoms
 from scripts.data import datalists
 from scripts.data.preprocessing import make_preprocessing
+from tests.scans import NETWORK
 
 CLASSES = {2: {"0": "no_tumor", "1": "tumor"}, 4: {"0": "no_tumor", "1": "glioma", "2": "meningioma", "3": "pituitary"}}
 
@@ -29,15 +30,8 @@ def make_run(
 ) -> Path:
     """Write ``config.yaml``, ``model.pt`` and ``network.yaml`` of a run; the run folder."""
     definition = {
-        "_target_": "scripts.networks.MultiTaskDynUNet",
-        "spatial_dims": 2,
-        "in_channels": 1,
-        "out_channels": 2,
-        "kernel_size": [3, 3, 3],
-        "strides": [1, 2, 2],
-        "upsample_kernel_size": [2, 2],
+        **NETWORK,
         "filters": [4, 8, 8],
-        "num_classes": "@num_classes",
         "normalization": "foreground",
         "head": "evidence",
         "evidence_levels": 2,

@@ -11,17 +11,8 @@ import pytest
 from scripts.data.datalists import nifti_cases
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.preprocessing import make_preprocessing
-from scripts.phantoms.sequences import write_pair
 
 RULE = SliceRule(planes=(), regions={"whole_tumor": [1, 2, 3, 4], "tumor_core": [1, 3, 4]})
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("good")
-    for k in range(3):
-        write_pair(folder, [11, k], f"v{k:03d}", (8.0, 8.0, 8.0))
-    return folder
 
 
 def change(path, shift=0.0, crop=0, fill=None):
@@ -63,8 +54,8 @@ def no_head(case):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_case_that_cannot_be_used_is_reported_in_one_sentence(good, tmp_path, fault, sentence):
-    shutil.copytree(good, tmp_path / "data")
+def test_a_case_that_cannot_be_used_is_reported_in_one_sentence(pairs, tmp_path, fault, sentence):
+    shutil.copytree(pairs, tmp_path / "data")
     fault(tmp_path / "data" / "v000-with")
     datalist, report = nifti_cases(
         tmp_path / "data", rule=RULE, channels=("FLAIR", "T1", "T1ce", "T2"), patient_pattern=r"v\d+", progress=False
@@ -87,8 +78,8 @@ def test_a_case_that_cannot_be_used_is_reported_in_one_sentence(good, tmp_path, 
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_the_pipeline_refuses_what_a_datalist_did_not_see(good, tmp_path, fault, sentence):
-    shutil.copytree(good, tmp_path / "data")
+def test_the_pipeline_refuses_what_a_datalist_did_not_see(pairs, tmp_path, fault, sentence):
+    shutil.copytree(pairs, tmp_path / "data")
     case = tmp_path / "data" / "v000-with"
     item = {
         "image": [str(case / f"v000-with_{name}.nii.gz") for name in ("flair", "t1", "t1ce", "t2")],
@@ -103,8 +94,8 @@ def test_the_pipeline_refuses_what_a_datalist_did_not_see(good, tmp_path, fault,
     assert "\n" not in str(caught.value)
 
 
-def test_a_patch_larger_than_the_volume_is_filled_with_air(good):
-    case = good / "v000-with"
+def test_a_patch_larger_than_the_volume_is_filled_with_air(pairs):
+    case = pairs / "v000-with"
     found = make_preprocessing((64, 64, 64), trace=False, spacing_mm=8.0)(
         {"image": str(case / "v000-with_flair.nii.gz")}
     )

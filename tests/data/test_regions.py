@@ -17,25 +17,16 @@ from scripts.data.datalists.building import chosen_regions
 from scripts.data.datalists.regions import SCHEMES, check_regions, fitting
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.preprocessing import make_training_pipeline, resolve_items
-from scripts.phantoms.sequences import phantom_case, write_pair
+from scripts.phantoms.sequences import phantom_case
 from scripts.runs.folder import stage_items
 from scripts.runs.regions import stated
 from tests.scans import head
 from transforms.masks import region_masks
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two coarse phantom heads with and without their tumors."""
-    folder = tmp_path_factory.mktemp("volumes")
-    for k in range(3):
-        write_pair(folder, [5, k], f"v{k:03d}", (8.0, 8.0, 8.0))
-    return folder
-
-
-def made(folder, regions) -> dict[str, Any]:
+def made(pairs, regions) -> dict[str, Any]:
     rule = SliceRule(planes=(), regions=regions)
-    datalist, _ = nifti_cases(folder, rule=rule, patient_pattern=r"v\d+", channels=("FLAIR", "T1ce"), progress=False)
+    datalist, _ = nifti_cases(pairs, rule=rule, patient_pattern=r"v\d+", channels=("FLAIR", "T1ce"), progress=False)
     return datalist
 
 
@@ -52,16 +43,16 @@ def test_schemes_state_what_the_challenges_state():
     assert all(set(own) <= set(next(iter(regions.values()))) for regions in nested for own in regions.values())
 
 
-def test_values_fit_several_schemes_so_that_none_is_guessed(folder, capsys):
+def test_values_fit_several_schemes_so_that_none_is_guessed(pairs, capsys):
     assert fitting([0, 1, 2, 3]) == ["brats2012", "brats2023", "brats2024", "msd_task01"]
-    datalist = made(folder, None)
+    datalist = made(pairs, None)
     assert "regions" not in datalist
     assert stated(datalist) is None
 
 
-def test_the_command_states_the_regions_of_a_scheme_and_says_them(folder, tmp_path, capsys):
+def test_the_command_states_the_regions_of_a_scheme_and_says_them(pairs, tmp_path, capsys):
     out = tmp_path / "list.json"
-    common = ["datalist", "nifti_cases", "--folder", str(folder), "--whole_volumes", "--patient_pattern", r"v\d+"]
+    common = ["datalist", "nifti_cases", "--folder", str(pairs), "--whole_volumes", "--patient_pattern", r"v\d+"]
     main([*common, "--out", str(out), "--regions", "brats2012"])
     assert "enhancing_tumor = [4]" in capsys.readouterr().out
     assert json.loads(out.read_text())["regions"] == SCHEMES["brats2012"]
@@ -74,10 +65,10 @@ def test_the_command_states_the_regions_of_a_scheme_and_says_them(folder, tmp_pa
         chosen_regions("brats2016")
 
 
-def test_a_value_of_no_region_refuses_its_case(folder):
+def test_a_value_of_no_region_refuses_its_case(pairs):
     with pytest.raises(ValueError, match="holds the label 3, of which no region is"):
         region_masks(np.array([0, 3]), "seg.nii.gz", SCHEMES["brats2017"])
-    datalist = made(folder, {"tumor": [7], "core": [8]})
+    datalist = made(pairs, {"tumor": [7], "core": [8]})
     kept = [item for part in schema.SPLITS for item in datalist[part]]
     assert [item["diagnosis"] for item in kept] == [0, 0, 0]  # those without a tumor
 
@@ -92,16 +83,16 @@ def test_what_is_no_set_of_regions_is_refused_in_one_sentence(regions):
         schema.validate({**datalist, "validation": [], "test": [], "regions": regions})
 
 
-def test_lists_of_other_regions_are_not_joined(folder):
-    one, other = made(folder, SCHEMES["brats2012"]), made(folder, None)
+def test_lists_of_other_regions_are_not_joined(pairs):
+    one, other = made(pairs, SCHEMES["brats2012"]), made(pairs, None)
     with pytest.raises(ValueError, match="regions differ"):
         schema.merge([one, other])
 
 
-def test_regions_go_through_the_pipeline_beside_the_tumor(folder):
-    datalist = made(folder, SCHEMES["brats2012"])
+def test_regions_go_through_the_pipeline_beside_the_tumor(pairs):
+    datalist = made(pairs, SCHEMES["brats2012"])
     pipeline = make_training_pipeline((16, 16, 16), augment=False, num_classes=2)
-    items = stage_items(datalist, "training", str(folder))
+    items = stage_items(datalist, "training", str(pairs))
     plain = [{k: v for k, v in item.items() if k != "regions"} for item in items]
     for item, without in zip(items, plain, strict=True):
         both, one = pipeline(item), pipeline(without)
@@ -115,9 +106,9 @@ def test_regions_go_through_the_pipeline_beside_the_tumor(folder):
         assert not bool((enhancing & ~core).any())
 
 
-def test_an_item_without_a_mask_has_empty_regions(folder):
-    datalist = made(folder, SCHEMES["brats2012"])
-    item = {k: v for k, v in stage_items(datalist, "training", str(folder))[0].items() if k != "label"}
+def test_an_item_without_a_mask_has_empty_regions(pairs):
+    datalist = made(pairs, SCHEMES["brats2012"])
+    item = {k: v for k, v in stage_items(datalist, "training", str(pairs))[0].items() if k != "label"}
     found = make_training_pipeline((16, 16, 16), augment=False, num_classes=2)({**item, "diagnosis": 1})
     assert (int(found["region_masks"].sum()), found["has_mask"], len(found["region_masks"])) == (0, False, 3)
 
@@ -133,10 +124,10 @@ def test_regions_of_a_slice_are_those_of_the_volume(tmp_path):
     assert whole > core == enhancing > 0
 
 
-def test_a_flip_moves_all_regions_alike(folder):
-    datalist = made(folder, SCHEMES["brats2012"])
+def test_a_flip_moves_all_regions_alike(pairs):
+    datalist = made(pairs, SCHEMES["brats2012"])
     pipeline = make_training_pipeline((32, 32, 32), augment=True, num_classes=2)
-    item = next(i for i in stage_items(datalist, "training", str(folder)) if i["diagnosis"] == 1)
+    item = next(i for i in stage_items(datalist, "training", str(pairs)) if i["diagnosis"] == 1)
     for seed in range(4):
         pipeline.set_random_state(seed=seed)
         found = pipeline(item)

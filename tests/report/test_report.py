@@ -74,7 +74,7 @@ def raw_map(case: dict, run: str, rng: np.random.Generator, grid: int) -> torch.
 def write_checks(folder: Path, test: list[dict]) -> None:
     """What the costlier parts of the evaluation leave of a run; one of its figures is not defined."""
     rng = np.random.default_rng(1)
-    doubts = [
+    uncertain = [
         {
             **{k: case[k] for k in ("name", "source")},
             **{"unit": case["patient"], "wrong": bool(i % 5 == 0), "mask_disagreement": float(rng.random())},
@@ -90,7 +90,7 @@ def write_checks(folder: Path, test: list[dict]) -> None:
     write_json(
         {
             **{"n": 36, "of": 36, "views": ["as it is", "mirrored"], "samples": 16, "poor_dice": 0.7},
-            "methods": {"test_time_augmentation": uncertainty_evaluation.summarize(doubts)},
+            "methods": {"test_time_augmentation": uncertainty_evaluation.summarize(uncertain)},
             "unavailable": {"mc_dropout": "the network was trained without dropout"},
             "pictures": [entry | files for entry in shown],
         },

@@ -25,14 +25,6 @@ SCHEMES: dict[str, Regions] = {
     "brats2024": {_WHOLE: [1, 2, 3], _CORE: [1, 3], _ENHANCING: [3], "resection_cavity": [4]},
     "msd_task01": {_WHOLE: [1, 2, 3], _CORE: [2, 3], _ENHANCING: [3]},
 }
-YEARS = {
-    "tumor": "one region, any label from 1 to 4; the default",
-    "brats2012": "BraTS 2012 to 2015",
-    "brats2017": "BraTS 2017 to 2021",
-    "brats2023": "BraTS 2023",
-    "brats2024": "BraTS 2024, after surgery",
-    "msd_task01": "Medical Segmentation Decathlon, Task01",
-}
 
 
 def check_regions(regions: Any, where: str) -> None:

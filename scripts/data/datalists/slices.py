@@ -19,7 +19,7 @@ from scripts.data.datalists.units import Item, unit
 from transforms.foreground import air_level
 from transforms.grids import off_grid
 from transforms.loading import view_plane
-from transforms.masks import check_tumor, region_masks
+from transforms.masks import check_tumor, region_masks, unknown_labels
 from transforms.reading import file_kind, orient_lps, read_volume
 
 T = TypeVar("T")
@@ -289,20 +289,14 @@ def _tumor(case: Case, scan: NDArray, affine: NDArray, found: Findings, regions:
         return np.zeros(scan.shape, bool)
     mask = _on_grid(case.label, scan, affine, case.images[0])
     if regions is None:
-        values = np.unique(mask)
-        rounded = np.rint(values)
-        # Masks may be float with a maximum of 0.99999997.
-        odd = values[(np.abs(values - rounded) > 1e-3) | ~np.isin(rounded, LABELS)]
-        if len(odd):
-            shown = ", ".join(f"{value:g}" for value in odd[:5])
+        if odd := unknown_labels(mask, LABELS):
             raise ValueError(
-                f"{case.label.name} holds the labels {shown}; expected some of {LABELS}, any from 1 up is tumor"
+                f"{case.label.name} holds the labels {odd}; expected some of {LABELS}, any from 1 up is tumor"
             )
-        found.labels.update(int(value) for value in rounded)
         tumor = mask > 0.5
     else:
         tumor = region_masks(mask, case.label.name, regions)[0] != 0
-        found.labels.update(int(value) for value in np.unique(np.rint(mask)))
+    found.labels.update(int(value) for value in np.unique(np.rint(mask)))
     check_tumor(tumor, case.label.name)
     return tumor
 
