@@ -232,6 +232,18 @@ def _mask_shares(flags: list[str], share: float | None, alternating: bool, batch
     return {MASK: wanted}
 
 
+def both_shares(share: float | Sequence[float]) -> tuple[float, float]:
+    """``counterfactual_share`` of items with a tumor, and of items without a lesion.
+
+    Raises:
+        ValueError: when it is neither one number in [0, 1] nor two.
+    """
+    given = [share, share] if isinstance(share, (int, float)) else list(share)
+    if len(given) != 2 or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in given):
+        raise ValueError(f"counterfactual_share lies between 0 and 1, one number or two, got {share}")
+    return float(given[0]), float(given[1])
+
+
 def checked_shares(name: str, given: Shares, values: Sequence[str]) -> dict[str, float]:
     """The share of each value of an attribute, as it is drawn.
 

@@ -9,6 +9,7 @@ from scripts.interventions.blend import BLENDS, blend
 from scripts.interventions.infill import HELD_OUT_INFILLS, INFILLS, TRAINING_INFILLS
 from scripts.interventions.insertion import HELD_OUT_BLENDS, TRAINING_BLENDS, Donor
 from scripts.interventions.interventions import Outcome, fade, remove, scale, swap, translate, transplant
+from scripts.interventions.likeness import Look, Looks, Turn
 from scripts.interventions.regions import NoRoom, grow, inner
 
 __all__ = [
@@ -19,8 +20,11 @@ __all__ = [
     "TRAINING_BLENDS",
     "TRAINING_INFILLS",
     "Donor",
+    "Look",
+    "Looks",
     "NoRoom",
     "Outcome",
+    "Turn",
     "blend",
     "fade",
     "grow",

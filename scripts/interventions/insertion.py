@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from scripts.interventions.blend import blend
+from scripts.interventions.likeness import Turn
 from scripts.interventions.regions import (
     Image,
     Mask,
@@ -29,7 +30,9 @@ HELD_OUT_BLENDS = ("poisson",)
 # A piece that fits nowhere is shrunk in such steps, so often at most.
 _SHRINK, _STEPS = 0.85, 5
 # Places within this distance of the wanted one, as a share of the head's size, are as good as it.
-_NEAR = 0.12
+_NEAR = 0.06
+# Of its contrast with what lies so many pixels around it a tumor has to keep this share, to be there to be seen.
+_KEPT, _AROUND = 0.6, 4
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class Donor:
     mask: Mask
     foreground: Mask
 
-    def mirrored(self, axis: int) -> Donor:
-        """The same head with left and right exchanged, ``axis`` being the spatial axis from left to right."""
-        return Donor(np.flip(self.image, axis + 1), np.flip(self.mask, axis), np.flip(self.foreground, axis))
+    def turned(self, turn: Turn) -> Donor:
+        """The same head turned."""
+        return Donor(turn.of(self.image, 1), turn.of(self.mask), turn.of(self.foreground))
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,37 @@ def resized(image: Image, factor: float) -> Image:
     if factor < 0.9:
         image = ndimage.gaussian_filter(image, (0, *[0.4 / factor] * (image.ndim - 1)))
     return ndimage.zoom(image, (1, *[factor] * (image.ndim - 1)), order=1, mode="nearest", grid_mode=True)
+
+
+def contrast(head: Donor, region: Mask) -> float:
+    """How far a tumor differs from the tissue around ``region``, in `tissue_scale` of the head: the largest channel's.
+
+    Raises:
+        NoRoom: when nothing of the head lies around it.
+    """
+    around = grow(region, _AROUND) & ~region & head.foreground
+    if not around.any():
+        raise NoRoom("no tissue is left around the tumor to see it against")
+    height = tissue_scale(head.image, inner(head.foreground) & ~region, head.foreground)[1].ravel()
+    middle = np.median(head.image[:, around], axis=1)[:, None]
+    return float((np.abs(head.image[:, head.mask] - middle).mean(axis=1) / height).max())
+
+
+def check_seen(before: Donor, after: Donor, region: Mask, margin: int) -> None:
+    """Refuse a tumor that lost its contrast on the way: blends flatten, and a dark tumor in dark surroundings is none.
+
+    Args:
+        before: the head that it comes from.
+        after: the head that it lies in now.
+        region: of that one, what was changed.
+        margin: pixels around it that came along.
+
+    Raises:
+        NoRoom: when more than 40 % of the contrast with its surroundings is lost.
+    """
+    own = Donor(before.image, before.mask & before.foreground, before.foreground)
+    if contrast(after, region) < _KEPT * contrast(own, grow(own.mask, margin) & own.foreground):
+        raise NoRoom("the tumor would hardly be seen in this head: most of its contrast is lost")
 
 
 def destination(

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from scripts.interventions.infill import Hole, infill
-from scripts.interventions.insertion import Donor, insert, relative
+from scripts.interventions.insertion import Donor, check_seen, insert, relative
 from scripts.interventions.regions import Image, Mask, NoRoom, Search, check, everywhere, grow, inner, shifted
 
 # Whose diagnosis holds for the changed picture: no tumor, as before, or that of the donor.
@@ -101,9 +101,14 @@ def transplant(
         how: of `BLENDS`.
         margin: pixels of the donor's tissue around the tumor, over which it is joined.
         control: the control instead.
+
+    Raises:
+        NoRoom: when it fits nowhere, or would hardly be seen, see `check_seen`.
     """
     check(image, None, foreground)
     changed, core, region = insert(image, foreground, donor, rng, how, margin, control=control)
+    if not control:
+        check_seen(donor, Donor(changed, core, foreground), region, margin)
     return Outcome(changed, np.zeros_like(core) if control else core, region, "host" if control else "donor")
 
 
@@ -126,6 +131,8 @@ def swap(
     own = Donor(image, mask, foreground)
     source = own if control else donor
     changed, core, region = insert(healed.image, foreground, source, rng, blend_how, margin)
+    if not control:
+        check_seen(donor, Donor(changed, core, foreground), region, margin)
     return Outcome(changed, core, region | healed.region, "host" if control else "donor")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.command.config_files import read_mapping
-from scripts.data.samplers import checked_shares, groups, has_mask
+from scripts.data.samplers import both_shares, checked_shares, groups, has_mask
 from scripts.runs.folder import CONFIG, read_datalist, stage_items
 
 __all__ = ["training_prevalence"]
@@ -43,8 +43,9 @@ def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
         sum(m for c, m in zip(classes, masked, strict=True) if c == k) / count if count else 0.0
         for k, count in enumerate(counts)
     ]
-    changed = float(config.get("counterfactual_share") or 0.0) * (1 - float(config.get("control_share", 0.3)))
-    shares = _turned(shares, counts, of_masked, changed)
+    kept = 1 - float(config.get("control_share", 0.3))
+    removed, moved = (kept * share for share in both_shares(config.get("counterfactual_share") or 0.0))
+    shares = _turned(shares, counts, of_masked, [moved] + [removed] * (len(names) - 1))
     weights = config.get("class_weights") or [1.0] * len(names)
     weighted = [share * float(weight) for share, weight in zip(shares, weights, strict=True)]
     if not sum(weighted):
@@ -52,10 +53,15 @@ def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
     return {name: round(value / sum(weighted), 6) for name, value in zip(names, weighted, strict=True)}
 
 
-def _turned(shares: Sequence[float], counts: Sequence[float], masked: Sequence[float], changed: float) -> list[float]:
-    """Shares after counterfactuals: tumors taken out, and others put in, of each class as often as there are donors."""
+def _turned(
+    shares: Sequence[float], counts: Sequence[float], masked: Sequence[float], changed: Sequence[float]
+) -> list[float]:
+    """Shares after counterfactuals: tumors taken out, and others put in, of each class as often as there are donors.
+
+    Heads that no donor's tumor fits are counted as if one did: which those are only the images tell.
+    """
     donors = [count * share for count, share in zip(counts[1:], masked[1:], strict=True)]
-    out = [share * has * changed for share, has in zip(shares, masked, strict=True)]
+    out = [share * has * often for share, has, often in zip(shares, masked, changed, strict=True)]
     if not sum(donors):
         out[0] = 0.0
     gained = [out[0] * donor / sum(donors) for donor in donors] if sum(donors) else [0.0] * len(donors)

@@ -15,16 +15,29 @@ import numpy as np
 import torch
 
 from scripts.data.caching import CachedDataset
-from scripts.interventions import TRAINING_BLENDS, TRAINING_INFILLS, Donor, NoRoom, Outcome, remove, transplant
+from scripts.data.samplers import both_shares
+from scripts.interventions import (
+    TRAINING_BLENDS,
+    TRAINING_INFILLS,
+    Donor,
+    Look,
+    Looks,
+    NoRoom,
+    Outcome,
+    Turn,
+    remove,
+    transplant,
+)
 from transforms.intensity import normalize_foreground
 from transforms.masking import mask_background
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("removed", "moved", "removal_control", "move_control")
-# Donors looked at, and kept to draw from: those whose head has the shape of the host's (the same plane, about).
-_CANDIDATES, _ALIKE = 16, 4
-_GRID = 16  # of the outlines that are compared
+# Heads compared with each host at most, and those kept to draw from: the nearest, turned and mirrored as they fit.
+_CANDIDATES, _ALIKE = 4096, 32
+# Donors tried for a host before it stays as it is.
+_TRIES = 3
 
 
 class Counterfactuals:
@@ -38,7 +51,8 @@ class Counterfactuals:
 
     Args:
         dataset: the items, prepared.
-        share: of the items with a tumor, and of those without a lesion, that are changed; 0: none.
+        share: of the items that are changed: one number, or two, of those with a tumor and of those without a lesion;
+            0: none. Where no tumor comes from a head of the same view, a head without one stays as it is.
         control_share: of these, controls.
         infills, blends: of `scripts.interventions`, without the held out.
 
@@ -49,37 +63,51 @@ class Counterfactuals:
     def __init__(
         self,
         dataset: CachedDataset,
-        share: float = 0.5,
+        share: float | Sequence[float] = 0.5,
         control_share: float = 0.3,
         infills: Sequence[str] = TRAINING_INFILLS,
         blends: Sequence[str] = TRAINING_BLENDS,
     ):
-        for name, value in (("counterfactual_share", share), ("control_share", control_share)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} lies between 0 and 1, got {value}")
+        self.shares = both_shares(share)
+        if not 0 <= control_share <= 1:
+            raise ValueError(f"control_share lies between 0 and 1, got {control_share}")
         for given, allowed in ((infills, TRAINING_INFILLS), (blends, TRAINING_BLENDS)):
             if not given or set(given) - set(allowed):
                 raise ValueError(f"training draws from {', '.join(allowed)}; the others are held out; got {given}")
-        self.dataset, self.share, self.control_share = dataset, share, control_share
+        self.dataset, self.control_share = dataset, control_share
         self.infills, self.blends = tuple(infills), tuple(blends)
         self.donors = np.empty(0, int)
-        if share > 0:
+        self.alike: dict[int, list[tuple[int, Turn]]] = {}
+        if any(self.shares):
             items = [dataset.prepared(i) for i in range(len(dataset.data))]
             if any("region_masks" in item for item in items):
                 raise ValueError("counterfactual items are made of one region, these have several: set the share to 0")
             self.donors = np.asarray([i for i, item in enumerate(items) if has_tumor(item)], int)
-            self.outlines = [outline(item["foreground"]) for item in items]
-            logger.info("counterfactual items: %d donors of %d items, share %g", len(self.donors), len(items), share)
+            self.hosts = [i for i, item in enumerate(items) if lesion_free(item)]
+            drawn = np.random.default_rng(0).permutation(self.donors)[:_CANDIDATES]
+            looks = Looks([look(items[i]) for i in drawn]) if len(drawn) else None
+            for i in self.hosts if looks else ():
+                near = looks.nearest(look(items[i]), _ALIKE)
+                self.alike[i] = [(int(drawn[k]), turn) for _, k, turn in near]
+            fitting = sum(map(bool, self.alike.values()))
+            logger.info(
+                "counterfactual items: shares %g and %g; %d tumors, some of the same view for %d of %d heads without",
+                *self.shares,
+                len(self.donors),
+                fitting,
+                len(self.hosts),
+            )
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The item, changed or not, prepared and not yet augmented; key "intervention": of `KINDS`, or ""."""
         item = self.dataset.prepared(index)
         kind = ""
-        if rng.random() < self.share:
+        tumor = has_tumor(item)
+        if rng.random() < self.shares[not tumor]:
             control = rng.random() < self.control_share
-            if has_tumor(item):
+            if tumor:
                 kind = "removal_control" if control else "removed"
-            elif lesion_free(item) and len(self.donors):
+            elif self.alike.get(index):
                 kind = "move_control" if control else "moved"
         return self.changed(index, kind, rng)
 
@@ -88,29 +116,24 @@ class Counterfactuals:
         item = {**self.dataset.prepared(index), "intervention": ""}
         if not kind:
             return item
-        image, mask, foreground = arrays(item)
-        try:
-            if kind.startswith("remov"):
-                how, control = str(rng.choice(self.infills)), kind == "removal_control"
-                donor = item
-                outcome = remove(image, mask, foreground, rng, how, int(rng.integers(2, 6)), control)
-            else:
-                how, control = str(rng.choice(self.blends)), kind == "move_control"
-                donor = self.dataset.prepared(self.donor_of(index, rng))
-                given = Donor(*arrays(donor))
-                if rng.random() < 0.5:
-                    given = given.mirrored(0)
-                outcome = transplant(image, foreground, given, rng, how, int(rng.integers(2, 6)), control)
-        except NoRoom:
-            return item
-        return {**item, **answer(item, donor, outcome), "intervention": kind}
-
-    def donor_of(self, index: int, rng: np.random.Generator) -> int:
-        """One of the donors whose heads are most like this one in outline, of some drawn by chance."""
-        drawn = rng.choice(self.donors, min(_CANDIDATES, len(self.donors)), replace=False)
-        own = self.outlines[index]
-        unlike = [np.mean(own ^ self.outlines[k]) for k in drawn]
-        return int(drawn[rng.choice(np.argsort(unlike, kind="stable")[:_ALIKE])])
+        if kind.startswith("remov"):
+            try:
+                outcome = remove(*arrays(item), rng, str(rng.choice(self.infills)), _margin(rng), kind != "removed")
+            except NoRoom:
+                return item
+            return {**item, **answer(item, item, outcome), "intervention": kind}
+        image, _, foreground = arrays(item)
+        alike = self.alike.get(index, [])
+        for choice in rng.permutation(len(alike))[:_TRIES]:
+            place, turn = alike[choice]
+            donor = self.dataset.prepared(place)
+            given, how = Donor(*arrays(donor)).turned(turn), str(rng.choice(self.blends))
+            try:
+                outcome = transplant(image, foreground, given, rng, how, _margin(rng), kind != "moved")
+            except NoRoom:
+                continue
+            return {**item, **answer(item, donor, outcome), "intervention": kind}
+        return item
 
 
 def has_tumor(item: Mapping[str, Any]) -> bool:
@@ -123,11 +146,14 @@ def lesion_free(item: Mapping[str, Any]) -> bool:
     return item["diagnosis"] == 0 and item["has_mask"]
 
 
-def outline(foreground: torch.Tensor) -> np.ndarray:
-    """The head (1, X, Y[, Z]) on a coarse grid, bool."""
-    shape = foreground.shape[1:]
-    index = np.ix_(*[np.arange(_GRID) * n // _GRID + n // (2 * _GRID) for n in shape])
-    return foreground[0].numpy()[index] != 0
+def look(item: Mapping[str, Any]) -> Look:
+    """Of a prepared item."""
+    image, _, foreground = arrays(item)
+    return Look.of(image, foreground)
+
+
+def _margin(rng: np.random.Generator) -> int:
+    return int(rng.integers(2, 6))
 
 
 def arrays(item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

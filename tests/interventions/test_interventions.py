@@ -15,6 +15,7 @@ from scripts.interventions import (
     TRAINING_INFILLS,
     Donor,
     NoRoom,
+    Turn,
     fade,
     grow,
     inner,
@@ -159,8 +160,8 @@ def test_left_and_right_are_kept_and_mirrored_on_demand():
     def side(which: Donor) -> float:
         return float(np.sign(np.nonzero(which.mask)[0].mean() - middle))
 
-    assert side(donor.mirrored(0)) == -side(donor) != 0
-    for which in (donor, donor.mirrored(0)):
+    assert side(donor.turned(Turn(0, True))) == -side(donor) != 0
+    for which in (donor, donor.turned(Turn(0, True))):
         after = transplant(host.image, host.foreground, which, random(), "alpha")
         assert np.sign(np.nonzero(after.mask)[0].mean() - middle) == side(which)
 

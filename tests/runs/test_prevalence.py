@@ -45,6 +45,9 @@ def stage(tmp_path):
         ({"items": "mask"}, [5 / 8, 3 / 8, 0.0]),
         # Half of those with and without a tumor change, less two fifths of controls: 0.3 of the masked and of the free.
         ({"counterfactual_share": 0.5, "control_share": 0.4}, [0.5 - 0.15 + 0.09, 0.3 - 0.09 + 0.15, 0.2]),
+        # Tumors alone, or the others alone.
+        ({"counterfactual_share": [0.5, 0.0], "control_share": 0.4}, [0.5 + 0.09, 0.3 - 0.09, 0.2]),
+        ({"counterfactual_share": [0.0, 0.5], "control_share": 0.4}, [0.5 - 0.15, 0.3 + 0.15, 0.2]),
     ],
 )
 def test_shares_are_those_that_the_loss_saw(stage, values, shares):

@@ -109,7 +109,8 @@ def test_validation_has_the_same_changed_items_every_time(dataset):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"share": 1.5}, "counterfactual_share lies between 0 and 1, got 1.5"),
+        ({"share": 1.5}, "counterfactual_share lies between 0 and 1, one number or two, got 1.5"),
+        ({"share": [0.1, 0.2, 0.3]}, "one number or two, got"),
         ({"control_share": -1.0}, "control_share lies between 0 and 1, got -1.0"),
         ({"infills": HELD_OUT_INFILLS}, "the others are held out"),
         ({"blends": HELD_OUT_BLENDS}, "the others are held out"),

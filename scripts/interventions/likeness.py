@@ -1,0 +1,86 @@
+"""Which heads show the same view, so that a tumor's place in the one is a place of the brain in the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scripts.interventions.regions import Image, Mask, box_of
+
+# Heads are compared at this many cells a side.
+_CELLS = 12
+# Two heads further apart than this are not of one view (looked at on pictures of the training part): planes differ, or
+# one shows a neck and the other none, and a tumor would come to lie in a jaw.
+UNLIKE = 1.3
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Quarter turns in the plane of the first two axes, then a mirror image along the first."""
+
+    quarters: int = 0
+    mirrored: bool = False
+
+    def of(self, array: NDArray[np.generic], axis: int = 0) -> NDArray[np.generic]:
+        """The array turned; ``axis`` is the first of its spatial axes."""
+        turned = np.rot90(array, self.quarters, (axis, axis + 1))
+        return np.flip(turned, axis) if self.mirrored else turned
+
+
+def turns(dims: int) -> tuple[Turn, ...]:
+    """All eight for a picture, whose sides may lie anyhow; for a volume as it is and left and right exchanged."""
+    quarters = range(4) if dims == 2 else (0,)
+    return tuple(Turn(k, mirrored) for mirrored in (False, True) for k in quarters)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A head in its box on a coarse grid, in units of its own spread, and the logarithms of its proportions.
+
+    Args:
+        cells: float32 (12, 12[, 12]).
+        sides: (2 or 3,).
+    """
+
+    cells: NDArray[np.float32]
+    sides: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, image: Image, foreground: Mask) -> Look:
+        """The look of an image (C, H, W[, D]) and its head (H, W[, D])."""
+        box = box_of(foreground)
+        sides = np.array([side.stop - side.start for side in box], np.float32)
+        inside = foreground[box]
+        cells = ndimage.zoom(image.mean(axis=0)[box] * inside, _CELLS / sides, order=1, grid_mode=True, mode="nearest")
+        cells = (cells - cells.mean()) / max(float(cells.std()), 1e-6)
+        return cls(cells.astype(np.float32), np.log(sides / sides.max()))
+
+    def vector(self, turn: Turn = Turn()) -> NDArray[np.float32]:
+        """What the distance of two heads is taken of, after a turn."""
+        sides = self.sides[[1, 0, *range(2, len(self.sides))]] if turn.quarters % 2 else self.sides
+        cells = turn.of(self.cells)
+        return np.concatenate([cells.ravel() / np.sqrt(cells.size), sides * _CELLS]).astype(np.float32)
+
+
+class Looks:
+    """The looks of many heads, each in every turn.
+
+    Args:
+        looks: of one number of axes.
+    """
+
+    def __init__(self, looks: list[Look]):
+        self.turns = turns(looks[0].cells.ndim)
+        self.vectors = np.stack([look.vector(turn) for look in looks for turn in self.turns])
+        self.squares = (self.vectors**2).sum(axis=1)
+
+    def nearest(self, look: Look, count: int) -> list[tuple[float, int, Turn]]:
+        """The ``count`` nearest (distance, index, turn) that are not `UNLIKE`, nearest first; may be empty."""
+        own = look.vector()
+        distance = np.sqrt(np.maximum(self.squares - 2 * self.vectors @ own + float(own @ own), 0))
+        order = np.argsort(distance, kind="stable")[:count]
+        places = [divmod(int(k), len(self.turns)) for k in order[distance[order] <= UNLIKE]]
+        return [(float(distance[i * len(self.turns) + t]), i, self.turns[t]) for i, t in places]
