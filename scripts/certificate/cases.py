@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from scripts.interventions import Donor
+from scripts.interventions import Donor, Look, Looks, Turn
 from scripts.interventions.insertion import extent
 from scripts.interventions.regions import Image, Mask, box_of
 
-# A host is chosen among heads that look alike at this many cells a side, so that planes meet their own.
-_THUMBNAIL = 12
 # Of a head: how far around a tumor its own tissue is replaced or taken along.
 _MARGIN = 0.03
 
@@ -51,6 +48,10 @@ class Case:
         if self.mask is None:
             raise ValueError(f"{self.name} has no tumor mask")
         return Donor(self.image, self.mask, self.foreground)
+
+    def look(self) -> Look:
+        """What it is compared with other heads by."""
+        return Look.of(self.image, self.foreground)
 
 
 def usable_mask(mask: Mask, foreground: Mask) -> tuple[Mask | None, str]:
@@ -98,43 +99,41 @@ def draw(cases: Sequence[Case], count: int | None, seed: int) -> list[Case]:
     return chosen[:count]
 
 
-def thumbnail(case: Case) -> np.ndarray:
-    """The head in its box on a coarse grid, with its proportions: what two heads of one plane have in common."""
-    box = box_of(case.foreground)
-    sides = np.array([side.stop - side.start for side in box], float)
-    picture = case.image.mean(axis=0)[box] * case.foreground[box]
-    small = ndimage.zoom(picture, _THUMBNAIL / sides, order=1, grid_mode=True, mode="nearest")
-    small = (small - small.mean()) / max(float(small.std()), 1e-6)
-    proportions = np.log(sides / sides.max()) * _THUMBNAIL
-    return np.concatenate([small.ravel() / np.sqrt(small.size), proportions])
+@dataclass(frozen=True)
+class Host:
+    """A head that a tumor is put into, and the turn by which the tumor's own head shows the view of this one."""
+
+    case: Case
+    turn: Turn
+
+    def donor(self, tumor: Case) -> Donor:
+        """The tumor's head, turned to the host's view."""
+        return tumor.donor().turned(self.turn)
 
 
-def hosts_for(tumors: Sequence[Case], heads: Sequence[Case]) -> list[Case | None]:
-    """For each tumor the most similar head of another group, each head about as often as another.
+def hosts_for(tumors: Sequence[Case], heads: Sequence[Case]) -> list[Host | None]:
+    """For each tumor the most similar head of another group and the same view, each head about as often as another.
 
     Returns:
-        one head a tumor; None where no head has as many channels and axes, or all are of the tumor's own group.
+        one host a tumor; None where no head of its channels and axes shows the same view, or all are of its own group.
     """
-    if not heads:
-        return [None] * len(tumors)
-    most = -(-len(tumors) // len(heads)) + 1
-    used: Counter[int] = Counter()
-    looks = [thumbnail(head) for head in heads]
-    found: list[Case | None] = []
+    most = -(-len(tumors) // max(1, len(heads))) + 1
+    used: Counter[str] = Counter()
+    by_form: dict[tuple[int, int], list[Case]] = defaultdict(list)
+    for head in heads:
+        by_form[_form(head)].append(head)
+    looks = {form: Looks([head.look() for head in alike]) for form, alike in by_form.items()}
+    found: list[Host | None] = []
     for tumor in tumors:
-        own = thumbnail(tumor)
-        fits = [
-            i
-            for i, head in enumerate(heads)
-            if head.group != tumor.group
-            and head.image.ndim == tumor.image.ndim
-            and len(head.image) == len(tumor.image)
-            and used[i] < most
-        ]
-        if not fits:
-            found.append(None)
-            continue
-        best = min(fits, key=lambda i: float(np.linalg.norm(looks[i] - own)))
-        used[best] += 1
-        found.append(heads[best])
+        alike, host = by_form.get(_form(tumor), []), None
+        for near in looks[_form(tumor)].nearest(tumor.look()) if alike else []:
+            if alike[near.place].group != tumor.group and used[alike[near.place].name] < most:
+                host = Host(alike[near.place], near.turn.back())
+                used[host.case.name] += 1
+                break
+        found.append(host)
     return found
+
+
+def _form(case: Case) -> tuple[int, int]:
+    return case.image.ndim, len(case.image)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scripts.certificate.cases import Case, hosts_for
+from scripts.certificate.cases import Case, Host, hosts_for
 from scripts.certificate.harmless import HARMLESS
 from scripts.certificate.probes import PROBES, other_of
 from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS, NoRoom, Outcome, fade, remove, swap, transplant
@@ -125,14 +125,15 @@ class Plan:
 
     def host_of(self, tumor: Case) -> Case | None:
         """The healthy head that a tumor is moved into."""
-        return self.hosts[self._places[tumor.name]]
+        host = self.hosts[self._places[tumor.name]]
+        return host.case if host else None
 
     def about(self, tumor: Case) -> Iterator[Question]:
         """All tests of one tumor."""
         place = self._places[tumor.name]
         yield from self._of(tumor, self.hosts[place], self.strangers[place])
 
-    def _of(self, tumor: Case, host: Case | None, stranger: Case | None) -> Iterator[Question]:
+    def _of(self, tumor: Case, host: Host | None, stranger: Host | None) -> Iterator[Question]:
         mask = tumor.donor().mask
         own = tumor.image, mask, tumor.foreground
         for control in (False, True):
@@ -147,36 +148,36 @@ class Plan:
                 yield self._question("fade", f"{level:g}", control, tumor, tumor, made, mask)
         yield from self._moved(tumor, host, stranger)
 
-    def _moved(self, tumor: Case, host: Case | None, stranger: Case | None) -> Iterator[Question]:
-        donor = tumor.donor()
+    def _moved(self, tumor: Case, host: Host | None, stranger: Host | None) -> Iterator[Question]:
         for how in self.blends:
             if host is None:
-                self.left_out["transplant", "no healthy head of another group"] += 1
+                self.left_out["transplant", "no healthy head of another group shows the same view"] += 1
                 continue
+            head, donor = host.case, host.donor(tumor)
             pair: list[list[Outcome]] = [
                 self._made(
                     "transplant",
-                    lambda: [transplant(host.image, host.foreground, donor, _rng(tumor), how, host.margin, c)],  # noqa: B023
+                    lambda: [transplant(head.image, head.foreground, donor, _rng(tumor), how, head.margin, c)],  # noqa: B023
                 )
                 for c in (False, True)
             ]
             if all(pair):  # the control stands for the same place and size, so neither is asked without the other
                 place = pair[0][0].mask
                 for k, outcomes in enumerate(pair):
-                    yield self._question("transplant", how, bool(k), tumor, host, outcomes[0], place)
+                    yield self._question("transplant", how, bool(k), tumor, head, outcomes[0], place)
         if stranger is None:
-            self.left_out["swap", "no tumor of another class and group"] += 1
+            self.left_out["swap", "no tumor of another class and group shows the same view"] += 1
             return
-        home = stranger.donor()
+        home, donor = stranger.case.donor(), stranger.donor(tumor)
         for control in (False, True):
-            case = stranger if control else tumor
+            case = stranger.case if control else tumor
             for made in self._made(
                 "swap",
                 lambda: [
-                    swap(*_arrays(home), donor, _rng(tumor), self.heal, self.blends[0], stranger.margin, control)  # noqa: B023
+                    swap(*_arrays(home), donor, _rng(tumor), self.heal, self.blends[0], stranger.case.margin, control)  # noqa: B023
                 ],
             ):
-                question = self._question("swap", "", control, tumor, stranger, made, made.mask)
+                question = self._question("swap", "", control, tumor, stranger.case, made, made.mask)
                 yield replace(question, kind=case.kind)
 
     def _made(self, test: str, make: Callable[[], list[Outcome]]) -> list[Outcome]:

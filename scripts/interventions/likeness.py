@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,11 @@ class Turn:
     quarters: int = 0
     mirrored: bool = False
 
-    def of(self, array: NDArray[np.generic], axis: int = 0) -> NDArray[np.generic]:
+    def back(self) -> Turn:
+        """The turn that undoes it: a mirrored one undoes itself."""
+        return self if self.mirrored else Turn(-self.quarters % 4)
+
+    def of(self, array: NDArray[Any], axis: int = 0) -> NDArray[Any]:
         """The array turned; ``axis`` is the first of its spatial axes."""
         turned = np.rot90(array, self.quarters, (axis, axis + 1))
         return np.flip(turned, axis) if self.mirrored else turned
@@ -65,6 +70,14 @@ class Look:
         return np.concatenate([cells.ravel() / np.sqrt(cells.size), sides * _CELLS]).astype(np.float32)
 
 
+class Near(NamedTuple):
+    """A head near in look: its place in the list, and the turn that brings it to the view of the other."""
+
+    distance: float
+    place: int
+    turn: Turn
+
+
 class Looks:
     """The looks of many heads, each in every turn.
 
@@ -77,10 +90,10 @@ class Looks:
         self.vectors = np.stack([look.vector(turn) for look in looks for turn in self.turns])
         self.squares = (self.vectors**2).sum(axis=1)
 
-    def nearest(self, look: Look, count: int) -> list[tuple[float, int, Turn]]:
-        """The ``count`` nearest (distance, index, turn) that are not `UNLIKE`, nearest first; may be empty."""
+    def nearest(self, look: Look, count: int | None = None) -> list[Near]:
+        """The ``count`` nearest that are not `UNLIKE`, nearest first; a head may occur in several turns."""
         own = look.vector()
         distance = np.sqrt(np.maximum(self.squares - 2 * self.vectors @ own + float(own @ own), 0))
         order = np.argsort(distance, kind="stable")[:count]
         places = [divmod(int(k), len(self.turns)) for k in order[distance[order] <= UNLIKE]]
-        return [(float(distance[i * len(self.turns) + t]), i, self.turns[t]) for i, t in places]
+        return [Near(float(distance[i * len(self.turns) + t]), i, self.turns[t]) for i, t in places]

@@ -85,10 +85,11 @@ class Counterfactuals:
             self.donors = np.asarray([i for i, item in enumerate(items) if has_tumor(item)], int)
             self.hosts = [i for i, item in enumerate(items) if lesion_free(item)]
             drawn = np.random.default_rng(0).permutation(self.donors)[:_CANDIDATES]
-            looks = Looks([look(items[i]) for i in drawn]) if len(drawn) else None
-            for i in self.hosts if looks else ():
-                near = looks.nearest(look(items[i]), _ALIKE)
-                self.alike[i] = [(int(drawn[k]), turn) for _, k, turn in near]
+            if len(drawn):
+                looks = Looks([look(items[i]) for i in drawn])
+                for i in self.hosts:
+                    near = looks.nearest(look(items[i]), _ALIKE)
+                    self.alike[i] = [(int(drawn[other.place]), other.turn) for other in near]
             fitting = sum(map(bool, self.alike.values()))
             logger.info(
                 "counterfactual items: shares %g and %g; %d tumors, some of the same view for %d of %d heads without",
