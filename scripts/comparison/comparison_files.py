@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.command.files import write_bytes, write_text
 from scripts.pictures.figures import STYLE, png
+from scripts.runs.documents import Document, format_number
 from scripts.runs.folder import write_csv, write_json
-from scripts.runs.run_files import Document, format_number
 
 __all__ = ["differences_figure", "table", "values_figure", "write"]
 
@@ -259,16 +258,14 @@ def write(result: Mapping[str, Any], out: str | Path, name: str) -> None:
     changes = differences_figure(result)
     if changes is not None:
         write_bytes(changes, out / "paired_differences.png")
-    write_text(section(out, name), out / "section.html")
+    write_text(section(Document(out, f"{name}.json")), out / "section.html")
 
 
-def section(out: Path, name: str, root: Path | None = None) -> str:
-    """A part of a page that needs no other file; every number of ``<name>.json`` by `Document.number`.
+def section(document: Document) -> str:
+    """A part of a page that needs no other file; every number by `Document.number`.
 
     Args:
-        out: folder that the JSON lies in.
-        name: "comparison" or "ablation".
-        root: folder that sources on the page are relative to; None: `out`.
+        document: comparison.json or ablation.json; its pictures lie beside it.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -277,9 +274,7 @@ def section(out: Path, name: str, root: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    root = out if root is None else root
-    document = Document(root, Path(os.path.relpath(out / f"{name}.json", root)).as_posix())
-    result = document.content
+    result, out = document.content, document.path.parent
     names = [p for p in ("model_comparison.png", "paired_differences.png") if (out / p).is_file()]
     pictures = {p: "data:image/png;base64," + base64.b64encode((out / p).read_bytes()).decode() for p in names}
     return environment.get_template("comparison_section.html.j2").render(

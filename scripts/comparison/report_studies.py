@@ -10,7 +10,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from scripts.comparison import comparison_files
-from scripts.runs.run_files import Document, Run
+from scripts.runs.documents import Document
+from scripts.runs.run_files import Run
 
 __all__ = ["SOURCES", "Studies", "read_studies"]
 
@@ -21,10 +22,14 @@ FOLDERS = ("comparison", "ablation", "sources")  # where they are looked for if 
 
 @dataclass(frozen=True)
 class Studies:
-    """What a page shows of them: (id, title, finished part of the page), and the rows of leave_one_source_out.json."""
+    """What a page shows of them: (id, title, finished part of the page), and the rows of leave_one_source_out.json.
+
+    `documents` are the files that their numbers come from.
+    """
 
     sections: list[tuple[str, str, Markup]]
     sources: Document | None
+    documents: list[Document]
 
     @property
     def links(self) -> list[tuple[str, str]]:
@@ -53,15 +58,19 @@ def read_studies(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] 
             raise FileNotFoundError(f"{folder} holds no study: expected {', '.join(files[:-1])} or {files[-1]}")
         found |= there
     trained = {stage.manifest.value("/datalist_sha256") for run in runs for stage in run.stages}
-    sections = []
+    sections, documents = [], []
     for name in NAMES:
         place = found.get(f"{name}.json")
         if place is not None:
-            text = Markup(comparison_files.section(place, name, root))
-            if Document(place, f"{name}.json").value("/datalist_sha256") not in trained:
+            documents.append(_document(root, place / f"{name}.json"))
+            text = Markup(comparison_files.section(documents[-1]))
+            if documents[-1].value("/datalist_sha256") not in trained:
                 text += Markup('<p class="note">These models were trained on another datalist than the run above.</p>')
             sections.append((f"study-{name}", "Models" if name == "comparison" else "Ablation", text))
-    sources = found.get(SOURCES)
-    return Studies(
-        sections, None if sources is None else Document(root, Path(os.path.relpath(sources / SOURCES, root)).as_posix())
-    )
+    place = found.get(SOURCES)
+    sources = None if place is None else _document(root, place / SOURCES)
+    return Studies(sections, sources, documents if sources is None else [*documents, sources])
+
+
+def _document(root: Path, path: Path) -> Document:
+    return Document(root, Path(os.path.relpath(path, root)).as_posix())

@@ -33,7 +33,7 @@ class Measure:
         name, label: in the files and on paper.
         task: what a model has to be trained for, "segmentation" or "classification".
         higher: whether more is better.
-        kind: of `scripts.runs.run_files.format_number`.
+        kind: of `scripts.runs.documents.format_number`.
         maps: whether it stands in explanations/cases.csv; otherwise in evaluation/cases.csv.
         margin: difference that counts as none.
     """

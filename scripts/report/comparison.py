@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from scripts.pictures import evaluation_figures
-from scripts.runs.run_files import MISSING, Document, Run, format_number
+from scripts.runs.documents import MISSING, Document, format_number
+from scripts.runs.run_files import Run
 
 __all__ = ["MEASURES", "chance", "comparison_rows", "format_comparison", "glance"]
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from scripts.runs.run_files import Document, Run
+from scripts.runs.documents import Document
+from scripts.runs.run_files import Run
 
 __all__ = ["findings", "next_step"]
 

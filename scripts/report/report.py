@@ -28,7 +28,10 @@ from scripts.pictures.overlays import colorize
 from scripts.report import comparison as report_comparison
 from scripts.report import findings as report_findings
 from scripts.report import sections
-from scripts.runs.run_files import METHODS, Document, Run, data_summary, format_number, optional
+from scripts.report.machine_readable import machine_readable
+from scripts.runs.documents import Document, format_number, optional
+from scripts.runs.folder import write_json
+from scripts.runs.run_files import METHODS, Run, data_summary
 
 __all__ = ["comparison_table", "data_summary", "format_number", "write_comparison_picture", "write_report"]
 
@@ -147,7 +150,7 @@ def write_report(
     part: str = "test",
     studies: Sequence[str | Path] | None = None,
 ) -> Path:
-    """Write the page.
+    """Write the page, and beside it its machine-readable twin, the same name with ``.json``.
 
     Args:
         demo_dir: folder of the runs, and of data.json (else the one that the first run's evaluation wrote is taken).
@@ -160,9 +163,13 @@ def write_report(
         path of the page, which needs no other file and no network.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file that is missing or lacks something; nothing is written then.
+        FileNotFoundError, ValueError: naming the file that is missing or lacks something, or when `out` is no HTML
+            file; nothing is written then.
     """
     root = Path(demo_dir)
+    path = root / out
+    if path.suffix not in (".html", ".htm"):
+        raise ValueError(f"out: expected a file ending in .html, got {path}; its twin is written beside it as .json")
     loaded = _read(root, runs, part)
     data = optional(root, "data.json", f"{loaded[0].key}/evaluation/data.json") or Document(root, "data.json")
     environment = jinja2.Environment(
@@ -172,6 +179,9 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    findings, next_step = report_findings.findings(loaded, data), report_findings.next_step(loaded[0])
+    read = report_studies.read_studies(root, loaded, studies)
+    title = f"{' beside the '.join(run.title for run in loaded[:2])}, on {data.value('/name')}"
     page = environment.get_template("report.html.j2").render(
         answer_figures=FIGURES,
         part=part,
@@ -181,8 +191,9 @@ def write_report(
         data=data,
         counts=sections.data_rows(data),
         parts=list(data.value("/counts")),
-        findings=report_findings.findings(loaded, data),
-        next_step=report_findings.next_step(loaded[0]),
+        title=title,
+        findings=findings,
+        next_step=next_step,
         glance=sections.uri(report_comparison.glance(loaded)),
         comparison=report_comparison.comparison_rows(loaded),
         pictures=common_cases(loaded),
@@ -194,7 +205,7 @@ def write_report(
         by_source=sections.by_source(loaded),
         localization=sections.localization_rows(loaded),
         faithfulness=[(run, sections.faithfulness(run)) for run in loaded if run.faithfulness is not None],
-        studies=report_studies.read_studies(root, loaded, studies),
+        studies=read,
         robustness=[(run, sections.robustness(run)) for run in loaded if run.robustness is not None],
         config_keys=CONFIG_KEYS,
         methods=METHODS,
@@ -205,7 +216,9 @@ def write_report(
         image=lambda run, entry, what, folder="explanations": sections.photograph(run.picture(entry, what, folder)),
         escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
     )
-    path = root / out
+    documents = [document for run in loaded for document in run.documents]
+    twin = machine_readable(loaded, [*documents, data, *read.documents], title, findings, next_step)
+    write_json(twin, path.with_suffix(".json"))
     return write_bytes(page.encode(), path)
 
 
@@ -232,7 +245,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             else ("evaluate the run first: python -m scripts evaluate")
         )
         raise FileNotFoundError(f"{root} holds no evaluated run {' nor '.join(missing)}; {hint}")
-    written = [write_report(root, runs, out, arguments.part, arguments.study)]
+    page = write_report(root, runs, out, arguments.part, arguments.study)
+    written = [page, page.with_suffix(".json")]
     if arguments.picture is not None:
         written.append(write_comparison_picture(root, arguments.picture, runs, part=arguments.part))
     return Outcome(comparison_table(root, runs, arguments.part) + "\n", written)

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from scripts.pictures import evaluation_figures, figures
-from scripts.runs.run_files import Document, Run, format_number
+from scripts.runs.documents import Document, format_number
+from scripts.runs.run_files import Run
 
 WORST_CASES = 8
 

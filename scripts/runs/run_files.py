@@ -1,27 +1,22 @@
-"""What the report reads: the files of a run folder, and the one way in which a number is taken from them and shown."""
+"""What the report reads of a run folder."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from markupsafe import Markup
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scripts.command import yaml_text
 from scripts.data import datalists
 from scripts.runs.checkpoint_files import WEIGHTS
+from scripts.runs.documents import MISSING, Document, optional
 from scripts.runs.folder import trained_tasks
 from scripts.runs.result_files import EVALUATION, EXPLANATION, marks, weights_sha256
 from scripts.runs.tasks import default_key_metric
 
-__all__ = ["Document", "Run", "Stage", "data_summary", "format_number", "optional", "read_scalars"]
+__all__ = ["METHODS", "Run", "Stage", "data_summary", "read_scalars"]
 
-MISSING = "n/a"
 # Of metrics.json: what a head that was not trained makes of random weights.
 OF_RANDOM_HEAD = ("classification", "detected")
 METHODS = {
@@ -41,109 +36,6 @@ METHODS = {
     "test_time_augmentation": "test-time augmentation",
     "mc_dropout": "MC dropout",
 }
-
-
-def format_number(value: float | None, kind: str) -> str:
-    """The one way in which a number is written on the page and in the printed table.
-
-    Args:
-        value: None is written "n/a".
-        kind: "count", "ratio" (three decimals), "percent" (of a share in [0, 1], one decimal), "decimal" (one decimal)
-            or "plain" (four significant digits). What would round to a bound of a share without being it says so.
-
-    >>> [format_number(v, "percent") for v in (0.7312, 0.0, 0.0002, 1.0, 0.9999)]
-    ['73.1 %', '0 %', '< 0.1 %', '100 %', '> 99.9 %']
-    >>> format_number(0.8446, "ratio"), format_number(1234, "count"), format_number(2e-4, "plain")
-    ('0.845', '1,234', '0.0002')
-    """
-    if value is None:
-        return MISSING
-    if kind == "percent":
-        if value in (0, 1):
-            return f"{value:.0%}".replace("%", " %")
-        if 0 < value < 0.0005:
-            return "< 0.1 %"
-        if 0.9995 <= value < 1:
-            return "> 99.9 %"
-        return f"{100 * value:.1f} %"
-    if kind == "ratio":
-        return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
-    formats = {"count": "{:,d}", "decimal": "{:,.1f}", "plain": "{:.4g}"}
-    if kind not in formats:
-        raise ValueError(f"kind is one of count, ratio, percent, decimal, plain, got {kind!r}")
-    return formats[kind].format(int(value) if kind == "count" else value)
-
-
-class Document:
-    """A JSON, YAML or CSV file; values are found by JSON pointer (RFC 6901), in CSV as ``/<row>/<column>``.
-
-    Args:
-        root: folder that the page's ``data-source`` is relative to.
-        name: the file's path in it.
-
-    Raises:
-        FileNotFoundError: when the file is absent.
-        ValueError: when it can not be read.
-    """
-
-    def __init__(self, root: Path, name: str):
-        self.name, path = name, root / name
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: the report needs it; run the evaluation and explanation first")
-        try:
-            if path.suffix == ".csv":
-                with open(path, encoding="utf-8", newline="") as file:
-                    self.content: Any = list(csv.DictReader(file))
-            else:
-                text = path.read_text(encoding="utf-8")
-                self.content = json.loads(text) if path.suffix == ".json" else yaml_text.load(text)
-        except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"{path} can not be read: {error}") from error
-
-    def value(self, pointer: str) -> Any:
-        """What stands at a pointer; text from a CSV as number where it is asked for by `number`."""
-        found = self.content
-        for token in pointer.split("/")[1:]:
-            token = token.replace("~1", "/").replace("~0", "~")
-            try:
-                found = found[int(token)] if isinstance(found, list) else found[token]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise ValueError(f"{self.name} has no {pointer!r} ({token!r} not found)") from None
-        return found
-
-    def real(self, pointer: str) -> float | None:
-        """A number, or None where the file has null or an empty cell."""
-        value = self.value(pointer)
-        if value is None or value == "":
-            return None
-        try:
-            return value if isinstance(value, int) else float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{self.name}, {pointer}: expected a number, got {value!r}") from None
-
-    def number(self, pointer: str, kind: str) -> Markup:
-        """A number as it stands on the page."""
-        value = self.real(pointer)
-        return Markup('<span class="num" data-source="{}" data-value="{}" data-kind="{}">{}</span>').format(
-            f"{self.name}#{pointer}", "" if value is None else repr(value), kind, format_number(value, kind)
-        )
-
-    def has(self, pointer: str) -> bool:
-        """Whether something stands at a pointer."""
-        try:
-            self.value(pointer)
-        except ValueError:
-            return False
-        return True
-
-
-def optional(root: Path, *names: str) -> Document | None:
-    """The first of some files that is there; None where none is.
-
-    Raises:
-        ValueError: when it is there and can not be read.
-    """
-    return next((Document(root, name) for name in names if (root / name).is_file()), None)
 
 
 class Run:
@@ -221,6 +113,14 @@ class Run:
                 if document is not None and name != "unavailable.json" and document.content:
                     found[f"{Path(folder).name}/{name}"] = list(marks(document.content))
         return found
+
+    @property
+    def documents(self) -> list[Document]:
+        """All files that its numbers come from."""
+        named = (self.metrics, self.cases, self.localization, self.uncertainty, self.robustness, self.scope)
+        more = (self.shown_cases, self.faithfulness, self.certificate, self.audit, self.gallery)
+        stages = [document for stage in self.stages for document in (stage.manifest, stage.config)]
+        return [document for document in (*named, *more, *self.elsewhere, *stages) if document is not None]
 
     @property
     def map_title(self) -> str:

@@ -11,8 +11,8 @@ from scripts.command.errors import one_sentence_errors
 from scripts.comparison import comparison_files
 from scripts.comparison.comparison import compare
 from scripts.report import report
+from scripts.runs.documents import format_number
 from scripts.runs.folder import write_json
-from scripts.runs.run_files import format_number
 from tests.made_runs import made_model
 from tests.report.test_report import RUNS, Page, look_up, make_demo
 

@@ -11,8 +11,8 @@ from scripts.data.preprocessing import make_training_pipeline
 from scripts.evaluation.corruptions import CORRUPTIONS, corrupt
 from scripts.evaluation.items import EvaluationDataset, compare_classes, evaluated_items
 from scripts.evaluation.robustness import summarize, write_robustness
+from scripts.runs.documents import Document
 from scripts.runs.folder import load_run, read_datalist
-from scripts.runs.run_files import Document
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from scripts.inference.uncertainty import (
 )
 from scripts.networks.classifiers import ImageClassifier
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.runs.run_files import Document
+from scripts.runs.documents import Document
 
 ARGUMENTS = (2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2])
 

@@ -25,9 +25,9 @@ from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.measures import aggregate, case_measures, case_rows, random_baseline, uniform_baseline
 from scripts.pictures import overlays
 from scripts.report import report
+from scripts.runs.documents import Document, format_number
 from scripts.runs.folder import write_csv, write_json
 from scripts.runs.result_files import EVALUATION, EXPLANATION, KEY, mark
-from scripts.runs.run_files import Document, format_number
 
 RUNS = {"ours": "TumorLens", "baseline": "stock design"}
 CLASSES = {"0": "no_tumor", "1": "tumor"}
@@ -273,13 +273,6 @@ def make_demo(folder: Path, count: int = 36, size: int = 48, logits: dict[str, f
     given = logits or {}
     write_run(folder / "ours", "ours", test, 0.88, given.get("ours"))
     write_run(folder / "baseline", "baseline", test, 0.9, given.get("baseline"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_demo(tmp_path_factory.mktemp("demo"))
-    report.write_report(folder, RUNS)
     return folder
 
 
