@@ -21,7 +21,8 @@ from scripts.command.errors import start_logging
 
 __all__ = [
     "PARTS", "Outcome", "Parser", "Verb", "add_compute", "add_data", "add_limit", "add_out", "add_overlay", "add_part",
-    "add_run", "add_seed", "add_weights", "compute_values", "folder", "inference_overlays", "root_parser", "run_verb",
+    "add_run", "add_seed", "add_shards", "add_weights", "compute_values", "folder",
+    "inference_overlays", "root_parser", "run_verb",
 ]  # fmt: skip
 
 PROGRAM = "python -m scripts"
@@ -134,6 +135,31 @@ def add_seed(parser: Parser, of: str, default: int | None = 0) -> None:
     """``--seed``."""
     ending = "" if default is None else f" (default: {default})"
     parser.add_argument("--seed", type=int, metavar="N", default=default, help=f"of {of}{ending}")
+
+
+def add_shards(parser: Parser, default: str = "as many as cores") -> None:
+    """What `scripts.inference.engines` runs by: ``--processes``, ``--engine``, ``--shard``, ``--merge``, ..."""
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help=f"so many processes, which is the number of shards ({default})"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "slurm", "ray"),
+        help="where they run: on this machine, as jobs of Slurm, or as actors of a Ray cluster",
+    )
+    parser.add_argument(
+        "--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="of the jobs: timeout_min, slurm_partition, ..."
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="address of the cluster (default: one on this machine), and of each actor num_cpus, num_gpus, ...",
+    )
+    parser.add_argument("--shard", metavar="I/N", help="the I-th of N shards alone, in this process; then --merge")
+    parser.add_argument("--tries", type=int, metavar="N", help="of an input that fails, by shards (default: 3)")
+    parser.add_argument("--merge", action="store_true", help="one result of all shards; every input once, or an error")
 
 
 def add_compute(parser: Parser, precision: bool = False) -> None:

@@ -10,6 +10,7 @@ from scripts.command.verbs import (
     add_overlay,
     add_prevalence,
     add_run,
+    add_shards,
     add_weights,
     folder,
 )
@@ -38,23 +39,7 @@ def _predict(parser: Parser) -> None:
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
     parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")
     parser.add_argument("--anonymous", action="store_true", help="DICOM objects that say nothing of the patient")
-    parser.add_argument(
-        "--processes", type=int, metavar="N", help="so many processes of this machine (of a manifest: as many as cores)"
-    )
-    parser.add_argument(
-        "--engine", choices=("local", "slurm"), help="of --processes: processes of this machine, or jobs of Slurm"
-    )
-    parser.add_argument(
-        "--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="of the jobs: timeout_min, slurm_partition, ..."
-    )
-    parser.add_argument("--shard", metavar="I/N", help="the I-th of N shards alone, in this process; then --merge")
-    parser.add_argument(
-        "--tries",
-        type=int,
-        metavar="N",
-        help="of an input that fails, with --shard, --processes or a manifest (default: 3)",
-    )
-    parser.add_argument("--merge", action="store_true", help="one table of all shards; every input once, or an error")
+    add_shards(parser, "of a manifest: as many as cores")
 
 
 def _adopt(parser: Parser) -> None:

@@ -20,7 +20,7 @@ from scripts.inference.result_names import shown
 from scripts.inference.result_table import columns
 from scripts.runs import lock
 
-__all__ = ["JOURNAL", "TRIES", "Ledger", "entries", "header", "journals"]
+__all__ = ["JOURNAL", "TRIES", "Ledger", "entries", "finished", "header", "journals"]
 
 JOURNAL = "journal.jsonl"
 TRIES = 3
@@ -59,6 +59,17 @@ def entries(journal: Path) -> Iterator[tuple[int, int, str, int, int]]:
             place += len(line)
 
 
+def finished(folder: Path, shard: tuple[int, int]) -> int:
+    """How many inputs of a shard have come to an end, failures included; 0 where it was not begun."""
+    journal = _folder(folder, shard) / JOURNAL
+    known = entries(journal) if journal.is_file() else ()
+    return sum(state in ("done", "refused", "failed") for _, _, state, _, _ in known)
+
+
+def _folder(folder: Path, shard: tuple[int, int]) -> Path:
+    return folder / f"shard-{shard[0]}-of-{shard[1]}"
+
+
 class Ledger:
     """The journal of one shard, open for writing, and what all journals say of its inputs.
 
@@ -90,7 +101,7 @@ class Ledger:
             array("H", bytes(2 * rows)),
             array("H", bytes(2 * rows)),
         )
-        self._folder = folder / f"shard-{shard[0]}-of-{shard[1]}"
+        self._folder = _folder(folder, shard)
         about = {"made_by": dict(made_by), "classes": list(classes)}
         lock.acquire(self._folder, "--shard")
         try:

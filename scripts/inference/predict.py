@@ -21,10 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,15 +31,12 @@ from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.dicom.writing import ObjectWriter, check_available, only_series
 from scripts.inference.batches import BatchPrediction, summary
+from scripts.inference.engines import by_shards, run_shards
 from scripts.inference.image_files import find_images
-from scripts.inference.ledger import TRIES
 from scripts.inference.manifest import LEDGER, is_manifest, opened, prepare
 from scripts.inference.merging import merge
 from scripts.inference.pipeline import Inference
 from scripts.inference.result_names import result_stems
-from scripts.inference.shards import run_local, run_shard
-from scripts.inference.slurm_jobs import check_available as check_submitit
-from scripts.inference.slurm_jobs import run_slurm, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +109,10 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         dicom=arguments.dicom,
         anonymous=arguments.anonymous,
     )
-    if arguments.shard is not None:
-        return _one_shard(arguments, recipe)
-    if arguments.engine or arguments.processes is not None or is_manifest(arguments.folder):
-        return _all_shards(arguments, recipe)
-    return _folder(arguments, recipe)
+    if not by_shards(arguments) and not is_manifest(arguments.folder):
+        return _folder(arguments, recipe)
+    text = run_shards(arguments, recipe, lambda: prepare(arguments.folder, arguments.out))
+    return Outcome(text, [arguments.out / LEDGER]) if text else _merged(arguments.out)
 
 
 def _folder(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
@@ -141,59 +134,10 @@ def _folder(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
     return Outcome(text, written, any(row["error"] for row in rows))
 
 
-def _one_shard(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
-    shard = _shard(arguments.shard)
-    if arguments.processes is not None or arguments.engine:
-        raise ValueError("--processes and --engine run all shards; give them or --shard")
-    manifest = prepare(arguments.folder, arguments.out)
-    counted = Counter[str]()
-
-    def report(count: int) -> None:
-        counted["settled"] += count
-
-    run_shard(recipe(), manifest, shard, _tries(arguments), report)
-    text = f"shard {shard[0]} of {shard[1]}: {counted['settled']} of {manifest.rows} inputs; --merge makes the table"
-    return Outcome(text, [manifest.path.parent])
-
-
-def _all_shards(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = cores if arguments.processes is None else arguments.processes
-    if processes < 1:
-        raise ValueError(f"--processes is at least 1, got {processes}")
-    settings = settings_of(arguments.slurm)
-    if arguments.engine == "slurm":
-        check_submitit()
-    elif settings:
-        raise ValueError("--slurm is for the jobs of --engine slurm; give both")
-    manifest = prepare(arguments.folder, arguments.out)
-    processes = min(processes, manifest.rows)
-    if arguments.engine == "slurm":
-        run_slurm(recipe, manifest, processes, _tries(arguments), settings)
-    else:
-        run_local(recipe, manifest, processes, _tries(arguments), max(1, cores // processes))
-    return _merged(arguments.out)
-
-
 def _merged(out: Path) -> Outcome:
     table, counts = merge(out)
     text = ", ".join(f"{counts[name]} {name}" for name in ("done", "refused", "failed"))
     return Outcome(f"{sum(counts.values())} inputs: {text}", [table], counts["done"] < sum(counts.values()))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise ValueError(f"--shard is a number and how many there are, 1/8 to 8/8, got {text!r}")
-    return number, count
-
-
-def _tries(arguments: argparse.Namespace) -> int:
-    tries = TRIES if arguments.tries is None else arguments.tries
-    if not 1 <= tries <= 1000:
-        raise ValueError(f"--tries is from 1 to 1000, got {tries}")
-    return tries
 
 
 def _check_others(out: Path, images: Sequence[Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from scripts.command.optional import needed
 from scripts.inference.manifest import Manifest
 from scripts.inference.shards import Predictor, run_shard
 
-__all__ = ["check_available", "run_slurm", "settings_of"]
+__all__ = ["check_available", "run_slurm"]
 
 FOLDER = "slurm"  # of the jobs' logs, in the ledger
 
@@ -44,24 +44,6 @@ def check_available() -> Any:
         "--engine slurm needs submitit: pip install -c constraints.txt '.[slurm]'; without it, start the shards by "
         "--shard I/N in an array job of your own",
     )
-
-
-def settings_of(texts: Sequence[str]) -> dict[str, int | str]:
-    """Settings of the jobs from ``NAME=VALUE``.
-
-    >>> settings_of(["timeout_min=240", "slurm_partition=gpu"])
-    {'timeout_min': 240, 'slurm_partition': 'gpu'}
-
-    Raises:
-        ValueError: when one has no value.
-    """
-    found: dict[str, int | str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise ValueError(f"--slurm takes NAME=VALUE, for example timeout_min=240 slurm_partition=gpu, got {text!r}")
-        found[name] = int(value) if value.isdigit() else value
-    return found
 
 
 def run_slurm(

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from scripts.__main__ import main as command
+from scripts.inference import ray_actors
 from scripts.inference.ledger import Ledger, entries, journals
 from scripts.inference.manifest import Manifest, prepare, result_place
 from scripts.inference.merging import merge
+from scripts.inference.ray_actors import ShardActor, run_ray
 from scripts.inference.shards import run_local, run_shard
 from scripts.inference.slurm_jobs import run_slurm
 from scripts.runs import lock
@@ -271,14 +273,62 @@ def test_jobs_of_submitit_give_the_same_table(made, tmp_path):
     assert (tmp_path / "jobs" / "results.csv").read_bytes() == (tmp_path / "one" / "results.csv").read_bytes()
 
 
-def test_slurm_without_submitit_and_wrong_settings_are_a_sentence(tmp_path, monkeypatch):
+@pytest.fixture
+def two_nodes():
+    """Address of a Ray cluster of two nodes of one CPU each, on this machine."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (the extra 'ray')")
+    about = {"num_cpus": 1, "object_store_memory": ray_actors.OBJECT_STORE}
+    cluster = utils.Cluster(initialize_head=True, head_node_args={**about, "include_dashboard": False})
+    cluster.add_node(**about)
+    yield cluster.address
+    cluster.shutdown()
+
+
+def test_actors_on_two_nodes_of_ray_give_the_same_table(made, tmp_path, two_nodes):
+    """An actor that is lost is started again; the input that ended it is named."""
+    names = [*NAMES[:6], "bad.png", "broken.png", "deadly.png", *NAMES[6:9]]
+    run_ray(Stub(), made(names, "actors"), 2, 1, {"address": two_nodes})
+    counts = {"done": 9, "refused": 1, "failed": 2}
+    assert merge(tmp_path / "actors")[1] == counts
+    rows = table(tmp_path / "actors")
+    assert rows[8]["error"] == "the process ended 1 times while this image was read or predicted"
+    one = made(names, "one")
+    with Ledger(one.path.parent, (1, 1), 12, Stub().made_by, Stub().classes, 1) as ledger:
+        ledger.begin(8)  # as a process that ended there leaves it
+    run_shard(Stub(), one, (1, 1), tries=1)
+    assert merge(tmp_path / "one")[1] == counts
+    assert (tmp_path / "actors" / "results.csv").read_bytes() == (tmp_path / "one" / "results.csv").read_bytes()
+
+
+def test_an_actor_that_is_asked_to_stop_takes_back_what_is_under_way(made, tmp_path):
+    manifest, actor = made(NAMES[:5]), ShardActor()
+
+    class Stopping(Stub):
+        def stream(self, todo):
+            for k, found in enumerate(super().stream(todo)):
+                if k == 2:
+                    actor.stop()
+                yield found
+
+    actor.work(Stopping(), manifest, (1, 1), 3, 0)
+    assert [row for row, state, _ in states(tmp_path / "out") if state == "done"] == [0, 1, 2]
+    run_shard(Stub(), manifest, (1, 1))
+    assert merge(tmp_path / "out")[1] == {"done": 5}
+
+
+def test_engines_without_their_package_and_wrong_settings_are_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "in.csv").write_text("image\na.png\n")
     given = ["predict", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out"), "--engine"]
     with pytest.raises(ValueError, match=r"--slurm takes NAME=VALUE, .*, got 'gpu'"):
         command([*given, "slurm", "--slurm", "gpu"])
-    with pytest.raises(ValueError, match="--slurm is for the jobs of --engine slurm"):
+    with pytest.raises(ValueError, match="--slurm is for --engine slurm"):
         command([*given, "local", "--slurm", "timeout_min=5"])
+    with pytest.raises(ValueError, match="--ray is for --engine ray"):
+        command([*given, "slurm", "--ray", "num_gpus=1"])
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="--engine slurm needs submitit: pip install"):
         command([*given, "slurm"])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match="--engine ray needs Ray: pip install"):
+        command([*given, "ray"])
     assert not (tmp_path / "out").exists()
