@@ -34,7 +34,7 @@ from scripts.command.verbs import Outcome, inference_overlays
 from scripts.explain.layers import resolve_layer
 from scripts.explain.maps import upsample
 from scripts.inference.inferers import MultiTaskInferer
-from scripts.inference.postprocessing import evidence_scale
+from scripts.inference.postprocessing import shown_evidence
 from scripts.pictures import overlays as pictures
 from scripts.runs.checkpoint_files import load_weights
 
@@ -230,7 +230,7 @@ class Checks:
             result = MultiTaskInferer()(shown[None, ..., None].to(self.predictor.device), self.predictor.network)
         result = {key: value.cpu() for key, value in result.items()}
         evidence = result["evidence"][0, 0] if "evidence" in result else torch.zeros(1, *shown.shape[1:])
-        heat = evidence_scale(upsample(evidence[None].clamp(min=0), shown.shape[1:])[0, 0], result["temperature"][0])
+        heat = shown_evidence(upsample(evidence[None].clamp(min=0), shown.shape[1:])[0, 0] / result["temperature"][0])
         mask = result["seg"][0, 0].argmax(dim=0)
         return shown[0].numpy(), heat.numpy(), mask.numpy().astype(np.uint8)
 

@@ -45,9 +45,9 @@ class Prediction:
         prevalence: of each class, that the probabilities are for, see `Predictor`; None: that of the training.
         predicted_class: class 0 if the verdict is no tumor, the most probable tumor class if it is tumor, else None.
         mask: uint8 on the input grid, 0 background; of the joined answer: empty where there is no tumor.
-        evidence: float32 on the input grid in [0, 1], the same scale for all images, see
-            `scripts.inference.postprocessing.evidence_scale`; empty as the mask is; None without an evidence
-            head.
+        evidence: float32 on the input grid, calibrated log-odds, 0 and up, which localization is measured on
+            (`scripts.inference.postprocessing.shown_evidence` for pictures); empty as the mask is; None without an
+            evidence head.
         affine: 4x4, voxel indices to RAS+ millimeters; the identity for a picture.
         flags: {"code", "message"[, "slices"]}, what speaks against trusting the result.
         raw: what the network says before anything is joined: tumor_detected, predicted_class, tumor_voxels,
@@ -112,8 +112,9 @@ class Explanation:
     """A heatmap of an image.
 
     Attributes:
-        map: float32 in [0, 1] on the input grid, 1 = strongest. Of the method "evidence" on its absolute scale, as in
-            `Prediction`; of the others divided by the largest value in the image, or in the volume.
+        map: float32 in [0, 1] on the input grid, 1 = strongest. Of the method "evidence" as
+            `scripts.inference.postprocessing.shown_evidence` shows it; of the others divided by the
+            largest value in the image, or in the volume.
         method, layer, target: what was explained, where and by which method; classes by name.
         empty: nothing speaks for the target: the map is 0 everywhere. A map that cannot be made is an error instead.
         message: one sentence on the map, to be shown with it.

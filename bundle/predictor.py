@@ -27,7 +27,7 @@ from scripts.explain import methods
 from scripts.explain.maps import is_empty, upsample
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.inference.postprocessing import RestoreStudyd, evidence_scale
+from scripts.inference.postprocessing import RestoreStudyd, shown_evidence
 from scripts.inference.studies import Study, to_unit
 from scripts.measures.prevalence import Given
 from transforms.limits import ReadLimits
@@ -223,7 +223,7 @@ class Predictor:
             for value, placement in zip(maps, study.placements, strict=True)
         ]
         if method == "evidence":
-            on_units = [evidence_scale(value, self.network.temperature.float().cpu()) for value in on_units]
+            on_units = [value / self.network.temperature.float().cpu() for value in on_units]
             message = "evidence on an absolute scale: 0 none, 0.9 calibrated odds of 19 to 1"
         else:
             largest = max(float(value.max()) for value in on_units)
@@ -231,7 +231,8 @@ class Predictor:
             message = "divided by its largest value: shows where, not how much"
         if empty:
             message = "nothing speaks for the target: the map is empty"
-        array = study.restore(on_units).numpy()
+        restored = study.restore(on_units)
+        array = (shown_evidence(restored) if method == "evidence" else restored).numpy()
         slices = [p.index for p in study.placements] if study.plane else None
         affine = np.asarray(study.affine, dtype=float)
         return Explanation(array.T if study.picture else array, method, layer, target, empty, message, slices, affine)

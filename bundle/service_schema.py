@@ -90,13 +90,13 @@ class MultitaskAnswer(BaseModel):
     shape: list[int] = Field(description="of mask and evidence: rows, columns; or X, Y, Z of a volume")
     affine: list[list[float]] = Field(description="voxel indices to RAS+ millimeters; identity of a picture")
     tumor_voxels: int = Field(description="pixels or voxels of the mask")
-    evidence_maximum: float | None = Field(description="0 none, 0.9: calibrated odds of 19 to 1")
+    evidence_maximum: float | None = Field(description="calibrated log-odds: 0 none, 2.94 odds of 19 to 1")
     probability_std: float | None = Field(description="over several views of the image, where asked for; 0 to 0.5")
     raw: RawAnswer = Field(description="what the network says before anything is joined")
     scores: dict[str, float] = Field(description="further numbers that judge the input")
     flags: list[Flag]
     mask: EncodedArray | None = Field(description="0 background, 1 tumor")
-    evidence: EncodedArray | None = Field(description="0 to 1 on an absolute scale; null without an evidence head")
+    evidence: EncodedArray | None = Field(description="calibrated log-odds, 0 and up; null without an evidence head")
     notice: str
 
 

@@ -23,8 +23,9 @@ NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 BRAIN = Code("12738006", "SCT", "Brain")
 NO_UNITS = Code("1", "UCUM", "no units")
-EVIDENCE = Code("EVIDENCE", "99TUMORLENS", "Evidence of a tumor, from 0 (none) to 1")
-EVIDENCE_IN_WORDS = "0 none; 0.5 odds of 3 to 1, 0.9 of 19 to 1, for a tumor"  # at most 64 characters
+EVIDENCE = Code("EVIDENCE", "99TUMORLENS", "Evidence of a tumor, calibrated log-odds from 0 (none)")
+WINDOW = 6.0  # log-odds that a viewer shows at first
+EVIDENCE_IN_WORDS = "log-odds of a tumor: 0 none, 1.1 odds of 3 to 1, 2.9 of 19 to 1"  # at most 64 characters
 
 
 def common(uids: Uids, kind: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,12 +92,13 @@ def parametric_map(source: Source, evidence: np.ndarray, uids: Uids, made_by: Ma
 
     Args:
         source: the series.
-        evidence: (F, rows, columns) on its frames, in [0, 1].
+        evidence: (F, rows, columns) on its frames, calibrated log-odds, 0 and up.
         uids: of this result.
         made_by: see `Uids`.
     """
     meaning = hd.pm.RealWorldValueMapping(
-        lut_label="EVIDENCE", lut_explanation=EVIDENCE_IN_WORDS, unit=NO_UNITS, value_range=(0.0, 1.0), slope=1.0,
+        lut_label="EVIDENCE", lut_explanation=EVIDENCE_IN_WORDS, unit=NO_UNITS,
+        value_range=(0.0, max(float(evidence.max()), WINDOW)), slope=1.0,
         intercept=0.0, quantity_definition=EVIDENCE,
     )  # fmt: skip
     made = hd.pm.ParametricMap(
@@ -104,10 +106,10 @@ def parametric_map(source: Source, evidence: np.ndarray, uids: Uids, made_by: Ma
         pixel_array=evidence.astype(np.float32),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[meaning],
-        voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.5, window_width=1.0)],
+        voi_lut_transformations=[hd.VOILUTTransformation(window_center=WINDOW / 2, window_width=WINDOW)],
         content_label="EVIDENCE",
         content_description="Evidence of a tumor by TumorLens",
-        series_description="TumorLens evidence, 0 none to 1",
+        series_description="TumorLens evidence, log-odds",
         **common(uids, "evidence", made_by),
     )
     made.BodyPartExamined = "BRAIN"  # not paired: no laterality is asked for

@@ -101,7 +101,7 @@ def write_objects(
     Args:
         image: folder of the source series, or its one file.
         mask: (X, Y[, Z]) labels.
-        evidence: the same shape, in [0, 1]; None: there is none, and no map is written.
+        evidence: the same shape, calibrated log-odds; None: there is none, and no map is written.
         affine: of both, 4x4 to RAS+ mm.
         result: see `scripts.inference.postprocessing.RestoreStudyd`.
         made_by: version and hashes; the UIDs follow from them and from the series.

@@ -22,7 +22,7 @@ from scripts.explain.maps import upsample
 from scripts.inference.answer import NOT_ASSESSED
 from scripts.inference.image_files import fingerprint
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.inference.postprocessing import evidence_scale
+from scripts.inference.postprocessing import shown_evidence
 from scripts.inference.result_names import check_free, shown
 from scripts.inference.result_table import columns, write_table
 from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
@@ -271,7 +271,7 @@ def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor], e
     size = stack.shape[2:]
     heat = np.zeros(stack.shape, np.float32)
     if evidence is not None:
-        heat = evidence_scale(upsample(evidence.clamp(min=0), size), output["temperature"]).numpy()
+        heat = shown_evidence(upsample(evidence.clamp(min=0), size) / output["temperature"]).numpy()
     logits = seg.numpy()
     predicted = (
         logits[:, 1:].max(axis=1, keepdims=True) > logits[:, :1]

@@ -32,17 +32,20 @@ def like_image(value: torch.Tensor, image: MetaTensor) -> MetaTensor:
     return MetaTensor(value, meta=dict(image.meta), applied_operations=list(image.applied_operations))
 
 
-def evidence_scale(evidence: Tensor, temperature: Tensor | float) -> Tensor:
-    """Evidence on an absolute scale, the same for every image: ``2 sigmoid(e / temperature) - 1``, and 0 below 0.
+def shown_evidence(log_odds: Tensor) -> Tensor:
+    """Evidence as pictures show it, on one scale for all images: ``2 sigmoid(e) - 1``, and 0 below 0.
 
-    Evidence is in units of the class logit: ``e / temperature`` are the calibrated log-odds that a place alone speaks
-    for a tumor. 0 is none, 0.5 odds of 3 to 1, 0.9 odds of 19 to 1. Nothing is stretched to the image's own maximum, so
-    a map of nothing stays dark.
+    Args:
+        log_odds: calibrated, as `RestoreStudyd` gives them: of the class logit, divided by the temperature.
 
-    >>> [round(float(v), 3) for v in evidence_scale(torch.tensor([-1.0, 0.0, 1.0986, 2.9444]), 1.0)]
+    Returns:
+        in [0, 1): 0 is none, 0.5 odds of 3 to 1, 0.9 odds of 19 to 1 that a place alone speaks for a tumor. Nothing is
+        stretched to the image's own maximum, so a map of nothing stays dark.
+
+    >>> [round(float(v), 3) for v in shown_evidence(torch.tensor([-1.0, 0.0, 1.0986, 2.9444]))]
     [0.0, 0.0, 0.5, 0.9]
     """
-    return torch.tanh(evidence.clamp(min=0) / (2 * temperature))
+    return torch.tanh(log_odds.clamp(min=0) / 2)
 
 
 def labels_of(tumor: Tensor) -> Tensor:
@@ -89,7 +92,8 @@ class RestoreStudyd(Transform):
     """Takes the inferer's dictionary apart: mask and evidence on the file's own grid, the verdict under "result".
 
     After it, "pred" is uint8 (1, X, Y[, Z]), the most probable class of each voxel; "evidence" float32 (1, X, Y[, Z])
-    in [0, 1], see `evidence_scale` (absent without an evidence head); both with the file's affine. Segmentation
+    in calibrated log-odds, 0 and up: what localization is measured on, divided by the temperature (absent without an
+    evidence head); both with the file's affine. Segmentation
     probabilities and evidence are interpolated linearly, the mask is taken after that; outside the crop it is 0.
 
     Mask, evidence and "result" are those of the joined answer, see `scripts.inference.answer`: both maps are empty
@@ -158,8 +162,8 @@ class RestoreStudyd(Transform):
         meta = {key: value for key, value in image.meta.items() if key != "study"}
         item["raw_pred"] = MetaTensor(study.restore(masks, torch.uint8)[None], meta=dict(meta))
         if raw is not None:
-            scaled = [evidence_scale(value, output["temperature"]) for value in maps]
-            item["raw_evidence"] = MetaTensor(study.restore(scaled)[None], meta=dict(meta))
+            calibrated = [value / output["temperature"] for value in maps]
+            item["raw_evidence"] = MetaTensor(study.restore(calibrated)[None], meta=dict(meta))
         result = self.verdict(output, study)
         for score in self.scores:
             stack = image.as_tensor().movedim(-1, 0) if study.plane else image.as_tensor()[None]

@@ -25,7 +25,8 @@ from transforms.reading import VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-EVIDENCE = "tanh(e/2T) 0..1"  # see `scripts.inference.postprocessing.evidence_scale`
+EVIDENCE = "log-odds >= 0"  # calibrated, see `scripts.inference.postprocessing.RestoreStudyd`
+EVIDENCE_SHOWN = 6.0  # log-odds, of which the color is 0.995 of the brightest
 VOLUMES = (*VOLUME_SUFFIXES, *HEADERS)
 
 
@@ -77,16 +78,16 @@ def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path, unit: st
     """Write a NIfTI file whole or not at all, marked as ours; an array of two axes gets a third of length 1.
 
     Args:
-        array: of two or three axes; with a unit a map in [0, 1].
+        array: of two or three axes.
         affine: 4x4.
         path: of the file.
-        unit: of a map, at most 15 letters, as the header's intent name; the header's display range is then 0 to 1.
+        unit: of a map, at most 15 letters, as the header's intent name; the header's display range is then 0 to 6.
     """
     path = Path(path)
     image = nib.Nifti1Image(array if array.ndim > 2 else array[..., None], affine)
     image.header["descrip"] = overlays.MARK
     if unit:
-        image.header["intent_name"], image.header["cal_min"], image.header["cal_max"] = unit, 0.0, 1.0
+        image.header["intent_name"], image.header["cal_min"], image.header["cal_max"] = unit, 0.0, EVIDENCE_SHOWN
     content = image.to_bytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)

@@ -267,7 +267,7 @@ def test_a_tumor_is_shown_with_mask_and_heatmap_that_follow_the_sidebar(driven, 
     mask, heat = (np.asarray(opened(driven.download(f"{name} (NIfTI)")).dataobj)[:, ::-1, 0].T
                   for name in ("Mask", "Heatmap"))  # fmt: skip
     assert np.array_equal(mask, expected.mask)
-    assert np.allclose(heat, expected.evidence, atol=1e-6)
+    assert np.allclose(heat, np.tanh(expected.evidence / 2), atol=1e-6)
     picture = np.asarray(Image.open(io.BytesIO(driven.download("Picture (PNG)")))).astype(int)
     assert picture.shape == (*expected.mask.shape, 3)
     assert colored(picture) > 100

@@ -18,6 +18,7 @@ from bundle.predictor import Predictor
 from scripts.explain import methods
 from scripts.explain.maps import upsample
 from scripts.explain.targets import ClassScore
+from scripts.inference.postprocessing import shown_evidence
 from scripts.inference.studies import PrepareStudyd, Study, to_unit
 from tests.explain.nets import cam_maps
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
@@ -109,10 +110,10 @@ def test_the_predictor_is_the_bundles_inference_bit_for_bit(predictor, overlay, 
     assert (prediction.predicted_class, prediction.flags) == (result["predicted_class"], result["flags"])
     written = nib.load(tmp_path / f"{kind}_evidence.nii.gz")
     named = [written.header[key].item() for key in ("intent_name", "cal_min", "cal_max")]
-    assert named == [b"tanh(e/2T) 0..1", 0, 1]
+    assert named == [b"log-odds >= 0", 0, 6]
     assert result["temperature"] == float(predictor.network.temperature)
     evidence = written.get_fdata(dtype=np.float32)
-    assert 0 < prediction.evidence.max() <= 1
+    assert prediction.evidence.max() > 0 == prediction.evidence.min()
     if kind == "picture":
         mask = np.asarray(Image.open(tmp_path / "picture_mask.png"))
         assert np.array_equal(prediction.mask * 255, mask)
@@ -239,7 +240,8 @@ def test_one_explanation_at_a_time_sets_hooks_on_the_network(predictor, files, m
 def test_the_evidence_explanation_is_the_predictions_evidence(predictor, files, kind):
     found = predictor.explain(files[kind])
     assert (found.method, found.layer, found.target, found.empty) == ("evidence", "evidence", "tumor_log_odds", False)
-    assert np.allclose(found.map, predictor.predict(files[kind]).evidence, atol=1e-6)
+    shown = shown_evidence(torch.from_numpy(predictor.predict(files[kind]).evidence)).numpy()
+    assert np.allclose(found.map, shown, atol=1e-6)
 
 
 def test_a_layer_is_explained_on_the_input_grid(predictor, files):

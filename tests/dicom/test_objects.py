@@ -227,10 +227,10 @@ def test_codes_and_units_are_those_of_the_standard(tmp_path):
     assert seg.SegmentationType == "BINARY"
     mapping = pm.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "1"
-    assert "0.5 odds of 3 to 1" in mapping.LUTExplanation
+    assert "1.1 odds of 3 to 1" in mapping.LUTExplanation
     assert (mapping.DoubleFloatRealWorldValueFirstValueMapped, mapping.DoubleFloatRealWorldValueLastValueMapped) == (
         0.0,
-        1.0,
+        6.0,
     )
 
 

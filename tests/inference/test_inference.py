@@ -16,7 +16,7 @@ from PIL import Image
 
 from scripts.data.preprocessing import make_preprocessing
 from scripts.inference.inferers import MultiTaskInferer
-from scripts.inference.postprocessing import evidence_scale, labels_of, to_original_grid
+from scripts.inference.postprocessing import labels_of, shown_evidence, to_original_grid
 from scripts.inference.studies import PrepareStudyd, Study, to_unit
 from scripts.inference.study_files import acquired_plane
 from scripts.inference.volume_rule import volume_probability
@@ -136,7 +136,7 @@ def test_orientation_of_the_file_changes_nothing_but_the_grid(scan, overlay, tmp
         results[code] = (to_lps(data["pred"], path), to_lps(data["evidence"], path), data["result"])
     mask, evidence, result = results["LPS"]
     assert 0 < mask.sum() < mask.size / 2
-    assert 0 < evidence.max() <= 1
+    assert evidence.max() > 0 == evidence.min()
     assert result["plane"] == "axial"
     for code in ("SRA", "PIL"):
         assert np.array_equal(results[code][0], mask), code
@@ -316,7 +316,7 @@ def test_volume_probability_does_not_grow_with_the_number_of_slices():
 
 def test_evidence_is_on_one_scale_for_all_images():
     value = torch.tensor([-2.0, 0.0, 1.0, 3.0])
-    assert torch.allclose(evidence_scale(value, 1.5), (2 * torch.sigmoid(value / 1.5) - 1).clamp(min=0))
+    assert torch.allclose(shown_evidence(value), (2 * torch.sigmoid(value) - 1).clamp(min=0))
 
 
 def test_labels_are_the_most_probable_class_and_background_where_nothing_was_predicted():
