@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scripts.command.files import write_bytes, write_text
+from scripts.measures.claims import words
 from scripts.pictures.figures import STYLE, png
 from scripts.runs.documents import Document, format_number
 from scripts.runs.folder import write_csv, write_json
@@ -71,20 +72,7 @@ def _difference(entry: Mapping[str, Any] | None, kind: str) -> str:
     if entry is None:
         return "n/a"
     low, high = (_change(v, kind) for v in entry["ci95"])
-    return f"{_change(entry['difference'], kind)} [{low}, {high}] {claim_words(entry)}"
-
-
-def claim_words(entry: Mapping[str, Any]) -> str:
-    """What may be said of a difference, in words.
-
-    Args:
-        entry: with claim, false_probability and needed, of `scripts.measures.claims.verdict`.
-    """
-    if entry["claim"] in ("better", "worse"):
-        return f"{entry['claim']} (false: {format_number(entry['false_probability'], 'percent')})"
-    if entry["claim"] == "not settled" and entry["needed"] is not None:
-        return f"not settled ({format_number(entry['needed'], 'count')} more patients)"
-    return str(entry["claim"])
+    return f"{_change(entry['difference'], kind)} [{low}, {high}] {words(entry)}"
 
 
 def _grid(lines: Sequence[Sequence[str]]) -> str:
@@ -284,6 +272,7 @@ def section(document: Document) -> str:
         short=SHORT,
         title=lambda row: title(result, row),
         map_title=map_title,
+        words=words,
         reference=_reference_title(result),
         pictures=pictures,
     )

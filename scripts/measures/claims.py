@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from scipy.stats import t
 
 from scripts.explain.intervals import ROUNDING, cluster_variance
 
-__all__ = ["ALLOWED", "METHOD", "Difference", "adjusted", "difference_of", "verdict", "verdicts"]
+__all__ = ["ALLOWED", "METHOD", "Difference", "adjusted", "difference_of", "sentence", "verdict", "verdicts", "words"]
 
 ALLOWED = 0.05  # probability that a printed claim is false
 METHOD = (
@@ -139,3 +139,44 @@ def verdicts(
         verdict(found, up, false, len(measured), margin)
         for found, up, false, margin in zip(measured, higher, adjusted(sides), margins, strict=True)
     ]
+
+
+def words(claim: Mapping[str, Any]) -> str:
+    """What may be said of a difference, in words; no page, table or card says it otherwise.
+
+    Args:
+        claim: with claim, false_probability and needed, of `verdict`.
+
+    >>> words({"claim": "better", "false_probability": 0.012, "needed": None})
+    'better (false: 1.2 %)'
+    >>> words({"claim": "not settled", "false_probability": 0.4, "needed": 120})
+    'not settled (120 more patients)'
+    """
+    if claim["claim"] in ("better", "worse"):
+        false = claim["false_probability"]
+        return f"{claim['claim']} (false: {'< 0.1' if false < 0.0005 else format(100 * false, '.1f')} %)"
+    if claim["claim"] == "not settled" and claim["needed"] is not None:
+        return f"not settled ({claim['needed']:,d} more patients)"
+    return str(claim["claim"])
+
+
+def sentence(measure: str, ours: str, reference: str, claim: Mapping[str, Any]) -> str:
+    """`words` as a whole sentence.
+
+    Args:
+        measure, ours, reference: in words.
+        claim: with claim, false_probability, needed and, for the claim "equal", margin.
+
+    >>> equal = {"claim": "equal", "false_probability": 0.3, "needed": None, "margin": 0.02}
+    >>> sentence("Dice", "A", "B", equal)
+    'Dice of A and B is equal within 0.02.'
+    """
+    said = claim["claim"]
+    if said == "equal":
+        return f"{measure} of {ours} and {reference} is equal within {claim['margin']:g}."
+    if said == "not settled":
+        more = claim["needed"]
+        known = f"{more:,d} more patients like these would settle it" if more else "these patients do not tell"
+        return f"{measure}: which of {ours} and {reference} is better is not settled; {known}."
+    chance = words(claim).partition("false: ")[2].rstrip(")")
+    return f"{measure} of {ours} is {said} than that of {reference}; the probability that this is false is {chance}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -19,6 +19,7 @@ def machine_readable(
     title: str,
     findings: Sequence[Markup],
     next_step: Markup,
+    claims: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Content of report.json, as docs/report.schema.json describes it.
 
@@ -27,6 +28,7 @@ def machine_readable(
         documents: all that the page's numbers were taken from; a file may stand there twice.
         title: of the page.
         findings, next_step: what the page says first.
+        claims: of `scripts.report.claims.claims_of`.
     """
     figures = {(document.name, pointer): f for document in documents for pointer, f in document.figures.items()}
     return {
@@ -39,6 +41,7 @@ def machine_readable(
         "intervals": loaded[0].metrics.content.get("intervals", "not known"),
         "findings": [_plain(finding) for finding in findings],
         "next_step": _plain(next_step),
+        "claims": list(claims),
         "figures": [figure.as_dict() for _, figure in sorted(figures.items(), key=lambda item: item[0][0])],
     }
 

@@ -23,11 +23,13 @@ from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
 from scripts.comparison import report_studies
 from scripts.evaluation.answers import FIGURES
+from scripts.measures.claims import METHOD, words
 from scripts.pictures import evaluation_figures, figures
 from scripts.pictures.overlays import colorize
 from scripts.report import comparison as report_comparison
 from scripts.report import findings as report_findings
 from scripts.report import sections
+from scripts.report.claims import claims_of
 from scripts.report.machine_readable import machine_readable
 from scripts.runs.documents import Document, format_number, optional
 from scripts.runs.folder import write_json
@@ -180,6 +182,8 @@ def write_report(
         lstrip_blocks=True,
     )
     findings, next_step = report_findings.findings(loaded, data), report_findings.next_step(loaded[0])
+    claims, why_none = claims_of(loaded)
+    said = Document.of(root, path.with_suffix(".json"), {"claims": claims})
     read = report_studies.read_studies(root, loaded, studies)
     title = f"{' beside the '.join(run.title for run in loaded[:2])}, on {data.value('/name')}"
     page = environment.get_template("report.html.j2").render(
@@ -194,6 +198,12 @@ def write_report(
         title=title,
         findings=findings,
         next_step=next_step,
+        claims=claims,
+        why_none=why_none,
+        said=said,
+        words=words,
+        claim_method=METHOD,
+        about={claim["measure"]: claim for claim in claims},
         glance=sections.uri(report_comparison.glance(loaded)),
         comparison=report_comparison.comparison_rows(loaded),
         pictures=common_cases(loaded),
@@ -217,7 +227,7 @@ def write_report(
         escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
     )
     documents = [document for run in loaded for document in run.documents]
-    twin = machine_readable(loaded, [*documents, data, *read.documents], title, findings, next_step)
+    twin = machine_readable(loaded, [*documents, data, *read.documents], title, findings, next_step, claims)
     write_json(twin, path.with_suffix(".json"))
     return write_bytes(page.encode(), path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -120,6 +121,14 @@ class Document:
                 self.content = json.loads(text) if path.suffix == ".json" else yaml_text.load(text)
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{path} can not be read: {error}") from error
+
+    @classmethod
+    def of(cls, root: Path, path: Path, content: Any) -> Document:
+        """A document that is about to be written to `path`."""
+        document = cls.__new__(cls)
+        document.name, document.path = Path(os.path.relpath(path, root)).as_posix(), path
+        document.content, document.figures = content, {}
+        return document
 
     def value(self, pointer: str) -> Any:
         """What stands at a pointer; text from a CSV as number where it is asked for by `number`."""

@@ -141,20 +141,6 @@ def test_what_a_model_was_not_trained_for_is_said_and_is_no_zero(tmp_path):
     assert "not trained for segmentation" in printed
 
 
-@pytest.mark.parametrize(
-    ("entry", "words"),
-    [
-        ({"claim": "better", "false_probability": 0.004, "needed": None}, "better (false: 0.4 %)"),
-        ({"claim": "worse", "false_probability": 0.03, "needed": None}, "worse (false: 3.0 %)"),
-        ({"claim": "equal", "false_probability": 0.6, "needed": None}, "equal"),
-        ({"claim": "not settled", "false_probability": 0.6, "needed": 1240}, "not settled (1,240 more patients)"),
-        ({"claim": "not settled", "false_probability": 1.0, "needed": None}, "not settled"),
-    ],
-)
-def test_claims_in_words(entry, words):
-    assert comparison_files.claim_words(entry) == words
-
-
 def test_drops_are_shown_with_what_may_be_said_of_them():
     result = compare([made_model(), made_model("other", dice=[0.7, 0.5, 0.4])])
     assert "-0.100 [n/a, n/a] not settled" in comparison_files.table(result)

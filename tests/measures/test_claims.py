@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t, ttest_rel
 
 from benchmarks.intervals import said
-from scripts.measures.claims import Difference, adjusted, difference_of, verdict
+from scripts.measures.claims import Difference, adjusted, difference_of, sentence, verdict, words
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.beta(6, 2, (1, 40))
@@ -124,3 +124,23 @@ def test_equal_is_said_where_the_whole_interval_lies_inside_of_the_margin(interv
     measured = Difference(0.0, interval, 0.05, 0.5, 0.5, 5, 1)
     assert verdict(measured, True, 0.5, 1, margin=0.1)["claim"] == claim
     assert verdict(measured, True, 0.5, 1)["claim"] == "not settled"
+
+
+@pytest.mark.parametrize(
+    ("claim", "false", "needed", "short", "said"),
+    [
+        ("better", 0.012, None, "better (false: 1.2 %)",
+         "Dice of A is better than that of B; the probability that this is false is 1.2 %."),
+        ("worse", 0.0001, None, "worse (false: < 0.1 %)",
+         "Dice of A is worse than that of B; the probability that this is false is < 0.1 %."),
+        ("equal", 0.4, None, "equal", "Dice of A and B is equal within 0.02."),
+        ("not settled", 0.4, 1200, "not settled (1,200 more patients)",
+         "Dice: which of A and B is better is not settled; 1,200 more patients like these would settle it."),
+        ("not settled", 1.0, None, "not settled",
+         "Dice: which of A and B is better is not settled; these patients do not tell."),
+    ],
+)  # fmt: skip
+def test_claims_in_words(claim, false, needed, short, said):
+    entry = {"claim": claim, "false_probability": false, "needed": needed, "margin": 0.02}
+    assert words(entry) == short
+    assert sentence("Dice", "A", "B", entry) == said
