@@ -17,6 +17,8 @@ def _report(parser: Parser) -> None:
     parser.add_argument("--study", type=folder, action="append", metavar="FOLDER", help=text + ending)
     text = "also write the maps of the runs side by side, a JPG or PNG"
     parser.add_argument("--picture", type=folder, metavar="FILE", help=text)
+    text = "also write that checklist, filled from the files of the first run, as Markdown beside the page"
+    parser.add_argument("--checklist", choices=("claim2024",), help=text)
     add_part(parser)
 
 

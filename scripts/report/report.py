@@ -19,16 +19,16 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from scripts.command.files import write_bytes
+from scripts.command.files import write_bytes, write_text
 from scripts.command.verbs import Outcome
 from scripts.comparison import report_studies
 from scripts.evaluation.answers import FIGURES
 from scripts.measures.claims import METHOD, words
 from scripts.pictures import evaluation_figures, figures
 from scripts.pictures.overlays import colorize
+from scripts.report import claim2024, sections
 from scripts.report import comparison as report_comparison
 from scripts.report import findings as report_findings
-from scripts.report import sections
 from scripts.report.claims import claims_of
 from scripts.report.machine_readable import machine_readable
 from scripts.runs.documents import Document, format_number, optional
@@ -173,7 +173,7 @@ def write_report(
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"out: expected a file ending in .html, got {path}; its twin is written beside it as .json")
     loaded = _read(root, runs, part)
-    data = optional(root, "data.json", f"{loaded[0].key}/evaluation/data.json") or Document(root, "data.json")
+    data = _data(root, loaded[0])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -238,6 +238,23 @@ def _png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def write_checklist(root: Path, runs: Mapping[str, str], path: Path, part: str = "test") -> Path:
+    """Write the CLAIM 2024 checklist, filled from the files of the first run.
+
+    Args:
+        root, runs, part: see `write_report`.
+        path: Markdown file.
+    """
+    run = _read(root, dict([next(iter(runs.items()))]), part)[0]
+    data = _data(root, run)
+    answers = claim2024.checklist(run, data)
+    return write_text(claim2024.markdown(answers, f"{run.title} on {data.value('/name')}"), path)
+
+
+def _data(root: Path, run: Run) -> Document:
+    return optional(root, "data.json", f"{run.key}/evaluation/data.json") or Document(root, "data.json")
+
+
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``report``."""
     root, out = arguments.folder, arguments.out or "report.html"
@@ -257,6 +274,9 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         raise FileNotFoundError(f"{root} holds no evaluated run {' nor '.join(missing)}; {hint}")
     page = write_report(root, runs, out, arguments.part, arguments.study)
     written = [page, page.with_suffix(".json")]
+    if arguments.checklist is not None:
+        place = page.with_name(f"{arguments.checklist}.md")
+        written.append(write_checklist(root, runs, place, arguments.part))
     if arguments.picture is not None:
         written.append(write_comparison_picture(root, arguments.picture, runs, part=arguments.part))
     return Outcome(comparison_table(root, runs, arguments.part) + "\n", written)

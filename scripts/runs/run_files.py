@@ -25,6 +25,8 @@ METHODS = {
     "gradcam++": "Grad-CAM++",
     "hirescam": "HiResCAM",
     "layercam": "Layer-CAM",
+    "hirescam_frozen": "HiResCAM (frozen statistics)",
+    "layercam_frozen": "Layer-CAM (frozen statistics)",
     "scorecam": "Score-CAM",
     "integrated_gradients": "integrated gradients",
     "saliency": "saliency",

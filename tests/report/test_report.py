@@ -659,7 +659,19 @@ def test_printed_table_has_both_columns(demo):
 def test_comparison_picture_is_written(demo, tmp_path):
     path = report.write_comparison_picture(demo, tmp_path / "picture.png", RUNS, cases=2)
     assert path.read_bytes().startswith(b"\x89PNG")
-    command(["report", str(demo), "--out", str(tmp_path / "x.html"), "--picture", str(tmp_path / "picture.jpg")])
+    command(
+        [
+            "report",
+            str(demo),
+            "--out",
+            str(tmp_path / "x.html"),
+            "--picture",
+            str(tmp_path / "picture.jpg"),
+            "--checklist",
+            "claim2024",
+        ]
+    )
+    assert (tmp_path / "claim2024.md").read_text(encoding="utf-8").startswith("# CLAIM 2024 checklist: TumorLens on ")
     with Image.open(tmp_path / "picture.jpg") as picture:
         assert picture.format == "JPEG"
         assert picture.width > 600
