@@ -10,10 +10,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from PIL import Image
 
 from bundle.predictions import Explanation, Prediction
 from bundle.service_model import NOTICE
+from scripts.inference.postprocessing import shown_evidence
 from scripts.pictures import overlays
 
 __all__ = ["encode_array", "encode_explanation", "encode_prediction"]
@@ -40,7 +42,10 @@ def encode_prediction(prediction: Prediction, name: str | None, arrays: bool) ->
         picture = prediction.mask.ndim == 2
         answer["mask"] = encode_array(prediction.mask, prediction.affine, picture)
         if prediction.evidence is not None:
-            answer["evidence"] = encode_array(prediction.evidence, prediction.affine, picture)
+            evidence = prediction.evidence
+            if picture:  # 255 steps hold the scale of pictures, not log-odds without an end
+                evidence = shown_evidence(torch.from_numpy(evidence)).numpy()
+            answer["evidence"] = encode_array(evidence, prediction.affine, picture)
     return answer
 
 

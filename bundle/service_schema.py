@@ -96,7 +96,9 @@ class MultitaskAnswer(BaseModel):
     scores: dict[str, float] = Field(description="further numbers that judge the input")
     flags: list[Flag]
     mask: EncodedArray | None = Field(description="0 background, 1 tumor")
-    evidence: EncodedArray | None = Field(description="calibrated log-odds, 0 and up; null without an evidence head")
+    evidence: EncodedArray | None = Field(
+        description="of a volume calibrated log-odds e, 0 and up; of a picture 255 tanh(e / 2); null without an evidence head"
+    )
     notice: str
 
 

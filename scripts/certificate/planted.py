@@ -74,7 +74,7 @@ def phantom_cases(seed: int, tumors: int, healthy: int) -> list[Case]:
 
 def brightest(image: Picture) -> tuple[int, float]:
     """Size in pixels of the largest bright piece of the brain, and the share of it that is hollow."""
-    inside = inner(foreground_mask(image), 0.17)
+    inside = inner(foreground_mask(image), 0.24)  # the scalp, bright in one collection, lies outside
     smooth = ndimage.gaussian_filter(image[0], 0.7)
     labels, count = ndimage.label((smooth > 1.5 * np.median(image[0][inside])) & inside)
     if not count:
@@ -170,7 +170,7 @@ def _grain(image: Picture) -> float:
 
 
 def _mean(image: Picture) -> float:
-    inside = inner(foreground_mask(image), 0.17)
+    inside = inner(foreground_mask(image), 0.24)  # the scalp, bright in one collection, lies outside
     return float(np.median(image[0][inside]))
 
 
