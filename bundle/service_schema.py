@@ -97,7 +97,7 @@ class MultitaskAnswer(BaseModel):
     flags: list[Flag]
     mask: EncodedArray | None = Field(description="0 background, 1 tumor")
     evidence: EncodedArray | None = Field(
-        description="of a volume calibrated log-odds e, 0 and up; of a picture 255 tanh(e / 2); null without an evidence head"
+        description="calibrated log-odds e, 0 and up; of a picture 255 tanh(e / 2); null without an evidence head"
     )
     notice: str
 
