@@ -1,4 +1,4 @@
-"""Changes that say nothing about a tumor: borders, mirroring, brightness, size."""
+"""Changes that say nothing about a tumor: borders, mirroring, order of colors, brightness, size."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def mirrored(image: Image) -> Image:
     return np.ascontiguousarray(image[:, ::-1])
 
 
+def recolored(image: Image) -> Image:
+    """Red and blue exchanged: the order in which a model takes colors; a picture without colors stays as it is."""
+    return np.ascontiguousarray(image[::-1]) if len(image) == 3 else image
+
+
 def brightened(image: Image, factor: float) -> Image:
     """All gray values times a factor."""
     return image * np.float32(factor)
@@ -51,6 +56,7 @@ HARMLESS: dict[str, Callable[[Image], Image]] = {
     "a white border of 10 %": partial(bordered, share=0.1, sides="all", value=1.0),
     "a black border of 20 % on one side": partial(bordered, share=0.2, sides="one", value=0.0),
     "mirroring": mirrored,
+    "red and blue exchanged": recolored,
     "gray values times 0.8": partial(brightened, factor=0.8),
     "gray values times 1.25": partial(brightened, factor=1.25),
     "75 % of the pixels a side": partial(resized, factor=0.75),

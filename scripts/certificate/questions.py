@@ -94,7 +94,11 @@ class Plan:
             yield Question("as is", "", False, case, case.name, case.kind, case.image, case.mask)
         for case in (*self.tumors[: self.harmless], *self.healthy[: self.harmless]):
             for name, change in HARMLESS.items():
-                yield Question("harmless", name, False, case, case.name, case.kind, change(case.image), None)
+                picture = change(case.image)
+                if np.array_equal(picture, case.image):
+                    self.left_out["harmless", f"{name}: nothing changes in this picture"] += 1
+                    continue
+                yield Question("harmless", name, False, case, case.name, case.kind, picture, None)
         for cases in (self.tumors, self.healthy):
             for turn, case in enumerate(cases[: self.probes]):
                 yield from self._probed(case, turn)

@@ -245,3 +245,12 @@ def test_borders_add_what_they_say():
     np.testing.assert_array_equal(framed[:, 2:-2, 3:-3], image)
     assert framed[0, 0, 0] == 23
     assert bordered(image, 0.5, "one", 0.0).shape == (1, 6, 6)
+
+
+def test_colors_are_exchanged_where_there_are_any(cases):
+    gray, color = cases[0], replace(cases[1], image=np.concatenate([cases[1].image * k for k in (1, 0.5, 0.25)]))
+    plan = Plan([gray, color], [], harmless=2, probes=0)
+    asked = [q for q in plan if q.how == "red and blue exchanged"]
+    assert [q.case.name for q in asked] == [color.name]
+    np.testing.assert_array_equal(asked[0].picture, color.image[::-1])
+    assert plan.left_out["harmless", "red and blue exchanged: nothing changes in this picture"] == 1
