@@ -1,4 +1,4 @@
-"""Pictures of the worst, the best and the misdiagnosed cases of an evaluation, and cases.json that lists them."""
+"""Pictures of the worst, best, misdiagnosed and some random cases of an evaluation, and cases.json that lists them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ COUNT = 6
 def choose(rows: Sequence[Mapping[str, Any]], count: int = COUNT) -> list[tuple[str, int]]:
     """(kind, index) of the cases to show.
 
-    "worst" and "best" by Dice; "misdiagnosed" with the probability of the true class nearest to 0. No case twice as
-    worst and best: with few cases the worst come first.
+    "worst" and "best" by Dice; "misdiagnosed" with the probability of the true class nearest to 0; "random" drawn by a
+    fixed seed from all others. No case twice as worst and best: with few cases the worst come first.
 
     Args:
         rows: of `scripts.evaluation.evaluation.decided`.
@@ -43,7 +43,9 @@ def choose(rows: Sequence[Mapping[str, Any]], count: int = COUNT) -> list[tuple[
         if row["diagnosis"] >= 0 and row["predicted"] != row["diagnosis"]
     )
     kinds = (("worst", worst), ("best", best), ("misdiagnosed", [i for _, _, i in wrong[:count]]))
-    return [(kind, i) for kind, indices in kinds for i in indices]
+    chosen = [(kind, i) for kind, indices in kinds for i in indices]
+    others = [int(i) for i in np.random.default_rng(0).permutation(len(rows)) if int(i) not in {k for _, k in chosen}]
+    return chosen + [("random", i) for i in sorted(others[:count])]
 
 
 @torch.no_grad()
@@ -67,7 +69,8 @@ def write_case_pictures(
 
     Returns:
         entries {kind, name, source, dice, diagnosis, predicted, tumor_probability, image, evidence (None without an
-        evidence map), where: which channel and slice are shown, see `scripts.pictures.planes`}.
+        evidence map), layers (see `scripts.pictures.overlays.layers`), where: which channel and slice are shown, see
+        `scripts.pictures.planes`}.
     """
     folder, device = Path(folder), next(network.parameters()).device
     entries: list[dict[str, Any]] = []
@@ -91,6 +94,9 @@ def write_case_pictures(
         }
         (folder / "cases").mkdir(parents=True, exist_ok=True)
         files: dict[str, str | None] = {"image": f"cases/{row['name']}_image.png", "evidence": None}
+        files["layers"] = f"cases/{row['name']}_layers.png"
+        shown = None if heat is None else plane.map(heat)
+        overlays.save(overlays.layers(image, shown, lines["mask"], lines["predicted"]), folder / str(files["layers"]))
         overlays.save(overlays.overlay(image, np.zeros_like(image), **lines), folder / str(files["image"]))
         if heat is not None:
             files["evidence"] = f"cases/{row['name']}_evidence.png"

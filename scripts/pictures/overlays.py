@@ -20,6 +20,7 @@ __all__ = [
     "TITLES",
     "colorize",
     "gray_image",
+    "layers",
     "legible_scale",
     "marked",
     "overlay",
@@ -36,6 +37,8 @@ RGB = NDArray[np.uint8]
 COLORMAP, LOWEST, HIGHEST = "inferno", 0.10, 0.70
 MASK_COLOR = (0, 229, 255)
 PREDICTED_COLOR = (255, 90, 255)
+# Of the masks in `layers`.
+TRUE_BIT, PREDICTED_BIT = 64, 128
 INK, PAPER = (34, 34, 34), (255, 255, 255)
 DASH = 4  # pixels of a dash and of a gap
 # Percentiles of the foreground that become black and white.
@@ -179,6 +182,28 @@ def overlay(
     if predicted is not None:
         draw_contour(picture, _mask(predicted, "predicted mask", shape), PREDICTED_COLOR, dashed=True)
     return picture
+
+
+def layers(image: Any, heatmap: Any = None, mask: Any = None, predicted: Any = None) -> RGB:
+    """Image, map and masks packed into one picture, for a page that lays them over each other itself.
+
+    Args:
+        image: (1, X, Y), air exactly 0.
+        heatmap: (1, X, Y) in [0, 1], or None.
+        mask, predicted: (1, X, Y) 0/1, or None.
+
+    Returns:
+        (Y, X, 3) uint8: gray value; 255 times the map; 64 in the true mask and 128 in the predicted one, added.
+    """
+    shape = np.asarray(image).shape
+    packed = np.zeros((shape[2], shape[1], 3), dtype=np.uint8)
+    packed[..., 0] = gray_image(image)[..., 0]
+    if heatmap is not None:
+        packed[..., 1] = np.rint(255 * _heat(heatmap, shape, 1))
+    for array, what, bit in ((mask, "mask", TRUE_BIT), (predicted, "predicted mask", PREDICTED_BIT)):
+        if array is not None:
+            packed[..., 2] += bit * _mask(array, what, shape).astype(np.uint8)
+    return packed
 
 
 def _text(picture: RGB, text: str, center: tuple[float, float], size: int, ink: tuple[int, int, int], box: bool) -> RGB:

@@ -20,6 +20,7 @@ def machine_readable(
     findings: Sequence[Markup],
     next_step: Markup,
     claims: Sequence[Mapping[str, Any]],
+    cases: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Content of report.json, as docs/report.schema.json describes it.
 
@@ -29,6 +30,7 @@ def machine_readable(
         title: of the page.
         findings, next_step: what the page says first.
         claims: of `scripts.report.claims.claims_of`.
+        cases: rows of `scripts.report.case_browser`.
     """
     figures = {(document.name, pointer): f for document in documents for pointer, f in document.figures.items()}
     return {
@@ -42,6 +44,7 @@ def machine_readable(
         "findings": [_plain(finding) for finding in findings],
         "next_step": _plain(next_step),
         "claims": list(claims),
+        "cases": list(cases),
         "figures": [figure.as_dict() for _, figure in sorted(figures.items(), key=lambda item: item[0][0])],
     }
 

@@ -29,6 +29,7 @@ from scripts.pictures.overlays import colorize
 from scripts.report import claim2024, sections
 from scripts.report import comparison as report_comparison
 from scripts.report import findings as report_findings
+from scripts.report.case_browser import case_browser
 from scripts.report.claims import claims_of
 from scripts.report.machine_readable import machine_readable
 from scripts.runs.documents import Document, format_number, optional
@@ -182,6 +183,7 @@ def write_report(
         lstrip_blocks=True,
     )
     findings, next_step = report_findings.findings(loaded, data), report_findings.next_step(loaded[0])
+    browser = case_browser(loaded[0])
     claims, why_none = claims_of(loaded)
     said = Document.of(root, path.with_suffix(".json"), {"claims": claims})
     read = report_studies.read_studies(root, loaded, studies)
@@ -208,6 +210,8 @@ def write_report(
         comparison=report_comparison.comparison_rows(loaded),
         pictures=common_cases(loaded),
         chance=report_comparison.chance(loaded[0]),
+        browser=browser,
+        shown_number=format_number,
         curves=[(run, sections.training(run)) for run in loaded],
         segmentation=sections.segmentation(loaded),
         worst=sections.worst_cases(loaded),
@@ -227,7 +231,9 @@ def write_report(
         escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
     )
     documents = [document for run in loaded for document in run.documents]
-    twin = machine_readable(loaded, [*documents, data, *read.documents], title, findings, next_step, claims)
+    twin = machine_readable(
+        loaded, [*documents, data, *read.documents], title, findings, next_step, claims, browser.rows
+    )
     write_json(twin, path.with_suffix(".json"))
     return write_bytes(page.encode(), path)
 

@@ -29,13 +29,14 @@ def test_worst_best_and_the_surest_wrong_diagnoses_are_shown():
     names = [(kind, ROWS[i]["name"]) for kind, i in choose(ROWS, 2)]
     assert names == [
         ("worst", "b"), ("worst", "c"), ("best", "a"), ("best", "f"), ("misdiagnosed", "d"), ("misdiagnosed", "b"),
+        ("random", "e"),
     ]  # fmt: skip
 
 
 def test_with_few_cases_none_is_both_worst_and_best_and_without_masks_there_is_neither():
     kinds = [kind for kind, _ in choose(ROWS[:3], 2)]
-    assert kinds == ["worst", "worst", "best", "misdiagnosed"]
-    assert [kind for kind, _ in choose([ROWS[3], ROWS[4]], 2)] == ["misdiagnosed"], "unknown is not wrong"
+    assert kinds == ["worst", "worst", "best", "misdiagnosed"], "and none is left to draw"
+    assert [kind for kind, _ in choose([ROWS[3], ROWS[4]], 2)] == ["misdiagnosed", "random"], "unknown is not wrong"
 
 
 @pytest.mark.parametrize("evidence", [True, False])
@@ -63,6 +64,12 @@ def test_pictures_show_the_masks_and_the_evidence_of_the_listed_cases(tmp_path, 
     for entry in entries:
         assert (entry["evidence"] is not None) == evidence
         files = [entry["image"], entry["evidence"]] if evidence else [entry["image"]]
+        packed = np.asarray(Image.open(tmp_path / entry["layers"]))
+        item = next(item for item in (dataset[i] for i in range(len(dataset))) if item["name"] == entry["name"])
+        assert packed.shape == (*item["image"].shape[:0:-1], 3)
+        true = item["label"][0].numpy().T > 0 if bool(item["has_mask"]) else np.zeros(packed.shape[:2], bool)
+        assert ((packed[..., 2] & 64 > 0) == true).all()
+        assert (packed[..., 1].max() > 0) <= evidence, "no map where there is no evidence"
         for file in files:
             picture = np.asarray(Image.open(tmp_path / file).convert("RGB")).astype(int)
             assert picture.shape[0] >= 32
@@ -70,5 +77,5 @@ def test_pictures_show_the_masks_and_the_evidence_of_the_listed_cases(tmp_path, 
     cyan = (picture[..., 1] > 150) & (picture[..., 2] > 150) & (picture[..., 0] < 100)
     assert cyan.any(), "the line around the true mask"
     assert sorted(p.name for p in (tmp_path / "cases").iterdir()) == sorted(
-        {name.partition("/")[2] for e in entries for name in (e["image"], e["evidence"]) if name}
+        {name.partition("/")[2] for e in entries for name in (e["image"], e["evidence"], e["layers"]) if name}
     )

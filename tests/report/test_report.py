@@ -130,14 +130,27 @@ def write_checks(folder: Path, test: list[dict]) -> None:
         },
         folder / "scope.json",
     )
+    for case in (test[0], test[3]):
+        label = case["label"]
+        packed = overlays.layers(case["image"], gaussian_filter(label, 2) / 1.0, label, np.roll(label, 2, axis=1))
+        overlays.save(packed, folder / "cases" / f"{case['name']}_layers.png")
+    random = {**shown[0], **files, **{k: test[3][k] for k in ("name", "source", "diagnosis")}, "kind": "random"}
+    random |= {
+        "layers": f"cases/{test[3]['name']}_layers.png",
+        "predicted": 1,
+        "tumor_probability": 0.9,
+        "evidence": None,
+    }
     write_json(
         [
             {
+                "layers": f"cases/{test[0]['name']}_layers.png",
                 **{"kind": kind, "name": test[0]["name"], "source": "patients", "dice": 0.123, "diagnosis": 1},
                 **{"predicted": 0, "tumor_probability": 0.321, "image": files["image"], "evidence": files["std"]},
             }
             for kind in ("worst", "misdiagnosed")
-        ],
+        ]
+        + [random],
         folder / "cases.json",
     )
 

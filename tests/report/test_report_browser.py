@@ -1,0 +1,128 @@
+"""The report in a real browser: the viewer of cases, and what axe-core finds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.pictures.overlays import colorize
+from scripts.report.case_browser import case_browser
+from scripts.runs.run_files import Run
+from tests.report.test_report import BROWSER, FLAGS, look_up
+
+ROWS = "() => [...document.querySelectorAll('#case-table tbody tr')].filter(r => !r.hidden).map(r => r.innerText)"
+PIXELS = """() => { const c = document.getElementById('case-canvas');
+    return [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]]; }"""
+
+
+@pytest.fixture(scope="module")
+def page(demo):
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    faults: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(120_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto((demo / "report.html").as_uri())
+        page.locator("#all").click()
+        yield page
+        browser.close()
+    assert faults == []
+
+
+def slide(page, name, value):
+    script = "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }"
+    page.locator(f"#case-{name}").evaluate(script, str(value))
+
+
+def seen(page):
+    width, height, values = page.evaluate(PIXELS)
+    return np.array(values, dtype=int).reshape(height, width, 4)[..., :3]
+
+
+def test_the_viewer_lays_the_map_over_the_image_as_the_sliders_say(demo, page):
+    packed = np.asarray(Image.open(demo / "ours/evaluation/cases/p000_layers.png")).astype(float)
+    gray, heat = packed[..., :1], packed[..., 1]
+    page.wait_for_function("document.getElementById('case-words').textContent.startsWith('p000: truth tumor')")
+    for name in ("true", "predicted"):
+        page.locator(f"#case-{name}").uncheck()
+    for opacity, start in ((0, 0), (100, 0), (60, 50)):
+        slide(page, "opacity", opacity)
+        slide(page, "from", start)
+        alpha = (opacity / 100 * heat / 255 * ((heat > 0) & (heat / 255 >= start / 100)))[..., None]
+        expected = (1 - alpha) * gray + alpha * colorize(heat / 255)
+        assert np.abs(seen(page) - expected).max() <= 0.5 + 1e-9
+    shown = int(((heat / 255 >= 0.5) & (heat > 0)).sum())
+    assert f"Map from 0.50: {shown} pixels" in page.locator("#case-words").inner_text()
+    plain = seen(page)
+    page.locator("#case-true").check()
+    cyan = (seen(page) == [0, 229, 255]).all(axis=2)
+    inside = packed[..., 2].astype(int) & 64 > 0
+    assert cyan.any()
+    assert not (cyan & inside).any(), "the line lies outside, so that the mask stays visible"
+    assert (seen(page)[~cyan] == plain[~cyan]).all()
+
+
+def test_cases_are_sorted_filtered_and_opened_by_keyboard(page):
+    assert len(page.evaluate(ROWS)) == 36
+    dice = page.locator("#case-table th button", has_text="Dice")
+    dice.focus()
+    page.keyboard.press("Enter")
+    values = [row.split("\t")[5] for row in page.evaluate(ROWS)]
+    scored = [float(value) for value in values if value != "n/a"]
+    assert values[len(scored) :] == ["n/a"] * 24, "what has none stands last"
+    assert scored == sorted(scored)
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("Dice")
+    page.locator("#case-kind").select_option("pictured")
+    assert [row.split("\t")[0] for row in page.evaluate(ROWS)] != []
+    assert page.locator("#case-count").inner_text() == "2 of 36"
+    page.locator("button.open", has_text="p003").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('case-words').textContent.startsWith('p003: ')")
+    page.locator("#case-after").focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("document.getElementById('case-words').textContent.startsWith('p000: ')")
+    page.locator("#case-kind").select_option("")
+    page.locator("#case-text").fill("s001")
+    assert [row.split("\t")[0] for row in page.evaluate(ROWS)] == ["s001"]
+    page.locator("#case-text").fill("")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious(page, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    found = axe.Axe().run(page).response
+    assert len(found["passes"]) > 20, "it looked at the page"
+    grave = [rule for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
+    said = [f"{rule['id']}: {rule['help']}: {rule['nodes'][0]['html'][:200]} ({len(rule['nodes'])})" for rule in grave]
+    assert said == []
+
+
+def test_table_and_pictures_are_those_of_the_files(demo):
+    browser = case_browser(Run(demo, "ours", "TumorLens", "test"))
+    assert list(browser.pictures) == ["p000", "p003"]
+    assert browser.chosen == "lowest Dice 1, wrong diagnosis 1, random 1"
+    assert (browser.listed, browser.left_out, len(browser.rows)) == (2, 0, 36)
+    for row in browser.rows:
+        stored = look_up(demo, f"ours/evaluation/cases.csv#/{row['row']}/dice")
+        assert row["dice"] == (None if stored is None else float(stored))
+    assert browser.rows[0]["shown"] == "lowest Dice, wrong diagnosis"
+    assert json.loads((demo / "report.json").read_text(encoding="utf-8"))["cases"] == browser.rows
+    assert (demo / "report.html").stat().st_size < 3_000_000
+
+
+def test_pictures_stop_where_the_page_would_grow_too_large(demo, monkeypatch):
+    whole = case_browser(Run(demo, "ours", "TumorLens", "test"))
+    monkeypatch.setattr("scripts.report.case_browser.BYTES", len(whole.pictures["p000"]) + 1)
+    monkeypatch.setattr("scripts.report.case_browser.ROWS", 10)
+    browser = case_browser(Run(demo, "ours", "TumorLens", "test"))
+    assert list(browser.pictures) == ["p000"], "the worst first"
+    assert (browser.listed, browser.left_out, len(browser.rows)) == (2, 26, 10)
