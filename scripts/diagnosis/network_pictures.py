@@ -24,6 +24,7 @@ from scripts.diagnosis.panels import (
 from scripts.diagnosis.study import Study
 from scripts.explain.cam import gradcam, hirescam
 from scripts.explain.gradient_findings import activations_and_gradients, cells_with_head, logits_of
+from scripts.explain.grids import as_map
 from scripts.explain.layers import LayerError, evaluating
 from scripts.explain.maps import max_scaling, upsample
 from scripts.explain.measures import oracle_map
@@ -80,8 +81,11 @@ def _corners(axes: Any, study: Study, layer: str) -> None:
     parts = []
     for start in range(0, len(samples.images), 8):
         with torch.no_grad(), evaluating(subject.network), record(subject.network, [layer]) as recorder:
-            subject.network(samples.images[start : start + 8].clone(), **subject.forward_kwargs)
-        parts.append(recorder.activations[recorder.layers[0]].flatten(2)[:, :, 0].float())
+            subject.network(images := samples.images[start : start + 8].clone(), **subject.forward_kwargs)
+        activation = recorder.activations[recorder.layers[0]]
+        parts.append(
+            as_map(subject.network, recorder.layers[0], activation, images)(activation).flatten(2)[:, :, 0].float()
+        )
     values, labels = torch.cat(parts).numpy(), np.array(samples.labels)
     groups = [(name, labels == 0, COLORS[0]) for name in ("no tumor",)] + [("tumor", labels > 0, COLORS[1])]
     groups = [group for group in groups if group[1].any()] or [("all", labels == labels, COLORS[0])]

@@ -28,10 +28,11 @@ from scripts.explain.cam_formulas import (
     hirescam,
     layercam,
 )
+from scripts.explain.grids import ToMap, as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
 from scripts.explain.maps import max_scaling
 from scripts.explain.outputs import selecting, unwrapped
-from scripts.explain.recording import check_spatial, chosen_layers, default_layer, record
+from scripts.explain.recording import chosen_layers, default_layer, record
 from scripts.explain.scores import checked_score, one_tensor, plain
 from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
@@ -86,6 +87,7 @@ def cam_pass(
     retain_graph: bool = False,
     cancelled: str = "error",
     foreground: Tensor | None = None,
+    reshape_transform: ToMap | None = None,
 ) -> CamPass:
     """Maps of several methods at several layers, with one forward and one backward pass in evaluation mode.
 
@@ -108,6 +110,8 @@ def cam_pass(
             or "empty" for a map of zeros. Told for float32 and float64 gradients only; half precision blurs it.
         foreground: (B, 1, *image grid), non-zero inside; Grad-CAM then averages gradients over the cells with any
             foreground instead of all: that does not cancel before such a norm, and more air does not change it.
+        reshape_transform: function of a layer's output that returns (B, C, *grid), in place of the rules of
+            `grids.as_map` for tokens and channels-last maps.
 
     Raises:
         LayerError: for a layer that cannot be explained, see `layers.record`, has no spatial axes, or no Grad-CAM.
@@ -132,15 +136,20 @@ def cam_pass(
                     output = one_tensor(model, model(x.clone(), **kwargs))  # the first layer may work in place
                 score = checked_score(model, target, output)
                 recorder.check()
-                for name, activation in recorder.activations.items():
-                    check_spatial(model, name, activation, x)
+                to_maps = {
+                    name: as_map(model, name, activation, x, reshape_transform)
+                    for name, activation in recorder.activations.items()
+                }
                 gradients = recorder.gradients(score, retain_graph)
             if result is None:
                 result = CamPass(output.detach(), score.detach())
             chosen = [method for method in methods if METHODS[method][1] == how]
             for name in names:
                 layer = resolve_layer(model, name, aliases)
-                made = _maps(chosen, recorder.activations[layer], gradients[layer], name, cancelled, foreground)
+                activation, gradient = (
+                    to_maps[layer](t.detach()) for t in (recorder.activations[layer], gradients[layer])
+                )
+                made = _maps(chosen, activation, gradient, name, cancelled, foreground)
                 for method, (cam, noise) in made.items():
                     result.maps[method, name] = cam if signed else cam.clamp(min=0)
                     if noise is not None:
@@ -155,7 +164,7 @@ def _maps(
     methods: Sequence[str], activation: Tensor, gradient: Tensor, layer: str, cancelled: str, foreground: Tensor | None
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Signed map of each method at a layer, and which samples of it are cancelled where that was told."""
-    activations, grads = precise(activation.detach()), precise(gradient.detach())
+    activations, grads = precise(activation), precise(gradient)
     half = activation.dtype in (torch.float16, torch.bfloat16)
     result: dict[str, tuple[Tensor, Tensor | None]] = {}
     for method in methods:
@@ -222,6 +231,7 @@ class GradCAM(monai.visualize.GradCAM):
         cancelled: "error" or "empty" at a layer whose gradients cancel over space, see `cam_pass`.
         statistics: "followed" for the exact gradient, or "frozen", see `statistics.frozen_statistics`.
         head: the explained one of several outputs, see `outputs.tensors_of`.
+        reshape_transform: see `cam_pass`.
 
     Raises:
         LayerError: for an unknown layer.
@@ -244,6 +254,7 @@ class GradCAM(monai.visualize.GradCAM):
         cancelled: str = "error",
         statistics: str = FOLLOWED,
         head: str | None = None,
+        reshape_transform: ToMap | None = None,
     ) -> None:
         if not register_backward:
             raise ValueError("register_backward=False: there is no Grad-CAM without gradients")
@@ -254,6 +265,7 @@ class GradCAM(monai.visualize.GradCAM):
         super().__init__(hooked, self.target_layers, upsampler, postprocessing)
         self.cancelled = cancelled
         self.head = head
+        self.reshape_transform = reshape_transform
         self.method_name = named(self.method, statistics)
 
     def feature_map_size(self, input_size, device="cpu", layer_idx=-1, **kwargs):
@@ -267,7 +279,8 @@ class GradCAM(monai.visualize.GradCAM):
             with record(model, [layer]) as recorder:
                 model(x, **kwargs)
             recorder.check()
-        shape = recorder.activations[layer].shape
+        activation = recorder.activations[layer]
+        shape = as_map(model, layer, activation, x, self.reshape_transform)(activation).shape
         return torch.Size((shape[0], 1, *shape[2:]))
 
     def compute_map(self, x, class_idx=None, retain_graph=False, layer_idx=-1, **kwargs):
@@ -287,6 +300,7 @@ class GradCAM(monai.visualize.GradCAM):
         target = class_idx if isinstance(class_idx, Target) else _StockScore(class_idx)
         model = self.nn_module.model
         options: dict[str, Any] = {"retain_graph": retain_graph, "cancelled": self.cancelled}
+        options["reshape_transform"] = self.reshape_transform
         layer = self.target_layers[layer_idx] if self.target_layers else None
         with selecting(model, self.head):
             result = cam_pass(model, x, layer, target, self.method_name, kwargs, **options)

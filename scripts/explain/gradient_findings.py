@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scripts.explain.baselines import check_foreground
 from scripts.explain.cam import MIN_COHERENCE, gradcam, gradient_coherence, hirescam
 from scripts.explain.findings import CANNOT_TELL, HOLDS, Finding, verdict
+from scripts.explain.grids import as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
 from scripts.explain.recording import record
 from scripts.explain.scores import plain
@@ -89,9 +90,8 @@ def activations_and_gradients(
             scores.append(score.detach().float())
             activations.append(recorder.activations[name].detach().float())
     found = torch.cat(activations)
-    if found.dim() != x.dim() or len(found) != len(x):
-        raise LayerError(f"layer {layer!r} puts out {tuple(found.shape)}; expected (B, C, *spatial) as the input")
-    return torch.cat(scores), found, torch.cat(gradients)
+    to_map = as_map(model, name, found, x)
+    return torch.cat(scores), to_map(found), to_map(torch.cat(gradients))
 
 
 def _depends(output: Tensor, activation: Tensor) -> bool:

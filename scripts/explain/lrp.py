@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from scripts.explain.cam import CamPass
 from scripts.explain.gradients import INPUT
+from scripts.explain.grids import ToMap, as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
-from scripts.explain.recording import check_spatial, chosen_layers, record
+from scripts.explain.recording import chosen_layers, record
 from scripts.explain.relevance import relevance_rules
 from scripts.explain.scores import checked_score, one_tensor, plain
 from scripts.explain.targets import SegmentationRegion, Target
@@ -62,6 +63,7 @@ def lrp(
     forward_kwargs: Mapping[str, Any] | None = None,
     aliases: Mapping[str, str] | None = None,
     signed: bool = False,
+    reshape_transform: ToMap | None = None,
 ) -> CamPass:
     """Relevance of each place of the layers, and of the image under the name "input"; see `relevance`.
 
@@ -70,7 +72,7 @@ def lrp(
     all that speaks for it is below 0 as well, and the map is empty unless it is signed.
 
     Args:
-        model, x, target, forward_kwargs, aliases, signed: see `cam.cam_pass`.
+        model, x, target, forward_kwargs, aliases, signed, reshape_transform: see `cam.cam_pass`.
         layers: dotted names, aliases, or "input"; None chooses one, see `recording.default_layer`.
 
     Returns:
@@ -93,8 +95,10 @@ def lrp(
         with relevance_rules(model), record(model, inner, aliases, none=True) as recorder:
             output = one_tensor(model, model(leaf.clone(), **kwargs))
         recorder.check()
-        for name, activation in recorder.activations.items():
-            check_spatial(model, name, activation, x)
+        to_maps = {
+            name: as_map(model, name, activation, x, reshape_transform)
+            for name, activation in recorder.activations.items()
+        }
         relevance = output_relevance(target, output, varies)
         score = checked_score(model, target, expected)
         kind = type(model).__name__
@@ -114,9 +118,11 @@ def lrp(
     result = CamPass(expected.detach(), score.detach())
     by_name = dict(zip([INPUT, *recorder.activations], found, strict=True))
     for name in names:
-        value = by_name[INPUT if name == INPUT else resolve_layer(model, name, aliases)]
+        layer = INPUT if name == INPUT else resolve_layer(model, name, aliases)
+        value = by_name[layer]
         if value is None:
             raise LayerError(f"the target does not depend on layer {name!r} of {kind}")
-        map_ = value.detach().float().sum(1, keepdim=True)
+        relevance = value.detach() if name == INPUT else to_maps[layer](value.detach())
+        map_ = relevance.float().sum(1, keepdim=True)
         result.maps["lrp", name] = map_ if signed else map_.clamp(min=0)
     return result

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scripts.explain import cam
 from scripts.explain.evidence import evidence_pass
 from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated_gradients, saliency, smoothgrad
+from scripts.explain.grids import ToMap
 from scripts.explain.layers import evaluating
 from scripts.explain.lrp import lrp
 from scripts.explain.maps import combine_maps, scale_maps, upsample
@@ -101,6 +102,7 @@ def explain(
     cancelled: str = "error",
     batch_size: int | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    reshape_transform: ToMap | None = None,
 ) -> Explanation:
     """Explain a batch by one or several methods.
 
@@ -129,6 +131,7 @@ def explain(
         batch_size: perturbed copies in one pass; None: what suits the device.
         options: method: its further arguments, for example {"occlusion": {"window": 32}}; for the methods of
             `cam.METHODS` under "cam", those of `cam_pass`. Those of a method are also for it with frozen statistics.
+        reshape_transform: see `cam_pass`.
 
     Returns:
         prediction and maps, in the order of `method`.
@@ -153,6 +156,7 @@ def explain(
         given = _with_foreground(kwargs, foreground, foreground_kwarg)
         aim = _target(model, x, target, given)
         common: dict[str, Any] = {"forward_kwargs": kwargs, "signed": signed}
+        reshaping = {"reshape_transform": reshape_transform}
         changing: dict[str, Any] = {
             **common,
             "foreground": foreground,
@@ -162,15 +166,17 @@ def explain(
         passes: dict[str, cam.CamPass] = {}
         cams = [name for name in methods if name in cam.METHODS]
         if cams:
-            at_layers = {**common, "forward_kwargs": given, "aliases": aliases, "cancelled": cancelled}
+            at_layers = {**common, **reshaping, "forward_kwargs": given, "aliases": aliases, "cancelled": cancelled}
             with_layers = {**at_layers, **extra.get("cam", {})}
             shared = cam.cam_pass(model, x, names, aim, cams, **with_layers)
             passes |= dict.fromkeys(cams, shared)
         for name in methods:
             if name == "scorecam":
-                passes[name] = scorecam(model, x, names, aim, aliases=aliases, **{**changing, **extra.get(name, {})})
+                passes[name] = scorecam(
+                    model, x, names, aim, aliases=aliases, **{**changing, **reshaping, **extra.get(name, {})}
+                )
             elif name == "lrp":
-                passes[name] = lrp(model, x, names, aim, given, aliases, signed)
+                passes[name] = lrp(model, x, names, aim, given, aliases, signed, reshape_transform)
             elif name == "evidence":
                 if not isinstance(aim, LogitTarget):
                     raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from scripts.explain.baselines import check_foreground
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, Finding, verdict
 from scripts.explain.gradient_findings import activations_and_gradients, cells_with_head, normalizations
+from scripts.explain.grids import as_map
 from scripts.explain.layers import LayerError, evaluating
 from scripts.explain.recording import default_layer, record
 from scripts.explain.scores import plain
@@ -96,7 +97,8 @@ def with_more_air(
             grid = "x".join(map(str, image.shape[2:]))
             raise ValueError(f"the network takes no input of {grid}: {str(error).splitlines()[0]}") from error
         recorder.check()
-        features.append(recorder.activations[recorder.layers[0]].float())
+        activation = recorder.activations[recorder.layers[0]].float()
+        features.append(as_map(model, recorder.layers[0], activation, image)(activation))
     plain_size, more = features[0].shape[2:], features[1]
     for axis, size in enumerate(plain_size):
         more = more.narrow(2 + axis, (more.shape[2 + axis] - size) // 2, size)
@@ -224,6 +226,7 @@ def _in_the_air(
         with torch.no_grad(), evaluating(model), record(model, [layer]) as recorder:
             model(plain(x)[part].clone(), **own)
         features = recorder.activations[recorder.layers[0]].float()
+        features = as_map(model, recorder.layers[0], features, plain(x)[part])(features)
         head = cells_with_head(inside[part], features.shape[2:])
         in_head |= bool(head.flatten(2)[:, 0, 0].any())  # the first cell is the corner, in 2D and 3D
         air = (~head).expand_as(features)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from scripts.explain.baselines import Baseline, baseline_image
 from scripts.explain.cam import CamPass
 from scripts.explain.gradients import INPUT
+from scripts.explain.grids import ToMap, as_map
 from scripts.explain.layers import LayerError, resolve_layer
 from scripts.explain.maps import upsample
-from scripts.explain.recording import check_spatial, chosen_layers
+from scripts.explain.recording import chosen_layers
 from scripts.explain.scores import Scorer
 from scripts.explain.targets import SegmentationRegion, Target
 
@@ -122,6 +123,7 @@ def scorecam(
     sigma_pixels: float | None = None,
     weighting: str = "softmax",
     batch_size: int | None = None,
+    reshape_transform: ToMap | None = None,
 ) -> CamPass:
     """Score-CAM: channels weighted by the score of the image seen through them, all channels in batches.
 
@@ -140,6 +142,7 @@ def scorecam(
         sigma_pixels: of the blur, for baseline "blur".
         weighting: "softmax" or "increase".
         batch_size: masked copies in one forward pass; None: what suits the device.
+        reshape_transform: see `cam.cam_pass`.
 
     Returns:
         maps: ("scorecam", layer as the caller named it): (B, 1, *layer grid), float32, >= 0 unless signed.
@@ -158,9 +161,9 @@ def scorecam(
     base = scorer.of_many(samples, lambda i: start[i], batch_size)
     result = CamPass(scorer.output, scorer.score)
     for name in names:
-        activations = scorer.activations[resolve_layer(model, name, aliases)]
-        check_spatial(model, name, activations, scorer.x)
-        activations = activations.float()
+        layer = resolve_layer(model, name, aliases)
+        activations = scorer.activations[layer]
+        activations = as_map(model, layer, activations, scorer.x, reshape_transform)(activations).float()
         weights = _channel_weights(scorer, activations, start, base, weighting, batch_size, name)
         cam = (weights.reshape(*weights.shape, *[1] * (activations.dim() - 2)) * activations).sum(1, keepdim=True)
         if not bool(torch.isfinite(cam).all()):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from scripts.explain.grids import as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
 
-__all__ = ["Recorder", "check_spatial", "chosen_layers", "default_layer", "record"]
+__all__ = ["Recorder", "chosen_layers", "default_layer", "record"]
 
 # With fp16 activations a gradient of 1 / number of pixels would be rounded to 0; the score is scaled before and the
 # gradient after. A power of two: no rounding of its own.
@@ -174,15 +178,17 @@ def record(
 def default_layer(
     model: nn.Module, x: Tensor, forward_kwargs: Mapping[str, Any] | None = None, dense: bool = False
 ) -> str:
-    """Choose the layer to explain: the network's own choice, else the last spatial features, found by one forward pass.
+    """Choose the layer to explain: the network's own choice, else the last features that the whole output goes through.
 
     1. The attribute `default_cam_layer` of the network (or of a network inside it), unless `dense`.
-    2. For an output without spatial axes: the last module whose output still has them, in front of the pooling.
-    3. For a dense output (segmentation): the last module whose output has another number of channels than the result,
-       that is the features in front of the output layer.
+    2. The last module, by one forward pass, that
+       - runs once and puts out features of more than one place of the image: a map or tokens, see `grids.as_map`;
+       - lies on every way from the image to the output: no layer inside a dense block, no branch beside a skip;
+       - for a dense output (segmentation), lies in front of the output layer, the last convolution or linear layer;
+       - for tokens, hands on more than the class token.
 
-    Modules that run more than once, and those that the output does not depend on (the decoder of a multi-task network
-    whose classifier is explained), are passed over.
+       Of a block and its last layer, which put out the same, it is the block.
+    3. Where there is none (a sum of the image and the output, for example), the last such module on some way.
 
     Args:
         model: the network.
@@ -191,36 +197,113 @@ def default_layer(
         dense: the explained output is a segmentation, for which `default_cam_layer` is not meant.
 
     Raises:
-        LayerError: when no layer fits, or the spatial features become tokens (transformers): name a layer then.
+        LayerError: when no layer fits, or no gradient of the output reaches the image.
     """
     if not dense:
         for prefix, module in model.named_modules():
             choice = getattr(module, "default_cam_layer", None)
             if isinstance(choice, str):
                 return resolve_layer(model, f"{prefix}.{choice}" if prefix else choice)
-    seen: list[tuple[str, torch.Size]] = []
-    with torch.no_grad(), evaluating(model), _watching(model, lambda name, out: seen.append((name, _shape(out)))):
-        output = model(x.clone(), **(forward_kwargs or {}))  # the first layer may work in place
-    runs = [name for name, _ in seen]
-    is_dense = isinstance(output, Tensor) and output.dim() == x.dim()
-    fit = [
-        index
-        for index, (name, shape) in enumerate(seen)
-        if len(shape) == x.dim() and math.prod(shape[2:]) > 1 and runs.count(name) == 1
-        if not (is_dense and shape[1] == output.shape[1])
-    ]
-    if fit and not _matters(model, x, forward_kwargs or {}, seen[fit[-1]][0], output):
-        needed = _needed(model, x, forward_kwargs or {})
-        fit = [index for index in fit if seen[index][0] in needed]
-    chosen = fit[-1] if fit else -1
-    kind = type(model).__name__
-    hint = "name one; list them with scripts.explain.layers.list_layers(model)"
-    if chosen < 0:
-        raise LayerError(f"no layer of {kind} puts out spatial features for an input of shape {tuple(x.shape)}; {hint}")
-    tokens = [name for name, shape in seen[chosen + 1 :] if len(shape) == 3 != x.dim() and math.prod(shape[1:]) > 1]
-    if tokens and not is_dense:
-        raise LayerError(f"behind layer {seen[chosen][0]!r}, {kind} works on tokens ({tokens[0]!r}); {hint}")
-    return seen[chosen][0]
+    kwargs, kind = dict(forward_kwargs or {}), type(model).__name__
+    seen, output, image = _graph_of(model, x, kwargs)
+    on_some_way = _behind(output.grad_fn)
+    if image not in on_some_way:
+        raise LayerError(
+            f"no gradient of the output {tuple(output.shape)} ({output.dtype}) of {kind} reaches the image: a part of "
+            "it runs without gradients (torch.no_grad, detach, integers), or it does not depend on the image"
+        )
+    seen = [run for run in seen if run.node in on_some_way]
+    if output.dim() == x.dim():
+        seen = seen[: max((i for i, run in enumerate(seen) if run.is_weights), default=len(seen))]
+    fit = [run for run in reversed(_outermost(seen)) if run.places > 1 and run.runs == 1]
+    on_every_way = (run for run in fit if image not in _behind(output.grad_fn, run.node))
+    for run in chain(on_every_way, fit):
+        if not run.is_tokens or _hands_on_places(model, x, kwargs, run.name):
+            return run.name
+    raise LayerError(
+        f"no layer of {kind} puts out spatial features for an input of shape {tuple(x.shape)}; name one; list them "
+        "with scripts.explain.layers.list_layers(model)"
+    )
+
+
+@dataclass
+class _Run:
+    """A module that ran `runs` times: the places of the image in its output, and its node of the graph."""
+
+    name: str
+    places: int
+    is_tokens: bool
+    is_weights: bool
+    node: Any
+    runs: int = 1
+
+
+def _graph_of(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> tuple[list[_Run], Tensor, Any]:
+    """Modules in the order in which they ended, output, and the image's node of a graph that keeps no tensors."""
+    seen: list[_Run] = []
+    runs: Counter[str] = Counter()
+    modules = dict(model.named_modules())
+
+    first: dict[Any, Any] = {}  # of the node of a copy, that of the output
+
+    def see(name: str, out: Any) -> Tensor | None:
+        runs[name] += 1
+        if not isinstance(out, Tensor):
+            return None
+        try:
+            features = as_map(model, name, out, x)(out.detach())
+        except LayerError:  # not features of places
+            features = torch.empty(0, 0)
+        weight = getattr(modules[name], "weight", None)
+        is_weights = isinstance(weight, Tensor) and weight.dim() > 1
+        copy, node = out.clone(), first.get(out.grad_fn, out.grad_fn)
+        first[copy.grad_fn] = node
+        seen.append(_Run(name, math.prod(features.shape[2:]), out.dim() != x.dim(), is_weights, node))
+        return copy  # what works in place on a view would take the node off the way
+
+    def no_tensor(_tensor: Any) -> Any:
+        return None
+
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
+        image = x.as_subclass(Tensor).detach().clone().requires_grad_().clone()  # the first layer may work in place
+        node = image.grad_fn
+        with torch.autograd.graph.saved_tensors_hooks(no_tensor, no_tensor), _watching(model, see):
+            output = model(image, **kwargs)
+    for run in seen:
+        run.runs = runs[run.name]
+    return seen, output, node
+
+
+def _outermost(seen: Sequence[_Run]) -> list[_Run]:
+    """Of modules that end with the same node the block that holds the others; none that hands on its own input."""
+    made_by: dict[Any, str] = {}
+    for run in seen:
+        if run.node not in made_by or made_by[run.node].startswith(f"{run.name}."):
+            made_by[run.node] = run.name
+    return [run for run in seen if made_by[run.node] == run.name]
+
+
+def _behind(output: Any, without: Any = None) -> set[Any]:
+    """Nodes that `output` depends on, itself among them, by ways that do not go through the node `without`."""
+    found, waiting = set(), [output]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node is without or node in found:
+            continue
+        found.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def _hands_on_places(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any], layer: str) -> bool:
+    """Whether the output depends on the places among a layer's tokens, and not on the class token alone."""
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
+        with record(model, [layer]) as recorder:
+            output = model(x.as_subclass(Tensor).detach().clone(), **kwargs)
+        weights = torch.rand(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+        gradient = recorder.gradients((output * weights).flatten(1).sum(1))[layer]
+    places = as_map(model, layer, gradient, x)(gradient)
+    return bool(places.any()) or not bool(gradient.any())
 
 
 @contextmanager
@@ -238,37 +321,6 @@ def _watching(model: nn.Module, see: Callable[[str, Any], Any]) -> Iterator[None
             handle.remove()
 
 
-def _matters(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any], layer: str, output: Tensor) -> bool:
-    """Whether other values of a layer change the output."""
-    generator = torch.Generator().manual_seed(0)
-
-    def other(name: str, out: Any) -> Tensor | None:
-        return out * torch.rand(out.shape, generator=generator).to(out) if name == layer else None
-
-    with torch.no_grad(), evaluating(model), _watching(model, other):
-        return not torch.equal(model(x.clone(), **kwargs), output)
-
-
-def _needed(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> set[str]:
-    """Names of the modules whose outputs the network's output depends on."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str, out: Any) -> None:
-        if isinstance(out, Tensor) and out.requires_grad:
-            outputs[name] = out
-
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
-        leaf = x.as_subclass(Tensor).detach().clone().requires_grad_()
-        with _watching(model, keep):
-            total = model(leaf.clone(), **kwargs).sum()
-        gradients = torch.autograd.grad(total, list(outputs.values()), allow_unused=True)
-    return {name for name, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
-
-
-def _shape(output: Any) -> torch.Size:
-    return output.shape if isinstance(output, Tensor) else torch.Size()
-
-
 def chosen_layers(
     model: nn.Module,
     x: Tensor,
@@ -280,16 +332,3 @@ def chosen_layers(
     if layers is None:
         return [default_layer(model, x, forward_kwargs, dense)]
     return [layers] if isinstance(layers, str) else list(layers)
-
-
-def check_spatial(model: nn.Module, name: str, activation: Tensor, x: Tensor) -> None:
-    """Make sure that a layer's output is (B, C, *spatial) with the batch and the spatial axes of the input.
-
-    Raises:
-        LayerError: naming the layer.
-    """
-    if activation.dim() != x.dim() or len(activation) != len(x):
-        raise LayerError(
-            f"layer {name!r} of {type(model).__name__} puts out {tuple(activation.shape)}; expected "
-            f"({len(x)}, C, *spatial) with {x.dim() - 2} spatial axes"
-        )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 
-import monai.networks.nets as nets
 import pytest
 import torch
 from monai.networks.nets import DenseNet121, DynUNet, SegResNet, UNet
@@ -209,23 +208,6 @@ def test_passes_of_other_threads_are_not_recorded():
     assert torch.equal(recorder.activations["conv"], net.conv(x))
 
 
-@pytest.mark.parametrize(
-    ("expected", "make"),
-    [
-        ("skip_layers", lambda: nets.DynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 6, 8])),
-        ("act_mod", lambda: nets.SegResNet(2, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,))),
-        ("upcat_1", lambda: nets.BasicUNet(2, 1, 2, (4, 4, 4, 4, 4, 4))),
-        ("model.1", lambda: nets.AttentionUnet(2, 1, 2, (4, 8), (2,))),
-        ("dec_stages.3", lambda: nets.MedNeXt(2, 4, 1, 2)),
-        ("layer4", lambda: nets.resnet10(spatial_dims=2, n_input_channels=1, num_classes=3, widen_factor=0.1)),
-        ("net", lambda: nets.Classifier((1, 32, 32), 3, (4, 8), (2, 2))),
-    ],
-)
-def test_default_layer_of_networks_of_monai(expected, make):
-    torch.manual_seed(0)
-    assert default_layer(make(), torch.randn(1, 1, *[64 if expected == "layer4" else 32] * 2)) == expected
-
-
 def test_automatic_layer():
     x = torch.randn(1, 1, 32, 32)
     densenet = DenseNet121(spatial_dims=2, in_channels=1, out_channels=2, block_config=(1, 1), init_features=8)
@@ -249,17 +231,42 @@ def test_automatic_layer_follows_the_choice_of_the_network_for_class_outputs():
         default_layer(net, x)
 
 
-def test_no_automatic_layer_for_vectors_and_tokens():
+def test_no_automatic_layer_for_vectors_and_without_gradients():
     with pytest.raises(LayerError, match="no layer of Sequential puts out spatial features"):
         default_layer(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.randn(1, 1, 4, 4))
 
-    class Tokens(nn.Module):
-        def __init__(self):
+    class Detached(PooledLinear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    with pytest.raises(LayerError, match=r"no gradient of the output \(1, 3\) \(torch.float32\) of Detached reaches"):
+        default_layer(Detached(), torch.randn(1, 1, 4, 4))
+
+
+def test_automatic_layer_is_none_that_a_part_of_the_output_goes_around():
+    class Concatenated(nn.Module):
+        """The last layers of a dense block whose concatenation is a function and no layer."""
+
+        def __init__(self, around: bool):
             super().__init__()
-            self.patch, self.attend = nn.Conv2d(1, 8, 4, 4), nn.Linear(8, 8)
+            self.around = around
+            self.stem, self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.fc = nn.Linear(8, 2)
 
         def forward(self, x):
-            return self.attend(self.patch(x).flatten(2).transpose(1, 2)).mean(1)
+            stem = self.stem(x)
+            first = self.first(stem)
+            features = torch.cat([first, self.second(first)], 1)
+            logits = self.fc(features.mean((2, 3)))
+            return logits + x.mean((1, 2, 3))[:, None] if self.around else logits
 
-    with pytest.raises(LayerError, match=r"works on tokens \('attend'\)"):
-        default_layer(Tokens(), torch.randn(1, 1, 16, 16))
+    x = torch.randn(2, 1, 8, 8)
+    assert default_layer(Concatenated(False), x) == "first"  # "second" is half of the features
+    assert default_layer(Concatenated(True), x) == "second"  # no layer has all of it: the last one
+
+
+def test_automatic_layer_of_a_network_that_hands_its_features_on_or_works_in_place():
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(inplace=True), nn.Identity(), nn.Flatten(), nn.Linear(108, 2))
+    assert default_layer(net, torch.randn(1, 1, 8, 8)) == "1"
+    block = nn.Sequential(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert default_layer(block, torch.randn(1, 1, 8, 8)) == "0"
