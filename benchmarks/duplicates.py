@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import resource
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -65,17 +67,23 @@ def measure(images: int, classes: int, copies: int, seed: int = 0, progress: boo
     """
     rng = np.random.default_rng(seed)
     hashes = []
-    again = []
+    again: list[NDArray[np.uint8]] = []
     for k in tqdm(range(images), unit="image", disable=not progress):
         picture = draw(rng)
         hashes.append(fingerprint(picture))
         if k < copies:
             again.append(fingerprint(stored_again(picture)))
     kinds = rng.integers(0, classes, images)
-    groups, used = group_near_duplicates(np.stack([*hashes, *again]), order=np.arange(images + copies))
+    both = np.stack([*hashes, *again])
+    start = time.process_time()
+    groups, used = group_near_duplicates(both, order=np.arange(images + copies))
+    searched = time.process_time() - start
     unrelated = groups[:images].tolist()
     wrong = {group for group, size in Counter(unrelated).items() if size > 1}
-    mixed = {group: {int(kind) for own, kind in zip(unrelated, kinds, strict=True) if own == group} for group in wrong}
+    mixed: dict[int, set[int]] = {}
+    for own, kind in zip(unrelated, kinds.tolist(), strict=True):
+        if own in wrong:
+            mixed.setdefault(own, set()).add(kind)
     return {
         "images": images,
         "classes": classes,
@@ -84,6 +92,8 @@ def measure(images: int, classes: int, copies: int, seed: int = 0, progress: boo
         "wrong_groups_of_several_classes": sum(len(own) > 1 for own in mixed.values()),
         "copies_found": f"{int((groups[images:] == groups[:copies]).sum())} of {copies}",
         **used.figures(),
+        "search_cpu_s": round(searched, 1),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
 

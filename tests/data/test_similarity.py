@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scripts.data.datalists.fingerprints import packed, unpacked
-from scripts.data.datalists.similarity import FALSE_SHARE, MAX_DISTANCE, group_near_duplicates
+from scripts.data.datalists import similarity
+from scripts.data.datalists.fingerprints import packed, unlikeness, unpacked
+from scripts.data.datalists.near_pairs import copy_pairs, indexed_pairs, near_pairs
+from scripts.data.datalists.similarity import COPY, FALSE_SHARE, MAX_DISTANCE, group_near_duplicates
 
 COUNT = 3000
 
@@ -106,3 +108,58 @@ def test_copies_are_found_at_any_distance_and_make_no_room_for_unrelated_pairs(u
     assert used.upright <= 16
     blind, _ = group_near_duplicates(unpacked(every))  # hashes alone cannot tell
     assert COUNT - len(set(blind[:COUNT].tolist())) > 3
+
+
+def sorted_pairs(pairs):
+    order = np.lexsort((pairs[1], pairs[0]))
+    return [part[order].tolist() for part in pairs]
+
+
+@pytest.mark.parametrize(("limit", "count"), [(16, 1500), (24, 1500)])
+def test_the_index_finds_the_pairs_that_comparing_each_with_each_finds(limit, count):
+    left, right = (alike(count, seed, factors=5)[:, 0] for seed in (9, 9))
+    right = right ^ (np.random.default_rng(10).random(right.shape) < 0.01)
+    each = near_pairs(left, right, limit)
+    assert len(each[0]) > 100, "too easy"
+    assert sorted_pairs(indexed_pairs(left, right, limit)) == sorted_pairs(each)
+    with pytest.raises(ValueError, match="parts of more than 32 bits: 256 bits within 8"):
+        indexed_pairs(left, right, 8)
+
+
+def test_the_index_of_thumbnails_finds_the_copies_that_comparing_each_with_each_finds():
+    rng = np.random.default_rng(11)
+    gray = np.cumsum(np.cumsum(rng.normal(size=(400, 2, 16, 16)), axis=2), axis=3)
+    gray[200:] = gray[:200] + rng.normal(size=(200, 2, 16, 16)) * 0.2
+    gray[200:300, 1] = gray[200:300, 1, ::-1]
+    gray[300:, 1] = gray[300:, 1, :, ::-1]
+    gray[7] = 3  # shows nothing
+    low, high = gray.min(axis=(2, 3), keepdims=True), gray.max(axis=(2, 3), keepdims=True)
+    every = packed(np.zeros((400, 5, 256), bool), ((gray - low) / np.maximum(high - low, 1) * 255).astype(np.uint8))
+    first, second = np.triu_indices(400, 1)
+    copies = (unlikeness(every, first, second) <= COPY).any(axis=1)
+    assert 20 < copies.sum() < 400
+    found = copy_pairs(every, COPY)
+    assert [part.tolist() for part in found] == [first[copies].tolist(), second[copies].tolist()]
+
+
+def test_many_images_make_the_groups_that_comparing_each_with_each_makes(monkeypatch, unrelated):
+    """By the index: unrelated ones are much alike, and copies, far by the hash too, are among them."""
+    rng = np.random.default_rng(12)
+    views = rng.integers(0, 2, (COUNT, 5, 256)).astype(bool)
+    views[:, 0] = unrelated[:, 0]
+    thumbnails = rng.integers(0, 256, (COUNT, 2, 16, 16))
+    again = views[:60].copy()
+    for k, copy in enumerate(again):
+        copy[0, rng.permutation(256)[: k % 41]] ^= True
+    gray = np.clip(thumbnails[:60] + rng.integers(-1, 2, (60, 2, 16, 16)), 0, 255)
+    every = packed(np.concatenate([views, again]), np.concatenate([thumbnails, gray]))
+    people = np.where(np.arange(COUNT + 60) % 5 == 0, np.arange(COUNT + 60) % 7, -1)
+    for given in (None, people):
+        each, used = group_near_duplicates(every, people=given)
+        with monkeypatch.context() as few:
+            few.setattr(similarity, "MANY", 1000)
+            few.setattr(similarity, "SAMPLED", 500)
+            indexed, same = group_near_duplicates(every, people=given)
+        assert used.upright <= 24, "the index is not used"
+        assert indexed.tolist() == each.tolist()
+        assert same == used

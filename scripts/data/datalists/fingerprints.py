@@ -17,7 +17,8 @@ from scipy.ndimage import map_coordinates, uniform_filter
 from transforms.foreground import foreground_mask
 
 __all__ = [
-    "BITS", "SIZE", "fingerprint", "gray_image", "packed", "perceptual_hash", "turn_head", "unlikeness", "unpacked",
+    "BITS", "SIZE", "fingerprint", "gray_image", "packed", "perceptual_hash", "standardized", "thumbnails", "turn_head",
+    "unlikeness", "unpacked",
 ]  # fmt: skip
 
 HASH_SIZE, BITS = 16, 256
@@ -119,6 +120,11 @@ def unpacked(fingerprints: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.unpackbits(bits, axis=-1).astype(bool)
 
 
+def thumbnails(fingerprints: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Thumbnails in fingerprints (N, 672), of the picture and of the turned head, uint8 (N, 2, 16, 16)."""
+    return fingerprints[:, _HASH_BYTES:].reshape(-1, 2, THUMBNAIL, THUMBNAIL)
+
+
 def unlikeness(fingerprints: NDArray[np.uint8], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray:
     """How little pairs of pictures look like copies, float32 (P, 2): 1 less the correlation of their thumbnails.
 
@@ -130,11 +136,11 @@ def unlikeness(fingerprints: NDArray[np.uint8], first: NDArray[np.int64], second
     Returns:
         of the pictures, and of the turned heads in the mirroring that fits best; infinite where one shows nothing.
     """
-    thumbnails = fingerprints[:, _HASH_BYTES:].reshape(-1, 2, THUMBNAIL, THUMBNAIL)
+    gray = thumbnails(fingerprints)
     found = np.empty((len(first), 2), np.float32)
     for start in range(0, len(first), 1 << 15):
         part = slice(start, start + (1 << 15))
-        one, two = (_standardized(thumbnails[chosen[part]]) for chosen in (first, second))
+        one, two = (standardized(gray[chosen[part]]) for chosen in (first, second))
         found[part, 0] = 1 - np.einsum("pij,pij->p", one[:, 0], two[:, 0])
         mirrored = [two[:, 1, ::down, ::along] for down in (1, -1) for along in (1, -1)]
         found[part, 1] = 1 - np.max([np.einsum("pij,pij->p", one[:, 1], view) for view in mirrored], axis=0)
@@ -142,8 +148,8 @@ def unlikeness(fingerprints: NDArray[np.uint8], first: NDArray[np.int64], second
     return found
 
 
-def _standardized(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Of mean 0 and length 1; not a number where all is one gray value."""
-    centered = thumbnails - thumbnails.mean(axis=(-2, -1), keepdims=True, dtype=np.float32)
+def standardized(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Thumbnails (..., 16, 16) of mean 0 and length 1; not a number where all is one gray value."""
+    centered = gray - gray.mean(axis=(-2, -1), keepdims=True, dtype=np.float32)
     length = np.sqrt((centered**2).sum(axis=(-2, -1), keepdims=True))
     return np.divide(centered, length, out=np.full_like(centered, np.nan), where=length > 0)

@@ -36,8 +36,9 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -46,6 +47,17 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from scripts.data.datalists.fingerprints import unlikeness, unpacked
+from scripts.data.datalists.near_pairs import (
+    INDEXED,
+    Pairs,
+    chosen,
+    copy_pairs,
+    distances,
+    indexed_pairs,
+    joined,
+    near_pairs,
+    near_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +83,11 @@ MIN_IMAGES = 200
 ORDER_GAIN, STRANGER_STEPS = 5.0, (50, 101)
 # Thumbnails of copies are so much unlike at most (`unlikeness`), upright and turned; see above.
 COPY = (6e-4, 3e-4)
+# More images are not compared each with each where unrelated ones are as much alike as that (`INDEXED`); so
+# many of them say whether it is so.
+MANY, SAMPLED = 10_000, 2_000
 _STEP = 8
 _BLOCK = 512
-
-Pairs = tuple[NDArray, NDArray, NDArray]  # first, second, distance in bits
 
 
 @dataclass(frozen=True)
@@ -121,20 +134,6 @@ def _natural(path: str) -> list[str | int]:
     return [int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", PurePosixPath(path).name))]
 
 
-def _near_pairs(left: NDArray[np.bool_], right: NDArray[np.bool_], limit: float) -> Pairs:
-    """All pairs (first, second, distance in bits), first < second, with `left[first]` near `right[second]`."""
-    one, two = left.astype(np.float32) * 2 - 1, right.astype(np.float32) * 2 - 1
-    found: list[Pairs] = []
-    least = left.shape[1] - 2 * (limit + 0.25)
-    for start in range(0, len(one), _BLOCK):
-        agreement = one[start : start + _BLOCK] @ two[start:].T  # bits alike less bits unlike
-        first, second = np.divmod(np.flatnonzero(agreement >= least), agreement.shape[1])
-        keep = second > first
-        first, second = first[keep], second[keep]
-        found.append((first + start, second + start, (left.shape[1] - agreement[first, second]) / 2))
-    return _joined(*found)
-
-
 def _views(hashes: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Views of the turned head to compare: the hash of a mirrored picture is not exactly the mirrored hash, so both
     ways round."""
@@ -142,22 +141,15 @@ def _views(hashes: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*((1, view) for view in views), *((view, 1) for view in views)]))
 
 
-def _safe_limit(bits: NDArray, limit: float, count: int) -> float:
+def _safe_limit(bits: NDArray, limit: float, few: float) -> float:
     """The largest distance up to `limit` with few pairs of unrelated images, see `FALSE_SHARE` and `MAX_GROWTH`."""
     bits = np.sort(bits)
-    few, asked = max(0.5, FALSE_SHARE * count / 2), limit
     while limit > 0:
         steps = np.searchsorted(bits, [limit - k * _STEP + 0.25 for k in range(3)])
         here, before = steps[0] - steps[1], steps[1] - steps[2]
         if here <= max(few, MAX_GROWTH * before):
             break
         limit -= _STEP / 2
-    if limit < asked:
-        logger.warning(
-            "near-duplicates are taken within %.0f bits in place of %.0f: unrelated images of this collection are as "
-            "much alike as that; farther ones only where the gray values say that they are copies",
-            max(limit, 0), asked,
-        )  # fmt: skip
     return max(limit, 0)
 
 
@@ -168,49 +160,106 @@ def _pairs(
 
     A turned distance counts as if it were an upright one, that of copies as 0.
     """
-    upright = _near_pairs(hashes[:, 0], hashes[:, 0], limit)
-    if people is not None:
-        known, strangers = _known(people, *upright[:2])
-        upright = _chosen(upright, ~(known & strangers) | (upright[2] <= MAX_DISTANCE_PATIENTS))
-    pairs, upright_limit = _linked(upright, float(limit), len(hashes), fingerprints)
+
+    def allowed(pairs: Pairs, copies_too: bool) -> Pairs:
+        """Without those of two known patients, or with those that are copies by the upright hash."""
+        if people is None:
+            return pairs
+        known, strangers = _known(people, *pairs[:2])
+        drop = known & strangers & (pairs[2] > MAX_DISTANCE_PATIENTS) if copies_too else known
+        return chosen(pairs, ~drop)
+
+    copies = None
+    if len(hashes) > MANY and hashes.shape[2] % 64 == 0:
+        none = np.zeros(0, np.int64)
+        copies = (none, none) if fingerprints is None else copy_pairs(fingerprints, COPY)
+    pairs, upright_limit = _linked(
+        hashes, fingerprints, [(0, 0)], float(limit), partial(allowed, copies_too=True), copies
+    )
     views = _views(hashes)
     if not views:
         return pairs, upright_limit, limit * TURNED_SHARE
-    turned = _joined(*(_near_pairs(hashes[:, left], hashes[:, right], limit * TURNED_SHARE) for left, right in views))
-    if people is not None:
-        turned = _chosen(turned, ~_known(people, *turned[:2])[0])
-    (first, second, bits), turned_limit = _linked(turned, limit * TURNED_SHARE, len(hashes), fingerprints)
-    return _joined(pairs, (first, second, bits / TURNED_SHARE)), upright_limit, turned_limit
+    (first, second, bits), turned_limit = _linked(
+        hashes, fingerprints, views, limit * TURNED_SHARE, partial(allowed, copies_too=False), copies
+    )
+    return joined(pairs, (first, second, bits / TURNED_SHARE)), upright_limit, turned_limit
 
 
-def _linked(pairs: Pairs, limit: float, count: int, fingerprints: NDArray[np.uint8] | None) -> tuple[Pairs, float]:
+def _linked(
+    hashes: NDArray[np.bool_],
+    fingerprints: NDArray[np.uint8] | None,
+    views: Sequence[tuple[int, int]],
+    limit: float,
+    allowed: Callable[[Pairs], Pairs],
+    known: tuple[NDArray, NDArray] | None,
+) -> tuple[Pairs, float]:
     """Of near pairs the copies, as pairs of distance 0, and those within the distance that is safe, which is returned.
 
     Copies are not counted where the distance is looked for: they are as near in any collection, however near its
     unrelated images are.
+
+    Args:
+        hashes: (N, views, bits).
+        fingerprints: that the hashes are of.
+        views: to compare.
+        limit: that is asked for.
+        allowed: pairs that may be linked.
+        known: copies, of more than `MANY` images, that have to be within the limit too; None: each pair is looked at.
     """
+    count, asked = len(hashes), limit
+    few = max(0.5, FALSE_SHARE * count / 2)
+    sampled = math.inf if known is None else _sampled_limit(hashes, fingerprints, views, asked, allowed, few)
+    if known is not None and sampled <= INDEXED[1]:
+        reach = min(max(INDEXED[0], int(sampled) + _STEP), INDEXED[1])  # the sample may err
+        limit -= max(0, math.ceil((asked - reach) / (_STEP / 2))) * _STEP / 2
+        near = [indexed_pairs(hashes[:, left], hashes[:, right], reach) for left, right in views]
+        far = [(*known, distances(hashes[:, left], hashes[:, right], *known)) for left, right in views]
+        both = joined(*near, *(chosen(pairs, pairs[2] > reach) for pairs in far))
+    else:
+        both = joined(*(near_pairs(hashes[:, left], hashes[:, right], limit) for left, right in views))
+    first, second, bits = allowed(chosen(both, both[2] <= asked + 0.25))
     if count < MIN_IMAGES:
-        return pairs, limit
-    first, second, bits = pairs
-    copies = np.zeros(len(bits), bool)
-    if fingerprints is not None:
-        copies = np.asarray((unlikeness(fingerprints, first, second) <= COPY).any(axis=1))
-    limit = _safe_limit(bits[~copies], limit, count)
-    return _chosen((first, second, np.where(copies, 0, bits)), copies | (bits <= limit + 0.25)), limit
+        return (first, second, bits), limit
+    copies = _are_copies(fingerprints, first, second)
+    limit = _safe_limit(bits[~copies], limit, few)
+    if limit < asked:
+        logger.warning(
+            "near-duplicates are taken within %.0f bits in place of %.0f: unrelated images of this collection are as "
+            "much alike as that; farther ones only where the gray values say that they are copies",
+            limit, asked,
+        )  # fmt: skip
+    return chosen((first, second, np.where(copies, 0, bits)), copies | (bits <= limit + 0.25)), limit
+
+
+def _are_copies(fingerprints: NDArray[np.uint8] | None, first: NDArray, second: NDArray) -> NDArray[np.bool_]:
+    if fingerprints is None:
+        return np.zeros(len(first), bool)
+    return np.asarray((unlikeness(fingerprints, first, second) <= COPY).any(axis=1))
+
+
+def _sampled_limit(
+    hashes: NDArray[np.bool_],
+    fingerprints: NDArray[np.uint8] | None,
+    views: Sequence[tuple[int, int]],
+    limit: float,
+    allowed: Callable[[Pairs], Pairs],
+    few: float,
+) -> float:
+    """The distance that is safe, as the pairs of a seeded sample of the images say; what is near is not decided by it.
+
+    It only says whether the distance is so small that the index finds all pairs; then they are all counted.
+    """
+    count = len(hashes)
+    rows = np.sort(np.random.default_rng(0).choice(count, SAMPLED, replace=False))
+    near = [near_rows(hashes[:, left], hashes[:, right], rows, limit) for left, right in views]
+    first, second, bits = allowed(joined(*near))
+    # Every pair of the sample with another image: two of `count` rows hold it.
+    return _safe_limit(bits[~_are_copies(fingerprints, first, second)], limit, few * 2 * SAMPLED / count)
 
 
 def _known(people: NDArray[np.int64], first: NDArray, second: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Of which pairs both patients are known, and which are of two patients."""
     return (people[first] >= 0) & (people[second] >= 0), people[first] != people[second]
-
-
-def _chosen(pairs: Pairs, keep: NDArray[np.bool_]) -> Pairs:
-    return pairs[0][keep], pairs[1][keep], pairs[2][keep]
-
-
-def _joined(*pairs: Pairs) -> Pairs:
-    first, second, distance = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    return first, second, distance
 
 
 def _neighbors(hashes: NDArray[np.bool_], order: NDArray[np.int64], limit: int) -> Pairs:
