@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.explain import cam
+from scripts.explain.attention import ATTENTION, ROLLOUT, attention_rollout
 from scripts.explain.evidence import evidence_pass
 from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated_gradients, saliency, smoothgrad
 from scripts.explain.grids import ToMap
@@ -23,7 +24,7 @@ from scripts.explain.scores import one_tensor
 from scripts.explain.statistics import FROZEN, STATISTICS, named, without_statistics
 from scripts.explain.targets import ClassScore, LogitTarget, SegmentationRegion, Target
 
-__all__ = ["METHODS", "SLOW", "Explanation", "explain"]
+__all__ = ["METHODS", "SLOW", "TRANSFORMER_METHODS", "Explanation", "explain"]
 
 GRADIENTS: dict[str, Callable[..., cam.CamPass]] = {
     "integrated_gradients": integrated_gradients,
@@ -44,6 +45,8 @@ METHODS: dict[str, str] = {
     "lrp": "layer",
     **dict.fromkeys(PIXEL_METHODS, INPUT),
 }
+# Of transformers only, and therefore not among the methods for any network.
+TRANSFORMER_METHODS: dict[str, str] = {ROLLOUT: ATTENTION}
 # Tens to thousands of passes an image, where the others take two or three.
 SLOW = (
     "scorecam",
@@ -112,7 +115,7 @@ def explain(
         model: network whose `forward(x, **forward_kwargs)` returns a tensor, or several in a dictionary, tuple, list or
             dataclass, of which `head` or the target names one; for "evidence" see `evidence_pass`.
         x: input (B, C, *spatial), 2D or 3D; every sample is explained as if it were alone.
-        method: one or several of `METHODS`.
+        method: one or several of `METHODS`, or of `TRANSFORMER_METHODS`.
         layers: dotted names or aliases for the methods that explain layers; None chooses one by `default_layer`.
         target: the explained score. A class index, or one per sample: that class's logit (of a dense output: the
             channel, over the region where it is predicted). None: each sample's top class, or channel 1 of a dense
@@ -177,6 +180,8 @@ def explain(
                 )
             elif name == "lrp":
                 passes[name] = lrp(model, x, names, aim, given, aliases, signed, reshape_transform)
+            elif name == ROLLOUT:
+                passes[name] = attention_rollout(model, x, aim, given, reshape_transform)
             elif name == "evidence":
                 if not isinstance(aim, LogitTarget):
                     raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")
@@ -190,7 +195,7 @@ def explain(
         result.maps |= found
         noise = {key: value for key, value in passes[name].cancelled.items() if key[0] == name}
         result.cancelled |= noise
-        if aggregate is not None and METHODS[name] == "layer":
+        if aggregate is not None and METHODS.get(name) == "layer":
             label = f"{aggregate}({', '.join(layer for _, layer in found)})"
             result.maps[name, label] = combine_maps(list(found.values()), result.size, aggregate)
             if noise:
@@ -210,16 +215,17 @@ def _check(
     signed: bool,
     options: Mapping[str, Any],
 ) -> None:
-    unknown = [name for name in methods if name not in METHODS]
+    known_methods = {**METHODS, **TRANSFORMER_METHODS}
+    unknown = [name for name in methods if name not in known_methods]
     if unknown or not methods:
-        raise ValueError(f"unknown method(s) {unknown}; expected one or several of {sorted(METHODS)}")
-    if layers is not None and not any(METHODS[name] == "layer" for name in methods):
+        raise ValueError(f"unknown method(s) {unknown}; expected one or several of {sorted(known_methods)}")
+    if layers is not None and not any(known_methods[name] == "layer" for name in methods):
         explaining = [name for name, kind in METHODS.items() if kind == "layer"]
         raise ValueError(
             f"layers {layers!r} are given, but {', '.join(methods)} explains none; leave them out, or ask for one of "
             f"{', '.join(explaining)}"
         )
-    known = {"cam" if name in cam.METHODS else name for name in methods if name not in ("evidence", "lrp")}
+    known = {"cam" if name in cam.METHODS else name for name in methods if name not in ("evidence", "lrp", ROLLOUT)}
     known |= {without_statistics(name) for name in known}
     stray = sorted(set(options) - known)
     if stray:
