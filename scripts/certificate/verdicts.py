@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scripts.certificate.effects import Answers
+from scripts.measures.claims import reservation
 
 # A statement rests on at least so many pictures of so many patients or groups.
 LEAST, LEAST_GROUPS = 20, 10
@@ -191,6 +192,8 @@ def _judged(
     sentence = text.format(gone=_percent(1 - chosen["after"]), kept=_percent(chosen["after"]), n=chosen["n"])
     verdict = ("holds", "in part", "fails")[rank]
     sentence += f" (control: {_percent(chosen['control'])}): {words[rank]}"
+    doubt = reservation(share, bounds[0], chosen["groups"], HOLDS) if rank == 0 else ""
+    sentence += f" in this sample; {doubt}" if doubt else ""
     return Statement(name, label, verdict, sentence, share, bounds, chosen["n"])
 
 

@@ -12,7 +12,18 @@ from scipy.stats import t
 
 from scripts.explain.intervals import ROUNDING, cluster_variance
 
-__all__ = ["ALLOWED", "METHOD", "Difference", "adjusted", "difference_of", "sentence", "verdict", "verdicts", "words"]
+__all__ = [
+    "ALLOWED",
+    "METHOD",
+    "Difference",
+    "adjusted",
+    "difference_of",
+    "reservation",
+    "sentence",
+    "verdict",
+    "verdicts",
+    "words",
+]
 
 ALLOWED = 0.05  # probability that a printed claim is false
 METHOD = (
@@ -139,6 +150,32 @@ def verdicts(
         verdict(found, up, false, len(measured), margin)
         for found, up, false, margin in zip(measured, higher, adjusted(sides), margins, strict=True)
     ]
+
+
+def reservation(share: float, low: float | None, groups: int, wanted: float) -> str:
+    """What has to be added where a share that is at least `wanted` in the sample may be smaller in truth; "" where not.
+
+    Args:
+        share: measured, at least `wanted`.
+        low: lower limit of its 95 % interval (Wilson's); None: not known.
+        groups: patients or near-duplicate groups.
+        wanted: what is claimed.
+
+    >>> reservation(1.0, 0.839, 20, 0.9)
+    'not settled: the interval reaches down to 83.9 %, below 90 %; 15 more patients like these would settle it'
+    >>> reservation(1.0, 0.95, 80, 0.9)
+    ''
+    """
+    if low is not None and low >= wanted:
+        return ""
+    if low is None:
+        return f"not settled: of {groups} patients or groups there is no interval"
+    below = f"not settled: the interval reaches down to {100 * low:.1f} %, below {100 * wanted:g} %"
+    if not share > wanted:
+        return below
+    # Wilson's limit b of a share p lies where (p - b)² = z² b (1 - b) / n.
+    more = groups * (wanted * (1 - wanted) * (share - low) ** 2) / (low * (1 - low) * (share - wanted) ** 2) - groups
+    return f"{below}; {max(1, int(np.ceil(more))):,d} more patients like these would settle it"
 
 
 def words(claim: Mapping[str, Any]) -> str:

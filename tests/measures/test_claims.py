@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t, ttest_rel
 
 from benchmarks.intervals import said
-from scripts.measures.claims import Difference, adjusted, difference_of, sentence, verdict, words
+from scripts.measures.claims import Difference, adjusted, difference_of, reservation, sentence, verdict, words
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.beta(6, 2, (1, 40))
@@ -144,3 +144,13 @@ def test_claims_in_words(claim, false, needed, short, said):
     entry = {"claim": claim, "false_probability": false, "needed": needed, "margin": 0.02}
     assert words(entry) == short
     assert sentence("Dice", "A", "B", entry) == said
+
+
+def test_a_share_is_settled_where_wilsons_limit_reaches_what_is_claimed():
+    """Of 20 of 20 the limit is 20 / (20 + z²) = 0.839; 0.9 is reached with n = 9 z² = 34.6."""
+    low = 20 / (20 + 1.959964**2)
+    text = reservation(1.0, low, 20, 0.9)
+    assert text.startswith("not settled: the interval reaches down to 83.9 %, below 90 %; 15 more patients")
+    assert reservation(1.0, 35 / (35 + 1.959964**2), 35, 0.9) == ""
+    assert reservation(0.9, 0.7, 20, 0.9) == "not settled: the interval reaches down to 70.0 %, below 90 %"
+    assert reservation(1.0, None, 1, 0.9) == "not settled: of 1 patients or groups there is no interval"

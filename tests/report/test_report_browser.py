@@ -94,6 +94,24 @@ def test_cases_are_sorted_filtered_and_opened_by_keyboard(page):
     page.locator("#case-text").fill("")
 
 
+def test_in_print_every_case_and_column_has_its_name(page):
+    page.emulate_media(media="print")
+    names = [row.split("\t")[0] for row in page.evaluate(ROWS)]
+    heads = page.locator("#case-table th").all_inner_texts()
+    page.emulate_media(media="screen")
+    assert {"p000", "p003", "s001"} <= set(names)
+    assert "" not in names
+    assert [head.partition(" ")[0] for head in heads] == [
+        "Case",
+        "Source",
+        "Truth",
+        "Called",
+        "Tumor",
+        "Dice",
+        "Picture",
+    ]
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_serious(page, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
