@@ -248,6 +248,7 @@ def test_the_example_of_the_documentation_runs():
     assert names["maps"].shape == names["heat"].shape == (2, 1, 64, 64)
     assert names["result"].score.shape == names["empty"].shape == (2,)
     assert ("hirescam", "mean(features.denseblock3, class_layers.relu)") in names["result"].maps
+    assert list(names["of_tokens"].maps) == [("hirescam", "blocks.10")]
     for scaled in (names["maps"], names["heat"]):
         peaks = scaled.amax((1, 2, 3))
         assert bool(((peaks == 0) | ((peaks - 1).abs() < 1e-5)).all())
