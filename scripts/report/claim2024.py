@@ -132,6 +132,15 @@ def _sources(run: Run, data: Document) -> Given:
     return f"{data.value('/name')}; sources: {', '.join(sources)}. {notes}".strip(), [data.name]
 
 
+def _left_out(data: Document) -> str:
+    return "; ".join(f"{count:,d} {what}" for what, count in data.content.get("left_out", {}).items())
+
+
+def _criteria(run: Run, data: Document) -> Given | None:
+    text = _left_out(data)
+    return (f"left out when the datalist was built: {text}", [data.name]) if text else None
+
+
 def _preprocessing(run: Run, data: Document) -> Given | None:
     config = run.stages[-1].config
     steps = config.content.get("train", {}).get("deterministic_transforms", [])
@@ -288,7 +297,7 @@ def _counts(run: Run, data: Document) -> Given:
         words.append(
             f"{part}: " + ", ".join(f"{count:,d} {name.replace('_', ' ')}" for name, count in by_class.items())
         )
-    return "included images, " + "; ".join(words) + "; excluded: not known", [data.name]
+    return "included images, " + "; ".join(words) + f"; excluded: {_left_out(data) or NOT_KNOWN}", [data.name]
 
 
 def _failures(run: Run, data: Document) -> Given | None:
@@ -321,6 +330,7 @@ ANSWERS: dict[int, Callable[[Run, Document], Given | None]] = {
     1: _kind,
     6: _goal,
     7: _sources,
+    8: _criteria,
     9: _preprocessing,
     12: _missing,
     20: _units,

@@ -233,8 +233,9 @@ def data_summary(datalist: Mapping[str, Any], notes: Sequence[str] = ()) -> dict
         notes: sentences on where the data come from, shown as they are.
 
     Returns:
-        {name, classes, counts: {part: {source: {class: {n, with_mask}}}}, patients, groups, images: {part: n}, notes};
-        "groups" counts near-duplicate groups of items without a patient, "images" items that have neither.
+        {name, classes, counts: {part: {source: {class: {n, with_mask}}}}, patients, groups, images: {part: n},
+        left_out: {reason: n}, notes}; "groups" counts near-duplicate groups of items without a patient, "images" items
+        that have neither.
     """
     counts: dict[str, Any] = {part: {} for part in datalists.SPLITS}
     for row in datalists.summary(dict(datalist)):
@@ -251,5 +252,6 @@ def data_summary(datalist: Mapping[str, Any], notes: Sequence[str] = ()) -> dict
         "classes": datalist["classes"],
         "counts": counts,
         **units,
+        "left_out": dict(datalist.get("left_out", {})),
         "notes": text + list(notes),
     }

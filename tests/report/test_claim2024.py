@@ -59,6 +59,14 @@ def test_another_datalist_is_external_data(demo):
     assert (answer.text, answer.files) == ("b", ["ours/evaluation_b/metrics.json"])
 
 
+def test_what_the_datalist_left_out_is_said(demo):
+    data = Document(demo, "data.json")
+    data.content = {**data.content, "left_out": {"slices with less than 0.1 of head": 1234}}
+    answers = checklist(Run(demo, "ours", "TumorLens", "test"), data)
+    assert answers[7].text == "left out when the datalist was built: 1,234 slices with less than 0.1 of head"
+    assert answers[34].text.endswith("; excluded: 1,234 slices with less than 0.1 of head")
+
+
 def test_markdown_has_a_row_an_item(answers):
     text = markdown(answers, "TumorLens | x")
     numbers = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)

@@ -763,11 +763,13 @@ def test_data_summary_counts_units_once():
         {"image": "d", "diagnosis": 0, "source": "y"},
     ]
     datalist = {"name": "d", "classes": CLASSES, "training": items, "validation": items[:1], "test": []}
+    datalist["left_out"] = {"slices without head": 3}
     summary = report.data_summary(datalist)
     assert summary["counts"]["training"] == {
         "x": {"tumor": {"n": 2, "with_mask": 1}},
         "y": {"no_tumor": {"n": 2, "with_mask": 0}},
     }
+    assert summary["left_out"] == {"slices without head": 3}
     assert summary["patients"] == {"training": 1, "validation": 1, "test": 0}
     assert summary["groups"] == {"training": 1, "validation": 0, "test": 0}
     assert summary["images"] == {"training": 1, "validation": 0, "test": 0}
