@@ -191,6 +191,9 @@ class StageCheckpoint:
     def calibrate(self) -> None:
         """Fit temperature and threshold on the last validation and store them in the network's buffers.
 
+        Where the validation has changed items, the threshold is chosen on them too: one that suits the collections
+        alone would call a tumor where only its surroundings are left.
+
         Without cases of both kinds, with and without a tumor, there is nothing to fit: what the weights came with stays
         and is marked stale.
         """
@@ -203,7 +206,8 @@ class StageCheckpoint:
             )
             return
         temperature = fit_temperature(logits, diagnosis)
-        threshold = choose_threshold(tumor_probability(logits, temperature), tumor)
+        judged, kinds = self.metrics.judged_logits, self.metrics.judged_diagnosis
+        threshold = choose_threshold(tumor_probability(judged, temperature), kinds > 0)
         for network in {id(n): n for n in (self.network, self.average.selected)}.values():
             network.temperature.fill_(temperature)
             network.threshold.fill_(threshold)

@@ -215,6 +215,7 @@ class Selecting:
             add_scalar=lambda *args: self.scalars.append(args), add_pr_curve=lambda *args: self.curves.append(args)
         )
         self.curves: list[tuple] = []
+        self.metrics.judged_logits, self.metrics.judged_diagnosis = self.metrics.logits, self.metrics.diagnosis
         self.checkpoint = StageCheckpoint(folder, self.network, None, None, self.metrics, key_metric, writer)
         self.checkpoint.trainer = SimpleNamespace(state=SimpleNamespace(epoch=0, max_epochs=9))
 
@@ -256,9 +257,23 @@ def test_threshold_and_temperature_of_the_selecting_validation_are_stored(tmp_pa
 
     assert temperature == pytest.approx(fit_temperature(logits, diagnosis), rel=1e-6)
     assert stage.checkpoint.calibration == "fitted on 4 validation cases"
-    stage.metrics.logits = stage.metrics.logits * 10
+    stage.metrics.logits = stage.metrics.judged_logits = stage.metrics.logits * 10
     stage.select(1, dice=0.4)
     assert float(stage.network.temperature) == temperature, "a validation that is not selected changes nothing"
+
+
+def test_the_threshold_is_chosen_on_changed_items_too_and_the_temperature_is_not(tmp_path):
+    stage = Selecting(tmp_path)
+    alone = Selecting(tmp_path / "alone")
+    # Heads without their tumor that look as much like one as case 2, the least certain tumor.
+    removed = np.repeat(stage.metrics.logits[2:3] + [0.0, 0.02, 0.0], 5, axis=0)
+    stage.metrics.judged_logits = np.concatenate([stage.metrics.logits, removed])
+    stage.metrics.judged_diagnosis = np.concatenate([stage.metrics.diagnosis, np.zeros(5, int)])
+    for one in (stage, alone):
+        one.select(0, dice=0.5)
+    assert float(stage.network.temperature) == float(alone.network.temperature)
+    assert float(stage.network.threshold) > tumor_probability(removed, float(stage.network.temperature))[0]
+    assert float(alone.network.threshold) < float(stage.network.threshold)
 
 
 def test_without_any_diagnosis_threshold_and_temperature_stay(tmp_path):
