@@ -32,7 +32,8 @@ class ValidationMetrics:
     their tumor that are said to have none, ``moved`` that of heads with another's tumor whose kind is said, and
     ``because`` the mean of these two and ``combined``: what to select by where the verdict has to follow the tumor. The
     same by source, as far as defined, is kept in ``by_source``; the logits are kept for the temperature, and with those
-    of the changed items, which are judged alike, for the threshold (``judged_logits``). With several processes each brings its cases, and all compute the same over all of them.
+    of the changed items for the threshold (``judged_logits``). With several processes each brings its cases, and all
+    compute the same over all of them.
 
     Of several regions the Dice of a case is the mean over those that its mask has; ``dice_<region>`` stands beside.
 
