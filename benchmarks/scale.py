@@ -2,11 +2,13 @@
 
     python -m benchmarks.scale rows [--rows 10000 1000000]
     python -m benchmarks.scale kills [--images 2000] [--kills 50] [--processes 2] [--seed 0]
+    python -m benchmarks.scale cost FOLDER [--images 40] [--studies 1000000]
 
 `rows` sends a manifest through the real code with a predictor that answers at once: time a row, of the merge, and peak
 memory, each number of rows in a process of its own. `kills` predicts small drawn heads with a tiny random
 network, once undisturbed, and once while a process drawn at random (a shard's, or the one that started them) is ended
-with SIGKILL; the driver is started again by the same command.
+with SIGKILL; the driver is started again by the same command. `cost` predicts some images of a folder by the shipped
+network, with overlays, and says what so many studies like them cost at the same rate.
 """
 
 from __future__ import annotations
@@ -34,13 +36,16 @@ from benchmarks.duplicates import draw
 from benchmarks.inference import standard_overlay
 from scripts.command import errors
 from scripts.command.locations import ROOT
+from scripts.inference.image_files import find_images
 from scripts.inference.ledger import entries, journals
-from scripts.inference.manifest import prepare
+from scripts.inference.manifest import LEDGER, prepare
 from scripts.inference.merging import merge
+from scripts.inference.predict import Recipe
 from scripts.inference.result_table import columns
 from scripts.inference.shards import run_shard
 
 SIDE = 32
+CLASSES = ["no_tumor", "glioma", "meningioma", "pituitary"]
 # Of the network, beside what train.yaml says.
 TINY = {
     "kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 4, 8],
@@ -53,17 +58,21 @@ class Immediate:
     """A predictor that reads nothing and answers at once."""
 
     made_by: dict[str, Any] = field(default_factory=lambda: {"version": "benchmark"})
-    classes: list[str] = field(default_factory=lambda: ["no_tumor", "glioma", "meningioma", "pituitary"])
+    columns: list[str] = field(default_factory=lambda: columns(CLASSES))
 
     def kept(self, image: Path, name: str) -> None:
         """Nothing is kept."""
 
+    def lost(self, image: Path, name: str, reason: str) -> dict[str, Any]:
+        """No input ends this process."""
+        raise RuntimeError(f"{image} ended its process: {reason}")
+
     def stream(self, todo: Iterable[tuple[Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """A row an image."""
         for image, name in todo:
-            numbers = {f"probability_{kind}": 0.123456789 for kind in self.classes}
+            numbers = {f"probability_{kind}": 0.123456789 for kind in CLASSES}
             known = {"image": str(image), "name": name, "status": "done", "verdict": "no tumor detected", "flags": ""}
-            yield name, {**dict.fromkeys(columns(self.classes)), **numbers, **known}
+            yield name, {**dict.fromkeys(self.columns), **numbers, **known}
 
 
 def measure_rows(rows: int) -> dict[str, float]:
@@ -134,6 +143,38 @@ def measure_kills(folder: Path, images: int, kills: int, processes: int, seed: i
     }
 
 
+def measure_cost(predict: Recipe, images: Sequence[Path], studies: int) -> dict[str, Any]:
+    """CPU hours, storage and files of so many studies, from those of some; one process, loading left out.
+
+    Args:
+        predict: into an empty folder.
+        images: that are predicted.
+        studies: how many it is told for.
+    """
+    table = predict.out.with_suffix(".csv")
+    table.write_text("\n".join(["image", *map(str, images)]) + "\n", encoding="utf-8")
+    manifest, predictor = prepare(table, predict.out), predict()
+    start = time.process_time()
+    run_shard(predictor, manifest, (1, 1))
+    seconds = (time.process_time() - start) / len(images)
+    _, counts = merge(predict.out)
+    files = [path for path in predict.out.rglob("*") if path.is_file()]
+    kept = [path for path in files if LEDGER in path.parts]
+    sizes = {"results": sorted(set(files) - set(kept)), "ledger": kept, "read": images}
+    gib = {
+        f"{name}_gib": sum(p.stat().st_size for p in own) / len(images) * studies / 2**30 for name, own in sizes.items()
+    }
+    return {
+        "images": len(images),
+        "done": counts["done"],
+        "cpu_s_a_study": round(seconds, 4),
+        "studies": studies,
+        "cpu_hours": round(seconds * studies / 3600, 1),
+        **{name: round(value, 1) for name, value in gib.items()},
+        "files": round(len(sizes["results"]) / len(images) * studies),
+    }
+
+
 def _driver(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -166,8 +207,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     kills.add_argument("--kills", type=int, default=50, help="at most so many (default: 50)")
     kills.add_argument("--processes", type=int, default=2, help="that predict (default: 2)")
     kills.add_argument("--seed", type=int, default=0, help="of images and kills (default: 0)")
+    cost = commands.add_parser("cost", help="what so many studies cost, from some")
+    cost.add_argument("folder", type=Path, help="of images")
+    cost.add_argument("--images", type=int, default=40, help="that are predicted (default: 40)")
+    cost.add_argument("--studies", type=int, default=1_000_000, help="that it is told for (default: 1000000)")
     arguments = parser.parse_args(argv)
-    if arguments.what == "kills":
+    if arguments.what == "cost":
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            images = find_images(arguments.folder, out).images
+            step = max(1, len(images) // arguments.images)
+            found = measure_cost(Recipe(out), images[::step][: arguments.images], arguments.studies)
+    elif arguments.what == "kills":
         with tempfile.TemporaryDirectory() as folder:
             found = measure_kills(Path(folder), arguments.images, arguments.kills, arguments.processes, arguments.seed)
     elif len(arguments.rows) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import PARTS, Parser, Verb, add_data, add_limit, add_out, add_seed
+from scripts.command.verbs import PARTS, Parser, Verb, add_data, add_limit, add_out, add_seed, add_shards
 
 __all__ = ["VERBS"]
 
@@ -15,6 +15,7 @@ def _verify(parser: Parser) -> None:
     parser.add_argument("--allow", nargs="+", default=[], metavar="RULE", help="rules that may fail")
     parser.add_argument("--write_passing", metavar="LIST.json", help="write the list without its failing items here")
     parser.add_argument("--spatial_size", type=int, default=256, help=SIZE)
+    add_shards(parser)
 
 
 def _audit(parser: Parser) -> None:
@@ -25,6 +26,7 @@ def _audit(parser: Parser) -> None:
     parser.add_argument("--spatial_size", type=int, default=256, help=SIZE)
     parser.add_argument("--strict", action="store_true", help="exit status 1 if anything is flagged after the pipeline")
     add_seed(parser, "subset and folds")
+    add_shards(parser)
 
 
 VERBS = (

@@ -17,35 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from scripts.checks.observations import KINDS, STAGES, AuditJob, chosen_items, observer
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
 from scripts.data import datalists
-from scripts.data.preprocessing import Pipeline, make_preprocessing
+from scripts.inference.item_shards import in_shards
 from scripts.measures.shortcuts import (
     MIN_UNITS,
-    air_features,
     auc_by_value,
-    geometry_features,
-    histogram_features,
-    size_features,
 )
 from scripts.pictures.figures import COLORS, STYLE
 from scripts.runs.folder import write_json
-from transforms.borders import OFFSET_KEY, on_image
-from transforms.describe import Untraced
-from transforms.foreground import ForegroundMaskd
-from transforms.intensity import plain
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("air", "size", "geometry", "histogram")
-STAGES = ("before", "after")
 PLURAL = {"source": "sources", "diagnosis": "diagnoses"}
 # Flagged above these, if the interval leaves 0.5 out. Air and the file's size hold nothing of the truth. The head's
 # outline and histogram hold a little (the plane of the slice, a large bright tumor), so their limits are higher.
@@ -78,59 +67,6 @@ ADVICE = {
 }
 
 
-def observe(item: dict[str, Any], pipeline: Pipeline) -> dict[str, dict[str, dict[str, float]]]:
-    """Features of one item, by kind and stage.
-
-    Args:
-        item: with absolute paths.
-        pipeline: of ``make_preprocessing(..., trace=False)``.
-
-    Raises:
-        ValueError: when the item cannot be processed; names the file.
-    """
-    steps = [type(step) for step in pipeline.transforms]
-    loaded, found = steps.index(Untraced) + 1, steps.index(ForegroundMaskd) + 1
-    raw = pipeline(item, end=loaded)
-    masked = pipeline(raw, start=loaded, end=found)
-    shape = raw["image"].shape[1:]
-    head = torch.from_numpy(on_image(plain(masked["foreground"])[0].numpy(), masked[OFFSET_KEY], shape))[None]
-    final = pipeline(masked, start=found)
-    observed: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in KINDS}
-    for stage, image, mask in (
-        ("before", raw["image"], head),
-        ("after", final["image"], final["foreground"]),
-    ):
-        pixels, inside = image.numpy(), mask[0].numpy() != 0
-        observed["air"][stage] = air_features(pixels, inside)
-        observed["geometry"][stage] = geometry_features(inside, with_size=stage == "before")
-        observed["size"][stage] = size_features(inside.shape)
-        observed["histogram"][stage] = histogram_features(pixels, inside)
-    observed["tumor"] = {"label": {"voxels": float(final.get("tumor_voxels", -1))}}
-    return observed
-
-
-def subsample(items: Sequence[dict[str, Any]], limit: int | None, seed: int = 0) -> list[dict[str, Any]]:
-    """At most ``limit`` items, every source and class in its proportion; the same for the same seed.
-
-    Raises:
-        ValueError: when ``limit`` is less than 1.
-    """
-    if limit is None or limit >= len(items):
-        return list(items)
-    if limit < 1:
-        raise ValueError(f"limit must be 1 or more, got {limit}")
-    rng = np.random.default_rng(seed)
-    strata: dict[tuple[str, int], list[int]] = {}
-    for index, item in enumerate(items):
-        strata.setdefault((str(item.get("source", "")), int(item.get("diagnosis", -1))), []).append(index)
-    timed = [
-        ((place + 0.5) / len(own), index)
-        for own in strata.values()
-        for place, index in enumerate(rng.permutation(own).tolist())
-    ]
-    return [items[index] for _, index in sorted(sorted(timed)[:limit], key=lambda pair: pair[1])]
-
-
 def audit(
     datalist: dict[str, Any],
     dataset_dir: str | Path,
@@ -160,16 +96,31 @@ def audit(
     Raises:
         ValueError: when no item can be used, or nothing is there to be told apart.
     """
-    items = subsample([item for part in parts for item in datalist[part]], limit, seed)
-    pipeline = make_preprocessing(spatial_size, trace=False)
-    observed, kept, unusable = [], [], []
-    for item in tqdm(items, desc="Auditing", disable=not progress):
-        try:
-            observed.append(observe(_located(item, Path(dataset_dir)), pipeline))
-            kept.append(item)
-        except ValueError as error:
-            unusable.append({"image": item["image"], "reason": str(error)})
-            logger.warning("not used: %s", error)
+    items = chosen_items(datalist, parts, limit, seed)
+    one = observer(items, dataset_dir, spatial_size)
+    seen = [one(number) for number in tqdm(range(len(items)), desc="Auditing", disable=not progress)]
+    return audit_of(datalist, items, seen, spatial_size, seed)
+
+
+def audit_of(
+    datalist: dict[str, Any],
+    items: Sequence[dict[str, Any]],
+    seen: Sequence[dict[str, Any]],
+    spatial_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What `audit` returns, of what was seen of the items.
+
+    Raises:
+        ValueError: when no item can be used, or nothing is there to be told apart.
+    """
+    kept = [item for item, own in zip(items, seen, strict=True) if "reason" not in own]
+    observed = [own for own in seen if "reason" not in own]
+    unusable = [
+        {"image": item["image"], "reason": own["reason"]}
+        for item, own in zip(items, seen, strict=True)
+        if "reason" in own
+    ]
     if not kept:
         raise ValueError(f"none of the {len(items)} items of {datalist.get('name')!r} can be used")
     units = datalists.units(kept)
@@ -188,17 +139,6 @@ def audit(
         "rows": rows,
         "unusable": unusable,
     }
-
-
-def _located(item: dict[str, Any], root: Path) -> dict[str, Any]:
-    """The item's files, absolute; the label only where the diagnosis has to be taken from it."""
-    image = item["image"]
-    located = {"image": str(root / image) if isinstance(image, str) else [str(root / path) for path in image]}
-    located |= {key: item[key] for key in ("slice", "plane") if key in item}
-    located |= {key: str(root / item[key]) for key in ("foreground",) if key in item}
-    if "diagnosis" not in item and "label" in item:
-        located["label"] = str(root / item["label"])
-    return located
 
 
 def _targets(
@@ -342,9 +282,16 @@ def write_audit(result: dict[str, Any], folder: Path) -> list[Path]:
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``audit``; fails with ``--strict`` if anything is flagged after the pipeline."""
     datalist = datalists.read(arguments.datalist_file, arguments.dataset_dir)
-    result = audit(
-        datalist, arguments.dataset_dir, arguments.spatial_size, arguments.limit, arguments.seed, arguments.parts
-    )
+    size, seed = arguments.spatial_size, arguments.seed
+    chosen = (arguments.limit, seed, tuple(arguments.parts))
+    job = AuditJob(arguments.datalist_file, arguments.dataset_dir, size, *chosen)
+    seen = in_shards(arguments, job, arguments.datalist_file, arguments.out, lambda: len(job.items()))
+    if isinstance(seen, str):
+        return Outcome(seen, [arguments.out])
+    if seen is None:
+        result = audit(datalist, arguments.dataset_dir, size, *chosen)
+    else:
+        result = audit_of(datalist, job.items(), seen, size, seed)
     written = write_audit(result, arguments.out)
     flagged = any(row["flagged"] and row["stage"] == "after" for row in result["rows"])
     return Outcome(summary(result) + "\n", written, arguments.strict and flagged)

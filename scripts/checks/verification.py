@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,18 @@ class Result:
     broken: dict[str, str] = field(default_factory=dict)
     hash: NDArray[np.uint8] | None = None
     content: str = ""
+
+    def to_plain(self) -> dict[str, Any]:
+        """What JSON holds of it, without the split."""
+        packed = None if self.hash is None else self.hash.tobytes().hex()
+        return {"item": self.item, "measures": self.measures, "broken": self.broken, "hash": packed,
+                "content": self.content}  # fmt: skip
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any], split: str) -> Result:
+        """Read `to_plain`."""
+        packed = None if values["hash"] is None else np.frombuffer(bytes.fromhex(values["hash"]), np.uint8)
+        return cls(**{**values, "hash": packed, "split": split})
 
     def breaks(self, rule: str, reason: str) -> None:
         """Record a rule that does not hold."""

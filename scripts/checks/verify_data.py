@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from scripts.command.files import whole
 from scripts.command.verbs import Outcome
 from scripts.data import datalists
 from scripts.data.datalists import SPLITS, Datalist, Item
+from scripts.inference.item_shards import in_shards
 from scripts.runs.folder import write_csv, write_json
 from transforms.borders import head_mask
 from transforms.intensity import scale_robust
@@ -67,23 +69,52 @@ def verify(datalist: Datalist, dataset_dir: Path | str, spatial_size: int = 256,
     Raises:
         FileNotFoundError: when there is no such folder.
     """
+    items = every_item(datalist)
+    one = _verifier(datalist, items, dataset_dir, spatial_size)
+    results = [one(number) for number in tqdm(range(len(items)), desc="verify", unit="item", disable=not progress)]
+    compare(results, dataset_dir)
+    return results
+
+
+def _verifier(
+    datalist: Datalist, items: Sequence[tuple[Item, str]], dataset_dir: Path | str, spatial_size: int
+) -> Callable[[int], Result]:
+    """Verifies one of the items, by its number."""
     if not Path(dataset_dir).is_dir():
         raise FileNotFoundError(f"no folder {dataset_dir}")
     verifier = Verifier(dataset_dir, spatial_size)
     classes = len(datalist.get("classes", {"0": "", "1": ""}))
-    results = []
-    for item, split in tqdm(every_item(datalist), desc="verify", unit="item", disable=not progress):
+
+    def one(number: int) -> Result:
+        item, split = items[number]
         fault = _form(item, classes)
-        if fault:
-            named = (
-                item if isinstance(item, dict) and isinstance(item.get("image"), (str, list)) else {"image": str(item)}
-            )
-            results.append(Result(named, split))
-            results[-1].breaks("readable", fault)
-        else:
-            results.append(verifier(item, split))
-    compare(results, dataset_dir)
-    return results
+        if not fault:
+            return verifier(item, split)
+        named = item if isinstance(item, dict) and isinstance(item.get("image"), (str, list)) else {"image": str(item)}
+        result = Result(named, split)
+        result.breaks("readable", fault)
+        return result
+
+    return one
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """Verification of one item after the other, by any number of processes."""
+
+    datalist_file: Path
+    dataset_dir: Path
+    spatial_size: int
+
+    def settings(self) -> dict[str, Any]:
+        """What decides about a result beside the list."""
+        return {"dataset_dir": str(Path(self.dataset_dir).resolve()), "spatial_size": self.spatial_size}
+
+    def start(self) -> Callable[[int], Any]:
+        """The verification of an item by its number."""
+        datalist = read_loosely(self.datalist_file)
+        one = _verifier(datalist, every_item(datalist), self.dataset_dir, self.spatial_size)
+        return lambda number: one(number).to_plain()
 
 
 def _form(item: Any, classes: int) -> str:
@@ -235,7 +266,17 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     file = arguments.datalist_file
     out = arguments.out or file.with_name(f"{file.stem}_verification")
     datalist = read_loosely(file)
-    results = verify(datalist, arguments.dataset_dir, arguments.spatial_size)
+    job = VerifyJob(file, arguments.dataset_dir, arguments.spatial_size)
+    found = in_shards(arguments, job, file, out, lambda: len(every_item(datalist)))
+    if isinstance(found, str):
+        return Outcome(found, [out])
+    if found is None:
+        results = verify(datalist, arguments.dataset_dir, arguments.spatial_size)
+    else:
+        results = [
+            Result.from_plain(values, split) for values, (_, split) in zip(found, every_item(datalist), strict=True)
+        ]
+        compare(results, arguments.dataset_dir)
     if not results:
         raise ValueError(f"{file} holds no items")
     summary = summarize(results, arguments.allow)

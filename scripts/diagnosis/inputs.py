@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
-from scripts.checks.audit import subsample
+from scripts.checks.observations import subsample
 from scripts.command.config_files import read_config
 from scripts.data import datalists
 from scripts.data.datalists.folders import IMAGE_SUFFIXES

@@ -13,6 +13,7 @@ from scripts.command.verbs import (
     add_part,
     add_run,
     add_seed,
+    add_shards,
     add_weights,
 )
 
@@ -28,6 +29,7 @@ def _evaluate(parser: Parser) -> None:
     add_out(parser, "folder of the results (default: evaluation in the run, or a folder of its own for another list)")
     add_overlay(parser, "evaluate.yaml")
     add_compute(parser)
+    add_shards(parser)
 
 
 def _explain(parser: Parser) -> None:

@@ -65,21 +65,21 @@ class CaseResults:
     def __init__(self, temperature: float = 1.0, regions: Sequence[str] | None = None) -> None:
         self.temperature, self.regions = temperature, list(regions or [])
         self.rows: list[dict[str, Any]] = []
-        self._people: list[dict[str, Any]] = []
+        self.people: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Collect at every iteration."""
         engine.add_event_handler(Events.STARTED, lambda _: self._start())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self._join())
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.join())
 
     def _start(self) -> None:
         self.rows.clear()
-        self._people.clear()
+        self.people.clear()
 
-    def _join(self) -> None:
-        """What is resampled is known when all cases are: a near-duplicate group may join patients."""
-        for row, (_, unit) in zip(self.rows, clusters(self._people), strict=True):
+    def join(self) -> None:
+        """Say what is resampled, which is known when all cases are: a near-duplicate group may join patients."""
+        for row, (_, unit) in zip(self.rows, clusters(self.people), strict=True):
             row["unit"] = unit
 
     def collect(self, engine: Any) -> None:
@@ -90,7 +90,7 @@ class CaseResults:
         found = region_masks(pred["seg"], len(self.regions) > 1).cpu() if "seg" in pred else None
         segmented = None if found is None else found[:, :1].float()
         for i in range(len(label)):
-            self._people.append(_who(batch, i))
+            self.people.append(_who(batch, i))
             self.rows.append(
                 {
                     **identity(batch, i),

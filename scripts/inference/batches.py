@@ -115,6 +115,11 @@ class BatchPrediction:
         """Names by index."""
         return self.inference.classes
 
+    @property
+    def columns(self) -> list[str]:
+        """Of the table, see `scripts.inference.result_table`."""
+        return columns(self.classes)
+
     def stream(self, todo: Iterable[tuple[Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Predict image by image; never more than one study is held beside the one that is computed.
 
@@ -177,17 +182,20 @@ class BatchPrediction:
             row = result["row"]
         except (OSError, ValueError, KeyError, TypeError):  # none, or nothing that was written here
             return None
-        return row if same and whole and list(row) == columns(self.inference.classes) else None
+        return row if same and whole and list(row) == self.columns else None
 
     def _failed(self, image: Path, name: str, error: Exception | str) -> dict[str, Any]:
         reason = shown(error if isinstance(error, (str, ValueError)) else f"{type(error).__name__}: {error}")
         logger.warning("%s skipped: %s", shown(image), reason)
         self._remove(self.out / name)
-        row = dict.fromkeys(columns(self.inference.classes))
-        known = {"image": shown(image), "name": name, "verdict": f"{NOT_ASSESSED}: {reason}"}
         # A ValueError speaks of the image; anything else may go well another time.
         status = "refused" if isinstance(error, (str, ValueError)) else "failed"
-        return {**row, **known, "flags": "", "status": status, "error": reason}
+        return {**self.lost(image, name, reason), "status": status}
+
+    def lost(self, image: Path, name: str, reason: str) -> dict[str, Any]:
+        """Row of an image without a result."""
+        known = {"image": shown(image), "name": name, "verdict": f"{NOT_ASSESSED}: {reason}"}
+        return {**dict.fromkeys(self.columns), **known, "flags": "", "status": "failed", "error": reason}
 
     def _remove(self, target: Path) -> None:
         """Delete what was written of an earlier content of the file; the result first, which says that all is whole."""
@@ -221,7 +229,7 @@ class BatchPrediction:
         if picture is not None:
             files.append(overlays.save(study_overlay(item, output, empty), self.out / picture))
         row = {
-            **dict.fromkeys(columns(self.inference.classes)),
+            **dict.fromkeys(self.columns),
             **{key: value for key, value in result.items() if key in columns(())},
             **{f"probability_{key}": value for key, value in result["class_probabilities"].items()},
             **{f"raw_{key}": value for key, value in result["raw"].items() if f"raw_{key}" in columns(())},

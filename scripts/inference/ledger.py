@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any
 
 from scripts.inference.result_names import shown
-from scripts.inference.result_table import columns
 from scripts.runs import lock
 
 __all__ = ["JOURNAL", "TRIES", "Ledger", "entries", "finished", "header", "journals"]
@@ -33,7 +32,7 @@ def journals(folder: Path) -> list[Path]:
 
 
 def header(journal: Path) -> dict[str, Any]:
-    """First line of a journal: by what its results were made, and the names of the classes; empty where none is yet."""
+    """First line of a journal: by what its results were made, and the columns of a row; empty where none is yet."""
     with open(journal, "rb") as file:
         line = file.readline()
     return json.loads(line) if line.endswith(b"\n") else {}
@@ -78,7 +77,7 @@ class Ledger:
         shard: its number, from 1, and how many there are.
         rows: number of inputs.
         made_by: what decides about a result beside the image.
-        classes: names by index.
+        columns: of the row that an input leads to; among them ``status``.
         tries: how often an input is tried.
 
     Raises:
@@ -92,17 +91,17 @@ class Ledger:
         shard: tuple[int, int],
         rows: int,
         made_by: Mapping[str, Any],
-        classes: Sequence[str],
+        columns: Sequence[str],
         tries: int = TRIES,
     ) -> None:
-        self.shard, self.tries, self._columns = shard, tries, columns(classes)
+        self.shard, self.tries, self._columns = shard, tries, list(columns)
         self._final, self._begun, self._failed = (
             bytearray(rows),
             array("H", bytes(2 * rows)),
             array("H", bytes(2 * rows)),
         )
         self._folder = _folder(folder, shard)
-        about = {"made_by": dict(made_by), "classes": list(classes)}
+        about = {"made_by": dict(made_by), "columns": self._columns}
         lock.acquire(self._folder, "--shard")
         try:
             _check_others(folder, shard[1])
@@ -168,7 +167,7 @@ class Ledger:
         if other and other != about:
             unlike = sorted(key for key in about["made_by"] if other["made_by"].get(key) != about["made_by"][key])
             raise ValueError(
-                f"{journal} holds results made otherwise ({', '.join(unlike) or 'other classes'} differ); choose "
+                f"{journal} holds results made otherwise ({', '.join(unlike) or 'other columns'} differ); choose "
                 "another --out, or predict with the weights, config and options of before"
             )
         change: dict[str, Callable[[int, int], None]] = {

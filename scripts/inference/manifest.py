@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,14 @@ def is_manifest(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def prepare(source: Path, out: Path) -> Manifest:
+def prepare(source: Path, out: Path, inputs: Sequence[Path] | None = None) -> Manifest:
     """The manifest below ``out``, made of a table or a folder when it is not there yet; by any number of processes.
 
     Args:
         source: CSV or Parquet file with a column ``image``, whose paths are relative to its own folder; or a folder of
-            images.
+            images; or a file that says what ``inputs`` are.
         out: folder of the results.
+        inputs: names of the inputs, where they are no images.
 
     Raises:
         FileNotFoundError: when the source does not exist.
@@ -88,7 +89,7 @@ def prepare(source: Path, out: Path) -> Manifest:
     if not ledger.is_dir():
         if (out / "results.json").is_file():
             raise ValueError(f"{out} holds the results of a folder predicted in one process; choose another --out")
-        _make(source, ledger)
+        _make(source, ledger, inputs)
     found = opened(out)
     content = _content(source)
     if found.source != shown(source.resolve()) or content != _about(ledger)["sha256"]:
@@ -120,14 +121,14 @@ def _content(source: Path) -> str | None:
     """Hash of a table; a folder is looked through once, and not again."""
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected a folder of images or a table of them")
-    return file_sha256(source) if is_manifest(source) else None
+    return None if source.is_dir() else file_sha256(source)
 
 
-def _make(source: Path, ledger: Path) -> None:
+def _make(source: Path, ledger: Path, inputs: Sequence[Path] | None) -> None:
     """Write manifest and source into a folder aside that takes the ledger's name; the first process to do so wins."""
     content = _content(source)
     with whole_folder(ledger, replace=False) as place:
-        rows = _write(_images(source, ledger.parent), place / TABLE, source)
+        rows = _write(_images(source, ledger.parent) if inputs is None else inputs, place / TABLE, source)
         write_json({"source": shown(source.resolve()), "sha256": content, "rows": rows}, place / SOURCE)
 
 

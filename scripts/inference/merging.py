@@ -6,6 +6,7 @@ import csv
 import json
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from scripts.command.files import whole
 from scripts.inference.ledger import entries, header, journals
 from scripts.inference.manifest import opened
 from scripts.inference.result_names import shown
-from scripts.inference.result_table import cell, columns
+from scripts.inference.result_table import cell
 
-__all__ = ["merge"]
+__all__ = ["merge", "merged"]
 
 
 def merge(out: Path) -> tuple[Path, Counter[str]]:
@@ -29,29 +30,43 @@ def merge(out: Path) -> tuple[Path, Counter[str]]:
         the table, and how many inputs are done, refused and failed.
 
     Raises:
+        FileNotFoundError, ValueError: see `merged`.
+    """
+    counts = Counter[str]()
+    with whole(out / "results.csv") as table, open(table, "w", encoding="utf-8", newline="") as target:
+        writer = csv.writer(target)
+        for number, row in enumerate(merged(out)):
+            if not number:
+                writer.writerow(row)
+            counts[row["status"]] += 1
+            writer.writerow([cell(value) for value in row.values()])
+    return out / "results.csv", counts
+
+
+def merged(out: Path) -> Iterator[dict[str, Any]]:
+    """What became of every input, in order: the row that its worker made.
+
+    Args:
+        out: folder of the results.
+
+    Raises:
         FileNotFoundError: when there is no ledger.
         ValueError: when an input has no final state yet, or two, or the shards were made by different weights,
             configs or options.
     """
     manifest = opened(out)
     files = [journal for journal in journals(manifest.path.parent) if header(journal)]
-    about = _about(files)
+    names = _about(files)["columns"]
     final, where, which = _final(files, manifest.rows)
     missing = final.count(0)
     if missing or not files:
         row, image = next((row, image) for row, image in manifest.images() if not final[row])
         raise ValueError(
-            f"{missing} of {manifest.rows} inputs of {manifest.source} are not predicted yet (first: {shown(image)}, "
+            f"{missing} of {manifest.rows} inputs of {manifest.source} are not finished yet (first: {shown(image)}, "
             f"number {row}); run their shards again, then merge"
         )
-    names = columns(about["classes"])
-    status, counts = names.index("status"), Counter[str]()
     with ExitStack() as stack:
-        table = stack.enter_context(whole(out / "results.csv"))
         opened_files = [stack.enter_context(open(file, "rb")) for file in files]
-        target = stack.enter_context(open(table, "w", encoding="utf-8", newline=""))
-        writer = csv.writer(target)
-        writer.writerow(names)
         for row, image in manifest.images():
             source = opened_files[which[row]]
             source.seek(where[row])
@@ -60,19 +75,17 @@ def merge(out: Path) -> tuple[Path, Counter[str]]:
                 raise ValueError(
                     f"{files[which[row]]}: input {row} is {values[0]}, and {shown(image)} in {manifest.path}"
                 )
-            counts[values[status]] += 1
-            writer.writerow([cell(value) for value in values])
-    return out / "results.csv", counts
+            yield dict(zip(names, values, strict=True))
 
 
 def _about(files: list[Path]) -> dict[str, Any]:
     """What all journals say that their results were made by."""
-    first = header(files[0]) if files else {"classes": []}
+    first = header(files[0]) if files else {"columns": []}
     for other in files[1:]:
         if header(other) != first:
             raise ValueError(
-                f"{files[0].parent} and {other.parent} were predicted with different weights, configs or options; "
-                "delete one of them, and predict again"
+                f"{files[0].parent} and {other.parent} were made with different weights, configs or options; "
+                "delete one of them, and run its shard again"
             )
     return first
 

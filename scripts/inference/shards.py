@@ -19,11 +19,9 @@ import torch
 from tqdm import tqdm
 
 from scripts.command.errors import USER_ERRORS, start_logging
-from scripts.inference.answer import NOT_ASSESSED
 from scripts.inference.ledger import TRIES, Ledger
 from scripts.inference.manifest import Manifest, result_place
 from scripts.inference.result_names import shown
-from scripts.inference.result_table import columns
 from scripts.runs import lock
 
 __all__ = ["Predictor", "run_local", "run_shard"]
@@ -38,19 +36,22 @@ LOCK_S, WAIT_S = 10.0, 0.2
 
 
 class Predictor(Protocol):
-    """What a shard is predicted by, see `scripts.inference.batches.BatchPrediction`."""
+    """What works on the inputs of a shard, see `scripts.inference.batches.BatchPrediction`."""
 
     made_by: dict[str, Any]
 
     @property
-    def classes(self) -> list[str]:
-        """Names by index."""
+    def columns(self) -> list[str]:
+        """Of the row that an input leads to, ``image`` first, ``status`` among them."""
 
     def kept(self, image: Path, name: str) -> dict[str, Any] | None:
         """Row of an image whose results are whole, or None."""
 
     def stream(self, todo: Iterable[tuple[Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Place and row of each image, as they come to their end."""
+
+    def lost(self, image: Path, name: str, reason: str) -> dict[str, Any]:
+        """Row of an image that ended its process each time, of status "failed"."""
 
 
 def run_shard(
@@ -101,7 +102,7 @@ def _ledger(predictor: Predictor, manifest: Manifest, shard: tuple[int, int], tr
     until = time.monotonic() + wait_s
     while True:
         try:
-            return Ledger(manifest.path.parent, shard, manifest.rows, predictor.made_by, predictor.classes, tries)
+            return Ledger(manifest.path.parent, shard, manifest.rows, predictor.made_by, predictor.columns, tries)
         except lock.InUse:
             if time.monotonic() > until:
                 raise
@@ -140,8 +141,7 @@ def _lost(predictor: Predictor, row: int, image: Path, tries: int) -> dict[str, 
     """Row of an input that ended its process each time."""
     reason = f"the process ended {tries} times while this image was read or predicted"
     logger.warning("%s failed: %s", shown(image), reason)
-    known = {"image": shown(image), "name": result_place(row, image), "verdict": f"{NOT_ASSESSED}: {reason}"}
-    return {**dict.fromkeys(columns(predictor.classes)), **known, "flags": "", "status": "failed", "error": reason}
+    return predictor.lost(image, result_place(row, image), reason)
 
 
 @contextmanager

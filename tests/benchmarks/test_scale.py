@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from benchmarks import scale
 from scripts.inference.pipeline import Inference
@@ -20,3 +21,15 @@ def test_the_tiny_network_predicts(tmp_path):
     item = inference.prepare({"image": str(tmp_path / "a.png")})
     assert inference.infer(item)["seg"].shape[-2:] == (scale.SIDE, scale.SIDE)
     assert inference.classes == ["no_tumor", "tumor"]
+
+
+def test_the_cost_is_that_of_the_images_times_the_studies(tmp_path):
+    overlay = scale.standard_overlay(tmp_path, scale.SIDE, **scale.TINY)
+    for k in range(2):
+        scale.draw(np.random.default_rng(k)).resize((scale.SIDE, scale.SIDE)).save(tmp_path / f"{k}.bmp")
+    images = [tmp_path / "0.bmp", tmp_path / "1.bmp"]
+    found = scale.measure_cost(scale.Recipe(tmp_path / "out", overlays=(overlay,), device="cpu"), images, 2**30)
+    assert found["done"] == 2
+    assert found["files"] == 2**30 * 4.5  # mask, evidence, overlay and result of each, and the table of all
+    assert found["read_gib"] == images[0].stat().st_size
+    assert found["cpu_hours"] == pytest.approx(found["cpu_s_a_study"] * 2**30 / 3600, rel=0.01)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from scripts.__main__ import main as command
 from scripts.checks import audit as audit_module
-from scripts.checks.audit import audit, figure, subsample, summary
+from scripts.checks.audit import audit, figure, summary
+from scripts.checks.observations import subsample
 from scripts.data import datalists
 from scripts.measures.shortcuts import (
     air_features,
@@ -140,6 +141,12 @@ def test_command_line_writes_json_and_a_figure(tmp_path, capsys):
     picture_of_it = Image.open(io.BytesIO((tmp_path / "audit" / "audit.png").read_bytes()))
     assert picture_of_it.width > 1000
     assert figure(result) == (tmp_path / "audit" / "audit.png").read_bytes()
+    arguments = [*arguments[:-1], str(tmp_path / "shards"), "--spatial_size", "48"]
+    for given in (["--shard", "2/3"], ["--shard", "1/3"], ["--shard", "3/3"], ["--merge"]):
+        assert command([*arguments, *given]) == 0
+    assert capsys.readouterr().out.splitlines()[:1] == ["shard 2 of 3: 20 of 61 inputs; --merge makes the table"]
+    assert (tmp_path / "shards" / "audit.json").read_bytes() == (tmp_path / "audit" / "audit.json").read_bytes()
+    assert not (tmp_path / "shards" / "ledger").exists()
 
 
 def test_nothing_to_tell_apart_is_refused(tmp_path):

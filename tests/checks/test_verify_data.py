@@ -188,6 +188,17 @@ def test_the_command_writes_tables_a_sheet_and_exits_by_the_rules(tmp_path, caps
     with Image.open(out / "worst.png") as sheet:
         assert np.asarray(sheet.convert("L")).std() > 20
     assert sum(len(datalists.read(tmp_path / "ok.json", tmp_path)[split]) for split in datalists.SPLITS) == 7
+    shards = [*arguments, "--spatial_size", "64", "--out", str(tmp_path / "shards")]
+    assert command([*shards, "--shard", "2/2"]) == 0
+    with pytest.raises(ValueError, match=r"4 of 8 inputs of .*list.json are not finished yet"):
+        command([*shards, "--merge"])
+    with pytest.raises(ValueError, match=r"results made otherwise \(spatial_size differ\)"):
+        command([*arguments, "--out", str(tmp_path / "shards"), "--shard", "1/2"])
+    assert command([*shards, "--shard", "1/2"]) == 0
+    assert command([*shards, "--merge"]) == 1
+    for name in ("verification.csv", "verification.json"):
+        assert (tmp_path / "shards" / name).read_bytes() == (out / name).read_bytes()
+    assert not (tmp_path / "shards" / "ledger").exists()
     assert command([*arguments, "--allow", "readable", "--out", str(tmp_path / "o")]) == 0
     assert "ALLOWED readable: 1 items" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no rule 'everything'; the rules: readable"):

@@ -18,6 +18,7 @@ from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from PIL import Image
 
+from scripts.__main__ import main as command
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.workflows import run_config
 from scripts.data.preprocessing import make_training_pipeline, resolve_items
@@ -47,6 +48,17 @@ def test_metrics_equal_the_cases_averaged_by_hand(evaluated):
     predicted = np.array([int(row["predicted"]) for row in rows])
     assert metrics["classification"]["balanced_accuracy"] == pytest.approx(balanced_accuracy(diagnosis, predicted))
     assert metrics["classification"]["majority_accuracy"] == pytest.approx(max(np.bincount(diagnosis)) / len(rows))
+
+
+def test_an_evaluation_by_shards_is_that_of_one_process(small_run, tmp_path):
+    given = ["evaluate", "--run_dir", str(small_run.run("ours")), "--extras", "[]", "--batch_size", "3"]
+    given += [token for name, path in small_run.paths.items() for token in (f"--{name}", path)]
+    command([*given, "--out", str(tmp_path / "one")])
+    for shard in (["--shard", "2/2"], ["--shard", "1/2"], ["--merge"]):
+        command([*given, "--out", str(tmp_path / "two"), *shard])
+    for name in ("cases.csv", "patients.csv", "metrics.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert not (tmp_path / "two" / "ledger").exists()
 
 
 def test_localization_has_the_required_layers_baselines_and_no_energy_in_air_at_the_layer(evaluated):

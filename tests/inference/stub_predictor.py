@@ -29,7 +29,7 @@ class Stub:
     seconds: float = 0.0
     seen: list[str] = field(default_factory=list)
     made_by: dict[str, Any] = field(default_factory=lambda: {"version": "stub"})
-    classes: list[str] = field(default_factory=lambda: CLASSES)
+    columns: list[str] = field(default_factory=lambda: columns(CLASSES))
 
     def __call__(self) -> Stub:
         """As the recipe of itself."""
@@ -37,6 +37,11 @@ class Stub:
 
     def kept(self, image: Path, name: str) -> None:
         """Nothing is kept."""
+
+    def lost(self, image: Path, name: str, reason: str) -> dict[str, Any]:
+        """A row with the reason."""
+        known = {"image": str(image), "name": name, "status": "failed", "error": reason}
+        return {**dict.fromkeys(self.columns), **known}
 
     def stream(self, todo: Iterable[tuple[Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row an image."""

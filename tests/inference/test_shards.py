@@ -18,6 +18,7 @@ from scripts.inference.ledger import Ledger, entries, journals
 from scripts.inference.manifest import Manifest, prepare, result_place
 from scripts.inference.merging import merge
 from scripts.inference.ray_actors import ShardActor, run_ray
+from scripts.inference.result_table import columns
 from scripts.inference.shards import run_local, run_shard
 from scripts.inference.slurm_jobs import run_slurm
 from scripts.runs import lock
@@ -129,7 +130,7 @@ def test_what_is_under_way_at_an_interruption_is_taken_back(made, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_shard(Stub(), manifest, (1, 1))
     assert states(tmp_path / "out") == [(0, "begun", 0), (0, "done", 0), (1, "begun", 0), (1, "back", 0)]
-    with pytest.raises(ValueError, match=r"2 of 3 inputs of .* are not predicted yet \(first: .*stop.png, number 1\)"):
+    with pytest.raises(ValueError, match=r"2 of 3 inputs of .* are not finished yet \(first: .*stop.png, number 1\)"):
         merge(tmp_path / "out")
     assert not (tmp_path / "out" / "results.csv").exists()
 
@@ -199,6 +200,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from scripts.inference.manifest import opened
+from scripts.inference.result_table import columns
 from scripts.inference.shards import run_local
 from tests.inference.stub_predictor import Stub
 run_local(Stub(seconds=0.05), opened(Path(sys.argv[1])), 2)
@@ -253,11 +255,11 @@ def test_the_command_predicts_a_manifest_by_shards_like_a_folder(tmp_path, capsy
 
 def test_the_ledger_counts_what_was_begun_and_not_finished(made, tmp_path):
     manifest = made()
-    with Ledger(manifest.path.parent, (1, 1), 20, {}, CLASSES) as ledger:
+    with Ledger(manifest.path.parent, (1, 1), 20, {}, columns(CLASSES)) as ledger:
         ledger.begin(4)
         ledger.begin(5)
         ledger.take_back(5)
-    with Ledger(manifest.path.parent, (1, 1), 20, {}, CLASSES) as ledger:
+    with Ledger(manifest.path.parent, (1, 1), 20, {}, columns(CLASSES)) as ledger:
         assert [ledger.tried(row) for row in (3, 4, 5)] == [0, 1, 0]
         assert not ledger.settled(4)
     assert not (tmp_path / "out" / "ledger" / "shard-1-of-1" / lock.FILE).exists()
@@ -293,7 +295,7 @@ def test_actors_on_two_nodes_of_ray_give_the_same_table(made, tmp_path, two_node
     rows = table(tmp_path / "actors")
     assert rows[8]["error"] == "the process ended 1 times while this image was read or predicted"
     one = made(names, "one")
-    with Ledger(one.path.parent, (1, 1), 12, Stub().made_by, Stub().classes, 1) as ledger:
+    with Ledger(one.path.parent, (1, 1), 12, Stub().made_by, Stub().columns, 1) as ledger:
         ledger.begin(8)  # as a process that ended there leaves it
     run_shard(Stub(), one, (1, 1), tries=1)
     assert merge(tmp_path / "one")[1] == counts
