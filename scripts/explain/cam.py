@@ -29,7 +29,7 @@ from scripts.explain.cam_formulas import (
     layercam,
 )
 from scripts.explain.grids import ToMap, as_map
-from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
+from scripts.explain.layers import LayerError, evaluating, frozen, refuse_quantized, resolve_layer
 from scripts.explain.maps import max_scaling
 from scripts.explain.outputs import selecting, unwrapped
 from scripts.explain.recording import chosen_layers, default_layer, record
@@ -125,6 +125,7 @@ def cam_pass(
     if cancelled not in ("error", "empty"):
         raise ValueError(f"cancelled: expected 'error' or 'empty', got {cancelled!r}")
     kwargs = dict(forward_kwargs or {})
+    refuse_quantized(model)
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
         x = plain(x)
         kwargs = {key: plain(value) if isinstance(value, Tensor) else value for key, value in kwargs.items()}

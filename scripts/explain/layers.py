@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["LayerError", "default_aliases", "evaluating", "frozen", "list_layers", "resolve_layer"]
+__all__ = ["LayerError", "default_aliases", "evaluating", "frozen", "list_layers", "refuse_quantized", "resolve_layer"]
 
 ALIASES = ("encoder_early", "encoder_mid", "encoder_last", "decoder_last", "seg_head", "evidence")
 
@@ -84,6 +84,20 @@ def resolve_layer(model: nn.Module, name: str, aliases: Mapping[str, str] | None
     nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)
     nearest_text = f"nearest: {nearest[0]!r}; " if nearest else ""
     raise LayerError(f"layer {name!r} not in {kind}; {nearest_text}{hint}")
+
+
+def refuse_quantized(model: nn.Module) -> None:
+    """Make sure that gradients can pass: the integers of quantized layers carry none.
+
+    Raises:
+        LayerError: naming the first quantized layer.
+    """
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__.split("."):
+            raise LayerError(
+                f"layer {name!r} of {type(model).__name__} is quantized, and its integers carry no gradient; explain "
+                "the network that was quantized, or take occlusion"
+            )
 
 
 @contextmanager

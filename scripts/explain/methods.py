@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -141,12 +142,14 @@ def explain(
 
     Raises:
         LayerError: for a layer that does not exist or cannot be explained.
-        ValueError: for an unknown method, layers where no method explains any, an aggregate of signed maps or of a
+        ValueError: for images that are no floating point (B, C, *spatial), are not finite, or that the network fails
+            on; for an unknown method, layers where no method explains any, an aggregate of signed maps or of a
             single layer, or options for a method that is not asked for.
     """
     methods = [method] if isinstance(method, str) else list(method)
     names = layers if layers is None or isinstance(layers, str) else list(layers)
     _check(methods, names, aggregate, signed, options or {})
+    _check_images(x)
     extra = dict(options or {})
     kwargs = dict(forward_kwargs or {})
     model = unwrapped(model)
@@ -155,7 +158,7 @@ def explain(
         if head is not None and named_head not in (None, head):
             raise ValueError(f"head {head!r} is given, but the target names {named_head!r}; give it once")
         head = named_head if head is None else head
-    with selecting(model, head):
+    with selecting(model, head), _one_sentence(model, x):
         given = _with_foreground(kwargs, foreground, foreground_kwarg)
         aim = _target(model, x, target, given)
         common: dict[str, Any] = {"forward_kwargs": kwargs, "signed": signed}
@@ -237,6 +240,28 @@ def _check(
             raise ValueError("aggregate: maps are scaled to their maxima first, which signed maps cannot be")
         if layers is None or isinstance(layers, str) or len(layers) < 2:
             raise ValueError(f"aggregate: expected several layers, got {layers!r}")
+
+
+@contextmanager
+def _one_sentence(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Say of a forward pass that fails what was put in, as for images of other channels than the network's."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(model).__name__} failed on images {tuple(x.shape)} of {x.dtype}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _check_images(x: Tensor) -> None:
+    if not isinstance(x, Tensor) or x.dim() < 3 or not x.is_floating_point():
+        found = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"images: expected floating point (B, C, *spatial), got {found}")
+    if not bool(torch.isfinite(x).all()):
+        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"images: NaN or infinite values in sample(s) {bad}")
 
 
 def _options_of(method: str, options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
 from scripts.explain.grids import as_map
@@ -105,12 +106,15 @@ class Recorder:
                 "on these layers"
             )
         scale = FP16_SCALE if any(a.dtype == torch.float16 for a in self.activations.values()) else 1.0
-        grads = torch.autograd.grad(
-            score.sum() * scale,
-            [self.activations[name] for name in self.layers],
-            retain_graph=retain_graph,
-            allow_unused=True,
-        )
+        leaves = [self.activations[name] for name in self.layers]
+        try:
+            grads = torch.autograd.grad(score.sum() * scale, leaves, retain_graph=retain_graph, allow_unused=True)
+        except CheckpointError as error:
+            raise LayerError(
+                f"a checkpoint of {self._kind} runs a part again in the backward pass, in which "
+                f"{', '.join(map(repr, self.layers))} would differ; switch checkpoints off, or name the checkpointed "
+                "block as a whole"
+            ) from error
         result = {}
         for name, grad in zip(self.layers, grads, strict=True):
             if grad is None:
