@@ -46,6 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAINING = ROOT / "docs" / "training"
 RESULTS = TRAINING / "results.json"
 METADATA = ROOT / "configs" / "metadata.json"
+REACHED = ("dice", "balanced_accuracy", "removed", "moved")
 PLANES = {"_ax_": "axial", "_co_": "coronal", "_sa_": "sagittal"}
 MAPS = ("evidence", "gradcam", "hirescam", "uniform", "random", "oracle")
 # What the weights were to reach: measure, comparison, value.
@@ -279,7 +280,7 @@ def stages() -> list[dict[str, Any]]:
         entry["clean"] = not manifest["commit"].endswith(provenance.CHANGES)
         entry |= {"best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]}
         curves = read_scalars(folder)
-        reached = {name: dict(curves.get(f"validation/{name}", ())) for name in ("dice", "balanced_accuracy")}
+        reached = {name: dict(curves.get(f"validation/{name}", ())) for name in REACHED}
         found.append({**entry, **{name: values.get(manifest["best_epoch"]) for name, values in reached.items()}})
     return found
 

@@ -101,6 +101,8 @@ def test_stages_tell_dice_and_balanced_accuracy_of_the_epoch_they_selected(resul
     for stage in stages.values():
         reached = {"dice": stage["dice"], "balanced_accuracy": stage["balanced_accuracy"]}
         reached["combined"] = (stage["dice"] + stage["balanced_accuracy"]) / 2
+        if stage["key_metric"] == "because":
+            reached["because"] = (reached["combined"] + stage["removed"] + stage["moved"]) / 3
         assert reached[stage["key_metric"]] == pytest.approx(stage["best_metric"], abs=1e-6)
 
 
