@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,12 @@ class SmallRun:
 
     def run(self, name: str) -> Path:
         return self.folder / name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _locale() -> None:
+    """Each module starts with the locale of the environment: libraries set their own and leave it so."""
+    locale.setlocale(locale.LC_CTYPE, "")
 
 
 @pytest.fixture(scope="session")

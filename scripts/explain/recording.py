@@ -219,7 +219,8 @@ def default_layer(
     seen = [run for run in seen if run.node in on_some_way]
     if output.dim() == x.dim():
         seen = seen[: max((i for i, run in enumerate(seen) if run.is_weights), default=len(seen))]
-    fit = [run for run in reversed(_outermost(seen)) if run.places > 1 and run.runs == 1]
+    once = _outermost([run for run in seen if run.runs == 1])  # a reused one names no node
+    fit = [run for run in reversed(once) if run.places > 1]
     on_every_way = (run for run in fit if image not in _behind(output.grad_fn, run.node))
     for run in chain(on_every_way, fit):
         if not run.is_tokens or _hands_on_places(model, x, kwargs, run.name):
