@@ -139,9 +139,12 @@ def test_the_same_image_feeds_training_and_inference_bit_for_bit(small_run):
 
 
 def test_training_and_shipped_weights_are_of_one_design():
-    """Size and classes are those of the shipped weights; a release writes them into train.yaml too."""
-    train_config = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
-    inference = yaml.safe_load((CONFIGS / "inference.yaml").read_text(encoding="utf-8"))
+    """Size, classes and the kind of evidence are the shipped weights'; a release writes them into train.yaml too."""
+    train_config, overlay, inference = (
+        yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
+        for name in ("train.yaml", "counterfactual.yaml", "inference.yaml")
+    )
+    train_config["network_def"]["evidence"] = overlay["network_def#evidence"]
     sizes = {"kernel_size", "strides", "upsample_kernel_size", "filters", "evidence_levels"}
     own, shipped = (config["network_def"] for config in (train_config, inference))
     assert own.keys() == shipped.keys()
