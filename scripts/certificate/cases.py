@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,8 +50,9 @@ class Case:
             raise ValueError(f"{self.name} has no tumor mask")
         return Donor(self.image, self.mask, self.foreground)
 
+    @cached_property
     def look(self) -> Look:
-        """What it is compared with other heads by."""
+        """What it is compared with other heads by, each with many."""
         return Look.of(self.image, self.foreground)
 
 
@@ -122,11 +124,11 @@ def hosts_for(tumors: Sequence[Case], heads: Sequence[Case]) -> list[Host | None
     by_form: dict[tuple[int, int], list[Case]] = defaultdict(list)
     for head in heads:
         by_form[_form(head)].append(head)
-    looks = {form: Looks([head.look() for head in alike]) for form, alike in by_form.items()}
+    looks = {form: Looks([head.look for head in alike]) for form, alike in by_form.items()}
     found: list[Host | None] = []
     for tumor in tumors:
         alike, host = by_form.get(_form(tumor), []), None
-        for near in looks[_form(tumor)].nearest(tumor.look()) if alike else []:
+        for near in looks[_form(tumor)].nearest(tumor.look) if alike else []:
             if alike[near.place].group != tumor.group and used[alike[near.place].name] < most:
                 host = Host(alike[near.place], near.turn.back())
                 used[host.case.name] += 1

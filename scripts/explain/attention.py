@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scripts.explain.cam import CamPass
 from scripts.explain.grids import ToMap, as_map
 from scripts.explain.layers import LayerError, evaluating
-from scripts.explain.scores import checked_score, one_tensor, plain
+from scripts.explain.scores import checked_score, one_tensor, plain, plain_values
 from scripts.explain.targets import Target
 
 __all__ = ["ATTENTION", "ROLLOUT", "attention_matrices", "attention_rollout", "rollout"]
@@ -115,7 +115,7 @@ def attention_rollout(
     """
     with torch.inference_mode(False), torch.no_grad(), evaluating(model), attention_matrices(model) as matrices:
         x = plain(x)
-        kwargs = {key: plain(v) if isinstance(v, Tensor) else v for key, v in (forward_kwargs or {}).items()}
+        kwargs = plain_values(forward_kwargs)
         output = one_tensor(model, model(x.clone(), **kwargs))
         score = checked_score(model, target, output)
         shapes = {(len(matrix), *matrix.shape[2:]) for matrix in matrices}

@@ -33,7 +33,7 @@ from scripts.explain.layers import LayerError, evaluating, frozen, refuse_quanti
 from scripts.explain.maps import max_scaling
 from scripts.explain.outputs import selecting, unwrapped
 from scripts.explain.recording import chosen_layers, default_layer, record
-from scripts.explain.scores import checked_score, one_tensor, plain
+from scripts.explain.scores import checked_score, one_tensor, plain, plain_values
 from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
 
@@ -124,11 +124,10 @@ def cam_pass(
             raise ValueError(f"unknown method {method!r}; expected some of {sorted(METHODS)}")
     if cancelled not in ("error", "empty"):
         raise ValueError(f"cancelled: expected 'error' or 'empty', got {cancelled!r}")
-    kwargs = dict(forward_kwargs or {})
     refuse_quantized(model)
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
         x = plain(x)
-        kwargs = {key: plain(value) if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        kwargs = plain_values(forward_kwargs)
         names = chosen_layers(model, x, layers, kwargs, dense=isinstance(target, SegmentationRegion))
         result: CamPass | None = None
         for how in dict.fromkeys(METHODS[method][1] for method in methods):

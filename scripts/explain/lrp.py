@@ -14,7 +14,7 @@ from scripts.explain.grids import ToMap, as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
 from scripts.explain.recording import chosen_layers, record
 from scripts.explain.relevance import relevance_rules
-from scripts.explain.scores import checked_score, one_tensor, plain
+from scripts.explain.scores import checked_score, one_tensor, plain, plain_values
 from scripts.explain.targets import SegmentationRegion, Target
 
 __all__ = ["CONSERVED", "lrp", "output_relevance"]
@@ -85,7 +85,7 @@ def lrp(
     """
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
         x = plain(x)
-        kwargs = {key: plain(v) if isinstance(v, Tensor) else v for key, v in (forward_kwargs or {}).items()}
+        kwargs = plain_values(forward_kwargs)
         names = chosen_layers(model, x, layers, kwargs, dense=isinstance(target, SegmentationRegion))
         inner = [name for name in names if name != INPUT]
         with torch.no_grad():

@@ -16,7 +16,7 @@ from scripts.explain.recording import FP16_SCALE, record
 from scripts.explain.statistics import FOLLOWED, FROZEN, check_statistics, frozen_statistics
 from scripts.explain.targets import Target
 
-__all__ = ["Scorer", "checked_score", "copies_at_once", "one_tensor", "plain"]
+__all__ = ["Scorer", "checked_score", "copies_at_once", "one_tensor", "plain", "plain_values"]
 
 # A CPU gains nothing from larger batches and pays for fresh memory: a DynUNet encoder at 256 x 256 took 86 ms an image
 # alone, 90 in pairs and 193 in a batch of 16 (97 where glibc keeps its memory, see the Makefile).
@@ -41,6 +41,11 @@ def plain(t: Tensor) -> Tensor:
     """Detached plain tensor that autograd can work with, also if it was made under `torch.inference_mode`."""
     t = t.as_subclass(Tensor).detach()
     return t.clone() if t.is_inference() else t
+
+
+def plain_values(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Further arguments of a forward pass, their tensors by `plain`."""
+    return {key: plain(value) if isinstance(value, Tensor) else value for key, value in (values or {}).items()}
 
 
 def one_tensor(model: nn.Module, output: Any) -> Tensor:
@@ -121,7 +126,7 @@ class Scorer:
         with torch.inference_mode(False):
             self.x = plain(x)
             self.foreground = check_foreground(foreground, self.x)
-            self._kwargs = {k: plain(v) if isinstance(v, Tensor) else v for k, v in (forward_kwargs or {}).items()}
+            self._kwargs = plain_values(forward_kwargs)
         self._hand_on(foreground, foreground_kwarg)
         self._target = target
         self.activations: dict[str, Tensor] = {}

@@ -83,11 +83,11 @@ class Counterfactuals:
             if any("region_masks" in item for item in items):
                 raise ValueError("counterfactual items are made of one region, these have several: set the share to 0")
             self.donors = np.asarray([i for i, item in enumerate(items) if has_tumor(item)], int)
-            self.hosts = [i for i, item in enumerate(items) if lesion_free(item)]
+            hosts = [i for i, item in enumerate(items) if lesion_free(item)]
             drawn = np.random.default_rng(0).permutation(self.donors)[:_CANDIDATES]
             if len(drawn):
                 looks = Looks([look(items[i]) for i in drawn])
-                for i in self.hosts:
+                for i in hosts:
                     near = looks.nearest(look(items[i]), _ALIKE)
                     self.alike[i] = [(int(drawn[other.place]), other.turn) for other in near]
             fitting = sum(map(bool, self.alike.values()))
@@ -96,7 +96,7 @@ class Counterfactuals:
                 *self.shares,
                 len(self.donors),
                 fitting,
-                len(self.hosts),
+                len(hosts),
             )
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:

@@ -90,18 +90,27 @@ def test_an_order_of_names_along_volumes_is_used():
     assert [len(set(own)) for own in groups.reshape(200, 6).tolist()] == [1] * 200
 
 
-def test_copies_are_found_at_any_distance_and_make_no_room_for_unrelated_pairs(unrelated):
-    """So many copies within 8 bits once allowed four times as many unrelated pairs within 16."""
-    rng = np.random.default_rng(8)
+def with_copies(unrelated, seed, count, upright_alone=False):
+    """Fingerprints of unrelated images, behind them the first ones again: 0 to 40 bits and a gray value or so off.
+
+    With ``upright_alone`` the turned views of the copies are those of nothing.
+    """
+    rng = np.random.default_rng(seed)
     views = rng.integers(0, 2, (COUNT, 5, 256)).astype(bool)
     views[:, 0] = unrelated[:, 0]
     thumbnails = rng.integers(0, 256, (COUNT, 2, 16, 16))
-    copies = views[:300].copy()
+    copies = views[:count].copy()
     for k, copy in enumerate(copies):
         copy[0, rng.permutation(256)[: k % 41]] ^= True
-    copies[:, 1:] = rng.integers(0, 2, (300, 4, 256))
-    again = np.clip(thumbnails[:300] + rng.integers(-1, 2, (300, 2, 16, 16)), 0, 255)
-    every = packed(np.concatenate([views, copies]), np.concatenate([thumbnails, again]))
+    if upright_alone:
+        copies[:, 1:] = rng.integers(0, 2, (count, 4, 256))
+    gray = np.clip(thumbnails[:count] + rng.integers(-1, 2, (count, 2, 16, 16)), 0, 255)
+    return packed(np.concatenate([views, copies]), np.concatenate([thumbnails, gray]))
+
+
+def test_copies_are_found_at_any_distance_and_make_no_room_for_unrelated_pairs(unrelated):
+    """So many copies within 8 bits once allowed four times as many unrelated pairs within 16."""
+    every = with_copies(unrelated, 8, 300, upright_alone=True)
     groups, used = group_near_duplicates(every)
     assert groups[COUNT:].tolist() == groups[:300].tolist()
     assert COUNT - len(set(groups[:COUNT].tolist())) <= max(1, FALSE_SHARE * COUNT)
@@ -144,15 +153,7 @@ def test_the_index_of_thumbnails_finds_the_copies_that_comparing_each_with_each_
 
 def test_many_images_make_the_groups_that_comparing_each_with_each_makes(monkeypatch, unrelated):
     """By the index: unrelated ones are much alike, and copies, far by the hash too, are among them."""
-    rng = np.random.default_rng(12)
-    views = rng.integers(0, 2, (COUNT, 5, 256)).astype(bool)
-    views[:, 0] = unrelated[:, 0]
-    thumbnails = rng.integers(0, 256, (COUNT, 2, 16, 16))
-    again = views[:60].copy()
-    for k, copy in enumerate(again):
-        copy[0, rng.permutation(256)[: k % 41]] ^= True
-    gray = np.clip(thumbnails[:60] + rng.integers(-1, 2, (60, 2, 16, 16)), 0, 255)
-    every = packed(np.concatenate([views, again]), np.concatenate([thumbnails, gray]))
+    every = with_copies(unrelated, 12, 60)
     people = np.where(np.arange(COUNT + 60) % 5 == 0, np.arange(COUNT + 60) % 7, -1)
     for given in (None, people):
         each, used = group_near_duplicates(every, people=given)
