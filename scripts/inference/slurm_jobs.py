@@ -103,7 +103,7 @@ def run_slurm(
 def _without_result(jobs: Sequence[Any]) -> list[Any]:
     """Wait until each job has a result or left Slurm's queue, and return those without a result.
 
-    submitit itself asks ``sacct``, which many clusters go without; a canceled job would be waited for without end there.
+    submitit itself asks ``sacct``, which many clusters go without; there it waits for a canceled job without end.
     """
     last_seen = dict.fromkeys((job.job_id for job in jobs), time.monotonic())
     left, lost = list(jobs), []
