@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.certificate.certify import FOLDER as CERTIFICATE
 from scripts.command.locations import CONFIGS
 from scripts.command.overrides import parse_overrides
 from scripts.command.verbs import Outcome, compute_values
 from scripts.comparison import comparison_files
+from scripts.comparison.certified import certify_missing
+from scripts.comparison.certified import write as write_certified
 from scripts.comparison.compare import evaluate_missing, read_models
 from scripts.comparison.comparison import compare
 from scripts.comparison.ensembles import make_ensemble
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 REFERENCE = "ours"
 ENSEMBLE = ("densenet121", "efficientnet_b0")
+NOT_CERTIFIED = ("segmentation_only", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,14 @@ VARIANTS = {
         "evidence on the bottleneck alone", "alternative", "ablations/bottleneck_evidence.yaml"
     ),
     "mean_pooling": Variant("evidence averaged", "alternative", "ablations/mean_pooling.yaml"),
+    "rectified_evidence": Variant(
+        "evidence that cannot be negative", "alternative", "ablations/rectified_evidence.yaml"
+    ),
+    "softplus_evidence": Variant("evidence by softplus", "alternative", "ablations/softplus_evidence.yaml"),
+    "counterfactual_signed": Variant(
+        "counterfactual pictures alone", "alternative", "ablations/counterfactual_signed.yaml"
+    ),
+    "counterfactual": Variant("counterfactual pictures, evidence not negative", "alternative", "counterfactual.yaml"),
 }
 
 
@@ -93,6 +105,7 @@ def train_variant(
     epochs: Mapping[str, int],
     paths: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
+    joint: bool = False,
 ) -> None:
     """Train a variant with one seed, evaluate and explain it and its stages; what is finished is kept.
 
@@ -104,6 +117,7 @@ def train_variant(
         epochs: of `planned_epochs`.
         paths: dataset_dir and datalist_file.
         overrides: further values by config id, the same for all variants.
+        joint: train it in one stage, whatever it is.
 
     Raises:
         FileNotFoundError: when a member of the ensemble is not trained yet.
@@ -118,27 +132,29 @@ def train_variant(
         train(
             folder,
             [*overlays, *own],
-            _stages(variant),
+            _stages(variant, joint),
             seed=seed,
             stage_epochs=dict(epochs),
-            **{**paths, **_of_its_stages(variant, overrides or {})},
+            **{**paths, **_of_its_stages(variant, overrides or {}, joint)},
         )
         for stage in stage_folders(folder) if name in (REFERENCE, "baseline") else []:
             evaluate_missing(stage, paths)
     evaluate_missing(folder, paths)
 
 
-def _stages(variant: Variant) -> Sequence[str]:
-    return (runs.JOINT,) if variant.joint else runs.STAGES
+def _stages(variant: Variant, joint: bool = False) -> Sequence[str]:
+    return (runs.JOINT,) if variant.joint or joint else runs.STAGES
 
 
-def _of_its_stages(variant: Variant, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _of_its_stages(variant: Variant, overrides: Mapping[str, Any], joint: bool = False) -> dict[str, Any]:
     """Overrides without those of stages that a variant does not have; the others of the study have them."""
-    others = {*runs.STAGES, runs.JOINT} - set(_stages(variant))
+    others = {*runs.STAGES, runs.JOINT} - set(_stages(variant, joint))
     return {name: value for name, value in overrides.items() if name not in others}
 
 
-def check_overrides(names: Sequence[str], overlays: Sequence[str | Path], overrides: Mapping[str, Any]) -> None:
+def check_overrides(
+    names: Sequence[str], overlays: Sequence[str | Path], overrides: Mapping[str, Any], joint: bool = False
+) -> None:
     """Refuse overrides that no config has, of all variants before the first is trained.
 
     Raises:
@@ -146,7 +162,7 @@ def check_overrides(names: Sequence[str], overlays: Sequence[str | Path], overri
     """
     for variant in (VARIANTS[name] for name in names if name != "ensemble"):
         own = [CONFIGS / variant.overlay] if variant.overlay else []
-        by_stage(_stages(variant), [*overlays, *own], _of_its_stages(variant, overrides))
+        by_stage(_stages(variant, joint), [*overlays, *own], _of_its_stages(variant, overrides, joint))
 
 
 def write_ablation(out: str | Path, only: Sequence[str] | None = None, **settings: Any) -> dict[str, Any]:
@@ -180,6 +196,11 @@ def _finished(out: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     return {name: [folder for folder in own if _complete(folder)] for name, own in found.items()}
 
 
+def _certified(out: Path, name: str) -> list[Path]:
+    """Finished seeds of a variant that have a certificate."""
+    return [folder for folder in _finished(out, [name])[name] if (folder / CERTIFICATE / "causal.json").is_file()]
+
+
 def _complete(folder: Path) -> bool:
     trained = runs.trained_tasks(runs.last_stage(folder))
     return "classification" not in trained or (folder / "explanations" / "cases.csv").is_file()
@@ -193,6 +214,8 @@ def run_ablation(
     factor: float = 1.0,
     only: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    joint: bool = False,
+    certified: bool = False,
 ) -> dict[str, Any]:
     """Train all variants of the first seed, then of the next, and compare after each.
 
@@ -204,6 +227,8 @@ def run_ablation(
         factor: of the overlay's epochs.
         only: names of variants; the reference is always among them. None: all.
         overrides: further values by config id.
+        joint: train all in one stage.
+        certified: certify each on the test part, and write a table of what the interventions say.
 
     Raises:
         ValueError: when a variant is unknown, or an override is in no config file.
@@ -214,7 +239,9 @@ def run_ablation(
     names = [name for name in VARIANTS if only is None or name in (REFERENCE, *only)]
     if "ensemble" in names and not set(ENSEMBLE) <= set(names):
         raise ValueError(f"the ensemble is made of {' and '.join(ENSEMBLE)}; name them too")
-    check_overrides(names, overlays, overrides or {})
+    if certified and (unable := [name for name in names if name in NOT_CERTIFIED]):
+        raise ValueError(f"variants {', '.join(unable)} have no verdict and mask of one network to certify; use --only")
+    check_overrides(names, overlays, overrides or {}, joint)
     epochs = planned_epochs(overlays, factor)
     # Prepared images are the same for all variants.
     overrides = {"cache_dir": str(out / "cache"), **(overrides or {})}
@@ -223,9 +250,13 @@ def run_ablation(
         for name in names:
             folder, start = out / name / f"seed{seed}", time.monotonic()
             known = folder in _finished(out, [name])[name]
-            train_variant(name, folder, seed, overlays, epochs, paths, overrides)
+            train_variant(name, folder, seed, overlays, epochs, paths, overrides, joint)
+            if certified:
+                certify_missing(folder, paths)
             if not known:
                 write_ablation(out, names, **settings)
+            if certified:
+                write_certified({VARIANTS[n].title: _certified(out, n) for n in names}, out)
             logger.info("%s, seed %d: finished (%.1f minutes now)", name, seed, (time.monotonic() - start) / 60)
     return write_ablation(out, names, **settings)
 
@@ -247,6 +278,9 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         )
     else:
         result = run_ablation(
-            arguments.out, paths, arguments.seeds, arguments.overlay, arguments.epochs, arguments.only, overrides
-        )
-    return Outcome(comparison_files.table(result) + "\n", [arguments.out])
+            arguments.out, paths, arguments.seeds, arguments.overlay, arguments.epochs, arguments.only, overrides,
+            arguments.joint, arguments.certify,
+        )  # fmt: skip
+    interventions = arguments.out / "interventions.md"
+    followed = f"\n{interventions.read_text(encoding='utf-8')}" if arguments.certify else ""
+    return Outcome(f"{comparison_files.table(result)}\n{followed}", [arguments.out])

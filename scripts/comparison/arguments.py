@@ -26,6 +26,8 @@ def _ablation(parser: Parser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (default: 0 1 2)")
     parser.add_argument("--epochs", type=float, default=1.0, help="factor of the epochs (default: 1)")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train these alone, and the reference")
+    parser.add_argument("--joint", action="store_true", help="train all in one stage")
+    parser.add_argument("--certify", action="store_true", help="certify each, and write a table of the interventions")
     parser.add_argument("--table_only", action="store_true", help="train nothing, compare what is finished")
     add_compute(parser, precision=True)
 

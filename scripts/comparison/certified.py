@@ -1,0 +1,137 @@
+"""What interventions say about the models of a study: their certificates and answers beside each other, over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.certificate.certify import FOLDER, certify_run
+from scripts.command.files import write_text
+from scripts.runs.folder import write_json
+from scripts.runs.result_files import weights_sha256
+
+__all__ = ["FIGURES", "certify_missing", "figures", "table", "write"]
+
+FILE = "interventions"
+
+
+def certify_missing(run_dir: Path, paths: Mapping[str, str], part: str = "test", **options: Any) -> Path:
+    """Certify a run whose certificate is missing or of other weights than it has now.
+
+    Args:
+        run_dir: trained run.
+        paths: dataset_dir and datalist_file.
+        part: of the datalist.
+        options: of `scripts.certificate.certificate.certify`.
+
+    Returns:
+        causal.json.
+    """
+    path = run_dir / FOLDER / "causal.json"
+    if not path.is_file() or _read(path)["identity"] != weights_sha256(run_dir):
+        data = (Path(paths["dataset_dir"]), Path(paths["datalist_file"]))
+        certify_run(run_dir, *data, part=part, harmless=0, probes=0, **options)
+    return path
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _share(test: str, measure: str, moment: str) -> Callable[[Mapping[str, Any]], float]:
+    """Mean over the ways of an intervention of a share before it, after it, or after its control."""
+
+    def read(certificate: Mapping[str, Any]) -> float:
+        rows = [
+            row[moment]
+            for row in certificate["rows"]
+            if (row["test"], row["measure"], row["part"]) == (test, measure, "all")
+        ]
+        return float(np.mean(rows)) if rows else float("nan")
+
+    return read
+
+
+# Title of a column, and what it reads of causal.json.
+FIGURES: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "as they are": _share("removal", "called tumor", "before"),
+    "painted out": _share("removal", "called tumor", "after"),
+    "its control": _share("removal", "called tumor", "control"),
+    "healthy": _share("transplant", "called tumor", "before"),
+    "moved in": _share("transplant", "called tumor", "after"),
+    "its kind": _share("transplant", "called that kind", "after"),
+    "moved, control": _share("transplant", "called tumor", "control"),
+}
+ANSWERS = {
+    "contradict": ("contradictions", "raw"),
+    "both right": ("both_right", "raw"),
+    "uncertain": ("uncertain_rate",),
+}
+
+
+def figures(run_dir: Path) -> dict[str, float]:
+    """Figures of one certified and evaluated run; NaN where an intervention was not possible.
+
+    Raises:
+        OSError: when it was not certified or not evaluated.
+    """
+    certificate = _read(run_dir / FOLDER / "causal.json")
+    answers = _read(run_dir / "evaluation" / "metrics.json")["test"]["overall"]["answers"]
+    found = {title: read(certificate) for title, read in FIGURES.items()}
+    for title, keys in ANSWERS.items():
+        entry = answers
+        for key in keys:
+            entry = entry[key]
+        found[title] = float(entry["mean"])
+    return found
+
+
+def _cell(values: Sequence[float]) -> str:
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return "n/a"
+    text = f"{np.mean(known):.2f}"
+    return text if len(known) == 1 else f"{text} ({min(known):.2f} to {max(known):.2f})"
+
+
+def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Plain text, a line a model: mean over its seeds, with the lowest and the highest.
+
+    Args:
+        rows: title of each model to the figures of its seeds.
+
+    >>> print(table({"ours": [{"painted out": 0.25}, {"painted out": 0.35}], "stock": [{"painted out": 0.9}]}))
+    | model | seeds | painted out |
+    |---|---|---|
+    | ours | 2 | 0.30 (0.25 to 0.35) |
+    | stock | 1 | 0.90 |
+    """
+    columns = list(next(iter(rows.values()))[0])
+    lines = [["model", "seeds", *columns], ["---"] * (len(columns) + 2)]
+    for title, seeds in rows.items():
+        lines.append([title, str(len(seeds)), *(_cell([seed[column] for seed in seeds]) for column in columns)])
+    return "\n".join("|---" * len(line) + "|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines)
+
+
+def write(folders: Mapping[str, Sequence[Path]], out: Path) -> str:
+    """Write interventions.json and interventions.md of certified runs.
+
+    Args:
+        folders: title of each model to the folders of its seeds.
+        out: folder to write to.
+
+    Returns:
+        the table.
+    """
+    rows = {title: [figures(folder) for folder in seeds] for title, seeds in folders.items() if seeds}
+    text = table(rows)
+    named = {
+        title: {folder.name: row for folder, row in zip(folders[title], rows[title], strict=True)} for title in rows
+    }
+    write_json(named, out / f"{FILE}.json")
+    write_text(text + "\n", out / f"{FILE}.md")
+    return text
