@@ -114,3 +114,25 @@ def made_evaluation(
     (folder / "evaluation" / "metrics.json").write_text(json.dumps({part: {"overall": {}}}), encoding="utf-8")
     if maps is not None:
         write_rows(maps, folder / "explanations" / "cases.csv")
+
+
+def made_certificate(folder: Path, painted_out: float, identity: str = "sha") -> None:
+    """certificate/causal.json of a run, and the answers of its evaluation: two infills, nothing moved."""
+
+    def row(how: str, measure: str, after: float, part: str = "all") -> dict[str, object]:
+        own = {"test": "removal", "how": how, "measure": measure, "part": part}
+        return {**own, "before": 0.95, "after": after, "control": 0.94}
+
+    rows = [
+        row("telea", "called tumor", painted_out - 0.1),
+        row("poisson", "called tumor", painted_out + 0.1),
+        row("telea", "called that kind", 0.0),
+        row("telea", "called tumor", 0.0, "class glioma"),
+    ]
+    (folder / "certificate").mkdir(parents=True, exist_ok=True)
+    (folder / "certificate" / "causal.json").write_text(json.dumps({"identity": identity, "rows": rows}), "utf-8")
+    answers = {"contradictions": {"raw": {"mean": 0.05}}, "both_right": {"raw": {"mean": 0.8}}}
+    answers["uncertain_rate"] = {"mean": 0.02}
+    metrics = {"test": {"overall": {"answers": answers}}}
+    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), "utf-8")

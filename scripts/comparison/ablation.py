@@ -196,9 +196,27 @@ def _finished(out: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     return {name: [folder for folder in own if _complete(folder)] for name, own in found.items()}
 
 
-def _certified(out: Path, name: str) -> list[Path]:
-    """Finished seeds of a variant that have a certificate."""
-    return [folder for folder in _finished(out, [name])[name] if (folder / CERTIFICATE / "causal.json").is_file()]
+def write_interventions(out: Path, names: Sequence[str] = tuple(VARIANTS)) -> str:
+    """Write interventions.json and interventions.md of what is finished and certified.
+
+    Args:
+        out: folder of the variants.
+        names: of variants.
+
+    Returns:
+        the table.
+
+    Raises:
+        FileNotFoundError: when nothing is certified.
+    """
+    finished = _finished(out, names)
+    certified = {
+        VARIANTS[name].title: [seed for seed in finished[name] if (seed / CERTIFICATE / "causal.json").is_file()]
+        for name in names
+    }
+    if not any(certified.values()):
+        raise FileNotFoundError(f"{out} holds no certified run; python -m scripts ablation --certify makes them")
+    return write_certified(certified, out)
 
 
 def _complete(folder: Path) -> bool:
@@ -256,7 +274,7 @@ def run_ablation(
             if not known:
                 write_ablation(out, names, **settings)
             if certified:
-                write_certified({VARIANTS[n].title: _certified(out, n) for n in names}, out)
+                write_interventions(out, names)
             logger.info("%s, seed %d: finished (%.1f minutes now)", name, seed, (time.monotonic() - start) / 60)
     return write_ablation(out, names, **settings)
 
@@ -281,6 +299,5 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             arguments.out, paths, arguments.seeds, arguments.overlay, arguments.epochs, arguments.only, overrides,
             arguments.joint, arguments.certify,
         )  # fmt: skip
-    interventions = arguments.out / "interventions.md"
-    followed = f"\n{interventions.read_text(encoding='utf-8')}" if arguments.certify else ""
+    followed = f"\n{write_interventions(arguments.out)}\n" if arguments.certify else ""
     return Outcome(f"{comparison_files.table(result)}\n{followed}", [arguments.out])

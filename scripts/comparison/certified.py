@@ -42,22 +42,22 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _share(test: str, measure: str, moment: str) -> Callable[[Mapping[str, Any]], float]:
+def _share(test: str, measure: str, moment: str) -> Callable[[Mapping[str, Any]], float | None]:
     """Mean over the ways of an intervention of a share before it, after it, or after its control."""
 
-    def read(certificate: Mapping[str, Any]) -> float:
+    def read(certificate: Mapping[str, Any]) -> float | None:
         rows = [
             row[moment]
             for row in certificate["rows"]
             if (row["test"], row["measure"], row["part"]) == (test, measure, "all")
         ]
-        return float(np.mean(rows)) if rows else float("nan")
+        return float(np.mean(rows)) if rows else None
 
     return read
 
 
 # Title of a column, and what it reads of causal.json.
-FIGURES: dict[str, Callable[[Mapping[str, Any]], float]] = {
+FIGURES: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "as they are": _share("removal", "called tumor", "before"),
     "painted out": _share("removal", "called tumor", "after"),
     "its control": _share("removal", "called tumor", "control"),
@@ -73,8 +73,8 @@ ANSWERS = {
 }
 
 
-def figures(run_dir: Path) -> dict[str, float]:
-    """Figures of one certified and evaluated run; NaN where an intervention was not possible.
+def figures(run_dir: Path) -> dict[str, float | None]:
+    """Figures of one certified and evaluated run; None where an intervention was not possible.
 
     Raises:
         OSError: when it was not certified or not evaluated.
@@ -90,15 +90,15 @@ def figures(run_dir: Path) -> dict[str, float]:
     return found
 
 
-def _cell(values: Sequence[float]) -> str:
-    known = [value for value in values if np.isfinite(value)]
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
     if not known:
         return "n/a"
     text = f"{np.mean(known):.2f}"
     return text if len(known) == 1 else f"{text} ({min(known):.2f} to {max(known):.2f})"
 
 
-def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def table(rows: Mapping[str, Sequence[Mapping[str, float | None]]]) -> str:
     """Plain text, a line a model: mean over its seeds, with the lowest and the highest.
 
     Args:

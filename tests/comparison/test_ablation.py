@@ -22,7 +22,7 @@ from scripts.networks.classifiers import ClassifierEnsemble, ImageClassifier
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.normalization import ForegroundInstanceNorm, PlainNorm
 from scripts.runs import folder as runs
-from tests.made_runs import case_rows, made_evaluation, made_stage, map_rows
+from tests.made_runs import case_rows, made_certificate, made_evaluation, made_stage, map_rows
 
 SMOKE = CONFIGS / "smoke.yaml"
 TRAINED = [name for name in VARIANTS if name not in ("ours", "ensemble")]
@@ -178,7 +178,7 @@ def trained(monkeypatch):
     """`train_variant` that makes its run at once, and which it made."""
     made: list[str] = []
 
-    def train_variant(name, folder, seed, overlays, epochs, paths, overrides=None):
+    def train_variant(name, folder, seed, overlays, epochs, paths, overrides=None, joint=False):
         if not folder.exists():
             made.append(f"{name} {seed}")
             shift = 0.0 if name == "ours" else 0.1
@@ -238,6 +238,35 @@ def test_unknown_variants_and_an_ensemble_without_members_are_refused(tmp_path, 
     with pytest.raises(SystemExit), one_sentence_errors():
         command(["ablation", "--dataset_dir", "d", "--datalist_file", "l", "--out", str(tmp_path), "--only", "nothing"])
     assert capsys.readouterr().err.startswith("error: variants nothing not known")
+
+
+def test_every_variant_is_certified_and_put_beside_the_others(tmp_path, trained, monkeypatch, capsys):
+    asked = []
+
+    def certify_missing(folder, paths):
+        asked.append(f"{folder.parent.name} {folder.name}")
+        made_certificate(folder, painted_out=0.9 if folder.parent.name == "ours" else 0.3)
+
+    monkeypatch.setattr(ablation, "certify_missing", certify_missing)
+    arguments = ["ablation", "--dataset_dir", "d", "--datalist_file", "l", "--out", str(tmp_path), "--certify"]
+    with pytest.raises(FileNotFoundError, match="holds no certified run"):
+        ablation.write_interventions(tmp_path)
+    run_ablation(tmp_path, PATHS, [0], [SMOKE], 0.5, ["counterfactual"], joint=True, certified=True)
+    assert asked == ["ours seed0", "counterfactual seed0"]
+    command([*arguments, "--table_only"])
+    assert "| TumorLens | 1 | 0.95 | 0.90 |" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="variants segmentation_only have no verdict and mask of one network"):
+        run_ablation(tmp_path, PATHS, [0], only=["segmentation_only"], certified=True)
+
+
+def test_all_variants_train_in_one_stage_where_that_is_asked_for(small_data, tmp_path, monkeypatch):
+    stages = []
+    monkeypatch.setattr(ablation, "train", lambda folder, overlays, stages_of, **_: stages.append(tuple(stages_of)))
+    monkeypatch.setattr(ablation, "evaluate_missing", lambda folder, paths: None)
+    monkeypatch.setattr(ablation, "stage_folders", lambda folder: [])
+    for joint in (False, True):
+        train_variant("ours", tmp_path, 0, [], {}, small_data.paths, joint=joint)
+    assert stages == [runs.STAGES, (runs.JOINT,)]
 
 
 def classifier_run(folder, small_data, seed):
