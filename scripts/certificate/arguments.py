@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from scripts.command.verbs import Parser, Verb, add_data, add_out, add_part, add_run, add_seed, folder
 
 __all__ = ["VERBS"]
@@ -33,6 +35,9 @@ def _certify(parser: Parser) -> None:
 
 def _planted(parser: Parser) -> None:
     parser.add_argument("--seeds", type=int, metavar="N", default=1, help="collections of phantoms (default: 1)")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.jpg", help="write pictures of the interventions, and answers"
+    )
 
 
 def _judged(parser: Parser) -> None:

@@ -112,7 +112,7 @@ def certify(
     out.mkdir(parents=True, exist_ok=True)
     write_json(content, out / "causal.json")
     write_csv([_flat(row) for row in content["rows"]], out / "causal.csv")
-    sheet = example_sheet(plan, known, _telling(plan, known, subject.threshold), subject.classes)
+    sheet = example_sheet(plan, known, _telling(plan, known, subject.threshold), subject.classes, subject.threshold)
     pictures = []
     if sheet is not None:
         Image.fromarray(sheet).save(out / "examples.png")

@@ -17,7 +17,12 @@ _SIDE = 200  # longest side of a tile, in pixels
 
 
 def example_sheet(
-    plan: Plan, answers: Mapping[tuple[str, str, bool, str], Answer], cases: Sequence[Case], classes: Sequence[str]
+    plan: Plan,
+    answers: Mapping[tuple[str, str, bool, str], Answer],
+    cases: Sequence[Case],
+    classes: Sequence[str],
+    threshold: float,
+    subject: str = "the model",
 ) -> overlays.RGB | None:
     """One row a case: as it is, painted out, control, the healthy head, the tumor moved into it, control.
 
@@ -26,6 +31,8 @@ def example_sheet(
         answers: by `Question.key`.
         cases: tumors to show.
         classes: names, class 0 no tumor.
+        threshold: of the probability of a tumor, from which on the kind is shown too.
+        subject: who answers, in words.
 
     Returns:
         RGB picture, or None where no case can be shown.
@@ -33,37 +40,36 @@ def example_sheet(
     heal, blend = plan.infills[0], plan.blends[0]
     columns = (
         ("painted out", ("removal", heal, False)),
-        ("control: painted elsewhere", ("removal", heal, True)),
+        ("control: elsewhere", ("removal", heal, True)),
         ("tumor moved in", ("transplant", blend, False)),
-        ("control: healthy moved in", ("transplant", blend, True)),
+        ("control: healthy", ("transplant", blend, True)),
     )
     rows = []
+
+    def said(key: tuple[str, str, bool, str]) -> str:
+        return _said(answers.get(key), classes, threshold)
+
     for case in cases:
         made = {question.key: question for question in plan.about(case)}
         host = plan.host_of(case)
-        cells: list[sheets.Cell] = [
-            _cell("as it is", case.image, case.mask, case.mask, answers.get(_as_is(case)), classes)
-        ]
+        cells: list[sheets.Cell] = [_cell("as it is", case.image, case.mask, case.mask, said(_as_is(case)))]
         for title, (test, how, control) in columns:
             if test == "transplant" and not control and host is not None:
-                cells.append(_cell("healthy head", host.image, None, None, answers.get(_as_is(host)), classes))
+                cells.append(_cell("healthy head", host.image, None, None, said(_as_is(host))))
             question = made.get((test, how, control, case.name))
             if question is None:
                 cells.append((None, title, ""))
                 continue
-            said = answers.get(question.key)
-            cells.append(_cell(title, question.picture, question.region, question.place, said, classes))
+            cells.append(_cell(title, question.picture, question.region, question.place, said(question.key)))
         rows.append((f"{classes[case.kind]}", cells))
-    return sheets.tile_grid("Changed region outlined; what the model says below", rows) if rows else None
+    return sheets.tile_grid(f"Changed region outlined; below, what {subject} says", rows) if rows else None
 
 
 def _as_is(case: Case) -> tuple[str, str, bool, str]:
     return "as is", "", False, case.name
 
 
-def _cell(
-    title: str, image: Image, outline: Mask | None, place: Mask | None, answer: Answer | None, classes: Sequence[str]
-) -> sheets.Cell:
+def _cell(title: str, image: Image, outline: Mask | None, place: Mask | None, said: str) -> sheets.Cell:
     plane, edge = image[:1], outline
     if image.ndim == 4:  # the slice that shows most of the place
         where = place if place is not None else image[0] > image[0].mean()
@@ -75,13 +81,15 @@ def _cell(
     picture = overlays.gray_image(small, scale)
     if edge is not None and edge.any():
         overlays.draw_contour(picture, edge[::step, ::step].T, overlays.MASK_COLOR)
-    return picture, title, _said(answer, classes)
+    return picture, title, said
 
 
-def _said(answer: Answer | None, classes: Sequence[str]) -> str:
+def _said(answer: Answer | None, classes: Sequence[str], threshold: float) -> str:
     if answer is None:
         return ""
     if answer.refused:
         return "refused"
-    kind = kind_of(answer)
-    return f"tumor {answer.tumor():.2f}, {classes[kind] if kind < len(classes) else kind}"
+    kind, tumor = kind_of(answer), answer.tumor()
+    if tumor < threshold:
+        return f"tumor {tumor:.2f}: none"
+    return f"tumor {tumor:.2f}: {classes[kind] if kind < len(classes) else kind}"

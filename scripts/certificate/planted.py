@@ -13,6 +13,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case
 from scripts.certificate.effects import Answers
+from scripts.certificate.pictures import example_sheet
 from scripts.certificate.probes import BLOCKY, blockiness
 from scripts.certificate.questions import Plan, Question
 from scripts.certificate.verdicts import named, statements
@@ -213,6 +215,32 @@ def confusion(seeds: Sequence[int], count: int = 24) -> Counter[tuple[str, str]]
     return found
 
 
+def write_sheet(path: Path, seed: int = 0, count: int = 6) -> Path:
+    """Write a picture of the interventions on a phantom of each kind: what the honest classifier says, and a reader.
+
+    Args:
+        path: JPEG or PNG file.
+        seed: of the collection.
+        count: phantoms of either side.
+    """
+    cases = [collected(case, 100 * seed + k) for k, case in enumerate(phantom_cases(seed, count, count))]
+    heads = [case for case in cases if not case.kind]
+    plan = Plan([case for case in cases if case.kind], heads, ("poisson",), harmless=0, probes=0)
+    questions = list(plan)
+    of_kind = {case.kind: case for case in reversed(plan.tumors) if plan.host_of(case) is not None}
+    chosen = [of_kind[kind] for kind in sorted(of_kind)]
+    sheets = []
+    skull = next(reader for reader in READERS if reader.identity == "skull")
+    for subject, name in ((Honest(), "a classifier that reads the tumor"), (skull, "one that reads the skull")):
+        answers = {q.key: answer for q, answer in zip(questions, subject.answer(questions), strict=True)}
+        sheet = example_sheet(plan, answers, chosen, CLASSES, subject.threshold, name)
+        if sheet is not None:
+            sheets.append(sheet)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(sheets)).save(path)
+    return path
+
+
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``planted``; exit status 1 where one is named wrong."""
     found = confusion(range(arguments.seeds))
@@ -226,4 +254,5 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     lines.append(
         f"rows: what the classifier reads; columns: what the certificate says; {wrong} of {sum(found.values())} wrong"
     )
-    return Outcome("\n".join(lines), failed=wrong > 0)
+    files = [write_sheet(arguments.sheet)] if arguments.sheet else []
+    return Outcome("\n".join(lines), files, failed=wrong > 0)

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from scripts.certificate import planted
 from scripts.certificate.answers import Answer
 from scripts.certificate.effects import Answers
 from scripts.certificate.harmless import HARMLESS, brightened, mirrored, resized
@@ -98,3 +100,16 @@ def test_harmless_changes_are_what_they_say():
     assert resized(image, 1.5).shape == (1, 6, 9)
     assert resized(np.ones((2, 8, 8, 3), np.float32), 0.75).shape == (2, 6, 6, 3)
     assert all(np.isfinite(change(image)).all() for change in HARMLESS.values())
+
+
+def test_the_sheet_shows_both_classifiers_on_a_phantom_of_each_kind(tmp_path):
+    path = planted.write_sheet(tmp_path / "new" / "sheet.png", count=4)
+    picture = np.array(Image.open(path))
+    assert picture.shape[1] > 900, "six tiles a row"
+    half = len(picture) // 2
+    # The same pictures, other answers: below the tiles the two halves differ, in the tiles they do not.
+    above, below = picture[:half].astype(int), picture[half : 2 * half].astype(int)
+    changed = np.flatnonzero(np.abs(above - below).max(axis=(1, 2)) > 8)
+    tiles = np.flatnonzero(above.std(axis=(1, 2)) > 60)
+    assert len(changed)
+    assert not set(changed) & set(tiles)
