@@ -171,7 +171,7 @@ def test_certify_writes_everything_and_continues(cases, tmp_path):
     assert json.loads((tmp_path / "causal.json").read_text())["statements"] == content["statements"]
     page = (tmp_path / "certificate.html").read_text()
     assert "only 6 tumors" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "://" not in page.replace("http://www.w3.org", "")
     assert 0.8 * content["counts"]["pictures"] < content["counts"]["asked"] <= content["counts"]["pictures"]
     again = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), harmless=2)
     assert again["counts"]["asked"] == 0
