@@ -27,7 +27,7 @@ $(READY): setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing the dependencies into $(VENV) (about 3 minutes) ..."
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt ".[serve,page,export,certificate,mat,dicom,completion,parquet,slurm,ray,peers,dev]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt ".[serve,export,certificate,mat,dicom,completion,parquet,slurm,ray,peers,dev]"
 	@rm -rf build *.egg-info
 	@touch $(READY)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scripts.command.verbs import Parser, Verb, add_data, add_out, add_prevalence, add_run, add_weights, folder
 
-__all__ = ["NAME", "VERBS", "add_page"]
+__all__ = ["NAME", "VERBS"]
 
 NAME = "brain_tumor_lens_segmentation"
 
@@ -22,11 +22,12 @@ def _serve(parser: Parser) -> None:
     parser.add_argument("--max_batch", type=int, default=8, help="images predicted together (default: 8)")
 
 
-def add_page(parser: Parser) -> None:
-    """Arguments of the page's own process too."""
+def _page(parser: Parser) -> None:
+    """The service as it is without options: for the browser of this machine."""
     add_weights(parser)
     add_prevalence(parser)
     parser.add_argument("--port", type=int, default=8501, help="default: 8501")
+    parser.set_defaults(host="127.0.0.1", allowed_host=[], max_upload_mib=64, max_batch=8)
 
 
 def _check(parser: Parser) -> None:
@@ -85,7 +86,7 @@ VERBS = (
         "  curl -F image=@slice.png http://127.0.0.1:8000/predict_multitask",
     ),
     Verb(
-        "page", "show verdict, mask and heatmap of dropped images in the browser", "bundle.page_process", add_page,
+        "page", "show verdict, mask and heatmap of dropped images in the browser", "bundle.service", _page,
         "  python -m scripts page --run_dir runs/mine",
     ),
     Verb(

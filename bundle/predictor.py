@@ -26,6 +26,7 @@ from scripts.command.locations import ROOT
 from scripts.explain import methods
 from scripts.explain.maps import is_empty, upsample
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
+from scripts.inference.inferers import Progress
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import RestoreStudyd, shown_evidence
 from scripts.inference.studies import Study, to_unit
@@ -101,6 +102,7 @@ class Predictor:
         plane: str | None = None,
         channel: int | None = None,
         name: str | None = None,
+        progress: Progress | None = None,
     ) -> Prediction:
         """Predict one image.
 
@@ -115,12 +117,15 @@ class Predictor:
             plane: to cut a volume in; None: as the config says.
             channel: of a 4D volume; None: as the config says.
             name: what errors call an array.
+            progress: told of the slices done and of all; (0, 0) while the image is prepared.
 
         Raises:
             ValueError: when the image cannot be read, does not fit the network or shows no head; names the file.
         """
+        if progress is not None:
+            progress(0, 0)
         item = self._prepare(image, affine, foreground, slice, plane, channel, name)
-        return self._finish(item, self._inference.infer(item), uncertainty, assess_anyway)
+        return self._finish(item, self._inference.infer(item, progress), uncertainty, assess_anyway)
 
     @overload
     def predict_batch(self, images: Sequence[Image | Mapping[str, Any]]) -> list[Prediction]: ...

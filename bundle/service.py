@@ -3,37 +3,39 @@
     python -m scripts serve --run_dir runs/mine --port 8000
     curl -F image=@slice.png http://127.0.0.1:8000/predict_multitask
 
-Its description for programs is at ``/openapi.json``, for people at ``/``. Pictures, volumes and explanations wait in
-queues of their own, so that a slow explanation or a large volume holds up nobody's picture.
+Its description for programs is at ``/openapi.json`` and ``/docs``; ``/`` is the page for people (`bundle.page`).
+Pictures, volumes and explanations wait in queues of their own, so that a slow explanation or a large volume holds up
+nobody's picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import uvicorn
-from fastapi import Depends, FastAPI, File, Form, HTTPException, UploadFile
+from fastapi import Depends, FastAPI, Form, HTTPException, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from bundle.batching import Batcher, QueueFull, giving_way
-from bundle.predictor import Explanation, Prediction, Predictor
+from bundle.page import page_router
+from bundle.predictor import Prediction, Predictor
 from bundle.service_answers import encode_explanation, encode_prediction
 from bundle.service_docs import describing_page
+from bundle.service_fields import Channel, ForegroundUpload, Plane, Slice, Upload, known_fields
 from bundle.service_guards import BodyLimit, HostCheck
 from bundle.service_model import NOTICE, describe_model, read_metadata
 from bundle.service_schema import ExplanationAnswer, Health, Model, MultitaskAnswer, Problem
-from bundle.uploads import KINDS, UploadLimits, UploadRefused, in_form_words, stored
+from bundle.uploads import UploadLimits, UploadRefused, in_form_words, stored
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.explain.methods import METHODS
 from transforms.limits import TooLarge
@@ -51,13 +53,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 WAITING = {"pictures": 256, "volumes": 32, "explanations": 64}  # requests in each queue
 LOOK_S = 0.5  # how often it is looked whether the one who asks is still there
-Upload = Annotated[UploadFile, File(description=KINDS)]
-ForegroundUpload = Annotated[
-    UploadFile | None, File(description="mask of the head on the image's grid; computed where it is not given")
-]
-Slice = Annotated[int | None, Form(ge=0, le=1 << 20, description="one slice of a volume; all where it is not given")]
-Plane = Annotated[Literal["axial", "coronal", "sagittal", "auto"] | None, Form(description="in which a volume is cut")]
-Channel = Annotated[int | None, Form(ge=0, le=1 << 20, description="which volume of a 4D file, counted from 0")]
 
 
 def create_app(
@@ -114,10 +109,9 @@ def create_app(
         """Whether the service answers, and how much waits."""
         return {"status": "ok", "waiting": {name: lane.waiting for name, lane in app.state.lanes.items()}}
 
-    @app.get("/", include_in_schema=False)
     @app.get("/docs", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        """What the service does, for people, with a form to try it."""
+    async def documentation() -> HTMLResponse:
+        """What the service does, for those who write programs."""
         return describing_page(app.openapi(), describe_model(predictor, metadata))
 
     @app.get("/model", response_model=Model)
@@ -125,6 +119,7 @@ def create_app(
         """What is loaded: classes, thresholds, input, methods, intended use."""
         return describe_model(predictor, metadata)
 
+    app.include_router(page_router(predictor, metadata, limits, lambda: app.state.lanes))
     known = [Depends(known_fields)]
 
     @app.post("/predict_multitask", response_model=MultitaskAnswer, responses=PROBLEMS, dependencies=known)
@@ -171,7 +166,7 @@ def create_app(
             given = await _given(stack, image, foreground, options, limits)
             asked = {"method": method, "layer": layer or None, "target": target}
             with _reasons(given):
-                found = await _answer(request, app.state.lanes["explanations"], {**given, **asked})
+                found = await _answer(request, app.state.lanes["explanations"], (predictor.explain, {**given, **asked}))
         return await run_in_threadpool(encode_explanation, found)
 
     return app
@@ -183,35 +178,20 @@ def start_lanes(predictor: Predictor, max_batch: int, waiting: Mapping[str, int]
     def together(items: Sequence[Mapping[str, Any]]) -> list[Prediction | Exception]:
         return predict_together(predictor, items)
 
-    def explained(items: Sequence[Mapping[str, Any]]) -> list[Explanation]:
-        return [predictor.explain(**item) for item in items]
+    def whole(items: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+        return [predictor.predict(**item) for item in items]
+
+    def called(items: Sequence[tuple[Callable[..., Any], Mapping[str, Any]]]) -> list[Any]:
+        return [function(**arguments) for function, arguments in items]
 
     threads = torch.get_num_threads()
     return {
         "pictures": Batcher(together, max_batch, waiting["pictures"], giving_way(0, threads), "pictures"),
-        "volumes": Batcher(together, 1, waiting["volumes"], giving_way(10, threads), "volumes"),
+        "volumes": Batcher(whole, 1, waiting["volumes"], giving_way(10, threads), "volumes"),
         "explanations": Batcher(
-            explained, 1, waiting["explanations"], giving_way(19, max(1, threads // 2)), "explanations"
+            called, 1, waiting["explanations"], giving_way(19, max(1, threads // 2)), "explanations"
         ),
     }
-
-
-async def known_fields(request: Request) -> None:
-    """Refuse what an endpoint does not take: a misspelled field would be left out without a word.
-
-    Raises:
-        UploadRefused: names the fields.
-    """
-    takes = [name for name in inspect.signature(request.scope["endpoint"]).parameters if name != "request"]
-    names = [name for name, _ in (await request.form()).multi_items()]
-    if unknown := sorted({*names, *request.query_params} - set(takes)):
-        raise UploadRefused(
-            422, f"there is no field {', '.join(map(repr, unknown))}; the form takes {', '.join(takes)}"
-        )
-    if request.query_params:
-        raise UploadRefused(422, f"{', '.join(request.query_params)} belongs into the form, not into the address")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UploadRefused(422, f"{', '.join(twice)} is given more than once")
 
 
 def predict_together(predictor: Predictor, requests: Sequence[Mapping[str, Any]]) -> list[Prediction | Exception]:
@@ -237,7 +217,7 @@ def predict_together(predictor: Predictor, requests: Sequence[Mapping[str, Any]]
     return results
 
 
-async def _answer(request: Request, lane: Batcher, item: Mapping[str, Any]) -> Any:
+async def _answer(request: Request, lane: Batcher, item: Any) -> Any:
     """Result of an item of a lane; given up when the one who asks is gone."""
     future = lane.submit(item)
     waited = asyncio.wrap_future(future)
@@ -292,7 +272,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     )
     limits = UploadLimits(bytes=arguments.max_upload_mib << 20)
     logger.info("weights %s, process %d", predictor.weights, os.getpid())
-    logger.info("description: http://%s:%d/", arguments.host, arguments.port)
+    logger.info("page: http://%s:%d/, description: /docs", arguments.host, arguments.port)
     uvicorn.run(
         create_app(predictor, limits, arguments.max_batch, hosts=[arguments.host, *arguments.allowed_host]),
         host=arguments.host,

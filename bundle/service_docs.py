@@ -1,4 +1,4 @@
-"""The service's page for people: what it does, a form to try it, every field; all of it from this machine."""
+"""The service's description for those who write programs: every address and field, all of it from this machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from bundle.service_model import NOTICE
 __all__ = ["describing_page"]
 
 # Nothing but what the page itself brings: no script, style or picture of another site.
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
-)
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True,
     lstrip_blocks=True, undefined=jinja2.StrictUndefined,

@@ -11,12 +11,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 
 from transforms.dicom import is_dicom, read_dicom, read_series
 from transforms.grids import orient
 from transforms.itk_files import itk_format, read_itk
 from transforms.limits import DEFAULT_LIMITS, ReadLimits, refused
-from transforms.nifti import GZIP, MGH, header_size, pair_header, read_nifti
+from transforms.nifti import GZIP, MGH, header_size, pair_header, read_nifti, unpacked
 from transforms.pictures import is_picture
 
 # What names of volumes end with; the content decides all the same.
@@ -105,6 +106,25 @@ def read_volume(
             "resample it to a grid of right angles",
         )  # fmt: skip
     return array, affine
+
+
+def is_located(path: str | os.PathLike[str]) -> bool:
+    """Whether a volume says which way its axes lie; where it does not, readers assume something.
+
+    Args:
+        path: a file or folder that `read_volume` reads.
+    """
+    kind = file_kind(path)
+    if kind == "nifti":
+        head = unpacked(path, 544)
+        codes = {348: head[252:256], 540: head[344:352]}.get(header_size(head), head[28:30])
+        return any(codes)
+    if kind == "NRRD":
+        return b"space directions" in Path(path).read_bytes()[: 1 << 16].replace(b"\r", b"").partition(b"\n\n")[0]
+    if kind == "dicom" and Path(path).is_file():
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        return "ImageOrientationPatient" in dataset or "SharedFunctionalGroupsSequence" in dataset
+    return True
 
 
 def _read(path: str | os.PathLike[str], kind: str, limits: ReadLimits) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,8 @@ from scripts.networks.windows import larger
 Encoded = tuple[list[Tensor], list[Tensor]]
 # What else is told of (N, C, *size) by a network, which has encoded it already or not: name to (N, ...).
 Judge = Callable[[Tensor, Any, Encoded | None], dict[str, Tensor]]
+# Told of slices done and of all.
+Progress = Callable[[int, int], None]
 
 
 def spatial_dims(network: Any) -> int:
@@ -67,12 +69,15 @@ class MultiTaskInferer(Inferer):
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(
+        self, inputs: Tensor, network: Any, *args: Any, progress: Progress | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
         """Infer.
 
         Args:
             inputs: (B, C, *size), or (B, C, *size, S) with a stack of slices last, from `scripts.inference.studies`.
             network: a `MultiTaskDynUNet`, or its TorchScript form.
+            progress: told how many slices are done, of how many, before each pass.
 
         Returns:
             "seg" (B, S, 2, *size) probabilities in [0, 1]; "probability" (B, S, K) of each class, class 0 "no tumor";
@@ -85,8 +90,10 @@ class MultiTaskInferer(Inferer):
             device of the input. What the judge tells stands beside them, (B, S, ...).
         """
         units, (batch, stack) = _units(inputs, network)
-        parts = []
+        parts: list[dict[str, Tensor]] = []
         for part in units.split(self.batch_size):
+            if progress is not None:
+                progress(len(parts) * self.batch_size, len(units))
             if self.judge is None:
                 parts.append(self.infer(part, network))
                 continue

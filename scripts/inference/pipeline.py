@@ -15,6 +15,7 @@ from scripts.command.config_files import read_config, read_mapping
 from scripts.command.devices import check_device
 from scripts.command.locations import ROOT
 from scripts.data.preprocessing import check_network_input
+from scripts.inference.inferers import Progress
 from scripts.inference.postprocessing import SaveEvidenced
 from scripts.inference.scope import FILE as SCOPE
 from scripts.inference.studies import Study
@@ -135,10 +136,15 @@ class Inference:
         check_network_input(result["image"][None], result["foreground"][None], [Study.of(result["image"]).source])
         return result
 
-    def infer(self, item: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Outputs of the network for one prepared item, as the inferer gives them, without the batch axis."""
+    def infer(self, item: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
+        """Outputs of the network for one prepared item, as the inferer gives them, without the batch axis.
+
+        Args:
+            item: of `prepare`.
+            progress: told of the slices done.
+        """
         stack = item["image"][None].to(self.device)
-        return {key: value[0] for key, value in self.inferer(stack, self.network).items()}
+        return {key: value[0] for key, value in self.inferer(stack, self.network, progress=progress).items()}
 
     def infer_together(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
         """The same for several prepared items in common passes; equal up to rounding (about 1e-6)."""

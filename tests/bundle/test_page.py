@@ -1,36 +1,36 @@
-"""The page: its parts as functions, and the whole of it in a real browser where one is installed."""
+"""What the page is told by the service: answers as streams, files on the image's grid, errors with the user's names."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
+import gzip
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
+import tempfile
+from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
 
-pytest.importorskip("streamlit", reason="the page's packages are not installed (extra 'page')")
-from PIL import Image
+pytest.importorskip("fastapi", reason="the service's packages are not installed (extra 'serve')")
+from fastapi.testclient import TestClient
 
-from bundle import page_views as views
-from bundle.predictor import Explanation, Predictor
-from bundle.samples import HEALTHY, HEALTHY_VOLUME, PICTURE, VOLUME, draw_samples
-from bundle.service_model import describe_model
+from bundle.page import read_gray
+from bundle.page_answers import windows
+from bundle.page_setup import choices, layers_for, page_setup
+from bundle.predictor import Predictor
+from bundle.removal import painted
+from bundle.samples import SAMPLES
+from bundle.service import create_app
+from bundle.service_model import read_metadata
+from bundle.uploads import UploadLimits, UploadRefused
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
+from transforms.limits import ReadLimits
+from transforms.reading import is_located
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-]  # fmt: skip
+LIMITS = UploadLimits(1 << 20, 4 << 20, 16, ReadLimits(pixels=1 << 16, voxels=1 << 18, side=512))
+
+VOLUME = nib.Nifti1Image(np.ones((40, 40, 40), np.float32), np.eye(4)).to_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -39,291 +39,236 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def overlay(folder):
-    return write_overlay(folder)
+def predictor(folder):
+    return Predictor(overlay=write_overlay(folder))
 
 
 @pytest.fixture(scope="module")
-def predictions(folder, overlay):
-    predictor, volume = Predictor(overlay=overlay), head()
-    picture = save_picture(folder / "picture.png", volume[:, :, 4])
-    stack = save(folder / "volume.nii.gz", volume, oblique(), "SRA")
-    return {"picture": predictor.predict(picture), "volume": predictor.predict(stack)}
+def client(predictor):
+    app = create_app(predictor, LIMITS)
+    with TestClient(app, raise_server_exceptions=False, base_url="http://127.0.0.1") as client:
+        yield client
 
 
-def opened(data: bytes) -> nib.Nifti1Image:
-    return nib.Nifti1Image.from_bytes(data)
+@pytest.fixture(scope="module")
+def files(folder):
+    volume = head()
+    return {
+        "picture": save_picture(folder / "picture.png", volume[:, :, 4]),
+        "volume": save(folder / "volume.nii.gz", volume, oblique(), "SRA"),
+    }
 
 
-def test_the_verdict_names_probability_and_threshold(predictions):
-    prediction = predictions["picture"]
-    prediction.probability, prediction.threshold, prediction.verdict = 0.123, 0.5, "no tumor"
-    assert views.verdict(prediction) == "No tumor detected (tumor probability 12.3%, threshold 50.0%)"
-    prediction.probability, prediction.verdict, prediction.predicted_class = 0.9, "tumor", "glioma"
-    assert views.verdict(prediction).startswith("Tumor detected, most probably glioma (tumor probability 90.0%")
+def asked(client, route, path, **fields):
+    """The messages of a stream, the arrays of each by name."""
+    answer = client.post(f"/page/{route}", files={"image": (path.name, path.read_bytes())}, data=fields)
+    assert answer.status_code == 200, answer.text
+    found, data = [], answer.content
+    while data:
+        size = int.from_bytes(data[:4], "little")
+        message, data = json.loads(data[4 : 4 + size]), data[4 + size :]
+        message["files"] = {}
+        for array in message["arrays"]:
+            content, data = data[: array["bytes"]], data[array["bytes"] :]
+            file = gzip.decompress(content) if array["gzip"] else content
+            message["files"][array["name"]] = nib.Nifti1Image.from_bytes(file)
+        found.append(message)
+    return found
 
 
-def test_a_picture_lies_upright_in_the_viewer():
-    rows = np.zeros((4, 6), np.float32)
-    rows[0, 5] = 1  # top right
-    volume = opened(views.as_nifti(rows, np.eye(4), 0, 0))
-    assert volume.shape == (6, 4, 1)
-    # To the right on the screen is +x and upward is +y.
-    assert np.argwhere(np.asarray(volume.dataobj)).tolist() == [[5, 3, 0]]
+def values(image):
+    return np.asarray(image.dataobj)
 
 
-def test_overlays_have_the_fixed_scale_and_the_images_grid(predictions):
-    prediction = predictions["volume"]
-    heat, mask = views.layers(prediction, prediction.evidence, 0.3, 0.6)
-    image = opened(heat["data"])
-    assert (float(image.header["cal_min"]), float(image.header["cal_max"])) == (pytest.approx(0.02), 1.0)
-    assert np.array_equal(np.asarray(image.dataobj), prediction.evidence)
-    assert np.allclose(image.affine, prediction.affine, atol=1e-5)
-    outlined, inside = np.asarray(opened(mask["data"]).dataobj) > 0, prediction.mask > 0
-    assert not (outlined & ~inside).any()
-    assert 0 < outlined.sum() < inside.sum()
-    assert [layer["opacity"] for layer in (heat, mask)] == [0.6, 0.3]
-    assert views.layers(prediction, None, 0.0, 0.6) == []
+def test_a_volume_is_answered_as_predicted_on_its_grid_with_progress(client, predictor, files):
+    *told, last = asked(client, "predict", files["volume"])
+    expected = predictor.predict(files["volume"])
+    assert told[0]["stage"] == "reading"
+    assert {message["stage"] for message in told} <= {"reading", "waiting", "preparing", "predicting"}
+    assert all(message["of"] == 8 for message in told if message["stage"] == "predicting")
+    assert last["stage"] == "done"
+    assert last["result"]["tumor_probability"] == expected.probability
+    assert last["result"]["source"] == "volume.nii.gz"
+    assert (last["picture"], last["located"], last["channels"]) == (False, True, 1)
+    assert np.array_equal(values(last["files"]["mask"]), expected.mask)
+    assert np.allclose(values(last["files"]["evidence"]), np.tanh(expected.evidence / 2), atol=1e-6)
+    assert np.array_equal(values(last["files"]["image"]), nib.load(files["volume"]).get_fdata(dtype=np.float32))
+    for name in ("image", "mask", "raw_evidence"):
+        assert np.allclose(last["files"][name].affine, expected.affine, atol=1e-5)
 
 
-def test_the_outline_of_the_mask_is_drawn_slice_by_slice(predictions):
-    prediction = predictions["volume"]  # stored as (S, R, A): axial slices lie across the first axis
-    box = np.zeros(prediction.mask.shape, np.uint8)
-    box[1:4, 10:20, 8:16] = 1
-    drawn = views.outline(dataclasses.replace(prediction, mask=box))
-    expected = box.astype(bool)
-    expected[:, 11:19, 9:15] = False
-    assert np.array_equal(drawn, expected)
-    flat = dataclasses.replace(predictions["picture"], mask=box[1])
-    assert np.array_equal(views.outline(flat), expected[1])
+def test_a_picture_has_columns_and_rows_and_no_place_in_space(client, predictor, files):
+    last = asked(client, "predict", files["picture"], uncertainty="true")[-1]
+    expected = predictor.predict(files["picture"], uncertainty=True)
+    assert np.array_equal(values(last["files"]["mask"])[..., 0].T, expected.mask)
+    assert (last["picture"], last["located"], last["views"]) == (True, False, 7)
+    assert last["result"]["probability_std"] == pytest.approx(expected.uncertainty.probability_std)
+    header = last["files"]["mask"].header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (0, 0)
 
 
-def test_each_target_is_offered_the_methods_and_layers_that_can_explain_it(predictions, overlay):
-    predictor = Predictor(overlay=overlay)
-    model = describe_model(predictor, {"name": "a", "version": 1, "task": "b"})
-    picture = np.asarray(predictions["picture"].evidence * 255, np.uint8)
+def test_progress_counts_the_slices_before_each_pass(predictor, files):
+    told = []
+    predictor.predict(files["volume"], progress=lambda done, of: told.append((done, of)))
+    assert told == [(0, 0), (0, 8), (4, 8)]
+
+
+def test_maps_are_those_of_the_predictor(client, predictor, files):
+    last = asked(client, "explain", files["volume"], method="hirescam", layer="bottleneck", slice=4)[-1]
+    expected = predictor.explain(files["volume"], "hirescam", "bottleneck", "tumor", slice=4)
+    assert (last["layer"], last["slices"]) == ("bottleneck", [4])
+    assert np.array_equal(values(last["files"]["map"]), expected.map)
+    assert last["message"][0].isupper()
+    refused = asked(client, "explain", files["volume"], method="no_method")[-1]
+    assert refused["stage"] == "refused"
+    assert "no_method" in refused["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("head scan.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "cannot be read as a picture"),
+        ("notes.txt", b"hello", "is no image that is read here"),
+        ("empty.nii", b"", "is empty"),
+        ("large.nii.gz", bytes(LIMITS.bytes + 1), "larger than 1 MiB"),
+        ("cut.nii.gz", gzip.compress(VOLUME[:9000]), ""),
+        ("huge.nii", VOLUME.replace((40).to_bytes(2, "little") * 3, (20000).to_bytes(2, "little") * 3, 1), ""),
+        ("series.zip", b"PK\x03\x04" + bytes(60), "is damaged"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_users_file_and_no_other(client, tmp_path, name, data, reason):
+    path = tmp_path / "sent"
+    path.mkdir()
+    (path / name).write_bytes(data)
+    last = asked(client, "predict", path / name)[-1]
+    assert last["stage"] == "refused"
+    assert name in last["detail"]
+    assert reason in last["detail"]
+    assert tempfile.gettempdir() not in last["detail"]
+    assert "upload" not in last["detail"]
+
+
+def test_nothing_of_an_upload_stays_on_disk(client, files, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(UploadRefused, match=r"^notes\.txt: "):
+        read_gray(b"hello", "notes.txt", LIMITS)
+    gray = read_gray(files["volume"].read_bytes(), "volume.nii.gz", LIMITS)
+    assert gray.array.shape == nib.load(files["volume"]).shape
+    asked(client, "predict", files["volume"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_files_that_say_so_have_sides(tmp_path, files):
+    assert is_located(files["volume"])
+    image = nib.Nifti1Image(head(), None)
+    for name in ("unknown.nii", "unknown.nii.gz"):
+        nib.save(image, tmp_path / name)
+        assert not is_located(tmp_path / name)
+    nib.save(nib.Nifti2Image(head(), oblique()), tmp_path / "two.nii")
+    assert is_located(tmp_path / "two.nii")
+    itk.imwrite(itk.image_from_array(head()), str(tmp_path / "v.nrrd"))
+    assert is_located(tmp_path / "v.nrrd")
+    (tmp_path / "plain.nrrd").write_bytes(
+        b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n\n" + bytes(8)
+    )
+    assert not is_located(tmp_path / "plain.nrrd")
+
+
+def test_of_a_4d_file_one_volume_is_shown_and_predicted(client, predictor, tmp_path):
+    volume = head()
+    nib.save(nib.Nifti1Image(np.stack([volume, volume[::-1]], axis=-1), oblique()), tmp_path / "both.nii.gz")
+    last = asked(client, "predict", tmp_path / "both.nii.gz", channel=1)[-1]
+    assert (last["channels"], last["channel"]) == (2, 1)
+    assert np.array_equal(values(last["files"]["image"]), volume[::-1])
+    assert last["result"]["tumor_probability"] == predictor.predict(tmp_path / "both.nii.gz", channel=1).probability
+
+
+def test_windows_are_percentiles_of_what_is_not_air():
+    air, tissue = np.zeros(900), np.linspace(100, 200, 1001)
+    found = {one["name"]: (one["low"], one["high"]) for one in windows(np.concatenate([air, tissue]))}
+    assert next(iter(found)) == "head"
+    assert found["head"] == (pytest.approx(0.02 * 199.5), pytest.approx(199.5))
+    assert found["brain, more contrast"] == (pytest.approx(125), pytest.approx(199.5))
+    assert found["whole range"] == (0, 200)
+    assert [one["name"] for one in windows(np.full(9, 3.0))] == ["whole range"]
+
+
+def disk(shape, center, radius):
+    rows, columns = np.indices(shape)
+    return (rows - center[0]) ** 2 + (columns - center[1]) ** 2 < radius**2
+
+
+def test_a_tumor_is_painted_over_in_its_slices_alone_and_the_control_elsewhere(predictor):
+    rng = np.random.default_rng(0)
+    inside, tumor = disk((96, 96), (48, 48), 40), disk((96, 96), (40, 60), 7)
+    plane = np.where(inside, 100 + 5 * rng.standard_normal((96, 96)), 0) + np.where(tumor, 80, 0)
+    volume = np.stack([plane] * 4, axis=2).astype(np.float32)
+    prediction = predictor.predict(volume, np.diag([-1.0, -1.0, 4.0, 1.0]), plane="axial")
+    prediction.raw_mask = np.zeros(volume.shape, np.uint8)
+    prediction.raw_mask[..., 1:3] = tumor[..., None]
+    for control in (False, True):
+        changed, count, left = painted(prediction, volume, control)
+        assert (count, left) == (2, {})
+        assert np.array_equal(changed[..., [0, 3]], volume[..., [0, 3]])
+        bright = changed[..., 1][tumor].mean() > 150
+        assert bright == control
+        assert (changed[..., 1] != volume[..., 1]).any()
+    flat = predictor.predict(volume[..., 1])
+    flat.raw_mask = tumor.astype(np.uint8)
+    assert painted(flat, volume[..., 1], False)[0][tumor].mean() < 130
+    flat.raw_mask = np.ones_like(flat.raw_mask)
+    _, count, left = painted(flat, volume[..., 1], False)
+    assert count == 0
+    assert "too little healthy tissue" in next(iter(left))
+
+
+def test_what_is_said_without_the_tumor_is_the_prediction_of_the_painted_image(client, predictor, files):
+    last = asked(client, "without", files["picture"])[-1]
+    assert last["stage"] == "done"
+    painted_image = values(last["files"]["image"])[..., 0].T if "image" in last["files"] else None
+    if painted_image is None:  # random weights may outline too much
+        assert last["changed"] == 0
+        assert last["left"]
+    else:
+        assert last["result"]["tumor_probability"] == predictor.predict(painted_image, assess_anyway=True).probability
+
+
+def test_the_page_says_what_the_shipped_weights_take():
+    metadata = read_metadata(ROOT)
+    setup = page_setup(Predictor(), metadata, UploadLimits())
+    assert setup["takes"] == metadata["input_description"]
+    for word in ("T1", "Contrast", "adult", "brain", "skull"):
+        assert word in setup["takes"]
+    assert set(setup["samples"]) == set(SAMPLES)
+    assert len(setup["colors"]) == 256
+
+
+def test_other_weights_do_not_borrow_these_words(predictor):
+    setup = page_setup(predictor, read_metadata(ROOT), LIMITS)
+    assert "like those of its training" in setup["takes"]
+
+
+def test_each_target_is_offered_the_methods_and_layers_that_can_explain_it(predictor, files):
+    model = page_setup(predictor, {"name": "a", "version": 1, "task": "b"}, LIMITS)["model"]
     for target in ("tumor", "segmentation"):
-        methods, layers, usual = views.choices(model, target, True)
+        methods, layers, usual = choices(model, target, True)
         assert ("evidence" in methods) == (target == "tumor")
         assert usual in layers
-        for layer in layers:
-            predictor.explain(picture, "hirescam", layer, target)
         for method in ("gradcam", "gradcam_frozen", "layercam_frozen", "lrp"):  # no layer of the page ends in no map
-            offered, remark = views.layers_for(method, layers, usual)
+            offered, remark = layers_for(method, layers, usual)
             assert usual in offered
             assert (offered == [usual]) == (method == "gradcam") == ("cancel" in remark)
             assert ("input" in offered) == (method == "lrp")
             for layer in offered:
-                assert predictor.explain(picture, method, layer, target).layer == layer
-        assert views.layers_for("saliency", layers, usual) == ([], "")
+                assert predictor.explain(files["picture"], method, layer, target).layer == layer
+        assert layers_for("saliency", layers, usual) == ([], "")
 
 
-def test_the_picture_shows_the_slice_with_most_of_the_mask(predictions):
-    prediction = predictions["volume"]
-    sums = (prediction.mask > 0).sum(axis=(0, 1))
-    assert sums[views.shown_slice(prediction)] == sums.max() > 0
-    gray = np.random.default_rng(0).random(prediction.mask.shape)
-    picture = np.asarray(Image.open(io.BytesIO(views.overlay_png(gray, prediction, None))))
-    assert picture.shape == (prediction.mask.shape[1], prediction.mask.shape[0], 3)
-    plain = picture[..., 0] == picture[..., 1]
-    assert 0 < (~plain).sum() < plain.size / 2  # the mask's line is colored, the rest is gray
-
-
-def test_the_result_holds_prediction_and_explanation(predictions):
-    prediction = predictions["picture"]
-    explanation = Explanation(prediction.evidence, "gradcam", "bottleneck", "tumor_log_odds", False, "shows where")
-    result = json.loads(views.result_json(prediction, explanation, "a.png", {"version": "1"}))
-    assert result["explanation"]["layer"] == "bottleneck"
-    assert result["tumor_probability"] == prediction.probability
-    assert "gradcam at bottleneck, target: tumor log odds. Shows where." in views.caption(explanation)
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    """The shipped weights: the samples are drawn so that they answer them rightly."""
-    return Predictor()
-
-
-@pytest.fixture(scope="module")
-def server(folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "streamlit", "run", str(ROOT / "bundle" / "page.py"), "--server.headless", "true",
-        "--server.address", "127.0.0.1", "--server.port", str(port), "--browser.gatherUsageStats", "false",
-    ]  # fmt: skip
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "HOME": str(folder)}
-        )
-    assert process.stdout is not None
-    if not any("URL:" in line for line in process.stdout):
-        process.wait()
-        pytest.fail((folder / "log").read_text())
-    url = f"http://127.0.0.1:{port}"
-    yield url
-    process.terminate()
-    process.wait(30)
-
-
-class Driven:
-    """The page in a browser: what a user does, and what is on the screen then."""
-
-    def __init__(self, page, timeout):
-        self.page, self.timeout = page, timeout
-
-    def choose(self, label, option):
-        wanted = self.page.get_by_role("option", name=option, exact=True)
-        for _ in range(5):  # a script that runs again closes the list
-            self.page.get_by_test_id("stSelectbox").filter(has_text=label).click()
-            with contextlib.suppress(self.timeout):
-                return wanted.click(timeout=12_000)
-            self.page.keyboard.press("Escape")
-        raise AssertionError(f"{label} does not offer {option}")
-
-    def says(self, text):
-        self.page.get_by_text(text, exact=False).first.wait_for()
-
-    def slide(self, label, key):
-        """To an end of a slider, "Home" or "End"."""
-        self.page.get_by_test_id("stSlider").filter(has_text=label).get_by_role("slider").press(key)
-
-    def canvas(self, wanted):
-        """Colors (H, W, 3) of the viewer, once ``wanted`` says so of them and they have come to rest."""
-        end, last = time.monotonic() + 30, None
-        while time.monotonic() < end:
-            self.page.wait_for_timeout(150)
-            frames = self.page.locator("iframe")
-            box = frames.first.bounding_box() if frames.count() == 1 else None
-            if box is None or box["height"] < 100:  # being replaced, or not drawn yet
-                continue
-            seen = np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=box))).convert("RGB")).astype(int)
-            if last is not None and np.array_equal(seen, last) and wanted(seen):
-                return seen
-            last = seen
-        pytest.fail(
-            "the viewer shows nothing"
-            if last is None
-            else f"the viewer shows something else: {colored(last)} colored pixels, {lit(last)} lit"
-        )
-
-    def download(self, button):
-        with self.page.expect_download() as download:
-            self.page.get_by_role("button", name=button).click()
-        return download.value.path().read_bytes()
-
-
-def colored(seen) -> int:
-    """Pixels of a color; image and background of the viewer are gray."""
-    return int((np.ptp(seen, axis=-1) > 50).sum())
-
-
-def lit(seen) -> int:
-    return int((seen.max(axis=-1) > 100).sum())
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def driven(browser, server):
-    faults: list[str] = []
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.set_default_timeout(60_000)
-    page.goto(server)
-    page.get_by_text("Drop a brain MR image").wait_for()
-    yield Driven(page, pytest.importorskip("playwright.sync_api").TimeoutError)
-    assert "Traceback" not in page.content()
-    page.close()
-    assert faults == []
-
-
-def test_a_tumor_is_shown_with_mask_and_heatmap_that_follow_the_sidebar(driven, shipped, folder):
-    draw_samples(folder / "samples")
-    expected = shipped.predict(folder / "samples" / PICTURE, assess_anyway=True)
-    driven.says("Not a medical device")
-    driven.choose("or a sample", PICTURE)
-    driven.says("Tumor detected, most probably")
-    driven.says("Heatmap: evidence")
-    both = driven.canvas(lambda seen: colored(seen) > 300)
-
-    driven.slide("Opacity of the heatmap", "Home")
-    driven.canvas(lambda seen: 50 < colored(seen) < colored(both))  # the mask alone
-    driven.slide("Opacity of the heatmap", "End")
-    evidence = driven.canvas(lambda seen: colored(seen) > colored(both))
-    result = json.loads(driven.download("Result (JSON)"))
-    assert result["tumor_detected"]
-    assert result["tumor_probability"] == pytest.approx(expected.probability, abs=1e-6)
-    mask, heat = (np.asarray(opened(driven.download(f"{name} (NIfTI)")).dataobj)[:, ::-1, 0].T
-                  for name in ("Mask", "Heatmap"))  # fmt: skip
-    assert np.array_equal(mask, expected.mask)
-    assert np.allclose(heat, np.tanh(expected.evidence / 2), atol=1e-6)
-    picture = np.asarray(Image.open(io.BytesIO(driven.download("Picture (PNG)")))).astype(int)
-    assert picture.shape == (*expected.mask.shape, 3)
-    assert colored(picture) > 100
-
-    driven.choose("Method of the heatmap", "hirescam")
-    driven.says("Heatmap: hirescam at head.features")
-    driven.choose("Layer", "bottleneck")
-    driven.says("Heatmap: hirescam at bottleneck")
-    driven.canvas(lambda seen: 300 < colored(seen) != colored(evidence))  # another map
-    found = json.loads(driven.download("Result (JSON)"))["explanation"]
-    assert (found["method"], found["layer"]) == ("hirescam", "bottleneck")
-
-    driven.choose("Layer", "input_block")
-    driven.choose("Method of the heatmap", "gradcam")  # has no map at this layer, and is not offered there
-    driven.says("Heatmap: gradcam at head.features")
-    driven.says("Grad-CAM with exact gradients is offered at head.features alone")
-    driven.choose("Method of the heatmap", "lrp")
-    driven.choose("Layer", "bottleneck")
-    driven.says("Heatmap: lrp at bottleneck")
-
-
-def test_below_the_threshold_the_image_is_shown_alone(driven):
-    driven.choose("or a sample", PICTURE)  # what was shown before is gone
-    driven.canvas(lambda seen: colored(seen) > 300)
-    driven.choose("or a sample", HEALTHY)
-    driven.says("No tumor detected")
-    driven.canvas(lambda seen: colored(seen) == 0 and lit(seen) > 5000)
-    assert not json.loads(driven.download("Result (JSON)"))["tumor_detected"]
-    for button in ("Mask (NIfTI)", "Heatmap (NIfTI)"):
-        assert driven.page.get_by_role("button", name=button).count() == 0
-    assert driven.page.get_by_test_id("stSlider").count() == 0
-
-
-def test_own_files_of_four_axes_and_broken_ones(driven, shipped, folder):
-    draw_samples(folder / "samples")
-    parts = [nib.load(folder / "samples" / name) for name in (HEALTHY_VOLUME, VOLUME)]
-    array = np.stack([part.get_fdata(dtype=np.float32)[:, :, 3:6] for part in parts], axis=-1)
-    healthy = array[..., 0]
-    array[..., 0] = np.where(healthy > 0.1 * healthy.max(), healthy.max() - healthy, 0)  # a contrast of no scanner
-    nib.save(nib.Nifti1Image(array, parts[0].affine), folder / "both.nii.gz")
-    driven.page.set_input_files("input[type=file]", str(folder / "both.nii.gz"))
-    driven.says("not assessed: the image is unlike those that the network was trained on")
-    driven.page.get_by_test_id("stCheckbox").filter(has_text="Assess images unlike").click()
-    driven.says("Tumor detected, most probably glioma")
-    without = driven.canvas(lambda seen: lit(seen) > 2000)
-    driven.choose("Volume of the 4D file", "1")
-    driven.says("Tumor detected, most probably meningioma")
-    driven.says("Heatmap: evidence")
-    driven.canvas(lambda seen: lit(seen) > 2000 and (seen.shape != without.shape or (seen != without).any()))
-    result = json.loads(driven.download("Result (JSON)"))
-    expected = shipped.predict(folder / "both.nii.gz", channel=1, assess_anyway=True)
-    assert result["tumor_probability"] == pytest.approx(expected.probability, abs=1e-6)
-    assert result["shape"] == list(expected.mask.shape)
-    heat = np.asarray(opened(driven.download("Heatmap (NIfTI)")).dataobj)
-    assert np.allclose(heat, shipped.explain(folder / "both.nii.gz", channel=1).map, atol=1e-6)
-
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    driven.page.set_input_files("input[type=file]", str(folder / "broken.png"))
-    driven.says("broken.png cannot be used")
+def test_parts_of_the_page_are_served_and_nothing_beside(client):
+    assert client.get("/page/viewer.js").headers["content-type"].startswith("text/javascript")
+    for name in ("../page.py", "page.py", "%2e%2e/service.py", "nothing.js", "samples/nothing.png"):
+        assert client.get(f"/page/{name}").status_code == 404
+    sample = client.get("/page/samples/phantom_tumor.png")
+    assert sample.content.startswith(b"\x89PNG")
+    assert client.post("/page/predict", files={"image": b"x"}, data={"unknown": "1"}).status_code == 422
+    assert Path(ROOT / "bundle" / "page_files" / "page.html").read_text(encoding="utf-8") == client.get("/").text

@@ -432,13 +432,17 @@ def test_pages_of_other_sites_are_not_answered(client, files):
         assert answer.status_code == status, origin
 
 
-def test_the_description_for_people_needs_no_other_site(client):
-    for path in ("/", "/docs"):
+def test_description_and_page_need_no_other_site(client):
+    said = {
+        "/docs": ("/predict_multitask", "/explain", "uncertainty", "Not a medical device", "NRRD"),
+        "/": ("What it takes", "page/page.js"),
+    }
+    for path, words in said.items():
         answer = client.get(path)
         assert answer.status_code == 200
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert not re.search(r"(src|href)=.?(https?:)?//", answer.text)
-        for word in ("/predict_multitask", "/explain", "uncertainty", "Not a medical device", "hirescam", "NRRD"):
+        for word in words:
             assert word in answer.text
     assert client.get("/redoc").status_code == 404
 

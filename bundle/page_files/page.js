@@ -1,0 +1,547 @@
+// The page: files of this tab, what is asked about them, and what is seen.
+
+import {ask} from "./stream.js";
+import {largest, perSlice, planesOf} from "./geometry.js";
+import {Viewer} from "./viewer.js";
+import {drawChart, drawNetwork} from "./diagrams.js";
+import {csvOf, milliliters, percent, save, saved, short, stem, verdictClass} from "./words.js";
+
+const $ = id => document.getElementById(id);
+const KEPT = 700e6; // bytes of arrays that stay in memory; what was looked at longest ago is read again when opened
+const MAPS = 4; // side by side, at most
+const setup = await (await fetch("page/setup")).json();
+const items = [];
+let open = null, viewer = null, running = false, ended = null;
+
+function make(name, attributes = {}, ...children) {
+  const made = Object.assign(document.createElement(name), attributes);
+  made.append(...children);
+  return made;
+}
+
+function say(problem) {
+  $("problem").textContent = problem ?? "";
+  $("problem").hidden = !problem;
+}
+
+// ---- what it takes
+
+$("version").textContent = setup.model.version;
+$("notice").textContent = setup.model.notice;
+$("takes").textContent = setup.takes;
+$("kinds").textContent = setup.kinds;
+$("example").src = `page/samples/${setup.example}`;
+const mega = value => `${Math.round(value / 1e6)} million`;
+for (const [name, text] of [
+  ["Answers", setup.model.classes.map(one => one.replaceAll("_", " ")).join(", ")],
+  ["Size", `files up to ${setup.limits.bytes >> 20} MiB; pictures up to ${mega(setup.limits.pixels)} pixels, volumes up to ${mega(setup.limits.voxels)} voxels`],
+  ["Not for", "children, images after surgery, without skull, or of other parts of the body; those are flagged or not assessed"],
+  ...(setup.prevalence ? [["Prevalence", setup.prevalence]] : []),
+]) $("facts").append(make("dt", {textContent: name}), make("dd", {textContent: text}));
+for (const name of setup.samples) {
+  $("samples").append(make("button", {textContent: short(name), title: name, onclick: () => addSample(name)}));
+}
+
+// ---- files
+
+function add(files) {
+  if (!files.length) return;
+  say();
+  for (const file of files) items.push({file, name: file.name, state: "waiting", asked: {}, started: performance.now()});
+  $("start").hidden = true;
+  $("room").hidden = $("end").hidden = false;
+  document.body.classList.remove("empty");
+  if (!open) show(items.at(-files.length));
+  list();
+  work();
+}
+
+async function addSample(name) {
+  const data = await (await fetch(`page/samples/${name}`)).blob();
+  add([new File([data], name)]);
+  items.at(-1).asked.assess_anyway = true; // none of them is like the images of a training on real heads
+}
+
+for (const input of document.querySelectorAll(".files")) {
+  input.addEventListener("change", () => {
+    add([...input.files]);
+    input.value = "";
+  });
+}
+let inside = 0;
+const holdsFiles = event => [...(event.dataTransfer?.types ?? [])].includes("Files");
+addEventListener("dragenter", event => holdsFiles(event) && ($("dropping").hidden = !++inside));
+addEventListener("dragleave", event => holdsFiles(event) && ($("dropping").hidden = !(inside = Math.max(0, inside - 1))));
+addEventListener("dragover", event => event.preventDefault());
+addEventListener("drop", event => {
+  event.preventDefault(); // nothing dropped replaces the page
+  inside = 0;
+  $("dropping").hidden = true;
+  add([...event.dataTransfer.files]);
+});
+addEventListener("beforeunload", event => items.length && event.preventDefault());
+
+$("end").onclick = () => {
+  const count = items.length;
+  for (const item of items) item.abort?.abort();
+  items.length = 0;
+  open = null;
+  if (viewer) viewer.study = null;
+  $("canvas").width = $("canvas").height = 1;
+  $("items").replaceChildren();
+  $("room").hidden = $("end").hidden = true;
+  $("start").hidden = false;
+  document.body.classList.add("empty");
+  ended = `The session has ended: ${count} ${count === 1 ? "image was" : "images were"} removed from this tab; the service keeps none.`;
+  say(ended);
+};
+
+// ---- questions, one after the other
+
+async function work() {
+  if (running) return;
+  running = true;
+  for (let item = next(); item; item = next()) await predict(item);
+  running = false;
+}
+
+const next = () => (open?.state === "waiting" ? open : items.find(item => item.state === "waiting"));
+
+async function predict(item) {
+  item.state = "working";
+  item.stage = {stage: "sending"};
+  item.abort = new AbortController();
+  item.asked.uncertainty ??= /\.(png|jpe?g|bmp|tiff?|webp|jp2)$/i.test(item.name);
+  progress(item);
+  try {
+    const answer = await ask("page/predict", item.file, item.asked, told => {
+      item.stage = told;
+      progress(item);
+    }, item.abort.signal);
+    item.answer = answer;
+    item.seconds = (performance.now() - item.started) / 1000;
+    item.state = "answered";
+    take(item);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    item.state = "refused";
+    item.error = error.message;
+  }
+  list();
+  if (item === open) show(item);
+}
+
+function take(item) {
+  const {answer} = item, {result} = answer;
+  item.located = {affine: result.affine, picture: answer.picture, located: answer.located};
+  item.planes = planesOf({...item.located, shape: answer.files.image.shape});
+  item.maps = [];
+  item.painted = {};
+  item.version = "as it is";
+  useRaw(item, false);
+  const first = answer.windows[0];
+  const home = result.plane ?? (answer.picture ? "picture" : "axial"), at = {};
+  for (const plane of Object.values(item.planes)) at[plane.name] = bestSlice(item, plane, home);
+  item.view = {
+    layout: "one", plane: home, at, window: {...first}, mask: true, map: true,
+    maskOpacity: 0.9, mapOpacity: 0.7, threshold: setup.faint,
+  };
+  item.milliliters = milliliters(item, count(item.mask.data, 0.5));
+  forget();
+}
+
+function useRaw(item, raw) {
+  const {files} = item.answer, prefix = raw ? "raw_" : "";
+  item.raw = raw;
+  item.mask = files[`${prefix}mask`];
+  const evidence = files[`${prefix}evidence`];
+  const others = item.maps.filter(map => map.method !== "evidence" || map.target !== "tumor");
+  const empty = !evidence || evidence.data.every(value => value === 0);
+  item.maps = empty ? others : [{title: "evidence", method: "evidence", target: "tumor", layer: "", message: "Evidence on an absolute scale: 0 none, 0.9 calibrated odds of 19 to 1", data: evidence.data, file: evidence.file}, ...others];
+  item.slices = {};
+}
+
+// The slice with the largest area of the mask, else with most evidence, else the most suspicious, else the middle one.
+function bestSlice(item, plane, home) {
+  for (const part of [item.answer.files.mask, item.answer.files.evidence, item.answer.files.raw_evidence]) {
+    if (!part) continue;
+    const {sums} = perSlice(part.shape, part.data, plane);
+    const best = largest(sums);
+    if (sums[best] > 0) return best;
+  }
+  const known = item.answer.result.slice_probabilities;
+  return known && plane.name === home ? largest(known.map(value => value ?? -1)) : plane.count >> 1;
+}
+
+function count(data, from) {
+  let found = 0;
+  for (let i = 0; i < data.length; i++) if (data[i] >= from) found++;
+  return found;
+}
+
+// Voxels of a map from a threshold on; its values are put in order once, so that the slider's volume is there at once.
+function countFrom(map, threshold) {
+  if (!map.sorted) {
+    map.sorted = map.data.filter(value => value > 0).sort();
+  }
+  let [low, high] = [0, map.sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (map.sorted[middle] < threshold) low = middle + 1;
+    else high = middle;
+  }
+  return map.sorted.length - low;
+}
+
+// Arrays of what was looked at longest ago are dropped; the answer stays in the list.
+function forget() {
+  const bytes = item => Object.values(item.answer.files).reduce((sum, part) => sum + part.file.byteLength, 0);
+  const held = items.filter(item => item.answer?.files && item !== open).sort((a, b) => (a.seen ?? 0) - (b.seen ?? 0));
+  let total = [...held, open].filter(item => item?.answer?.files).reduce((sum, item) => sum + bytes(item), 0);
+  for (const item of held) {
+    if (total <= KEPT) break;
+    total -= bytes(item);
+    item.answer = {...item.answer, files: null};
+    item.mask = null;
+    item.maps = [];
+  }
+}
+
+// ---- the list
+
+function list() {
+  $("items").replaceChildren(...items.map(item => {
+    const result = item.answer?.result;
+    const answer = {waiting: "waiting", working: "reading ...", refused: "cannot be read"}[item.state] ?? result.verdict;
+    const name = make("button", {textContent: item.name, title: item.name, onclick: () => show(item)});
+    const row = make("tr", {className: item === open ? "open" : ""},
+      make("td", {}, name),
+      make("td", {textContent: answer, className: item.state === "refused" ? "doubt" : result ? verdictClass(result.verdict) : "quiet", title: item.error ?? item.answer?.words ?? ""}),
+      make("td", {className: "right", textContent: result ? percent(result.tumor_probability) : ""}),
+      make("td", {className: "right", textContent: item.milliliters ? item.milliliters.toFixed(1) : result && !item.answer.picture && item.answer.located ? "0" : ""}));
+    row.setAttribute("aria-selected", item === open);
+    return row;
+  }));
+  const done = items.filter(item => item.state === "answered" || item.state === "refused").length;
+  $("kept").textContent = `${done} of ${items.length} read. Images stay in this tab; the service has deleted its copies.`;
+}
+
+$("csv").onclick = () => save(new Blob([csvOf(items)], {type: "text/csv"}), "tumorlens.csv");
+
+// ---- one image
+
+function progress(item) {
+  if (item !== open) return;
+  const {stage, done, of} = item.stage ?? {stage: "waiting"};
+  $("verdict").className = "";
+  $("words").textContent = `${item.name}: ${{sending: "being sent", reading: "being read", waiting: "waits for its turn", preparing: "being prepared", predicting: "the network looks at it"}[stage]}`;
+  $("numbers").textContent = of ? `slice ${Math.min(done, of)} of ${of}` : "";
+  $("progress").hidden = false;
+  if (of) Object.assign($("progress"), {max: of, value: done});
+  else $("progress").removeAttribute("value");
+  clear();
+}
+
+// What stands beside the first words of the verdict.
+function clear() {
+  $("reasons").textContent = "";
+  $("anyway").hidden = true;
+  $("flags").replaceChildren();
+  $("classes").replaceChildren();
+}
+
+function show(item) {
+  open = item;
+  item.seen = performance.now();
+  const ready = item.state === "answered" && item.answer.files;
+  if (item.state === "answered" && !item.answer.files) {
+    item.state = "waiting"; // its arrays were dropped
+    work();
+  }
+  for (const part of ["view", "under"]) $(part).hidden = !ready;
+  $("tools").hidden = !ready;
+  $("over-slices").hidden = !ready || item.answer.picture;
+  list();
+  if (item.state === "waiting" || item.state === "working") return progress(item);
+  $("progress").hidden = true;
+  if (item.state === "refused") {
+    $("verdict").className = "doubt";
+    $("words").textContent = "This file cannot be read";
+    $("numbers").textContent = item.error;
+    return clear();
+  }
+  showVerdict(item);
+  viewer ??= new Viewer($("canvas"), setup, seen);
+  fillTools(item);
+  showPainted(item);
+  viewer.show(study(item), item.view);
+  seen();
+}
+
+function study(item) {
+  const changed = item.version !== "as it is" && item.painted[item.version], mask = changed ? changed.files.mask : item.mask;
+  mask.voxels ??= count(mask.data, 0.5);
+  return {
+    ...item.located, image: changed ? changed.files.image : item.answer.files.image, mask, masked: mask.voxels > 0,
+    maps: changed ? [] : item.maps,
+  };
+}
+
+function showVerdict(item) {
+  const {answer} = item, {result} = answer, said = result.tumor_detected !== null;
+  $("verdict").className = verdictClass(result.verdict);
+  $("words").textContent = said ? answer.words : result.verdict[0].toUpperCase() + result.verdict.slice(1);
+  $("reasons").textContent = said ? "" : `${result.reasons.join("; ")}.`;
+  const spread = result.probability_std === null ? "" : ` ± ${(100 * result.probability_std).toFixed(1)} points over ${answer.views} views`;
+  const chance = `robability ${percent(result.tumor_probability)}${spread}, threshold ${percent(result.threshold)}`;
+  $("numbers").textContent = `${said ? "Tumor p" : "The network alone: tumor p"}${chance}.${setup.prevalence ? ` ${setup.prevalence}.` : ""}`;
+  const flags = result.flags.filter(flag => said || !result.reasons.some(reason => reason.includes(flag.message)));
+  $("flags").replaceChildren(...flags.map(flag => make("li", {textContent: `${flag.code.replaceAll("_", " ")}: ${flag.message}`})));
+  $("anyway").hidden = result.verdict !== "not assessed" || Boolean(item.asked.assess_anyway);
+  $("classes").replaceChildren(...Object.entries(result.class_probabilities).flatMap(([name, value]) => {
+    const bar = make("dd", {}, make("i"));
+    bar.firstChild.style.setProperty("--share", `${100 * value}%`);
+    return [make("dt", {textContent: name.replaceAll("_", " ")}), bar, make("dd", {className: "right", textContent: percent(value)})];
+  }));
+}
+
+// What of the image is seen has changed.
+function seen(event = {}) {
+  const item = open, {view} = item;
+  if ("under" in event) return under(event.under);
+  if (event.resetWindow) Object.assign(view.window, item.answer.windows[0]);
+  viewer.study = study(item);
+  viewer.draw();
+  const {low, high} = view.window, whole = item.range;
+  $("window").value = item.answer.windows.some(one => one.name === view.window.name) ? view.window.name : "by hand";
+  $("width").value = Math.sqrt(Math.min(1, (high - low) / whole.span));
+  $("level").value = ((low + high) / 2 - whole.low) / whole.span;
+  $("threshold-value").textContent = view.threshold.toFixed(2);
+  $("volumes").textContent = volumes(item);
+  const plane = item.planes[view.plane], {picture} = item.answer;
+  if (picture) return;
+  $("slice").max = plane.count - 1;
+  $("slice").value = view.at[view.plane];
+  $("slice-words").textContent = `${view.plane} slice ${view.at[view.plane] + 1} of ${plane.count}`;
+  const {files, result} = item.answer, evidence = files[`${item.raw ? "raw_" : ""}evidence`];
+  item.slices[view.plane] ??= {
+    most: evidence ? perSlice(evidence.shape, evidence.data, plane).most : [],
+    area: perSlice(item.mask.shape, item.mask.data, plane).sums,
+  };
+  drawChart($("chart"), {
+    ...item.slices[view.plane], count: plane.count, at: view.at[view.plane], plane: view.plane, threshold: result.threshold,
+    probabilities: view.plane === result.plane ? result.slice_probabilities : null,
+  });
+}
+
+function under(pane) {
+  const item = open;
+  if (!pane || !pane.inside) return ($("under").textContent = "");
+  const {image, mask, maps} = study(item), parts = [`gray value ${image.data[pane.index].toFixed(image.data[pane.index] % 1 ? 2 : 0)}`];
+  for (const map of maps.slice(0, 1)) parts.push(`${map.title} ${map.data[pane.index].toFixed(2)}`);
+  if (mask.data[pane.index] > 0) parts.push("in the mask");
+  $("under").textContent = parts.join(" · ");
+}
+
+function volumes(item) {
+  const {mask: {voxels}, maps} = study(item);
+  const words = voxel => (item.answer.picture || !item.answer.located ? `${voxel} ${item.answer.picture ? "pixels" : "voxels"}` : `${milliliters(item, voxel).toFixed(2)} ml`);
+  const map = maps[0];
+  return [map && `${map.title} from ${item.view.threshold.toFixed(2)}: ${words(countFrom(map, item.view.threshold))}`, `mask: ${words(voxels)}`].filter(Boolean).join(" · ");
+}
+
+// ---- tools
+
+function options(select, values, chosen, words = value => value) {
+  select.replaceChildren(...values.map(value => make("option", {value, textContent: words(value)})));
+  if (values.includes(chosen)) select.value = chosen;
+}
+
+function fillTools(item) {
+  const {answer, view} = item, {data} = answer.files.image;
+  if (!item.range) {
+    let [low, high] = [Infinity, -Infinity];
+    for (const value of data) {
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+    item.range = {low, span: high > low ? high - low : 1};
+  }
+  $("volume-display").hidden = answer.picture;
+  options($("plane"), Object.keys(item.planes), view.plane);
+  $("layout").value = view.layout;
+  options($("window"), [...answer.windows.map(one => one.name), "by hand"], view.window.name);
+  $("mask-on").checked = view.mask;
+  $("map-on").checked = view.map;
+  $("mask-opacity").value = view.maskOpacity;
+  $("map-opacity").value = view.mapOpacity;
+  $("threshold").value = view.threshold;
+  const {files} = answer, differ = name => files[`raw_${name}`] && files[name] && files[name].data.some((value, i) => value !== files[`raw_${name}`].data[i]);
+  item.differs ??= Boolean(differ("mask") || differ("evidence"));
+  $("raw-line").hidden = !item.differs;
+  $("raw").checked = item.raw;
+  item.choice ??= {target: "tumor", method: setup.maps.tumor[0].method, layer: null};
+  options($("target"), Object.keys(setup.maps), item.choice.target, name => name.replaceAll("_", " "));
+  fillMaps(item);
+  $("channel-line").hidden = answer.channels < 2 || setup.model.input_channels > 1;
+  options($("channel"), [...Array(answer.channels).keys()].map(String), String(answer.channel ?? 0));
+  $("doubt").hidden = answer.result.probability_std !== null;
+  const size = answer.files.image.shape.slice(0, answer.picture ? 2 : 3).join(" × ");
+  $("details").replaceChildren(...Object.entries({
+    File: item.name, Size: `${size} ${answer.picture ? "pixels" : "voxels"}`,
+    Answered: `${item.seconds.toFixed(1)} s after it was given`, Model: `${setup.model.name} ${setup.model.version}`,
+    ...(answer.picture ? {Sides: "a picture does not say which side is which"} : answer.located ? {} : {Sides: "the file does not say which way its axes lie"}),
+  }).flatMap(([name, text]) => [make("dt", {textContent: name}), make("dd", {textContent: text})]));
+  $("save-words").textContent = answer.picture ? "Mask and map as PNG on the picture's grid." : "Mask and map as NIfTI on the file's grid, with its affine.";
+}
+
+function fillMaps(item) {
+  const {choice} = item, offered = setup.maps[choice.target];
+  const map = offered.find(one => one.method === choice.method) ?? offered[0];
+  choice.method = map.method;
+  options($("method"), offered.map(one => one.method), choice.method, name => name.replaceAll("_", " "));
+  if (!map.layers.includes(choice.layer)) choice.layer = map.layers.length ? map.usual : null;
+  $("layer-part").hidden = !map.layers.length;
+  options($("layer"), map.layers, choice.layer);
+  drawNetwork($("network"), setup.model.layers, map.layers, choice.layer, name => {
+    choice.layer = name;
+    fillMaps(item);
+  });
+  const one = map.one_slice && !item.answer.picture ? "It explains one slice: the one that is shown. " : "";
+  $("remark").textContent = one + map.remark;
+  $("shown").replaceChildren(...item.maps.map((shown, i) => make("li", {},
+    make("span", {textContent: `${shown.title}. ${shown.message}.`}),
+    make("button", {textContent: "×", title: `Remove ${shown.title}`, onclick: () => {
+      item.maps.splice(i, 1);
+      fillMaps(item);
+      seen();
+    }}))));
+  $("beside").disabled = item.maps.length >= MAPS;
+}
+
+async function explain(beside) {
+  const item = open, {method, layer, target} = item.choice, {view, answer} = item;
+  const offered = setup.maps[target].find(one => one.method === method), home = answer.result.plane;
+  const number = offered.one_slice && home ? view.at[home] : null;
+  const buttons = [$("replace"), $("beside")];
+  for (const button of buttons) button.disabled = true;
+  $("remark").textContent = "Being computed ...";
+  say();
+  try {
+    const found = await ask("page/explain", item.file, {method, layer, target, slice: number, channel: item.asked.channel}, () => {});
+    const where = found.layer && found.layer !== found.method ? ` at ${found.layer}` : "";
+    const of = target === "tumor" ? "" : `, of ${target.replaceAll("_", " ")}`;
+    const map = {title: `${method.replaceAll("_", " ")}${where}${of}`, method, target, layer: found.layer, message: found.message, data: found.files.map.data, file: found.files.map.file};
+    item.maps = beside ? [...item.maps.slice(0, MAPS - 1), map] : [map];
+    Object.assign(view, {layout: "one", map: true});
+    if (number !== null) view.plane = home;
+    item.version = "as it is";
+  } catch (error) {
+    say(error.message);
+  }
+  for (const button of buttons) button.disabled = false;
+  if (item === open) show(item);
+}
+
+function showPainted(item) {
+  const tried = Object.keys(item.painted).length > 0, {result} = item.answer;
+  const found = {"as it is": {words: item.answer.words, result}, ...item.painted};
+  $("paint").disabled = Boolean(item.painting) || !result.raw.tumor_voxels;
+  $("painted").hidden = !tried;
+  $("painted").tBodies[0].replaceChildren(...Object.entries(found).map(([name, one]) => {
+    const view = make("button", {textContent: name, disabled: !one.result, onclick: () => {
+      item.version = name;
+      show(item);
+    }});
+    return make("tr", {className: item.version === name ? "open" : ""}, make("td", {}, view),
+      make("td", {textContent: one.result ? one.result.verdict : "not possible"}),
+      make("td", {className: "right", textContent: one.result ? percent(one.result.tumor_probability) : ""}));
+  }));
+  const left = Object.entries(item.painted).flatMap(([name, one]) => Object.entries(one.left).map(([why, times]) => `${name}, ${times} ${times === 1 ? "slice" : "slices"} left as they were: ${why}.`));
+  const missing = result.raw.tumor_voxels ? "" : "No tumor was outlined, so there is none to paint over. ";
+  $("painted-words").textContent = item.painting ?? missing + left.join(" ") + (tried ? " If the answer rests on the tumor, it changes without it and stays with the control. One image shows one case; the certificate asks many." : "");
+}
+
+async function paint() {
+  const item = open;
+  say();
+  for (const [name, control] of [["tumor painted over", false], ["control", true]]) {
+    try {
+      item.painting = `${name} ...`;
+      showPainted(item);
+      item.painted[name] = await ask("page/without", item.file, {control, channel: item.asked.channel}, told => {
+        item.painting = told.of ? `${name}: slice ${told.done} of ${told.of}` : `${name} ...`;
+        if (item === open) showPainted(item);
+      });
+    } catch (error) {
+      say(error.message);
+      break;
+    } finally {
+      item.painting = null;
+    }
+  }
+  if (item === open) showPainted(item);
+}
+
+function again(item, asked) {
+  Object.assign(item.asked, asked);
+  Object.assign(item, {state: "waiting", started: performance.now(), range: null, differs: undefined});
+  show(item);
+  work();
+}
+
+const on = (id, event, change) => $(id).addEventListener(event, () => {
+  change(open, $(id));
+  seen();
+});
+on("layout", "change", ({view}, box) => (view.layout = box.value));
+on("plane", "change", ({view}, box) => Object.assign(view, {plane: box.value, layout: $("layout").value = "one"}));
+on("window", "change", ({view, answer}, box) => Object.assign(view.window, answer.windows.find(one => one.name === box.value) ?? {}));
+on("width", "input", ({view, range}, box) => setWindow(view, Math.max(1e-3, box.value ** 2) * range.span, (view.window.low + view.window.high) / 2));
+on("level", "input", ({view, range}, box) => setWindow(view, view.window.high - view.window.low, range.low + box.value * range.span));
+on("mask-on", "change", ({view}, box) => (view.mask = box.checked));
+on("map-on", "change", ({view}, box) => (view.map = box.checked));
+on("mask-opacity", "input", ({view}, box) => (view.maskOpacity = Number(box.value)));
+on("map-opacity", "input", ({view}, box) => (view.mapOpacity = Number(box.value)));
+on("threshold", "input", ({view}, box) => (view.threshold = Number(box.value)));
+on("slice", "input", ({view}, box) => (view.at[view.plane] = Number(box.value)));
+on("raw", "change", (item, box) => {
+  useRaw(item, box.checked);
+  fillMaps(item);
+});
+const setWindow = (view, width, level) => Object.assign(view.window, {low: level - width / 2, high: level + width / 2, name: "by hand"});
+for (const kind of ["target", "method", "layer"]) {
+  $(kind).addEventListener("change", () => {
+    open.choice[kind] = $(kind).value;
+    fillMaps(open);
+  });
+}
+$("replace").onclick = () => explain(false);
+$("beside").onclick = () => explain(true);
+$("paint").onclick = paint;
+$("anyway").onclick = () => again(open, {assess_anyway: true});
+$("channel").onchange = () => again(open, {channel: $("channel").value});
+$("doubt").onclick = () => again(open, {uncertainty: true});
+const steer = event => {
+  open.view.at[open.view.plane] = $("chart").sliceAt(event.clientX);
+  seen();
+};
+$("chart").addEventListener("pointerdown", event => {
+  $("chart").setPointerCapture(event.pointerId);
+  steer(event);
+});
+$("chart").addEventListener("pointermove", event => $("chart").hasPointerCapture(event.pointerId) && steer(event));
+
+$("save-png").onclick = async () => save(await viewer.png(), `${stem(open.name)}_view.png`);
+$("save-mask").onclick = async () => save(...(await saved(open, study(open).mask, "mask")));
+$("save-map").onclick = async () => {
+  const map = study(open).maps[0];
+  if (!map) return say(`${open.name}: there is no map to save; show one first`);
+  save(...(await saved(open, {...open.mask, data: map.data, file: map.file}, map.method)));
+};
+$("save-json").onclick = () => {
+  const maps = open.maps.map(({method, layer, target, message}) => ({method, layer, target, message}));
+  const painted = Object.fromEntries(Object.entries(open.painted).map(([name, {result, changed, left, infill}]) => [name, {result, changed, left, infill}]));
+  save(new Blob([JSON.stringify({...open.answer.result, model: setup.model, maps, painted}, null, 2)], {type: "application/json"}), `${stem(open.name)}_result.json`);
+};
+document.documentElement.dataset.ready = "true";
