@@ -283,7 +283,7 @@ function study(item) {
   mask.voxels ??= count(mask.data, 0.5);
   return {
     ...item.located, image: changed ? changed.files.image : item.answer.files.image, mask, masked: mask.voxels > 0,
-    maps: changed ? [] : item.maps,
+    maps: changed ? [] : item.maps, title: changed ? item.version : "image",
   };
 }
 

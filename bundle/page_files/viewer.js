@@ -30,7 +30,7 @@ export class Viewer {
     if (layout === "three" && !this.study.picture) {
       return Object.keys(this.planes).map(name => ({plane: name, map: maps[0], title: name}));
     }
-    return (maps.length ? maps : [null]).map(map => ({plane, map, title: map ? map.title : "image"}));
+    return (maps.length ? maps : [null]).map(map => ({plane, map, title: map ? map.title : this.study.title}));
   }
 
   draw() {
