@@ -126,7 +126,7 @@ def main() -> None:
     print(f"{'':28}" + "".join(f"{n:>10}" for n in SIZES[1:]))
     for seeds in (1, 3):
         for gain in (0.0, 0.02, 0.05):
-            rates = [said(n, gain, arguments.repeats // 2, rng, seeds=seeds) for n in SIZES[1:]]
+            rates = [said(n, gain, arguments.repeats, rng, seeds=seeds) for n in SIZES[1:]]
             label = f"{seeds} seed{'s' if seeds > 1 else ''}, true gain {gain:g}"
             print(f"{label:28}" + "".join(f"{v:>10.3f}" for v in rates), flush=True)
 

@@ -251,9 +251,11 @@ def _fill(partial: Path, root: Path, weights: Weights, metadata: Mapping[str, An
     shutil.copyfile(weights.path, partial / "models" / WEIGHTS)
     if (weights.path.parent / scope.FILE).is_file():
         shutil.copyfile(weights.path.parent / scope.FILE, partial / "models" / scope.FILE)
-    if metadata:
-        path = partial / "configs" / "metadata.json"
-        runs.write_json({**json.loads(path.read_text(encoding="utf-8")), **metadata}, path)
+    path = partial / "configs" / "metadata.json"
+    meta = {**json.loads(path.read_text(encoding="utf-8")), **(metadata or {})}
+    if weights.data_source is not None:
+        meta.pop("input_description", None)  # of the shipped weights alone
+    runs.write_json(meta, path)
     write_configs(partial, weights)
     write_docs(partial, weights)
     verify(partial)

@@ -35,7 +35,6 @@ const mega = value => `${Math.round(value / 1e6)} million`;
 for (const [name, text] of [
   ["Answers", setup.model.classes.map(one => one.replaceAll("_", " ")).join(", ")],
   ["Size", `files up to ${setup.limits.bytes >> 20} MiB; pictures up to ${mega(setup.limits.pixels)} pixels, volumes up to ${mega(setup.limits.voxels)} voxels`],
-  ["Not for", "children, images after surgery, without skull, or of other parts of the body; those are flagged or not assessed"],
   ...(setup.prevalence ? [["Prevalence", setup.prevalence]] : []),
 ]) $("facts").append(make("dt", {textContent: name}), make("dd", {textContent: text}));
 for (const name of setup.samples) {

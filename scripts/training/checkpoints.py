@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,11 @@ class StageCheckpoint:
             self.restore()
             return
         self.average.restart()
+        self.evaluator.run(1)
         config = self.stage_dir / "config.yaml"
         if config.is_file():
             values = yaml_text.load(config.read_text(encoding="utf-8"))
-            self.writer.hyperparameters(values, f"validation/{self.key_metric}")
-        self.evaluator.run(1)
+            self.writer.hyperparameters(values, [f"best/{name}" for name in self.evaluator.state.metrics])
         self.save(engine)
 
     def _over(self) -> bool:
@@ -182,6 +183,9 @@ class StageCheckpoint:
         if value > self.best_metric:
             self.best_metric, self.best_epoch = value, epoch
             self.trainer.state.best_metric, self.trainer.state.best_metric_epoch = value, epoch
+            for name, known in metrics.items():
+                if math.isfinite(known):
+                    self.writer.add_scalar(f"best/{name}", known, epoch)
             self.calibrate()
             if parallel.first():
                 save_atomic(self.average.selected.state_dict(), self.stage_dir / WEIGHTS)

@@ -6,6 +6,8 @@ import base64
 import csv
 import io
 import json
+import os
+import re
 import shutil
 import socket
 import threading
@@ -139,6 +141,9 @@ def driven(browser, address, request):
     page.goto(address)
     page.wait_for_selector("html[data-ready]", state="attached")
     yield Driven(page)
+    if kept := os.environ.get("TUMORLENS_SCREENSHOTS"):  # a folder, for those who want to look
+        name = re.sub(r"\W+", "_", request.node.name).strip("_")
+        page.screenshot(path=f"{kept}/{name}.png", full_page=True)
     page.close()
     assert faults == []
 

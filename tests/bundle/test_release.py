@@ -120,6 +120,7 @@ def test_values_of_the_run_stand_in_both_configs_and_the_stride_in_the_metadata(
     meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert meta["network_data_format"]["inputs"]["image"]["spatial_shape"] == ["8*n", "8*n"]
     assert "made pictures" in meta["data_source"]
+    assert "input_description" not in meta, "that of the shipped weights"
     assert torch.load(folder / "models" / "model.pt", weights_only=True).keys() == find_weights_keys(run)
 
 

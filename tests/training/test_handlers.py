@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import random
+import struct
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from scripts.data.samplers import DrawnItems, MixedBatchSampler
 from scripts.runs import parallel
@@ -289,7 +291,7 @@ def test_writer_is_silent_in_other_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     writer = StageWriter(tmp_path)
     writer.add_scalar("a", 1.0, 0)
-    writer.hyperparameters({"a": 1}, "a")
+    writer.hyperparameters({"a": 1}, ["a"])
     writer.flush()
     writer.close()
     assert list(tmp_path.iterdir()) == []
@@ -322,6 +324,15 @@ def test_log_holds_learning_rates_norms_and_pictures(tmp_path):
         assert steps[tag] == list(range(1, EPOCHS + 1)), tag
     assert steps["validation/prediction"] == [0, 2, 4]
     assert "_hparams_/session_start_info" in log
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    declared = events.SummaryMetadata("_hparams_/experiment").plugin_data.content.decode("latin-1")
+    for name in ("dice", "balanced_accuracy", "combined"):  # of the best epoch, the last that is written
+        epoch, value = log[f"best/{name}"][-1]
+        assert dict(log[f"validation/{name}"])[epoch] == value
+        assert f"best/{name}" in declared
+    combined = {step: struct.unpack("<f", value[-4:])[0] for step, value in log["validation/combined"]}
+    assert combined[log["best/combined"][-1][0]] == max(combined.values())
     content = log["validation/mask"][0][1]
     start = content.index(b"\x89PNG")
     assert Image.open(io.BytesIO(content[start:])).size == (32, 16)

@@ -64,14 +64,19 @@ class StageWriter:
         if (writer := self._open()) is not None:
             writer.add_pr_curve(tag, truth, probability, step)
 
-    def hyperparameters(self, config: Mapping[str, Any], metric: str) -> None:
-        """Write the plain values of a config, as a table and for TensorBoard's HPARAMS page beside a metric."""
+    def hyperparameters(self, config: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Write the plain values of a config, as a table and for TensorBoard's HPARAMS page beside metrics.
+
+        Args:
+            config: of the stage.
+            metrics: tags; the page shows the last value of each.
+        """
         if (writer := self._open()) is None:
             return
         values = plain_values(config)
         rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
         writer.add_text("config", f"| value | |\n|---|---|\n{rows}", 0)
-        experiment, start, end = hparams(values, {metric: 0.0})
+        experiment, start, end = hparams(values, dict.fromkeys(metrics, 0.0))
         for summary in (experiment, start, end):
             writer._get_file_writer().add_summary(summary)
 
