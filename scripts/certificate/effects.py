@@ -124,6 +124,7 @@ class Answers:
             "effect": float(effect.mean()),
             "control_effect": float(of_control.mean()),
             "control_changed": float((table[:, 2] != table[:, 0]).mean()),
+            "control_changed_ci95": mean_interval((table[:, 2] != table[:, 0]).astype(float), groups),
             "difference": float((effect - of_control).mean()),
             "difference_ci95": mean_interval(effect - of_control, groups, bounds=(-2.0, 2.0)),
         }
@@ -182,14 +183,18 @@ class Answers:
         found = []
         for how in self.ways("harmless"):
             answers = self.asked["harmless", how, False]
-            pairs = [(self.as_is[name], answer) for name, (_, answer) in answers.items() if name in self.as_is]
+            known = {name: answer for name, (_, answer) in answers.items() if name in self.as_is}
+            pairs = [(self.as_is[name], answer) for name, answer in known.items()]
+            groups = [self.cases[name].group for name in known]
             if pairs:
                 changed = [self.called(a) != self.called(b) or kind_of(a) != kind_of(b) for a, b in pairs]
                 found.append(
                     {
                         "change": how,
                         "n": len(pairs),
+                        "groups": len({*groups}),
                         "changed": float(np.mean(changed)),
+                        "changed_ci95": mean_interval(np.array(changed, dtype=float), groups),
                         "largest": float(max(abs(a.tumor() - b.tumor()) for a, b in pairs)),
                     }
                 )
@@ -205,13 +210,18 @@ class Answers:
             row: dict[str, Any] = {"probe": name}
             for label, control in (("changed", False), ("control", True)):
                 answers = self.asked.get(("probe", name, control), {})
-                pairs = [
-                    (self.as_is[case], answer)
+                kept = {
+                    case: answer
                     for case, (_, answer) in answers.items()
                     if case in self.as_is and self.called(self.as_is[case]) == bool(self.cases[case].kind)
-                ]
-                row[f"n_{label}"] = len(pairs)
-                row[label] = float(np.mean([self.called(a) != self.called(b) for a, b in pairs])) if pairs else None
+                }
+                changed = np.array(
+                    [self.called(self.as_is[case]) != self.called(answer) for case, answer in kept.items()], dtype=float
+                )
+                groups = [self.cases[case].group for case in kept]
+                row[f"n_{label}"], row[f"groups_{label}"] = len(kept), len({*groups})
+                row[label] = float(changed.mean()) if kept else None
+                row[f"{label}_ci95"] = mean_interval(changed, groups) if kept else [None, None]
             found.append(row)
         return found
 

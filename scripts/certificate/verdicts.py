@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scripts.certificate.effects import Answers
-from scripts.measures.claims import reservation
+from scripts.measures.claims import Share, reservations
 
 # A statement rests on at least so many pictures of so many patients or groups.
 LEAST, LEAST_GROUPS = 20, 10
@@ -16,6 +16,8 @@ LEAST, LEAST_GROUPS = 20, 10
 HOLDS, CONTROL = 0.90, 0.10
 # Verdicts changed by what says nothing about a tumor, at most.
 IRRELEVANT = 0.02
+# And by what is done to healthy tissue, the controls.
+HARMLESS = 0.03
 # Verdicts that a probe must change for it to be named as what is read.
 READ = 0.5
 # By so much accuracy must rise under another order of the classes for their order to be doubted.
@@ -24,7 +26,10 @@ SWAPPED = 0.2
 
 @dataclass(frozen=True)
 class Statement:
-    """A property with its verdict ("holds", "in part", "fails" or "withheld") and the sentence that says why."""
+    """A property with its verdict ("holds", "in part", "fails" or "withheld") and the sentence that says why.
+
+    Where it holds, ``claimed`` is the share that the sentence claims of all patients.
+    """
 
     property: str
     of: str
@@ -33,10 +38,19 @@ class Statement:
     value: float | None = None
     ci95: tuple[float | None, float | None] = (None, None)
     n: int = 0
+    claimed: Share | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For causal.json."""
-        return {**asdict(self), "ci95": list(self.ci95)}
+        found = {**asdict(self), "ci95": list(self.ci95)}
+        claimed = found.pop("claimed")
+        return {**found, "claimed_share": None if claimed is None else claimed["wanted"]}
+
+
+def _kept(changed: float, ci95: Sequence[float | None], groups: int, most: float) -> Share:
+    """The claim that at most so many verdicts change, as one of those that stay."""
+    high = ci95[1]
+    return Share(1 - changed, None if high is None else 1 - high, groups, 1 - most)
 
 
 # property, test, what it is of, measure, share that is wanted afterwards, (holds, in part, fails)
@@ -112,7 +126,11 @@ def _reads(answers: Answers) -> list[Statement]:
             f"none of {', '.join(row['probe'] for row in rows)}, taken from a picture of the other side, changes more "
             f"than {_percent(largest)} of {n} verdicts"
         )
-        return [Statement("shortcut", "verdict", "holds" if largest <= CONTROL else "in part", sentence, largest, n=n)]
+        worst = max(rows, key=lambda row: row["changed"] or 0.0)
+        claimed = _kept(largest, worst["changed_ci95"], worst["groups_changed"], CONTROL)
+        holds = largest <= CONTROL
+        verdict = "holds" if holds else "in part"
+        return [Statement("shortcut", "verdict", verdict, sentence, largest, n=n, claimed=claimed if holds else None)]
     row = next(row for row in rows if row["probe"] == name)
     sentence = (
         f"the {name} of a picture of the other side changes {_percent(row['changed'])} of {row['n_changed']} verdicts "
@@ -137,13 +155,24 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
             if statement is not None:
                 if how in odd and statement.verdict != "withheld":
                     note = f" (the control of {how} can be recognized: read with reserve)"
-                    statement = Statement(**{**statement.__dict__, "sentence": statement.sentence + note})
+                    statement = replace(statement, sentence=statement.sentence + note)
                 found.append(statement)
     found.append(_dose(answers))
     found += _reads(answers)
     found += _irrelevance(answers)
     found += _order(answers)
-    return found
+    return _reserved(found)
+
+
+def _reserved(found: Sequence[Statement]) -> list[Statement]:
+    """The same, and beside each that holds with which probability it does not, corrected for all of them together."""
+    claimed = [statement.claimed for statement in found if statement.claimed is not None]
+    words = iter(reservations(claimed))
+    return [one if one.claimed is None else replace(one, sentence=_beside(one.sentence, next(words))) for one in found]
+
+
+def _beside(sentence: str, words: str) -> str:
+    return f"{sentence} ({words})" if words.startswith("false") else f"{sentence} in this sample; {words}"
 
 
 def _order(answers: Answers) -> list[Statement]:
@@ -192,9 +221,8 @@ def _judged(
     sentence = text.format(gone=_percent(1 - chosen["after"]), kept=_percent(chosen["after"]), n=chosen["n"])
     verdict = ("holds", "in part", "fails")[rank]
     sentence += f" (control: {_percent(chosen['control'])}): {words[rank]}"
-    doubt = reservation(share, bounds[0], chosen["groups"], HOLDS) if rank == 0 else ""
-    sentence += f" in this sample; {doubt}" if doubt else ""
-    return Statement(name, label, verdict, sentence, share, bounds, chosen["n"])
+    claimed = Share(share, bounds[0], chosen["groups"], HOLDS) if rank == 0 else None
+    return Statement(name, label, verdict, sentence, share, bounds, chosen["n"], claimed)
 
 
 def _too_few(row: Mapping[str, Any], test: str, of: str) -> str:
@@ -238,17 +266,22 @@ def _irrelevance(answers: Answers) -> list[Statement]:
             f"{row['change']} changes {_percent(row['changed'])} of {row['n']} verdicts, the tumor probability by up "
             f"to {row['largest']:.2f}"
         )
-        found.append(Statement("irrelevance", row["change"], verdict, sentence, row["changed"], n=row["n"]))
+        claimed = _kept(row["changed"], row["changed_ci95"], row["groups"], IRRELEVANT) if verdict == "holds" else None
+        found.append(
+            Statement("irrelevance", row["change"], verdict, sentence, row["changed"], n=row["n"], claimed=claimed)
+        )
     for test, what in (("removal", "healthy tissue painted out"), ("transplant", "healthy tissue moved in")):
         for how in answers.ways(test):
             row = answers.effects(test, how, "called tumor")
             if row["n"] < LEAST:
                 continue
-            verdict = "holds" if row["control_changed"] <= 0.03 else "fails"
+            holds = row["control_changed"] <= HARMLESS
+            verdict = "holds" if holds else "fails"
+            claimed = _kept(row["control_changed"], row["control_changed_ci95"], row["groups"], HARMLESS)
             sentence = f"{what} ({how}) changes {_percent(row['control_changed'])} of {row['n']} verdicts"
             found.append(
                 Statement("irrelevance", f"control of {test} ({how})", verdict, sentence, row["control_changed"],
-                          n=row["n"])
+                          n=row["n"], claimed=claimed if holds else None)
             )  # fmt: skip
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from scripts.explain.intervals import ROUNDING, cluster_variance
 
@@ -16,9 +16,10 @@ __all__ = [
     "ALLOWED",
     "METHOD",
     "Difference",
+    "Share",
     "adjusted",
     "difference_of",
-    "reservation",
+    "reservations",
     "sentence",
     "verdict",
     "verdicts",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 ALLOWED = 0.05  # probability that a printed claim is false
+_TWO_SIDED = float(norm.isf(0.025))  # of a 95 % interval
 METHOD = (
     "paired by patient (or near-duplicate group), seeds as draws of their own where there are several; a claim is made "
     "where the probability that it is false, Holm-corrected for all claims of the table, is at most 5 %"
@@ -152,30 +154,66 @@ def verdicts(
     ]
 
 
-def reservation(share: float, low: float | None, groups: int, wanted: float) -> str:
-    """What has to be added where a share that is at least `wanted` in the sample may be smaller in truth; "" where not.
+@dataclass(frozen=True)
+class Share:
+    """A share of patients of which is claimed that it is at least so large.
 
-    Args:
-        share: measured, at least `wanted`.
+    Attributes:
+        share: measured.
         low: lower limit of its 95 % interval (Wilson's); None: not known.
         groups: patients or near-duplicate groups.
         wanted: what is claimed.
-
-    >>> reservation(1.0, 0.839, 20, 0.9)
-    'not settled: the interval reaches down to 83.9 %, below 90 %; 15 more patients like these would settle it'
-    >>> reservation(1.0, 0.95, 80, 0.9)
-    ''
     """
-    if low is not None and low >= wanted:
-        return ""
-    if low is None:
-        return f"not settled: of {groups} patients or groups there is no interval"
-    below = f"not settled: the interval reaches down to {100 * low:.1f} %, below {100 * wanted:g} %"
-    if not share > wanted:
-        return below
-    # Wilson's limit b of a share p lies where (p - b)² = z² b (1 - b) / n.
-    more = groups * (wanted * (1 - wanted) * (share - low) ** 2) / (low * (1 - low) * (share - wanted) ** 2) - groups
-    return f"{below}; {max(1, int(np.ceil(more))):,d} more patients like these would settle it"
+
+    share: float
+    low: float | None
+    groups: int
+    wanted: float
+
+    @property
+    def size(self) -> float:
+        """Independent patients that would give this interval: Wilson's limit b of p has (p - b)² = z² b (1 - b) / n."""
+        if self.low is None or not 0 < self.low < self.share:
+            return 0.0
+        return _TWO_SIDED**2 * self.low * (1 - self.low) / (self.share - self.low) ** 2
+
+    @property
+    def false(self) -> float:
+        """Probability that it is smaller in truth: one-sided, by the score test, whose interval is Wilson's."""
+        spread = self.wanted * (1 - self.wanted)
+        return float(norm.sf((self.share - self.wanted) * (self.size / spread) ** 0.5)) if self.size else 1.0
+
+    def needed(self, claims: int) -> int | None:
+        """Further patients that would settle it among so many claims if all went on alike; None: no number would."""
+        if not self.size or self.share <= self.wanted:
+            return None
+        wanted = float(norm.isf(ALLOWED / claims)) ** 2 * self.wanted * (1 - self.wanted)
+        return max(1, int(np.ceil(self.groups * (wanted / (self.share - self.wanted) ** 2 / self.size - 1))))
+
+
+def reservations(shares: Sequence[Share]) -> list[str]:
+    """What has to stand beside each of several claims of a share, Holm-corrected together.
+
+    Returns:
+        "false: 1.2 %" where the claim may be made, else that it is not settled and what would settle it.
+
+    >>> reservations([Share(1.0, 0.839, 20, 0.9), Share(1.0, 0.95, 73, 0.9)])
+    ['not settled: false with a probability of 6.8 %; 15 more patients like these would settle it', 'false: 0.4 %']
+    """
+    found = []
+    for share, false in zip(shares, adjusted([share.false for share in shares]), strict=True):
+        if false <= ALLOWED:
+            found.append(f"false: {_percent(false)}")
+            continue
+        more = share.needed(len(shares))
+        known = f"{more:,d} more patients like these would settle it" if more else "more patients like these would not"
+        chance = f"false with a probability of {_percent(false)}" if share.size else "there is no interval"
+        found.append(f"not settled: {chance}; {known}")
+    return found
+
+
+def _percent(probability: float) -> str:
+    return f"{'< 0.1' if probability < 0.0005 else format(100 * probability, '.1f')} %"
 
 
 def words(claim: Mapping[str, Any]) -> str:
@@ -190,8 +228,7 @@ def words(claim: Mapping[str, Any]) -> str:
     'not settled (120 more patients)'
     """
     if claim["claim"] in ("better", "worse"):
-        false = claim["false_probability"]
-        return f"{claim['claim']} (false: {'< 0.1' if false < 0.0005 else format(100 * false, '.1f')} %)"
+        return f"{claim['claim']} (false: {_percent(claim['false_probability'])})"
     if claim["claim"] == "not settled" and claim["needed"] is not None:
         return f"not settled ({claim['needed']:,d} more patients)"
     return str(claim["claim"])

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import t, ttest_rel
+from scipy.stats import norm, t, ttest_rel
 
 from benchmarks.intervals import said
-from scripts.measures.claims import Difference, adjusted, difference_of, reservation, sentence, verdict, words
+from scripts.measures.claims import Difference, Share, adjusted, difference_of, reservations, sentence, verdict, words
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.beta(6, 2, (1, 40))
@@ -146,11 +146,45 @@ def test_claims_in_words(claim, false, needed, short, said):
     assert sentence("Dice", "A", "B", entry) == said
 
 
-def test_a_share_is_settled_where_wilsons_limit_reaches_what_is_claimed():
-    """Of 20 of 20 the limit is 20 / (20 + z²) = 0.839; 0.9 is reached with n = 9 z² = 34.6."""
-    low = 20 / (20 + 1.959964**2)
-    text = reservation(1.0, low, 20, 0.9)
-    assert text.startswith("not settled: the interval reaches down to 83.9 %, below 90 %; 15 more patients")
-    assert reservation(1.0, 35 / (35 + 1.959964**2), 35, 0.9) == ""
-    assert reservation(0.9, 0.7, 20, 0.9) == "not settled: the interval reaches down to 70.0 %, below 90 %"
-    assert reservation(1.0, None, 1, 0.9) == "not settled: of 1 patients or groups there is no interval"
+def wilson(right, n):
+    """Lower limit of the 95 % interval."""
+    z, p = norm.isf(0.025), right / n
+    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return float((middle - half) / (1 + z * z / n))
+
+
+@pytest.mark.parametrize(("right", "n"), [(20, 20), (95, 100), (47, 50)])
+def test_a_share_is_smaller_in_truth_with_the_probability_of_the_score_test(right, n):
+    share = Share(right / n, wilson(right, n), n, 0.9)
+    assert share.size == pytest.approx(n)
+    assert share.false == pytest.approx(norm.sf((right / n - 0.9) / np.sqrt(0.9 * 0.1 / n)))
+    more = share.needed(1)
+    settled, short = (norm.sf((right / n - 0.9) / np.sqrt(0.9 * 0.1 / (n + k))) for k in (more, more - 1))
+    assert settled <= 0.05
+    assert short > 0.05 or more == 1
+
+
+def test_shares_are_claimed_where_they_hold_together_and_say_else_what_is_missing():
+    alone, many = Share(1.0, wilson(35, 35), 35, 0.9), Share(1.0, wilson(400, 400), 400, 0.9)
+    assert reservations([alone]) == ["false: 2.4 %"]
+    both = reservations([alone] * 3)  # corrected for three
+    assert all(text.startswith("not settled: false with a probability of 7.3 %; 6 more patients") for text in both)
+    assert reservations([alone, many]) == ["false: 2.4 %", "false: < 0.1 %"]
+    assert reservations([Share(0.9, 0.7, 20, 0.9)]) == [
+        "not settled: false with a probability of 50.0 %; more patients like these would not"
+    ]
+    assert reservations([Share(1.0, None, 1, 0.9)]) == [
+        "not settled: there is no interval; more patients like these would not"
+    ]
+    assert reservations([]) == []
+
+
+def test_of_shares_that_are_not_so_large_hardly_any_is_claimed():
+    rng = np.random.default_rng(0)
+    for n in (20, 60, 200):
+        rights = rng.binomial(n, 0.9, (400, 5))  # at the limit: any claim is false
+        said = sum(
+            any(text.startswith("false") for text in reservations([Share(r / n, wilson(r, n), n, 0.9) for r in row]))
+            for row in rights
+        )
+        assert said / 400 <= 0.075, n
