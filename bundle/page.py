@@ -213,11 +213,10 @@ def page_router(
         def work(gray: Gray, progress: Progress) -> tuple[Batcher, Any, Callable]:
             def run(**given: Any) -> Removal:
                 before = predictor.predict(**arguments(gray, channel), assess_anyway=True)
-                number = None if predictor.network.in_channels > 1 else channel
-                if gray.channels > 1 and number is None:
+                if predictor.network.in_channels > 1:
                     raise ValueError(f"{gray.name}: tumors are painted over in images of one sequence")
                 return removal(
-                    predictor, before, gray.shown(number), gray.affine, gray.name, control, given["progress"]
+                    predictor, before, gray.shown(channel), gray.affine, gray.name, control, given["progress"]
                 )
 
             return lanes()["explanations"], (run, {"progress": progress}), finish

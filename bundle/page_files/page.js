@@ -11,7 +11,7 @@ const KEPT = 700e6; // bytes of arrays that stay in memory; what was looked at l
 const MAPS = 4; // side by side, at most
 const setup = await (await fetch("page/setup")).json();
 const items = [];
-let open = null, viewer = null, running = false, ended = null;
+let open = null, viewer = null, running = false;
 
 function make(name, attributes = {}, ...children) {
   const made = Object.assign(document.createElement(name), attributes);
@@ -19,8 +19,9 @@ function make(name, attributes = {}, ...children) {
   return made;
 }
 
-function say(problem) {
+function say(problem, kind = "") {
   $("problem").textContent = problem ?? "";
+  $("problem").className = kind;
   $("problem").hidden = !problem;
 }
 
@@ -91,8 +92,7 @@ $("end").onclick = () => {
   $("room").hidden = $("end").hidden = true;
   $("start").hidden = false;
   document.body.classList.add("empty");
-  ended = `The session has ended: ${count} ${count === 1 ? "image was" : "images were"} removed from this tab; the service keeps none.`;
-  say(ended);
+  say(`The session has ended: ${count} ${count === 1 ? "image was" : "images were"} removed from this tab; the service keeps none.`, "note");
 };
 
 // ---- questions, one after the other
@@ -113,6 +113,9 @@ async function predict(item) {
   item.asked.uncertainty ??= /\.(png|jpe?g|bmp|tiff?|webp|jp2)$/i.test(item.name);
   progress(item);
   try {
+    if (item.file.size > setup.limits.bytes) {
+      throw new Error(`${item.name} is larger than ${setup.limits.bytes >> 20} MiB, the most that is taken; cut it or resample it`);
+    }
     const answer = await ask("page/predict", item.file, item.asked, told => {
       item.stage = told;
       progress(item);
@@ -145,7 +148,7 @@ function take(item) {
     layout: "one", plane: home, at, window: {...first}, mask: true, map: true,
     maskOpacity: 0.9, mapOpacity: 0.7, threshold: setup.faint,
   };
-  item.milliliters = milliliters(item, count(item.mask.data, 0.5));
+  item.milliliters = answer.result.verdict === "not assessed" ? null : milliliters(item, answer.result.tumor_voxels);
   forget();
 }
 
@@ -217,7 +220,7 @@ function list() {
       make("td", {}, name),
       make("td", {textContent: answer, className: item.state === "refused" ? "doubt" : result ? verdictClass(result.verdict) : "quiet", title: item.error ?? item.answer?.words ?? ""}),
       make("td", {className: "right", textContent: result ? percent(result.tumor_probability) : ""}),
-      make("td", {className: "right", textContent: item.milliliters ? item.milliliters.toFixed(1) : result && !item.answer.picture && item.answer.located ? "0" : ""}));
+      make("td", {className: "right", textContent: item.milliliters?.toFixed(1) ?? ""}));
     row.setAttribute("aria-selected", item === open);
     return row;
   }));

@@ -60,10 +60,12 @@ def files(folder):
         "volume": save(folder / "volume.nii.gz", volume, oblique(), "SRA"),
         "broken": folder / "my scan.png",
         "huge": folder / "huge.nii.gz",
+        "heavy": folder / "heavy.nii",
         "zip": folder / "series.zip",
     }
     found["broken"].write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     nib.save(nib.Nifti1Image(np.zeros((128, 128, 40), np.uint8), np.eye(4)), found["huge"])
+    found["heavy"].write_bytes(bytes(LIMITS.bytes + 1))
     write_series(folder / "series", np.clip(volume, 0, 255), np.diag([1.0, 1.0, 1.0]), "p1")
     with zipfile.ZipFile(found["zip"], "w") as archive:
         for path in sorted((folder / "series").iterdir()):
