@@ -99,6 +99,8 @@ def _add_merge(command: Parser) -> None:
     }.items():
         _optional(command, name, text, action="store_true")
     _add_distance(command)
+    text = "folder of the near-duplicates that earlier merges found: new images are compared with theirs, and added"
+    _optional(command, "--near_index", text, type=folder, metavar="DIR")
     _add_split(command)
 
 

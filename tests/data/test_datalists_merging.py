@@ -73,6 +73,10 @@ def test_copies_across_sources_formats_and_mirrorings_land_on_one_side(tmp_path,
     ):
         assert groups[f"a/{one}"] == groups[other], other
     assert len(set(groups.values())) == 6
+    index = tmp_path / "index"
+    for lists, folders in (([first, third], [a, c]), ([first, second, third], [a, b, c])):
+        again, _ = datalists.merge_sources(lists, folders, root=tmp_path, near_index=index, progress=False)
+    assert {**again, "name": merged["name"]} == merged
     assert report.figures["groups_across_sources"] == 4
     assert [report.figures[key] for key in ("found", "used", "refused")] == [11, 11, 0]
     assert ("c/v.nii.gz", "moved from validation to training: linked to images there") in report.notes

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scripts.data.datalists import similarity
+from scripts.data.datalists import near_index, similarity
 from scripts.data.datalists.fingerprints import packed, unlikeness, unpacked
 from scripts.data.datalists.near_pairs import copy_pairs, indexed_pairs, near_pairs
 from scripts.data.datalists.similarity import COPY, FALSE_SHARE, MAX_DISTANCE, group_near_duplicates
@@ -120,19 +122,25 @@ def test_copies_are_found_at_any_distance_and_make_no_room_for_unrelated_pairs(u
 
 
 def sorted_pairs(pairs):
-    order = np.lexsort((pairs[1], pairs[0]))
+    order = np.lexsort((pairs[2], pairs[1], pairs[0]))
     return [part[order].tolist() for part in pairs]
 
 
-@pytest.mark.parametrize(("limit", "count"), [(16, 1500), (24, 1500)])
-def test_the_index_finds_the_pairs_that_comparing_each_with_each_finds(limit, count):
-    left, right = (alike(count, seed, factors=5)[:, 0] for seed in (9, 9))
-    right = right ^ (np.random.default_rng(10).random(right.shape) < 0.01)
-    each = near_pairs(left, right, limit)
-    assert len(each[0]) > 100, "too easy"
-    assert sorted_pairs(indexed_pairs(left, right, limit)) == sorted_pairs(each)
-    with pytest.raises(ValueError, match="parts of more than 32 bits: 256 bits within 8"):
-        indexed_pairs(left, right, 8)
+@pytest.mark.parametrize(("limit", "new"), [(12, 0), (16, 400), (24, 0)])
+def test_the_index_finds_the_pairs_that_comparing_each_with_each_finds(limit, new):
+    left = alike(700, 9, factors=4)[:, 0]
+    right = left ^ (np.random.default_rng(10).random(left.shape) < 0.01)
+    differ = (left[:, None] != right[None]).sum(axis=2)
+    for other, both in ((right, differ), (None, (left[:, None] != left[None]).sum(axis=2))):
+        first, second = np.nonzero(both <= limit)
+        keep = (first != second if other is right else first < second) & (np.maximum(first, second) >= new)
+        low, high = np.minimum(first, second)[keep], np.maximum(first, second)[keep]
+        expected = sorted_pairs((low, high, both[first, second][keep]))
+        assert len(low) > 100, "too easy"
+        assert sorted_pairs(near_pairs(left, other, limit, new)) == expected
+        assert sorted_pairs(indexed_pairs(left, other, limit, new)) == expected
+    with pytest.raises(ValueError, match="parts of more than 32 bits: 256 bits within 6"):
+        indexed_pairs(left, right, 6)
 
 
 def test_the_index_of_thumbnails_finds_the_copies_that_comparing_each_with_each_finds():
@@ -164,3 +172,56 @@ def test_many_images_make_the_groups_that_comparing_each_with_each_makes(monkeyp
         assert used.upright <= 24, "the index is not used"
         assert indexed.tolist() == each.tolist()
         assert same == used
+
+
+@pytest.fixture
+def indexed_from(monkeypatch):
+    """Take so many images as many, that is, search them by the index of parts."""
+
+    def set_to(count: int) -> None:
+        monkeypatch.setattr(similarity, "MANY", count)
+        monkeypatch.setattr(similarity, "SAMPLED", 500)
+
+    return set_to
+
+
+@pytest.mark.parametrize("many", [1000, 10_000])
+def test_new_images_against_an_index_on_disk_make_the_groups_of_a_whole_search(
+    tmp_path, monkeypatch, unrelated, indexed_from, many
+):
+    """Known ones in another order, some left out, some twice; new ones among them, copies of known and of new ones."""
+    indexed_from(many)
+    every = with_copies(unrelated, 12, 60)
+    rng = np.random.default_rng(13)
+    before = rng.permutation(COUNT + 60)[:2000]
+    group_near_duplicates(every[before], index=tmp_path)
+    asked = np.concatenate([rng.permutation(COUNT + 60)[:2900], [5, 5, before[0]]])
+    whole, used = group_near_duplicates(every[asked])
+    compared = []
+    for name in ("near_pairs", "indexed_pairs", "copy_pairs"):
+        own = getattr(near_index, name)
+        monkeypatch.setattr(near_index, name, lambda *given, own=own: compared.append(given[-1]) or own(*given))
+    groups, same = group_near_duplicates(every[asked], index=tmp_path)
+    assert groups.tolist() == whole.tolist()
+    assert same == used
+    assert set(compared) == {2000}, "known pairs are looked for again"
+    compared.clear()
+    groups, same = group_near_duplicates(every[asked[:2500]], index=tmp_path)
+    whole, used = group_near_duplicates(every[asked[:2500]])
+    assert (groups.tolist(), same) == (whole.tolist(), used)
+    with np.load(tmp_path / near_index.FILE) as file:
+        assert len(file["fingerprints"]) == (Counter(before.tolist()) | Counter(asked.tolist())).total()
+
+
+def test_an_index_of_a_smaller_distance_is_searched_anew_and_a_file_that_is_none_is_refused(tmp_path, unrelated):
+    every = with_copies(unrelated, 14, 60)[-150:]
+    group_near_duplicates(every[:100], 10, index=tmp_path)
+    groups, _ = group_near_duplicates(every, 30, index=tmp_path)
+    assert groups.tolist() == group_near_duplicates(every, 30)[0].tolist()
+    with pytest.raises(ValueError, match="an index of near-duplicates holds fingerprints"):
+        group_near_duplicates(unpacked(every), index=tmp_path)
+    (tmp_path / near_index.FILE).write_bytes(b"PK no")
+    with pytest.raises(
+        ValueError, match=r"near_pairs.npz is no index of near-duplicates of this version \(.*delete it"
+    ):
+        group_near_duplicates(every, index=tmp_path)

@@ -74,6 +74,7 @@ def linked(
     max_distance: int = MAX_DISTANCE,
     order: NDArray[np.int64] | None = None,
     same_patients: bool = False,
+    index: Path | None = None,
 ) -> tuple[NDArray[np.int64], Distances]:
     """Components of items that must stay on one side: same patient, group, file or content, or near-duplicates.
 
@@ -86,6 +87,7 @@ def linked(
         max_distance: bits by which near-duplicates may differ.
         order: (N) places, see `file_order`: pictures next to each other may differ by more bits.
         same_patients: equal patient numbers are one person whatever the source.
+        index: folder of the near-duplicates that are known, see `group_near_duplicates`.
 
     Returns:
         Component number of every item, int64 (N,), in order of first appearance, and the distances used.
@@ -93,7 +95,7 @@ def linked(
     persons = [str(item["patient"]) if same_patients and "patient" in item else patient_key(item) for item in items]
     names = {name: k for k, name in enumerate(dict.fromkeys(persons))}
     people = np.array([-1 if person is None else names[person] for person in persons])
-    groups, used = group_near_duplicates(hashes, max_distance, people=people, order=order)
+    groups, used = group_near_duplicates(hashes, max_distance, people=people, order=order, index=index)
     keys = []
     for item, person, content, group in zip(items, persons, contents, groups.tolist(), strict=True):
         own: list[tuple[str, str]] = [("patient", person)] if person is not None else []

@@ -154,6 +154,7 @@ def merge_sources(
     seed: int = 0,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     max_distance: int = MAX_DISTANCE,
+    near_index: Path | None = None,
     progress: bool = True,
 ) -> tuple[Datalist, Report]:
     """Join datalists of several sources and formats into one without a patient or a near-duplicate on two sides.
@@ -176,6 +177,7 @@ def merge_sources(
         same_patients: equal patient numbers are one person whatever the source (lists of one study, for instance).
         seed, fractions: of the new split.
         max_distance: bits of 256 by which near-duplicates may differ.
+        near_index: folder of the pairs that earlier merges found; images that it has not are compared with its own.
         progress: show a progress bar.
 
     Returns:
@@ -217,7 +219,7 @@ def merge_sources(
     items, sides = [read[k][0] for k in kept], [read[k][1] for k in kept]
     order = file_order(items, common)
     bits_kept = np.array(hashes)[kept]
-    groups, used = linked(items, bits_kept, [contents[k] for k in kept], max_distance, order, same_patients)
+    groups, used = linked(items, bits_kept, [contents[k] for k in kept], max_distance, order, same_patients, near_index)
     given, known = sides, ["patient" in item for item in items]
     sides = _resplit(items, groups, fractions, seed) if resplit else _settle(items, groups, sides, report)
     merged: dict[str, Any] = {

@@ -39,7 +39,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,17 +47,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from scripts.data.datalists.fingerprints import unlikeness, unpacked
-from scripts.data.datalists.near_pairs import (
-    INDEXED,
-    Pairs,
-    chosen,
-    copy_pairs,
-    distances,
-    indexed_pairs,
-    joined,
-    near_pairs,
-    near_rows,
-)
+from scripts.data.datalists.near_index import NearSearch
+from scripts.data.datalists.near_pairs import INDEXED, Pairs, chosen, distances, joined, near_rows
 
 logger = logging.getLogger(__name__)
 
@@ -135,10 +126,13 @@ def _natural(path: str) -> list[str | int]:
 
 
 def _views(hashes: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Views of the turned head to compare: the hash of a mirrored picture is not exactly the mirrored hash, so both
-    ways round."""
-    views = range(1, hashes.shape[1])
-    return list(dict.fromkeys([*((1, view) for view in views), *((view, 1) for view in views)]))
+    """Views of the turned head to compare, both ways round: a mirrored picture has not exactly the mirrored hash."""
+    return [(1, view) for view in range(1, hashes.shape[1])]
+
+
+def _ways(views: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The views, and those that differ the other way round too."""
+    return list(dict.fromkeys([*views, *((right, left) for left, right in views)]))
 
 
 def _safe_limit(bits: NDArray, limit: float, few: float) -> float:
@@ -154,7 +148,11 @@ def _safe_limit(bits: NDArray, limit: float, few: float) -> float:
 
 
 def _pairs(
-    hashes: NDArray[np.bool_], fingerprints: NDArray[np.uint8] | None, limit: int, people: NDArray[np.int64] | None
+    search: NearSearch,
+    hashes: NDArray[np.bool_],
+    fingerprints: NDArray[np.uint8] | None,
+    limit: int,
+    people: NDArray[np.int64] | None,
 ) -> tuple[Pairs, float, float]:
     """Near pairs by upright and turned hashes, and the limits of both in bits.
 
@@ -171,21 +169,21 @@ def _pairs(
 
     copies = None
     if len(hashes) > MANY and hashes.shape[2] % 64 == 0:
-        none = np.zeros(0, np.int64)
-        copies = (none, none) if fingerprints is None else copy_pairs(fingerprints, COPY)
+        copies = search.copies(COPY)
     pairs, upright_limit = _linked(
-        hashes, fingerprints, [(0, 0)], float(limit), partial(allowed, copies_too=True), copies
+        search, hashes, fingerprints, [(0, 0)], float(limit), partial(allowed, copies_too=True), copies
     )
     views = _views(hashes)
     if not views:
         return pairs, upright_limit, limit * TURNED_SHARE
     (first, second, bits), turned_limit = _linked(
-        hashes, fingerprints, views, limit * TURNED_SHARE, partial(allowed, copies_too=False), copies
+        search, hashes, fingerprints, views, limit * TURNED_SHARE, partial(allowed, copies_too=False), copies
     )
     return joined(pairs, (first, second, bits / TURNED_SHARE)), upright_limit, turned_limit
 
 
 def _linked(
+    search: NearSearch,
     hashes: NDArray[np.bool_],
     fingerprints: NDArray[np.uint8] | None,
     views: Sequence[tuple[int, int]],
@@ -199,6 +197,7 @@ def _linked(
     unrelated images are.
 
     Args:
+        search: for near pairs.
         hashes: (N, views, bits).
         fingerprints: that the hashes are of.
         views: to compare.
@@ -208,20 +207,26 @@ def _linked(
     """
     count, asked = len(hashes), limit
     few = max(0.5, FALSE_SHARE * count / 2)
-    sampled = math.inf if known is None else _sampled_limit(hashes, fingerprints, views, asked, allowed, few)
-    if known is not None and sampled <= INDEXED[1]:
-        reach = min(max(INDEXED[0], int(sampled) + _STEP), INDEXED[1])  # the sample may err
-        limit -= max(0, math.ceil((asked - reach) / (_STEP / 2))) * _STEP / 2
-        near = [indexed_pairs(hashes[:, left], hashes[:, right], reach) for left, right in views]
-        far = [(*known, distances(hashes[:, left], hashes[:, right], *known)) for left, right in views]
-        both = joined(*near, *(chosen(pairs, pairs[2] > reach) for pairs in far))
-    else:
-        both = joined(*(near_pairs(hashes[:, left], hashes[:, right], limit) for left, right in views))
-    first, second, bits = allowed(chosen(both, both[2] <= asked + 0.25))
-    if count < MIN_IMAGES:
-        return (first, second, bits), limit
-    copies = _are_copies(fingerprints, first, second)
-    limit = _safe_limit(bits[~copies], limit, few)
+    reaches: list[float] = [asked]
+    if known is not None:
+        sampled = _sampled_limit(hashes, fingerprints, views, asked, allowed, few)
+        if sampled <= INDEXED[1]:
+            least = min(max(INDEXED[0], int(sampled) + _STEP // 2), INDEXED[1])
+            reaches = [*range(least, INDEXED[1] + 1, _STEP), asked]
+    for reach in reaches:  # the sample may err: where all is safe that was looked at, more is
+        indexed = known is not None and reach < asked
+        both = search.within(views, reach, indexed)
+        if known is not None and indexed:
+            far = [(*known, distances(hashes[:, left], hashes[:, right], *known)) for left, right in _ways(views)]
+            both = joined(both, *(chosen(pairs, pairs[2] > reach) for pairs in far))
+        first, second, bits = allowed(chosen(both, both[2] <= asked + 0.25))
+        if count < MIN_IMAGES:
+            return (first, second, bits), limit
+        copies = _are_copies(fingerprints, first, second)
+        most = asked - math.ceil((asked - reach) / (_STEP / 2)) * _STEP / 2
+        limit = _safe_limit(bits[~copies], most, few)
+        if limit < most:
+            break
     if limit < asked:
         logger.warning(
             "near-duplicates are taken within %.0f bits in place of %.0f: unrelated images of this collection are as "
@@ -251,7 +256,7 @@ def _sampled_limit(
     """
     count = len(hashes)
     rows = np.sort(np.random.default_rng(0).choice(count, SAMPLED, replace=False))
-    near = [near_rows(hashes[:, left], hashes[:, right], rows, limit) for left, right in views]
+    near = [near_rows(hashes[:, left], hashes[:, right], rows, limit) for left, right in _ways(views)]
     first, second, bits = allowed(joined(*near))
     # Every pair of the sample with another image: two of `count` rows hold it.
     return _safe_limit(bits[~_are_copies(fingerprints, first, second)], limit, few * 2 * SAMPLED / count)
@@ -285,7 +290,7 @@ def _apart(hashes: NDArray[np.bool_], order: NDArray[np.int64], steps: Sequence[
     pairs = [(k, place[value + step]) for value, k in place.items() for step in steps if value + step in place]
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
     distance = (hashes[first, 0] != hashes[second, 0]).sum(axis=1).astype(np.float64)
-    for left, right in _views(hashes):
+    for left, right in _ways(_views(hashes)):
         turned = (hashes[first, left] != hashes[second, right]).sum(axis=1)
         distance = np.minimum(distance, turned / TURNED_SHARE)
     return first, second, distance / ORDER_SHARE
@@ -309,7 +314,7 @@ def close_to_training(hashes: NDArray, sides: Sequence[str], known: Sequence[boo
     if not len(tested) or not len(trained):
         return None
     close = np.zeros(len(tested), bool)
-    for left, right in [(0, 0), *_views(hashes)]:
+    for left, right in [(0, 0), *_ways(_views(hashes))]:
         limit = CLOSE_DISTANCE * (1 if left == 0 else TURNED_SHARE)
         other = trained[:, right].astype(np.float32) * 2 - 1
         for start in range(0, len(tested), _BLOCK):
@@ -326,6 +331,7 @@ def group_near_duplicates(
     same: NDArray[np.int64] | None = None,
     people: NDArray[np.int64] | None = None,
     order: NDArray[np.int64] | None = None,
+    index: Path | None = None,
 ) -> tuple[NDArray[np.int64], Distances]:
     """Join images whose hashes differ by at most `max_distance` bits, directly or over others (single linkage).
 
@@ -341,6 +347,7 @@ def group_near_duplicates(
             by the upright hash only.
         order: (N,) places in the order of the files, each but once: images one or two places apart may differ by 1.7
             times as many bits. Leave gaps between folders.
+        index: folder of what earlier searches found, which images that it has not are compared with and added to.
 
     Returns:
         Group number of every image, int64 (N,), counted from 0 in order of first appearance, and the distances used.
@@ -356,7 +363,9 @@ def group_near_duplicates(
     if not 0 <= max_distance <= hashes.shape[2]:
         raise ValueError(f"max_distance must be from 0 to {hashes.shape[2]} bits, got {max_distance}")
     count = len(hashes)
-    (first, second, distance), upright, turned = _pairs(hashes, fingerprints, max_distance, people)
+    search = NearSearch(hashes, fingerprints, index)
+    (first, second, distance), upright, turned = _pairs(search, hashes, fingerprints, max_distance, people)
+    search.keep()
     ordered = False
     if order is not None:
         nearby = _neighbors(hashes, order, max_distance)
