@@ -2,7 +2,7 @@
 
 import {planesOf, walk} from "./geometry.js";
 
-const LEGEND = 46, GAP = 6, FONT = "system-ui, sans-serif";
+const LEGEND = [46, 64], GAP = 6, FONT = "system-ui, sans-serif";
 
 export class Viewer {
   constructor(canvas, setup, changed) {
@@ -44,7 +44,8 @@ export class Viewer {
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.fillStyle = "#000";
     pen.fillRect(0, 0, wide, high);
-    const room = high - LEGEND * ratio, panes = this.wanted();
+    this.small = wide / ratio < 560;
+    const room = high - LEGEND[this.small ? 1 : 0] * ratio, panes = this.wanted();
     const side = columns => Math.min(wide / columns, room / Math.ceil(panes.length / columns));
     let columns = 1;
     for (let n = 2; n <= panes.length; n++) if (side(n) > side(columns)) columns = n;
@@ -96,17 +97,17 @@ export class Viewer {
       text(plane.letters.right, x + width - 6 * ratio, y + height / 2, "right");
       text(plane.letters.top, x + width / 2, y + 10 * ratio, "center");
       text(plane.letters.bottom, x + width / 2, y + height - 10 * ratio, "center");
-      this.scaleBar(pen, x, y + height, zoom, text);
+      this.scaleBar(pen, x, y + height, width / zoom > 80 ? 5 : 1, zoom, text);
       pen.shadowBlur = 0;
     }
     return {plane, x, y, width, height, place, area};
   }
 
-  scaleBar(pen, x, bottom, zoom, text) {
-    const length = 50 * zoom, {ratio} = this;
+  scaleBar(pen, x, bottom, centimeters, zoom, text) {
+    const length = 10 * centimeters * zoom, {ratio} = this;
     pen.fillStyle = "#c9d4df";
     pen.fillRect(x + 8 * ratio, bottom - 8 * ratio, length, 2 * ratio);
-    text("5 cm", x + 8 * ratio, bottom - 18 * ratio, "left", "#c9d4df", 11);
+    text(`${centimeters} cm`, x + 8 * ratio, bottom - 18 * ratio, "left", "#c9d4df", 11);
   }
 
   // Gray values in the window; where a map speaks, its color by as much as it says. Elsewhere the gray stays as it is.
@@ -163,7 +164,7 @@ export class Viewer {
   }
 
   drawLegend(pen, top, wide) {
-    const {ratio, view, study} = this, small = wide / ratio < 560;
+    const {ratio, view, study, small} = this;
     const left = 12 * ratio, bar = Math.min(180 * ratio, wide / 3), y = top + 9 * ratio;
     pen.textBaseline = "middle";
     pen.font = `${11 * ratio}px ${FONT}`;
@@ -201,8 +202,9 @@ export class Viewer {
     const {low, high} = view.window;
     pen.fillStyle = "#c9d4df";
     pen.textAlign = "right";
-    pen.fillText(`width ${number(high - low)}, level ${number((high + low) / 2)}`, wide - 12 * ratio, y + 5 * ratio);
-    pen.fillText("gray values, no unit", wide - 12 * ratio, y + 20 * ratio);
+    const lines = [`width ${number(high - low)}, level ${number((high + low) / 2)}`, "gray values, no unit"];
+    if (small) pen.fillText(lines.join(", "), wide - 12 * ratio, y + 42 * ratio);
+    else lines.forEach((line, i) => pen.fillText(line, wide - 12 * ratio, y + (5 + 15 * i) * ratio));
   }
 
   inWords() {
