@@ -1,6 +1,6 @@
 """How many unrelated drawn pictures are taken for near-duplicates, and how many true copies are found among them.
 
-    python -m benchmarks.duplicates [--images 20000] [--classes 4] [--copies 200] [--seed 0]
+    python -m benchmarks.duplicates [--images 20000] [--classes 4] [--copies 200] [--seed 0] [--drawn FILE.npy]
 
 Each picture is a head of its own: an ellipse of random axes and turn, with one to six blobs. So no group of them is
 right. The class of a picture says nothing of what is drawn: a group of two classes is as wrong as one of one class.
@@ -16,6 +16,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,26 +56,29 @@ def stored_again(picture: Image.Image) -> Image.Image:
     return Image.open(file)
 
 
-def measure(images: int, classes: int, copies: int, seed: int = 0, progress: bool = False) -> dict[str, Any]:
+def fingerprints(images: int, copies: int, seed: int = 0, progress: bool = False) -> NDArray[np.uint8]:
+    """Fingerprints of unrelated pictures, and behind them of the first ones stored again, uint8 (N, 672)."""
+    rng = np.random.default_rng(seed)
+    own, again = [], []
+    for k in tqdm(range(images), unit="image", disable=not progress):
+        picture = draw(rng)
+        own.append(fingerprint(picture))
+        if k < copies:
+            again.append(fingerprint(stored_again(picture)))
+    return np.stack([*own, *again])
+
+
+def measure(both: NDArray[np.uint8], classes: int, copies: int, seed: int = 0) -> dict[str, Any]:
     """Wrong groups, pictures in them, wrong groups of several classes, and copies found, by the rule of datalists.
 
     Args:
-        images: unrelated pictures.
+        both: fingerprints of unrelated pictures, and behind them of copies of the first ones.
         classes: among which they are drawn.
-        copies: of the first so many pictures, at most `images`.
-        seed: of the drawing.
-        progress: show a progress bar.
+        copies: how many there are.
+        seed: of the classes.
     """
-    rng = np.random.default_rng(seed)
-    hashes = []
-    again: list[NDArray[np.uint8]] = []
-    for k in tqdm(range(images), unit="image", disable=not progress):
-        picture = draw(rng)
-        hashes.append(fingerprint(picture))
-        if k < copies:
-            again.append(fingerprint(stored_again(picture)))
-    kinds = rng.integers(0, classes, images)
-    both = np.stack([*hashes, *again])
+    images = len(both) - copies
+    kinds = np.random.default_rng([seed, 1]).integers(0, classes, images)
     start = time.process_time()
     groups, used = group_near_duplicates(both, order=np.arange(images + copies))
     searched = time.process_time() - start
@@ -104,9 +108,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=4, help="classes they are in (default: 4)")
     parser.add_argument("--copies", type=int, default=200, help="pictures stored again (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
+    text = "fingerprints: kept there, or read where they were, the first --images of them (with as many --copies)"
+    parser.add_argument("--drawn", type=Path, metavar="FILE.npy", help=text)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = measure(arguments.images, arguments.classes, arguments.copies, arguments.seed, progress=True)
+    images, copies, drawn = arguments.images, arguments.copies, arguments.drawn
+    if drawn is not None and drawn.exists():
+        kept = np.load(drawn)
+        if len(kept) < images + copies:
+            raise ValueError(f"{drawn} holds {len(kept)} fingerprints, fewer than {images} and {copies} copies")
+        both = np.concatenate([kept[:images], kept[len(kept) - copies :]])
+    else:
+        both = fingerprints(images, copies, arguments.seed, progress=True)
+        if drawn is not None:
+            np.save(drawn, both)
+    found = measure(both, arguments.classes, copies, arguments.seed)
     print("\n".join(f"{name:34}{value}" for name, value in found.items()))
 
 

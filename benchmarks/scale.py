@@ -3,22 +3,27 @@
     python -m benchmarks.scale rows [--rows 10000 1000000]
     python -m benchmarks.scale kills [--images 2000] [--kills 50] [--processes 2] [--seed 0]
     python -m benchmarks.scale cost FOLDER [--images 40] [--studies 1000000]
+    python -m benchmarks.scale processes FOLDER [--images 24] [--rounds 3]
 
 `rows` sends a manifest through the real code with a predictor that answers at once: time a row, of the merge, and peak
 memory, each number of rows in a process of its own. `kills` predicts small drawn heads with a tiny random
 network, once undisturbed, and once while a process drawn at random (a shard's, or the one that started them) is ended
 with SIGKILL; the driver is started again by the same command. `cost` predicts some images of a folder by the shipped
-network, with overlays, and says what so many studies like them cost at the same rate.
+network, with overlays, and says what so many studies like them cost at the same rate. `processes` compares two
+processes, each on a core of its own, with one of them alone: images a second by the wall clock, and by the CPU time
+that each took, which other programs on the machine disturb least.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from benchmarks.duplicates import draw
@@ -175,6 +181,51 @@ def measure_cost(predict: Recipe, images: Sequence[Path], studies: int) -> dict[
     }
 
 
+def measure_processes(folder: Path, images: Sequence[Path], rounds: int) -> dict[str, float]:
+    """How many times the images of one process two get through at once, loading left out; one and two in turn."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        raise ValueError("two processes are compared on two cores, and this process may use one")
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = [], []
+    for core in cores:
+        own, other = context.Pipe()
+        workers.append(context.Process(target=_on_core, args=(other, core, Recipe(folder / str(core)), list(images))))
+        workers[-1].start()
+        pipes.append(own)
+    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    for number in range(rounds + 1):  # the first round warms up
+        for together in (1, 2):
+            for pipe in pipes[:together]:
+                pipe.send(number * 2 + together)
+            took = [pipe.recv() for pipe in pipes[:together]]
+            if number:
+                found[together].append((max(wall for wall, _ in took), statistics.mean(cpu for _, cpu in took)))
+    for pipe, worker in zip(pipes, workers, strict=True):
+        pipe.send(None)
+        worker.join()
+    pairs = list(zip(found[1], found[2], strict=True))
+    return {
+        "images": len(images),
+        "one_process_s": round(statistics.median(wall for wall, _ in found[1]) / len(images), 4),
+        "twice_by_wall_clock": round(statistics.median(2 * one[0] / two[0] for one, two in pairs), 3),
+        "twice_by_cpu_time": round(statistics.median(2 * one[1] / two[1] for one, two in pairs), 3),
+    }
+
+
+def _on_core(link: Any, core: int, recipe: Recipe, images: Sequence[Path]) -> None:
+    """A process of one core: predict the images each time it is told to."""
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    predictor = recipe()
+    while (number := link.recv()) is not None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _, row in predictor.stream((image, f"{number}/{k}") for k, image in enumerate(images)):
+            if row["status"] != "done":
+                raise RuntimeError(f"{row['image']}: {row['error']}")
+        link.send((time.perf_counter() - wall, time.process_time() - cpu))
+
+
 def _driver(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -211,13 +262,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     cost.add_argument("folder", type=Path, help="of images")
     cost.add_argument("--images", type=int, default=40, help="that are predicted (default: 40)")
     cost.add_argument("--studies", type=int, default=1_000_000, help="that it is told for (default: 1000000)")
+    both = commands.add_parser("processes", help="two processes on two cores against one")
+    both.add_argument("folder", type=Path, help="of images")
+    both.add_argument("--images", type=int, default=24, help="that each predicts (default: 24)")
+    both.add_argument("--rounds", type=int, default=3, help="after one that warms up (default: 3)")
     arguments = parser.parse_args(argv)
-    if arguments.what == "cost":
+    if arguments.what in ("cost", "processes"):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
             images = find_images(arguments.folder, out).images
-            step = max(1, len(images) // arguments.images)
-            found = measure_cost(Recipe(out), images[::step][: arguments.images], arguments.studies)
+            images = images[:: max(1, len(images) // arguments.images)][: arguments.images]
+            if arguments.what == "processes":
+                found = measure_processes(Path(folder), images, arguments.rounds)
+            else:
+                found = measure_cost(Recipe(out), images, arguments.studies)
     elif arguments.what == "kills":
         with tempfile.TemporaryDirectory() as folder:
             found = measure_kills(Path(folder), arguments.images, arguments.kills, arguments.processes, arguments.seed)

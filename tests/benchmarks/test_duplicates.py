@@ -8,7 +8,7 @@ from benchmarks import duplicates
 
 
 def test_unrelated_pictures_are_seldom_put_together_and_copies_are_found():
-    found = duplicates.measure(images=240, classes=4, copies=20)
+    found = duplicates.measure(duplicates.fingerprints(240, copies=20), classes=4, copies=20)
     assert found["copies_found"] == "20 of 20"
     assert found["images_in_wrong_groups"] <= 0.06 * 240
     assert found["max_distance_bits"] <= 40

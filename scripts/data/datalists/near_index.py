@@ -69,7 +69,8 @@ class NearSearch:
         free: dict[bytes, list[int]] = {}
         for row in range(len(before) - 1, -1, -1):
             free.setdefault(before[row].tobytes(), []).append(row)
-        rows, new = [], []
+        rows: list[int] = []
+        new: list[int] = []
         for k, own in enumerate(given):
             same = free.get(own.tobytes())
             rows.append(same.pop() if same else len(before) + len(new))
