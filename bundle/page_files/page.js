@@ -1,10 +1,12 @@
 // The page: files of this tab, what is asked about them, and what is seen.
 
 import {ask} from "./stream.js";
-import {largest, perSlice, planesOf} from "./geometry.js";
+import {perSlice, planesOf} from "./geometry.js";
+import {bestSlice, study, useRaw, volumes} from "./measures.js";
+import {clear, fillDetails, make, options, row, showPainted, showVerdict} from "./panels.js";
 import {Viewer} from "./viewer.js";
 import {drawChart, drawNetwork} from "./diagrams.js";
-import {csvOf, milliliters, percent, save, saved, short, stem, verdictClass} from "./words.js";
+import {csvOf, milliliters, resultOf, save, saved, short, stem} from "./words.js";
 
 const $ = id => document.getElementById(id);
 const KEPT = 700e6; // bytes of arrays that stay in memory; what was looked at longest ago is read again when opened
@@ -12,12 +14,6 @@ const MAPS = 4; // side by side, at most
 const setup = await (await fetch("page/setup")).json();
 const items = [];
 let open = null, viewer = null, running = false;
-
-function make(name, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(name), attributes);
-  made.append(...children);
-  return made;
-}
 
 function say(problem, kind = "") {
   $("problem").textContent = problem ?? "";
@@ -152,49 +148,6 @@ function take(item) {
   forget();
 }
 
-function useRaw(item, raw) {
-  const {files} = item.answer, prefix = raw ? "raw_" : "";
-  item.raw = raw;
-  item.mask = files[`${prefix}mask`];
-  const evidence = files[`${prefix}evidence`];
-  const others = item.maps.filter(map => map.method !== "evidence" || map.target !== "tumor");
-  const empty = !evidence || evidence.data.every(value => value === 0);
-  item.maps = empty ? others : [{title: "evidence", method: "evidence", target: "tumor", layer: "", message: "Evidence on an absolute scale: 0 none, 0.9 calibrated odds of 19 to 1", data: evidence.data, file: evidence.file}, ...others];
-  item.slices = {};
-}
-
-// The slice with the largest area of the mask, else with most evidence, else the most suspicious, else the middle one.
-function bestSlice(item, plane, home) {
-  for (const part of [item.answer.files.mask, item.answer.files.evidence, item.answer.files.raw_evidence]) {
-    if (!part) continue;
-    const {sums} = perSlice(part.shape, part.data, plane);
-    const best = largest(sums);
-    if (sums[best] > 0) return best;
-  }
-  const known = item.answer.result.slice_probabilities;
-  return known && plane.name === home ? largest(known.map(value => value ?? -1)) : plane.count >> 1;
-}
-
-function count(data, from) {
-  let found = 0;
-  for (let i = 0; i < data.length; i++) if (data[i] >= from) found++;
-  return found;
-}
-
-// Voxels of a map from a threshold on; its values are put in order once, so that the slider's volume is there at once.
-function countFrom(map, threshold) {
-  if (!map.sorted) {
-    map.sorted = map.data.filter(value => value > 0).sort();
-  }
-  let [low, high] = [0, map.sorted.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (map.sorted[middle] < threshold) low = middle + 1;
-    else high = middle;
-  }
-  return map.sorted.length - low;
-}
-
 // Arrays of what was looked at longest ago are dropped; the answer stays in the list.
 function forget() {
   const bytes = item => Object.values(item.answer.files).reduce((sum, part) => sum + part.file.byteLength, 0);
@@ -212,18 +165,7 @@ function forget() {
 // ---- the list
 
 function list() {
-  $("items").replaceChildren(...items.map(item => {
-    const result = item.answer?.result;
-    const answer = {waiting: "waiting", working: "reading ...", refused: "cannot be read"}[item.state] ?? result.verdict;
-    const name = make("button", {textContent: item.name, title: item.name, onclick: () => show(item)});
-    const row = make("tr", {className: item === open ? "open" : ""},
-      make("td", {}, name),
-      make("td", {textContent: answer, className: item.state === "refused" ? "doubt" : result ? verdictClass(result.verdict) : "quiet", title: item.error ?? item.answer?.words ?? ""}),
-      make("td", {className: "right", textContent: result ? percent(result.tumor_probability) : ""}),
-      make("td", {className: "right", textContent: item.milliliters?.toFixed(1) ?? ""}));
-    row.setAttribute("aria-selected", item === open);
-    return row;
-  }));
+  $("items").replaceChildren(...items.map(item => row(item, item === open, show)));
   const done = items.filter(item => item.state === "answered" || item.state === "refused").length;
   $("kept").textContent = `${done} of ${items.length} read. Images stay in this tab; the service has deleted its copies.`;
 }
@@ -242,14 +184,6 @@ function progress(item) {
   if (of) Object.assign($("progress"), {max: of, value: done});
   else $("progress").removeAttribute("value");
   clear();
-}
-
-// What stands beside the first words of the verdict.
-function clear() {
-  $("reasons").textContent = "";
-  $("anyway").hidden = true;
-  $("flags").replaceChildren();
-  $("classes").replaceChildren();
 }
 
 function show(item) {
@@ -272,39 +206,12 @@ function show(item) {
     $("numbers").textContent = item.error;
     return clear();
   }
-  showVerdict(item);
+  showVerdict(item, setup);
   viewer ??= new Viewer($("canvas"), setup, seen);
   fillTools(item);
-  showPainted(item);
+  showPainted(item, show);
   viewer.show(study(item), item.view);
   seen();
-}
-
-function study(item) {
-  const changed = item.version !== "as it is" && item.painted[item.version], mask = changed ? changed.files.mask : item.mask;
-  mask.voxels ??= count(mask.data, 0.5);
-  return {
-    ...item.located, image: changed ? changed.files.image : item.answer.files.image, mask, masked: mask.voxels > 0,
-    maps: changed ? [] : item.maps, title: changed ? item.version : "image",
-  };
-}
-
-function showVerdict(item) {
-  const {answer} = item, {result} = answer, said = result.tumor_detected !== null;
-  $("verdict").className = verdictClass(result.verdict);
-  $("words").textContent = said ? answer.words : result.verdict[0].toUpperCase() + result.verdict.slice(1);
-  $("reasons").textContent = said ? "" : `${result.reasons.join("; ")}.`;
-  const spread = result.probability_std === null ? "" : ` ± ${(100 * result.probability_std).toFixed(1)} points over ${answer.views} views`;
-  const chance = `robability ${percent(result.tumor_probability)}${spread}, threshold ${percent(result.threshold)}`;
-  $("numbers").textContent = `${said ? "Tumor p" : "The network alone: tumor p"}${chance}.${setup.prevalence ? ` ${setup.prevalence}.` : ""}`;
-  const flags = result.flags.filter(flag => said || !result.reasons.some(reason => reason.includes(flag.message)));
-  $("flags").replaceChildren(...flags.map(flag => make("li", {textContent: `${flag.code.replaceAll("_", " ")}: ${flag.message}`})));
-  $("anyway").hidden = result.verdict !== "not assessed" || Boolean(item.asked.assess_anyway);
-  $("classes").replaceChildren(...Object.entries(result.class_probabilities).flatMap(([name, value]) => {
-    const bar = make("dd", {}, make("i"));
-    bar.firstChild.style.setProperty("--share", `${100 * value}%`);
-    return [make("dt", {textContent: name.replaceAll("_", " ")}), bar, make("dd", {className: "right", textContent: percent(value)})];
-  }));
 }
 
 // What of the image is seen has changed.
@@ -345,19 +252,7 @@ function under(pane) {
   $("under").textContent = parts.join(" · ");
 }
 
-function volumes(item) {
-  const {mask: {voxels}, maps} = study(item);
-  const words = voxel => (item.answer.picture || !item.answer.located ? `${voxel} ${item.answer.picture ? "pixels" : "voxels"}` : `${milliliters(item, voxel).toFixed(2)} ml`);
-  const map = maps[0];
-  return [map && `${map.title} from ${item.view.threshold.toFixed(2)}: ${words(countFrom(map, item.view.threshold))}`, `mask: ${words(voxels)}`].filter(Boolean).join(" · ");
-}
-
 // ---- tools
-
-function options(select, values, chosen, words = value => value) {
-  select.replaceChildren(...values.map(value => make("option", {value, textContent: words(value)})));
-  if (values.includes(chosen)) select.value = chosen;
-}
 
 function fillTools(item) {
   const {answer, view} = item, {data} = answer.files.image;
@@ -388,12 +283,7 @@ function fillTools(item) {
   $("channel-line").hidden = answer.channels < 2 || setup.model.input_channels > 1;
   options($("channel"), [...Array(answer.channels).keys()].map(String), String(answer.channel ?? 0));
   $("doubt").hidden = answer.result.probability_std !== null;
-  const size = answer.files.image.shape.slice(0, answer.picture ? 2 : 3).join(" × ");
-  $("details").replaceChildren(...Object.entries({
-    File: item.name, Size: `${size} ${answer.picture ? "pixels" : "voxels"}`,
-    Answered: `${item.seconds.toFixed(1)} s after it was given`, Model: `${setup.model.name} ${setup.model.version}`,
-    ...(answer.picture ? {Sides: "a picture does not say which side is which"} : answer.located ? {} : {Sides: "the file does not say which way its axes lie"}),
-  }).flatMap(([name, text]) => [make("dt", {textContent: name}), make("dd", {textContent: text})]));
+  fillDetails(item, setup);
   $("save-words").textContent = answer.picture ? "Mask and map as PNG on the picture's grid." : "Mask and map as NIfTI on the file's grid, with its affine.";
 }
 
@@ -445,35 +335,16 @@ async function explain(beside) {
   if (item === open) show(item);
 }
 
-function showPainted(item) {
-  const tried = Object.keys(item.painted).length > 0, {result} = item.answer;
-  const found = {"as it is": {words: item.answer.words, result}, ...item.painted};
-  $("paint").disabled = Boolean(item.painting) || !result.raw.tumor_voxels;
-  $("painted").hidden = !tried;
-  $("painted").tBodies[0].replaceChildren(...Object.entries(found).map(([name, one]) => {
-    const view = make("button", {textContent: name, disabled: !one.result, onclick: () => {
-      item.version = name;
-      show(item);
-    }});
-    return make("tr", {className: item.version === name ? "open" : ""}, make("td", {}, view),
-      make("td", {textContent: one.result ? one.result.verdict : "not possible"}),
-      make("td", {className: "right", textContent: one.result ? percent(one.result.tumor_probability) : ""}));
-  }));
-  const left = Object.entries(item.painted).flatMap(([name, one]) => Object.entries(one.left).map(([why, times]) => `${name}, ${times} ${times === 1 ? "slice" : "slices"} left as they were: ${why}.`));
-  const missing = result.raw.tumor_voxels ? "" : "No tumor was outlined, so there is none to paint over. ";
-  $("painted-words").textContent = item.painting ?? missing + left.join(" ") + (tried ? " If the answer rests on the tumor, it changes without it and stays with the control. One image shows one case; the certificate asks many." : "");
-}
-
 async function paint() {
   const item = open;
   say();
   for (const [name, control] of [["tumor painted over", false], ["control", true]]) {
     try {
       item.painting = `${name} ...`;
-      showPainted(item);
+      showPainted(item, show);
       item.painted[name] = await ask("page/without", item.file, {control, channel: item.asked.channel}, told => {
         item.painting = told.of ? `${name}: slice ${told.done} of ${told.of}` : `${name} ...`;
-        if (item === open) showPainted(item);
+        if (item === open) showPainted(item, show);
       });
     } catch (error) {
       say(error.message);
@@ -482,7 +353,7 @@ async function paint() {
       item.painting = null;
     }
   }
-  if (item === open) showPainted(item);
+  if (item === open) showPainted(item, show);
 }
 
 function again(item, asked) {
@@ -542,8 +413,6 @@ $("save-map").onclick = async () => {
   save(...(await saved(open, {...open.mask, data: map.data, file: map.file}, map.method)));
 };
 $("save-json").onclick = () => {
-  const maps = open.maps.map(({method, layer, target, message}) => ({method, layer, target, message}));
-  const painted = Object.fromEntries(Object.entries(open.painted).map(([name, {result, changed, left, infill}]) => [name, {result, changed, left, infill}]));
-  save(new Blob([JSON.stringify({...open.answer.result, model: setup.model, maps, painted}, null, 2)], {type: "application/json"}), `${stem(open.name)}_result.json`);
+  save(new Blob([resultOf(open, setup.model)], {type: "application/json"}), `${stem(open.name)}_result.json`);
 };
 document.documentElement.dataset.ready = "true";

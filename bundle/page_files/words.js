@@ -33,6 +33,13 @@ function cell(value) {
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
+// All that was said of an image, as JSON.
+export function resultOf(item, model) {
+  const maps = item.maps.map(({method, layer, target, message}) => ({method, layer, target, message}));
+  const painted = Object.entries(item.painted).map(([name, {result, changed, left, infill}]) => [name, {result, changed, left, infill}]);
+  return JSON.stringify({...item.answer.result, model, maps, painted: Object.fromEntries(painted)}, null, 2);
+}
+
 export function save(blob, name) {
   const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(blob), download: name});
   link.click();

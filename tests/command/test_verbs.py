@@ -35,7 +35,6 @@ HEAVY = (
     "nibabel",
     "PIL",
     "fastapi",
-    "streamlit",
 )
 # One word for one thing: what other tools or earlier versions call it.
 REFUSED = {"--datalist", "--data_dir", "--run", "--config", "--output", "--output_dir", "--out_dir", "--model_dir"}
