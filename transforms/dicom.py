@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import itk
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
-from pydicom.uid import UID, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID
 
-from transforms.itk_files import without_warnings
+from transforms.dicom_elements import quietly, read_elements
+from transforms.dicom_pixels import read_frames
 from transforms.limits import ReadLimits, Refused, refused
 
 # Objects whose pixels are slices of a body; every other class and modality is refused.
@@ -35,7 +31,14 @@ _MAX_UNEVEN = 0.1
 _MAX_TILT = 0.05
 _MAX_FRAMES = 1 << 16  # looked at before the pixels are
 _GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
-_ABOUT = ("PatientID", "Modality", "BurnedInAnnotation", "SeriesDescription", "SeriesInstanceUID")
+_ABOUT = ("PatientID", "Modality", "SeriesInstanceUID")
+# All that is looked at of a header: nothing else of a file is held.
+_READ = (
+    *_ABOUT, "SOPClassUID", "DirectoryRecordSequence", "ImageType", "BurnedInAnnotation", "Rows", "Columns",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "RescaleSlope",
+    "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
 
 
 @dataclass
@@ -45,7 +48,6 @@ class Header:
     Attributes:
         path: the file.
         about: text of a few elements by keyword ("PatientID", "Modality", ...); "" where one is not there.
-        packing: transfer syntax, how the pixels are stored.
         columns, rows: of each frame.
         positions: (F, 3) place of the first pixel of each frame, LPS+ mm.
         directions: (F, 6) cosines of the rows and columns.
@@ -56,7 +58,6 @@ class Header:
 
     path: str
     about: dict[str, str]
-    packing: UID
     columns: int
     rows: int
     positions: np.ndarray
@@ -64,6 +65,12 @@ class Header:
     spacing: np.ndarray
     thickness: float
     scale: tuple[float, float]
+
+    @property
+    def uid(self) -> str:
+        """UID of the series; "" where it has none, or what it has is none."""
+        uid = UID(self.about["SeriesInstanceUID"])
+        return str(uid) if uid.is_valid else ""
 
     @property
     def series(self) -> tuple[Any, ...]:
@@ -83,20 +90,6 @@ def is_dicom(head: bytes) -> bool:
     return explicit or (0 < length < 1 << 16 and length % 2 == 0)
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without pydicom's warnings about values that break the standard: what matters of them is an error of ours."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the header of a DICOM file.
 
@@ -104,9 +97,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         ValueError: When it is no slice of anatomy (by its class or modality), is in color or a mosaic, does not say
             where its pixels lie, or is damaged. Names the file and says what to do.
     """
-    with _quietly():
+    dataset = read_elements(path, _READ)
+    with quietly():
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             _refuse_others(dataset, path)
             return _header(dataset, path)
         except Refused:
@@ -122,11 +115,11 @@ def _refuse_others(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     modality = str(dataset.get("Modality", "") or "")
     if uid == pydicom.uid.MediaStorageDirectoryStorage or "DirectoryRecordSequence" in dataset:
         raise refused(path, "is a DICOMDIR, the index of a medium", "give the folder of one series")
-    name = uid.name if uid else "no class stated"
+    name = (uid.name if uid.is_valid else "a class that is none") if uid else "no class stated"
     if (uid and uid not in _SLICES and not _has_place(dataset)) or modality not in _MODALITIES:
         raise refused(
             path,
-            f"is a DICOM object of modality {modality or 'not stated'} ({name}), no slice of MR, CT or PT",
+            f"is a DICOM object of modality {_plain(modality) or 'not stated'} ({name}), no slice of MR, CT or PT",
             "give the series of the images",
         )
     if uid and uid not in _SLICES and uid != pydicom.uid.SecondaryCaptureImageStorage:
@@ -135,13 +128,22 @@ def _refuse_others(dataset: Dataset, path: str | os.PathLike[str]) -> None:
         raise refused(path, "is a DICOM object without an image", "give the series of the images")
     colors, photometric = int(dataset.get("SamplesPerPixel", 1) or 1), str(dataset.get("PhotometricInterpretation", ""))
     if colors != 1 or not photometric.startswith("MONOCHROME"):
-        raise refused(path, f"is in color ({photometric or 'not stated'}), expected gray", "give the original series")
+        raise refused(
+            path, f"is in color ({_plain(photometric) or 'not stated'}), expected gray", "give the original series"
+        )
+    if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+        raise refused(path, "says that text is burned into its pixels", "give the series as the scanner sent it")
     if "MOSAIC" in [str(part).upper() for part in _parts(dataset.get("ImageType"))]:
         raise refused(
             path,
             "is a mosaic: a whole volume tiled into one picture",
             "convert it with dcm2niix and give the NIfTI file",
         )
+
+
+def _plain(text: str) -> str:
+    """A short code of a header; what is none may be anything, a name too, and is not shown."""
+    return text if len(text) <= 16 and text.isascii() and text.replace(" ", "").replace("_", "").isalnum() else ""
 
 
 def _parts(value: Any) -> list[Any]:
@@ -192,13 +194,13 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
     thickness = measures or element(0, "PixelMeasuresSequence", "SliceThickness") or dataset.get("SliceThickness") or 0
     positions, directions, spacing = (np.array([row[n] for row in found]) for n in range(3))
     across = np.cross(directions[0, :3], directions[0, 3:])
-    if spacing.min() <= 0 or not np.isfinite(positions).all() or abs(np.linalg.norm(across) - 1) > 0.01:
+    sound = all(np.isfinite(values).all() for values in (positions, directions, spacing))
+    if not sound or spacing.min() <= 0 or abs(np.linalg.norm(across) - 1) > 0.01:
         raise refused(path, "has a place that is none: its rows and columns are not at right angles, or have no size",
                        "give the original series")  # fmt: skip
     return Header(
         str(path),
         {key: str(dataset.get(key, "") or "").strip() for key in _ABOUT},
-        UID(getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ImplicitVRLittleEndian)),
         int(dataset.Columns),
         int(dataset.Rows),
         positions,
@@ -224,20 +226,15 @@ def _scale(groups: Sequence[Dataset], dataset: Dataset) -> tuple[float, float]:
     return float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
 
 
-def series_files(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
+def find_stacks(folder: str | os.PathLike[str]) -> tuple[list[list[Header]], list[str]]:
     """Find the stacks of slices in a folder (not in folders inside): one for each series, matrix and direction.
 
     Returns:
-        the files of each, sorted by name; what is no slice of anatomy is left out.
+        the headers of each, by names of the files, and why other DICOM files are no slices of anatomy.
 
     Raises:
         ValueError: When the folder cannot be read.
     """
-    return {name: [header.path for header in own] for name, own in _stacks(folder)[0].items()}
-
-
-def _stacks(folder: str | os.PathLike[str]) -> tuple[dict[str, list[Header]], list[str]]:
-    """Headers of each stack, and why other DICOM files are none."""
     if not os.access(folder, os.R_OK | os.X_OK):
         raise refused(folder, "cannot be opened", "give yourself the right to read it")
     stacks: dict[tuple[Any, ...], list[Header]] = {}
@@ -254,8 +251,7 @@ def _stacks(folder: str | os.PathLike[str]) -> tuple[dict[str, list[Header]], li
             reasons.append(str(error))
             continue
         stacks.setdefault(header.series, []).append(header)
-    names = (f"{series[0]} {series[1]} x {series[2]} #{k}" for k, series in enumerate(stacks))
-    return dict(zip(names, stacks.values(), strict=True)), reasons
+    return list(stacks.values()), reasons
 
 
 def read_series(folder: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
@@ -268,15 +264,15 @@ def read_series(folder: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.
         ValueError: When there is not exactly one series of slices of anatomy, it cannot be read or is too large, a
             slice is missing or doubled, or the stack leans. Names the folder and says what to do.
     """
-    stacks, reasons = _stacks(folder)
+    stacks, reasons = find_stacks(folder)
     if not stacks and reasons:
         raise ValueError(f"folder {folder} holds no DICOM series that is read here; first reason: {reasons[0]}")
     if len(stacks) != 1:
         raise ValueError(
-            f"folder {folder} holds {len(stacks)} DICOM series, expected one; give each series a folder of its own"
-            f"{'; found: ' if stacks else ''}{'; '.join(_in_words(headers) for headers in stacks.values())}"
+            f"folder {folder} holds {len(stacks)} DICOM series, expected one; give its UID, or each a folder of its own"
+            f"{'; found: ' if stacks else ''}{'; '.join(_in_words(headers) for headers in stacks)}"
         )
-    headers = next(iter(stacks.values()))
+    headers = stacks[0]
     array, affine = _read_stack(headers, folder, limits)
     return array, affine, headers[0].about
 
@@ -285,8 +281,8 @@ def _in_words(headers: Sequence[Header]) -> str:
     """Size, modality and series of a stack, nothing about the patient."""
     first, count = headers[0], sum(len(header.positions) for header in headers)
     size = f"{first.rows} x {first.columns}"
-    uid = first.about["SeriesInstanceUID"] or "no UID"
-    return f"{count} slices of {first.about['Modality']}, {size}, series {uid} ({Path(first.path).name}, ...)"
+    named = f"series {first.uid or 'without UID'} ({Path(first.path).name}, ...)"
+    return f"{count} slices of {first.about['Modality']}, {size}, {named}"
 
 
 def read_dicom(path: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.ndarray, np.ndarray]:
@@ -320,7 +316,7 @@ def _read_stack(
     affine[:3, 1] = directions[0, 3:] * spacing[0, 0]
     affine[:3, 2] = across * distance
     affine[:3, 3] = positions[order[0]]
-    array = np.concatenate([_pixels(header) for header in headers], axis=-1)[:, :, order]
+    array = np.concatenate([_pixels(header) for header in headers])[order].T
     return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
@@ -352,36 +348,10 @@ def _distance(
 
 
 def _pixels(header: Header) -> np.ndarray:
-    """Frames of one file, float32 (X, Y, F), in the file's order, on the scale that the header states.
-
-    pydicom unpacks what is not compressed, or run-length encoded; ITK the kinds of JPEG.
-    """
-    with _quietly(), without_warnings():
-        try:
-            packing = header.packing
-            plain = packing.is_private or not packing.is_compressed or packing == RLELossless
-            array = _by_pydicom(header) if plain else _by_itk(header)
-        except Exception as error:  # both raise many kinds, ITK with a page of C++ source lines
-            raise refused(
-                header.path, "has pixels that cannot be read: it is cut short, or packed in a way that is not known "
-                "here", "copy it again, or export it without compression",
-            ) from error  # fmt: skip
-    expected = (header.columns, header.rows, len(header.positions))
-    if array.shape != expected:
-        raise refused(header.path, f"holds {array.shape} pixels, its header says {expected}", "export it again")
+    """Frames of one file, float32 (F, rows, columns), in the file's order, on the scale that the header states."""
+    array = read_frames(header.path, len(header.positions), header.rows, header.columns)
+    with np.errstate(all="ignore"):
+        array = header.scale[0] * array + header.scale[1]
+    if not np.isfinite(array).all():
+        raise refused(header.path, f"has a scale of intensity that is none ({header.scale})", "export it again")
     return array
-
-
-def _by_pydicom(header: Header) -> np.ndarray:
-    dataset = pydicom.dcmread(header.path, force=True)
-    array = np.asarray(pixel_array(dataset, raw=True)).reshape(-1, header.rows, header.columns)
-    array = array.astype(np.float32)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":  # small values are bright; turned over as ITK does
-        array = (-1.0 if dataset.PixelRepresentation else 2.0 ** int(dataset.BitsStored) - 1) - array
-    return np.ascontiguousarray((array * header.scale[0] + header.scale[1]).T, np.float32)
-
-
-def _by_itk(header: Header) -> np.ndarray:
-    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=header.path, ImageIO=itk.GDCMImageIO.New())
-    reader.Update()
-    return np.asarray(itk.array_from_image(reader.GetOutput()), np.float32).T

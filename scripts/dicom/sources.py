@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from transforms.dicom import read_header, series_files
+from transforms.dicom import find_stacks, read_header
+from transforms.dicom_elements import read_elements
 
 __all__ = ["Source"]
 
@@ -23,15 +23,28 @@ _MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
     "StudyID", "ReferringPhysicianName", "PositionReferenceIndicator", "Manufacturer",
 )  # fmt: skip
-# All that is kept of a header where names are not wanted: references, and the place of the pixels.
-_NAMELESS = (
+# All that is kept of a header: references and the place of the pixels. What else a file may hold is not looked at.
+_PLACES = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
     "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "ImageType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "DimensionOrganizationSequence", "DimensionIndexSequence", "InstanceNumber", "SamplesPerPixel",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
 )  # fmt: skip
-_NAMELESS_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+# And, where names are wanted, patient and study, which objects repeat.
+_NAMES = (
+    *_MAY_BE_EMPTY, "IssuerOfPatientID", "TypeOfPatientID", "PatientBirthTime", "OtherPatientNames", "EthnicGroup",
+    "PatientComments", "PatientSpeciesDescription", "PatientIdentityRemoved", "DeidentificationMethod", "PatientAge",
+    "PatientSize", "PatientWeight", "StudyDescription", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+)  # fmt: skip
+# Of functional groups the sequences, of their items the elements.
+_GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+}
 
 
 @dataclass
@@ -60,13 +73,11 @@ class Source:
         Raises:
             ValueError: when there is not one series, or it lacks what a reference to it needs. Names the file.
         """
-        files = [str(path)]
-        if Path(path).is_dir():
-            stacks = series_files(path)
-            if len(stacks) != 1:
-                raise ValueError(f"folder {path} holds {len(stacks)} DICOM series, expected one")
-            files = next(iter(stacks.values()))
-        read = [(read_header(file), pydicom.dcmread(file, stop_before_pixels=True, force=True)) for file in files]
+        stacks = find_stacks(path)[0] if Path(path).is_dir() else [[read_header(path)]]
+        if len(stacks) != 1:
+            raise ValueError(f"folder {path} holds {len(stacks)} DICOM series, expected one")
+        only = _PLACES if anonymous else (*_PLACES, *_NAMES)
+        read = [(header, read_elements(header.path, only)) for header in stacks[0]]
         first = read[0][0]
         across = np.cross(first.directions[0, :3], first.directions[0, 3:])
         read.sort(key=lambda pair: float(pair[0].positions[0] @ across))
@@ -78,7 +89,7 @@ class Source:
                 raise ValueError(
                     f"file {header.path} has no FrameOfReferenceUID, so nothing can be placed over it; export it again"
                 )
-        datasets = [_complete(_nameless(dataset) if anonymous else dataset) for _, dataset in read]
+        datasets = [_complete(dataset) for _, dataset in read]
         affines = np.concatenate([_affines(h.positions, h.directions, h.spacing) for h, _ in read])
         return cls(datasets, affines, first.rows, first.columns)
 
@@ -126,22 +137,16 @@ def _complete(dataset: Dataset) -> Dataset:
     for key in _MAY_BE_EMPTY:
         if key not in dataset:
             setattr(dataset, key, "")
+    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in dataset.get(sequence, []):
+            _keep(group, tuple(_GROUPS))
+            for name, keys in _GROUPS.items():
+                for item in group.get(name, []):
+                    _keep(item, keys)
     return dataset
 
 
-def _nameless(dataset: Dataset) -> Dataset:
-    kept = Dataset()
-    kept.file_meta = dataset.file_meta
-    for key in _NAMELESS:
-        if key in dataset:
-            kept[key] = copy.deepcopy(dataset[key])
-    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for item in kept.get(sequence, []):
-            _keep(item, _NAMELESS_GROUPS)
-    return kept
-
-
-def _keep(item: Dataset, keys: Sequence[str]) -> None:
-    for element in list(item):
-        if element.keyword not in keys:
-            del item[element.tag]
+def _keep(item: Dataset, keywords: Sequence[str]) -> None:
+    kept = {tag_for_keyword(keyword) for keyword in keywords}
+    for tag in set(item.keys()) - kept:  # the elements themselves are not looked at
+        del item[tag]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from scripts.command.verbs import (
     Parser,
     Verb,
@@ -18,12 +20,17 @@ from scripts.command.verbs import (
 __all__ = ["VERBS"]
 
 
+def _input(text: str) -> Path | str:
+    return text if text.lower().startswith(("http://", "https://")) else folder(text)
+
+
 def _predict(parser: Parser) -> None:
     parser.add_argument(
         "folder",
-        type=folder,
+        type=_input,
         metavar="INPUT",
-        help="folder of images, one image, or a CSV or Parquet file with a column image",
+        help="folder of images, one image, a CSV or Parquet file with a column image, or the address of a study or "
+        "series of a DICOMweb server",
     )
     add_out(parser, "folder of the results", required=True)
     add_weights(parser)
@@ -38,7 +45,17 @@ def _predict(parser: Parser) -> None:
     parser.add_argument("--readers", type=int, default=1, help="threads that read and prepare files ahead (default: 1)")
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
     parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")
-    parser.add_argument("--anonymous", action="store_true", help="DICOM objects that say nothing of the patient")
+    parser.add_argument("--series", metavar="UID", help="the one DICOM series to take, of a folder or study of several")
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        nargs="?",
+        const=True,
+        help="store the DICOM objects at this DICOMweb server (alone: where the series came from), each once",
+    )
+    parser.add_argument(
+        "--anonymous", action="store_true", help="DICOM objects, tables and names that say nothing of the patient"
+    )
     add_shards(parser, "of a manifest: as many as cores")
 
 
@@ -68,7 +85,9 @@ VERBS = (
         "  python -m scripts predict FOLDER --out runs/predicted --run_dir runs/mine\n"
         "  python -m scripts predict manifest.csv --out runs/predicted --processes 8\n"
         "  python -m scripts predict manifest.csv --out runs/predicted --shard 3/40\n"
-        "  python -m scripts predict manifest.csv --out runs/predicted --merge\n\n"
+        "  python -m scripts predict manifest.csv --out runs/predicted --merge\n"
+        "  python -m scripts predict http://127.0.0.1:8042/dicom-web/studies/UID --out runs/predicted --dicom --store"
+        "\n\n"
         "Exit status 1 when an image was skipped; the table says why.",
     ),
     Verb(

@@ -51,6 +51,7 @@ class BatchPrediction:
         overlay: write overlays.
         readers: files that are prepared ahead of the network, and threads that do so.
         objects: writes DICOM objects of each; None: none are written.
+        called: what images are called in results, errors and logs, where it is not their path.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class BatchPrediction:
         overlay: bool = True,
         readers: int = 1,
         objects: ObjectWriter | None = None,
+        called: Mapping[Path, str] | None = None,
     ) -> None:
         self.inference, self.out, self.overlay, self.readers = inference, out, overlay, readers
-        self.objects = objects
+        self.objects, self.called = objects, called or {}
         # Results of anything else are not taken for this one's.
         self.made_by = {**inference.identity(), "options": dict(options), "overlays": overlay}
 
@@ -95,7 +97,7 @@ class BatchPrediction:
                 rows[name] = kept
         if rows:
             logger.info("%d of %d images were predicted before and are kept", len(rows), len(images))
-        other = [self._failed(path, shown(path), reason) for path, reason in failed]
+        other = [self._failed(path, self._shown(path), reason) for path, reason in failed]
         bar = tqdm(total=len(images), initial=len(rows), desc="predicting", unit="image")
         try:
             for name, row in self.stream(todo):
@@ -184,9 +186,13 @@ class BatchPrediction:
             return None
         return row if same and whole and list(row) == self.columns else None
 
+    def _shown(self, image: Path) -> str:
+        return shown(self.called.get(image, image))
+
     def _failed(self, image: Path, name: str, error: Exception | str) -> dict[str, Any]:
         reason = shown(error if isinstance(error, (str, ValueError)) else f"{type(error).__name__}: {error}")
-        logger.warning("%s skipped: %s", shown(image), reason)
+        reason = reason.replace(shown(image), self._shown(image))
+        logger.warning("%s skipped: %s", self._shown(image), reason)
         self._remove(self.out / name)
         # A ValueError speaks of the image; anything else may go well another time.
         status = "refused" if isinstance(error, (str, ValueError)) else "failed"
@@ -194,7 +200,7 @@ class BatchPrediction:
 
     def lost(self, image: Path, name: str, reason: str) -> dict[str, Any]:
         """Row of an image without a result."""
-        known = {"image": shown(image), "name": name, "verdict": f"{NOT_ASSESSED}: {reason}"}
+        known = {"image": self._shown(image), "name": name, "verdict": f"{NOT_ASSESSED}: {reason}"}
         return {**dict.fromkeys(self.columns), **known, "flags": "", "status": "failed", "error": reason}
 
     def _remove(self, target: Path) -> None:
@@ -233,7 +239,7 @@ class BatchPrediction:
             **{key: value for key, value in result.items() if key in columns(())},
             **{f"probability_{key}": value for key, value in result["class_probabilities"].items()},
             **{f"raw_{key}": value for key, value in result["raw"].items() if f"raw_{key}" in columns(())},
-            "image": shown(image),
+            "image": self._shown(image),
             "name": name,
             "verdict": verdict_in_words(result),
             "prevalence": None if result["prevalence"] is None else 1 - next(iter(result["prevalence"].values())),
@@ -243,7 +249,7 @@ class BatchPrediction:
             "status": "done",
         }
         about = {"file": fingerprint(image), "files": [file.name.removeprefix(target.name) for file in files]}
-        whole = {"image": shown(image), **result, "weights": shown(self.inference.weights), "row": row, **about}
+        whole = {"image": self._shown(image), **result, "weights": shown(self.inference.weights), "row": row, **about}
         write_json({**whole, "made_by": self.made_by}, _beside(target, "_result.json"))
         return row
 

@@ -3,12 +3,14 @@
     python -m scripts predict FOLDER --out runs/predicted --run_dir runs/mine
     python -m scripts predict manifest.csv --out runs/predicted --processes 2
     python -m scripts predict manifest.csv --out runs/predicted --shard 3/8
+    python -m scripts predict http://HOST/dicom-web/studies/UID --series UID --out runs/predicted --dicom --store
 
 Pictures and volumes are found in all subfolders; a folder of DICOM files is one volume. The folder structure is kept
 under ``--out``: ``<name>_mask``, ``<name>_evidence.nii.gz``, ``<name>_overlay.png`` and ``<name>_result.json``; the
 name is the file's without its suffix, or with it where another image has the same. The table is results.csv, .json and,
 with the pictures, .html. With ``--dicom``, each DICOM series also gets ``<name>_segmentation.dcm``,
-``<name>_evidence.dcm`` and ``<name>_report.dcm``. A file that can not be used is named in the table with the reason,
+``<name>_evidence.dcm`` and ``<name>_report.dcm``; see `scripts.inference.dicom_inputs` for series that are chosen by
+UID, fetched, nameless, or whose objects are stored. A file that can not be used is named in the table with the reason,
 and the others go on. Interrupted or run again, it continues: images whose result is there, of the same file, weights,
 config and options, are not read again.
 
@@ -22,21 +24,21 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
-from scripts.dicom.writing import ObjectWriter, check_available, only_series
+from scripts.dicom.web import is_address
+from scripts.dicom.writing import ObjectWriter, check_available
 from scripts.inference.batches import BatchPrediction, summary
+from scripts.inference.dicom_inputs import inputs, is_called, store_objects
 from scripts.inference.engines import by_shards, run_shards
-from scripts.inference.image_files import find_images
 from scripts.inference.manifest import LEDGER, is_manifest, opened, prepare
 from scripts.inference.merging import merge
 from scripts.inference.pipeline import Inference
-from scripts.inference.result_names import result_stems
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +71,19 @@ class Recipe:
     dicom: bool = False
     anonymous: bool = False
 
-    def __call__(self) -> BatchPrediction:
-        """Load the network."""
+    def __call__(self, called: Mapping[Path, str] | None = None) -> BatchPrediction:
+        """Load the network.
+
+        Args:
+            called: see `BatchPrediction`.
+        """
         inference = Inference(self.bundle_root, self.weights, self.overlays, self.device, self.options)
         options, objects = dict(self.options), None
         if self.dicom:
             made_by = {**inference.identity(), "options": dict(options)}
             objects = ObjectWriter(made_by, inference.metadata["intended_use"], self.anonymous)
             options |= {"dicom": True, "anonymous": self.anonymous}
-        return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects=objects)
+        return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects, called)
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
@@ -89,10 +95,17 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         return _merged(arguments.out)
     if arguments.readers < 1:
         raise ValueError(f"--readers is at least 1, got {arguments.readers}")
-    if arguments.anonymous and not arguments.dicom:
-        raise ValueError("--anonymous is for the objects that --dicom writes; give both")
+    for name in ("anonymous", "store"):
+        if getattr(arguments, name) and not arguments.dicom:
+            raise ValueError(f"--{name} is for the objects that --dicom writes; give both")
     if arguments.dicom:
         check_available()
+    large = not is_address(arguments.folder) and (by_shards(arguments) or is_manifest(arguments.folder))
+    if large and (arguments.anonymous or arguments.series or arguments.store):
+        raise ValueError(
+            "--series, --store and --anonymous go with a folder, a file or an address, in one process; leave out "
+            "manifest, --shard and --processes"
+        )
     recipe = Recipe(
         out=arguments.out,
         bundle_root=arguments.bundle_root or ROOT,
@@ -109,7 +122,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         dicom=arguments.dicom,
         anonymous=arguments.anonymous,
     )
-    if not by_shards(arguments) and not is_manifest(arguments.folder):
+    if not large:
         return _folder(arguments, recipe)
     text = run_shards(arguments, recipe, lambda: prepare(arguments.folder, arguments.out))
     return Outcome(text, [arguments.out / LEDGER]) if text else _merged(arguments.out)
@@ -119,17 +132,16 @@ def _folder(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
     """A folder in this process, its structure kept."""
     if arguments.tries is not None:
         raise ValueError("--tries goes with --shard, --processes or a manifest; a folder is tried again each time")
-    job = recipe()
+    if arguments.store is True and not is_address(arguments.folder):
+        raise ValueError("--store alone is for series of a DICOMweb server; give the address to store at after it")
     started = time.monotonic()
-    found = find_images(arguments.folder, arguments.out)
-    for note in found.notes():
-        logger.info("%s", note)
-    _check_others(arguments.out, [*found.images, *(path for path, _ in found.failed)])
-    if arguments.dicom:
-        found.images, others = only_series(found.images)
-        found.failed += others
-    rows = job.run(found.images, result_stems(found.images, arguments.folder), found.failed)
-    text = summary(rows, 0, time.monotonic() - started)
+    with inputs(arguments.folder, arguments.out, arguments.series, arguments.dicom, arguments.anonymous) as found:
+        _check_others(arguments.out, [found.called.get(image, str(image.resolve())) for image in found.listed])
+        rows = recipe(found.called).run(found.images, found.stems, found.failed)
+        text = summary(rows, 0, time.monotonic() - started)
+        if arguments.store:
+            place = arguments.store if isinstance(arguments.store, str) else arguments.folder
+            text += f"; {store_objects(arguments.out, rows, place)}"
     written = [arguments.out / name for name in ("results.csv", "results.html")]
     return Outcome(text, written, any(row["error"] for row in rows))
 
@@ -140,19 +152,23 @@ def _merged(out: Path) -> Outcome:
     return Outcome(f"{sum(counts.values())} inputs: {text}", [table], counts["done"] < sum(counts.values()))
 
 
-def _check_others(out: Path, images: Sequence[Path]) -> None:
-    """Refuse a folder of results whose table lists other images that still exist: it would be written over.
+def _check_others(out: Path, images: Sequence[str]) -> None:
+    """Refuse a folder of results whose table lists others: it would be written over.
+
+    Args:
+        out: folder of the results.
+        images: whole paths of what is predicted, or what it is called.
 
     Raises:
-        ValueError: names one of them.
+        ValueError: names one of them; an image that does not exist any more counts as none.
     """
     if (out / LEDGER).is_dir():
         raise ValueError(f"{out} holds the ledger of a prediction by manifest or shards; choose another --out")
     try:
-        listed = [Path(row["image"]) for row in json.loads((out / "results.json").read_text(encoding="utf-8"))]
+        listed = [str(row["image"]) for row in json.loads((out / "results.json").read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError):  # no table, or none that was written here
         return
-    own = {str(image.resolve()) for image in images}
     for image in listed:
-        if image.exists() and str(image.resolve()) not in own:
+        path = Path(image)
+        if (path.exists() and str(path.resolve()) not in images) or (is_called(image) and image not in images):
             raise ValueError(f"{out} holds the table of other images (first: {image}); choose another --out")

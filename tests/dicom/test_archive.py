@@ -16,7 +16,7 @@ from tests.inference.test_predict import run
 from tests.scans import write_overlay
 
 pytest.importorskip("highdicom", reason="highdicom (the extra dicom) is not installed")
-dicomweb_client = pytest.importorskip("dicomweb_client", reason="dicomweb-client (the extra dev) is not installed")
+dicomweb_client = pytest.importorskip("dicomweb_client", reason="dicomweb-client (the extra dicom) is not installed")
 
 
 @pytest.fixture(scope="module")

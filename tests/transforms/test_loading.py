@@ -259,7 +259,9 @@ def test_a_damaged_gzip_is_one_sentence(tmp_path):
 
 
 def test_a_folder_without_a_series_says_so(tmp_path):
-    with pytest.raises(ValueError, match="holds 0 DICOM series, expected one; give each series a folder of its own"):
+    with pytest.raises(
+        ValueError, match="holds 0 DICOM series, expected one; give its UID, or each a folder of its own"
+    ):
         LoadCased()({"image": str(tmp_path), "slice": 0})
 
 

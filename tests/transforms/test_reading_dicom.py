@@ -147,6 +147,7 @@ def test_objects_that_are_no_slices_of_anatomy_are_refused_by_modality_and_class
             {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]},
             "is a mosaic: a whole volume .*; convert it with dcm2niix",
         ),
+        ({"BurnedInAnnotation": "YES"}, "says that text is burned into its pixels; give the series as the scanner"),
         ({"ImagePositionPatient": None}, "does not say where its pixels lie .*; give the original series"),
         ({"PixelSpacing": [0, 0]}, "has a place that is none"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "has a place that is none"),
@@ -200,7 +201,7 @@ def test_two_series_or_directions_in_a_folder_are_named(tmp_path):
         write_slice(tmp_path / f"b{k}.dcm", PIXELS[k], (3.0 * k, 0, 0), (0, 1, 0, 0, 0, 1))
     listed = r"found: 3 slices of MR, 8 x 6, series [\d.]+ \(a0.dcm, ...\); 3 slices of MR, .* \(b0.dcm, ...\)$"
     with pytest.raises(
-        ValueError, match=rf"holds 2 DICOM series, expected one; give each series a folder of its own; {listed}"
+        ValueError, match=rf"holds 2 DICOM series, expected one; give its UID, or each a folder of its own; {listed}"
     ):
         read(tmp_path)
 

@@ -13,7 +13,7 @@ from scripts.data.datalists.slices import Case, SliceRule
 from scripts.data.datalists.splits import assemble
 from scripts.data.datalists.volumes import BINARY, collect, name_patients
 from scripts.data.datalists.walking import check_folder, walk
-from transforms.dicom import read_series, series_files
+from transforms.dicom import find_stacks, read_series
 from transforms.limits import DEFAULT_LIMITS
 
 
@@ -73,7 +73,7 @@ def dicom_series(
         try:
             cases.append((relative, _series_case(where, labels, diagnosis)))
             own = [path for path in files if path.parent == where]
-            inside = {Path(path) for path in next(iter(series_files(where).values()))}
+            inside = {Path(header.path) for header in find_stacks(where)[0][0]}
             for path in sorted(set(own) - inside):
                 report.note(path.relative_to(folder).as_posix(), "lies beside a series and is no part of it")
         except ValueError as error:
@@ -105,8 +105,6 @@ def _series_case(where: Path, labels: dict[str, Path], diagnosis: int) -> Case:
     kind = about["Modality"]
     if kind != "MR":
         raise ValueError(f"modality {kind or 'not stated'!r}, expected MR")
-    if about["BurnedInAnnotation"].upper() == "YES":
-        raise ValueError("the header says that text is burnt into the picture")
     number = about["PatientID"]
     patient = hashlib.sha256(number.encode()).hexdigest()[:12] if number else ""
     return Case(patient, [where], labels.get(where.name), None, diagnosis)
