@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import RE_VALID_UID, UID
 
 from transforms.dicom_elements import quietly, read_elements
 from transforms.dicom_pixels import read_frames
@@ -69,8 +70,8 @@ class Header:
     @property
     def uid(self) -> str:
         """UID of the series; "" where it has none, or what it has is none."""
-        uid = UID(self.about["SeriesInstanceUID"])
-        return str(uid) if uid.is_valid else ""
+        uid = self.about["SeriesInstanceUID"]
+        return uid if re.fullmatch(RE_VALID_UID, uid) else ""
 
     @property
     def series(self) -> tuple[Any, ...]:

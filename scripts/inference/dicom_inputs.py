@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydicom.uid import UID
+from pydicom.uid import RE_VALID_UID
 
 from scripts.dicom.gathering import Gathered, fetched, gather_nameless, gather_series
 from scripts.dicom.web import Server, is_address
@@ -62,7 +63,7 @@ def inputs(
         ValueError: when there is no image, no such series, or the address is none.
         OSError: when the folder or the server cannot be read.
     """
-    if series is not None and not UID(series).is_valid:
+    if series is not None and not re.fullmatch(RE_VALID_UID, series):
         raise ValueError(f"--series is the UID of a series (as 1.2.840.113619.2.1), got {series!r}")
     if is_address(source):
         with fetched(str(source), series) as one:
@@ -100,7 +101,7 @@ def _of(gathered: Sequence[Gathered], failed: Sequence[tuple[Path, str]] = ()) -
 
 def is_called(image: str) -> bool:
     """Whether a table calls an image by an address or UID and not by its path."""
-    return is_address(image) or UID(image.removeprefix("series ")).is_valid
+    return is_address(image) or re.fullmatch(RE_VALID_UID, image.removeprefix("series ")) is not None
 
 
 def store_objects(out: Path, rows: Sequence[Mapping[str, Any]], address: str) -> str:
