@@ -63,7 +63,7 @@ def volumes(inference: Inference, files: Sequence[Path]) -> list[dict[str, Any]]
     rows = []
     for file in files:
         item = inference.prepare({"image": str(file)})
-        scores = inference.infer(item)["scope"].numpy()
+        scores = inference.infer(item)["scope_slice"].numpy()
         votes = scope.votes_of(Study.of(item["image"]))
         counting = scope.voting(scores, votes)
         rows.append(

@@ -156,20 +156,19 @@ def fit_scope(
     """Fit a scope on training and validation images, at most ``limit`` of each, the classes as equal as they allow.
 
     A class that is rare in the training would otherwise be flagged more often than the others. The foreign images are
-    the training images changed, one of the fitted `contrasts` each, and the fitted `outsiders`.
+    the training images changed, one of the fitted `contrasts` each, and the fitted `outsiders`; the limit of a picture
+    comes from validation images changed alike, and further `outsiders`.
     """
-    chosen = {}
-    for part in ("training", "validation"):
-        chosen[part] = balanced(evaluated_items(datalist, part, dataset_dir), limit)
-    values, kept, _ = item_features(
-        network, chosen["training"], transform, batch_size, "scope, training", list(CONTRASTS)
-    )
-    training, foreign = values[: len(kept)], values[len(kept) :]
-    validation, _, _ = item_features(network, chosen["validation"], transform, batch_size, "scope, validation")
-    if spatial_dims(network) == 2 and len(foreign):
-        drawn, _, _ = item_features(network, drawn_items(list(DRAWN), input_channels(network)), transform, batch_size)
-        foreign = np.concatenate([foreign, drawn]) if len(drawn) else foreign
-    return scope.fit(training, validation, foreign, probe(network))
+    own, foreign = {}, {}
+    for number, part in enumerate(("training", "validation")):
+        chosen = balanced(evaluated_items(datalist, part, dataset_dir), limit)
+        values, kept, _ = item_features(network, chosen, transform, batch_size, f"scope, {part}", list(CONTRASTS))
+        own[part], foreign[part] = values[: len(kept)], values[len(kept) :]
+        if spatial_dims(network) == 2 and len(kept):
+            pictures = drawn_items(list(DRAWN), input_channels(network), first=COUNT * number)
+            drawn, _, _ = item_features(network, pictures, transform, batch_size)
+            foreign[part] = np.concatenate([foreign[part], drawn]) if len(drawn) else foreign[part]
+    return scope.fit(own["training"], own["validation"], foreign["training"], probe(network), foreign["validation"])
 
 
 def balanced(items: Sequence[Mapping[str, Any]], limit: int | None) -> list[Mapping[str, Any]]:

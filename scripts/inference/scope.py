@@ -63,7 +63,8 @@ class Scope:
         whiten: (F, F), so that the length of ``(x - mean) / scale @ whiten`` is the Mahalanobis distance.
         direction: (F,) of the logistic regression, over ``(x - mean) / scale``.
         center, spread: (2,) mean and deviation of both distances over the validation images.
-        limit: of their weighted sum, that 95 % of the validation images do not exceed.
+        slice_limit: of their weighted sum, that 95 % of the validation images do not exceed: of a slice's vote.
+        limit: of a single picture: as high as it can be with 95 % of foreign images above it, ``slice_limit`` at least.
         training, validation, foreign: number of images fitted on.
         probe: (F,) features of a fixed image, see `probe`: by them a network is known to be the one it was fitted with.
     """
@@ -74,6 +75,7 @@ class Scope:
     direction: NDArray[np.float64]
     center: NDArray[np.float64]
     spread: NDArray[np.float64]
+    slice_limit: float
     limit: float
     training: int
     validation: int
@@ -97,9 +99,16 @@ class Scope:
         odds = np.clip(standard, -FARTHEST, FARTHEST) @ self.direction
         return (np.stack([length, odds], axis=1) - self.center) / self.spread
 
-    def score(self, values: NDArray) -> NDArray[np.float64]:
-        """How unlike the training images features (B, F) are, (B,): above 1 is unlike; a deviation more is e-fold."""
-        return np.exp(np.minimum(self.distances(values) @ [1.0, WEIGHT] - self.limit, 50.0))
+    def summed(self, values: NDArray) -> NDArray[np.float64]:
+        """Weighted sum (B,) of both distances."""
+        return self.distances(values) @ [1.0, WEIGHT]
+
+    def score(self, values: NDArray, slices: bool = False) -> NDArray[np.float64]:
+        """How unlike the training images features (B, F) are, (B,): above 1 is unlike; a deviation more is e-fold.
+
+        With ``slices`` by the limit of a slice that votes on its volume, not by that of a single picture.
+        """
+        return np.exp(np.minimum(self.summed(values) - (self.slice_limit if slices else self.limit), 50.0))
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file."""
@@ -108,15 +117,19 @@ class Scope:
             np.savez(file, **arrays)
 
 
-def fit(training: NDArray, validation: NDArray, foreign: NDArray, known: NDArray) -> Scope:
+def fit(
+    training: NDArray, validation: NDArray, foreign: NDArray, known: NDArray, held_out: NDArray | None = None
+) -> Scope:
     """Scope from features of training images (N, F), validation images (M, F) and foreign images (L, F).
 
-    The regression and the covariance are of the training images; the limit comes from validation, whose distances are
-    not flattered.
+    The regression and the covariance are of the training images; the limits come from images that neither has seen,
+    whose distances are not flattered.
 
     Args:
         training, validation, foreign: features.
         known: (F,), of `probe`, of the network that they are of.
+        held_out: features (A, F) of foreign images that are not among ``foreign``: a picture's limit lies where 95 % of
+            them are above it, if that flags fewer validation images. None: both limits are that of validation.
 
     Raises:
         TooFewImages: with fewer than 20 images of any.
@@ -133,10 +146,12 @@ def fit(training: NDArray, validation: NDArray, foreign: NDArray, known: NDArray
     regression.fit(both, np.repeat([0, 1], [len(training), len(foreign)]))
     plain = (np.zeros(2), np.ones(2))
     count = (len(training), len(validation), len(foreign))
-    found = Scope(mean, scale, whiten, regression.coef_[0].astype(np.float64), *plain, 0.0, *count, known)
+    found = Scope(mean, scale, whiten, regression.coef_[0].astype(np.float64), *plain, 0.0, 0.0, *count, known)
     distances = found.distances(validation)
     found.center, found.spread = distances.mean(axis=0), np.maximum(distances.std(axis=0), 1e-9)
-    found.limit = float(np.quantile(found.distances(validation) @ [1.0, WEIGHT], QUANTILE))
+    found.slice_limit = found.limit = float(np.quantile(found.summed(validation), QUANTILE))
+    if held_out is not None and len(held_out):
+        found.limit = max(found.limit, float(np.quantile(found.summed(held_out), 1 - QUANTILE)))
     return found
 
 
@@ -163,7 +178,9 @@ def load(path: str | Path) -> Scope:
         if "mean" not in values:
             raise ValueError(f"{file} is not a scope: {missing[0]!r}")
         raise OldScope(f"{file} has an older format, without {missing[0]}; {AGAIN}")
-    numbers = {key: kind(values[key]) for key, kind in (("limit", float), *((k, int) for k in COUNTS))}
+    numbers = {
+        key: kind(values[key]) for key, kind in (("limit", float), ("slice_limit", float), *((k, int) for k in COUNTS))
+    }
     return Scope(**{**values, **numbers})
 
 
@@ -184,7 +201,7 @@ def score(
     foreground: Tensor | None = None,
     encoded: tuple[list[Tensor], list[Tensor]] | None = None,
 ) -> NDArray[np.float64]:
-    """How unlike the training images (B, C, H, W[, D]) are, (B,): at most 1 for 95 % of validation, larger outside."""
+    """How unlike the training images (B, C, H, W[, D]) are, (B,): at most 1 for 95 % of validation or more."""
     return scope.score(features(network, image, foreground, encoded))
 
 
@@ -209,14 +226,20 @@ class ScopeScorer:
     def __call__(
         self, units: Tensor, network: Any, encoded: tuple[list[Tensor], list[Tensor]] | None = None
     ) -> dict[str, Tensor]:
-        """{"scope": (N,)} of slices (N, C, *size), which the network has encoded already or not, float32."""
+        """Scores (N,) of slices (N, C, *size), which the network has encoded already or not, float32.
+
+        Returns:
+            "scope", of each as a picture of its own, and "scope_slice", of each as a slice that votes.
+        """
         if self.scope is None:
             return {}
         if not self.scope.fits(network):
             logger.warning("%s was fitted with other weights: images are not scored", FILE)
             self.scope = None
             return {}
-        return {"scope": torch.from_numpy(score(self.scope, network, units, None, encoded)).float().to(units.device)}
+        values = features(network, units, None, encoded)
+        scores = {"scope": self.scope.score(values), "scope_slice": self.scope.score(values, slices=True)}
+        return {name: torch.from_numpy(found).float().to(units.device) for name, found in scores.items()}
 
 
 def votes_of(study: Any) -> list[bool]:
@@ -245,13 +268,13 @@ def in_words(stack: Tensor, output: Mapping[str, Tensor], study: Any) -> tuple[d
     """Score of a whole image by `vote`, and a flag above 1; for `postprocessing.RestoreStudyd`."""
     if "scope" not in output:
         return {}, []
-    found = vote(output["scope"], votes_of(study))
+    scores = output["scope_slice" if len(output["scope"]) > 1 else "scope"]
+    found = vote(scores, votes_of(study))
     if found <= 1:
         return {"scope": found}, []
-    share = float((np.asarray(output["scope"]) > 1).mean())
-    where = f"; {share:.0%} of its {len(output['scope'])} slices are" if len(output["scope"]) > 1 else ""
+    where = f"; {float((np.asarray(scores) > 1).mean()):.0%} of its {len(scores)} slices are" if len(scores) > 1 else ""
     message = (
         f"the image is unlike those that the network was trained on (score {found:.2f}{where}; {QUANTILE:.0%} of the "
-        "validation images score at most 1): the result may mean nothing"
+        "validation images or more score at most 1): the result may mean nothing"
     )
     return {"scope": found}, [{"code": "outside_scope", "message": message}]

@@ -48,6 +48,18 @@ def test_distances_equal_mahalanobis_and_log_odds_and_the_limit_is_of_validation
     assert (found.training, found.validation, found.foreign) == (4000, 400, 400)
 
 
+def test_a_picture_is_flagged_above_what_foreign_pictures_that_no_fit_saw_leave_below():
+    rng = np.random.default_rng(0)
+    training, validation = made(rng), made(rng)
+    foreign, far, near = made(rng, [6, 0, 0, 0]), made(rng, [6, 0, 0, 0]), made(rng, [1, 0, 0, 0])
+    found = scope.fit(training, validation, foreign, np.zeros(4), far)
+    assert (found.score(far) > 1).mean() == pytest.approx(0.95, abs=0.003)
+    assert (found.score(validation) > 1).mean() < 0.02, "what lies between the two is not flagged"
+    assert (found.score(validation, slices=True) > 1).mean() == pytest.approx(0.05, abs=0.003)
+    both = scope.fit(training, validation, foreign, np.zeros(4), near)
+    assert both.limit == both.slice_limit == found.slice_limit, "never more than 5 % of validation"
+
+
 def test_each_distance_sees_what_the_other_does_not():
     rng = np.random.default_rng(0)
     training, validation = made(rng), made(rng)
@@ -190,7 +202,9 @@ def study_of(*shares):
 
 
 def flags_of(scores, *shares):
-    numbers, flags = scope.in_words(torch.zeros(1), {"scope": torch.tensor(scores)}, study_of(*shares))
+    numbers, flags = scope.in_words(
+        torch.zeros(1), {"scope": torch.tensor(scores) / 2, "scope_slice": torch.tensor(scores)}, study_of(*shares)
+    )
     return numbers["scope"], [flag["code"] for flag in flags]
 
 
@@ -199,7 +213,7 @@ def test_slices_with_enough_head_vote_on_a_volume():
     assert flags_of([0.5, 0.9, 7.0, 0.8], 0.3, 0.3, 0.3, 0.3) == (pytest.approx(0.9), []), "a quarter is not more"
     assert flags_of([0.5, 1.9, 7.0, 0.8], 0.3, 0.3, 0.3, 0.3) == (pytest.approx(1.9), ["outside_scope"])
     assert flags_of([0.5, 1.0, 0.8, 0.7, 9.0], 0.3, 0.3, 0.3, 0.3, 0.01) == (pytest.approx(0.8), [])
-    assert flags_of([7.0], 0.01) == (pytest.approx(7.0), ["outside_scope"])
+    assert flags_of([7.0], 0.01) == (pytest.approx(3.5), ["outside_scope"]), "a picture of its own"
     rng = np.random.default_rng(0)
     for _ in range(50):
         values = rng.exponential(1.0, rng.integers(1, 12))
@@ -216,6 +230,7 @@ def test_a_scope_of_other_weights_is_not_used(tmp_path, caplog):
     output = MultiTaskInferer(5, judge)(image.movedim(0, -1)[None], network)
     assert output["scope"].shape == (1, 24)
     np.testing.assert_allclose(output["scope"][0], fitted.score(features(network, image)), rtol=1e-4)
+    assert output["scope_slice"].shape == (1, 24)
     whole = []
     encode = network.encode
     network.encode = lambda x, foreground=None: whole.append(len(x)) or encode(x, foreground)
