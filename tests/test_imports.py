@@ -47,9 +47,9 @@ ARROWS: dict[str, set[str]] = {
     "scripts.checks": MEASURED | {"scripts.evaluation"},
     "scripts.certificate": JOBS,
     "scripts.diagnosis": JOBS,
-    "scripts.comparison": JOBS,
-    "scripts.report": JOBS | {"scripts.comparison"},
-    "scripts.demo": JOBS | {"scripts.comparison", "scripts.report"},
+    "scripts.comparison": JOBS | {"scripts.certificate"},
+    "scripts.report": JOBS | {"scripts.certificate", "scripts.comparison"},
+    "scripts.demo": JOBS | {"scripts.certificate", "scripts.comparison", "scripts.report"},
     "scripts": {"scripts.command"},  # and the arguments of every verb
     "bundle": {"transforms", "scripts"},
     "tests": {"transforms", "scripts", "bundle"},

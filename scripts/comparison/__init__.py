@@ -1,6 +1,6 @@
 """Runs beside each other: comparison, ablation, ensembles, sources left out.
 
-May import everything up to `scripts.checks`.
+May import everything up to `scripts.checks`, and the certificate.
 """
 
 import lazy_loader
