@@ -67,7 +67,7 @@ def _card(parser: Parser) -> None:
     add_data(parser, required=False, extra=" of BRISC 2025: images/<class>, masks", datalist=False)
     parser.add_argument("--volumes", type=folder, nargs="*", default=[], help="volumes of other sequences to try")
     add_out(parser, "evaluation and explanations", "runs/weights_card")
-    parser.add_argument("--certificate", action="store_true", help="measure the certificate alone, keep the rest")
+    parser.add_argument("--only", choices=("certificate", "scope"), help="measure this alone, keep the rest")
     parser.add_argument("--render", action="store_true", help="write the card from what was measured before")
 
 

@@ -4,7 +4,8 @@
 
 evaluates and explains ``models/model.pt`` on the test part of its datalist in ``docs/training`` (see
 `bundle.shipping`), keeps what the card shows in ``docs/training/results.json`` and writes the card from it.
-``--certificate`` measures the certificate alone, ``--render`` writes the card from that file and the kept training.
+``--only certificate`` or ``--only scope`` (with what volumes get) measures that
+alone, ``--render`` writes the card from that file and the kept training.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,22 @@ def certificate(run: Path, dataset_dir: Path) -> dict[str, Any]:
     return {"date": date.today().isoformat(), "rows": rows, **{key: content[key] for key in kept}}
 
 
+def scope_again(run: Path, dataset_dir: Path, volumes: Sequence[Path]) -> dict[str, Any]:
+    """The scope of a run made by `assemble_run`, fitted again and put beside the weights; what volumes get with it."""
+    own = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "output_dir": str(run / "scope")}
+    (runs.last_stage(run) / scope.FILE).unlink(missing_ok=True)
+    run_config("evaluate.yaml", **own, datalist_file=str(kept_stages()[-1].parent / DATALIST), extras=["scope"])
+    shutil.copyfile(runs.last_stage(run) / scope.FILE, ROOT / "models" / scope.FILE)
+    found = {"scope": json.loads((run / "scope" / "scope.json").read_text(encoding="utf-8"))}
+    return {**found, "volumes": on_volumes(volumes, Predictor())}
+
+
+PARTS: dict[str, Callable[[Path, Path, Sequence[Path]], dict[str, Any]]] = {
+    "certificate": lambda run, dataset_dir, _: {"certificate": certificate(run, dataset_dir)},
+    "scope": scope_again,
+}
+
+
 def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[str, Any]:
     """Everything that the card shows, from the shipped weights and the images."""
     run = assemble_run(folder, dataset_dir)
@@ -346,14 +363,15 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     card, written = ROOT / "docs" / "README.md", [RESULTS]
     if not arguments.render and arguments.dataset_dir is None:
         raise ValueError("--dataset_dir is required: the folder of BRISC 2025; or give --render")
-    if arguments.certificate:
-        found = certificate(assemble_run(arguments.out, arguments.dataset_dir), arguments.dataset_dir)
+    if arguments.only:
         results = json.loads(RESULTS.read_text(encoding="utf-8"))
-        if found["identity"] != results["weights_sha256"]:
+        if results["weights_sha256"] != file_sha256(ROOT / "models" / runs.WEIGHTS):
             raise ValueError(
-                f"{RESULTS} is of other weights than models/{runs.WEIGHTS}: measure all of it, without --certificate"
+                f"{RESULTS} is of other weights than models/{runs.WEIGHTS}: measure all of it, without --only"
             )
-        runs.write_json({**results, "certificate": found}, RESULTS)
+        run = assemble_run(arguments.out, arguments.dataset_dir)
+        part = PARTS[arguments.only](run, arguments.dataset_dir, arguments.volumes)
+        runs.write_json({**results, **part}, RESULTS)
     elif not arguments.render:
         runs.write_json(measure(arguments.dataset_dir, arguments.volumes, arguments.out), RESULTS)
         meta = json.loads(METADATA.read_text(encoding="utf-8"))
