@@ -97,7 +97,7 @@ def changes(picture: Picture, rng: np.random.Generator) -> Iterator[tuple[str, P
 
 def probability(inference: Inference, picture: Picture) -> tuple[float, float]:
     """Tumor probability and threshold for a picture (X, Y)."""
-    item = inference.prepare({"image": picture[None].astype(np.float32)})
+    item = inference.prepare({"image": picture.astype(np.float32)})
     output = inference.infer(item)
     return 1.0 - float(output["probability"][0, 0]), float(output["threshold"])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks import invariance
+from scripts.inference.pipeline import Inference
+from tests.scans import head, write_overlay
 
 
 def picture():
@@ -43,3 +45,16 @@ def test_a_verdict_that_changes_is_counted(monkeypatch):
     assert all(row["flips"] == 0 for name, row in rows.items() if "lossless: black" in name)
     text = invariance.table(list(rows.values()))
     assert "MISSED" in text
+
+
+def test_a_picture_and_its_bordered_copy_go_through_the_pipeline_of_inference(tmp_path):
+    inference = Inference(overlay=write_overlay(tmp_path))
+    plane = head()[:, :, 4].astype(np.float32)
+    plane = np.uint8(255 * plane / plane.max())
+    (before, threshold), (after, _) = (
+        invariance.probability(inference, picture)
+        for picture in (plane, invariance.bordered(plane, (1, 0, 1, 1), 255, 9))
+    )
+    assert 0 < before < 1
+    assert 0 < threshold < 1
+    assert abs(after - before) < 1e-3
