@@ -178,6 +178,26 @@ def test_the_validator_of_dicom3tools_finds_no_error(tmp_path, geometry, empty):
     assert "Error" in done.stderr
 
 
+@pytest.mark.parametrize("geometry", ["axial", "oblique", "one slice"])
+def test_the_tools_of_dcmtk_read_every_object(tmp_path, geometry):
+    if shutil.which("dsrdump") is None:
+        pytest.skip("dcmdump and dsrdump (Debian's dcmtk) are not installed")
+    paths = write(tmp_path / "in", tmp_path, *prediction(write_series(tmp_path / "in", geometry)))
+
+    def said(tool, path):
+        done = subprocess.run([tool, str(path)], capture_output=True, text=True, check=True)
+        assert [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))] == [], path.name
+        return done.stdout
+
+    for path, kind in zip(paths, ("SegmentationStorage", "ParametricMapStorage", "EnhancedSRStorage"), strict=True):
+        text = said("dcmdump", path)
+        assert f"={kind}" in text
+        assert str(pydicom.dcmread(path).SOPInstanceUID) in text
+    report = said("dsrdump", paths[2])
+    assert "Imaging Measurement Report" in report
+    assert "<contains TEXT:" in report or "<contains CODE:" in report
+
+
 def test_the_validator_finds_no_error_in_drawn_samples(tmp_path):
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
+from scripts.command.locations import ROOT
 from scripts.dicom import archive
 from scripts.dicom.samples import write_sample
 from scripts.dicom.web import Server
@@ -100,6 +104,34 @@ def study(tmp_path_factory):
 def instances(address):
     server = Server(address)
     return [one["00080018"]["Value"][0] for one in server._client.search_for_instances(server.study)]
+
+
+KILLED = """
+import os, signal, sys
+from dicomweb_client import DICOMwebClient
+from scripts.__main__ import main
+store, sent = DICOMwebClient.store_instances, []
+def second_kills(self, datasets, *args, **options):
+    sent.append(datasets)
+    if len(sent) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return store(self, datasets, *args, **options)
+DICOMwebClient.store_instances = second_kills
+main(sys.argv[1:])
+"""
+
+
+def test_one_that_is_killed_while_it_stores_is_completed_by_the_next_and_nothing_is_there_twice(
+    study, tmp_path, overlay
+):
+    address, slices = study
+    arguments = ["predict", address, "--out", str(tmp_path / "out"), "--overlay", str(overlay), "--dicom", "--store"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(instances(address)) == slices + 1
+    status, _ = run(address, tmp_path / "out", overlay, "--dicom", "--store")
+    assert status == 0
+    assert len(instances(address)) == len(set(instances(address))) == slices + 3
 
 
 def test_objects_are_stored_where_the_series_came_from_each_once(study, tmp_path, overlay):
