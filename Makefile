@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LABEL := .venv-label
+OHIF := 3.13.2
+VIEWER := .viewer/package/dist/index.html
 LABEL_READY := $(LABEL)/.ready
 
 DATA ?=
@@ -15,7 +17,7 @@ RUN ?=
 STUDIES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve page archive test bundle label test-label lint clean
+.PHONY: help setup demo serve page archive viewer test bundle label test-label lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +44,14 @@ page: $(READY)  ## the page in the browser on PORT (8501), with RUN=<run folder>
 
 archive: $(READY)  ## Orthanc on PORT (8042) of this machine, with drawn heads (apt-get install orthanc orthanc-dicomweb)
 	$(BIN)/python -m scripts archive --port $(or $(PORT),8042)
+
+viewer: $(READY) $(VIEWER)  ## the same, and the OHIF viewer beside it (npm fetches it once, 50 MB)
+	$(BIN)/python -m scripts archive --viewer --port $(or $(PORT),8042)
+
+$(VIEWER):
+	mkdir -p .viewer
+	cd .viewer && npm pack --silent @ohif/app@$(OHIF) && tar xzf ohif-app-$(OHIF).tgz && rm ohif-app-$(OHIF).tgz
+	touch $@
 
 lint: $(READY)  ## format, lint and type checks
 	$(BIN)/ruff format --check .

@@ -14,17 +14,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from scripts.command.verbs import Outcome
 from scripts.dicom.samples import write_sample
+from scripts.dicom.viewer import HOST, serving
 
 __all__ = ["PLUGINS", "available", "running", "upload"]
 
 logger = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 PLUGINS = Path("/usr/share/orthanc/plugins")  # of Debian's package
 _START_S = 30
 # Without a proxy, whatever the environment says: the archive is on this machine.
@@ -107,10 +107,13 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             for number in range(arguments.samples):
                 upload(address, write_sample(folder / "samples" / str(number), number))
             logger.info("archive with %d series: %s, DICOMweb at %s/dicom-web", arguments.samples, address, address)
-            logger.info("stop it with Ctrl-C; what it holds is deleted then")
-            try:
-                while True:
-                    time.sleep(3600)
-            except KeyboardInterrupt:
-                logger.info("stopped")
+            with serving(address) if arguments.viewer else nullcontext() as page:
+                if page:
+                    logger.info("viewer: %s", page)
+                logger.info("stop it with Ctrl-C; what it holds is deleted then")
+                try:
+                    while True:
+                        time.sleep(3600)
+                except KeyboardInterrupt:
+                    logger.info("stopped")
     return Outcome()
