@@ -19,6 +19,7 @@ from scripts.command.verbs import Outcome
 
 ENVIRONMENT = ROOT / ".venv-label"
 SAMPLE_APP = Path("monailabel", "sample-apps", "monaibundle")
+DICOM_WRITER = Path("bin", "itkimage2segimage")  # of dcmqi
 STRATEGY = "most_uncertain"
 # Epistemic is monailabel's own strategy: the unlabeled image with the highest score, then the next. Its stock app does
 # not offer it. The scores come from bundle.label_sampling.
@@ -38,12 +39,12 @@ class Label:
 
     Attributes:
         app: folder of the app, bundles in its ``model``.
-        studies: folder of images.
+        studies: folder of images, or address of a DICOMweb server.
         bundles: their names.
     """
 
     app: Path
-    studies: Path
+    studies: Path | str
     bundles: list[str]
 
     def command(self, python: str | Path, port: int = 8000, host: str = "127.0.0.1") -> list[str]:
@@ -78,8 +79,14 @@ def prepare_app(app: Path, bundles: Sequence[Path], environment: Path = ENVIRONM
     if sampling:
         main = app / "main.py"
         main.write_text(main.read_text(encoding="utf-8") + ADDED, encoding="utf-8")
+    # Where the server looks for it before it downloads one; only studies of an archive need it.
+    if (environment / DICOM_WRITER).is_file():
+        (app / "bin").mkdir(exist_ok=True)
+        (app / "bin" / DICOM_WRITER.name).symlink_to((environment / DICOM_WRITER).absolute())
     for folder in bundles:
-        shutil.copytree(folder, app / "model" / folder.name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+        target = app / "model" / folder.name
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.rmtree(target / "runs", ignore_errors=True)  # results; not scripts/runs
 
 
 def prepare_studies(studies: Path) -> None:

@@ -10,9 +10,8 @@ import warnings
 import itk
 import numpy as np
 import pydicom
+from pydicom import encaps
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ImplicitVRLittleEndian, RLELossless
 
 from transforms.dicom_elements import quietly, read_elements
@@ -21,6 +20,7 @@ from transforms.limits import Refused, refused
 
 __all__ = ["read_frames"]
 
+_OLD = int(pydicom.__version__.partition(".")[0]) < 3  # MONAI Label's environment; the rest is the same in both
 _DESCRIBING = (
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation",
@@ -62,7 +62,7 @@ def read_frames(path: str | os.PathLike[str], frames: int, rows: int, columns: i
             if not packed and any(dataset.PixelData[size:]):  # zeros are padding
                 raise refused(path, f"holds more pixels than the {rows} x {columns} of its header", "export it again")
             plain = not packed or packing == RLELossless
-            array = np.asarray(pixel_array(dataset, raw=True)) if plain else _by_itk(dataset, path, frames)
+            array = np.asarray(dataset.pixel_array) if plain else _by_itk(dataset, path, frames)
         except Refused:
             raise
         except Exception as error:  # both raise many kinds, ITK with a page of C++ source lines
@@ -80,7 +80,7 @@ def read_frames(path: str | os.PathLike[str], frames: int, rows: int, columns: i
 
 def _by_itk(dataset: Dataset, path: str | os.PathLike[str], frames: int) -> np.ndarray:
     """Unpack the kinds of JPEG."""
-    packed = list(generate_frames(dataset.PixelData, number_of_frames=frames))
+    packed = _split(dataset.PixelData, frames)
     for one in packed:
         size = _packed_size(one)
         if size is not None and size != (dataset.Rows, dataset.Columns):
@@ -100,14 +100,28 @@ def _by_itk(dataset: Dataset, path: str | os.PathLike[str], frames: int) -> np.n
         if key in dataset:
             made[key] = dataset[key]
     made.PhotometricInterpretation = "MONOCHROME2"  # turned over by the caller, where need be
-    made.PixelData = encapsulate(packed)
+    made.PixelData = encaps.encapsulate(packed)
     made["PixelData"].VR = "OB"
     with tempfile.TemporaryDirectory() as folder:
         place = os.path.join(folder, "packed.dcm")
-        made.save_as(place, enforce_file_format=True)
+        _write(made, place)
         reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=place, ImageIO=itk.GDCMImageIO.New())
         reader.Update()
         return np.array(itk.array_view_from_image(reader.GetOutput()))
+
+
+def _split(pixels: bytes, frames: int) -> list[bytes]:
+    if _OLD:
+        return list(encaps.generate_pixel_data_frame(pixels, frames))
+    return list(encaps.generate_frames(pixels, number_of_frames=frames))
+
+
+def _write(made: Dataset, place: str) -> None:
+    if _OLD:
+        made.is_little_endian, made.is_implicit_VR = True, False
+        made.save_as(place, write_like_original=False)
+    else:
+        made.save_as(place, enforce_file_format=True)
 
 
 def _packed_size(packed: bytes) -> tuple[int, int] | None:

@@ -27,7 +27,7 @@ def free_port() -> int:
 class RunningServer(Server):
     """Started on a free port from the checkout's folder, as documented; stop it with `stop`."""
 
-    def __init__(self, label: Label, log: Path):
+    def __init__(self, label: Label, log: Path, **settings: str):
         port = free_port()
         super().__init__(f"http://127.0.0.1:{port}")
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -35,6 +35,7 @@ class RunningServer(Server):
         environment |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
         environment |= {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
         environment["MONAI_LABEL_SESSION_PATH"] = str(log.parent / "sessions")
+        environment |= settings
         self.log = log
         with open(log, "w", encoding="utf-8") as output:
             self.process = subprocess.Popen(

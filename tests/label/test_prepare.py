@@ -33,7 +33,9 @@ def released(tmp_path) -> Path:
     folder = tmp_path / "dist" / "some_segmentation"
     (folder / "configs").mkdir(parents=True)
     (folder / "configs" / "inference.yaml").write_text("a: 1\n")
-    (folder / "runs").mkdir()
+    for name in ("runs", "scripts/runs"):
+        (folder / name).mkdir(parents=True)
+    (folder / "scripts" / "runs" / "folder.py").write_text("")
     return folder
 
 
@@ -41,7 +43,17 @@ def test_the_app_is_the_stock_one_with_the_bundles_in_its_model_folder(environme
     prepare_app(tmp_path / "app", [released], environment)
     assert (tmp_path / "app" / "main.py").read_text() == STOCK
     assert [p.name for p in (tmp_path / "app" / "model").iterdir()] == ["some_segmentation"]
-    assert not (tmp_path / "app" / "model" / "some_segmentation" / "runs").exists()
+    bundle = tmp_path / "app" / "model" / "some_segmentation"
+    assert not (bundle / "runs").exists(), "results"
+    assert (bundle / "scripts" / "runs" / "folder.py").is_file(), "code"
+    assert not (tmp_path / "app" / "bin").exists()
+
+
+def test_the_tool_that_writes_labels_as_dicom_lies_where_the_server_looks_for_it(environment, released, tmp_path):
+    (environment / "bin").mkdir()
+    (environment / "bin" / "itkimage2segimage").write_text("tool")
+    prepare_app(tmp_path / "app", [released], environment)
+    assert (tmp_path / "app" / "bin" / "itkimage2segimage").read_text() == "tool"
 
 
 def test_sampling_adds_one_strategy_to_those_of_the_stock_app(environment, released, tmp_path, monkeypatch):
