@@ -99,7 +99,7 @@ def prepare(out: Path, bundles: Sequence[Path], environment: Path = ENVIRONMENT,
     """App and sample studies in one folder."""
     label = Label(out / "app", out / "studies", [folder.name for folder in bundles])
     prepare_app(label.app, bundles, environment, sampling)
-    prepare_studies(label.studies)
+    prepare_studies(out / "studies")
     return label
 
 
