@@ -82,4 +82,4 @@ test-label: $(READY) $(LABEL_READY)  ## the tests that need a real MONAI Label s
 	TUMORLENS_LABEL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label
 
 clean:  ## remove .venv, .venv-label and what the demo wrote
-	rm -rf $(VENV) $(LABEL) runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL) .viewer runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
