@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 torch.set_num_threads(1)  # a forked process waits forever for the threads that its parent computed with
 
@@ -46,23 +45,3 @@ def together(work: Callable[[int], Any], folder: Path, world: int = 2, fails: bo
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert statuses == [int(fails)] * world, statuses
     return [pickle.loads((folder / f"result{rank}").read_bytes()) for rank in range(world)]
-
-
-def elastic(work: Callable[[], Any], world: int = 2, restarts: int = 1) -> list[Any]:
-    """Run ``work()`` in so many forked processes as ``torchrun --max-restarts`` does; what each returns, by rank.
-
-    The agent is torchrun's own. When a process ends badly it stops the others and starts all again, so many times.
-    """
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=world,
-        run_id="test",
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        max_restarts=restarts,
-        monitor_interval=0.1,
-        start_method="fork",
-    )
-    found = elastic_launch(config, work)()
-    return [found[rank] for rank in range(world)]

@@ -26,7 +26,7 @@ from scripts.training.handlers import SameGradients, ValidationMetrics
 from scripts.training.losses import MultiTaskLoss
 from scripts.training.train import train
 from tests.networks.nets import gradients, heads, tiny
-from tests.processes import elastic, together
+from tests.processes import together
 from tests.stages import age, kill_self, logged
 from tests.training.test_training import scalars
 
@@ -211,14 +211,12 @@ def test_several_processes_with_a_config_for_one_are_refused(monkeypatch):
         parallel.start(None)
 
 
-def test_a_run_that_torchrun_restarts_ends_like_one_process_and_only_the_first_writes(small_run, tmp_path):
-    """One of two processes is killed in the second stage: torchrun stops the other, and starts both again."""
+def test_a_killed_run_of_two_processes_ends_like_one_process_and_only_the_first_writes(small_run, tmp_path):
     overlays = [CONFIGS / "smoke.yaml", CONFIGS / "multi_gpu_train.yaml"]
     run = tmp_path / "two"
     whole = small_run.run("ours")
 
-    def work() -> list[str]:
-        torch.set_num_threads(1)
+    def work(rank: int, kill: bool) -> list[str]:
         written: list[str] = []
 
         def note(event: str, arguments: tuple) -> None:
@@ -227,27 +225,26 @@ def test_a_run_that_torchrun_restarts_ends_like_one_process_and_only_the_first_w
                 if not reads:
                     written.append(f"{event} {arguments[0]}")
 
-        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        sys.addaudithook(note)
+        if kill:
             save = StageCheckpoint.save
 
             def save_then_die(self, engine) -> None:
                 save(self, engine)
-                if engine.state.epoch == 1 and self.stage_dir.name == runs.STAGES[1] and parallel.rank() == 1:
+                if engine.state.epoch == 1 and self.stage_dir.name == runs.STAGES[1]:
                     engine.add_event_handler(Events.ITERATION_COMPLETED, kill_self)
 
             StageCheckpoint.save = save_then_die
-        elif parallel.first():
-            assert json.loads((run / runs.STAGES[0] / "manifest.json").read_text(encoding="utf-8"))["finished"]
-            assert "finished" not in json.loads((run / runs.STAGES[1] / "manifest.json").read_text(encoding="utf-8"))
-            age(run)
-        sys.addaudithook(note)
         train(run, overlays, **small_run.paths)
-        return [os.environ["TORCHELASTIC_RESTART_COUNT"], *written]
+        return written
 
-    first, second = elastic(work)
-    assert len(first) > 1
-    assert first[0] == "1", "it was not restarted"
-    assert second == ["1"]
+    with pytest.raises(AssertionError, match=r"\[-9, -9\]"):
+        together(lambda rank: work(rank, True), tmp_path)
+    assert json.loads((run / runs.STAGES[0] / "manifest.json").read_text(encoding="utf-8"))["finished"]
+    age(run)
+    first, second = together(lambda rank: work(rank, False), tmp_path)
+    assert first
+    assert second == []
     for stage in runs.STAGES:
         names = [sorted(p.name.split(".out.")[0] for p in (r / stage).iterdir()) for r in (whole, run)]
         assert sorted(set(names[0])) == sorted(set(names[1]))
