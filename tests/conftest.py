@@ -13,6 +13,13 @@ from scripts.command.locations import CONFIGS
 from scripts.data import datalists
 from scripts.phantoms.dataset import make_phantoms
 from scripts.training.train import train
+from tests.scans import write_overlay
+
+
+@pytest.fixture(scope="module")
+def overlay(tmp_path_factory) -> Path:
+    """network.yaml of a tiny network of random weights, beside them."""
+    return write_overlay(tmp_path_factory.mktemp("weights"))
 
 
 @dataclass

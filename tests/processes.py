@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.ports import free_port
 
 torch.set_num_threads(1)  # a forked process waits forever for the threads that its parent computed with
 
@@ -24,9 +25,7 @@ def together(work: Callable[[int], Any], folder: Path, world: int = 2, fails: bo
         world: number of processes.
         fails: expect every process to raise; their last lines are returned.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     children = []
     for rank in range(world):
         child = os.fork()

@@ -111,10 +111,11 @@ def table(rows: Mapping[str, Sequence[Mapping[str, float | None]]]) -> str:
     | stock | 1 | 0.90 |
     """
     columns = list(next(iter(rows.values()))[0])
-    lines = [["model", "seeds", *columns], ["---"] * (len(columns) + 2)]
+    lines = [["model", "seeds", *columns]]
     for title, seeds in rows.items():
         lines.append([title, str(len(seeds)), *(_cell([seed[column] for seed in seeds]) for column in columns)])
-    return "\n".join("|---" * len(line) + "|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines)
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
 
 
 def write(folders: Mapping[str, Sequence[Path]], out: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from scripts.command.locations import ROOT
 
-__all__ = ["FOLDER", "available", "serving", "study_page"]
+__all__ = ["FOLDER", "available", "serving"]
 
 HOST = "127.0.0.1"
 FOLDER = ROOT / ".viewer" / "package" / "dist"  # where make viewer puts it
@@ -30,11 +30,6 @@ def available(folder: Path = FOLDER) -> str:
     if (folder / "index.html").is_file() and (folder / "app-config.js").is_file():
         return ""
     return f"{folder} holds no OHIF viewer; make viewer fetches it from npm (@ohif/app, MIT), once"
-
-
-def study_page(address: str, study: str) -> str:
-    """Address of the page that shows a study, by its UID."""
-    return f"{address}/viewer?StudyInstanceUIDs={study}"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from scripts.command.files import whole
 from scripts.inference.scope_features import features, probe
 from scripts.runs.folder import last_stage
 
-__all__ = ["FILE", "Scope", "ScopeScorer", "TooFewImages", "fit", "in_words", "load", "score"]
+__all__ = ["FILE", "Scope", "ScopeScorer", "TooFewImages", "fit", "in_words", "load"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +103,14 @@ class Scope:
         """Weighted sum (B,) of both distances."""
         return self.distances(values) @ [1.0, WEIGHT]
 
-    def score(self, values: NDArray, slices: bool = False) -> NDArray[np.float64]:
-        """How unlike the training images features (B, F) are, (B,): above 1 is unlike; a deviation more is e-fold.
+    def score(self, values: NDArray) -> NDArray[np.float64]:
+        """How unlike the training images features (B, F) are, (B,): above 1 is unlike; a deviation more is e-fold."""
+        return np.exp(np.minimum(self.summed(values) - self.limit, 50.0))
 
-        With ``slices`` by the limit of a slice that votes on its volume, not by that of a single picture.
-        """
-        return np.exp(np.minimum(self.summed(values) - (self.slice_limit if slices else self.limit), 50.0))
+    @property
+    def slice_factor(self) -> float:
+        """That makes of a picture's score that of a slice that votes on its volume, by `slice_limit`."""
+        return math.exp(self.limit - self.slice_limit)
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file."""
@@ -194,17 +196,6 @@ def is_current(stage_dir: str | Path, network: Any) -> bool:
         return False
 
 
-def score(
-    scope: Scope,
-    network: Any,
-    image: Tensor,
-    foreground: Tensor | None = None,
-    encoded: tuple[list[Tensor], list[Tensor]] | None = None,
-) -> NDArray[np.float64]:
-    """How unlike the training images (B, C, H, W[, D]) are, (B,): at most 1 for 95 % of validation or more."""
-    return scope.score(features(network, image, foreground, encoded))
-
-
 class ScopeScorer:
     """Scores every slice where scope.npz lies beside the weights; see `scripts.inference.inferers.SliceScorer`.
 
@@ -237,9 +228,9 @@ class ScopeScorer:
             logger.warning("%s was fitted with other weights: images are not scored", FILE)
             self.scope = None
             return {}
-        values = features(network, units, None, encoded)
-        scores = {"scope": self.scope.score(values), "scope_slice": self.scope.score(values, slices=True)}
-        return {name: torch.from_numpy(found).float().to(units.device) for name, found in scores.items()}
+        values = self.scope.score(features(network, units, None, encoded))
+        scores = torch.from_numpy(values).float().to(units.device)
+        return {"scope": scores, "scope_slice": scores * self.scope.slice_factor}
 
 
 def votes_of(study: Any) -> list[bool]:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import threading
 import time
 import zipfile
@@ -29,6 +28,7 @@ from bundle.service import create_app
 from bundle.uploads import UploadLimits
 from scripts.inference.results import verdict_in_words
 from tests.data.test_datalists_sources import write_series
+from tests.ports import free_port
 from tests.scans import head, oblique, save, save_picture, write_overlay
 from transforms.limits import ReadLimits
 
@@ -75,9 +75,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def address(predictor):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(create_app(predictor, LIMITS), port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

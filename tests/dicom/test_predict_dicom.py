@@ -11,14 +11,9 @@ import pytest
 from tests.dicom.series import GEOMETRIES, write_series
 from tests.dicom.test_objects import segment_masks
 from tests.inference.test_predict import run
-from tests.scans import head, save_picture, write_overlay
+from tests.scans import head, save_picture
 
 hd = pytest.importorskip("highdicom", reason="highdicom (the extra dicom) is not installed")
-
-
-@pytest.fixture(scope="module")
-def overlay(tmp_path_factory):
-    return write_overlay(tmp_path_factory.mktemp("weights"))
 
 
 def drawn(geometry):

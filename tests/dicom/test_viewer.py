@@ -17,11 +17,15 @@ from PIL import Image
 
 from scripts.dicom import archive, viewer
 from scripts.dicom.samples import write_sample
-from scripts.dicom.viewer import serving, study_page
+from scripts.dicom.viewer import serving
 from tests.dicom.test_objects import prediction, write
 
 FLAGS = ["--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 DRAWING = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+
+
+def study_page(address, study):
+    return f"{address}/viewer?StudyInstanceUIDs={study}"
 
 
 @pytest.fixture

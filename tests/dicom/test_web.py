@@ -21,16 +21,10 @@ from tests.dicom.series import write_series
 from tests.dicom.test_objects import segment_masks
 from tests.dicom.test_predict_dicom import drawn
 from tests.inference.test_predict import run
-from tests.scans import write_overlay
 
 pytest.importorskip("highdicom", reason="highdicom (the extra dicom) is not installed")
 pytest.importorskip("dicomweb_client", reason="dicomweb-client (the extra dicom) is not installed")
 FIRST, SECOND = (str(generate_uid(entropy_srcs=[name])) for name in ("first", "second"))
-
-
-@pytest.fixture(scope="module")
-def overlay(tmp_path_factory):
-    return write_overlay(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

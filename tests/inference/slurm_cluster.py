@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 START_S, END_S = 30.0, 20.0
 
@@ -48,12 +50,6 @@ class Unavailable(RuntimeError):
     """Slurm cannot be started here."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def slurm_cluster(folder: Path) -> Iterator[Path]:
     """Start Slurm, and end all of it with the context; the path of its ``slurm.conf``.
@@ -75,8 +71,8 @@ def slurm_cluster(folder: Path) -> Iterator[Path]:
     config.write_text(
         CONFIG.format(
             host=socket.gethostname().partition(".")[0],
-            controller=_free_port(),
-            node=_free_port(),
+            controller=free_port(),
+            node=free_port(),
             user=getpass.getuser(),
             folder=folder,
             cores=os.cpu_count(),

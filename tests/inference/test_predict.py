@@ -18,12 +18,7 @@ from scripts.__main__ import main as command
 from scripts.inference import predict
 from scripts.inference.batches import study_overlay
 from scripts.inference.pipeline import Inference
-from tests.scans import head, oblique, save, save_picture, write_overlay
-
-
-@pytest.fixture(scope="module")
-def overlay(tmp_path_factory):
-    return write_overlay(tmp_path_factory.mktemp("weights"))
+from tests.scans import head, oblique, save, save_picture
 
 
 @pytest.fixture

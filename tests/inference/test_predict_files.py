@@ -31,11 +31,6 @@ from tests.scans import head, oblique, save, save_picture, write_overlay
 
 
 @pytest.fixture(scope="module")
-def overlay(tmp_path_factory):
-    return write_overlay(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
 def inference(overlay):
     return Inference(overlay=overlay)
 

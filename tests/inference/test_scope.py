@@ -55,7 +55,7 @@ def test_a_picture_is_flagged_above_what_foreign_pictures_that_no_fit_saw_leave_
     found = scope.fit(training, validation, foreign, np.zeros(4), far)
     assert (found.score(far) > 1).mean() == pytest.approx(0.95, abs=0.003)
     assert (found.score(validation) > 1).mean() < 0.02, "what lies between the two is not flagged"
-    assert (found.score(validation, slices=True) > 1).mean() == pytest.approx(0.05, abs=0.003)
+    assert (found.score(validation) * found.slice_factor > 1).mean() == pytest.approx(0.05, abs=0.003)
     both = scope.fit(training, validation, foreign, np.zeros(4), near)
     assert both.limit == both.slice_limit == found.slice_limit, "never more than 5 % of validation"
 
@@ -293,7 +293,7 @@ def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, 
         reference = scope.load(run)
         image = dataset[0]["image"][None]
         values, _, _ = item_features(network, items[:1], pipeline)
-        np.testing.assert_allclose(scope.score(reference, network, image), reference.score(values), rtol=1e-6)
+        np.testing.assert_allclose(reference.score(features(network, image)), reference.score(values), rtol=1e-6)
         other = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=False, cases=4)
         assert (other["inside"]["n"], file.read_bytes() == before) == (4, True)
         at_inference(run, tmp_path)

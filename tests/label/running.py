@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 import uuid
@@ -14,14 +13,9 @@ from typing import Any
 from bundle.label import ENVIRONMENT, Label
 from bundle.label_sampling import Server
 from bundle.release import ROOT
+from tests.ports import free_port
 
 PATIENCE = 600.0  # seconds until the server answers, or a training ends, on a busy machine
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class RunningServer(Server):
