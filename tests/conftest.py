@@ -16,6 +16,11 @@ from scripts.training.train import train
 from tests.scans import write_overlay
 
 
+def pytest_make_parametrize_id(val):
+    """Bytes are named by their number: content may hold the time (gzip), and then workers collect different tests."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory) -> Path:
     """network.yaml of a tiny network of random weights, beside them."""
