@@ -29,7 +29,7 @@ from bundle.service_fields import Channel, Slice, Upload, known_fields
 from bundle.uploads import UploadLimits, UploadRefused, in_form_words, stored
 from scripts.inference.results import verdict_in_words
 from scripts.inference.study_files import read_image
-from transforms.reading import is_located
+from transforms.reading import file_kind, is_located
 
 __all__ = ["page_router", "read_gray"]
 
@@ -60,6 +60,7 @@ def read_gray(data: bytes, name: str, limits: UploadLimits) -> Gray:
             try:
                 array, affine, picture, _ = read_image(str(path), None, name, limits.read)
                 located = not picture and is_located(path)
+                dicom = file_kind(path) == "dicom"
             except ValueError as error:
                 raise type(error)(in_form_words(str(error), path, name)) from error
     except UploadRefused as error:
@@ -67,7 +68,7 @@ def read_gray(data: bytes, name: str, limits: UploadLimits) -> Gray:
         raise UploadRefused(error.status, reason if name in reason else f"{name}: {reason}") from error
     if picture:
         return Gray(array[..., 0].T, None, name, False)
-    return Gray(array[..., 0] if array.shape[-1] == 1 else array, affine, name, located)
+    return Gray(array[..., 0] if array.shape[-1] == 1 else array, affine, name, located, dicom)
 
 
 class Progress:

@@ -31,10 +31,13 @@ class Gray:
         affine: 4x4 of a volume; None: a picture.
         name: of the user's file.
         located: whether the file says where its voxels lie.
+        dicom: whether it is DICOM, so that DICOM objects can refer to it.
     """
 
-    def __init__(self, array: np.ndarray, affine: np.ndarray | None, name: str, located: bool) -> None:
-        self.array, self.affine, self.name, self.located = array, affine, name, located
+    def __init__(
+        self, array: np.ndarray, affine: np.ndarray | None, name: str, located: bool, dicom: bool = False
+    ) -> None:
+        self.array, self.affine, self.name, self.located, self.dicom = array, affine, name, located, dicom
 
     @property
     def channels(self) -> int:
@@ -125,6 +128,7 @@ def prediction_message(prediction: Prediction, gray: Gray, channel: int | None, 
             "views": None if prediction.uncertainty is None else prediction.uncertainty.views,
             "picture": picture,
             "located": gray.located,
+            "dicom": gray.dicom,
             "channels": gray.channels,
             "channel": channel,
             "windows": windows(values),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class Prediction:
         raw_mask, raw_evidence: its maps.
         scores: further numbers that judge the input, by name.
         uncertainty: where it was asked for.
+        objects: DICOM objects that were written.
     """
 
     source: str
@@ -76,6 +78,7 @@ class Prediction:
     scores: dict[str, float] = field(default_factory=dict)
     uncertainty: Uncertainty | None = None
     prevalence: dict[str, float] | None = None
+    objects: list[Path] = field(default_factory=list)
 
     @property
     def detected(self) -> bool | None:

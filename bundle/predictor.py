@@ -12,7 +12,9 @@ Example::
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -21,6 +23,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from bundle.asked import Asked, named, opened
 from bundle.predictions import Explanation, Prediction, Uncertainty
 from scripts.command.locations import ROOT
 from scripts.explain import methods
@@ -69,8 +72,8 @@ class Predictor:
         prevalence: Given = None,
     ) -> None:
         self.bundle_root = Path(bundle_root)
-        overrides = {} if prevalence is None else {"prevalence": prevalence}
-        self._inference = Inference(bundle_root, weights, overlay, device, overrides)
+        self._overrides = {} if prevalence is None else {"prevalence": prevalence}
+        self._inference = Inference(bundle_root, weights, overlay, device, self._overrides)
         self.network, self.device = self._inference.network, self._inference.device
         self.weights, self.classes = self._inference.weights, self._inference.classes
         self.prevalence = self._inference.prevalence
@@ -103,12 +106,16 @@ class Predictor:
         channel: int | None = None,
         name: str | None = None,
         progress: Progress | None = None,
+        series: str | None = None,
+        dicom: str | Path | None = None,
+        anonymous: bool = False,
     ) -> Prediction:
         """Predict one image.
 
         Args:
             image: a file (PNG, JPG, ..., NIfTI of two to four axes, folder with a DICOM series), several files (one a
-                channel), or an array: (rows, columns) gray values of a picture, or (X, Y[, Z[, C]]) with an affine.
+                channel), or an array: (rows, columns) gray values of a picture, or (X, Y[, Z[, C]]) with an affine;
+                or the address of a study or series of a DICOMweb server, as the verb ``predict`` takes it.
             affine: 4x4 of an array of a volume, voxel indices to RAS+ millimeters.
             foreground: the user's own mask of the head, on the image's grid; None: it is computed.
             assess_anyway: answer an image unlike those of the training too, instead of "not assessed".
@@ -118,14 +125,28 @@ class Predictor:
             channel: of a 4D volume; None: as the config says.
             name: what errors call an array.
             progress: told of the slices done and of all; (0, 0) while the image is prepared.
+            series: UID of the one DICOM series that is taken, of a folder or study of several.
+            dicom: write DICOM objects of a series, as the verb ``predict`` does with ``--dicom``: this path, with
+                ``_segmentation.dcm`` and so on behind it. `Prediction.objects` lists them.
+            anonymous: objects that say nothing of the patient.
 
         Raises:
             ValueError: when the image cannot be read, does not fit the network or shows no head; names the file.
+            OSError: when a DICOMweb server does not answer.
         """
         if progress is not None:
             progress(0, 0)
-        item = self._prepare(image, affine, foreground, slice, plane, channel, name)
-        return self._finish(item, self._inference.infer(item, progress), uncertainty, assess_anyway)
+        given: dict[str, Any] = {
+            "image": image,
+            "affine": affine,
+            "foreground": foreground,
+            "slice": slice,
+            "plane": plane,
+        }
+        given |= {"channel": channel, "name": name, "series": series}
+        asked = Asked(uncertainty, assess_anyway, dicom, anonymous)
+        with self._prepared(asked, **given) as item:
+            return self._finish(item, self._inference.infer(item, progress), asked)
 
     @overload
     def predict_batch(self, images: Sequence[Image | Mapping[str, Any]]) -> list[Prediction]: ...
@@ -150,22 +171,30 @@ class Predictor:
         """
         if errors not in ("raise", "return"):
             raise ValueError(f"errors is 'raise' or 'return', got {errors!r}")
-        prepared: list[tuple[dict[str, Any], bool, bool] | ValueError] = []
-        for image in images:
-            given = dict(image) if isinstance(image, Mapping) else {"image": image}
-            ask, anyway = (bool(given.pop(key, False)) for key in ("uncertainty", "assess_anyway"))
-            try:
-                prepared.append((self._prepare(**given), ask, anyway))
-            except ValueError as error:
-                if errors == "raise":
-                    raise
-                prepared.append(error)
-        items = [entry for entry in prepared if not isinstance(entry, ValueError)]
-        outputs = iter(self._inference.infer_together([item for item, _, _ in items]))
-        return [
-            entry if isinstance(entry, ValueError) else self._finish(entry[0], next(outputs), *entry[1:])
-            for entry in prepared
-        ]
+        prepared: list[tuple[dict[str, Any], Asked] | ValueError] = []
+        with ExitStack() as stack:
+            for image in images:
+                given: dict[str, Any] = dict(image) if isinstance(image, Mapping) else {"image": image}
+                asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked) if field.name in given})
+                try:
+                    prepared.append((stack.enter_context(self._prepared(asked, **given)), asked))
+                except ValueError as error:
+                    if errors == "raise":
+                        raise
+                    prepared.append(error)
+            items = [entry for entry in prepared if not isinstance(entry, ValueError)]
+            outputs = iter(self._inference.infer_together([item for item, _ in items]))
+            found: list[Prediction | ValueError] = []
+            for entry in prepared:
+                try:
+                    found.append(
+                        entry if isinstance(entry, ValueError) else self._finish(entry[0], next(outputs), entry[1])
+                    )
+                except ValueError as error:
+                    if errors == "raise":
+                        raise
+                    found.append(error)
+            return found
 
     def explain(
         self,
@@ -180,12 +209,13 @@ class Predictor:
         plane: str | None = None,
         channel: int | None = None,
         name: str | None = None,
+        series: str | None = None,
     ) -> Explanation:
         """Explain one image.
 
         Args:
-            image, affine, foreground, slice, plane, channel, name: as in `predict`. Without ``slice`` every slice of a
-                volume is explained, which takes long with the perturbing methods.
+            image, affine, foreground, slice, plane, channel, name, series: as in `predict`. Without ``slice`` every
+                slice of a volume is explained, which takes long with the perturbing methods.
             method: one of `scripts.explain.methods.METHODS`.
             layer: dotted name or alias, for the methods that explain layers; None: the default layer.
             target: "tumor" (log-odds of any tumor, the default), a class by name or number, the margin of two classes
@@ -196,7 +226,8 @@ class Predictor:
                 explains none, an image as in `predict`, and where no map can be made: Grad-CAM at a layer whose
                 gradients cancel, or the class without a tumor, whose logit the image does not change (docs/decisions).
         """
-        item = self._prepare(image, affine, foreground, slice, plane, channel, name)
+        with self._prepared(Asked(), image, affine, foreground, slice, plane, channel, name, series) as prepared:
+            item = prepared
         study = Study.of(item["image"])
         stack = slices_first(item["image"])
         mask = item["foreground"]
@@ -279,8 +310,10 @@ class Predictor:
             f"margin of two (as in {next(iter(margins))!r}), got {target!r}"
         )
 
-    def _prepare(
+    @contextmanager
+    def _prepared(
         self,
+        asked: Asked,
         image: Image,
         affine: np.ndarray | None = None,
         foreground: str | Path | np.ndarray | None = None,
@@ -288,23 +321,28 @@ class Predictor:
         plane: str | None = None,
         channel: int | None = None,
         name: str | None = None,
-    ) -> dict[str, Any]:
-        """The item that the pipeline makes of an image."""
-        item: dict[str, Any] = {"image": image, "affine": affine, "name": name}
-        given = {"foreground": foreground, "slice": slice, "plane": plane, "channel": channel}
-        item |= {key: value for key, value in given.items() if value is not None}
-        if isinstance(image, np.ndarray) and image.ndim == 2 and affine is None:
-            item["image"] = image.T
-            if isinstance(foreground, np.ndarray):
-                item["foreground"] = foreground.T
-        elif isinstance(image, Path):
-            item["image"] = str(image)
-        return self._inference.prepare(item)
+        series: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The item that the pipeline makes of an image; what is fetched of it is there as long as the block lasts."""
+        asked.check(image, slice)
+        with opened(image, series) as (source, called):
+            item: dict[str, Any] = {"image": source, "affine": affine, "name": name}
+            given = {"foreground": foreground, "slice": slice, "plane": plane, "channel": channel}
+            item |= {key: value for key, value in given.items() if value is not None}
+            if isinstance(source, np.ndarray) and source.ndim == 2 and affine is None:
+                item["image"] = source.T
+                if isinstance(foreground, np.ndarray):
+                    item["foreground"] = foreground.T
+            elif isinstance(source, Path):
+                item["image"] = str(source)
+            options = {"plane": plane, "channel": channel, **self._overrides}
+            about = {"options": {key: value for key, value in options.items() if value is not None}}
+            with named(source, called):
+                prepared = self._inference.prepare(item)
+            yield {**prepared, **about, "called": called, "given": foreground}
 
-    def _finish(
-        self, item: Mapping[str, Any], output: Mapping[str, Tensor], uncertainty: bool, assess_anyway: bool
-    ) -> Prediction:
-        done = self._inference.finish({**item, **({"assess_anyway": True} if assess_anyway else {})}, output)
+    def _finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor], asked: Asked) -> Prediction:
+        done = self._inference.finish({**item, **({"assess_anyway": True} if asked.assess_anyway else {})}, output)
         result, mask = done["result"], done["pred"]
         study = Study.of(item["image"])
 
@@ -313,7 +351,7 @@ class Predictor:
             return np.ascontiguousarray(array.T) if study.picture else array
 
         return Prediction(
-            source=str(mask.meta["filename_or_obj"]),
+            source=item["called"] or str(mask.meta["filename_or_obj"]),
             probability=result["tumor_probability"],
             probabilities=result["class_probabilities"],
             slice_probabilities=result["slice_probabilities"],
@@ -331,7 +369,8 @@ class Predictor:
             raw_evidence=on_grid(done["raw_evidence"]) if "raw_evidence" in done else None,
             flags=result["flags"],
             scores=result.get("scores", {}),
-            uncertainty=self._uncertainty(item, study, output) if uncertainty else None,
+            uncertainty=self._uncertainty(item, study, output) if asked.uncertainty else None,
+            objects=asked.write(self._inference, item["options"], item["given"], done, item["called"]),
         )
 
     def _uncertainty(self, item: Mapping[str, Any], study: Study, output: Mapping[str, Tensor]) -> Uncertainty:

@@ -17,6 +17,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -31,7 +32,7 @@ from bundle.page import page_router
 from bundle.predictor import Prediction, Predictor
 from bundle.service_answers import encode_explanation, encode_prediction
 from bundle.service_docs import describing_page
-from bundle.service_fields import Channel, ForegroundUpload, Plane, Slice, Upload, known_fields
+from bundle.service_fields import Anonymous, Channel, Dicom, ForegroundUpload, Plane, Slice, Upload, known_fields
 from bundle.service_guards import BodyLimit, HostCheck
 from bundle.service_model import NOTICE, describe_model, read_metadata
 from bundle.service_schema import ExplanationAnswer, Health, Model, MultitaskAnswer, Problem
@@ -133,6 +134,8 @@ def create_app(
         assess_anyway: Annotated[bool, Form(description="answer images unlike those of the training too")] = False,
         uncertainty: Annotated[bool, Form(description="seven passes in place of one")] = False,
         arrays: Annotated[bool, Form(description="mask and evidence in the answer")] = True,
+        dicom: Dicom = False,
+        anonymous: Anonymous = False,
     ) -> Any:
         """Probability of a tumor and of each class, mask and evidence of one image or volume."""
         options = {"slice": slice, "plane": plane, "channel": channel}
@@ -140,11 +143,12 @@ def create_app(
             given = await _given(stack, image, foreground, options, limits)
             picture = given["image"].is_file() and file_kind(given["image"]) == "picture"
             lane = app.state.lanes["pictures" if picture else "volumes"]
+            asked: dict[str, Any] = {"uncertainty": uncertainty, "assess_anyway": assess_anyway, "anonymous": anonymous}
+            if dicom:
+                asked["dicom"] = Path(stack.enter_context(TemporaryDirectory(prefix="objects"))) / "image"
             with _reasons(given):
-                prediction = await _answer(
-                    request, lane, {**given, "uncertainty": uncertainty, "assess_anyway": assess_anyway}
-                )
-        return await run_in_threadpool(encode_prediction, prediction, image.filename, arrays)
+                prediction = await _answer(request, lane, {**given, **asked})
+            return await run_in_threadpool(encode_prediction, prediction, image.filename, arrays)
 
     @app.post("/explain", response_model=ExplanationAnswer, responses=PROBLEMS, dependencies=known)
     async def explain(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bundle.predictions import Explanation, Prediction
 from bundle.service_model import NOTICE
+from scripts.dicom.writing import object_kind
 from scripts.inference.postprocessing import shown_evidence
 from scripts.pictures import overlays
 
@@ -46,6 +47,9 @@ def encode_prediction(prediction: Prediction, name: str | None, arrays: bool) ->
             if picture:  # 255 steps hold the scale of pictures, not log-odds without an end
                 evidence = shown_evidence(torch.from_numpy(evidence)).numpy()
             answer["evidence"] = encode_array(evidence, prediction.affine, picture)
+    answer["objects"] = {
+        object_kind(path): base64.b64encode(path.read_bytes()).decode() for path in prediction.objects
+    } or None
     return answer
 
 

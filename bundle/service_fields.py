@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from bundle.uploads import KINDS, UploadRefused
 
-__all__ = ["Channel", "ForegroundUpload", "Plane", "Slice", "Upload", "known_fields"]
+__all__ = ["Anonymous", "Channel", "Dicom", "ForegroundUpload", "Plane", "Slice", "Upload", "known_fields"]
 
 Upload = Annotated[UploadFile, File(description=KINDS)]
 ForegroundUpload = Annotated[
@@ -19,6 +19,8 @@ ForegroundUpload = Annotated[
 Slice = Annotated[int | None, Form(ge=0, le=1 << 20, description="one slice of a volume; all where it is not given")]
 Plane = Annotated[Literal["axial", "coronal", "sagittal", "auto"] | None, Form(description="in which a volume is cut")]
 Channel = Annotated[int | None, Form(ge=0, le=1 << 20, description="which volume of a 4D file, counted from 0")]
+Dicom = Annotated[bool, Form(description="of a DICOM series: objects in the answer, those of predict --dicom")]
+Anonymous = Annotated[bool, Form(description="objects that say nothing of the patient")]
 
 
 async def known_fields(request: Request) -> None:

@@ -67,6 +67,14 @@ class RawAnswer(BaseModel):
     contradictions: list[str]
 
 
+class DicomObjects(BaseModel):
+    """DICOM objects that refer to the uploaded series, each a file in base64."""
+
+    segmentation: str = Field(description="Segmentation, binary: the mask")
+    evidence: str | None = Field(default=None, description="Parametric Map; null without an evidence head")
+    report: str = Field(description="Enhanced Structured Report, TID 1500")
+
+
 class MultitaskAnswer(BaseModel):
     """Prediction for one image or volume."""
 
@@ -99,6 +107,7 @@ class MultitaskAnswer(BaseModel):
     evidence: EncodedArray | None = Field(
         description="calibrated log-odds e, 0 and up; of a picture 255 tanh(e / 2); null without an evidence head"
     )
+    objects: DicomObjects | None = Field(description="of a DICOM series, where they are asked for")
     notice: str
 
 

@@ -1,6 +1,6 @@
 // The page: files of this tab, what is asked about them, and what is seen.
 
-import {ask} from "./stream.js";
+import {ask, dicomObjects} from "./stream.js";
 import {perSlice, planesOf} from "./geometry.js";
 import {bestSlice, study, useRaw, volumes} from "./measures.js";
 import {clear, fillDetails, make, options, row, showPainted, showVerdict} from "./panels.js";
@@ -284,6 +284,7 @@ function fillTools(item) {
   options($("channel"), [...Array(answer.channels).keys()].map(String), String(answer.channel ?? 0));
   $("doubt").hidden = answer.result.probability_std !== null;
   fillDetails(item, setup);
+  $("save-dicom").hidden = !answer.dicom;
   $("save-words").textContent = answer.picture ? "Mask and map as PNG on the picture's grid." : "Mask and map as NIfTI on the file's grid, with its affine.";
 }
 
@@ -411,6 +412,16 @@ $("save-map").onclick = async () => {
   const map = study(open).maps[0];
   if (!map) return say(`${open.name}: there is no map to save; show one first`);
   save(...(await saved(open, {...open.mask, data: map.data, file: map.file}, map.method)));
+};
+$("save-dicom").onclick = async () => {
+  const {name, file, asked} = open;
+  say(`${name}: read again for its DICOM objects`, "note");
+  try {
+    for (const [kind, blob] of await dicomObjects(file, {assess_anyway: asked.assess_anyway})) save(blob, `${stem(name)}_${kind}.dcm`);
+    say();
+  } catch (error) {
+    say(error.message);
+  }
 };
 $("save-json").onclick = () => {
   save(new Blob([resultOf(open, setup.model)], {type: "application/json"}), `${stem(open.name)}_result.json`);

@@ -59,8 +59,7 @@ function nifti(file) {
   return {shape, data: new kind(file.buffer, start, count), file};
 }
 
-// Ask a question about a file; `told` hears how far it is. The last message is the answer.
-export async function ask(route, file, fields, told, signal) {
+async function sent(route, file, fields, signal) {
   const body = new FormData();
   body.append("image", file, file.name);
   for (const [name, value] of Object.entries(fields)) if (value !== null && value !== undefined) body.append(name, value);
@@ -75,6 +74,19 @@ export async function ask(route, file, fields, told, signal) {
     const said = (await response.json().catch(() => ({}))).detail ?? response.statusText;
     throw new Error(`${file.name}: ${typeof said === "string" ? said : JSON.stringify(said)}`);
   }
+  return response;
+}
+
+// DICOM objects of a DICOM series, by what they are; the series is predicted again.
+export async function dicomObjects(file, fields) {
+  const response = await sent("predict_multitask", file, {...fields, dicom: true, arrays: false});
+  const given = Object.entries((await response.json()).objects).filter(([, data]) => data);
+  return given.map(([kind, data]) => [kind, new Blob([Uint8Array.from(atob(data), letter => letter.charCodeAt(0))])]);
+}
+
+// Ask a question about a file; `told` hears how far it is. The last message is the answer.
+export async function ask(route, file, fields, told, signal) {
+  const response = await sent(route, file, fields, signal);
   for await (const message of messages(response)) {
     if (message.stage === "refused") throw new Error(message.detail);
     if (message.stage === "done") return message;

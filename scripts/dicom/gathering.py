@@ -46,13 +46,14 @@ def fetched(address: str, series: str | None = None) -> Iterator[Gathered]:
         yield Gathered(Path(made) / uid, uid, chosen)
 
 
-def gather_series(images: Sequence[Path], series: str, made: Path) -> Gathered:
+def gather_series(images: Sequence[Path], series: str, made: Path, nameless: bool = False) -> Gathered:
     """The files of one series, whatever else lies beside them.
 
     Args:
         images: folders, whose files are looked through, or files.
         series: its UID.
         made: folder for the links.
+        nameless: number the files.
 
     Raises:
         ValueError: when it is not there; lists what is.
@@ -66,7 +67,7 @@ def gather_series(images: Sequence[Path], series: str, made: Path) -> Gathered:
     if not files:
         listed = "; ".join(f"{count} files of series {uid or 'without UID'}" for uid, count in others.items())
         raise ValueError(f"no file is of series {series}; found: {listed or 'no DICOM series that is read here'}")
-    return Gathered(_linked(files, made / series, False), series, f"series {series}")
+    return Gathered(_linked(files, made / series, nameless), series, f"series {series}")
 
 
 def gather_nameless(images: Sequence[Path], made: Path) -> tuple[list[Gathered], list[tuple[str, str]]]:

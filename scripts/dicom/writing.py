@@ -21,12 +21,17 @@ from scripts.dicom.sources import Source
 from scripts.dicom.uids import Uids
 from transforms.reading import file_kind
 
-__all__ = ["ENDINGS", "ObjectWriter", "check_available", "only_series", "write_objects"]
+__all__ = ["ENDINGS", "ObjectWriter", "check_available", "object_kind", "only_series", "write_objects"]
 
 # It names every group of elements that it copies.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 ENDINGS = ("_segmentation.dcm", "_evidence.dcm", "_report.dcm")
+
+
+def object_kind(path: Path) -> str:
+    """What a written object is: the last word of its file name, as in "case_segmentation.dcm"."""
+    return path.stem.rpartition("_")[2]
 
 
 def check_available() -> None:
@@ -36,7 +41,9 @@ def check_available() -> None:
         ValueError: when it is not.
     """
     if importlib.util.find_spec("highdicom") is None:
-        raise ValueError("--dicom needs highdicom, which is not installed; install it with pip install highdicom")
+        raise ValueError(
+            "DICOM objects are written by highdicom, which is not installed; install it with pip install highdicom"
+        )
 
 
 def only_series(images: Iterable[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:

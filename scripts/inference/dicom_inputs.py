@@ -15,11 +15,12 @@ from pydicom.uid import RE_VALID_UID
 
 from scripts.dicom.gathering import Gathered, fetched, gather_nameless, gather_series
 from scripts.dicom.web import Server, is_address
-from scripts.dicom.writing import ENDINGS, only_series
+from scripts.dicom.writing import ENDINGS, ObjectWriter, check_available, only_series
 from scripts.inference.image_files import find_images
+from scripts.inference.pipeline import Inference
 from scripts.inference.result_names import result_stems
 
-__all__ = ["Inputs", "inputs", "is_called", "store_objects"]
+__all__ = ["Inputs", "inputs", "is_called", "object_writer", "one_series", "store_objects"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,35 @@ class Inputs:
 
 
 @contextmanager
+def one_series(
+    source: Path | str, series: str | None = None, out: Path | None = None, nameless: bool = False
+) -> Iterator[Gathered]:
+    """One DICOM series, fetched from a server or chosen from a folder, in a folder that lives as long as the block.
+
+    Args:
+        source: address of a study or series of a DICOMweb server; or a folder or file.
+        series: its UID; None: the only one of the study.
+        out: folder of results, which is left out.
+        nameless: call its files by numbers.
+
+    Raises:
+        ValueError: when there is no such series, or the address is none.
+        OSError: when the folder or the server cannot be read.
+    """
+    if series is not None and not re.fullmatch(RE_VALID_UID, series):
+        raise ValueError(f"series is the UID of a series (as 1.2.840.113619.2.1), got {series!r}")
+    if is_address(source):
+        with fetched(str(source), series) as one:
+            yield one
+        return
+    if series is None:
+        raise ValueError(f"{source} is no address of a DICOMweb server; give the UID of the series that is taken of it")
+    found = find_images(Path(source), out)
+    with TemporaryDirectory(prefix="series") as made:
+        yield gather_series(found.images, series, Path(made), nameless)
+
+
+@contextmanager
 def inputs(
     source: Path | str, out: Path, series: str | None = None, dicom: bool = False, nameless: bool = False
 ) -> Iterator[Inputs]:
@@ -63,29 +93,19 @@ def inputs(
         ValueError: when there is no image, no such series, or the address is none.
         OSError: when the folder or the server cannot be read.
     """
-    if series is not None and not re.fullmatch(RE_VALID_UID, series):
-        raise ValueError(f"--series is the UID of a series (as 1.2.840.113619.2.1), got {series!r}")
-    if is_address(source):
-        with fetched(str(source), series) as one:
+    if series is not None or is_address(source):
+        with one_series(source, series, out, nameless) as one:
             yield _of([one])
         return
     found = find_images(Path(source), out)
-    with TemporaryDirectory(prefix="series") as folder:
-        made = Path(folder)
-        images = found.images
-        if series is not None:
-            one = gather_series(images, series, made / "chosen")
-            if not nameless:
-                yield _of([one])
-                return
-            images, found.failed = [one.folder], []
-        if nameless:
-            gathered, left = gather_nameless(images, made / "nameless")
+    if nameless:
+        with TemporaryDirectory(prefix="series") as made:
+            gathered, left = gather_nameless(found.images, Path(made))
             failed = [(Path(called), reason) for called, reason in left]
-            count = len(images)
+            count = len(found.images)
             failed += [(Path(f"input {count + k}"), "it cannot be opened") for k in range(1, len(found.failed) + 1)]
             yield _of(gathered, failed)
-            return
+        return
     for note in found.notes():
         logger.info("%s", note)
     if dicom:
@@ -102,6 +122,22 @@ def _of(gathered: Sequence[Gathered], failed: Sequence[tuple[Path, str]] = ()) -
 def is_called(image: str) -> bool:
     """Whether a table calls an image by an address or UID and not by its path."""
     return is_address(image) or re.fullmatch(RE_VALID_UID, image.removeprefix("series ")) is not None
+
+
+def object_writer(inference: Inference, options: Mapping[str, Any], anonymous: bool = False) -> ObjectWriter:
+    """Writes the DICOM objects of a result; what is the same gets the same UIDs, whoever asked for it.
+
+    Args:
+        inference: the loaded bundle.
+        options: of the inference, that were asked for, as plain values by config id.
+        anonymous: leave out what the series says of the patient.
+
+    Raises:
+        ValueError: when highdicom is not installed.
+    """
+    check_available()
+    made_by = {**inference.identity(options), "options": dict(options)}
+    return ObjectWriter(made_by, inference.metadata["intended_use"], anonymous)
 
 
 def store_objects(out: Path, rows: Sequence[Mapping[str, Any]], address: str) -> str:

@@ -48,7 +48,7 @@ class FoundImages:
             yield f"{sum(self.others.values())} files are no images by their names ({kinds}) and left out"
 
 
-def find_images(folder: Path, out: Path) -> FoundImages:
+def find_images(folder: Path, out: Path | None = None) -> FoundImages:
     """Look for images under a folder and in folders that links lead to; what lies under ``out`` is left out.
 
     A folder counts as a DICOM series where a file in it is named or begins like a DICOM file.
@@ -88,9 +88,9 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _enter(folder: Path, out: Path, seen: set[tuple[int, int]], found: FoundImages) -> bool:
+def _enter(folder: Path, out: Path | None, seen: set[tuple[int, int]], found: FoundImages) -> bool:
     """Whether to look into a folder: not into hidden ones, the results, or one that was looked into before."""
-    if folder.name.startswith(".") or folder.resolve() == out.resolve():
+    if folder.name.startswith(".") or (out is not None and folder.resolve() == out.resolve()):
         return False
     identity = _identity(folder)
     if identity in seen:

@@ -111,9 +111,13 @@ class Inference:
         """What the bundle says of itself: ``configs/metadata.json``."""
         return json.loads((self._root / "configs" / "metadata.json").read_text(encoding="utf-8"))
 
-    def identity(self) -> dict[str, str]:
-        """What decides about a result beside the image: version, weights, config and scope, as hashes."""
-        config = {key: value for key, value in self._config.items() if key not in _PLACES}
+    def identity(self, options: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """What decides about a result beside the image: version, weights, config and scope, as hashes.
+
+        Args:
+            options: values by config id that hold for one image, in place of those of the config.
+        """
+        config = {key: value for key, value in {**self._config, **(options or {})}.items() if key not in _PLACES}
         scope = self.weights.parent / SCOPE
         return {
             "version": str(self.metadata["version"]),

@@ -32,9 +32,9 @@ from typing import Any
 from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.dicom.web import is_address
-from scripts.dicom.writing import ObjectWriter, check_available
+from scripts.dicom.writing import check_available
 from scripts.inference.batches import BatchPrediction, summary
-from scripts.inference.dicom_inputs import inputs, is_called, store_objects
+from scripts.inference.dicom_inputs import inputs, is_called, object_writer, store_objects
 from scripts.inference.engines import by_shards, run_shards
 from scripts.inference.manifest import LEDGER, is_manifest, opened, prepare
 from scripts.inference.merging import merge
@@ -80,8 +80,7 @@ class Recipe:
         inference = Inference(self.bundle_root, self.weights, self.overlays, self.device, self.options)
         options, objects = dict(self.options), None
         if self.dicom:
-            made_by = {**inference.identity(), "options": dict(options)}
-            objects = ObjectWriter(made_by, inference.metadata["intended_use"], self.anonymous)
+            objects = object_writer(inference, options, self.anonymous)
             options |= {"dicom": True, "anonymous": self.anonymous}
         return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects, called)
 

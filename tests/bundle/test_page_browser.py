@@ -15,6 +15,7 @@ import zipfile
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 pytest.importorskip("fastapi", reason="the service's packages are not installed (extra 'serve')")
@@ -28,6 +29,7 @@ from bundle.service import create_app
 from bundle.uploads import UploadLimits
 from scripts.inference.results import verdict_in_words
 from tests.data.test_datalists_sources import write_series
+from tests.dicom.series import write_series as write_placed
 from tests.ports import free_port
 from tests.scans import head, oblique, save, save_picture, write_overlay
 from transforms.limits import ReadLimits
@@ -315,6 +317,27 @@ def test_a_zipped_series_is_read(driven, predictor, files, folder):
     assert driven.text("words").lower() in verdict_in_words(expected.to_json())
     assert "voxels" in driven.page.locator("#details").text_content()
     assert driven.page.locator("#over-slices").is_visible()
+
+
+def test_a_series_is_saved_as_dicom_objects_and_a_picture_is_not(driven, files, folder):
+    pytest.importorskip("highdicom", reason="highdicom (the extra dicom) is not installed")
+    slices = np.stack([head()[:, :, 2 + k].T for k in range(5)]).astype(np.uint16)
+    with zipfile.ZipFile(folder / "placed.zip", "w") as archive:
+        for path in write_placed(folder / "placed", "axial", slices).iterdir():
+            archive.write(path, path.name)
+    driven.read(folder / "placed.zip")
+    given = []
+    driven.page.on("download", lambda download: given.append(download))
+    with driven.page.expect_event("download", lambda one: one.suggested_filename.endswith("_report.dcm")):
+        driven.page.locator("#save-dicom").click()
+    objects = {one.suggested_filename: pydicom.dcmread(one.path()) for one in given}
+    assert {name: made.Modality for name, made in objects.items()} == {
+        "placed_segmentation.dcm": "SEG", "placed_evidence.dcm": "OT", "placed_report.dcm": "SR"
+    }  # fmt: skip
+    assert driven.page.locator("#problem").is_hidden()
+    driven.give(files["picture"])
+    driven.page.locator("#items button", has_text="picture").click()
+    driven.page.locator("#save-dicom").wait_for(state="hidden")
 
 
 def test_broken_and_huge_files_are_named_as_the_user_names_them(driven, files):
