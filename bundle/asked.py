@@ -28,6 +28,7 @@ class Asked:
     assess_anyway: bool = False
     dicom: str | Path | None = None
     anonymous: bool = False
+    evidence_segments: bool = False
 
     def check(self, image: Any, slice: int | None) -> None:
         """Look whether DICOM objects can be written, before anything is computed.
@@ -36,8 +37,9 @@ class Asked:
             ValueError: when they are asked for and no object can refer to the image.
         """
         if self.dicom is None:
-            if self.anonymous:
-                raise ValueError("anonymous is for the objects that dicom asks for; give both")
+            for name in ("anonymous", "evidence_segments"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is for the objects that dicom asks for; give both")
             return
         if not isinstance(image, (str, Path)):
             raise ValueError("dicom asks for objects that refer to a DICOM series; give its folder, file or address")
@@ -78,7 +80,8 @@ class Asked:
             options = {**options, "foreground": _sha256(foreground)}
         image = Path(done["pred"].meta["filename_or_obj"])
         with named(image, called):
-            return object_writer(inference, options, self.anonymous)(image, done, Path(self.dicom))
+            writer = object_writer(inference, options, self.anonymous, self.evidence_segments)
+            return writer(image, done, Path(self.dicom))
 
 
 @contextmanager

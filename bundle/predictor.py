@@ -109,6 +109,7 @@ class Predictor:
         series: str | None = None,
         dicom: str | Path | None = None,
         anonymous: bool = False,
+        evidence_segments: bool = False,
     ) -> Prediction:
         """Predict one image.
 
@@ -129,6 +130,7 @@ class Predictor:
             dicom: write DICOM objects of a series, as the verb ``predict`` does with ``--dicom``: this path, with
                 ``_segmentation.dcm`` and so on behind it. `Prediction.objects` lists them.
             anonymous: objects that say nothing of the patient.
+            evidence_segments: the evidence as a Segmentation too, for viewers without maps.
 
         Raises:
             ValueError: when the image cannot be read, does not fit the network or shows no head; names the file.
@@ -144,7 +146,7 @@ class Predictor:
             "plane": plane,
         }
         given |= {"channel": channel, "name": name, "series": series}
-        asked = Asked(uncertainty, assess_anyway, dicom, anonymous)
+        asked = Asked(uncertainty, assess_anyway, dicom, anonymous, evidence_segments)
         with self._prepared(asked, **given) as item:
             return self._finish(item, self._inference.infer(item, progress), asked)
 

@@ -32,7 +32,17 @@ from bundle.page import page_router
 from bundle.predictor import Prediction, Predictor
 from bundle.service_answers import encode_explanation, encode_prediction
 from bundle.service_docs import describing_page
-from bundle.service_fields import Anonymous, Channel, Dicom, ForegroundUpload, Plane, Slice, Upload, known_fields
+from bundle.service_fields import (
+    Anonymous,
+    Channel,
+    Dicom,
+    EvidenceSegments,
+    ForegroundUpload,
+    Plane,
+    Slice,
+    Upload,
+    known_fields,
+)
 from bundle.service_guards import BodyLimit, HostCheck
 from bundle.service_model import NOTICE, describe_model, read_metadata
 from bundle.service_schema import ExplanationAnswer, Health, Model, MultitaskAnswer, Problem
@@ -136,6 +146,7 @@ def create_app(
         arrays: Annotated[bool, Form(description="mask and evidence in the answer")] = True,
         dicom: Dicom = False,
         anonymous: Anonymous = False,
+        evidence_segments: EvidenceSegments = False,
     ) -> Any:
         """Probability of a tumor and of each class, mask and evidence of one image or volume."""
         options = {"slice": slice, "plane": plane, "channel": channel}
@@ -143,7 +154,8 @@ def create_app(
             given = await _given(stack, image, foreground, options, limits)
             picture = given["image"].is_file() and file_kind(given["image"]) == "picture"
             lane = app.state.lanes["pictures" if picture else "volumes"]
-            asked: dict[str, Any] = {"uncertainty": uncertainty, "assess_anyway": assess_anyway, "anonymous": anonymous}
+            asked: dict[str, Any] = {"uncertainty": uncertainty, "assess_anyway": assess_anyway}
+            asked |= {"anonymous": anonymous, "evidence_segments": evidence_segments}
             if dicom:
                 asked["dicom"] = Path(stack.enter_context(TemporaryDirectory(prefix="objects"))) / "image"
             with _reasons(given):

@@ -10,7 +10,9 @@ from starlette.requests import Request
 
 from bundle.uploads import KINDS, UploadRefused
 
-__all__ = ["Anonymous", "Channel", "Dicom", "ForegroundUpload", "Plane", "Slice", "Upload", "known_fields"]
+__all__ = [
+    "Anonymous", "Channel", "Dicom", "EvidenceSegments", "ForegroundUpload", "Plane", "Slice", "Upload", "known_fields",
+]  # fmt: skip
 
 Upload = Annotated[UploadFile, File(description=KINDS)]
 ForegroundUpload = Annotated[
@@ -21,6 +23,7 @@ Plane = Annotated[Literal["axial", "coronal", "sagittal", "auto"] | None, Form(d
 Channel = Annotated[int | None, Form(ge=0, le=1 << 20, description="which volume of a 4D file, counted from 0")]
 Dicom = Annotated[bool, Form(description="of a DICOM series: objects in the answer, those of predict --dicom")]
 Anonymous = Annotated[bool, Form(description="objects that say nothing of the patient")]
+EvidenceSegments = Annotated[bool, Form(description="of the objects: the evidence as a Segmentation too")]
 
 
 async def known_fields(request: Request) -> None:

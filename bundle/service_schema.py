@@ -73,6 +73,7 @@ class DicomObjects(BaseModel):
     segmentation: str = Field(description="Segmentation, binary: the mask")
     evidence: str | None = Field(default=None, description="Parametric Map; null without an evidence head")
     report: str = Field(description="Enhanced Structured Report, TID 1500")
+    segments: str | None = Field(default=None, description="Segmentation, binary: the evidence in steps, if asked for")
 
 
 class MultitaskAnswer(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lazy_loader
@@ -18,12 +18,15 @@ hd = lazy_loader.load("highdicom")
 
 MAKER = "TumorLens"
 # Number of a series, which viewers sort by; far from those of scanners.
-SERIES_NUMBERS = {"segmentation": 9801, "evidence": 9802, "report": 9803}
+SERIES_NUMBERS = {"segmentation": 9801, "evidence": 9802, "report": 9803, "segments": 9804}
 NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 BRAIN = Code("12738006", "SCT", "Brain")
+CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
 NO_UNITS = Code("1", "UCUM", "no units")
 EVIDENCE = Code("EVIDENCE", "99TUMORLENS", "Evidence of a tumor, calibrated log-odds from 0 (none)")
+# Odds that a segment of evidence begins at, and its color: two of the scale inferno, whose lightness rises evenly.
+ODDS = {3: (221, 81, 58), 19: (252, 255, 164)}
 WINDOW = 6.0  # log-odds that a viewer shows at first
 EVIDENCE_IN_WORDS = "log-odds of a tumor: 0 none, 1.1 odds of 3 to 1, 2.9 of 19 to 1"  # at most 64 characters
 
@@ -51,39 +54,81 @@ def segmentation(source: Source, mask: np.ndarray, uids: Uids, made_by: Mapping[
         uids: of this result.
         made_by: see `Uids`.
     """
+    numbers = range(1, max(1, int(mask.max())) + 1)
+    segments = [
+        {
+            "segment_label": "tumor" if len(numbers) == 1 else f"tumor, region {number}",
+            "segmented_property_category": ABNORMAL,
+            "segmented_property_type": NEOPLASM,
+            "tracking_uid": uids(f"segment {number}"),
+            "tracking_id": f"TumorLens tumor {number}",
+        }
+        for number in numbers
+    ]
+    return _binary(
+        source, mask, segments, uids, "segmentation", made_by, content_label="TUMOR",
+        content_description="Mask of the tumor by TumorLens", series_description="TumorLens mask",
+    )  # fmt: skip
+
+
+def evidence_segments(source: Source, evidence: np.ndarray, uids: Uids, made_by: Mapping[str, Any]) -> Dataset:
+    """The evidence as a binary Segmentation, a segment from each of `ODDS` up to the next, for viewers without maps.
+
+    Args:
+        source: the series.
+        evidence: (F, rows, columns) on its frames, calibrated log-odds, 0 and up.
+        uids: of this result.
+        made_by: see `Uids`.
+    """
+    segments = [
+        {
+            "segment_label": f"evidence, odds from {odds} to 1",
+            "segmented_property_category": CONCEPT,
+            "segmented_property_type": Code(f"EVIDENCE_{odds}", "99TUMORLENS", f"Evidence, odds from {odds} to 1"),
+            "tracking_uid": uids(f"evidence from {odds}"),
+            "tracking_id": f"TumorLens evidence {odds}",
+            "display_color": hd.color.CIELabColor.from_rgb(*color),
+        }
+        for odds, color in ODDS.items()
+    ]
+    return _binary(
+        source, np.digitize(evidence, np.log(list(ODDS))), segments, uids, "segments", made_by,
+        content_label="EVIDENCE", content_description="Evidence of a tumor by TumorLens, in steps",
+        series_description="TumorLens evidence, in steps",
+    )  # fmt: skip
+
+
+def _binary(
+    source: Source,
+    labels: np.ndarray,
+    segments: Sequence[Mapping[str, Any]],
+    uids: Uids,
+    kind: str,
+    made_by: Mapping[str, Any],
+    **about: str,
+) -> Dataset:
     algorithm = hd.AlgorithmIdentificationSequence(
         name=MAKER, family=codes.cid7162.ArtificialIntelligence, version=made_by["version"],
         parameters={"weights_sha256": made_by["weights_sha256"]},
     )  # fmt: skip
-    numbers = range(1, max(1, int(mask.max())) + 1)
-    segments = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label="tumor" if len(numbers) == 1 else f"tumor, region {number}",
-            segmented_property_category=ABNORMAL,
-            segmented_property_type=NEOPLASM,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-            tracking_uid=uids(f"segment {number}"),
-            tracking_id=f"TumorLens tumor {number}",
-            anatomic_regions=[BRAIN],
-        )
-        for number in numbers
-    ]
     made = hd.seg.Segmentation(
         source_images=source.datasets,
-        pixel_array=np.stack([mask == number for number in numbers], axis=-1).astype(np.uint8),
+        pixel_array=np.stack([labels == number + 1 for number in range(len(segments))], axis=-1).astype(np.uint8),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        content_label="TUMOR",
-        content_description="Mask of the tumor by TumorLens",
-        omit_empty_frames=bool(mask.any()),
-        series_description="TumorLens mask",
-        **common(uids, "segmentation", made_by),
-    )
+        segment_descriptions=[
+            hd.seg.SegmentDescription(
+                segment_number=number, algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                algorithm_identification=algorithm, anatomic_regions=[BRAIN], **segment,
+            )
+            for number, segment in enumerate(segments, 1)
+        ],
+        omit_empty_frames=bool(labels.any()),
+        **about,
+        **common(uids, kind, made_by),
+    )  # fmt: skip
     made.BodyPartExamined = "BRAIN"  # not paired: no laterality is asked for
-    own = [str(uids(f"segment {number}")) for number in numbers]
-    replace_random_uids(made, source.datasets, uids, "segmentation", [*own, *_own(made)])
+    own = [str(segment["tracking_uid"]) for segment in segments]
+    replace_random_uids(made, source.datasets, uids, kind, [*own, *_own(made)])
     return made
 
 

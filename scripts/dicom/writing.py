@@ -15,7 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from scripts.command.files import write_bytes
-from scripts.dicom.images import parametric_map, segmentation
+from scripts.dicom.images import evidence_segments, parametric_map, segmentation
 from scripts.dicom.report import report
 from scripts.dicom.sources import Source
 from scripts.dicom.uids import Uids
@@ -26,7 +26,7 @@ __all__ = ["ENDINGS", "ObjectWriter", "check_available", "object_kind", "only_se
 # It names every group of elements that it copies.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 
-ENDINGS = ("_segmentation.dcm", "_evidence.dcm", "_report.dcm")
+ENDINGS = ("_segmentation.dcm", "_evidence.dcm", "_report.dcm", "_segments.dcm")
 
 
 def object_kind(path: Path) -> str:
@@ -70,11 +70,13 @@ class ObjectWriter:
         made_by: version, hashes and options of the prediction; the UIDs follow from them and from the series.
         intended_use: one sentence.
         anonymous: leave out what the series says of the patient.
+        in_segments: write the evidence as a Segmentation too.
     """
 
     made_by: Mapping[str, Any]
     intended_use: str
     anonymous: bool = False
+    in_segments: bool = False
 
     def __call__(self, image: Path, done: Mapping[Any, Any], target: Path) -> list[Path]:
         """Write the objects of one finished item ("pred", "evidence", "result"); see `write_objects`."""
@@ -89,6 +91,7 @@ class ObjectWriter:
             target,
             self.intended_use,
             self.anonymous,
+            self.in_segments,
         )
 
 
@@ -102,8 +105,9 @@ def write_objects(
     target: Path,
     intended_use: str,
     anonymous: bool = False,
+    in_segments: bool = False,
 ) -> list[Path]:
-    """Write ``<target>_segmentation.dcm``, ``_evidence.dcm`` and ``_report.dcm``.
+    """Write ``<target>_segmentation.dcm``, ``_evidence.dcm``, ``_report.dcm`` and, where asked for, ``_segments.dcm``.
 
     Args:
         image: folder of the source series, or its one file.
@@ -115,6 +119,7 @@ def write_objects(
         target: path without the endings.
         intended_use: one sentence.
         anonymous: leave out what the series says of the patient.
+        in_segments: write the evidence as a Segmentation too.
 
     Raises:
         ValueError: when the series lacks what a reference needs, or the grid is not that of the series.
@@ -125,11 +130,15 @@ def write_objects(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values of the source that break the standard are copied, not judged here
         seg = segmentation(source, frames, uids, made_by)
-        found = None if evidence is None else parametric_map(source, source.frames(evidence, affine), uids, made_by)
+        values = None if evidence is None else source.frames(evidence, affine)
+        found = None if values is None else parametric_map(source, values, uids, made_by)
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
         volumes = [float((mask == number).sum()) * voxel_ml for number in range(1, max(1, int(mask.max())) + 1)]
         text = report(source, seg, found, result, volumes, uids, made_by, intended_use)
-        made = zip(ENDINGS, (seg, found, text), strict=True)
+        steps = None
+        if in_segments and values is not None:
+            steps = evidence_segments(source, values, uids, made_by)
+        made = zip(ENDINGS, (seg, found, text, steps), strict=True)
         return [_write(what, target.parent / f"{target.name}{ending}") for ending, what in made if what is not None]
 
 

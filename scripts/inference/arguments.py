@@ -56,6 +56,11 @@ def _predict(parser: Parser) -> None:
     parser.add_argument(
         "--anonymous", action="store_true", help="DICOM objects, tables and names that say nothing of the patient"
     )
+    parser.add_argument(
+        "--evidence_segments",
+        action="store_true",
+        help="DICOM evidence as a Segmentation too, for viewers as OHIF",
+    )
     add_shards(parser, "of a manifest: as many as cores")
 
 

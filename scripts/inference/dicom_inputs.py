@@ -124,20 +124,23 @@ def is_called(image: str) -> bool:
     return is_address(image) or re.fullmatch(RE_VALID_UID, image.removeprefix("series ")) is not None
 
 
-def object_writer(inference: Inference, options: Mapping[str, Any], anonymous: bool = False) -> ObjectWriter:
+def object_writer(
+    inference: Inference, options: Mapping[str, Any], anonymous: bool = False, evidence_segments: bool = False
+) -> ObjectWriter:
     """Writes the DICOM objects of a result; what is the same gets the same UIDs, whoever asked for it.
 
     Args:
         inference: the loaded bundle.
         options: of the inference, that were asked for, as plain values by config id.
         anonymous: leave out what the series says of the patient.
+        evidence_segments: write the evidence as a Segmentation too.
 
     Raises:
         ValueError: when highdicom is not installed.
     """
     check_available()
     made_by = {**inference.identity(options), "options": dict(options)}
-    return ObjectWriter(made_by, inference.metadata["intended_use"], anonymous)
+    return ObjectWriter(made_by, inference.metadata["intended_use"], anonymous, evidence_segments)
 
 
 def store_objects(out: Path, rows: Sequence[Mapping[str, Any]], address: str) -> str:

@@ -58,6 +58,7 @@ class Recipe:
         readers: threads that read ahead.
         dicom: write DICOM objects.
         anonymous: that say nothing of the patient.
+        evidence_segments: and the evidence as a Segmentation.
     """
 
     out: Path
@@ -70,6 +71,7 @@ class Recipe:
     readers: int = 1
     dicom: bool = False
     anonymous: bool = False
+    evidence_segments: bool = False
 
     def __call__(self, called: Mapping[Path, str] | None = None) -> BatchPrediction:
         """Load the network.
@@ -80,8 +82,8 @@ class Recipe:
         inference = Inference(self.bundle_root, self.weights, self.overlays, self.device, self.options)
         options, objects = dict(self.options), None
         if self.dicom:
-            objects = object_writer(inference, options, self.anonymous)
-            options |= {"dicom": True, "anonymous": self.anonymous}
+            objects = object_writer(inference, options, self.anonymous, self.evidence_segments)
+            options |= {"dicom": True, "anonymous": self.anonymous, "evidence_segments": self.evidence_segments}
         return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects, called)
 
 
@@ -94,7 +96,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         return _merged(arguments.out)
     if arguments.readers < 1:
         raise ValueError(f"--readers is at least 1, got {arguments.readers}")
-    for name in ("anonymous", "store"):
+    for name in ("anonymous", "evidence_segments", "store"):
         if getattr(arguments, name) and not arguments.dicom:
             raise ValueError(f"--{name} is for the objects that --dicom writes; give both")
     if arguments.dicom:
@@ -120,6 +122,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         readers=arguments.readers,
         dicom=arguments.dicom,
         anonymous=arguments.anonymous,
+        evidence_segments=arguments.evidence_segments,
     )
     if not large:
         return _folder(arguments, recipe)

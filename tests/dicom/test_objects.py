@@ -166,8 +166,11 @@ def test_the_validator_of_dicom3tools_finds_no_error(tmp_path, geometry, empty):
         pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
     folder = write_series(tmp_path / "in", geometry)
     mask, evidence, affine = prediction(folder)
+    evidence *= 4 * (not empty)
     for anonymous in (False, True):
-        for path in write(folder, tmp_path, mask * (not empty), evidence, affine, anonymous=anonymous):
+        for path in write(
+            folder, tmp_path, mask * (not empty), evidence, affine, anonymous=anonymous, in_segments=True
+        ):
             done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
             errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
             assert errors == [], path.name
@@ -176,6 +179,20 @@ def test_the_validator_of_dicom3tools_finds_no_error(tmp_path, geometry, empty):
     broken.save_as(path)
     done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
     assert "Error" in done.stderr
+
+
+def test_the_validator_finds_no_error_in_objects_of_an_enhanced_one(tmp_path):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    pixels = np.random.default_rng(0).integers(0, 4000, (5, 8, 6)).astype(np.uint16)
+    made = enhanced(pixels, [(0, 0, 3.0 * k) for k in (3, 0, 4, 1, 2)])
+    made.FrameOfReferenceUID = hd.UID()
+    path = save(made, tmp_path / "e.dcm")
+    mask, evidence, affine = prediction(path)
+    for object_path in write(path, tmp_path, mask, 4 * evidence, affine, in_segments=True):
+        done = subprocess.run(["dciodvfy", "-new", str(object_path)], capture_output=True, text=True, check=False)
+        errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+        assert errors == [], object_path.name
 
 
 @pytest.mark.parametrize("geometry", ["axial", "oblique", "one slice"])
@@ -204,6 +221,25 @@ def test_the_validator_finds_no_error_in_drawn_samples(tmp_path):
     path = write_sample(tmp_path, 0)[3]
     done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
+
+
+@pytest.mark.parametrize("geometry", ["axial", "oblique", "rows and columns exchanged"])
+def test_evidence_as_segments_is_the_map_in_steps_and_changes_no_other_object(tmp_path, geometry):
+    folder = write_series(tmp_path / "in", geometry)
+    mask, evidence, affine = prediction(folder)
+    evidence *= 4
+    plain = write(folder, tmp_path / "plain", mask, evidence, affine)
+    made = write(folder, tmp_path / "more", mask, evidence, affine, in_segments=True)
+    steps = np.digitize(evidence, [np.log(3), np.log(19)]).astype(np.uint8)
+    assert set(np.unique(steps)) == {0, 1, 2}
+    assert [path.name for path in made[:3]] == [path.name for path in plain]
+    assert np.array_equal(segment_masks(made[3], affine, mask.shape), steps)
+    assert [uids_of(path) for path in made[:3]] == [uids_of(path) for path in plain]
+    found = pydicom.dcmread(made[3])
+    assert [one.SegmentLabel for one in found.SegmentSequence] == [
+        "evidence, odds from 3 to 1", "evidence, odds from 19 to 1"
+    ]  # fmt: skip
+    assert not {found.SOPInstanceUID, found.SeriesInstanceUID} & {uid for path in plain for uid in uids_of(path)[:2]}
 
 
 def uids_of(path):

@@ -57,7 +57,8 @@ def test_of_a_series_that_no_object_can_refer_to_nothing_is_written(tmp_path, ov
     assert {path.name for path in (tmp_path / "out").rglob("*")} == {"results.csv", "results.html", "results.json"}
 
 
-def test_anonymous_alone_is_refused(tmp_path, overlay):
+@pytest.mark.parametrize("flag", ["--anonymous", "--evidence_segments"])
+def test_flags_of_the_objects_alone_are_refused(tmp_path, overlay, flag):
     write_series(tmp_path / "in", "axial", drawn("axial"))
-    with pytest.raises(ValueError, match="--anonymous is for the objects that --dicom writes; give both"):
-        run(tmp_path / "in", tmp_path / "out", overlay, "--anonymous")
+    with pytest.raises(ValueError, match=f"{flag} is for the objects that --dicom writes; give both"):
+        run(tmp_path / "in", tmp_path / "out", overlay, flag)

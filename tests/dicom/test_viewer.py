@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import shutil
 import threading
 import urllib.error
@@ -112,12 +113,16 @@ def seen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("viewer")
     files = write_sample(folder / "sent", 2)
     mask, evidence, affine = prediction(folder / "sent")
-    mask[:] = 0
+    mask[:], evidence[:] = 0, 0
     # Where x runs to the patient's right; the left half is where its place in mm (RAS) is below 0.
     left = np.arange(mask.shape[0])[np.linspace(affine[0, 3], affine[0, 3] + affine[0, 0] * 127, 128) < -30][:25]
-    mask[left[0] : left[-1], 50:80, 5:12] = 1
+    # Of 17 slices, which the viewer calls by their instance numbers, 9 to 14; it begins at one of both ends.
+    mask[left[0] : left[-1], 50:80, 8:14] = 1
+    evidence[left[0] : left[-1], 50:80, 8:14] = np.log(10)
+    evidence[left[5] : left[-6], 60:70, 8:14] = np.log(30)
     with archive.running(folder / "archive") as address:
-        archive.upload(address, [*files, *write(folder / "sent", folder / "made", mask, evidence, affine)])
+        made = write(folder / "sent", folder / "made", mask, evidence, affine, in_segments=True)
+        archive.upload(address, [*files, *made])
         with serving(address) as page, sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=browser_file, args=[*FLAGS, *DRAWING])
             tab = browser.new_page(viewport={"width": 1280, "height": 800})
@@ -125,28 +130,58 @@ def seen(tmp_path_factory):
             tab.on("request", lambda request: asked.append(request.url))
             tab.goto(study_page(page, pydicom.dcmread(files[0]).StudyInstanceUID), timeout=120_000)
             tab.get_by_text("Skip all").click(timeout=120_000)
-            tab.get_by_text("TumorLens mask").dblclick(timeout=60_000)
-            tab.get_by_text("Do you want to open this Segmentation?").wait_for(timeout=120_000)
-            tab.get_by_role("button", name="Yes").click()
-            tab.wait_for_timeout(3_000)  # it is drawn a few frames after it is there
-            picture = folder / "ohif_mask.png"
-            tab.screenshot(path=picture)
+            shown = {}
+            for title in ("TumorLens mask", "TumorLens evidence, in steps"):
+                tab.get_by_text(title).dblclick(timeout=60_000)
+                tab.get_by_text("Do you want to open this Segmentation?").wait_for(timeout=120_000)
+                tab.get_by_role("button", name="Yes").click()
+                tab.wait_for_timeout(3_000)  # it is drawn a few frames after it is there
+                shown[title] = _viewport(tab, folder / f"ohif_{title.split()[1].strip(',')}.png")
+                tab.mouse.move(700, 450)
+                tab.mouse.wheel(0, -100)  # to the next slice, toward the top of the head
+                tab.wait_for_timeout(1_500)
+                shown[f"{title}, above"] = _viewport(tab, folder / "ohif_above.png")
             browser.close()
     if kept := os.environ.get("TUMORLENS_SCREENSHOTS"):
         Path(kept).mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, kept)
-    shown = np.array(Image.open(picture).convert("RGB"))[160:740, 300:1220].astype(int)
+        for picture in folder.glob("ohif_*.png"):
+            shutil.copy(picture, kept)
     return shown, {url.split("/")[2] for url in asked if url.startswith("http")}, page.removeprefix("http://")
 
 
-def test_ohif_shows_the_mask_on_the_patients_left_which_is_the_screens_right(seen):
-    shown, _, _ = seen
-    colored = np.ptp(shown, axis=2) > 40
-    assert colored.sum() > 5_000
-    columns = np.flatnonzero(colored.any(axis=0))
-    assert columns.min() > colored.shape[1] / 2, "nothing on the patient's right"
-    gray = shown[~colored]
+def _viewport(tab, picture):
+    """Number of the slice that is shown, and its colors (H, W, 3) without the words in the corners."""
+    tab.screenshot(path=picture)
+    number = int(re.search(r"I:\s*(\d+)", tab.locator("body").inner_text())[1])
+    return number, np.array(Image.open(picture).convert("RGB"))[160:740, 300:1220].astype(int)
+
+
+def colored(shown):
+    return np.ptp(shown, axis=2) > 40
+
+
+@pytest.mark.parametrize("title", ["TumorLens mask", "TumorLens evidence, in steps"])
+def test_ohif_shows_mask_and_evidence_on_the_patients_left_which_is_the_screens_right(seen, title):
+    number, shown = seen[0][title]
+    found = colored(shown)
+    assert number == 14
+    assert found.sum() > 5_000
+    columns = np.flatnonzero(found.any(axis=0))
+    assert columns.min() > found.shape[1] / 2, "nothing on the patient's right"
+    gray = shown[~found]
     assert (gray.max(axis=1) > 60).mean() > 0.1, "the head is shown too"
+    number, above = seen[0][f"{title}, above"]
+    assert (number, colored(above).sum()) == (15, 0), "no slice of the mirrored stack shows it"
+
+
+def test_ohif_shows_the_steps_of_the_evidence_in_their_colors(seen):
+    _, shown = seen[0]["TumorLens evidence, in steps"]
+    red, green, _ = np.moveaxis(shown, -1, 0)
+    weak, strong = (red > 1.5 * green) & colored(shown), (green > 0.7 * red) & colored(shown)
+    assert strong.sum() > 500
+    assert weak.sum() > 4 * strong.sum()
+    middles = [np.argwhere(part).mean(axis=0) for part in (weak, strong)]
+    assert np.abs(middles[0] - middles[1]).max() < 15, "the strong lies inside of the weak"
 
 
 def test_ohif_asks_nobody_but_this_machine(seen):
