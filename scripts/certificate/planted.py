@@ -41,16 +41,26 @@ _PIXEL_MM = 1.8
 _KINDS = {"solid": (0.0, 1.1, 1.3, 0.0), "ring": (0.85, 1.2, 1.2, -0.7)}
 
 
-def phantom_case(seed: int, kind: int) -> Case:
-    """One head in the gray values of an 8-bit picture; the same seed gives the same head, whatever the kind."""
+def phantom_case(
+    seed: int, kind: int, kinds: Sequence[Sequence[float]] = tuple(_KINDS.values()), radius_mm: float | None = None
+) -> Case:
+    """One head in the gray values of an 8-bit picture; the same seed gives the same head, whatever the kind.
+
+    Args:
+        seed: of the person.
+        kind: 0 for no tumor, else the number of its kind.
+        kinds: of each kind the share of necrosis, and the contrast of rim, core and necrosis.
+        radius_mm: of the tumor; None: drawn from 15 to 20.
+    """
     head = draw_head(np.random.default_rng([seed, 0]))
     # Bright things that are no tumor would make the honest classifier's task harder than this suite is about.
     head = replace(head, lesions=tuple(blob for blob in head.lesions if blob.contrast < 0.3))
     rng = np.random.default_rng([seed, 2])
     level = float(rng.uniform(0, 30))
     if kind:
-        share, edema, core, necrosis = _KINDS[CLASSES[kind]]
-        head = with_tumor(head, np.random.default_rng([seed, 1]), level, radius_mm=float(rng.uniform(15, 20)))
+        share, edema, core, necrosis = kinds[kind - 1]
+        drawn = float(rng.uniform(15, 20))
+        head = with_tumor(head, np.random.default_rng([seed, 1]), level, drawn if radius_mm is None else radius_mm)
         tumor = replace(
             head.tumors[0], core_share=0.85, necrosis_share=share, edema_contrast=edema, core_contrast=core,
             necrosis_contrast=necrosis, raggedness=0.08,

@@ -136,6 +136,7 @@ def _document(result: Study) -> dict[str, Any]:
         "colormap": subject.colormap_name or None,
         "map": result.measures,
         "holds": [finding.cause for finding in result.holding],
+        "consequences": {finding.cause: finding.follows for finding in result.consequences},
         "findings": [
             {
                 "cause": finding.cause,
@@ -169,6 +170,8 @@ def table(result: Study, width: int = 118) -> str:
             lines += textwrap.wrap(finding.advice, width, initial_indent=" " * 43 + "-> ", subsequent_indent=" " * 46)
     names = ", ".join(finding.cause for finding in result.holding)
     lines += ["", f"holds: {names or 'nothing'}"]
+    if result.consequences:
+        lines.append("consequences: " + ", ".join(f"{f.cause} (of {f.follows})" for f in result.consequences))
     return "\n".join(lines)
 
 

@@ -12,13 +12,13 @@ from scripts.command.files import write_text
 from scripts.diagnosis.pictures import map_picture, picture_of
 from scripts.diagnosis.study import Study
 from scripts.explain.diagnosis import CAUSES
-from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS
 from scripts.pictures.figures import STYLE
 
 __all__ = ["write_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
-ALTERNATIVES = {HOLDS: "bad", DOES_NOT_HOLD: "good", CANNOT_TELL: "open"}
+ALTERNATIVES = {HOLDS: "bad", FOLLOWS: "after", DOES_NOT_HOLD: "good", CANNOT_TELL: "open"}
 
 
 def _uri(png: bytes | None) -> str | None:

@@ -31,6 +31,7 @@ from scripts.diagnosis.panels import (
     shown_cases,
 )
 from scripts.diagnosis.study import Study
+from scripts.explain.effect_findings import WITHOUT_TUMOR
 from scripts.explain.findings import CANNOT_TELL, SHORTCUT
 from scripts.explain.maps import max_scaling, upsample
 from scripts.pictures import overlays
@@ -208,6 +209,22 @@ def shortcut_picture(study: Study) -> bytes | None:
     return png(figure)
 
 
+def without_tumor_picture(study: Study) -> bytes | None:
+    """Images with a tumor, and the same with the tumor painted out."""
+    samples = study.subject.samples
+    if study.without_tumor is None or samples.tumor is None:
+        return None
+    cases = [i for i in shown_cases(study, 4) if bool(samples.tumor[i].any())][:2]
+    figure, grid = new_figure(2.5, 4)
+    for axes in grid[0]:
+        axes.set_axis_off()
+    for k, i in enumerate(cases):
+        height = height_of(study, i)
+        for j, (images, said) in enumerate(((samples.images, ""), (study.without_tumor, "painted out"))):
+            show(grid[0][2 * k + j], plane_of(images[i], height)[0].T, said or short(samples.names[i]), cmap="gray")
+    return png(figure)
+
+
 PICTURES: dict[str, Callable[[Study], bytes | None]] = {
     "inverted normalizer": normalizer_picture,
     "swapped colors": colors_picture,
@@ -216,6 +233,7 @@ PICTURES: dict[str, Callable[[Study], bytes | None]] = {
     SHORTCUT: shortcut_picture,
     "normalization leak": of_network.leak_picture,
     "pooling over air": of_network.pooling_picture,
+    WITHOUT_TUMOR: without_tumor_picture,
     "gradient averaging": of_network.averaging_picture,
     "wrong class index": of_network.class_picture,
     "dead or saturated gradient": of_network.gradient_picture,

@@ -51,6 +51,7 @@ def shortcut(
     sources: Sequence[str],
     labels: Sequence[int],
     pipeline_known: bool = True,
+    followed: float | None = None,
 ) -> Finding:
     """One verdict on source and air.
 
@@ -59,6 +60,7 @@ def shortcut(
         rows: of `shortcut_rows`.
         sources, labels: of all items of the datalist, in all its parts; a source of "" is unknown.
         pipeline_known: the images came through the user's own pipeline; else its air says nothing about his.
+        followed: share of the network's verdict that follows the air, see `effect_findings.air_effect`.
     """
     given = [(s, k) for s, k in zip(sources, labels, strict=True) if s]
     by_source = source_shortcut([s for s, _ in given], [k for _, k in given])
@@ -75,6 +77,12 @@ def shortcut(
     air_verdict, air_said, air_figures = _air(samples, rows, pipeline_known)
     figures |= air_figures
     said.append(air_said)
+    signs = list(by_source.signs) if source_verdict == HOLDS else []
+    if air_verdict == HOLDS:
+        signs.append("air")
+        if followed is not None:
+            figures["share_of_the_verdict_that_follows_the_air"] = followed
+            said.append(f"with the air of the other class the verdict goes {followed:.0%} of the way over")
     others = [row for row in rows if not row["counted"] and row["auc"] is not None]
     figures |= {f"{row['features'].replace(' ', '_')}_auc": row["auc"] for row in others}
     if others:
@@ -87,7 +95,7 @@ def shortcut(
         advice = "set the air to exactly 0 behind the last transform; then " + advice
     elif verdict == CANNOT_TELL and not given:
         advice = "give a datalist with the source of each image"
-    return Finding(SHORTCUT, verdict, figures, "; ".join(said), advice)
+    return Finding(SHORTCUT, verdict, figures, "; ".join(said), advice, signs=tuple(signs))
 
 
 def _air(samples: Samples, rows: Sequence[dict[str, Any]], known: bool) -> tuple[str, str, dict[str, float]]:

@@ -17,8 +17,9 @@ from scripts.data.datalists.folders import IMAGE_SUFFIXES
 from scripts.diagnosis.inputs import Samples
 from scripts.diagnosis.network import padding
 from scripts.diagnosis.shortcut import shortcut, shortcut_rows
-from scripts.explain.diagnosis import diagnose, in_order
-from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS, SHORTCUT, Finding
+from scripts.explain.diagnosis import diagnose
+from scripts.explain.effect_findings import air_effect
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS, Finding
 from scripts.explain.layers import LayerError
 from scripts.explain.maps import max_scaling, upsample
 from scripts.explain.measures import case_measures
@@ -27,6 +28,8 @@ from scripts.explain.network_findings import pad_with_air
 from scripts.explain.picture_findings import swapped_pictures
 from scripts.explain.recording import default_layer
 from scripts.explain.targets import SegmentationRegion, Target
+from scripts.interventions import membrane
+from scripts.interventions.regions import grow
 
 __all__ = ["Study", "Subject", "study"]
 
@@ -90,6 +93,7 @@ class Study:
             image; None where not possible.
         measures: name: mean over the maps, see `measures.case_measures`.
         given_pictures: (name, RGB) of the user's own pictures.
+        without_tumor: the images with their tumors painted out; None where no image has a mask.
     """
 
     subject: Subject
@@ -101,10 +105,16 @@ class Study:
     padded_maps: Tensor | None = None
     measures: dict[str, float] = field(default_factory=dict)
     given_pictures: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    without_tumor: Tensor | None = None
+
+    @property
+    def consequences(self) -> list[Finding]:
+        """Findings that follow from those that hold."""
+        return [finding for finding in self.findings if finding.verdict == FOLLOWS]
 
     @property
     def holding(self) -> list[Finding]:
-        """Findings that hold."""
+        """Findings that hold of their own."""
         return [finding for finding in self.findings if finding.verdict == HOLDS]
 
 
@@ -125,6 +135,12 @@ def study(subject: Subject) -> Study:
         except LayerError as error:
             subject.notes.append(f"no layer was given, and none could be chosen: {error}")
     result = Study(subject, layer, padding(network, samples.images, kwargs))
+    result.rows = shortcut_rows(samples)
+    result.without_tumor = painted_out(samples)
+    labels, sources = subject.labels or samples.labels, subject.sources or samples.sources
+    followed = None
+    if any(row["flagged"] for row in result.rows):
+        followed = air_effect(network, samples.images, samples.foreground, samples.labels, subject.target, kwargs)
     result.findings = diagnose(
         network,
         samples.images,
@@ -141,17 +157,52 @@ def study(subject: Subject) -> Study:
         samples.estimated,
         subject.objection,
         subject.method,
+        result.without_tumor,
+        shortcut(samples, result.rows, sources, labels, subject.pipeline_known, followed),
     )
-    result.rows = shortcut_rows(samples)
-    labels, sources = subject.labels or samples.labels, subject.sources or samples.sources
-    found = shortcut(samples, result.rows, sources, labels, subject.pipeline_known)
-    result.findings = in_order([found, *(f for f in result.findings if f.cause != SHORTCUT)])
     if not subject.pipeline_known:
         result.findings = [_of_another_pipeline(finding) for finding in result.findings]
     _maps(result)
     if subject.pictures is not None:
         _look_at_pictures(result)
     return result
+
+
+def painted_out(samples: Samples) -> Tensor | None:
+    """The images with a membrane in place of each tumor and its rim; None where no image has a mask."""
+    if samples.tumor is None or not bool(samples.tumor.any()):
+        return None
+    images = samples.images.clone()
+    rim = max(1, round(max(images.shape[2:]) / 64))
+    for i, (tumor, inside) in enumerate(zip(samples.tumor != 0, samples.foreground != 0, strict=True)):
+        tissue = inside[0].numpy()
+        hole = grow(tumor[0].numpy(), rim) & tissue
+        if hole.any() and (tissue & ~hole).any():
+            images[i] = torch.from_numpy(membrane.solve(images[i].numpy(), hole, tissue))
+    for region in (samples.foreground != 0, torch.ones_like(samples.foreground, dtype=torch.bool)):
+        images = _alike(images, samples.images, region)
+    return images
+
+
+def _alike(images: Tensor, before: Tensor, region: Tensor) -> Tensor:
+    """Changed images with the mean and deviation in a region that a pipeline gave to all images before, if it did.
+
+    Without a bright tumor the same pipeline would have made the rest of the head brighter.
+    """
+    mean, deviation = _moments(before, region)
+    if len(before) < 2 or float(mean.std(0).max()) > 0.01 or float((deviation.std(0) / deviation.mean(0)).max()) > 0.01:
+        return images
+    own_mean, own_deviation = _moments(images, region)
+    scaled = (images - own_mean) / own_deviation.clamp(min=1e-6) * deviation + mean
+    return torch.where(region, scaled, images)
+
+
+def _moments(images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each sample and channel in a region, (B, C, 1, ...)."""
+    axes, inside = tuple(range(2, images.dim())), region.to(images.dtype)
+    count = inside.sum(axes, keepdim=True)
+    mean = (images * inside).sum(axes, keepdim=True) / count
+    return mean, (((images - mean) ** 2 * inside).sum(axes, keepdim=True) / count).sqrt()
 
 
 def _of_another_pipeline(finding: Finding) -> Finding:

@@ -14,10 +14,10 @@ from scripts.explain.findings import CANNOT_TELL, HOLDS, Finding, verdict
 from scripts.explain.gradient_findings import NoGradientError, activations_and_gradients, logits_of
 from scripts.explain.targets import ClassMargin, ClassScore, LogitTarget, SegmentationRegion, Target
 
-__all__ = ["wrong_class"]
+__all__ = ["separation", "untrained_sign", "wanted", "wrong_class"]
 
 
-def _wanted(target: Target, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
+def wanted(target: Target, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Which images the target speaks for and which it has to be compared with, (B,) bool; None for no such target."""
     if isinstance(target, ClassMargin):
         positive, negative = target.positive.class_idx, target.negative.class_idx
@@ -32,7 +32,7 @@ def _wanted(target: Target, labels: np.ndarray, classes: int) -> tuple[np.ndarra
     return (labels > 0, labels == 0) if isinstance(target, LogitTarget) else None
 
 
-def _auc(score: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+def separation(score: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[float, float]:
     """ROC AUC, and how probable one as far from chance is by chance (Mann-Whitney)."""
     truth = np.r_[np.ones(own.sum()), np.zeros(others.sum())]
     auc = float(roc_auc_score(truth, np.r_[score[own], score[others]]))
@@ -75,7 +75,7 @@ def wrong_class(
         what = "the output is no logits (B, K)" if labels is not None else "the labels of the images were not given"
         return Finding(cause, CANNOT_TELL, {}, what, "give labels by a datalist or by folders of classes")
     logits, truth = output.cpu().numpy(), np.array([int(k) for k in labels])
-    sides = _wanted(target, truth, logits.shape[1])
+    sides = wanted(target, truth, logits.shape[1])
     if sides is None:
         known = truth >= 0
         figures = {"accuracy": float((logits.argmax(1) == truth)[known].mean())} if known.any() else {}
@@ -93,11 +93,11 @@ def wrong_class(
     score = target(output).cpu().numpy()
     if isinstance(target, ClassScore):
         score = _against_others(logits, int(target.class_idx or 0))  # type: ignore[arg-type]
-    auc, p = _auc(score, own, others)
+    auc, p = separation(score, own, others)
     figures = {"auc_for_its_own_label": auc, "p_by_chance": p}
     reason = (
         f"the score {target.name} separates the {own.sum()} images that it should be high for from {others.sum()} "
-        f"others with an AUC of {auc:.2f} (holds below 0.40)"
+        f"others with an AUC of {auc:.2f} (limit 0.40)"
     )
     if auc < 0.4 and p < 0.01:
         return Finding(cause, HOLDS, figures, reason, advice)
@@ -106,13 +106,17 @@ def wrong_class(
         best, best_auc = _best_class(logits, own, others)
         figures["auc_of_the_best_class"] = best_auc
         if best != index and best_auc > 0.7 and best_auc - auc > 0.2:
-            reason += f"; the logit of class {best} separates them with {best_auc:.2f} (limit 0.20 more)"
+            reason = (
+                f"the logit of class {best} picks the {own.sum()} images of this label with an AUC of {best_auc:.2f}, "
+                f"that of class {index} with {auc:.2f} (limit 0.20 less): the classes stand in another order"
+            )
             return Finding(cause, HOLDS, figures, reason, advice)
         share = _share_in_own_logit(model, x, logits, index, layer, kwargs)
-        figures["share_of_margin_in_its_own_logit"] = share
-        reason += f"; {share:.0%} of the margin's gradient lies in its own logit (limit 20 %)"
-        if share < 0.2:
-            return Finding(cause, HOLDS, figures, reason, advice)
+        if share is not None:
+            figures["share_of_margin_in_its_own_logit"] = share
+            reason += f"; {share:.0%} of the margin's gradient lies in its own logit (limit 20 %)"
+            if share < 0.2:
+                return Finding(cause, HOLDS, figures, reason, advice, signs=("margin",))
     if auc < 0.6 or p > 0.05:
         few = f"; the network hardly tells these {len(logits)} images apart (by chance in {p:.0%} of cases)"
         return Finding(cause, CANNOT_TELL, figures, reason + few, "give more images, or a trained network")
@@ -150,14 +154,14 @@ def untrained_sign(model: nn.Module, output: Tensor) -> str | None:
 
 
 def _best_class(logits: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[int, float]:
-    found = [_auc(_against_others(logits, k), own, others)[0] for k in range(logits.shape[1])]
+    found = [separation(_against_others(logits, k), own, others)[0] for k in range(logits.shape[1])]
     return int(np.argmax(found)), float(np.max(found))
 
 
 def _share_in_own_logit(
     model: nn.Module, x: Tensor, logits: np.ndarray, index: int, layer: str, kwargs: Mapping[str, Any]
-) -> float:
-    """Norm of the class's gradient at the layer, as a share of that and the strongest rival's."""
+) -> float | None:
+    """Norm of the class's gradient at the layer, as a share of that and the strongest rival's; None if both are 0."""
     rival = int(np.argmax(np.where(np.arange(logits.shape[1]) == index, -np.inf, logits.mean(0))))
     norms = []
     for k in (index, rival):
@@ -165,7 +169,7 @@ def _share_in_own_logit(
             norms.append(float(activations_and_gradients(model, x, layer, ClassScore(k), kwargs)[2].norm()))
         except NoGradientError:  # a reference class whose logit is fixed
             norms.append(0.0)
-    return norms[0] / max(sum(norms), 1e-30)
+    return norms[0] / sum(norms) if sum(norms) > 0 else None
 
 
 def _wrong_channel(output: Tensor, channel: int, tumor: Tensor | None) -> Finding:

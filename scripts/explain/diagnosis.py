@@ -2,7 +2,8 @@
 
 Each cause is a function that returns a `Finding`: verdict, figures, and what to do. They stand in `picture_findings`
 (how the map is shown), `findings` (the data), `network_findings` (the forward pass), `gradient_findings` and
-`class_findings` (what is explained); `diagnose` runs all that can be run with what is given.
+`class_findings` (what is explained), `effect_findings` (what the verdict follows); `diagnose` runs all that can be run
+with what is given, and marks those that only follow from another one (`consequences`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from scripts.explain.baselines import check_foreground
 from scripts.explain.class_findings import wrong_class
+from scripts.explain.consequences import with_consequences
+from scripts.explain.effect_findings import WITHOUT_TUMOR, verdict_without_tumor
 from scripts.explain.findings import (
     CANNOT_TELL,
     HOLDS,
@@ -37,6 +40,7 @@ from scripts.explain.layers import LayerError
 from scripts.explain.network_findings import normalization_leak, pooling_over_air
 from scripts.explain.picture_findings import inverted_normalizer, swapped_colors
 from scripts.explain.recording import default_layer
+from scripts.explain.statistics import frozen_statistics
 from scripts.explain.targets import SegmentationRegion, Target
 
 __all__ = ["CAUSES", "Finding", "diagnose", "in_order"]
@@ -80,6 +84,11 @@ CAUSES: dict[str, tuple[str, str]] = {
         "Does the class score sum up cells of air?",
         "1 % of the score's gradient may lie in cells without foreground (a masked pooling has exactly 0, an average "
         "the share of air), and more air may not change the score while the head's features stay as they are.",
+    ),
+    WITHOUT_TUMOR: (
+        "Does the verdict stay where the tumor is painted out?",
+        "A quarter of the distance between the scores of images with and without a tumor has to go with it: networks "
+        "that read the tumor lose half of it and more, those that read something else nothing.",
     ),
     "gradient averaging": (
         "Does Grad-CAM spread an averaged gradient over places that have none?",
@@ -133,6 +142,8 @@ def diagnose(
     estimated: bool = False,
     objection: str | None = None,
     method: str = "gradcam",
+    without_tumor: Tensor | None = None,
+    shortcut: Finding | None = None,
 ) -> list[Finding]:
     """Test every known cause that can be tested with what is given.
 
@@ -152,40 +163,74 @@ def diagnose(
         estimated: `foreground` was estimated from the input, and may miss a few pixels of the head.
         objection: what is wrong with the order of the user's list of transforms, if it was read.
         method: the one that is looked at, see `gradient_findings.AVERAGING`.
+        without_tumor: the images (B, C, *spatial) with their tumors painted out.
+        shortcut: the finding about source and air, where more is known of them than `sources` and `labels`.
 
     Returns:
-        one finding a cause, in the order of `CAUSES`; "cannot tell" with the reason where something is missing.
+        one finding a cause, in the order of `CAUSES`; "cannot tell" with the reason where something is missing, and
+        "consequence" where it would not hold if another one were mended.
     """
     kwargs = dict(forward_kwargs or {})
     inside = check_foreground(foreground, x)
-    found: list[Finding] = []
-
-    def missing(cause: str, what: str, advice: str = "") -> Finding:
-        return Finding(cause, CANNOT_TELL, {}, f"{what} was not given", advice)
-
-    found.append(
+    found = [
         inverted_normalizer(postprocessing)
         if postprocessing
-        else missing(
+        else _missing(
             "inverted normalizer",
             "the normalizer of your maps",
             "give it: MONAI's own, monai.visualize.default_normalizer, inverts",
-        )
-    )
-    found.append(
+        ),
         swapped_colors(colorize)
         if colorize
-        else missing("swapped colors", "the color map", "give the function that colors your maps, or ready pictures")
-    )
-    found.append(air_not_zero(x, inside, WITHOUT_MASK_TOLERANCE if estimated else 0.0))
-    found.append(order_of_transforms(x, inside, objection))
-    if sources is not None and labels is not None:
+        else _missing("swapped colors", "the color map", "give the function that colors your maps, or ready pictures"),
+        air_not_zero(x, inside, WITHOUT_MASK_TOLERANCE if estimated else 0.0),
+        order_of_transforms(x, inside, objection),
+    ]
+    if shortcut is not None:
+        found.append(shortcut)
+    elif sources is not None and labels is not None:
         found.append(source_shortcut(sources, labels))
     else:
-        found.append(missing(SHORTCUT, "the source or the label of each image", "give them by a datalist"))
-    found.append(normalization_leak(model, x, inside, labels, kwargs, pad))
-    found.append(pooling_over_air(model, x, inside, target, None, kwargs, pad))
-    return in_order(found + _of_layer(model, x, inside, target, layer, labels, tumor, kwargs, method))
+        found.append(_missing(SHORTCUT, "the source or the label of each image", "give them by a datalist"))
+
+    def of_network(images: Tensor, at: str | None, causes: Sequence[str] = tuple(CAUSES)) -> list[Finding]:
+        tests: dict[str, Callable[[], Finding]] = {
+            "normalization leak": lambda: normalization_leak(model, images, inside, labels, kwargs, pad),
+            "pooling over air": lambda: pooling_over_air(model, images, inside, target, None, kwargs, pad),
+            WITHOUT_TUMOR: lambda: verdict_without_tumor(model, images, labels, target, tumor, without_tumor, kwargs),
+        }
+        made = [test() for cause, test in tests.items() if cause in causes]
+        if set(causes) - set(tests):
+            made += _of_layer(model, images, inside, target, at, labels, tumor, kwargs, method)
+        return [finding for finding in made if finding.cause in causes]
+
+    def without_air(causes: Sequence[str]) -> list[Finding]:
+        return of_network(torch.where(inside, x, torch.zeros_like(x)), layer, causes)
+
+    def without_statistics(causes: Sequence[str]) -> list[Finding]:
+        of_gradient = [cause for cause in causes if cause in ("gradient averaging", "unsuitable layer")]
+        try:
+            with frozen_statistics(model):
+                return of_network(x, layer, of_gradient) if of_gradient else []
+        except LayerError:  # a scripted network, or statistics of its own that cannot be held
+            return []
+
+    def at_default_layer(causes: Sequence[str]) -> list[Finding]:
+        at_layer = ("gradient averaging", "dead or saturated gradient", "coarse grid")
+        of_map = [cause for cause in causes if cause in at_layer]
+        return of_network(x, None, of_map) if of_map and layer is not None else []
+
+    again = {
+        "order of transforms": without_air,
+        "air not zero": without_air,
+        "normalization leak": without_statistics,
+        "unsuitable layer": at_default_layer,
+    }
+    return in_order(with_consequences(found + of_network(x, layer), again))
+
+
+def _missing(cause: str, what: str, advice: str = "") -> Finding:
+    return Finding(cause, CANNOT_TELL, {}, f"{what} was not given", advice)
 
 
 def _of_layer(

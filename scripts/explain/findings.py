@@ -17,6 +17,7 @@ from scripts.explain.measures import case_measures, oracle_map
 __all__ = [
     "CANNOT_TELL",
     "DOES_NOT_HOLD",
+    "FOLLOWS",
     "HOLDS",
     "Finding",
     "air_not_zero",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 HOLDS, DOES_NOT_HOLD, CANNOT_TELL = "holds", "does not hold", "cannot tell"
+FOLLOWS = "consequence"  # it holds, and would not if another cause that holds were mended
 SHORTCUT = "source or air shortcut"
 NO_AIR = "the foreground mask covers every pixel: there is no air"
 
@@ -37,10 +39,12 @@ class Finding:
 
     Attributes:
         cause: its name.
-        verdict: `HOLDS`, `DOES_NOT_HOLD` or `CANNOT_TELL`.
+        verdict: `HOLDS`, `FOLLOWS`, `DOES_NOT_HOLD` or `CANNOT_TELL`.
         figures: name: number, what was measured.
         reason: one sentence: the figure, and the limit that it was held against; or why nothing can be told.
         advice: what to do where it holds, or what to give where nothing can be told.
+        follows: the cause that it is a consequence of; "" for none.
+        signs: which of several signs were found, for a cause that has several.
     """
 
     cause: str
@@ -48,6 +52,8 @@ class Finding:
     figures: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     advice: str = ""
+    follows: str = ""
+    signs: tuple[str, ...] = ()
 
 
 def verdict(condition: bool) -> str:
@@ -168,7 +174,8 @@ def source_shortcut(sources: Sequence[str], labels: Sequence[int], draws: int = 
         counts = Counter(s for s, _ in known)
         reason += f", but so it does for {p:.0%} of shuffled labels: {len(known)} images of {len(counts)} sources"
         return Finding(SHORTCUT, CANNOT_TELL, figures, reason, "give more images")
-    return Finding(SHORTCUT, verdict(accuracy > limit), figures, reason, advice)
+    signs = ("source",) if accuracy > limit else ()
+    return Finding(SHORTCUT, verdict(accuracy > limit), figures, reason, advice, signs=signs)
 
 
 def _accuracy_from(source: np.ndarray, label: np.ndarray) -> float:

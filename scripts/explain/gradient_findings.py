@@ -14,9 +14,9 @@ from scripts.explain.cam import MIN_COHERENCE, gradcam, gradient_coherence, hire
 from scripts.explain.findings import CANNOT_TELL, HOLDS, Finding, verdict
 from scripts.explain.grids import as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
-from scripts.explain.recording import record
+from scripts.explain.recording import default_layer, nodes_behind, record
 from scripts.explain.scores import plain
-from scripts.explain.targets import Target
+from scripts.explain.targets import SegmentationRegion, Target
 
 __all__ = [
     "NoGradientError",
@@ -209,6 +209,11 @@ def lost_gradient(
             REFERENCE_ADVICE,
         )
     score, activations, gradients = found
+    if isinstance(target, SegmentationRegion):  # an image in which nothing is predicted has no score to be explained
+        told = (score != 0) | gradients.flatten(1).any(1)
+        if not bool(told.any()):
+            return Finding(cause, CANNOT_TELL, {}, f"{target.name} is empty in all images", "give images with a tumor")
+        score, activations, gradients = score[told], activations[told], gradients[told]
     effect = (activations * gradients).abs().flatten(1).sum(1)
     dead = effect < 1e-6 * score.abs().clamp(min=1.0)
     silent = (gradients.flatten(2).abs().amax(2) == 0).double().mean()
@@ -243,9 +248,9 @@ def unsuitable_layer(
     Args:
         model, x, target, layer, forward_kwargs, method: see `gradient_averaging`.
     """
-    cause = "unsuitable layer"
+    cause, kwargs = "unsuitable layer", dict(forward_kwargs or {})
     try:
-        _, activations, gradients = activations_and_gradients(model, x, layer, target, dict(forward_kwargs or {}))
+        _, activations, gradients = activations_and_gradients(model, x, layer, target, kwargs)
     except NoGradientError as error:
         return Finding(cause, CANNOT_TELL, {}, f"{error}: see 'dead or saturated gradient'")
     except LayerError as error:
@@ -255,12 +260,24 @@ def unsuitable_layer(
     coherence = float(gradient_coherence(gradients).nan_to_num(1.0).min())
     grid = "x".join(map(str, activations.shape[2:]))
     figures = {"share_of_negative_activations": float((activations < 0).double().mean()), "coherence": coherence}
-    if name in dict(normalizations(model)):
+    if activations[0, 0].numel() == 1:
+        reason = f"{layer!r} is a {kind} of a single cell: it has no places of the image to choose from"
+        return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
+    is_norm, is_default = name in dict(normalizations(model)), name == _default(model, x, kwargs, target)
+    cut, last = _readers(model, x, name, kwargs)
+    # The last features of some networks have no name but that of the normalization (EfficientNet).
+    if (is_norm or cut) and not (is_default and last):
+        what = f"is a {kind}" if is_norm else f"is a {kind} that ends in a normalization, and an activation cuts it"
         reason = (
-            f"{layer!r} is a {kind}: its output is not what the layers behind it read, and "
+            f"{layer!r} {what}: its output is not what the layers behind it read, and "
             f"{figures['share_of_negative_activations']:.0%} of it is negative"
         )
         return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
+    if not bool(gradients.any()) and not is_default and _default(model, x, kwargs, target) is not None:
+        at_default = lost_gradient(model, x, target, str(_default(model, x, kwargs, target)), kwargs)
+        if at_default.verdict != HOLDS:
+            reason = f"no place of {layer!r} matters to {target.name}, and those of the default layer do"
+            return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
     if coherence < MIN_COHERENCE and method in AVERAGING:
         reason = (
             f"no Grad-CAM at {layer!r}: the gradients of every channel cancel over space (coherence {coherence:.1e}, "
@@ -269,3 +286,69 @@ def unsuitable_layer(
         return Finding(cause, HOLDS, figures, reason, "use HiResCAM there, or the layer behind the normalization")
     reason = f"{layer!r} is a {kind} on a grid of {grid} that runs once (coherence of its gradients {coherence:.1e})"
     return Finding(cause, verdict(False), figures, reason, BLOCK_ADVICE)
+
+
+def _default(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any], target: Target) -> str | None:
+    """The layer that is explained where none is named; None where there is none."""
+    _, image, own = next(_batches(x[:1], {k: v[:1] if _per_sample(v, x) else v for k, v in kwargs.items()}))
+    try:
+        return default_layer(model, image, own, dense=isinstance(target, SegmentationRegion))
+    except LayerError:
+        return None
+
+
+def _per_sample(value: Any, x: Tensor) -> bool:
+    return isinstance(value, Tensor) and len(value) == len(x)
+
+
+ACTIVATIONS = (
+    "relu",
+    "silu",
+    "gelu",
+    "elu",
+    "mish",
+    "hardswish",
+    "hardtanh",
+    "softplus",
+    "threshold",
+    "sigmoid",
+    "tanh",
+)
+HANDED_ON = ("view", "reshape", "clone", "alias", "contiguous")
+
+
+def _readers(model: nn.Module, x: Tensor, layer: str, kwargs: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Who reads a layer's output, by the graph of a forward pass.
+
+    Returns:
+        whether the layer, of whatever name, puts out what a normalization does, and nothing but activations read it;
+        whether no convolution stands behind it.
+    """
+    kept: list[tuple[Any, Any]] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        copy = output.clone()
+        kept.append((output.grad_fn, copy.grad_fn))
+        return copy
+
+    own = {k: v[:1] if _per_sample(v, x) else v for k, v in kwargs.items()}
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
+        handle = model.get_submodule(layer).register_forward_hook(keep)
+        try:
+            output = model(plain(x)[:1].clone().requires_grad_().clone(), **own)
+        finally:
+            handle.remove()
+    if len(kept) != 1 or not isinstance(output, Tensor):
+        return False, False
+    made_by, handed_on = kept[0]
+    behind = nodes_behind(output.grad_fn, handed_on)
+    last = not any("convolution" in node.name().lower() for node in behind)
+    while made_by is not None and any(word in made_by.name().lower() for word in HANDED_ON):
+        made_by = made_by.next_functions[0][0] if made_by.next_functions else None
+    if made_by is None or "norm" not in made_by.name().lower():
+        return False, last
+    readers = [node for node in behind if any(n is handed_on for n, _ in node.next_functions)]
+    cut = bool(readers) and all(any(word in node.name().lower() for word in ACTIVATIONS) for node in readers)
+    return cut, last

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from scripts.explain.grids import as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
 
-__all__ = ["Recorder", "chosen_layers", "default_layer", "record"]
+__all__ = ["Recorder", "chosen_layers", "default_layer", "nodes_behind", "record"]
 
 # With fp16 activations a gradient of 1 / number of pixels would be rounded to 0; the score is scaled before and the
 # gradient after. A power of two: no rounding of its own.
@@ -37,8 +37,9 @@ class Recorder:
         self.layers = tuple(dict.fromkeys(layers))
         self.activations: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
-        self._kind = type(model).__name__
+        self._model, self._kind = model, type(model).__name__
         self._thread = threading.get_ident()
+        self._cut: set[str] = set()
 
     def _keep(self, name: str, output: Any) -> Tensor | None:
         """Forward hook: keep the output, hand a copy on, so that in-place operations after the layer spare it."""
@@ -58,10 +59,17 @@ class Recorder:
         if not output.is_floating_point():
             raise LayerError(f"layer {name!r} of {self._kind} returns {output.dtype}; expected floating point")
         if torch.is_grad_enabled() and not output.requires_grad:  # everything before is frozen
+            self._cut.add(name)
             output = output.detach().requires_grad_()
         self.activations[name] = output
         self._versions[name] = output._version
         return output.clone()
+
+    def _again(self, name: str, output: Any) -> Any:
+        """Forward hook while a checkpoint runs a part again in the backward pass: the same graph, nothing is kept."""
+        if not isinstance(output, Tensor):
+            return None
+        return (output.detach().requires_grad_() if name in self._cut else output).clone()
 
     def check(self) -> None:
         """Make sure that every layer ran, and that nothing wrote into its output afterwards.
@@ -108,7 +116,8 @@ class Recorder:
         scale = FP16_SCALE if any(a.dtype == torch.float16 for a in self.activations.values()) else 1.0
         leaves = [self.activations[name] for name in self.layers]
         try:
-            grads = torch.autograd.grad(score.sum() * scale, leaves, retain_graph=retain_graph, allow_unused=True)
+            with _hooked(self._model, self.layers, self._again):
+                grads = torch.autograd.grad(score.sum() * scale, leaves, retain_graph=retain_graph, allow_unused=True)
         except CheckpointError as error:
             raise LayerError(
                 f"a checkpoint of {self._kind} runs a part again in the backward pass, in which "
@@ -140,6 +149,20 @@ def _describe(value: Any) -> str:
 
 
 @contextmanager
+def _hooked(model: nn.Module, names: Sequence[str], hook: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Let `hook` have name and output of some modules that run; what it returns replaces the output, unless None."""
+    handles: list[RemovableHandle] = []
+    try:
+        for name in names:
+            of_module = lambda _m, _a, out, name=name: hook(name, out)  # noqa: E731
+            handles.append(model.get_submodule(name).register_forward_hook(of_module))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def record(
     model: nn.Module, layers: Sequence[str], aliases: Mapping[str, str] | None = None, none: bool = False
 ) -> Iterator[Recorder]:
@@ -168,15 +191,8 @@ def record(
     if not names and not none:
         raise LayerError("no layer given; expected at least one dotted name")
     recorder = Recorder(model, names)
-    handles: list[RemovableHandle] = []
-    try:
-        for name in recorder.layers:
-            hook = lambda _module, _args, output, name=name: recorder._keep(name, output)  # noqa: E731
-            handles.append(model.get_submodule(name).register_forward_hook(hook))
+    with _hooked(model, recorder.layers, recorder._keep):
         yield recorder
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def default_layer(
@@ -210,7 +226,7 @@ def default_layer(
                 return resolve_layer(model, f"{prefix}.{choice}" if prefix else choice)
     kwargs, kind = dict(forward_kwargs or {}), type(model).__name__
     seen, output, image = _graph_of(model, x, kwargs)
-    on_some_way = _behind(output.grad_fn)
+    on_some_way = nodes_behind(output.grad_fn)
     if image not in on_some_way:
         raise LayerError(
             f"no gradient of the output {tuple(output.shape)} ({output.dtype}) of {kind} reaches the image: a part of "
@@ -221,7 +237,7 @@ def default_layer(
         seen = seen[: max((i for i, run in enumerate(seen) if run.is_weights), default=len(seen))]
     once = _outermost([run for run in seen if run.runs == 1])  # a reused one names no node
     fit = [run for run in reversed(once) if run.places > 1]
-    on_every_way = (run for run in fit if image not in _behind(output.grad_fn, run.node))
+    on_every_way = (run for run in fit if image not in nodes_behind(output.grad_fn, run.node))
     for run in chain(on_every_way, fit):
         if not run.is_tokens or _hands_on_places(model, x, kwargs, run.name):
             return run.name
@@ -272,7 +288,10 @@ def _graph_of(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> tuple[l
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
         image = x.as_subclass(Tensor).detach().clone().requires_grad_().clone()  # the first layer may work in place
         node = image.grad_fn
-        with torch.autograd.graph.saved_tensors_hooks(no_tensor, no_tensor), _watching(model, see):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(no_tensor, no_tensor),
+            _hooked(model, [name for name in modules if name], see),
+        ):
             output = model(image, **kwargs)
     for run in seen:
         run.runs = runs[run.name]
@@ -288,7 +307,7 @@ def _outermost(seen: Sequence[_Run]) -> list[_Run]:
     return [run for run in seen if made_by[run.node] == run.name]
 
 
-def _behind(output: Any, without: Any = None) -> set[Any]:
+def nodes_behind(output: Any, without: Any = None) -> set[Any]:
     """Nodes that `output` depends on, itself among them, by ways that do not go through the node `without`."""
     found, waiting = set(), [output]
     while waiting:
@@ -309,21 +328,6 @@ def _hands_on_places(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any], lay
         gradient = recorder.gradients((output * weights).flatten(1).sum(1))[layer]
     places = as_map(model, layer, gradient, x)(gradient)
     return bool(places.any()) or not bool(gradient.any())
-
-
-@contextmanager
-def _watching(model: nn.Module, see: Callable[[str, Any], Any]) -> Iterator[None]:
-    """Let `see` have name and output of every module that runs; what it returns replaces the output, unless None."""
-    handles: list[RemovableHandle] = []
-    try:
-        for name, module in model.named_modules():
-            if name:
-                hook = lambda _m, _a, out, name=name: see(name, out)  # noqa: E731
-                handles.append(module.register_forward_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def chosen_layers(

@@ -11,7 +11,7 @@ from torch import nn
 
 from scripts.explain.class_findings import wrong_class
 from scripts.explain.diagnosis import CAUSES, diagnose
-from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS
 from scripts.explain.gradient_findings import (
     gradient_averaging,
     lost_gradient,
@@ -256,6 +256,18 @@ def test_lost_gradient():
     assert lost_gradient(dead, x, ClassScore(0), "0").figures["share_of_channels_without_gradient"] == 1.0
 
 
+def test_images_without_a_predicted_region_have_no_gradient_that_could_be_lost():
+    x = torch.full((2, 1, 4, 4), -1.0)
+    x[1, :, :2, :2] = 3.0
+    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 2, 1, bias=False))
+    net[0].weight.data = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
+    net[1].weight.data = torch.eye(2).reshape(2, 2, 1, 1)
+    found = lost_gradient(net, x, SegmentationRegion(channel=1), "0")
+    assert (found.verdict, found.figures["share_of_images_without_gradient"]) == (DOES_NOT_HOLD, 0.0)
+    nothing = lost_gradient(net, x[:1], SegmentationRegion(channel=1), "0")
+    assert (nothing.verdict, nothing.reason) == (CANNOT_TELL, "segmentation_1_predicted is empty in all images")
+
+
 def test_unsuitable_layer():
     x = torch.randn(2, 1, 8, 8)
     missing = unsuitable_layer(PooledLinear(), x, ClassScore(0), "rellu")
@@ -299,6 +311,7 @@ def test_nothing_holds_on_our_network_and_the_pipeline_as_it_should_be():
         "source or air shortcut": CANNOT_TELL,
         "normalization leak": DOES_NOT_HOLD,
         "pooling over air": DOES_NOT_HOLD,
+        "verdict without the tumor": CANNOT_TELL,
         "gradient averaging": DOES_NOT_HOLD,
         "wrong class index": CANNOT_TELL,
         "dead or saturated gradient": DOES_NOT_HOLD,
@@ -331,10 +344,10 @@ def test_faults_of_the_pipeline_are_told_apart_from_those_of_the_network():
     assert [f.cause for f in found if f.verdict == HOLDS] == [
         "inverted normalizer",
         "swapped colors",
-        "air not zero",
         "order of transforms",
         "source or air shortcut",
     ]
+    assert {f.cause: f.follows for f in found if f.verdict == FOLLOWS} == {"air not zero": "order of transforms"}
 
 
 def test_the_reference_class_has_a_dead_gradient_and_the_layer_is_not_to_blame():

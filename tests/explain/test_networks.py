@@ -60,8 +60,8 @@ def efficientnet() -> nn.Module:
     return nets.EfficientNetBN("efficientnet-b0", pretrained=False, in_channels=1, num_classes=3)
 
 
-def seresnet() -> nn.Module:
-    return nets.SEResNet50(spatial_dims=2, in_channels=1, num_classes=3, layers=(1, 1, 1, 1))
+def seresnet(dims: int) -> nn.Module:
+    return nets.SEResNet50(spatial_dims=dims, in_channels=1, num_classes=3, layers=(1, 1, 1, 1))
 
 
 def unet(dims: int, units: int) -> nn.Module:
@@ -84,8 +84,9 @@ def flexible_unet() -> nn.Module:
     return nets.FlexibleUNet(1, 2, "efficientnet-b0", decoder_channels=(16, 8, 8, 4, 4), spatial_dims=2)
 
 
-def swin_unetr() -> nn.Module:
-    return nets.SwinUNETR(1, 2, spatial_dims=2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+def swin_unetr(dims: int, **options: Any) -> nn.Module:
+    one = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    return nets.SwinUNETR(1, 2, spatial_dims=dims, feature_size=12, **one, **options)
 
 
 def unetr(*size: int) -> nn.Module:
@@ -100,7 +101,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str | None, 
     "DenseNet": (lambda: nets.DenseNet(2, 1, 3, 8, 4, (2, 2)), (32, 32), None, "class_layers.relu"),
     "DenseNet 3D": (lambda: nets.DenseNet(3, 1, 3, 8, 4, (2, 2)), (16, 16, 16), None, "class_layers.relu"),
     "EfficientNet": (efficientnet, (64, 64), None, "_bn1"),
-    "SEResNet": (seresnet, (64, 64), None, "layer4"),
+    "SEResNet": (lambda: seresnet(2), (64, 64), None, "layer4"),
+    "SEResNet 3D": (lambda: seresnet(3), (32, 32, 48), None, "layer4"),
     "Classifier": (lambda: nets.Classifier((1, 32, 32), 3, (4, 8), (2, 2)), (32, 32), None, "net"),
     "UNet": (lambda: unet(2, 0), (32, 32), None, "model.1"),
     "UNet of residual units": (lambda: unet(2, 2), (32, 32), None, "model.2.0"),
@@ -114,11 +116,15 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str | None, 
     "SegResNet 3D": (lambda: segresnet(3), (16, 16, 16), None, "act_mod"),
     "SegResNetDS": (segresnet_ds, (32, 32), None, "up_layers.0.blocks"),
     "AttentionUnet": (lambda: nets.AttentionUnet(2, 1, 2, (4, 8), (2,)), (32, 32), None, "model.1"),
+    "AttentionUnet 3D": (lambda: nets.AttentionUnet(3, 1, 2, (4, 8), (2,)), (16, 16, 8), None, "model.1"),
     "FlexibleUNet": (flexible_unet, (32, 32), None, "decoder"),
     "VNet": (lambda: nets.VNet(spatial_dims=2, out_channels=2), (32, 32), None, "out_tr.act_function1"),
     "HighResNet": (lambda: nets.HighResNet(2, 1, 2), (16, 16), None, "blocks.10"),
     "MedNeXt": (lambda: nets.MedNeXt(2, 4, 1, 2), (32, 32), None, "dec_stages.3"),
-    "SwinUNETR": (swin_unetr, (64, 64), None, "decoder1"),
+    "MedNeXt 3D": (lambda: nets.MedNeXt(3, 4, 1, 2), (32, 16, 16), None, "dec_stages.3"),
+    "SwinUNETR": (lambda: swin_unetr(2), (64, 64), None, "decoder1"),
+    "SwinUNETR 3D": (lambda: swin_unetr(3), (64, 32, 32), None, "decoder1"),
+    "SwinUNETR with checkpoints": (lambda: swin_unetr(2, use_checkpoint=True), (64, 64), None, "decoder1"),
     "UNETR": (lambda: unetr(32, 32), (32, 32), None, "decoder2"),
     "UNETR 3D": (lambda: unetr(32, 16, 16), (32, 16, 16), None, "decoder2"),
     "ViT": (lambda: vit(2, 32), (32, 32), "0", "blocks.0"),

@@ -142,8 +142,17 @@ def test_errors_name_the_outputs_and_leave_no_hook():
     assert tensors_of(3) == {}
 
 
-@pytest.mark.parametrize("how", ["compiled", "compiled in place", "a part compiled in place", "parallel"])
-def test_wrapped_networks_are_explained_by_their_own_layers(how):
+@pytest.fixture
+def process_group(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "how", ["compiled", "compiled in place", "a part compiled in place", "parallel", "distributed"]
+)
+def test_wrapped_networks_are_explained_by_their_own_layers(how, request):
     several, cls, _, x = networks(FORMS["dict"][0])
     methods = ["gradcam", "hirescam_frozen", "lrp", "saliency"]
     expected = explain(cls, x, methods, "encoder", 1)
@@ -154,8 +163,11 @@ def test_wrapped_networks_are_explained_by_their_own_layers(how):
         several.compile(backend="eager")
     elif how == "a part compiled in place":
         several.encoder.compile(backend="eager")
-    else:
+    elif how == "parallel":
         network = nn.DataParallel(several)
+    else:
+        request.getfixturevalue("process_group")
+        network = nn.parallel.DistributedDataParallel(several)
     if "part" in how:
         network(x)
     found = explain(network, x, methods, "encoder", 1, head="cls")

@@ -57,14 +57,23 @@ def test_functional_activations_in_place_give_the_same_maps():
     assert_same_state(before, state_of(net))
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [("checkpoint, reentrant", "no gradient reaches 'first'"), ("checkpoint", "switch checkpoints off, or name")],
-)
-def test_a_layer_inside_a_checkpoint_is_refused_in_one_sentence(how, message):
-    net, x = functional(how), torch.randn(1, 1, 8, 8)
+def test_a_layer_inside_a_checkpoint_has_the_maps_of_the_layer():
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    methods, layers = ["gradcam", "hirescam", "hirescam_frozen"], ["first", "second"]
+    expected = explain(functional("plain"), x, methods, layers, 1, signed=True)
+    net = functional("checkpoint")
     before = state_of(net)
-    with pytest.raises(LayerError, match=message):
+    found = explain(net, x, methods, layers, 1, signed=True)
+    assert_same_state(before, state_of(net))
+    for key, value in expected.maps.items():
+        assert float(value.abs().max()) > 0
+        assert torch.equal(found.maps[key], value)
+
+
+def test_a_layer_inside_a_reentrant_checkpoint_is_refused_in_one_sentence():
+    net, x = functional("checkpoint, reentrant"), torch.randn(1, 1, 8, 8)
+    before = state_of(net)
+    with pytest.raises(LayerError, match="no gradient reaches 'first'"):
         explain(net, x, "hirescam", "first", 1)
     assert_same_state(before, state_of(net))
 

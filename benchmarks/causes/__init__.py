@@ -1,0 +1,1 @@
+"""Networks with a planted cause of a bad heatmap, and what the diagnosis says of them."""
