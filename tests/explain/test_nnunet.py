@@ -157,7 +157,7 @@ def test_plans_that_name_anything_else_are_refused_in_one_sentence(results, chan
 
 def test_what_is_missing_is_named(results, tmp_path):
     folder, _, checkpoint = results
-    with pytest.raises(FileNotFoundError, match="has no plans.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no plans\.json"):
         load_nnunet(tmp_path)
     with pytest.raises(FileNotFoundError, match="fold_3"):
         load_nnunet(folder, 3)
