@@ -62,3 +62,35 @@ def orient(array: np.ndarray, affine: np.ndarray, codes: Sequence[str]) -> tuple
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
     turned = nib.orientations.apply_orientation(array, turn)
     return turned, affine @ nib.orientations.inv_ornt_aff(turn, array.shape[:3])
+
+
+def uncropped(
+    mask: np.ndarray, affine: np.ndarray, shape: Sequence[int], image_affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put a mask that was cropped to what it marks back on the grid of its image, with background around it.
+
+    Args:
+        mask: (X, Y, Z), its axes in the order and direction of the image's.
+        affine: 4x4, voxel to RAS+ millimeters.
+        shape: (X, Y, Z) of the image.
+        image_affine: of the image.
+
+    Returns:
+        the mask and its affine: on the image's grid, or as they were where a voxel of the mask is none of the image.
+
+    >>> small = np.eye(4)
+    >>> small[:3, 3] = 0, 0, 2
+    >>> uncropped(np.ones((2, 2, 1)), small, (2, 2, 4), np.eye(4))[0][0, 0]
+    array([0., 0., 1., 0.])
+    """
+    start = np.rint(np.linalg.inv(image_affine) @ affine[:, 3])[:3].astype(int)
+    placed = image_affine.copy()
+    placed[:3, 3] += image_affine[:3, :3] @ start
+    end = start + mask.shape[:3]
+    if mask.shape[:3] == tuple(shape) or (start < 0).any() or (end > shape).any():
+        return mask, affine
+    if off_grid(mask.shape[:3], placed, affine):
+        return mask, affine
+    made = np.zeros((*shape, *mask.shape[3:]), mask.dtype)
+    made[tuple(slice(*ends) for ends in zip(start, end, strict=True))] = mask
+    return made, image_affine

@@ -13,12 +13,12 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from transforms.describe import describe
-from transforms.grids import off_grid
+from transforms.grids import off_grid, uncropped
 from transforms.labels import REGIONS_KEY
 from transforms.limits import refused
 from transforms.masks import binary_mask, check_tumor, read_mask_picture, region_masks
 from transforms.pictures import read_picture
-from transforms.reading import file_kind, orient_lps, read_volume, volumes
+from transforms.reading import CROPPED, file_kind, orient_lps, read_volume, volumes
 
 Regions = Mapping[str, Sequence[int]]
 # Axes in LPS that become X, Y and the count of a plane, and whether Y is flipped.
@@ -37,8 +37,9 @@ class LoadCased(MapTransform):
     under the image key become channels.
 
     Channels, label and foreground mask must lie on the image's grid: the same size and, of volumes, the same place in
-    the patient (`transforms.grids.off_grid`). A mask volume may be stored in another orientation of that grid. Pictures
-    and arrays have no place, so of them the size alone counts.
+    the patient (`transforms.grids.off_grid`). A mask volume may be stored in another orientation of that grid, and one
+    of NRRD cropped to a part of it (`transforms.grids.uncropped`). Pictures and arrays have no place, so of them the
+    size alone counts.
 
     Where the item states ``regions`` (label values by name, see `transforms.masks.region_masks`), the label becomes one
     channel a region, the tumor first; ``Finalized`` takes them apart.
@@ -87,7 +88,8 @@ class LoadCased(MapTransform):
                 item.pop(key, None)
                 continue
             own = regions if key == self.label_key else None
-            mask = self._load(item[key], item.get("slice"), view, where, mask=True, regions=own)
+            like = _first(item[self.image_key])
+            mask = self._load(item[key], item.get("slice"), view, where, mask=True, regions=own, like=like)
             (size, place), (image_size, image_place) = _lps_grid(mask), _lps_grid(image)
             if size != image_size:
                 raise ValueError(
@@ -109,14 +111,21 @@ class LoadCased(MapTransform):
         return item
 
     def _load(
-        self, value: Any, plane: Any, view: str, where: str, mask: bool, regions: Regions | None = None
+        self,
+        value: Any,
+        plane: Any,
+        view: str,
+        where: str,
+        mask: bool,
+        regions: Regions | None = None,
+        like: Any = None,
     ) -> MetaTensor:
         if isinstance(value, (np.ndarray, torch.Tensor)):
             return self._from_array(value, where, mask, regions)
         paths = list(value) if isinstance(value, (list, tuple)) else [value]
         if not paths:
             raise ValueError(f"{where}: an empty list of files")
-        loaded = [self._load_one(path, plane, view, mask, regions) for path in paths]
+        loaded = [self._load_one(path, plane, view, mask, regions, like) for path in paths]
         if len(loaded) == 1:
             return loaded[0]
         for path, tensor in zip(paths, loaded, strict=True):
@@ -144,7 +153,9 @@ class LoadCased(MapTransform):
             return _with_meta((tensor.as_tensor() > 0.5).any(0, keepdim=True).to(torch.uint8), tensor)
         return tensor.to(torch.float32)  # type: ignore[return-value]
 
-    def _load_one(self, path: Any, plane: Any, view: str, mask: bool, regions: Regions | None = None) -> MetaTensor:
+    def _load_one(
+        self, path: Any, plane: Any, view: str, mask: bool, regions: Regions | None = None, like: Any = None
+    ) -> MetaTensor:
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"expected a path or an array, got {type(path).__name__}")
         kind = file_kind(path)
@@ -155,11 +166,13 @@ class LoadCased(MapTransform):
                 raise ValueError(f"file {path} is a picture and has no slice {plane}; drop 'slice' from the item")
             array, affine = (read_mask_picture(path) if mask else read_picture(path))[None], np.eye(4)
         elif self.spatial_dims == 2:
-            array, affine = _plane_of(path, kind, plane, view)
+            array, affine = _plane_of(path, kind, plane, view, like)
         else:
             if plane is not None:
                 raise ValueError(f"file {path}: the item names slice {plane}, but this is a 3D pipeline; drop 'slice'")
             array, affine = read_volume(path, kind)
+            if kind in CROPPED and _is_volume(like):
+                array, affine = _whole(*orient_lps(array, affine), like)
             if array.ndim not in (3, 4):
                 raise ValueError(f"file {path} has shape {array.shape}; give volumes to a 3D pipeline")
             array = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
@@ -188,10 +201,18 @@ def _single(array: np.ndarray, where: str) -> np.ndarray:
     return array[0]
 
 
-def _plane_of(path: Any, kind: str, plane: Any, view: str) -> tuple[np.ndarray, np.ndarray]:
-    """One plane of a volume, (C, X, Y), and the affine that places it."""
+def _whole(mask: np.ndarray, affine: np.ndarray, like: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A mask in LPS on the whole grid of an image, where it is a part of it."""
+    image, image_affine = volumes.get(like, file_kind(like))
+    return uncropped(mask, affine, image.shape[:3], image_affine)
+
+
+def _plane_of(path: Any, kind: str, plane: Any, view: str, like: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """One plane of a volume, (C, X, Y), and the affine that places it; of a mask, on the grid of an image."""
     try:
         array, affine = volumes.get(path, kind)
+        if kind in CROPPED and _is_volume(like):
+            array, affine = _whole(array, affine, like)
     except OSError as error:
         raise refused(path, f"cannot be opened: {error.strerror}", "give yourself the right to read it") from error
     array, turn = view_plane(array, view)
@@ -250,11 +271,14 @@ def _lps_grid(tensor: MetaTensor) -> tuple[tuple[int, ...], np.ndarray]:
 
 def _is_volume(value: Any) -> bool:
     """Whether a file (the first of several) has a place in the patient; pictures and arrays have none."""
-    first = value[0] if isinstance(value, (list, tuple)) else value
+    first = _first(value)
     return isinstance(first, (str, os.PathLike)) and file_kind(first) != "picture"
 
 
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (list, tuple)) and len(value) else value
+
+
 def _named(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        value = value[0]
+    value = _first(value)
     return str(value) if isinstance(value, (str, os.PathLike)) else "(an array)"

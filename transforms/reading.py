@@ -181,4 +181,6 @@ class _VolumeCache:
             return volume
 
 
+# Kinds of files in which masks are cropped to what they mark: those of 3D Slicer, and of MONAI Label from an archive.
+CROPPED = ("NRRD",)
 volumes = _VolumeCache(size=6)  # four modalities, a label and a mask of one patient

@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from transforms.foreground import air_level
-from transforms.grids import off_grid, orient
+from transforms.grids import off_grid, orient, uncropped
 from transforms.limits import DEFAULT_LIMITS, ReadLimits
 from transforms.masks import binary_mask, read_mask_picture
 from transforms.order import Pipeline
 from transforms.pictures import read_picture
-from transforms.reading import file_kind, read_volume
+from transforms.reading import CROPPED, file_kind, read_volume
 
 # A volume whose voxel distances differ by less than this factor is cut as the networks are trained: axially.
 _ISOTROPIC = 1.2
@@ -115,6 +115,8 @@ def read_foreground(
         if (kind == "picture") != picture:
             raise ValueError(f"foreground {value} and image {source} are of different kinds")
         array, own = (read_mask_picture(value, limits), affine) if picture else read_volume(value, kind, limits)
+        if kind in CROPPED and len(shape) == 3:
+            array, own = uncropped(*orient(array, own, nib.aff2axcodes(affine)), shape, affine)
         mask = binary_mask(_onto(shape, affine, array, own, f"image {source} and foreground {value}"), value, picture)
     if mask.ndim == len(shape) + 1 and mask.shape[-1] == 1:
         mask = mask[..., 0]

@@ -1,4 +1,4 @@
-"""MONAI Label with a real archive as its studies: next image, inference, saving; the label lies in the archive then.
+"""MONAI Label with an archive as its studies: next image, inference, saving, and training with the labels saved there.
 
 Runs under ``make test-label``, which sets up the environment that it needs.
 """
@@ -6,6 +6,10 @@ Runs under ``make test-label``, which sets up the environment that it needs.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -31,30 +35,65 @@ def modalities(address: str) -> list[str]:
     return sorted(one["00080060"]["Value"][0] for one in series)
 
 
-def test_next_image_inference_and_saving_go_through_the_archive(tmp_path):
+@pytest.fixture(scope="module")
+def label(tmp_path_factory) -> Label:
+    """The stock app with a released bundle; its studies are set by each server."""
+    folder = tmp_path_factory.mktemp("label")
+    pictures = make_pictures(folder / "pictures")
+    bundle = release(folder / "dist", make_run(folder / "run", pictures, size=64, seed=1), NAME)
+    prepare_app(folder / "app", [bundle])
+    return Label(folder / "app", "", [NAME])
+
+
+@contextmanager
+def started(label: Label, web: str, folder: Path) -> Iterator[RunningServer]:
+    """A server that knows of the archive nothing but what it asks it now."""
+    folder.mkdir()
+    settings = {
+        "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": '{"Modality": "MR"}',  # its default is CT
+        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "cache"),
+        "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "0",  # its default is two hours
+    }
+    server = RunningServer(replace(label, studies=web), folder / "server.log", **settings)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def drawn(shape: tuple[int, ...]) -> np.ndarray:
+    """A label in a few slices of the head."""
+    made = np.zeros(shape, np.uint8)
+    made[50:75, 45:75, 5:11] = 1
+    return made
+
+
+def test_next_image_inference_saving_and_training_go_through_the_archive(label, tmp_path):
     if missing := archive.available():
         pytest.skip(missing)
-    pictures = make_pictures(tmp_path / "pictures")
-    bundle = release(tmp_path / "dist", make_run(tmp_path / "run", pictures, size=64, seed=1), NAME)
-    prepare_app(tmp_path / "app", [bundle])
+    models = label.app / "model" / NAME / "models"
+    before = (models / "model.pt").read_bytes()
     with archive.running(tmp_path / "archive") as address:
-        for number in (0, 1):
+        for number in range(4):
             archive.upload(address, write_sample(tmp_path / "sent" / str(number), number))
         web = f"{address}/dicom-web"
-        filtered = {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": '{"Modality": "MR"}'}  # its default is CT
-        server = RunningServer(Label(tmp_path / "app", web, [NAME]), tmp_path / "server.log", **filtered)
-        try:
-            image = server.json("POST", "/activelearning/random")["id"]
+        with started(label, web, tmp_path / "first") as server:
             series = {one["0020000E"]["Value"][0] for one in Dicomweb(web)._client.search_for_series()}
-            assert image in series
-            mask = server.mask(NAME, image, tmp_path / "mask.nii.gz")
-            shape = nib.load(mask).shape
-            assert shape == (128, 128, 17)
-            drawn = np.zeros(shape, np.uint8)
-            drawn[30:50, 40:70, 5:9] = 1
-            label = tmp_path / "label.nii.gz"
-            nib.save(nib.Nifti1Image(drawn, nib.load(mask).affine), label)
-            server.upload("PUT", "/datastore/label", "label", label, image=image)
-        finally:
-            server.stop()
-        assert modalities(web) == ["MR", "MR", "SEG"]
+            labeled: set[str] = set()
+            while len(labeled) < 3:
+                image = server.json("POST", "/activelearning/random")["id"]
+                assert image in series - labeled, "the next image is one without a label"
+                mask = nib.load(server.mask(NAME, image, tmp_path / "mask.nii.gz"))
+                assert mask.shape == (128, 128, 17)
+                file = tmp_path / "label.nii.gz"
+                nib.save(nib.Nifti1Image(drawn(mask.shape), mask.affine), file)
+                server.upload("PUT", "/datastore/label", "label", file, image=image)
+                labeled.add(image)
+        assert modalities(web) == ["MR"] * 4 + ["SEG"] * 3
+        with started(label, web, tmp_path / "second") as server:  # its labels are those of the archive
+            task = server.train(NAME, max_epochs=1, val_split=0.34, multi_gpu=False)
+            assert task["status"] == "DONE", "\n".join(task["details"][-30:])
+            log = server.log.read_text(encoding="utf-8", errors="replace")
+    assert "not used" not in log, [line for line in log.splitlines() if "not used" in line]
+    assert (models / "model.pt").read_bytes() != before
+    assert (models / "model_previous.pt").read_bytes() == before

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import monai.bundle
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,8 @@ from scripts.runs import tasks
 from scripts.training import labeling
 from scripts.training.checkpoints import StageCheckpoint
 from tests.stages import age, assert_same, kill_self, killed, logged
+from tests.transforms.images import nrrd
+from transforms.loading import LoadCased
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +211,22 @@ def test_volumes_become_slices_and_pictures_stay(records, tmp_path, caplog):
     assert any(f"not used: {broken}" in record.getMessage() for record in caplog.records)
     with pytest.raises(ValueError, match=r"none of 1 items can be used; .*b\.nii\.gz"):
         labeling.expand_volumes(data[2:], SliceRule())
+
+
+def test_a_label_that_is_cropped_to_what_it_marks_gives_the_slices_of_the_whole_label(records, tmp_path):
+    """As MONAI Label reads a Segmentation of an archive: the slices that hold something."""
+    label = nib.load(records[0]["label"])
+    marked = np.asarray(label.dataobj) > 0
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(marked))
+    part = label.slicer[box]
+    cropped = nrrd(np.asarray(part.dataobj).astype(np.uint8), part.affine, tmp_path / "label.nrrd")
+    assert part.shape != label.shape
+    rule = SliceRule(tumor_slices=2, normal_slices=1)
+    whole = labeling.expand_volumes(records[:1], rule)
+    made = labeling.expand_volumes([{**records[0], "label": cropped}], rule)
+    assert [item["slice"] for item in made] == [item["slice"] for item in whole]
+    for one, other in zip(whole, made, strict=True):
+        assert np.array_equal(LoadCased()(one)["label"], LoadCased()(other)["label"])
 
 
 def test_handlers_are_a_literal_list_of_dicts_as_label_needs_them():

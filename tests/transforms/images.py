@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import itk
 import numpy as np
 
 
@@ -26,3 +29,15 @@ def head(shape: tuple[int, ...] = (160, 160), radius: float = 55, seed: int = 0)
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Dice of two bool arrays."""
     return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def nrrd(array: np.ndarray, affine: np.ndarray, path: Path) -> str:
+    """Write a volume (X, Y, Z) as NRRD, which ITK places in LPS; the affine goes to RAS."""
+    place = np.diag([-1.0, -1, 1, 1]) @ affine
+    image = itk.image_from_array(np.ascontiguousarray(array.T))
+    spacing = np.linalg.norm(place[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(place[:3, :3] / spacing)
+    image.SetOrigin(place[:3, 3].tolist())
+    itk.imwrite(image, str(path))
+    return str(path)

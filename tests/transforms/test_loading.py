@@ -8,8 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Orientationd
 from PIL import Image
 
+from tests.transforms.images import nrrd
 from transforms.loading import LoadCased
 from transforms.masks import binary_mask, read_mask_picture
 from transforms.pictures import read_picture
@@ -313,6 +315,40 @@ def test_a_mask_of_another_orientation_on_the_same_grid_is_taken(tmp_path, dims)
         assert np.argwhere(loaded["label"][0].numpy()).tolist() == [[1, 2]]
     place = loaded["label"].affine.numpy() @ [*np.argwhere(loaded["label"][0].numpy())[0], *[0] * (3 - dims), 1]
     assert np.allclose(place, moved(7) @ [1, 2, 3, 1])
+
+
+@pytest.mark.parametrize("about", [{"slice": 2}, {"slice": 3, "plane": "coronal"}, {}], ids=["axial", "coronal", "3D"])
+@pytest.mark.parametrize("key", ["label", "foreground"])
+def test_a_mask_of_nrrd_that_is_cropped_to_what_it_marks_is_the_whole_mask(tmp_path, key, about):
+    """As 3D Slicer writes them, and MONAI Label of what lies in an archive; others of another size are refused."""
+    turn = nib.affines.from_matvec(np.linalg.qr(np.array([[9, 1, 2], [1, -9, 1], [2, 0, 9.0]]))[0] * [1, 1.5, 3])
+    image = nifti(np.ones((6, 7, 5), np.float32), tmp_path / "image.nii", turn)
+    whole = np.zeros((6, 7, 5), np.uint8)
+    whole[2:5, 1:4, 1:3] = 1
+    whole[3, 3, 2] = 0
+    start = turn.copy()
+    start[:3, 3] = turn[:3] @ [2, 1, 1, 1]
+    load = LoadCased(spatial_dims=2 if about else 3)
+
+    def loaded(path):
+        item = load({"image": image, key: path, **about})
+        if not about:
+            item = Orientationd(["image", key], axcodes="LPS", labels=None)(item)
+        assert item["image"].shape == item[key].shape
+        return item[key].numpy()
+
+    expected = loaded(nrrd(whole, turn, tmp_path / "whole.nrrd"))
+    assert expected.any()
+    assert np.array_equal(loaded(nrrd(whole[2:5, 1:4, 1:3], start, tmp_path / "part.nrrd")), expected)
+    between = start.copy()
+    between[:3, 3] += turn[:3, 0] / 2
+    outside = start.copy()
+    outside[:3, 3] += turn[:3, 0] * 3
+    for affine in (between, outside):
+        with pytest.raises(ValueError, match=r"both must be the same; give the mask|slices 0 to .*; correct 'slice'"):
+            loaded(nrrd(whole[2:5, 1:4, 1:3], affine, tmp_path / "elsewhere.nrrd"))
+    with pytest.raises(ValueError, match=r"both must be the same; give the mask|slices 0 to .*; correct 'slice'"):
+        loaded(nifti(whole[2:5, 1:4, 1:3], tmp_path / "part.nii", start))
 
 
 def test_a_drawn_mask_of_a_slice_has_no_place_and_is_taken_by_its_size(tmp_path):

@@ -17,10 +17,10 @@ from scripts.data.datalists.regions import Regions
 from scripts.data.datalists.schema import PLANES
 from scripts.data.datalists.units import Item, unit
 from transforms.foreground import air_level
-from transforms.grids import off_grid
+from transforms.grids import off_grid, uncropped
 from transforms.loading import view_plane
 from transforms.masks import check_tumor, region_masks, unknown_labels
-from transforms.reading import file_kind, orient_lps, read_volume
+from transforms.reading import CROPPED, file_kind, orient_lps, read_volume
 
 T = TypeVar("T")
 
@@ -277,6 +277,8 @@ def _same_grid(one: Path, scan: NDArray, affine: NDArray, other: Path, array: ND
 
 def _on_grid(path: Path, scan: NDArray, affine: NDArray, image: Path) -> NDArray:
     mask, own = load_oriented(path)
+    if file_kind(path) in CROPPED:
+        mask, own = uncropped(mask, own, scan.shape, affine)
     _same_grid(image, scan, affine, path, mask, own)
     if not np.isfinite(mask).all():
         raise ValueError(f"{path.name} holds values that are not finite")
