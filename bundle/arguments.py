@@ -55,6 +55,7 @@ def _label(parser: Parser) -> None:
     parser.add_argument("--bundle", type=folder, action="append", help=text)
     add_out(parser, "folder of app and studies", "runs/label")
     parser.add_argument("--studies", help="your own folder of images, or the URL of a DICOMweb server")
+    add_prevalence(parser)
     parser.add_argument("--stock", action="store_true", help="leave the app as it is, without the added strategy")
 
 

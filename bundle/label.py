@@ -13,9 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from bundle.config_values import set_values
 from bundle.release import NAME, ROOT
 from bundle.samples import draw_studies
 from scripts.command.verbs import Outcome
+from scripts.measures.prevalence import Given, given_prevalence
 
 ENVIRONMENT = ROOT / ".venv-label"
 SAMPLE_APP = Path("monailabel", "sample-apps", "monaibundle")
@@ -56,7 +60,13 @@ class Label:
         ]  # fmt: skip
 
 
-def prepare_app(app: Path, bundles: Sequence[Path], environment: Path = ENVIRONMENT, sampling: bool = False) -> None:
+def prepare_app(
+    app: Path,
+    bundles: Sequence[Path],
+    environment: Path = ENVIRONMENT,
+    sampling: bool = False,
+    prevalence: Given = None,
+) -> None:
     """Copy the stock app and put bundles into its ``model`` folder.
 
     Args:
@@ -64,9 +74,11 @@ def prepare_app(app: Path, bundles: Sequence[Path], environment: Path = ENVIRONM
         bundles: released folders.
         environment: virtual environment that holds monailabel.
         sampling: add the strategy that offers the most uncertain image next.
+        prevalence: of tumors among the studies, see `scripts.measures.prevalence.given_prevalence`; None: as released.
 
     Raises:
         FileNotFoundError: when the environment or a bundle is not there.
+        ValueError: when the prevalence does not fit a bundle's classes.
     """
     stock = environment / SAMPLE_APP
     if not stock.is_dir():
@@ -74,6 +86,7 @@ def prepare_app(app: Path, bundles: Sequence[Path], environment: Path = ENVIRONM
     for folder in bundles:
         if not (folder / "configs" / "inference.yaml").is_file():
             raise FileNotFoundError(f"{folder} holds no released bundle; run: make bundle RUN=runs/demo/ours")
+    texts = {folder.name: _answering(folder / "configs" / "inference.yaml", prevalence) for folder in bundles}
     shutil.rmtree(app, ignore_errors=True)
     shutil.copytree(stock, app, ignore=shutil.ignore_patterns("logs", "model", "__pycache__"))
     if sampling:
@@ -87,6 +100,14 @@ def prepare_app(app: Path, bundles: Sequence[Path], environment: Path = ENVIRONM
         target = app / "model" / folder.name
         shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.rmtree(target / "runs", ignore_errors=True)  # results; not scripts/runs
+        (target / "configs" / "inference.yaml").write_text(texts[folder.name], encoding="utf-8")
+
+
+def _answering(config: Path, prevalence: Given) -> str:
+    """The text of an inference config that answers for a prevalence."""
+    text = config.read_text(encoding="utf-8")
+    known = given_prevalence(prevalence, yaml.safe_load(text).get("training_prevalence"))
+    return text if known is None else set_values(text, {"prevalence": known})
 
 
 def prepare_studies(studies: Path) -> None:
@@ -95,17 +116,24 @@ def prepare_studies(studies: Path) -> None:
         draw_studies(studies)
 
 
-def prepare(out: Path, bundles: Sequence[Path], environment: Path = ENVIRONMENT, sampling: bool = True) -> Label:
+def prepare(
+    out: Path,
+    bundles: Sequence[Path],
+    environment: Path = ENVIRONMENT,
+    sampling: bool = True,
+    prevalence: Given = None,
+) -> Label:
     """App and sample studies in one folder."""
     label = Label(out / "app", out / "studies", [folder.name for folder in bundles])
-    prepare_app(label.app, bundles, environment, sampling)
+    prepare_app(label.app, bundles, environment, sampling, prevalence)
     prepare_studies(out / "studies")
     return label
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``label``."""
-    label = prepare(arguments.out, arguments.bundle or [ROOT / "dist" / NAME], sampling=not arguments.stock)
+    bundles = arguments.bundle or [ROOT / "dist" / NAME]
+    label = prepare(arguments.out, bundles, sampling=not arguments.stock, prevalence=arguments.prevalence)
     command = label.command(ENVIRONMENT / "bin" / "python")
     if arguments.studies:
         command[command.index("--studies") + 1] = arguments.studies

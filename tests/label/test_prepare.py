@@ -10,11 +10,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 from bundle import label_environment, label_sampling
 from bundle.label import SAMPLE_APP, STRATEGY, Label, prepare, prepare_app
 from bundle.label_sampling import entropy, score_images, uncertainty
 from bundle.samples import LABELED, SAMPLES, VOLUMES
+from scripts.command.locations import CONFIGS
 
 STOCK = "class MyApp:\n    def init_strategies(self):\n        return {'first': 1, 'random': 2}\n"
 
@@ -47,6 +49,24 @@ def test_the_app_is_the_stock_one_with_the_bundles_in_its_model_folder(environme
     assert not (bundle / "runs").exists(), "results"
     assert (bundle / "scripts" / "runs" / "folder.py").is_file(), "code"
     assert not (tmp_path / "app" / "bin").exists()
+
+
+def test_a_prevalence_stands_in_the_inference_config_of_the_app(environment, released, tmp_path):
+    """The config that the network is built by (tests/measures/test_prevalence.py says what it does there)."""
+    config = released / "configs" / "inference.yaml"
+    text = CONFIGS.joinpath("inference.yaml").read_text(encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
+    prepare_app(tmp_path / "app", [released], environment, prevalence="0.1")
+    shares = yaml.safe_load(
+        (tmp_path / "app" / "model" / released.name / "configs" / "inference.yaml").read_text(encoding="utf-8")
+    )["prevalence"]
+    assert shares["no_tumor"] == pytest.approx(0.9)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert config.read_text(encoding="utf-8") == text
+    before = sorted((tmp_path / "app").rglob("*"))
+    with pytest.raises(ValueError, match="prevalence: no class lymphoma"):
+        prepare_app(tmp_path / "app", [released], environment, prevalence="lymphoma=0.1")
+    assert sorted((tmp_path / "app").rglob("*")) == before, "an app that worked still stands"
 
 
 def test_the_tool_that_writes_labels_as_dicom_lies_where_the_server_looks_for_it(environment, released, tmp_path):
