@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Overlays of experiments (configs/*/) are of the checkout too.
 CONTENT = {
     "configs": ("*.yaml", "*.json", "*.conf"),
-    "scripts": ("**/*.py", "**/*.j2"),
+    "scripts": ("**/*.py", "**/*.j2", "**/*.pt"),
     "transforms": ("**/*.py",),
 }
 LEFT_OUT = {"configs/smoke.yaml"}  # of the tests

@@ -96,7 +96,9 @@ class Stage:
             prepare_batch=prepare_batch,
             key_val_metric={key_metric: metrics},
             val_handlers=[
-                TensorBoardStatsHandler(writer, iteration_log=False, epoch_event_writer=ValidationScalars(metrics)),
+                TensorBoardStatsHandler(
+                    writer, iteration_log=False, epoch_event_writer=ValidationScalars(metrics, every=2)
+                ),
                 ValidationImages(writer, images=2, every=2),
             ],
             decollate=False,

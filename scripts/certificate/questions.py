@@ -13,7 +13,6 @@ from scripts.certificate.cases import Case, Host, hosts_for
 from scripts.certificate.harmless import HARMLESS
 from scripts.certificate.probes import PROBES, other_of
 from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS, NoRoom, Outcome, fade, remove, swap, transplant
-from scripts.interventions import infill as infills
 from scripts.interventions.regions import Image, Mask
 
 FADES = (0.25, 0.5)
@@ -81,7 +80,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.infills:
-            self.infills = available_infills()
+            self.infills = HELD_OUT_INFILLS[:2]
         # An infill takes tissue of the same head: the first of the list heals where one is enough.
         self.heal = self.infills[0]
         self._places = {case.name: k for k, case in enumerate(self.tumors)}
@@ -199,11 +198,6 @@ class Plan:
         low, high = min(case.image.min(), before.image.min()), max(case.image.max(), before.image.max())
         picture = np.clip(made.image, low, high)
         return Question(test, how, control, case, before.name, kind, picture, place, made.region)
-
-
-def available_infills() -> tuple[str, ...]:
-    """Two infills that are kept out of training; without OpenCV the one that needs none."""
-    return HELD_OUT_INFILLS[:1] if infills.cv2 is None else HELD_OUT_INFILLS[:2]
 
 
 def _rng(case: Case) -> np.random.Generator:

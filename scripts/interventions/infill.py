@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -169,12 +168,16 @@ def _gathered(
     return first + (second - first) * share
 
 
+def surface(hole: Hole) -> Image:
+    """The harmonic surface over the region, in the hole's box."""
+    smooth = np.stack([_smooth(channel) for channel in hole.image])
+    return solve(np.where(hole.tissue, hole.image, smooth), hole.region, hole.soft & ~hole.region)
+
+
 def membrane(hole: Hole, rng: np.random.Generator) -> Image:
     """A harmonic surface over the region with the texture of the same head."""
     grain = texture(hole, rng)
-    smooth = np.stack([_smooth(channel) for channel in hole.image])
-    surface = solve(np.where(hole.tissue, hole.image, smooth), hole.region, hole.soft & ~hole.region)
-    return blend("alpha", hole.image, surface + grain, hole.region, hole.tissue, hole.seam)
+    return blend("alpha", hole.image, surface(hole) + grain, hole.region, hole.tissue, hole.seam)
 
 
 def patch(hole: Hole, rng: np.random.Generator) -> Image:
@@ -230,28 +233,3 @@ def telea(hole: Hole, rng: np.random.Generator) -> Image:
 def navier_stokes(hole: Hole, rng: np.random.Generator) -> Image:
     """Bertalmio's flow of isophotes (OpenCV), slice by slice in 3D, with the texture of the same head."""
     return _inpainted(hole, rng, "navier_stokes")
-
-
-INFILLS: dict[str, Callable[[Hole, np.random.Generator], Image]] = {
-    "membrane": membrane,
-    "patch": patch,
-    "mirror": mirror,
-    "poisson": poisson,
-    "telea": telea,
-    "navier_stokes": navier_stokes,
-}
-# Training draws from the first; the certificate rests on the others, which no training may use.
-TRAINING_INFILLS = ("membrane", "patch", "mirror")
-HELD_OUT_INFILLS = ("poisson", "telea", "navier_stokes")
-
-
-def infill(how: str, hole: Hole, rng: np.random.Generator) -> Image:
-    """The picture with the hole filled, (C, H, W[, D]).
-
-    Raises:
-        ValueError: when ``how`` is unknown or needs what is not installed.
-        NoRoom: when this head has no place to take tissue from.
-    """
-    if how not in INFILLS:
-        raise ValueError(f"an infill is one of {', '.join(INFILLS)}, got {how!r}")
-    return hole.placed(INFILLS[how](hole, rng))

@@ -12,9 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-from scripts.interventions.infill import Hole, infill
+from scripts.interventions.infill import Hole
+from scripts.interventions.infills import infill
 from scripts.interventions.insertion import Donor, check_seen, insert, relative
-from scripts.interventions.regions import Image, Mask, NoRoom, Search, check, everywhere, grow, inner, shifted
+from scripts.interventions.regions import (
+    Image,
+    Mask,
+    NoRoom,
+    check,
+    elsewhere,
+    grow,
+    inner,
+)
 
 # Whose diagnosis holds for the changed picture: no tumor, as before, or that of the donor.
 Answer = Literal["none", "host", "donor"]
@@ -35,15 +44,6 @@ class Outcome:
     mask: Mask
     region: Mask
     answer: Answer
-
-
-def _elsewhere(region: Mask, healthy: Mask, rng: np.random.Generator) -> tuple[Mask, np.ndarray]:
-    """The same shape at another, healthy place, and the shift there."""
-    search = Search(region, healthy)
-    if not len(search.shifts):
-        raise NoRoom("the control has no place: no healthy tissue of the tumor's size is left in this head")
-    shift = search.shifts[int(rng.integers(len(search.shifts)))]
-    return shifted(region, -shift, everywhere(region)), shift
 
 
 def _region(image: Image, mask: Mask, foreground: Mask, margin: int) -> tuple[Mask, Mask]:
@@ -77,7 +77,7 @@ def remove(
     """
     region, healthy = _region(image, mask, foreground, margin)
     if control:
-        place, _ = _elsewhere(region, healthy, rng)
+        place, _ = elsewhere(region, healthy, rng)
         hole = Hole(image, place, healthy & ~place, foreground, margin)
         return Outcome(infill(how, hole, rng), mask, place, "host")
     hole = Hole(image, region, healthy, foreground, margin)
@@ -148,7 +148,7 @@ def translate(
 ) -> Outcome:
     """Move the tumor to another place of its head. Control: healthy tissue is put there, the tumor stays."""
     _, healthy = _region(image, mask, foreground, margin)
-    place, _ = _elsewhere(mask, healthy, rng)
+    place, _ = elsewhere(mask, healthy, rng)
     center = relative(np.array([float(np.mean(axis)) for axis in np.nonzero(place)]), foreground)
     donor = Donor(image, mask, foreground)
     if control:

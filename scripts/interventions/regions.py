@@ -200,3 +200,16 @@ def shifted(array: NDArray[Any], shift: Sequence[int] | NDArray[np.int_], box: B
             inside = (place >= 0) & (place < size)
             found = found & inside.reshape([-1 if a == axis else 1 for a in range(len(box))])
     return found
+
+
+def elsewhere(region: Mask, healthy: Mask, rng: np.random.Generator) -> tuple[Mask, np.ndarray]:
+    """The same shape at another, healthy place, and the shift there.
+
+    Raises:
+        NoRoom: when there is none.
+    """
+    search = Search(region, healthy)
+    if not len(search.shifts):
+        raise NoRoom("the control has no place: no healthy tissue of the tumor's size is left in this head")
+    shift = search.shifts[int(rng.integers(len(search.shifts)))]
+    return shifted(region, -shift, everywhere(region)), shift

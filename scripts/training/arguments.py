@@ -1,8 +1,19 @@
-"""Arguments of the verb ``train``."""
+"""Arguments of the verbs ``train`` and ``infill``."""
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_compute, add_data, add_overlay, add_run, add_seed
+from scripts.command.verbs import (
+    Parser,
+    Verb,
+    add_compute,
+    add_data,
+    add_out,
+    add_overlay,
+    add_part,
+    add_run,
+    add_seed,
+    folder,
+)
 
 __all__ = ["VERBS"]
 
@@ -30,9 +41,25 @@ def _train(parser: Parser) -> None:
     add_compute(parser, precision=True)
 
 
+def _infill(parser: Parser) -> None:
+    add_data(parser)
+    add_out(parser, "folder of learned.pt and infill.json", required=True)
+    text = "to fit it by (default: 3000); 0: measure the weights that are shipped"
+    parser.add_argument("--batches", type=int, metavar="N", default=3000, help=text)
+    parser.add_argument("--cache_dir", type=folder, metavar="DIR", help="keep prepared images here")
+    add_part(parser)
+    add_seed(parser, "weights and holes")
+
+
 VERBS = (
     Verb(
         "train", "train all stages in one command, resumable", "scripts.training.train", _train, OVERRIDES,
         overrides=True,
+    ),
+    Verb(
+        "infill", "fit the infill that learned healthy tissue, and measure every infill on tissue it never saw",
+        "scripts.training.infill", _infill,
+        "  python -m scripts infill --dataset_dir DIR --datalist_file LIST.json --out runs/infill\n\n"
+        "What it is for: docs/certificate.md.",
     ),
 )  # fmt: skip

@@ -136,6 +136,7 @@ def test_log_of_the_unbroken_stage_is_whole(unbroken):
     assert [step for step, _ in log["validation/combined"]] == [0, 1, 2, 3, 4]
     assert [step for step, _ in log["validation_by_source/a/dice"]] == [0, 1, 2, 3, 4]
     assert [step for step, _ in log["validation/evidence"]] == [0, 2, 4]
+    assert [step for step, _ in log["validation/reliability"]] == [0, 2, 4]
     assert [step for step, _ in log["validation/tumor"]] == [0, 1, 2, 3, 4]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import compute_dice
 from monai.visualize import blend_images
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from scripts.measures.metrics import balanced_accuracy, tumor_probability
+from scripts.measures.metrics import balanced_accuracy, calibration_bins, tumor_probability
 from scripts.networks.regions import region_masks, region_probability
+from scripts.pictures.evaluation_figures import reliability
 from scripts.runs import parallel
 from scripts.training.engines import check_outputs
 from scripts.training.handlers.monitoring import StageWriter
@@ -146,16 +149,18 @@ def _metrics(dice: np.ndarray, diagnosis: np.ndarray, logits: np.ndarray) -> dic
 
 
 class ValidationScalars:
-    """Writes metrics, those of each source and the precision-recall curve of tumor against none to TensorBoard.
+    """Writes metrics, those of each source, and two curves of tumor against none to TensorBoard.
 
-    The ``epoch_event_writer`` of MONAI's TensorBoardStatsHandler; the step is the trainer's epoch.
+    The ``epoch_event_writer`` of MONAI's TensorBoardStatsHandler; the step is the trainer's epoch. The curves are
+    precision against recall, and reliability: what was said before any temperature against what happened.
 
     Args:
         metrics: of the evaluator.
+        every: draw the reliability at each n-th epoch, and at the start; 0 or None: never.
     """
 
-    def __init__(self, metrics: ValidationMetrics):
-        self.metrics = metrics
+    def __init__(self, metrics: ValidationMetrics, every: int | None = None):
+        self.metrics, self.every = metrics, every
 
     def __call__(self, engine: Any, writer: StageWriter) -> None:
         """Write what the validation found."""
@@ -167,7 +172,12 @@ class ValidationScalars:
                 writer.add_scalar(f"validation_by_source/{source}/{name}", value, epoch)
         tumor = self.metrics.diagnosis > 0
         if 0 < tumor.sum() < len(tumor):
-            writer.add_pr_curve("validation/tumor", tumor, tumor_probability(self.metrics.logits), epoch)
+            said = tumor_probability(self.metrics.logits)
+            writer.add_pr_curve("validation/tumor", tumor, said, epoch)
+            if self.every and epoch % self.every == 0:
+                drawn = Image.open(io.BytesIO(reliability({"validation": calibration_bins(said, tumor)})))
+                picture = torch.from_numpy(np.array(drawn.convert("RGB"))).permute(2, 0, 1).float() / 255
+                writer.add_image("validation/reliability", picture, epoch)
 
 
 class ValidationImages:
