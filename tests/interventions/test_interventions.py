@@ -29,7 +29,6 @@ from scripts.interventions import infill as infill_module
 from scripts.interventions.insertion import tissue_scale
 from tests.interventions.heads import pair
 
-
 # Infills that put tissue of another place into the hole.
 COPIED = ("patch", "mirror", "poisson", "learned")
 
