@@ -24,7 +24,7 @@ def drawn(geometry):
 
 
 def test_objects_equal_the_nifti_results_and_other_images_are_named(tmp_path, overlay, caplog):
-    for geometry in ("axial", "oblique", "coronal"):
+    for geometry in GEOMETRIES:
         write_series(tmp_path / "in" / geometry, geometry, drawn(geometry))
     save_picture(tmp_path / "in" / "a.png", head()[:, :, 4])
     with caplog.at_level(logging.INFO):
@@ -33,7 +33,7 @@ def test_objects_equal_the_nifti_results_and_other_images_are_named(tmp_path, ov
     assert not [record for record in caplog.records if record.name.startswith("highdicom")]
     assert "a.png is no DICOM, so no object can refer to it" in rows[str(tmp_path / "in" / "a.png")]["error"]
     assert [name for name, row in rows.items() if row["error"]] == [str(tmp_path / "in" / "a.png")]
-    for geometry in ("axial", "oblique", "coronal"):
+    for geometry in GEOMETRIES:
         mask = nib.load(tmp_path / "out" / f"{geometry}_mask.nii.gz")
         labels = np.asarray(mask.dataobj)
         assert labels.any()

@@ -135,6 +135,19 @@ def test_objects_that_are_no_slices_of_anatomy_are_refused_by_modality_and_class
         read(tmp_path)
 
 
+def test_a_capture_of_slices_is_read_where_it_says_where_they_lie(tmp_path):
+    """As workstations export MR; a screenshot says nothing of its place."""
+    kind = U.SecondaryCaptureImageStorage
+    for k in range(5):
+        write_slice(tmp_path / "placed" / f"{k}.dcm", PIXELS[k], (0, 0, 3.0 * k), SOPClassUID=kind)
+    assert np.array_equal(read(tmp_path / "placed")[0], PIXELS.transpose(2, 1, 0))
+    screenshot = save(with_pixels(dataset(kind, "MR"), PIXELS[0]), tmp_path / "shot.dcm")
+    with pytest.raises(
+        ValueError, match=r"file .*shot.dcm is a DICOM object of modality MR .Secondary .*; give"
+    ):
+        read(screenshot)
+
+
 @pytest.mark.parametrize(
     ("elements", "reason"),
     [
@@ -149,6 +162,7 @@ def test_objects_that_are_no_slices_of_anatomy_are_refused_by_modality_and_class
         ),
         ({"BurnedInAnnotation": "YES"}, "says that text is burned into its pixels; give the series as the scanner"),
         ({"ImagePositionPatient": None}, "does not say where its pixels lie .*; give the original series"),
+        ({"PixelSpacing": None}, "does not say where its pixels lie .*; give the original series"),
         ({"PixelSpacing": [0, 0]}, "has a place that is none"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "has a place that is none"),
         ({"ImageOrientationPatient": [1, 0, 0]}, "does not say where its pixels lie"),
