@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import numpy as np
 import pydicom
 import pydicom.uid
@@ -91,6 +94,18 @@ def test_every_way_to_store_a_slice_gives_the_same_values(tmp_path, dtype, way):
     assert np.allclose(affine, RAS @ np.diag([1.0, 1.5, 5.0, 1.0]))
 
 
+@pytest.mark.parametrize("tool", [["dcmcjpeg"], ["dcmcjpeg", "+el"], ["dcmcjpls"], ["dcmcrle"]], ids=" ".join)
+def test_slices_that_the_tools_of_dcmtk_compress_give_the_same_values(tmp_path, tool):
+    """JPEG lossless of two kinds, JPEG-LS, run lengths."""
+    if shutil.which(tool[0]) is None:
+        pytest.skip(f"{tool[0]} (Debian's dcmtk) is not installed")
+    path = write_slice(tmp_path / "plain.dcm", PIXELS[0], SliceThickness=5.0)
+    packed = tmp_path / "packed.dcm"
+    subprocess.run([*tool, str(path), str(packed)], check=True, capture_output=True)
+    assert pydicom.dcmread(packed).file_meta.TransferSyntaxUID.is_compressed
+    assert np.array_equal(read(packed)[0], read(path)[0])
+
+
 def test_frames_of_an_enhanced_object_are_sorted_by_place(tmp_path):
     order = [3, 0, 4, 1, 2]
     path = save(enhanced(PIXELS[order], [(0, 0, 3.0 * k) for k in order]), tmp_path / "e.dcm")
@@ -142,9 +157,7 @@ def test_a_capture_of_slices_is_read_where_it_says_where_they_lie(tmp_path):
         write_slice(tmp_path / "placed" / f"{k}.dcm", PIXELS[k], (0, 0, 3.0 * k), SOPClassUID=kind)
     assert np.array_equal(read(tmp_path / "placed")[0], PIXELS.transpose(2, 1, 0))
     screenshot = save(with_pixels(dataset(kind, "MR"), PIXELS[0]), tmp_path / "shot.dcm")
-    with pytest.raises(
-        ValueError, match=r"file .*shot.dcm is a DICOM object of modality MR .Secondary .*; give"
-    ):
+    with pytest.raises(ValueError, match=r"file .*shot.dcm is a DICOM object of modality MR .Secondary .*; give"):
         read(screenshot)
 
 
