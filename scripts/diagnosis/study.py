@@ -206,7 +206,8 @@ def _moments(images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_another_pipeline(finding: Finding) -> Finding:
-    if finding.cause not in ("air not zero", "order of transforms") or finding.verdict == CANNOT_TELL:
+    of_air = ("air not zero", "order of transforms")
+    if (finding.cause not in of_air and finding.follows not in of_air) or finding.verdict == CANNOT_TELL:
         return finding
     advice = "give your own: --preprocessing FILE, a config with 'preprocessing', as bundles have it"
     return replace(finding, verdict=CANNOT_TELL, reason=OWN_PIPELINE + finding.reason, advice=advice)

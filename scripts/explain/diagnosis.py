@@ -193,11 +193,13 @@ def diagnose(
     else:
         found.append(_missing(SHORTCUT, "the source or the label of each image", "give them by a datalist"))
 
-    def of_network(images: Tensor, at: str | None, causes: Sequence[str] = tuple(CAUSES)) -> list[Finding]:
+    def of_network(
+        images: Tensor, at: str | None, causes: Sequence[str] = tuple(CAUSES), painted: Tensor | None = without_tumor
+    ) -> list[Finding]:
         tests: dict[str, Callable[[], Finding]] = {
             "normalization leak": lambda: normalization_leak(model, images, inside, labels, kwargs, pad),
             "pooling over air": lambda: pooling_over_air(model, images, inside, target, None, kwargs, pad),
-            WITHOUT_TUMOR: lambda: verdict_without_tumor(model, images, labels, target, tumor, without_tumor, kwargs),
+            WITHOUT_TUMOR: lambda: verdict_without_tumor(model, images, labels, target, tumor, painted, kwargs),
         }
         made = [test() for cause, test in tests.items() if cause in causes]
         if set(causes) - set(tests):
@@ -205,7 +207,8 @@ def diagnose(
         return [finding for finding in made if finding.cause in causes]
 
     def without_air(causes: Sequence[str]) -> list[Finding]:
-        return of_network(torch.where(inside, x, torch.zeros_like(x)), layer, causes)
+        painted = None if without_tumor is None else without_tumor * inside
+        return of_network(x * inside, layer, causes, painted)
 
     def without_statistics(causes: Sequence[str]) -> list[Finding]:
         of_gradient = [cause for cause in causes if cause in ("gradient averaging", "unsuitable layer")]

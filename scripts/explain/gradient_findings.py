@@ -263,7 +263,8 @@ def unsuitable_layer(
     if activations[0, 0].numel() == 1:
         reason = f"{layer!r} is a {kind} of a single cell: it has no places of the image to choose from"
         return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
-    is_norm, is_default = name in dict(normalizations(model)), name == _default(model, x, kwargs, target)
+    default = _default(model, x, kwargs, target)
+    is_norm, is_default = name in dict(normalizations(model)), name == default
     cut, last = _readers(model, x, name, kwargs)
     # The last features of some networks have no name but that of the normalization (EfficientNet).
     if (is_norm or cut) and not (is_default and last):
@@ -273,11 +274,10 @@ def unsuitable_layer(
             f"{figures['share_of_negative_activations']:.0%} of it is negative"
         )
         return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
-    if not bool(gradients.any()) and not is_default and _default(model, x, kwargs, target) is not None:
-        at_default = lost_gradient(model, x, target, str(_default(model, x, kwargs, target)), kwargs)
-        if at_default.verdict != HOLDS:
-            reason = f"no place of {layer!r} matters to {target.name}, and those of the default layer do"
-            return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
+    elsewhere = None if bool(gradients.any()) or is_default else default
+    if elsewhere is not None and lost_gradient(model, x, target, elsewhere, kwargs).verdict != HOLDS:
+        reason = f"no place of {layer!r} matters to {target.name}, and those of the default layer do"
+        return Finding(cause, HOLDS, figures, reason, BLOCK_ADVICE)
     if coherence < MIN_COHERENCE and method in AVERAGING:
         reason = (
             f"no Grad-CAM at {layer!r}: the gradients of every channel cancel over space (coherence {coherence:.1e}, "
