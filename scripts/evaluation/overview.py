@@ -33,6 +33,8 @@ def overview(result: Mapping[str, Any], part: str, folder: str | Path) -> str:
             ("dice", "Dice"),
             ("hd95_mm", "HD95 in mm"),
             ("nsd", f"surface Dice at {TOLERANCE_MM:g} mm"),
+            ("lesion_dice", "Dice by lesion"),
+            ("lesion_f1", "F1 by lesion"),
         ):
             figure = figures[measure]
             lines.append((f"{words}, {name} of {figure['n']}", _with_interval(figure["mean"], figure["ci95"])))

@@ -2,6 +2,7 @@
 
 Over the cases whose mask has the region: Dice (0 where nothing is predicted), HD95 in mm (of those with a predicted
 voxel) and the normalized surface Dice at `TOLERANCE_MM`. Over the other cases: how often it is predicted all the same.
+Over all volumes with a mask: Dice and F1 by lesion, see `scripts.measures.lesion_scores`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
 from scripts.measures.intervals import column_summary
+from scripts.measures.lesion_scores import lesion_scores
 
-__all__ = ["MEASURES", "TOLERANCE_MM", "column", "region_measures", "region_summary"]
+__all__ = ["LESION_MEASURES", "MEASURES", "TOLERANCE_MM", "column", "region_measures", "region_summary"]
 
 TOLERANCE_MM = 1.0
 MEASURES = ("dice", "hd95_mm", "nsd")
-_COLUMNS = ("region", "found", *MEASURES)
+LESION_MEASURES = ("lesion_dice", "lesion_f1")
+_COLUMNS = ("region", "found", *MEASURES, *LESION_MEASURES)
 NAN = float("nan")
 
 
@@ -36,9 +39,10 @@ def region_measures(
         predicted: (R, X, Y[, Z]) bool; None of a network that was not trained to segment.
         truth: the same; None without a mask.
         names: of the R regions.
-        pixel_mm: (D,) size of a voxel by axis, NaN where unknown: distances are NaN then.
+        pixel_mm: (D,) size of a voxel by axis, NaN where unknown: distances and scores by lesion are NaN then.
     """
     row = {column(measure, name): NAN for name in names for measure in _COLUMNS}
+    spacing = [float(side) for side in pixel_mm] if bool(torch.isfinite(pixel_mm).all()) else None
     for k, name in enumerate(names):
         if truth is None:
             continue
@@ -48,13 +52,15 @@ def region_measures(
             continue
         found = bool(predicted[k].any())
         row[column("found", name)] = float(found)
+        if spacing is not None and len(spacing) == 3:
+            scores = lesion_scores(predicted[k].numpy(), truth[k].numpy(), spacing)
+            row |= {column(measure, name): score for measure, score in scores.items()}
         if not there:
             continue
         said, true = predicted[k][None, None].float(), truth[k][None, None].float()
         row[column("dice", name)] = float(compute_dice(said, true))
-        if not bool(torch.isfinite(pixel_mm).all()):
+        if spacing is None:
             continue
-        spacing = [float(side) for side in pixel_mm]
         row[column("nsd", name)] = 0.0
         if found:
             limits: dict[str, Any] = {"include_background": True, "spacing": spacing}
@@ -64,7 +70,7 @@ def region_measures(
 
 
 def region_summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """{region: {n, missed: without a predicted voxel, dice S, hd95_mm S, nsd S, false_positive_rate S}}.
+    """Figures by region: {n, missed: without a predicted voxel, each of the measures S, false_positive_rate S}.
 
     Args:
         rows: with the columns of `region_measures`.
@@ -79,5 +85,6 @@ def region_summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> d
             "missed": sum(row[column("found", name)] == 0 for row in own),
             **{measure: column_summary(rows, column(measure, name)) for measure in MEASURES},
             "false_positive_rate": column_summary(free, column("found", name)),
+            **{measure: column_summary(rows, column(measure, name)) for measure in LESION_MEASURES},
         }
     return found

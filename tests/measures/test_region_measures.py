@@ -62,3 +62,5 @@ def test_the_summary_counts_each_region_over_the_cases_that_have_it():
     assert found["whole_tumor"]["hd95_mm"]["n"] == 1
     assert found["whole_tumor"]["false_positive_rate"]["mean"] == 0.0
     assert found["tumor_core"]["false_positive_rate"]["mean"] == pytest.approx(0.5)
+    assert found["whole_tumor"]["lesion_dice"]["mean"] == pytest.approx((1 + 0 + 1) / 3)
+    assert found["tumor_core"]["lesion_f1"]["mean"] == pytest.approx((1 + 1 + 0) / 3)
