@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scripts.explain.cam import METHODS as CAMS
 from scripts.explain.layers import resolve_layer
 from scripts.explain.measures import (
     case_measures,
@@ -74,8 +75,9 @@ def make_plan(
 
     Args:
         network: that is explained.
-        methods: "quick" (those of `QUICK`), "all" (every method), both without "evidence" where the
-            network has none; or a list of names.
+        methods: "quick" (those of `QUICK`; of a network of patches the evidence alone), "all" (every method; of a
+            network of patches those of class activation maps), both without "evidence" where the network has none; or a
+            list of names.
         targets: see `Plan`; those of a head or decoder that was not trained, and those that none of the methods
             explains at these layers, are left out, which is logged.
         layers, aggregate, slow_cases, options, seed: see `Plan`.
@@ -95,10 +97,15 @@ def make_plan(
         logger.info("no evidence map: the network was built with head='average_pool'")
         names = tuple(name for name in names if name != "evidence")
     if getattr(network, "window", None) is not None:
-        if not isinstance(methods, str) and set(names) != {"evidence"}:
-            raise ValueError("methods: a network of patches is explained by evidence, its layers see single windows")
-        logger.info("explained by the evidence map: the layers of a network of patches see single windows")
-        names = ("evidence",)
+        of_volumes = ("evidence", *CAMS)
+        if not isinstance(methods, str) and (others := [name for name in names if name not in of_volumes]):
+            raise ValueError(
+                f"methods: {', '.join(others)} cannot explain a network of patches, which answers for a volume in "
+                f"windows; expected some of {', '.join(of_volumes)}"
+            )
+        if isinstance(methods, str):
+            names = ("evidence",) if methods == "quick" else of_volumes
+            logger.info("a network of patches: explained by %s", ", ".join(names))
     targets = _explained(network, targets)
     if aggregate is None and len(main_layers(network)) > 1:
         aggregate = "mean"

@@ -36,6 +36,7 @@ from scripts.explain.recording import chosen_layers, default_layer, record
 from scripts.explain.scores import checked_score, one_tensor, plain, plain_values
 from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
+from scripts.explain.volume_windows import answers_in_windows, window_pass
 
 __all__ = [
     "METHODS",
@@ -94,7 +95,8 @@ def cam_pass(
     Methods with frozen statistics ("hirescam_frozen", see `statistics.frozen_statistics`) share a pass of their own.
 
     The network is left as it was: modes, `requires_grad`, `.grad`, buffers, hooks. It may be frozen, and the call may
-    stand under `torch.no_grad`, `torch.inference_mode` or `torch.autocast`.
+    stand under `torch.no_grad`, `torch.inference_mode` or `torch.autocast`. Of a network that answers for a volume in
+    windows, maps are of the volume, see `windows.window_pass`.
 
     Args:
         model: network whose `forward(x, **forward_kwargs)` returns one tensor.
@@ -132,23 +134,24 @@ def cam_pass(
         result: CamPass | None = None
         for how in dict.fromkeys(METHODS[method][1] for method in methods):
             with frozen_statistics(model) if how == FROZEN else nullcontext():
-                with record(model, names, aliases) as recorder:
-                    output = one_tensor(model, model(x.clone(), **kwargs))  # the first layer may work in place
-                score = checked_score(model, target, output)
-                recorder.check()
+                if answers_in_windows(model, x):
+                    output, score, activations, gradients = window_pass(model, x, names, target, kwargs, aliases)
+                else:
+                    with record(model, names, aliases) as recorder:
+                        output = one_tensor(model, model(x.clone(), **kwargs))  # the first layer may work in place
+                    score = checked_score(model, target, output)
+                    recorder.check()
+                    activations, gradients = recorder.activations, recorder.gradients(score, retain_graph)
                 to_maps = {
                     name: as_map(model, name, activation, x, reshape_transform)
-                    for name, activation in recorder.activations.items()
+                    for name, activation in activations.items()
                 }
-                gradients = recorder.gradients(score, retain_graph)
             if result is None:
                 result = CamPass(output.detach(), score.detach())
             chosen = [method for method in methods if METHODS[method][1] == how]
             for name in names:
                 layer = resolve_layer(model, name, aliases)
-                activation, gradient = (
-                    to_maps[layer](t.detach()) for t in (recorder.activations[layer], gradients[layer])
-                )
+                activation, gradient = (to_maps[layer](t.detach()) for t in (activations[layer], gradients[layer]))
                 made = _maps(chosen, activation, gradient, name, cancelled, foreground)
                 for method, (cam, noise) in made.items():
                     result.maps[method, name] = cam if signed else cam.clamp(min=0)

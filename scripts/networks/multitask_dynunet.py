@@ -11,7 +11,7 @@ from torch import nn
 
 from scripts.networks.blocks import NORMALIZATIONS, MaskedBlock, MaskedUpBlock
 from scripts.networks.heads import AveragePoolHead, EvidenceHead
-from scripts.networks.windows import larger, stitched
+from scripts.networks.windows import WindowOutputs, larger, stitched
 
 HEADS = ("evidence", "average_pool")
 PARTS = {
@@ -309,6 +309,28 @@ class MultiTaskDynUNet(DynUNet):
         if output == "evidence" and not self.has_evidence:
             raise ValueError("this network was built with head='average_pool', which has no evidence map")
         return self.multitask(x, foreground, output == "seg", output != "seg")[output]
+
+    @torch.jit.unused
+    def in_windows(self, x: torch.Tensor) -> bool:
+        """Whether images of this size go through the network in windows."""
+        return larger(x.shape[2:], self.window)
+
+    @torch.jit.unused
+    def of_windows(
+        self,
+        x: torch.Tensor,
+        window_outputs: WindowOutputs,
+        foreground: torch.Tensor | None = None,
+        output: str = "seg",
+    ) -> torch.Tensor:
+        """What `forward` returns of an image in windows, stitched of what another function makes of each window."""
+        return stitched(self, x, foreground, output == "seg", output != "seg", window_outputs=window_outputs)[output]
+
+    @torch.jit.unused
+    def of_window(self, image: torch.Tensor, mask: torch.Tensor, output: str) -> dict[str, torch.Tensor]:
+        """What is stitched for an output of `forward`, of one window and its foreground: "seg" or "evidence"."""
+        name = "seg" if output == "seg" else "evidence"
+        return {name: self.outputs(*self.encode(image, mask), name == "seg", name != "seg")[name]}
 
     @torch.jit.unused
     def shift_classes(self, shift: torch.Tensor) -> None:

@@ -10,16 +10,19 @@ one window's activations.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-__all__ = ["OVERLAP", "larger", "stitched"]
+__all__ = ["OVERLAP", "WindowOutputs", "larger", "stitched"]
 
 OVERLAP = 0.5  # of neighboring windows
+# Outputs by name of a window's image (1, C, *window) and head (1, 1, *window), and where in the batch it was cut out.
+Place = tuple[slice, ...]
+WindowOutputs = Callable[[torch.Tensor, torch.Tensor, Place], Mapping[str, torch.Tensor]]
 
 
 def larger(size: Sequence[int], window: Sequence[int] | None) -> bool:
@@ -57,6 +60,7 @@ def stitched(
     segmentation: bool = True,
     classification: bool = True,
     overlap: float = OVERLAP,
+    window_outputs: WindowOutputs | None = None,
 ) -> dict[str, torch.Tensor]:
     """What `MultiTaskDynUNet.multitask` returns, of a volume that is larger than the network's window.
 
@@ -65,15 +69,17 @@ def stitched(
         x: (B, C, X, Y[, Z]), air exactly 0, of any size that is a multiple of the total stride.
         foreground, segmentation, classification: see `MultiTaskDynUNet.multitask`.
         overlap: of neighboring windows, 0 or more and less than 1.
+        window_outputs: what a window with a head puts out, in place of the network's own outputs of it; hooks are its
+            own matter.
 
     Raises:
         ValueError: when the size is no multiple of the stride, the volume has no head, or hooks are set on layers: what
             they see is a window, and a map made of it would be that of the last one.
     """
-    if any(module._forward_hooks for name, module in network.named_modules() if name):
+    if window_outputs is None and any(module._forward_hooks for name, module in network.named_modules() if name):
         raise ValueError(
             f"layers of a network of patches ({window_words(network)}) see one window at a time, not the volume: "
-            "explain it by its evidence map, or give one patch"
+            "explain it by its evidence map or by class activation maps of layers named, or give one patch"
         )
     window = list(network.window)
     if any(n % s for n, s in zip(x.shape[2:], network.total_stride, strict=True)):
@@ -88,20 +94,22 @@ def stitched(
     outputs = [*(["seg"] if segmentation else []), *(["evidence"] if classification else [])]
     cells = [w // s for w, s in zip(window, evidence_stride(network), strict=True)]
 
-    def predict(windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Outputs of some windows; those without a head are air."""
+    def own_outputs(image: torch.Tensor, mask: torch.Tensor, _place: Place) -> Mapping[str, torch.Tensor]:
+        return network.outputs(*network.encode(image, mask), segmentation, classification)
+
+    outputs_of = window_outputs or own_outputs
+
+    def predict(windows: torch.Tensor, places: list[list[slice]]) -> tuple[torch.Tensor, ...]:
+        """Outputs of a window; of one without a head those of air."""
         image, mask = windows[:, :-1], windows[:, -1:]
+        if bool(mask.any()):
+            given = outputs_of(image, mask, (places[0][0], *places[0][2:]))
+            return tuple(given[name].float() for name in outputs)
         result = {}
         if segmentation:
             result["seg"] = network.air_of(image.new_zeros((len(image), network.out_channels, *window)).float())
         if classification:
             result["evidence"] = image.new_zeros((len(image), network.num_classes, *cells)).float()
-        full = mask.flatten(1).amax(dim=1) > 0
-        if bool(full.any()):
-            features, masks = network.encode(image[full], mask[full])
-            for name, value in network.outputs(features, masks, segmentation, classification).items():
-                if name in result:
-                    result[name][full] = value.float()
         return tuple(result[name] for name in outputs)
 
     whole = torch.cat([x, inside], dim=1)
@@ -116,6 +124,7 @@ def stitched(
         predict,
         overlap=overlaps(window, network.total_stride, overlap),
         mode="gaussian",
+        with_coord=True,
     )
     result = dict(zip(outputs, found if isinstance(found, (tuple, list)) else [found], strict=True))
     for name, stride in (("seg", [1] * len(window)), ("evidence", evidence_stride(network))):
