@@ -118,9 +118,10 @@ class Checks:
         if first != ["image", "pred"]:
             raise Failure(f"first input and output are {first}; MONAI Label needs 'image' and 'pred'")
         channels = formats["outputs"]["pred"]["channel_def"]
-        have = self.predictor.network.out_channels
+        network = self.predictor.network
+        have = len(network.regions) + 1 if network.nested else network.out_channels
         if len(channels) != have or channels["0"].lower() != "background":
-            raise Failure(f"channel_def is {channels}; the network has {have} channels, of which 0 is background")
+            raise Failure(f"channel_def is {channels}; expected {have} labels, of which 0 is background")
         return f"version {meta['version']}, labels {', '.join(list(channels.values())[1:])}"
 
     def layer_for_cam(self) -> str:

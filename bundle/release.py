@@ -30,6 +30,7 @@ from bundle.config_values import set_values
 from scripts.command.files import whole, whole_folder
 from scripts.command.verbs import Outcome
 from scripts.inference import scope
+from scripts.inference.postprocessing import own_values
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
 from scripts.runs.prevalence import training_prevalence
@@ -123,6 +124,8 @@ def completed(definition: Mapping[str, Any], shipped: Mapping[str, Any]) -> dict
 def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
     """Write the values of the weights into ``configs/inference.yaml``, and what follows from them into metadata.json.
 
+    MONAI Label takes its labels from there, as values in the mask: of several regions those that each is painted in.
+
     Returns:
         the parsed ``inference.yaml``.
 
@@ -150,6 +153,12 @@ def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
     image = meta["network_data_format"]["inputs"]["image"]
     if image["num_channels"] != channels:
         image.update(num_channels=channels, channel_def={str(i): f"channel {i}" for i in range(channels)})
+    if (regions := parser.get_parsed_content("regions")) and len(regions) > 1:
+        named = {
+            "0": "background",
+            **{str(value): name for name, value in zip(regions, own_values(regions), strict=True)},
+        }
+        meta["network_data_format"]["outputs"]["pred"].update(num_channels=len(regions), channel_def=named)
     meta_file.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     return parser
 

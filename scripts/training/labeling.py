@@ -25,6 +25,7 @@ from scripts.data.preprocessing import resolve_items
 from scripts.runs import parallel
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
 from scripts.runs.folder import write_json
+from transforms.labels import REGIONS_KEY
 from transforms.reading import file_kind
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class CaseDataset(CachedDataset):
         spatial_dims: 2 for a network that takes slices, 3 for volumes.
         num_classes: with more than two, the class of MONAI Label's items is unknown: a label tells tumor from none, and
             teaching "no tumor" alone would make every tumor one of no class.
+        regions: label values by name, where the items are MONAI Label's; None: one, the tumor.
         append: what follows the items, made of the dataset; every item then has the key "intervention", "" for those of
             the data. None: nothing follows.
 
@@ -75,6 +77,7 @@ class CaseDataset(CachedDataset):
         slices: Mapping[str, Any] | None = None,
         spatial_dims: int = 2,
         num_classes: int = 2,
+        regions: Mapping[str, Sequence[int]] | None = None,
         append: Callable[[CachedDataset], list[dict[str, Any]]] | None = None,
     ) -> None:
         items: list[Any] = list(data)
@@ -88,6 +91,8 @@ class CaseDataset(CachedDataset):
                 items = expand_volumes(items, SliceRule(**slices))
             if num_classes > 2:
                 items = [{**item, "diagnosis": -1} for item in items]
+            if regions:
+                items = [{**item, REGIONS_KEY: regions} for item in items]
         super().__init__(items, transform, cache_dir, num_workers=num_workers, progress=progress)
         self.appended: list[dict[str, Any]] | None = None if append is None else append(self)
 

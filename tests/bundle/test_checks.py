@@ -166,7 +166,7 @@ def test_metadata_that_monai_label_would_misread_fails(sound):
     meta = json.loads(path.read_text(encoding="utf-8"))
     meta["network_data_format"]["outputs"]["pred"]["channel_def"] = {"0": "tumor"}
     path.write_text(json.dumps(meta), encoding="utf-8")
-    with pytest.raises(Failure, match="the network has 2 channels, of which 0 is background"):
+    with pytest.raises(Failure, match="expected 2 labels, of which 0 is background"):
         sound.metadata()
     meta["network_data_format"]["outputs"] = {"seg": meta["network_data_format"]["outputs"]["pred"]}
     path.write_text(json.dumps(meta), encoding="utf-8")
