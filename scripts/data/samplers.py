@@ -104,12 +104,12 @@ class ShareSampler(Sampler[int]):
 class MixedBatchSampler(Sampler[list[int]]):
     """Shuffled batches with given shares of items; the order depends on seed and epoch alone.
 
-    Without any share it is a plain seeded shuffle, each item once, the last batch smaller. With shares, an epoch has as
-    many batches as the data fill once, all full; scarce items are repeated (each is seen before any comes again),
-    plentiful ones not all shown. Over the epoch each share is met to the whole item: ``share * items`` rounded, so that
-    the counts sum up (largest remainders). Every batch has the same mix, exactly where one attribute has shares and
-    ``share * batch_size`` are whole numbers, else to about one item a kind. Where several attributes have shares, all
-    are met at once; their combinations stay as near to the data's as that allows.
+    Without any share it is a plain seeded shuffle, each item ``repeats`` times, the last batch smaller. With shares, an
+    epoch has as many batches as the data fill ``repeats`` times, all full; scarce items are repeated (each is seen
+    before any comes again), plentiful ones not all shown. Over the epoch each share is met to the whole item: ``share *
+    items`` rounded, so that the counts sum up (largest remainders). Every batch has the same mix, exactly where one
+    attribute has shares and ``share * batch_size`` are whole numbers, else to about one item a kind. Where several
+    attributes have shares, all are met at once; their combinations stay as near to the data's as that allows.
 
     Args:
         has_mask: one bool an item.
@@ -121,6 +121,7 @@ class MixedBatchSampler(Sampler[list[int]]):
             ``"equal"``, or None for whatever comes. Values are compared as text: YAML's 0 and "0" are the same.
         alternating: every batch has either only items with a mask or only items without; ``masked_share`` is then the
             share of batches (one half if None).
+        repeats: how often an epoch goes through the items, for several patches of each volume.
         rank, world: number of this process, and of all. Each gets its part of every batch, with the same mix, so that
             together they train on the batches of one. A last batch with fewer items than processes is filled up by
             items that do not count (see `SampleIndex`).
@@ -141,10 +142,13 @@ class MixedBatchSampler(Sampler[list[int]]):
         alternating: bool = False,
         rank: int = 0,
         world: int = 1,
+        repeats: int = 1,
     ):
         self.rank, self.world = rank, world
         self.batch_size, self.seed, self.epoch, self.alternating = batch_size, seed, 0, alternating
-        self.total = len(has_mask)
+        if repeats < 1:
+            raise ValueError(f"an epoch goes through the items 1 or more times, got {repeats}")
+        self.items, self.total = len(has_mask), len(has_mask) * repeats
         if self.total == 0:
             raise ValueError("no items to draw batches from: the training part of the datalist is empty for this stage")
         if batch_size < 1:
@@ -162,8 +166,8 @@ class MixedBatchSampler(Sampler[list[int]]):
             if name not in (groups or {}) or name == MASK:
                 raise ValueError(f"shares are given for {name!r}, but the attributes are: {', '.join(groups or {})}")
             values[name] = [str(value) for value in (groups or {})[name]]
-            if len(values[name]) != self.total:
-                raise ValueError(f"{name!r} has {len(values[name])} values for {self.total} items")
+            if len(values[name]) != self.items:
+                raise ValueError(f"{name!r} has {len(values[name])} values for {self.items} items")
             wanted[name] = checked_shares(name, given, values[name])
         self.counts = {name: _whole(own, len(self) * batch_size) for name, own in wanted.items()}
         self._kinds = list(zip(*values.values(), strict=True))
@@ -198,9 +202,9 @@ class MixedBatchSampler(Sampler[list[int]]):
         """The batches of the epoch over all processes."""
         rng = np.random.default_rng((self.seed, self.epoch))
         if not self._cells:
-            order = rng.permutation(self.total)
+            order = _repeat_shuffled(rng, np.arange(self.items), self.total)
             for start in range(0, self.total, self.batch_size):
-                yield order[start : start + self.batch_size].tolist()
+                yield order[start : start + self.batch_size]
             return
         drawn = {cell: _repeat_shuffled(rng, self._cells[cell], count) for cell, count in self._drawn.items()}
         if not self.alternating:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,29 @@ import pytest
 import torch
 import yaml
 
+from bundle.release import find_weights, write_configs
+from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS
 from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.data.datalists.regions import SCHEMES
+from scripts.data.preprocessing import make_training_pipeline
 from scripts.evaluation.items import measured_regions
 from scripts.evaluation.localization import make_plan
 from scripts.evaluation.robustness import NOT_OF_PATCHES, left_out
 from scripts.inference.postprocessing import own_values, paint
 from scripts.networks.windows import stitched
-from scripts.phantoms.sequences import write_pair
+from scripts.phantoms.sequences import SEQUENCES, write_pair
 from scripts.runs import folder as runs
+from scripts.training.labeling import CaseDataset
 from scripts.training.train import train
+from tests.data.test_broken_volumes import missing_sequence, no_head, shifted_sequence, smaller_sequence
 
 CHANNELS = ("FLAIR", "T1", "T1ce", "T2")
 REGIONS = ["whole_tumor", "tumor_core", "enhancing_tumor"]
-SMALL = {"spatial_size": [16, 16, 16], "spacing_mm": 8.0, "network_def#filters": [4, 4, 8, 8]}
+SMALL: dict[str, Any] = {
+    "spatial_size": [16, 16, 16], "spacing_mm": 8.0, "network_def#filters": [4, 4, 8, 8], "patches_per_epoch": 10,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +111,39 @@ def test_the_answer_does_not_depend_on_the_step_of_the_windows(trained):
     assert float(abs(found[0] - found[1])) < 0.05
 
 
-def test_a_network_of_patches_is_explained_by_its_evidence(trained):
+def test_a_network_of_patches_is_explained_by_what_windows_can_be_joined_of(trained):
     network, _, _ = runs.load_run(trained["folder"] / "run")
     assert make_plan(network).methods == ("evidence",)
-    with pytest.raises(ValueError, match="is explained by evidence"):
-        make_plan(network, ["gradcam"])
+    assert make_plan(network, ["gradcam"], layers=["bottleneck"]).methods == ("gradcam",)
+    with pytest.raises(ValueError, match="methods: occlusion cannot explain a network of patches"):
+        make_plan(network, ["evidence", "occlusion"])
     assert NOT_OF_PATCHES in left_out(["scope"], 3, patches=True)
+
+
+def test_a_release_names_each_region_by_the_value_it_is_painted_in_as_monai_label_reads_it(trained, tmp_path):
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    write_configs(tmp_path, find_weights(trained["folder"] / "run"))
+    meta = json.loads((tmp_path / "configs" / "metadata.json").read_text(encoding="utf-8"))["network_data_format"]
+    named = {"0": "background", "2": "whole_tumor", "1": "tumor_core", "4": "enhancing_tumor"}
+    assert meta["outputs"]["pred"]["channel_def"] == named
+    assert meta["outputs"]["pred"]["num_channels"] == 3
+    assert meta["inputs"]["image"]["num_channels"] == 4
+    train_config = yaml.safe_load((tmp_path / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    assert train_config["regions"] == SCHEMES["brats2012"]
+
+
+def test_a_label_of_monai_label_has_the_regions_of_the_bundle(trained):
+    files = trained["datalist"]["test"][0]
+    images = [str(trained["folder"] / "data" / file) for file in files["image"]]
+    label = str(trained["folder"] / "data" / files["label"])
+    transform = make_training_pipeline((16, 16, 16), False, 2, spacing_mm=8.0)
+    dataset = CaseDataset(
+        [{"image": images, "label": label}], transform, progress=False, slices={}, spatial_dims=3,
+        regions=SCHEMES["brats2012"],
+    )  # fmt: skip
+    found = dataset[0]
+    assert found["region_masks"].shape[0] == len(REGIONS)
+    assert torch.equal(found["region_masks"][:1], found["label"])
 
 
 def test_a_run_is_not_evaluated_on_other_regions(trained):
@@ -133,6 +168,41 @@ def test_painting_inverts_the_reading_where_the_scheme_allows_it():
     regions = SCHEMES["brats2017"]
     probability = torch.stack([torch.isin(label, torch.tensor(values)).float() for values in regions.values()])
     assert torch.equal(paint(probability, regions), label.to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (shifted_sequence, "are not on the same grid: their corners"),
+        (smaller_sequence, "v000-with_t1ce.nii.gz"),
+        (missing_sequence, "v000-with_t1.nii.gz is not a file"),
+        (no_head, "v000-with_flair.nii.gz"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_inference_says_in_one_sentence_what_is_wrong_and_writes_nothing(trained, tmp_path, fault, words):
+    case = tmp_path / "v000-with"
+    shutil.copytree(trained["folder"] / "data" / "v000-with", case)
+    files = [str(case / f"v000-with_{name}.nii.gz") for name in SEQUENCES]
+    fault(case)
+    overlay = [trained["folder"] / "run" / "network.yaml"]
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the sentence is asserted below
+        run_config("inference.yaml", overlay, input=files, output_dir=str(tmp_path / "out"))
+    said = sentence(caught.value)
+    assert said is not None
+    assert words in said
+    assert "\n" not in said
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_inference_with_too_few_sequences_names_how_many_it_takes(trained, tmp_path):
+    overlay = [trained["folder"] / "run" / "network.yaml"]
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the sentence is asserted below
+        run_config("inference.yaml", overlay, input=trained["files"][:3], output_dir=str(tmp_path / "out"))
+    said = sentence(caught.value)
+    assert said is not None
+    assert "4" in said
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_regions_that_the_config_does_not_name_are_refused(trained, tmp_path):

@@ -21,6 +21,24 @@ def test_without_share_every_item_comes_once():
     assert [i for b in found for i in b] != list(range(50)), "shuffled"
 
 
+def test_an_epoch_may_go_through_the_items_several_times_each_seen_before_any_again():
+    sampler = MixedBatchSampler(MASKED, batch_size=8, repeats=3)
+    found = batches(sampler)
+    assert [len(b) for b in found] == [8] * 18 + [6]
+    assert len(found) == len(sampler)
+    drawn = [i for b in found for i in b]
+    assert all(sorted(drawn[k : k + 50]) == list(range(50)) for k in (0, 50, 100))
+    assert [draw.place for b in found for draw in b] == list(range(150)), "each is augmented on its own"
+    shared = batches(MixedBatchSampler(MASKED, batch_size=8, masked_share=0.5, repeats=3))
+    assert len(shared) == 19
+    assert sum(MASKED[i] for b in shared for i in b) == 76
+
+
+def test_an_epoch_of_no_pass_is_refused():
+    with pytest.raises(ValueError, match="1 or more times, got 0"):
+        MixedBatchSampler(MASKED, batch_size=8, repeats=0)
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8)])
 def test_whole_numbers_are_exact_in_every_batch(share, expected):
     sampler = MixedBatchSampler(MASKED, batch_size=8, masked_share=share)
