@@ -29,8 +29,8 @@ from bundle.arguments import NAME
 from bundle.config_values import set_values
 from scripts.command.files import whole, whole_folder
 from scripts.command.verbs import Outcome
+from scripts.data.datalists.regions import own_values
 from scripts.inference import scope
-from scripts.inference.postprocessing import own_values
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
 from scripts.runs.prevalence import training_prevalence

@@ -110,6 +110,10 @@ def _datalist(parser: Parser) -> None:
         _add_source(commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}."), name)
     text = "join datalists, keep or renew their splits"
     _add_merge(commands.add_parser("merge", help=text, description=f"{text[:1].upper()}{text[1:]}."))
+    text = "write whole volumes of a datalist as a raw dataset of nnU-Net"
+    export = commands.add_parser("nnunet", help=text, description=f"{text[:1].upper()}{text[1:]}.")
+    add_data(export)
+    add_out(export, "folder to write, named as nnU-Net asks: Dataset007_Phantoms", required=True)
     text = "check a datalist, its files and its splits"
     add_data(commands.add_parser("check", help=text, description=f"{text[:1].upper()}{text[1:]}."))
 

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Invertd, Transform
 from torch import Tensor
 
+from scripts.data.datalists.regions import own_values
 from scripts.explain.maps import upsample
 from scripts.inference.answer import Raw, join, overlaps
 from scripts.inference.result_names import check_free, result_name
@@ -79,13 +80,6 @@ def paint(probability: Tensor, regions: Mapping[str, Sequence[int]]) -> Tensor:
     for number, own in enumerate(own_values(regions)):
         label[probability[number] > 0.5] = own
     return label
-
-
-def own_values(regions: Mapping[str, Sequence[int]]) -> list[int]:
-    """The label value that stands for each region alone, see `paint`."""
-    sets = [list(values) for values in regions.values()]
-    later = [{v for values in sets[k + 1 :] for v in values} for k in range(len(sets))]
-    return [min([v for v in own if v not in rest] or own) for own, rest in zip(sets, later, strict=True)]
 
 
 class RestoreStudyd(Transform):

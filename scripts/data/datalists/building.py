@@ -15,6 +15,7 @@ from scripts.data.datalists.dicom import dicom_series
 from scripts.data.datalists.folders import image_folder
 from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.naming import CHANNELS
+from scripts.data.datalists.nnunet import write_raw
 from scripts.data.datalists.plans import Builder
 from scripts.data.datalists.recognition import recognized
 from scripts.data.datalists.regions import SCHEMES, Regions, check_regions, fitting
@@ -149,6 +150,9 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     given = {name: value for name, value in vars(arguments).items() if name not in own}
     if arguments.command == "check":
         return Outcome(_table(summary(read(given["datalist_file"], given["dataset_dir"]))))
+    if arguments.command == "nnunet":
+        counts = write_raw(read(given["datalist_file"], given["dataset_dir"]), given["dataset_dir"], arguments.out)
+        return Outcome(", ".join(f"{count} {part}" for part, count in counts.items()), [arguments.out])
     if arguments.command == "merge":
         return _merge(given, arguments.out)
     return _build(arguments.command, given, arguments.out)

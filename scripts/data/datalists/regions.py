@@ -7,7 +7,7 @@ never read off the values: 1, 2, 3 and 4 mean other tissue in other years, and m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Regions = dict[str, list[int]]
@@ -55,3 +55,14 @@ def fitting(values: Iterable[int]) -> list[str]:
     """
     found = set(values) - {0}
     return [name for name, own in SCHEMES.items() if len(own) > 1 and found <= {v for vs in own.values() for v in vs}]
+
+
+def own_values(regions: Mapping[str, Sequence[int]]) -> list[int]:
+    """The label value that stands for each region alone: the smallest of its values that no later one has.
+
+    >>> own_values({"whole_tumor": [1, 2, 4], "tumor_core": [1, 4], "enhancing_tumor": [4]})
+    [2, 1, 4]
+    """
+    sets = [list(values) for values in regions.values()]
+    later = [{v for values in sets[k + 1 :] for v in values} for k in range(len(sets))]
+    return [min([v for v in own if v not in rest] or own) for own, rest in zip(sets, later, strict=True)]
