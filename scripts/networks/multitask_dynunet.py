@@ -14,6 +14,7 @@ from scripts.networks.heads import AveragePoolHead, EvidenceHead
 from scripts.networks.windows import WindowOutputs, larger, stitched
 
 HEADS = ("evidence", "average_pool")
+RARE_LOGIT = -4.0  # of a region, before anything is learned: probability 0.02
 PARTS = {
     "encoder": ("input_block", "downsamples", "bottleneck"),
     "decoder": ("upsamples", "output_block"),
@@ -147,6 +148,9 @@ class MultiTaskDynUNet(DynUNet):
             self.head.apply(self.initialize_weights)
             # Start near "no evidence": log-sum-exp of large random maps would dominate the first logits.
             nn.init.normal_(self.head.evidence.conv.weight, std=0.01)
+        if self.nested:
+            # Most voxels are in no region: a sigmoid that starts at one half spends the first epochs on saying so.
+            nn.init.constant_(self.output_block.conv.conv.bias, RARE_LOGIT)
         self.has_segmentation, self.has_evidence = True, head == "evidence"
         self.default_cam_layer = "head.features" if self.has_evidence else "bottleneck"
         # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.

@@ -89,19 +89,13 @@ def test_the_gradient_of_all_windows_is_that_of_the_volume_in_one_piece(network,
 
 def test_the_score_follows_a_small_change_of_the_layer_as_the_gradient_says(network, volume):
     aim = named_target("tumor_log_odds")
-    network, volume = network.double(), volume.double()
-    try:
-        _, _, _, gradients = window_pass(network, volume, ["bottleneck"], aim, {"output": "cls"})
-        direction = torch.randn(1, 8, 8, 6, 4, generator=torch.Generator().manual_seed(1)).double()
-        with torch.no_grad():
-            high, low = (
-                aim(one_piece(network, volume, "bottleneck", sign * 1e-4 * direction, "cls")) for sign in (1, -1)
-            )
-        expected = float((high - low) / 2e-4)
-        # The third axis is filled up with air to the window: nothing there reaches the score.
-        assert float((gradients["bottleneck"] * direction[..., :3]).sum()) == pytest.approx(expected, rel=1e-4)
-    finally:
-        network.float()
+    _, _, _, gradients = window_pass(network, volume, ["bottleneck"], aim, {"output": "cls"})
+    direction = torch.randn(1, 8, 8, 6, 4, generator=torch.Generator().manual_seed(1))
+    direction[..., 3:] = 0  # filled up to the window
+    with torch.no_grad():
+        high, low = (aim(one_piece(network, volume, "bottleneck", sign * direction, "cls")) for sign in (0.01, -0.01))
+    found = float((gradients["bottleneck"] * direction[..., :3]).sum())
+    assert found == pytest.approx(float(high - low) / 0.02, rel=1e-2)
 
 
 def test_maps_are_the_formulas_of_the_volumes_activations_and_gradients(network, volume):
