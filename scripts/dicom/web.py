@@ -62,6 +62,8 @@ class Server:
         self.study: str | None = parsed.study_instance_uid
         self.series: str | None = parsed.series_instance_uid
         self._client = web.DICOMwebClient(self.address)
+        # With 2 and 4 s between them; the five that are usual keep a user waiting for half a minute.
+        self._client.set_http_retry_params(max_attempts=3)
 
     def choose(self, series: str | None = None) -> str:
         """The address of one series of slices of anatomy of the study.
