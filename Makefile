@@ -7,6 +7,8 @@ LABEL := .venv-label
 OHIF := 3.13.2
 VIEWER := .viewer/package/dist/index.html
 LABEL_READY := $(LABEL)/.ready
+NNUNET := .venv-nnunet
+NNUNET_READY := $(NNUNET)/.ready
 
 DATA ?=
 LIMIT ?=
@@ -17,7 +19,7 @@ RUN ?=
 STUDIES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve page archive viewer test bundle label test-label lint clean
+.PHONY: help setup demo serve page archive viewer test bundle label test-label test-nnunet lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +32,7 @@ $(READY): setup.cfg constraints.txt
 	@echo "Installing the dependencies into $(VENV) (about 3 minutes) ..."
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt ".[serve,export,certificate,mat,dicom,completion,parquet,slurm,ray,peers,dev]"
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt dynamic-network-architectures
 	@rm -rf build *.egg-info
 	@touch $(READY)
 
@@ -81,5 +84,15 @@ label: $(READY) $(LABEL_READY)  ## MONAI Label with RUN=<run folder> (or models/
 test-label: $(READY) $(LABEL_READY)  ## the tests that need a real MONAI Label server
 	TUMORLENS_LABEL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label
 
-clean:  ## remove .venv, .venv-label and what the demo wrote
-	rm -rf $(VENV) $(LABEL) .viewer runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+$(NNUNET_READY): requirements-nnunet.txt
+	$(PYTHON) -m venv $(NNUNET)
+	@echo "Installing nnU-Net into $(NNUNET) (about 3 minutes) ..."
+	$(NNUNET)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	$(NNUNET)/bin/pip install -q --disable-pip-version-check -r requirements-nnunet.txt
+	@touch $(NNUNET_READY)
+
+test-nnunet: $(NNUNET_READY)  ## the tests that train the real nnU-Net, in an environment of their own
+	OMP_NUM_THREADS=1 $(NNUNET)/bin/python -m pytest --noconftest tests/explain/test_nnunet.py tests/explain/test_nnunet_trained.py
+
+clean:  ## remove .venv, .venv-label, .venv-nnunet and what the demo wrote
+	rm -rf $(VENV) $(LABEL) $(NNUNET) .viewer runs/demo* data/phantoms build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.inferers import SlidingWindowInferer
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from scripts.explain.cam_formulas import hirescam, layercam
@@ -47,10 +49,19 @@ class Stitched:
 
 
 def nnunet_inferer(patch_size: Sequence[int], step: float = 0.5, windows: int = 1) -> SlidingWindowInferer:
-    """MONAI's sliding windows as nnU-Net slides its own: half overlapping, weighted by a Gaussian of an eighth."""
-    return SlidingWindowInferer(
-        tuple(patch_size), sw_batch_size=windows, overlap=1 - step, mode="gaussian", sigma_scale=0.125
-    )
+    """MONAI's sliding windows, weighted by nnU-Net's Gaussian of an eighth of the window.
+
+    nnU-Net puts its middle on a pixel, MONAI between two. Where the image is no multiple of the step, MONAI moves the
+    last window alone and nnU-Net all of them, so that the logits between windows differ a little.
+    """
+    size = tuple(patch_size)
+    inferer = SlidingWindowInferer(size, sw_batch_size=windows, overlap=1 - step, mode="gaussian", sigma_scale=0.125)
+    middle = np.zeros(size)
+    middle[tuple(n // 2 for n in size)] = 1
+    weight = gaussian_filter(middle, [n / 8 for n in size], mode="constant")
+    weight = np.maximum(weight / weight.max(), np.min(weight[weight > 0]) / weight.max())
+    inferer.roi_weight_map = torch.from_numpy(weight.astype(np.float32)).clamp(min=1e-6)
+    return inferer
 
 
 def _flips(axes: Sequence[int]) -> list[tuple[int, ...]]:

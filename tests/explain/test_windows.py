@@ -57,6 +57,7 @@ def test_window_by_window_equals_one_graph_over_all_windows(dims, size, window, 
     padded[crop] = x
     padded.requires_grad_()
     whole = SlidingWindowInferer(window, 1, 0.5, "gaussian", 0.125, with_coord=True)
+    whole.roi_weight_map = inferer.roi_weight_map
     last = Last(network, layer, flips)
     stitched = whole(padded, last)[crop]
     torch.testing.assert_close(found.output, stitched.detach(), rtol=0, atol=1e-6)
