@@ -92,10 +92,12 @@ def test_a_volume_comes_back_on_its_own_grid(client, predictor, files):
     mask, affine = decoded(body["mask"])
     assert np.array_equal(mask, expected.mask)
     assert np.allclose(affine, nib.load(files["volume"]).affine, atol=1e-5)
-    assert np.array_equal(decoded(body["evidence"])[0], expected.evidence)
+    # The service computes in threads of its own: with several a sum has another order, and another last digit.
+    assert np.allclose(decoded(body["evidence"])[0], expected.evidence, atol=1e-5)
     assert body["plane"] == "coronal"
-    assert body["slice_probabilities"] == expected.slice_probabilities
-    assert body["probability_std"] == expected.uncertainty.probability_std > 0
+    assert body["slice_probabilities"] == pytest.approx(expected.slice_probabilities, abs=1e-6)
+    assert body["probability_std"] == pytest.approx(expected.uncertainty.probability_std, abs=1e-6)
+    assert body["probability_std"] > 0
 
 
 def test_arrays_are_left_out_on_wish(client, files):
