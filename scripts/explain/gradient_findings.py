@@ -284,7 +284,7 @@ def unsuitable_layer(
             f"limit {MIN_COHERENCE:.0e}), because a normalization stands behind it"
         )
         return Finding(cause, HOLDS, figures, reason, "use HiResCAM there, or the layer behind the normalization")
-    reason = f"{layer!r} is a {kind} on a grid of {grid} that runs once (coherence of its gradients {coherence:.1e})"
+    reason = f"{layer!r} is a {kind} on a grid of {grid} that runs once (coherence of its gradients {coherence:.2g})"
     return Finding(cause, verdict(False), figures, reason, BLOCK_ADVICE)
 
 
