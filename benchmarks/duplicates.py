@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.timing import peak_bytes
 from scripts.command import errors
 from scripts.data.datalists.fingerprints import fingerprint
 from scripts.data.datalists.similarity import group_near_duplicates
@@ -97,7 +97,7 @@ def measure(both: NDArray[np.uint8], classes: int, copies: int, seed: int = 0) -
         "copies_found": f"{int((groups[images:] == groups[:copies]).sum())} of {copies}",
         **used.figures(),
         "search_cpu_s": round(searched, 1),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mib": round(peak_bytes() / 2**20),
     }
 
 

@@ -26,7 +26,7 @@ import monai.visualize
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import CLOCKS, machine, timed
+from benchmarks.timing import CLOCKS, add_options, machine, set_threads, timed
 from scripts.command import errors
 from scripts.explain.cam import cam_pass
 from scripts.explain.evidence import evidence_map, evidence_pass
@@ -264,16 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 8")
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves them as they are")
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: on a machine that is not quiet")
-    parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    add_options(parser, threads=0, clock="wall")
     options = parser.parse_args(arguments)
     errors.start_logging()
     if options.repeats < 1:
         raise ValueError(f"--repeats: expected 1 or more, got {options.repeats}")
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     logger.info("%d px, %d rounds, %s, %s time", options.size, options.repeats, machine(), options.clock)
     rows = measure(make_network(), make_image(options.size), options.repeats, clock=CLOCKS[options.clock])
     print(table(rows))

@@ -29,7 +29,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from benchmarks.rows import Row, table
-from benchmarks.timing import CLOCKS, machine, timed
+from benchmarks.timing import CLOCKS, add_options, machine, set_threads, timed
 from scripts import phantoms
 from scripts.command import errors
 from scripts.command.locations import ROOT
@@ -123,17 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=256, help="pixels of a slice, and of the standard network's input")
     parser.add_argument("--slices", type=int, default=20, help="of the study")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch; 0 leaves them as they are")
-    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu", help="wall: on a machine that is quiet")
     parser.add_argument("--small", action="store_true", help="a narrow standard network alone: for tests")
-    parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when the target is missed")
+    add_options(parser, threads=1, clock="cpu")
     options = parser.parse_args(arguments)
     errors.start_logging()
     if options.rounds < 1 or options.slices < 1:
         raise ValueError(f"--rounds and --slices: expected 1 or more, got {options.rounds} and {options.slices}")
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     about = f"{machine()}, {options.clock} time"
     logger.info("%d slices of %d px, %d rounds, %s", options.slices, options.side, options.rounds, about)
     rows: list[Row] = []

@@ -21,7 +21,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import statistics
 import subprocess
@@ -40,6 +39,7 @@ from tqdm import tqdm
 
 from benchmarks.duplicates import draw
 from benchmarks.inference import standard_overlay
+from benchmarks.timing import peak_bytes
 from scripts.command import errors
 from scripts.command.locations import ROOT
 from scripts.inference.image_files import find_images
@@ -102,7 +102,7 @@ def measure_rows(rows: int) -> dict[str, float]:
         "manifest_cpu_s": round(made - start, 2),
         "cpu_ms_a_row": round((ran - made) / rows * 1e3, 4),
         "merge_cpu_s": round(merged - ran, 2),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_mib": round(peak_bytes() / 2**20, 1),
     }
 
 

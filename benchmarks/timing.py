@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,3 +35,26 @@ def machine() -> str:
     """System, cores, release and threads of torch."""
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     return f"{where}, {torch.get_num_threads()} thread(s)"
+
+
+def add_options(parser: argparse.ArgumentParser, threads: int, clock: str) -> None:
+    """``--threads``, ``--clock``, ``--out`` and ``--check``, with the defaults of a benchmark."""
+    parser.add_argument(
+        "--threads", type=int, default=threads, help=f"of torch (default: {threads}); 0 leaves them as they are"
+    )
+    text = f"wall on a quiet machine, cpu where something else runs beside (default: {clock})"
+    parser.add_argument("--clock", choices=list(CLOCKS), default=clock, help=text)
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+
+
+def set_threads(threads: int) -> None:
+    """Threads of torch; 0 leaves them as they are."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def peak_bytes() -> int:
+    """Largest memory that this process has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

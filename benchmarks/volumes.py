@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -29,7 +27,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from benchmarks.rows import Row, table
-from benchmarks.timing import CLOCKS, machine
+from benchmarks.timing import CLOCKS, add_options, machine, peak_bytes, set_threads
 from scripts.command import errors
 from scripts.command.locations import CONFIGS
 from scripts.command.workflows import run_config
@@ -105,12 +103,6 @@ def bare_passes(overlay: Path, files: Sequence[str], clock: Callable[[], float])
     return sum(seconds), len(seconds)
 
 
-def peak_gb() -> float:
-    """Largest memory that this process has held."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 1e9 if sys.platform == "darwin" else most * 1024 / 1e9
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 with ``--check`` when a target is missed, else 0."""
     parser = argparse.ArgumentParser(
@@ -119,21 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=3, default=[240, 240, 155], help="voxels of 1 mm of the files")
     parser.add_argument("--window", type=int, default=128, help="voxels a side")
     parser.add_argument("--filters", type=int, nargs=4, help="of the network; default: those of the config")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch; 0 leaves them as they are")
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: where something else runs beside")
-    parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    add_options(parser, threads=2, clock="wall")
     options = parser.parse_args(arguments)
     errors.start_logging()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     clock = CLOCKS[options.clock]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files, overlay = made_case(folder, options.size), made_overlay(folder, options.window, options.filters)
         start = clock()
         run_config("inference.yaml", [overlay], input=files, output_dir=str(folder / "out"), device="cpu")
-        whole, memory = clock() - start, peak_gb()
+        whole, memory = clock() - start, peak_bytes() / 1e9
         passes, windows = bare_passes(overlay, files, clock)
     rows = [
         Row("files to results / forward passes of the windows", whole / passes, target=LONGEST),

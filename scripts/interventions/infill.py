@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from scripts.interventions.blend import blend
@@ -62,6 +63,13 @@ class Hole:
         self.soft = self.tissue & (self.region | plausible(image, usual)[self.box])
         if not (self.soft & self.rim).any():
             self.soft = self.tissue
+
+    @property
+    def whole_rim(self) -> Mask:
+        """The rim, in the whole picture."""
+        rim = np.zeros(self.foreground.shape, bool)
+        rim[self.box] = self.rim
+        return rim
 
     def placed(self, filled: Image) -> Image:
         """The picture with the region filled; every other pixel as it was, nothing in the region exactly 0."""
@@ -135,9 +143,16 @@ def tissue_like_rim(hole: Hole, rng: np.random.Generator, mirror_axis: int | Non
         every = everywhere(healthy)
         image = shifted(np.flip(image, mirror_axis + 1), turn, every)
         healthy = shifted(np.flip(healthy, mirror_axis), turn, every)
-    rim = np.zeros(hole.foreground.shape, bool)
-    rim[hole.box] = hole.rim
-    return _gathered(hole, image, healthy, hole.whole_region, rim, rng, mirror_axis is not None, _SPLITS)
+    near = mirror_axis is not None
+    return _gathered(hole, image, healthy, hole.whole_region, hole.whole_rim, rng, near, _SPLITS)
+
+
+def matching_shift(
+    search: Search, image: Image, rim: Mask, wanted: Image, rng: np.random.Generator, most: int, weight: Any = 1.0
+) -> NDArray[np.int_]:
+    """One of the ``most`` shifts at which the rim matches best; see `Search.mismatch`, times ``weight``."""
+    cost = search.mismatch(image, rim, wanted) * weight
+    return search.shifts[int(rng.choice(np.argsort(cost, kind="stable")[:most]))]
 
 
 def _gathered(
@@ -146,11 +161,10 @@ def _gathered(
     """Tissue for a part of the region, in the hole's box; what fits nowhere is halved and joined again."""
     search = Search(shape, healthy)
     if len(search.shifts):
-        cost = search.mismatch(image, rim, hole.whole)
+        weight = 1.0
         if near:  # the other side's own place first; further off only for a much better match
-            cost = cost * (1 + 2 * np.linalg.norm(search.shifts, axis=1) / max(hole.region.shape))
-        best = np.argsort(cost, kind="stable")[:_BEST]
-        return shifted(image, search.shifts[int(rng.choice(best))], hole.box)
+            weight = 1 + 2 * np.linalg.norm(search.shifts, axis=1) / max(hole.region.shape)
+        return shifted(image, matching_shift(search, image, rim, hole.whole, rng, _BEST, weight), hole.box)
     if splits == 0:
         raise NoRoom("the region fits nowhere in the healthy tissue of this head, in pieces neither")
     sides = box_of(shape)

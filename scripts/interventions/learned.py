@@ -17,8 +17,8 @@ from monai.networks.nets import UNet
 from torch.nn.functional import interpolate, pad
 
 from scripts.interventions.blend import blend
-from scripts.interventions.infill import Hole, surface, texture
-from scripts.interventions.regions import Box, Image, Mask, Search, box_of, everywhere, shifted
+from scripts.interventions.infill import Hole, matching_shift, surface, texture
+from scripts.interventions.regions import Box, Image, Mask, Search, box_of, moved, shifted
 
 WEIGHTS = Path(__file__).with_name("learned.pt")
 # Side of the square, in pixels.
@@ -103,9 +103,9 @@ class Plane:
         return self.square.take((image - self.filled) / self.spread)[:, None]
 
 
-def planes(hole: Hole) -> Iterator[tuple[int, Plane]]:
-    """The planes of a picture that its region lies in; of a picture (C, H, W) plane 0 alone."""
-    filled = hole.placed(surface(hole))
+def planes(hole: Hole, smooth: Image) -> Iterator[tuple[int, Plane]]:
+    """The planes of a picture that its region lies in, filled by its `surface`; of one (C, H, W) plane 0 alone."""
+    filled = hole.placed(smooth)
     flat = hole.whole_region.ndim == 2
     for k in [0] if flat else np.flatnonzero(hole.whole_region.any(axis=(0, 1))).tolist():
         arrays = (filled, hole.whole_region, hole.foreground)
@@ -117,13 +117,12 @@ def expected(hole: Hole, network: UNet) -> Image:
 
     Its part sets in over the width of the seam, so that at the rim what is there goes on.
     """
-    change = np.zeros_like(hole.whole)
-    for k, plane in planes(hole):
+    change, smooth = np.zeros_like(hole.whole), surface(hole)
+    for k, plane in planes(hole, smooth):
         with torch.no_grad():
             answer = network(plane.inputs)[:, 0]
         values = plane.square.give(answer, hole.whole.shape[1:3]) * plane.spread
         change[... if hole.region.ndim == 2 else (..., k)] = values
-    smooth = surface(hole)
     changed = smooth + change[(slice(None), *hole.box)]
     return blend("alpha", smooth, changed, hole.region, hole.tissue, hole.seam)
 
@@ -148,11 +147,8 @@ def _grain(hole: Hole, rng: np.random.Generator, network: UNet) -> Image:
     search = Search(hole.whole_region, hole.healthy)
     if not len(search.shifts):
         return texture(hole, rng)
-    rim = np.zeros(hole.foreground.shape, bool)
-    rim[hole.box] = hole.rim
-    alike = np.argsort(search.mismatch(hole.whole, rim, hole.whole), kind="stable")[:_ALIKE]
-    shift = search.shifts[int(rng.choice(alike))]
-    place = shifted(hole.whole_region, -shift, everywhere(hole.whole_region))
+    shift = matching_shift(search, hole.whole, hole.whole_rim, hole.whole, rng, _ALIKE)
+    place = moved(hole.whole_region, shift)
     other = Hole(hole.whole, place, hole.healthy & ~place, hole.foreground, hole.seam)
     return shifted(hole.whole - other.placed(expected(other, network)), shift, hole.box)
 

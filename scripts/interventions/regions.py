@@ -202,6 +202,11 @@ def shifted(array: NDArray[Any], shift: Sequence[int] | NDArray[np.int_], box: B
     return found
 
 
+def moved(mask: Mask, shift: NDArray[np.int_]) -> Mask:
+    """The mask, each pixel ``shift`` further on."""
+    return shifted(mask, -shift, everywhere(mask))
+
+
 def elsewhere(region: Mask, healthy: Mask, rng: np.random.Generator) -> tuple[Mask, np.ndarray]:
     """The same shape at another, healthy place, and the shift there.
 
@@ -212,4 +217,4 @@ def elsewhere(region: Mask, healthy: Mask, rng: np.random.Generator) -> tuple[Ma
     if not len(search.shifts):
         raise NoRoom("the control has no place: no healthy tissue of the tumor's size is left in this head")
     shift = search.shifts[int(rng.integers(len(search.shifts)))]
-    return shifted(region, -shift, everywhere(region)), shift
+    return moved(region, shift), shift

@@ -22,10 +22,11 @@ from skimage.metrics import structural_similarity
 
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
+from scripts.data import datalists
 from scripts.data.caching import CachedDataset
 from scripts.data.preprocessing import make_training_pipeline
 from scripts.interventions import INFILLS, NoRoom, grow, inner
-from scripts.interventions.infill import Hole
+from scripts.interventions.infill import Hole, surface
 from scripts.interventions.infills import Infill
 from scripts.interventions.learned import SIZE, like_healthy, make_network, planes, trained_network
 from scripts.interventions.regions import elsewhere
@@ -89,7 +90,7 @@ def batches(holes: Holes, rng: np.random.Generator, size: int) -> Iterator[tuple
         wanted: list[torch.Tensor] = []
         while len(inputs) < size:
             hole = next(drawn)
-            for _, plane in planes(hole):
+            for _, plane in planes(hole, surface(hole)):
                 inputs += plane.inputs
                 wanted += plane.difference(hole.whole)
         yield torch.stack(inputs[:size]), torch.stack(wanted[:size])
@@ -149,8 +150,7 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
             continue
         tissue = hole.whole[:, hole.foreground]
         spread, width = float(tissue.std()), float(np.ptp(tissue))
-        item = holes.dataset.data[index]
-        unit = str(item.get("patient") or item.get("group") or item["name"])
+        unit = datalists.unit(holes.dataset.data[index])
         for how, way in ways.items():
             try:
                 made = hole.placed(way(hole, np.random.default_rng((seed, index))))

@@ -59,7 +59,7 @@ def test_a_plane_goes_into_the_square_and_comes_back(shape):
 def test_what_the_network_should_answer_gives_the_plane_back():
     hole = hole_of()
     truth = pair(1)[1].image  # the same head without its tumor
-    ((k, plane),) = planes(hole)
+    ((k, plane),) = planes(hole, surface(hole))
     assert k == 0
     assert plane.inputs.shape == (1, 2, SIZE, SIZE)
     answer = plane.difference(truth)
@@ -98,7 +98,7 @@ def test_gain_and_offset_of_the_picture_change_nothing_but_gain_and_offset():
 
 def test_volumes_are_filled_slice_by_slice():
     hole = hole_of(three_d=True)
-    found = dict(planes(hole))
+    found = dict(planes(hole, surface(hole)))
     assert list(found) == np.flatnonzero(hole.whole_region.any(axis=(0, 1))).tolist()
     filled = hole.placed(surface(hole))
     k = next(iter(found))
