@@ -15,7 +15,7 @@ from monai.utils import ensure_tuple
 
 from transforms.cropping import foreground_box
 from transforms.foreground import foreground_mask
-from transforms.intensity import plain
+from transforms.intensity import plain, quantile
 
 OFFSET_KEY, WINDOW_KEY = "border_offset", "border_window"
 _NEAR = 0.03  # of the range: what JPEG leaves of a constant border; the scalp stands out by more than 0.12
@@ -43,18 +43,20 @@ def content_box(image: np.ndarray) -> tuple[slice, ...]:
         return whole
     inner = image[(slice(None), *exact)]
     step = max(1, inner[0].size // 16384)
-    spread = max(float(np.quantile(channel.reshape(-1)[::step], 0.995) - channel.min()) for channel in inner)
+    spread = max(float(quantile(channel.reshape(-1)[::step], 0.995) - channel.min()) for channel in inner)
     return _peel(image, _shrink(image, exact, _NEAR * spread) or exact, spread)
 
 
 def _peel(image: np.ndarray, box: tuple[slice, ...], spread: float) -> tuple[slice, ...]:
     """Take up to `_BLOCK` lines off each side that still show the color of the bright border that was taken off it."""
-    dark = image.reshape(len(image), -1).min(axis=1) + 0.1 * spread
+    dark = None
     for axis in range(len(box)):
         for last in (False, True):
             edge = box[axis].stop if last else box[axis].start - 1
             if not 0 <= edge < image.shape[axis + 1]:
                 continue
+            if dark is None:
+                dark = image.reshape(len(image), -1).min(axis=1) + 0.1 * spread
             color = np.median(_line(image, box, axis, edge), axis=1)
             if (color <= dark).any():
                 continue
@@ -78,18 +80,34 @@ def _shrink(image: np.ndarray, box: tuple[slice, ...], tolerance: float) -> tupl
     """Take lines that vary by at most ``tolerance`` off all sides until none is left to take; None: nothing is left."""
     axes, settled, axis = len(box), 0, 0
     while settled < axes:
-        inner = image[(slice(None), *box)]
-        across = tuple(a + 1 for a in range(axes) if a != axis)
-        varies = ((inner.max(axis=across) - inner.min(axis=across)) > tolerance).any(axis=0)
-        hit = np.flatnonzero(varies)
-        if not hit.size:
+        start, stop = box[axis].start, box[axis].stop
+        first = _varying(image, box, axis, tolerance, range(start, stop))
+        if first is None:
             return None
-        start = box[axis].start
-        kept = slice(start + int(hit[0]), start + int(hit[-1]) + 1)
+        last = _varying(image, box, axis, tolerance, range(stop - 1, first - 1, -1))
+        kept = slice(first, (first if last is None else last) + 1)
         settled = settled + 1 if kept == box[axis] else 1
         box = (*box[:axis], kept, *box[axis + 1 :])
         axis = (axis + 1) % axes
     return box
+
+
+def _varying(image: np.ndarray, box: tuple[slice, ...], axis: int, tolerance: float, places: range) -> int | None:
+    """The first of these lines of a box that varies by more than ``tolerance``; None: none does.
+
+    Looked for in growing blocks: mostly it is the first line of all, and the others need not be read.
+    """
+    across = tuple(a + 1 for a in range(len(box)) if a != axis)
+    done, size = 0, 1
+    while done < len(places):
+        block = places[done : done + size]
+        low, high = min(block[0], block[-1]), max(block[0], block[-1]) + 1
+        lines = image[(slice(None), *box[:axis], slice(low, high), *box[axis + 1 :])]
+        varies = ((lines.max(axis=across) - lines.min(axis=across)) > tolerance).any(axis=0)
+        if varies.any():
+            return low + int(varies.argmax()) if places.step > 0 else high - 1 - int(varies[::-1].argmax())
+        done, size = done + size, 4 * size
+    return None
 
 
 def head_mask(image: np.ndarray, margin: Sequence[int] | int = 4) -> np.ndarray:

@@ -27,6 +27,9 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
 
 
+_SAMPLE = 256  # of many values, whose order bounds what is looked for
+
+
 def scale_robust(image: torch.Tensor, upper: float = 99.9) -> torch.Tensor:
     """Map each channel's minimum to 0 and its upper percentile to 1; nothing is clipped.
 
@@ -64,23 +67,57 @@ def percentiles(values: np.ndarray, *shares: float) -> list[np.float32]:
 
 
 def _percentile(values: np.ndarray, place: float) -> np.float32:
-    low, high = int(place), min(int(place) + 1, values.size - 1)
-    # Of the values of one end, found by a bound from a sample of them, the others need not be put in order.
-    sample = np.sort(values[:: max(1, values.size // 512)])
-    step, margin = values.size / sample.size, 8
-    skipped = 0
-    if low > values.size // 2:
-        rank = sample.size - math.ceil(2 * (values.size - low) / step) - margin
-        few = values[values >= sample[rank]] if rank > 0 else values
-        skipped = values.size - few.size
-    else:
-        rank = math.ceil(2 * (high + 1) / step) + margin
-        few = values[values <= sample[rank]] if rank < sample.size else values
-    if not skipped <= low <= high < skipped + few.size:
-        few, skipped = values, 0
+    first, second = _ordered(values, int(place))
+    return np.float32(first + (float(second) - float(first)) * (place - int(place)))
+
+
+def quantile(values: np.ndarray, share: float) -> np.floating:
+    """``np.quantile`` (linear interpolation) of flat values, bit for bit, in a fraction of its time.
+
+    Args:
+        values: float32 or float64 (N,), N >= 1, finite.
+        share: 0 to 1.
+    """
+    place = (values.size - 1) * share
+    first, second = _ordered(values, int(place))
+    part = place - int(place)
+    return first + (second - first) * part if part < 0.5 else second - (second - first) * (1 - part)
+
+
+def _ordered(values: np.ndarray, low: int) -> tuple[np.floating, np.floating]:
+    """The values at one place of the ascending order and at the next."""
+    high = min(low + 1, values.size - 1)
+    few, skipped = _around(values, low, high)
     ordered = np.partition(few, sorted({low - skipped, high - skipped}))
-    first, second = ordered[low - skipped], ordered[high - skipped]
-    return np.float32(first + (float(second) - float(first)) * (place - low))
+    return ordered[low - skipped], ordered[high - skipped]
+
+
+def ordered(values: np.ndarray, place: int) -> np.floating:
+    """The value at a place of the ascending order of flat values (N,), in a third of the time of ``np.partition``."""
+    few, skipped = _around(values, place, place)
+    return np.partition(few, place - skipped)[place - skipped]
+
+
+def _around(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
+    """Those values that hold the places ``low`` to ``high`` of the order, few of many, and how many are below them.
+
+    Bounds of them come from the order of a sample; where these do not hold, all values are taken.
+    """
+    if values.size < 8 * _SAMPLE:
+        return values, 0
+    sample = np.sort(values[:: values.size // _SAMPLE])
+    step = values.size / sample.size
+    margin = 4 + int(2 * math.sqrt(min(low, values.size - low) / step))
+    first, last = int(low / step) - margin, int(high / step) + margin
+    below, inside = 0, None
+    if first > 0:
+        inside = values >= sample[first]
+        below = values.size - int(np.count_nonzero(inside))
+    if last < sample.size:
+        under = values <= sample[last]
+        inside = under if inside is None else inside & under
+    few = values if inside is None else values[inside]
+    return (few, below) if below <= low and high < below + few.size else (values, 0)
 
 
 def normalize_foreground(

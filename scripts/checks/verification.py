@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from scripts.data.datalists import SPLITS, Datalist, Item, paths
 from scripts.data.datalists.linking import file_order, hashes_of, linked
 from scripts.data.preprocessing import check_network_input, make_preprocessing
 from transforms.borders import head_mask
-from transforms.foreground import air_level, foreground_warnings
-from transforms.intensity import scale_robust
+from transforms.foreground import air_level, foreground_warnings, mask_depth
+from transforms.intensity import quantile, scale_robust
 from transforms.labels import label_coverage
 from transforms.loading import LoadCased
 from transforms.masks import read_mask_picture
@@ -144,7 +143,7 @@ class Verifier:
 
     def __init__(self, dataset_dir: Path | str, spatial_size: int = 256) -> None:
         self.root = Path(dataset_dir)
-        self.pipeline = make_preprocessing(spatial_size)
+        self.pipeline = make_preprocessing(spatial_size, trace=False)
 
     def __call__(self, item: Item, split: str) -> Result:
         """Measure one item; every fault is in the result, none is raised."""
@@ -189,7 +188,7 @@ class Verifier:
 
     def _file(self, result: Result, pixels: NDArray) -> None:
         width, height = pixels.shape
-        values = len(np.unique(pixels))
+        values = len(_different(pixels))
         path = self.root / paths(result.item)[0]
         mode, color = "volume", 0.0
         if path.is_file() and file_kind(path) == "picture":
@@ -252,7 +251,7 @@ class Verifier:
             result.breaks("label_class", f"class {diagnosis}, but an empty mask")
         path = self.root / result.item["label"]
         if path.is_file() and file_kind(path) == "picture":
-            values = np.unique(read_mask_picture(path))
+            values = _different(read_mask_picture(path))
             between = float(((values > 64) & (values < 192)).sum()) / len(values) if values.max() > 4 else 0.0
             result.measures["label_values"] = f"{len(values)} from {values[0]:g} to {values[-1]:g}"
             if len(values) > 4 and between > 0.5:
@@ -275,6 +274,17 @@ class Verifier:
             result.breaks("zero_share", self._short(error))
             return
         result.measures["network_zero_share"] = float((image == 0).float().mean())
+
+
+def _different(pixels: NDArray) -> NDArray:
+    """``np.unique``, which puts all pixels in order; gray values of up to 16 bits are counted instead."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high >= 1 << 16:
+        return np.unique(pixels)
+    whole = pixels.astype(np.uint16)
+    if (whole != pixels).any():
+        return np.unique(pixels)
+    return np.flatnonzero(np.bincount(whole.ravel())).astype(pixels.dtype)
 
 
 def _tensor_like(label: Any, mask: NDArray[np.bool_]) -> Any:
@@ -300,12 +310,12 @@ def _corners(result: Result, scaled: NDArray, mask: NDArray[np.bool_]) -> None:
 def _contrast(result: Result, scaled: NDArray, mask: NDArray[np.bool_]) -> None:
     """Statistics of the foreground, and the signs of CT."""
     inside = scaled[mask]
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    rim = scaled[(depth > 0) & (depth < 0.3 * depth.max())]
-    brain = scaled[depth > 0.35 * depth.max()]
-    low, middle, high = np.percentile(brain, [25, 50, 75])
-    bands = [(depth > a * depth.max()) & (depth <= (a + 0.06) * depth.max()) for a in (0.12, 0.18, 0.24)]
-    bone = min(float(np.median(scaled[band])) for band in bands if band.any()) if any(b.any() for b in bands) else 0.0
+    depth = mask_depth(np.pad(mask, 1))[1:-1, 1:-1][mask]
+    deepest = depth.max()
+    rim, brain = inside[depth < 0.3 * deepest], inside[depth > 0.35 * deepest]
+    low, middle, high = (float(quantile(brain, share)) for share in (0.25, 0.5, 0.75))
+    bands = [inside[(depth > a * deepest) & (depth <= (a + 0.06) * deepest)] for a in (0.12, 0.18, 0.24)]
+    bone = min((float(np.median(band)) for band in bands if band.size), default=0.0)
     saturated, spread = float((rim > 0.9).mean()), float((high - low) / max(middle, 0.05))
     result.measures |= {
         "foreground_mean": float(inside.mean()), "foreground_std": float(inside.std()),

@@ -9,6 +9,7 @@ load - borders off - scale - foreground mask - crop - normalize - fit to size - 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -327,28 +328,33 @@ def check_network_input(
 
 
 def _check_item(item: torch.Tensor, inside: torch.Tensor | None, where: str) -> None:
-    if not torch.isfinite(item).all():
+    if not torch.isfinite(item.sum()) and not torch.isfinite(item).all():
         raise ValueError(f"{where}: the image holds values that are not finite")
+    seen = item != 0
     if inside is None:
-        inside = (item != 0).any(0, keepdim=True)
+        inside = seen.any(0, keepdim=True)
         if inside.all():
             corner = float(item.flatten(1)[0, 0])
             raise ValueError(
                 f"{where}: no voxel is exactly 0, its corner is {corner:.3g}: air must be exactly "
                 "0 (crop, normalize, then mask); if the head fills the image, give the foreground"
             )
-    if not inside.any():
+    count = int(inside.sum()) * len(item)
+    if not count:
         raise ValueError(f"{where}: the foreground is empty")
-    outside = item[:, ~inside[0]]
-    if outside.numel() and bool((outside != 0).any()):
-        raise ValueError(
-            f"{where}: air is not exactly 0 (share of zeros {float((outside == 0).float().mean()):.3f}, mean "
-            f"{float(outside.mean()):.3g}); mask after normalization and after every interpolation"
-        )
-    values = item[:, inside[0]]
-    if bool((values == 0).any()):
-        raise ValueError(f"{where}: {int((values == 0).sum())} foreground voxels are exactly 0 and would count as air")
-    mean, std = float(values.mean()), float(values.std(correction=0))
+    if bool((seen != inside).any()):
+        outside = item[:, ~inside[0]]
+        if bool((outside != 0).any()):
+            raise ValueError(
+                f"{where}: air is not exactly 0 (share of zeros {float((outside == 0).float().mean()):.3f}, mean "
+                f"{float(outside.mean()):.3g}); mask after normalization and after every interpolation"
+            )
+        zeros = int((item[:, inside[0]] == 0).sum())
+        raise ValueError(f"{where}: {zeros} foreground voxels are exactly 0 and would count as air")
+    # Air is 0 and adds nothing to the sums.
+    values = item.double()
+    mean = float(values.sum()) / count
+    std = math.sqrt(max(float((values * values).sum()) / count - mean * mean, 0.0))
     if abs(mean) > 2 or not 0.1 < std < 5:
         raise ValueError(
             f"{where}: foreground mean {mean:.3g}, deviation {std:.3g}; expected about 0 and 1: normalize first"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +210,7 @@ class ScopeScorer:
     def __init__(self, weights: str | Path | None) -> None:
         file = None if weights is None else Path(weights).parent / FILE
         self.scope = None
+        self._fitting: tuple[weakref.ref[Any] | None, list[int]] = (None, [])
         try:
             self.scope = load(file) if file is not None and file.is_file() else None
         except OldScope as error:
@@ -224,13 +226,23 @@ class ScopeScorer:
         """
         if self.scope is None:
             return {}
-        if not self.scope.fits(network):
+        if not self._fits(network):
             logger.warning("%s was fitted with other weights: images are not scored", FILE)
             self.scope = None
             return {}
         values = self.scope.score(features(network, units, None, encoded))
         scores = torch.from_numpy(values).float().to(units.device)
         return {"scope": scores, "scope_slice": scores * self.scope.slice_factor}
+
+    def _fits(self, network: Any) -> bool:
+        """`Scope.fits`, asked again only where a weight was written to since."""
+        assert self.scope is not None
+        written = [value._version for value in network.state_dict(keep_vars=True).values()]
+        known, then = self._fitting
+        if (known is None or known() is not network or then != written) and not self.scope.fits(network):
+            return False
+        self._fitting = (weakref.ref(network), written)
+        return True
 
 
 def votes_of(study: Any) -> list[bool]:

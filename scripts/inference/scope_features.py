@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from scripts.inference.inferers import input_channels, spatial_dims
-from scripts.measures.shortcuts import histogram_features
+from scripts.measures.shortcuts import QUANTILES, skewness
+from transforms.foreground import mask_depth
+from transforms.intensity import quantile
 
 __all__ = ["features", "probe"]
 
@@ -48,30 +51,47 @@ def features(
     levels, masks = encoded or ([], [])
     if not masks:
         return picture
-    layer, inside = levels[LEVEL].flatten(2).double(), masks[LEVEL].flatten(2).double()
-    weight = inside / inside.sum(dim=2, keepdim=True)
-    mean = (layer * weight).sum(dim=2)
-    deviation = ((layer - mean[..., None]) ** 2 * weight).sum(dim=2).sqrt()
+    layer, inside = levels[LEVEL].flatten(2).float(), masks[LEVEL].flatten(2).float()
+    count = inside.sum(dim=2)
+    mean = torch.bmm(layer, inside.transpose(1, 2))[..., 0] / count
+    deviation = torch.linalg.vector_norm((layer - mean[..., None]) * inside, dim=2) / count.sqrt()
     return np.concatenate([picture, mean.cpu().numpy(), deviation.cpu().numpy()], axis=1)
 
 
 def _of_picture(image: NDArray, inside: NDArray) -> list[float]:
     """Of one image (C, H, W[, D]) and its foreground (H, W[, D]), bool."""
-    named = histogram_features(image, inside)
-    values = [value for name, value in named.items() if "quantile" in name or name.endswith("skewness")]
-    depth = distance_transform_edt(inside)
-    depth /= max(float(depth.max()), 1e-9)
-    shells = [inside & (depth > low) & (depth <= high) for low, high in pairwise(SHELLS)]
-    blurs = [np.maximum(gaussian_filter(inside.astype(np.float32), width), 1e-6) for width in WIDTHS]
+    values: list[float] = []
     for channel in image:
+        own = channel[inside].astype(np.float64)
+        values += [*(float(quantile(own, share / 100)) for share in QUANTILES), skewness(own)]
+    depth = mask_depth(inside)[inside]
+    depth /= max(float(depth.max(initial=0.0)), 1e-9)
+    shells = [(depth > low) & (depth <= high) for low, high in pairwise(SHELLS)]
+    blurs = [np.maximum(_blurred(inside.astype(np.float32), width), 1e-6) for width in WIDTHS]
+    for channel in image:
+        own = channel[inside]
         for shell in shells:
-            own = channel[shell]
-            values += [float(own.mean()), float(own.std())] if own.size else [0.0, 0.0]
-        values += [float(v) for v in np.percentile(_steps(channel, inside), (50, 90, 99))]
+            part = own[shell]
+            values += [float(part.mean()), float(part.std())] if part.size else [0.0, 0.0]
+        steps = _steps(channel, inside)
+        values += [float(quantile(steps, share)) for share in (0.5, 0.9, 0.99)]
         shown = channel * inside
         for width, share in zip(WIDTHS, blurs, strict=True):
-            values.append(float((channel - gaussian_filter(shown, width) / share)[inside].std()))
+            values.append(float((channel - _blurred(shown, width) / share)[inside].std()))
     return values
+
+
+def _blurred(image: NDArray, width: int) -> NDArray[np.float32]:
+    """scipy's ``gaussian_filter`` of a float32 image to rounding, by products of matrices: in half its time."""
+    for axis, size in enumerate(image.shape):
+        image = np.moveaxis(np.tensordot(_gaussian(size, width), image, axes=(1, axis)), 0, axis)
+    return image
+
+
+@lru_cache(maxsize=64)
+def _gaussian(size: int, width: int) -> NDArray[np.float32]:
+    """What ``gaussian_filter1d`` does with ``size`` values, (size, size)."""
+    return gaussian_filter1d(np.eye(size), width, axis=0).astype(np.float32)
 
 
 def _steps(channel: NDArray, inside: NDArray) -> NDArray:

@@ -112,18 +112,24 @@ def histogram_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, f
     found: dict[str, float] = {}
     for prefix, plane in _channels(image):
         values = plane[foreground].astype(np.float64)
-        mean, std = float(values.mean()), float(values.std())
         for q, value in zip(QUANTILES, _quantiles(values, QUANTILES), strict=True):
             found[f"{prefix}quantile {q} %"] = value
         found |= {
-            f"{prefix}mean": mean,
-            f"{prefix}deviation": std,
-            f"{prefix}skewness": float(((values - mean) ** 3).mean() / max(std, 1e-12) ** 3),
+            f"{prefix}mean": float(values.mean()),
+            f"{prefix}deviation": float(values.std()),
+            f"{prefix}skewness": skewness(values),
             f"{prefix}share of the brightest value": float((values == values.max()).mean()),
             f"{prefix}share of the darkest value": float((values == values.min()).mean()),
             f"{prefix}different values": float(len(np.unique(values.astype(np.float32)))),
         }
     return found
+
+
+def skewness(values: np.ndarray) -> float:
+    """Third moment of values (N,), float64, about their mean, in deviations."""
+    centered = values - values.mean()
+    squared = centered * centered
+    return float((squared * centered).mean()) / max(math.sqrt(float(squared.mean())), 1e-12) ** 3
 
 
 def _channels(image: np.ndarray) -> list[tuple[str, np.ndarray]]:

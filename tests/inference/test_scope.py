@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from scripts.data.preprocessing import make_preprocessing, make_training_pipeline
 from scripts.evaluation.contrasts import CHANGES, changed
@@ -17,7 +18,7 @@ from scripts.evaluation.scope_fit import fit_scope, item_features
 from scripts.inference import scope
 from scripts.inference.inferers import MultiTaskInferer
 from scripts.inference.pipeline import Inference
-from scripts.inference.scope_features import features, probe
+from scripts.inference.scope_features import WIDTHS, _blurred, features, probe
 from scripts.inference.studies import Placement, Study
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.folder import last_stage, load_run, read_datalist
@@ -235,13 +236,21 @@ def test_a_scope_of_other_weights_is_not_used(tmp_path, caplog):
     encode = network.encode
     network.encode = lambda x, foreground=None: whole.append(len(x)) or encode(x, foreground)
     MultiTaskInferer(12, judge)(image.movedim(0, -1)[None], network)
-    assert [count for count in whole if count > 1] == [12, 12]  # prediction and scope share one pass
+    assert whole == [12, 12]  # prediction and scope share one pass, and known weights are not probed again
     del network.encode
     assert "scope" not in MultiTaskInferer(5, scope.ScopeScorer(tmp_path / "elsewhere" / "model.pt"))(image, network)
     train_further(network)
     with caplog.at_level(logging.WARNING, logger="scripts.inference.scope"):
         assert "scope" not in MultiTaskInferer(5, judge)(image, network)
     assert "fitted with other weights" in caplog.text
+
+
+def test_blurring_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    for shape in ((40, 33), (12, 20, 9)):
+        for width in WIDTHS:
+            image = rng.normal(size=shape).astype(np.float32)
+            np.testing.assert_allclose(_blurred(image, width), gaussian_filter(image, width), atol=1e-5)
 
 
 def test_a_scope_of_an_older_version_is_said_to_be_one(tmp_path, caplog):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.filters import threshold_otsu
 
 from tests.transforms.images import disc, head, overlap
-from transforms.foreground import ForegroundMaskd, air_level, foreground_mask, foreground_warnings, otsu
+from transforms.foreground import ForegroundMaskd, air_level, foreground_mask, foreground_warnings, mask_depth, otsu
 
 
 def rice(image, sigma, seed=1):
@@ -30,6 +31,20 @@ def test_otsu_is_that_of_scikit_image(seed):
     rng = np.random.default_rng(seed)
     counts = np.bincount(np.r_[rng.poisson(30, 900), rng.poisson(60 + 20 * seed, 400)], minlength=256)
     assert otsu(counts) == threshold_otsu(hist=(counts, np.arange(len(counts)))) + 0.5
+
+
+def test_otsu_of_one_bin_is_refused():
+    with pytest.raises(ValueError, match="one bin of the histogram"):
+        otsu(np.array([0, 9, 0]))
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (12, 15, 9)])
+def test_depth_is_that_of_scipy(shape):
+    rng = np.random.default_rng(0)
+    for threshold in (-1.0, 0.3, 1.0):
+        mask = gaussian_filter(rng.normal(size=shape), 2) * 5 > threshold
+        assert (mask_depth(mask) == distance_transform_edt(mask)).all()
+    assert not mask_depth(np.zeros(shape, bool)).any()
 
 
 def test_head_on_exact_zero_air_with_bone_and_ventricles_filled():

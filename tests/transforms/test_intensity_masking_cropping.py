@@ -6,7 +6,14 @@ import torch
 from monai.data import MetaTensor
 
 from transforms.cropping import CropToForegroundd, ResizeToFitd
-from transforms.intensity import NormalizeForegroundd, normalize_foreground, percentiles, scale_robust
+from transforms.intensity import (
+    NormalizeForegroundd,
+    normalize_foreground,
+    ordered,
+    percentiles,
+    quantile,
+    scale_robust,
+)
 from transforms.masking import MaskBackgroundd, mask_background
 
 
@@ -110,6 +117,22 @@ def test_percentiles_are_those_of_numpy(size, kind):
     }[kind].astype(np.float32)  # fmt: skip
     shares = (0, 0.5, 1, 25, 49.99, 50, 50.01, 90, 99.5, 99.9, 100)
     assert np.allclose(percentiles(values, *shares), np.percentile(values, shares), rtol=1e-6, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 2047, 2048, 30000])
+@pytest.mark.parametrize("kind", ["drawn", "ties", "constant", "rising", "falling"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quantiles_and_places_are_those_of_numpy_bit_for_bit(size, kind, dtype):
+    rng = np.random.default_rng(size)
+    values = {
+        "drawn": rng.normal(size=size), "ties": rng.integers(0, 3, size), "constant": np.full(size, 7.0),
+        "rising": np.arange(size), "falling": -np.arange(size),
+    }[kind].astype(dtype)  # fmt: skip
+    for share in (0.0, 0.005, 0.01, 0.25, 0.4999, 0.5, 0.75, 0.9, 0.995, 1.0):
+        assert quantile(values, share) == np.quantile(values, share)
+        assert quantile(values, share).dtype == dtype
+        place = int(share * (size - 1))
+        assert ordered(values, place) == np.sort(values)[place]
 
 
 def test_a_channel_that_is_dark_nearly_everywhere_is_scaled_by_its_maximum():

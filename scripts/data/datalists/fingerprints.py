@@ -15,6 +15,7 @@ from scipy.fft import dctn
 from scipy.ndimage import map_coordinates, uniform_filter
 
 from transforms.foreground import foreground_mask
+from transforms.intensity import quantile
 
 __all__ = [
     "BITS", "SIZE", "fingerprint", "gray_image", "packed", "perceptual_hash", "standardized", "thumbnails", "turn_head",
@@ -76,7 +77,7 @@ def turn_head(image: NDArray, size: int = 64) -> NDArray[np.float32]:
     _, axes = np.linalg.eigh(np.cov((places - center).T))
     long = axes[:, 1] * (1 if axes[1, 1] >= 0 else -1)
     basis = np.array([[long[1], long[0]], [-long[0], long[1]]])
-    reach = float(np.percentile(np.abs((places - center) @ basis), 99.5, axis=0).max()) * 1.05
+    reach = float(max(quantile(along, 0.995) for along in np.abs((places - center) @ basis).T)) * 1.05
     steps = np.linspace(-reach, reach, size)
     grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1) @ basis.T + center
     head = (pixels - pixels.min()) * mask
