@@ -1,4 +1,4 @@
-"""Arguments of the verbs ``verify`` and ``audit``."""
+"""Arguments of the verbs ``verify``, ``audit`` and ``fingerprint``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def _audit(parser: Parser) -> None:
     add_shards(parser)
 
 
+def _fingerprint(parser: Parser) -> None:
+    add_data(parser)
+    add_out(parser, "folder of fingerprints.npz", required=True)
+    add_shards(parser)
+
+
 VERBS = (
     Verb(
         "verify", "verify the images of a datalist against stated rules", "scripts.checks.verify_data", _verify,
@@ -40,5 +46,13 @@ VERBS = (
         "audit", "measure what air, geometry and histogram alone say about source and diagnosis",
         "scripts.checks.audit", _audit,
         "  python -m scripts audit --dataset_dir DIR --datalist_file data/mine.json --out runs/audit --limit 1000",
+    ),
+    Verb(
+        "fingerprint", "read the images of a datalist once for all merges: what tells near-duplicates",
+        "scripts.checks.fingerprinting", _fingerprint,
+        "  python -m scripts fingerprint --dataset_dir DIR --datalist_file data/a.json --processes 8 \\\n"
+        "      --out runs/prints\n"
+        "  python -m scripts datalist merge data/a.json data/b.json --dataset_dir A B --fingerprints runs/prints \\\n"
+        "      --out data/both.json",
     ),
 )  # fmt: skip

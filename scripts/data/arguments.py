@@ -101,6 +101,8 @@ def _add_merge(command: Parser) -> None:
     _add_distance(command)
     text = "folder of the near-duplicates that earlier merges found: new images are compared with theirs, and added"
     _optional(command, "--near_index", text, type=folder, metavar="DIR")
+    text = "folders that python -m scripts fingerprint wrote: images that have not changed since are not read again"
+    _optional(command, "--fingerprints", text, type=folder, nargs="+", metavar="DIR")
     _add_split(command)
 
 

@@ -13,6 +13,8 @@ from scripts.data.arguments import DIAGNOSES
 from scripts.data.datalists.decathlon import decathlon
 from scripts.data.datalists.dicom import dicom_series
 from scripts.data.datalists.folders import image_folder
+from scripts.data.datalists.known_fingerprints import FILE as FINGERPRINTS
+from scripts.data.datalists.known_fingerprints import KnownFingerprints
 from scripts.data.datalists.merging import merge_sources
 from scripts.data.datalists.naming import CHANNELS
 from scripts.data.datalists.nnunet import write_raw
@@ -104,7 +106,8 @@ def _merge(given: dict[str, Any], out: Path) -> Outcome:
         datalist = merge(lists, name=out.stem)
         write(datalist, out)
         return Outcome(_table(summary(datalist)), [out])
-    datalist, report = merge_sources(lists, folders, name=out.stem, **given)
+    known = KnownFingerprints([place / FINGERPRINTS for place in given.pop("fingerprints", ())])
+    datalist, report = merge_sources(lists, folders, name=out.stem, known=known, **given)
     write_report(report, _report_file(out))
     return _finish(datalist, report, out)
 
