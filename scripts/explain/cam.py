@@ -36,7 +36,7 @@ from scripts.explain.recording import chosen_layers, default_layer, record
 from scripts.explain.scores import checked_score, one_tensor, plain, plain_values
 from scripts.explain.statistics import FOLLOWED, FROZEN, STATISTICS, frozen_statistics, named
 from scripts.explain.targets import ClassScore, SegmentationRegion, Target, precise
-from scripts.explain.volume_windows import answers_in_windows, window_pass
+from scripts.explain.windows import answers_in_windows, window_pass
 
 __all__ = [
     "METHODS",

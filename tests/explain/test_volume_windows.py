@@ -13,7 +13,7 @@ from scripts.explain.cam import cam_pass
 from scripts.explain.cam_formulas import gradcam, hirescam
 from scripts.explain.methods import explain
 from scripts.explain.targets import named_target
-from scripts.explain.volume_windows import window_pass
+from scripts.explain.windows import window_pass
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 STRIDES = {"input_block": 1, "downsamples.0": 2, "bottleneck": 4, "head.features": 2, "upsamples.1": 1}
