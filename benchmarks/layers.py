@@ -3,7 +3,8 @@
     python -m benchmarks.layers --dataset_dir DIR --datalist_file LIST.json [--part validation] [--cases 96]
         [--size 160] [--methods gradcam,gradcam_frozen] [--out layers.json]
 
-Choose methods on the validation part; the test part is for the figures of what was chosen.
+"oracle" stands in for a method: the tumor drawn on the layer's own grid, which says what its cells allow. Choose
+methods on the validation part; the test part is for the figures of what was chosen.
 """
 
 from __future__ import annotations
@@ -22,15 +23,26 @@ from scripts.command import errors
 from scripts.data.preprocessing import make_training_pipeline
 from scripts.evaluation.localization import decoder_layers, encoder_layers
 from scripts.explain import cam
-from scripts.explain.measures import case_measures
+from scripts.explain.measures import case_measures, oracle_map
 from scripts.explain.methods import explain
+from scripts.explain.recording import record
 from scripts.explain.targets import SegmentationRegion, Target, TumorLogOdds
 from scripts.inference.pipeline import Inference
 from scripts.runs.folder import read_datalist, stage_items, write_json
 
 logger = logging.getLogger(__name__)
 
+ORACLE = "oracle"
 MEASURES = ("tumor_energy", "background_energy", "pointing_game", "empty", "cancelled")
+
+
+def layer_sizes(
+    network: torch.nn.Module, image: torch.Tensor, layers: Sequence[str], **kwargs: Any
+) -> dict[str, tuple[int, ...]]:
+    """Spatial size of the output of each layer for one image."""
+    with torch.no_grad(), record(network, layers) as recorder:
+        network(image, **kwargs)
+    return {layer: tuple(activation.shape[2:]) for layer, activation in recorder.activations.items()}
 
 
 def measured(
@@ -42,7 +54,7 @@ def measured(
         inference: the shipped network.
         items: with masks.
         size: of the network's input, in pixels.
-        methods: that explain layers.
+        methods: that explain layers, and "oracle".
         output: "cls" for the tumor log-odds at the encoder's layers, "seg" for the predicted region at the decoder's.
     """
     network = inference.network
@@ -50,13 +62,18 @@ def measured(
     layers = encoder_layers(network) if output == "cls" else decoder_layers(network)
     target: Target = TumorLogOdds.of(network) if output == "cls" else SegmentationRegion()
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    explaining = [method for method in methods if method != ORACLE]
     for item in items:
         case = pipeline(dict(item))
         image, inside, label = (torch.as_tensor(case[key])[None].float() for key in ("image", "foreground", "label"))
         kwargs: dict[str, Any] = {"forward_kwargs": {"output": output}, "foreground_kwarg": "foreground"}
-        result = explain(network, image, list(methods), layers, target, foreground=inside, cancelled="empty", **kwargs)
-        for (method, layer), maps in result.maps.items():
-            values = case_measures(maps, label, inside, result.cancelled.get((method, layer)))
+        result = explain(network, image, explaining, layers, target, foreground=inside, cancelled="empty", **kwargs)
+        maps = dict(result.maps)
+        if ORACLE in methods:
+            sizes = layer_sizes(network, image, layers, **kwargs["forward_kwargs"])
+            maps |= {(ORACLE, layer): oracle_map(label, size) for layer, size in sizes.items()}
+        for (method, layer), map_ in maps.items():
+            values = case_measures(map_, label, inside, result.cancelled.get((method, layer)))
             for name in MEASURES:
                 found[method, layer, name].append(float(values[name]))
     rows: list[dict[str, Any]] = []

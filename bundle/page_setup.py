@@ -91,10 +91,15 @@ def layers_for(method: str, layers: Sequence[str], usual: str) -> tuple[list[str
     if method == "gradcam":
         return [usual], (
             f"Grad-CAM with exact gradients is offered at {usual} alone: in front of a normalization they cancel over "
-            "space. Other methods explain other layers."
+            "space. Other methods explain other layers, lrp_places all of them."
         )
     if method == "lrp":
-        return [*layers, INPUT], "Relevance: the parts of the score. At inner layers it lies best on tumors."
+        return [*layers, INPUT], "Relevance: the parts of the score, in the layer's own cells."
+    if method == "lrp_places":
+        return [*layers, INPUT], (
+            "Relevance in places of 2 pixels, whatever the layer's cells: the method recommended for a layer of your "
+            "choice, as at each of them it lies on tumors."
+        )
     return list(layers), ""
 
 

@@ -17,7 +17,7 @@ from scripts.explain.evidence import evidence_pass
 from scripts.explain.gradients import INPUT, IntegratedGradientsPass, integrated_gradients, saliency, smoothgrad
 from scripts.explain.grids import ToMap
 from scripts.explain.layers import evaluating
-from scripts.explain.lrp import lrp
+from scripts.explain.lrp import LRP_METHODS, lrp
 from scripts.explain.maps import combine_maps, scale_maps, upsample
 from scripts.explain.outputs import Classes, selecting, target_of, unwrapped
 from scripts.explain.perturbation import occlusion, scorecam
@@ -43,7 +43,7 @@ METHODS: dict[str, str] = {
     "evidence": "evidence",
     **dict.fromkeys(cam.METHODS, "layer"),
     "scorecam": "layer",
-    "lrp": "layer",
+    **dict.fromkeys(LRP_METHODS, "layer"),
     **dict.fromkeys(PIXEL_METHODS, INPUT),
 }
 # Of transformers only, and therefore not among the methods for any network.
@@ -176,13 +176,15 @@ def explain(
             with_layers = {**at_layers, **extra.get("cam", {})}
             shared = cam.cam_pass(model, x, names, aim, cams, **with_layers)
             passes |= dict.fromkeys(cams, shared)
+        relevances = [name for name in methods if name in LRP_METHODS]
+        if relevances:
+            handed_back = lrp(model, x, names, aim, given, aliases, signed, reshape_transform, relevances)
+            passes |= dict.fromkeys(relevances, handed_back)
         for name in methods:
             if name == "scorecam":
                 passes[name] = scorecam(
                     model, x, names, aim, aliases=aliases, **{**changing, **reshaping, **extra.get(name, {})}
                 )
-            elif name == "lrp":
-                passes[name] = lrp(model, x, names, aim, given, aliases, signed, reshape_transform)
             elif name == ROLLOUT:
                 passes[name] = attention_rollout(model, x, aim, given, reshape_transform)
             elif name == "evidence":
@@ -228,7 +230,8 @@ def _check(
             f"layers {layers!r} are given, but {', '.join(methods)} explains none; leave them out, or ask for one of "
             f"{', '.join(explaining)}"
         )
-    known = {"cam" if name in cam.METHODS else name for name in methods if name not in ("evidence", "lrp", ROLLOUT)}
+    without = ("evidence", *LRP_METHODS, ROLLOUT)
+    known = {"cam" if name in cam.METHODS else name for name in methods if name not in without}
     known |= {without_statistics(name) for name in known}
     stray = sorted(set(options) - known)
     if stray:

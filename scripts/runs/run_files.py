@@ -28,6 +28,8 @@ METHODS = {
     "hirescam_frozen": "HiResCAM (frozen statistics)",
     "layercam_frozen": "Layer-CAM (frozen statistics)",
     "scorecam": "Score-CAM",
+    "lrp": "relevance",
+    "lrp_places": "relevance, in places of 2 pixels",
     "integrated_gradients": "integrated gradients",
     "saliency": "saliency",
     "smoothgrad": "SmoothGrad",

@@ -254,11 +254,12 @@ def test_each_target_is_offered_the_methods_and_layers_that_can_explain_it(predi
         methods, layers, usual = choices(model, target, True)
         assert ("evidence" in methods) == (target == "tumor")
         assert usual in layers
-        for method in ("gradcam", "gradcam_frozen", "layercam_frozen", "lrp"):  # no layer of the page ends in no map
+        for method in ("gradcam", "gradcam_frozen", "layercam_frozen", "lrp", "lrp_places"):  # none ends in no map
             offered, remark = layers_for(method, layers, usual)
             assert usual in offered
             assert (offered == [usual]) == (method == "gradcam") == ("cancel" in remark)
-            assert ("input" in offered) == (method == "lrp")
+            assert ("input" in offered) == method.startswith("lrp")
+            assert ("recommended" in remark) == (method == "lrp_places")
             for layer in offered:
                 assert predictor.explain(files["picture"], method, layer, target).layer == layer
         assert layers_for("saliency", layers, usual) == ([], "")

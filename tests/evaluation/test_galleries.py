@@ -148,7 +148,7 @@ def test_methods_picture_has_a_row_a_method_and_a_column_a_layer(monkeypatch):
     assert seen["heading"].startswith("c0: target tumor_log_odds, score ")
     labels = [label for label, _ in seen["rows"]]
     cams = ["gradcam", "hirescam", "gradcam++", "layercam"]
-    assert labels == ["no layer", *cams, *(f"{name}_frozen" for name in cams), "scorecam", "lrp"]
+    assert labels == ["no layer", *cams, *(f"{name}_frozen" for name in cams), "scorecam", "lrp", "lrp_places"]
     assert [title for _, title, _ in seen["rows"][0][1]] == [
         *("image and true mask", "evidence", "integrated gradients", "saliency", "smoothgrad", "occlusion"),
         *("integrated gradients frozen", "saliency frozen", "smoothgrad frozen"),

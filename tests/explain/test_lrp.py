@@ -10,7 +10,7 @@ from monai.networks.blocks import ChannelSELayer
 from torch import nn
 
 from scripts.explain.layers import LayerError
-from scripts.explain.lrp import lrp, output_relevance
+from scripts.explain.lrp import in_places, lrp, output_relevance
 from scripts.explain.methods import explain
 from scripts.explain.relevance import relevance_rules
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, TumorLogOdds
@@ -140,12 +140,106 @@ def test_our_network_at_its_layers(dims, evidence):
     torch.testing.assert_close(dense.maps["lrp", "input"].flatten(1).sum(1), dense.score, atol=1e-3, rtol=1e-3)
 
 
+class Skip(nn.Module):
+    """Two ways to cells of 4 pixels: `down` and, around it, `skip`. The score of class 1 is the sum of all cells."""
+
+    def __init__(self, dims):
+        super().__init__()
+        conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
+        self.down, self.skip = (conv(1, 1, 4, 4, bias=False) for _ in range(2))
+        self.cells = nn.Sequential(nn.Flatten(), nn.Linear(2**dims, 2, bias=False))
+        self.requires_grad_(False)
+        self.down.weight.fill_(1.0)
+        self.down.weight[..., 2:] = 3.0  # the right half of a cell three times
+        self.skip.weight.fill_(2.0)
+        self.cells[1].weight.copy_(torch.tensor([[0.0], [1.0]]).expand(2, 2**dims))
+
+    def forward(self, x):
+        return self.cells(self.down(x) + self.skip(x))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_relevance_in_places_by_hand_in_a_network_with_a_skip(dims):
+    x = torch.zeros(1, 1, *[8] * dims)
+    place = 2**dims  # pixels of a place of 2
+    x[(0, 0, *[slice(0, 2)] * dims)] = 1.0  # first cell: a place of 1 on the left ...
+    x[(0, 0, *[slice(0, 2)] * (dims - 1), slice(2, 4))] = 2.0  # ... and one of 2 on the right
+    x[(0, 0, *[slice(4, 8)] * dims)] = 1.0  # last cell: all of it
+    net, layers = Skip(dims), ["down", "skip"]
+    result = explain(net, x, ["lrp", "lrp_places"], layers, ClassScore(1))
+    first, last = (0,) * dims, (1,) * dims
+    whole = 4**dims
+    down, skip = (result.maps["lrp", layer][0, 0] for layer in layers)
+    found = [float(values[cell]) for cell in (first, last) for values in (down, skip)]
+    assert found == pytest.approx([place * (1 + 3 * 2), place * (2 + 2 * 2), whole * 2, whole * 2])
+    places = result.maps["lrp_places", "down"][0, 0]
+    assert places.shape == (4,) * dims
+    assert float(places[first]) == pytest.approx(place)  # 7 : 1 part of 7 on the left, 6 on the right
+    assert float(places[(0,) * (dims - 1) + (1,)]) == pytest.approx(place * 6)
+    assert float(places[(2,) * dims]) == pytest.approx(place)
+    assert float(places[(3,) * dims]) == pytest.approx(place * 3)
+    by_hand = {"down": torch.zeros(4, 4), "skip": torch.zeros(4, 4)}
+    by_hand["down"][0, :2] = torch.tensor([1.0, 6.0])
+    by_hand["skip"][0, :2] = torch.tensor([2.0, 4.0])
+    by_hand["down"][2:, 2], by_hand["down"][2:, 3], by_hand["skip"][2:, 2:] = 1.0, 3.0, 2.0
+    if dims == 2:
+        for layer, expected in by_hand.items():
+            torch.testing.assert_close(result.maps["lrp_places", layer][0, 0], place * expected)
+    total = sum(float(result.maps["lrp_places", layer].sum()) for layer in layers)
+    assert total == pytest.approx(
+        float(result.score)
+    )  # the two layers are a cut: nothing of the score goes around them
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_each_cell_keeps_its_relevance_when_it_is_divided(dims):
+    torch.manual_seed(0)
+    net = tiny(dims).eval()
+    x = torch.rand(2, 1, *[32 if dims == 2 else 16] * dims) + 0.1
+    kwargs = {"signed": True, "methods": ("lrp", "lrp_places")}
+    result = lrp(net, x, ["input_block", "bottleneck"], TumorLogOdds(), {"output": "cls"}, **kwargs)
+    cells, places = (result.maps[method, "bottleneck"] for method in kwargs["methods"])
+    times = places.shape[2] // cells.shape[2]
+    assert times > 1
+    assert float(cells.abs().max()) > 0
+    pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
+    torch.testing.assert_close(pool(places, times) * times**dims, cells)
+    assert places.flatten(1).unique(dim=1).shape[1] > cells.flatten(1).shape[1]  # and it lies unevenly in them
+    pixels, joined = (result.maps[method, "input_block"] for method in kwargs["methods"])
+    torch.testing.assert_close(pool(pixels, 2) * 2**dims, joined)  # its cells are pixels
+    alone = lrp(net, x[1:], "bottleneck", TumorLogOdds(), {"output": "cls"}, **kwargs)
+    torch.testing.assert_close(alone.maps["lrp_places", "bottleneck"], places[1:], atol=1e-6, rtol=1e-3)
+
+
+def test_cells_that_are_no_multiple_of_places_lose_nothing():
+    handed_on = torch.tensor([[[-3.0, -3.0, 0.0, 2.0, *[0.0] * 5]]])  # 9 pixels of 2 cells: 2 places each
+    assert in_places(torch.tensor([[[-8.0, 2.0]]]), handed_on).tolist()[0][0][2:] == [1.0, 1.0]
+    assert in_places(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.rand(1, 1, 5)).tolist() == [[[1.0, 2.0, 3.0]]]
+    assert in_places(handed_on, handed_on).tolist() == [[[-6.0, 2.0, 0.0, 0.0, 0.0]]]  # the last place is half air
+    cells = torch.randn(2, 1, 3, 7, generator=torch.Generator().manual_seed(0))
+    places = in_places(cells, torch.rand(2, 1, 24, 7))
+    assert places.shape == (2, 1, 12, 4)  # divided along one axis, joined along the other
+    torch.testing.assert_close(places.flatten(1).sum(1), cells.flatten(1).sum(1))
+
+
 def test_outputs_that_the_image_does_not_change_get_nothing():
     output = torch.tensor([[1.0, 3.0, 2.0]])
     found = output_relevance(ClassMargin(1, 0), output, torch.tensor([[False, True, True]]))
     assert found.tolist() == [[0.0, 2.0, 0.0]]
     found = output_relevance(ClassMargin(1, 0), output, torch.ones(1, 3, dtype=torch.bool))
     assert found.tolist() == [[-1.0, 3.0, 0.0]]
+
+
+def test_maps_of_an_image_without_any_evidence_are_empty_and_no_error():
+    torch.manual_seed(0)
+    net = tiny(2, evidence="rectified").eval()
+    with torch.no_grad():
+        net.head.evidence.conv.weight.zero_()
+    x = torch.rand(1, 1, 16, 16) + 0.1
+    methods, layers = ["lrp", "lrp_places"], ["bottleneck", "head.features"]
+    result = explain(net, x, methods, layers, TumorLogOdds(), forward_kwargs={"output": "cls"}, signed=True)
+    assert float(result.score) != 0
+    assert all(not bool(map_.any()) for map_ in result.maps.values())
 
 
 def test_goes_through_the_same_door_and_takes_in_place_networks():
