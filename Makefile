@@ -32,7 +32,7 @@ $(READY): setup.cfg constraints.txt
 	@echo "Installing the dependencies into $(VENV) (about 3 minutes) ..."
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt ".[serve,export,certificate,mat,dicom,completion,parquet,slurm,ray,peers,dev]"
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt dynamic-network-architectures
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt dynamic-network-architectures grad-cam ttach quantus
 	@rm -rf build *.egg-info
 	@touch $(READY)
 

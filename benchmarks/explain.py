@@ -7,19 +7,23 @@ the forward pass of the same round, so that a slower moment of the machine cance
 processor time of this process, all threads together, which other programs on the machine disturb least. Batch of one
 image, random weights: neither changes the time.
 
-pytorch-grad-cam (``pip install grad-cam``) takes part where it is installed; the bundle does not need it.
+pytorch-grad-cam (``pip install --no-deps grad-cam ttach``) takes part where it is installed; it scales its maps so that
+their smallest value is 0, which is its difference. The bundle does not need it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import logging
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any
 
 import monai.visualize
@@ -117,15 +121,45 @@ class _Output(nn.Module):
         return self.network(x, output=self.output)
 
 
+# Names of torchvision that pytorch-grad-cam imports; none of them is used for a class activation map.
+TORCHVISION = {
+    "torchvision": (),
+    "torchvision.transforms": ("Compose", "Normalize", "ToTensor"),
+    "torchvision.transforms.functional": ("resize",),
+}
+
+
+def has_gradcams() -> bool:
+    """Whether pytorch-grad-cam, and ttach that it imports, are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("pytorch_grad_cam", "ttach"))
+
+
+def import_gradcams() -> Any:
+    """The package pytorch-grad-cam, without torchvision if need be, of which there is no build for every torch.
+
+    Modules with the names of `TORCHVISION` then stand in for it during the import, and are gone before anything else
+    can take them for the real one.
+    """
+    absent = importlib.util.find_spec("torchvision") is None
+    stubs = {name: ModuleType(name) for name in TORCHVISION} if absent else {}
+    for name, stub in stubs.items():
+        for attribute in TORCHVISION[name]:
+            setattr(stub, attribute, None)
+    sys.modules.update(stubs)
+    try:
+        return importlib.import_module("pytorch_grad_cam")
+    finally:
+        for name in stubs:
+            del sys.modules[name]
+
+
 def foreign_maps(
     network: nn.Module, x: Tensor, layers: Sequence[str], output: str, class_idx: int
 ) -> dict[str, Tensor]:
     """pytorch-grad-cam's Grad-CAM, one object and one call a layer; its maps on the image grid, as it scales them."""
-    from pytorch_grad_cam import GradCAM
-
-    model, result = _Output(network, output), {}
+    gradcams, model, result = import_gradcams(), _Output(network, output), {}
     for layer in layers:
-        with GradCAM(model, [network.get_submodule(layer)]) as cam:
+        with gradcams.GradCAM(model, [network.get_submodule(layer)]) as cam:
             found = cam(x, targets=[lambda out: out[class_idx].sum()])
         result[layer] = torch.from_numpy(found)[:, None]
     return result
@@ -218,7 +252,7 @@ def measure(
             lambda: found.update(stock_decoder=stock_maps(network, x, DECODER, "seg", 1)),
             None,
         ),
-        **({} if importlib.util.find_spec("pytorch_grad_cam") is None else foreign),
+        **(foreign if has_gradcams() else {}),
         f"Score-CAM, {channels} channels, {scorecam_batch} at a time": (lambda: scores(scorecam_batch), None),
         f"Score-CAM, {channels} channels, one at a time": (lambda: scores(1), None),
     }

@@ -22,7 +22,7 @@ def test_one_run_times_everything_and_compares_the_maps(small):
         "class map alone (evidence)": 0.45,
         "prediction + four decoder maps, one pass": 1.8,
     }
-    compared = [row for row in rows if row.difference is not None]
+    compared = [row for row in rows if row.difference is not None and not row.name.startswith("pytorch-grad-cam")]
     assert [row.name.split(",")[0] for row in compared] == [
         "prediction + four decoder maps",
         "class map by Grad-CAM",

@@ -1,21 +1,49 @@
-"""The same network, layer and image through MONAI, captum and torch-cam: equal maps, or a case by hand that decides."""
+"""The same network, layer and image through the peers: equal maps and measures, or a case by hand that decides.
+
+Maps: MONAI, captum, torch-cam and pytorch-grad-cam. Measures of maps: Quantus.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import monai.networks.nets as nets
 import monai.visualize
+import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
+from benchmarks import explain as benchmark
 from scripts.explain.cam import cam_pass
+from scripts.explain.faithfulness import deletion_insertion
+from scripts.explain.measures import case_measures
+from scripts.explain.methods import explain
 from scripts.explain.targets import ClassScore
 from tests.explain.nets import PooledLinear
 
-torchcam = pytest.importorskip("torchcam.methods", reason="torchcam is not installed (extra: peers)")
+ABSENT = "is not installed (Makefile: the peers)"
+
+
+@pytest.fixture(scope="module")
+def torchcam():
+    return pytest.importorskip("torchcam.methods", reason=f"torchcam {ABSENT}")
+
+
+@pytest.fixture(scope="module")
+def gradcams():
+    """pytorch-grad-cam; where torchvision is absent, of which it runs nothing here, with stand-ins for its names."""
+    if not benchmark.has_gradcams():
+        pytest.skip(f"pytorch-grad-cam, or ttach that it imports, {ABSENT}")
+    return benchmark.import_gradcams()
+
+
+@pytest.fixture(scope="module")
+def quantus():
+    return pytest.importorskip("quantus", reason=f"Quantus {ABSENT}")
+
 
 CLASSES = [2, 0]
 
@@ -24,10 +52,28 @@ def ours(net: nn.Module, x: Tensor, layer: str, method: str) -> Tensor:
     return cam_pass(net, x, layer, ClassScore(CLASSES[: len(x)]), method).maps[method, layer]
 
 
-def by_torchcam(net: nn.Module, x: Tensor, layer: str, method: str) -> Tensor:
+def by_torchcam(torchcam: Any, net: nn.Module, x: Tensor, layer: str, method: str) -> Tensor:
     makers = {"gradcam": torchcam.GradCAM, "gradcam++": torchcam.GradCAMpp, "layercam": torchcam.LayerCAM}
     with makers[method](net, layer) as extractor:
         return extractor(CLASSES[: len(x)], net(x), normalized=False)[0][:, None]
+
+
+def by_gradcams(gradcams: Any, net: nn.Module, x: Tensor, layer: str, method: str) -> Tensor:
+    """Maps on the layer's grid, before they are scaled and brought to the image."""
+    makers = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM", "hirescam": "HiResCAM"}
+    target = net.get_submodule(layer)
+    with getattr(gradcams, makers[method])(net, [target]) as cam:
+        outputs = cam.activations_and_grads(x.clone())
+        score = sum(outputs[i, c] for i, c in enumerate(CLASSES[: len(x)]))
+        net.zero_grad()
+        score.backward()
+        activations, gradients = (
+            values[0].numpy(force=True)
+            for values in (cam.activations_and_grads.activations, cam.activations_and_grads.gradients)
+        )
+        map_ = cam.get_cam_image(x, target, CLASSES[: len(x)], activations, gradients, False)
+    net.zero_grad()
+    return torch.from_numpy(np.maximum(map_, 0))[:, None]
 
 
 def by_captum(net: nn.Module, x: Tensor, layer: str) -> Tensor:
@@ -61,17 +107,19 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gradcam_and_layercam_equal_those_of_the_peers(name):
+def test_gradcam_and_layercam_equal_those_of_the_peers(name, torchcam):
     make, layer, dims = NETWORKS[name]
     torch.manual_seed(0)
     net, x = make().eval(), torch.randn(2, 1, *[64 if layer == "layer4" else 32] * dims)
     [layer_ for layer_ in net.modules() if isinstance(layer_, nn.Linear)][-1].weight.data.abs_()  # no map is empty
     expected = peaked(ours(net, x, layer, "gradcam"))
     assert bool((expected.flatten(1).amax(1) == 1).all())
-    for other in (by_torchcam(net, x, layer, "gradcam"), by_captum(net, x, layer), by_monai(net, x, layer)):
+    for other in (by_torchcam(torchcam, net, x, layer, "gradcam"), by_captum(net, x, layer), by_monai(net, x, layer)):
         torch.testing.assert_close(peaked(other), expected, rtol=0, atol=1e-5)
     layercam = ours(net, x, layer, "layercam")
-    torch.testing.assert_close(peaked(by_torchcam(net, x, layer, "layercam")), peaked(layercam), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        peaked(by_torchcam(torchcam, net, x, layer, "layercam")), peaked(layercam), rtol=0, atol=1e-5
+    )
 
 
 class Places(nn.Module):
@@ -88,7 +136,7 @@ class Places(nn.Module):
         return self.head(self.relu(self.split(x)).sum((2, 3)))
 
 
-def test_gradcam_plus_plus_differs_and_the_paper_by_hand_says_who_is_right(monkeypatch):
+def test_gradcam_plus_plus_differs_and_the_paper_by_hand_says_who_is_right(monkeypatch, torchcam):
     monkeypatch.setattr(f"{__name__}.CLASSES", [0])
     net, x = Places(), torch.zeros(1, 2, 1, 2)
     x[0, 0, 0, 0] = x[0, 1, 0, 1] = 1.0
@@ -97,7 +145,7 @@ def test_gradcam_plus_plus_differs_and_the_paper_by_hand_says_who_is_right(monke
     torch.testing.assert_close(ours(net, x, "relu", "gradcam++"), expected, rtol=1e-5, atol=0)
     expected_ratio = float(expected[0, 0, 0, 1] / expected[0, 0, 0, 0])  # about 1e-2
     # torch-cam 0.5 divides a copy (`alpha[mask].div_`), so that its alpha is g^2 and its weights are cubes.
-    other = by_torchcam(net, x, "relu", "gradcam++")
+    other = by_torchcam(torchcam, net, x, "relu", "gradcam++")
     assert float(other[0, 0, 0, 1] / other[0, 0, 0, 0]) == pytest.approx(expected_ratio**3, rel=1e-2)
     # MONAI 1.6.1 adds 1e-7 to the denominator 2 g^2 + g^3 sum(A), which is 2e-10 for the second channel.
     other = by_monai(net, x, "relu", monai.visualize.GradCAMpp)
@@ -106,7 +154,7 @@ def test_gradcam_plus_plus_differs_and_the_paper_by_hand_says_who_is_right(monke
     assert shrunk[1] / shrunk[0] < 0.01 * expected_ratio
 
 
-def test_in_front_of_an_in_place_activation_a_peer_shows_what_came_later(monkeypatch):
+def test_in_front_of_an_in_place_activation_a_peer_shows_what_came_later(monkeypatch, torchcam):
     monkeypatch.setattr(f"{__name__}.CLASSES", [0])
     x = torch.tensor([[[[2.0, -1.0, 1.0]], [[0.0, 0.0, 0.0]]]])
     # Grad-CAM at the convolution: weight 1e-3 * 2/3 (two of three places pass the ReLU) times 2, -1 and 1.
@@ -121,3 +169,106 @@ def test_in_front_of_an_in_place_activation_a_peer_shows_what_came_later(monkeyp
         assert scores.shape == (1, 1)
     with pytest.raises(RuntimeError, match="is being modified inplace"):
         by_monai(net, x, "split")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", ["gradcam", "layercam", "hirescam"])
+def test_maps_of_pytorch_grad_cam_are_the_same(name, method, gradcams):
+    make, layer, dims = NETWORKS[name]
+    torch.manual_seed(0)
+    net, x = make().eval(), torch.randn(2, 1, *[64 if layer == "layer4" else 32] * dims)
+    [layer_ for layer_ in net.modules() if isinstance(layer_, nn.Linear)][-1].weight.data.abs_()
+    expected = peaked(ours(net, x, layer, method))
+    other = peaked(by_gradcams(gradcams, net, x, layer, method))
+    torch.testing.assert_close(other, expected, rtol=0, atol=1e-5)
+
+
+def test_pytorch_grad_cam_subtracts_the_smallest_value_and_ours_does_not(gradcams):
+    """Where it differs after the same map: 3, 2, 1 is drawn as 1, 0.5, 0; here 1/3 of the largest stays 1/3."""
+
+    net, x = Places(), torch.zeros(1, 2, 3, 3)
+    x[0, 0] = torch.tensor([3.0, 2.0, 1.0])
+    with gradcams.GradCAM(net, [net.relu]) as cam:
+        theirs = cam(x, [lambda output: output[0]])
+    np.testing.assert_allclose(theirs[0, 0], [1.0, 0.5, 0.0], atol=1e-5)
+    found, _ = explain(net, x, "gradcam", "relu", ClassScore(0)).on_image("gradcam", "relu")
+    torch.testing.assert_close(found[0, 0, 0], torch.tensor([1.0, 2 / 3, 1 / 3]))
+
+
+def test_gradcam_plus_plus_of_pytorch_grad_cam_loses_small_gradients_as_well(monkeypatch, gradcams):
+    monkeypatch.setattr(f"{__name__}.CLASSES", [0])
+    net, x = Places(), torch.zeros(1, 2, 1, 2)
+    x[0, 0, 0, 0] = x[0, 1, 0, 1] = 1.0
+    expected = ours(net, x, "relu", "gradcam++")  # by hand above: about 1e-2 between the two places
+    other = by_gradcams(gradcams, net, x, "relu", "gradcam++")
+    # It adds 1e-6 to the denominator 2 g^2 + g^3 sum(A).
+    shrunk = [g**3 / (2 * g**2 + g**3 + 1e-6) for g in (1e-3, 1e-5)]
+    assert float(other[0, 0, 0, 1] / other[0, 0, 0, 0]) == pytest.approx(shrunk[1] / shrunk[0], rel=1e-2)
+    assert shrunk[1] / shrunk[0] < 0.1 * float(expected[0, 0, 0, 1] / expected[0, 0, 0, 0])
+
+
+def quantus_scores(metric: Any, maps: Tensor, tumor: Tensor) -> list[float]:
+    arrays = {"x_batch": np.zeros(maps.shape), "a_batch": maps.numpy(), "s_batch": tumor.numpy()}
+    return [float(v) for v in metric(model=None, channel_first=True, y_batch=np.zeros(len(maps), int), **arrays)]
+
+
+def test_energy_and_pointing_game_equal_those_of_quantus(quantus):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(16, 1, 12, 12, generator=generator)
+    tumor = torch.zeros(16, 1, 12, 12)
+    tumor[:, :, 2:8, 3:9] = 1.0
+    found = case_measures(maps, tumor, torch.ones_like(tumor))
+    kwargs = {"abs": False, "disable_warnings": True}
+    mass = quantus_scores(quantus.RelevanceMassAccuracy(**kwargs), maps, tumor)
+    np.testing.assert_allclose(mass, found["tumor_energy"], rtol=0, atol=1e-5)
+    hits = quantus_scores(quantus.PointingGame(**kwargs), maps, tumor)
+    assert hits == found["pointing_game"].tolist()
+    assert 0 < sum(hits) < 16
+
+
+def test_where_quantus_counts_otherwise_a_map_by_hand_says_who_is_right(quantus):
+    kwargs = {"abs": False, "disable_warnings": True}
+    game, mass = quantus.PointingGame(**kwargs), quantus.RelevanceMassAccuracy(**kwargs, normalise=False)
+    tumor = torch.zeros(1, 1, 1, 4)
+    tumor[..., 0] = 1.0
+    inside = torch.ones_like(tumor)
+
+    def ours_of(values: list[float], mask: Tensor = tumor) -> tuple[float, float]:
+        found = case_measures(torch.tensor([[[values]]]), mask, inside)
+        return float(found["pointing_game"]), float(found["tumor_energy"])
+
+    def theirs(metric: Any, values: list[float], mask: Tensor = tumor) -> float:
+        return quantus_scores(metric, torch.tensor([[[values]]]), mask)[0]
+
+    # Three places share the maximum, one of them in the tumor: by chance one in three. Quantus counts any as a hit.
+    assert theirs(game, [1.0, 1.0, 1.0, 0.0]) == 1.0
+    assert ours_of([1.0, 1.0, 1.0, 0.0])[0] == pytest.approx(1 / 3)
+    # Without a tumor there is nothing to hit. Quantus writes NaN into an array of bool, where it reads True.
+    nothing = torch.zeros_like(tumor)
+    assert theirs(game, [1.0, 0.0, 0.0, 0.0], nothing) == 1.0
+    assert np.isnan(ours_of([1.0, 0.0, 0.0, 0.0], nothing)[0])
+    # What speaks against the class is no mass outside: 3 of 4 lie inside. Quantus divides by the signed sum, 3 / 2.
+    assert theirs(mass, [3.0, 1.0, -2.0, 0.0]) == pytest.approx(1.5)
+    assert ours_of([3.0, 1.0, -2.0, 0.0])[1] == pytest.approx(0.75)
+    # A map that found nothing is a miss. Quantus refuses it, so that a mean over cases leaves it out.
+    with pytest.raises(AssertionError, match="all equal to zero"):
+        theirs(mass, [0.0] * 4)
+    assert ours_of([0.0] * 4) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("step", [1, 8])
+def test_deletion_is_the_pixel_flipping_of_quantus(step, quantus):
+    torch.manual_seed(0)
+    net, x = (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval(),
+        torch.rand(2, 1, 8, 8) + 0.1,
+    )
+    maps = torch.rand(2, 1, 8, 8)  # no two values are the same
+    curves = deletion_insertion(net, x, maps, ClassScore(1), steps=64 // step, baseline=0.0, n_random=1)
+    metric = quantus.PixelFlipping(  # its "black" is the smallest value of the image
+        step, abs=False, perturb_baseline=0.0, disable_warnings=True, return_auc_per_sample=False
+    )
+    arrays = {"x_batch": x.numpy(), "y_batch": np.array([1, 1]), "a_batch": maps.numpy()}
+    theirs = torch.tensor(metric(model=net, **arrays, softmax=False, device="cpu"), dtype=torch.double)
+    assert float((curves.deletion[:, 0] - curves.deletion[:, -1]).abs().max()) > 1e-3
+    torch.testing.assert_close(curves.deletion[:, 1:], theirs, rtol=0, atol=1e-5)
