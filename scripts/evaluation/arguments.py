@@ -15,6 +15,7 @@ from scripts.command.verbs import (
     add_seed,
     add_shards,
     add_weights,
+    folder,
 )
 
 __all__ = ["VERBS"]
@@ -42,6 +43,32 @@ def _explain(parser: Parser) -> None:
     add_compute(parser)
 
 
+def _explain_nnunet(parser: Parser) -> None:
+    parser.add_argument(
+        "input",
+        type=folder,
+        metavar="INPUT",
+        help="folder of images named as nnU-Net names them (CASE_0000.nii.gz, a file a channel), or a file of one case",
+    )
+    parser.add_argument(
+        "--results",
+        type=folder,
+        metavar="FOLDER",
+        required=True,
+        help="trained folder, with plans.json, dataset.json and fold_*",
+    )
+    add_out(parser, "folder of the results", required=True)
+    parser.add_argument("--region", help="label or region of dataset.json (default: the first that is no background)")
+    parser.add_argument(
+        "--method", choices=("hirescam", "layercam", "gradient"), default="hirescam", help="default: hirescam"
+    )
+    parser.add_argument("--layer", help="dotted name (default: the last features in front of the output)")
+    parser.add_argument("--fold", help="number, or all (default: the first that was trained)")
+    parser.add_argument("--checkpoint", default="checkpoint_final.pth", help="file of the fold (default: %(default)s)")
+    parser.add_argument("--no_mirroring", action="store_true", help="windows as they are, four to eight times faster")
+    add_compute(parser)
+
+
 def _scope(parser: Parser) -> None:
     add_data(parser)
     add_weights(parser)
@@ -60,6 +87,13 @@ VERBS = (
         "  python -m scripts explain --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json"
         + VALUES.format("explain.yaml", "--methods all --slow_cases 8"),
         overrides=True,
+    ),
+    Verb(
+        "explain-nnunet", "explain a trained results folder of nnU-Net v2 for images, without converting it",
+        "scripts.evaluation.nnunet_folders", _explain_nnunet,
+        "  python -m scripts explain-nnunet nnUNet_raw/Dataset001_Heads/imagesTs --region tumor --out runs/nnunet \\\n"
+        "      --results nnUNet_results/Dataset001_Heads/nnUNetTrainer__nnUNetPlans__2d\n\n"
+        "Of each case: CASE_map.nii.gz and CASE_region.nii.gz on the grid of its file, CASE.png; of all: summary.json.",
     ),
     Verb(
         "scope", "fit what the training images look like, so that unlike ones are not assessed",

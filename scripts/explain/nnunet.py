@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from scripts.explain.targets import SegmentationRegion
 from scripts.explain.windows import Stitched, explain_windows, nnunet_inferer
 
-__all__ = ["NNUNet", "load_nnunet", "normalized"]
+__all__ = ["NNUNet", "load_nnunet"]
 
 PACKAGE = "dynamic_network_architectures"
 ARCHITECTURES = {  # name: module; the last part of the class that the plans name
@@ -43,6 +43,15 @@ def _numpy_numbers() -> list[Any]:
     return [multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, *kinds]
 
 
+class _Overlapping(SegmentationRegion):
+    """A region that is predicted where its own logit is above 0, whatever the other outputs are."""
+
+    def region(self, output: Tensor) -> Tensor:
+        """Region of each sample, (B, *spatial), bool."""
+        super().region(output)  # checks the output
+        return output.detach()[:, self.channel] > 0
+
+
 @dataclass(frozen=True)
 class NNUNet:
     """One fold of a results folder.
@@ -59,6 +68,11 @@ class NNUNet:
         schemes: normalization of each channel, by nnU-Net's names.
         masked: whether each channel is normalized by its non-zero pixels alone.
         intensities: nnU-Net's properties of the intensities of each channel.
+        transpose: of the spatial axes of an image as it is read, to those of the plans.
+        resampling: of "data" and of "probabilities": the name of nnU-Net's function, and its options.
+        by_region: whether the outputs are regions that may overlap, each by a sigmoid, and not labels.
+        reader: nnU-Net's name of what reads its images; "" where the plans do not say.
+        ending: of image files.
     """
 
     network: nn.Module
@@ -72,6 +86,11 @@ class NNUNet:
     schemes: tuple[str, ...]
     masked: tuple[bool, ...]
     intensities: Mapping[str, Any]
+    transpose: tuple[int, ...] = (0, 1, 2)
+    resampling: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    by_region: bool = False
+    reader: str = ""
+    ending: str = ".nii.gz"
 
     def channel(self, region: str) -> int:
         """Channel of a label or region by its name.
@@ -82,6 +101,15 @@ class NNUNet:
         if region not in self.regions:
             raise ValueError(f"{self.folder}: no region {region!r}; there are {', '.join(self.regions)}")
         return self.regions[region][0]
+
+    def target(self, region: str) -> SegmentationRegion:
+        """The explained score of a region: its logits, summed over the place where it is predicted.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        kind = _Overlapping if self.by_region else SegmentationRegion
+        return kind(channel=self.channel(region), reduction="sum")
 
     def inferer(self, step: float = 0.5) -> SlidingWindowInferer:
         """Windows as nnU-Net's predictor slides them."""
@@ -96,10 +124,10 @@ class NNUNet:
         mirrored: bool = True,
         step: float = 0.5,
     ) -> Stitched:
-        """Maps of a region: of the gradient of its stitched logits over the place where it is predicted.
+        """Maps of a region: of the gradient of its stitched logits, summed over the place where it is predicted.
 
         Args:
-            x: (B, C, *spatial), at the plans' spacing and normalized, see `normalized`.
+            x: (B, C, *spatial), at the plans' spacing and normalized, see `nnunet_images.prepare`.
             region: a name of `regions`.
             methods, layer: see `windows.explain_windows`.
             mirrored: average over mirrored windows, as nnU-Net does by default.
@@ -115,8 +143,7 @@ class NNUNet:
                 f"{', '.join(self.channels)}, got {tuple(x.shape)}"
             )
         axes = self.mirror_axes if mirrored else ()
-        target = SegmentationRegion(channel=self.channel(region))
-        return explain_windows(self.network, x, self.inferer(step), target, methods, layer, axes)
+        return explain_windows(self.network, x, self.inferer(step), self.target(region), methods, layer, axes)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -266,36 +293,15 @@ def load_nnunet(folder: str | Path, fold: int | str | None = None, checkpoint: s
         tuple(configuration.get("normalization_schemes", ())),
         tuple(map(bool, configuration.get("use_mask_for_norm", ()))),
         plans.get("foreground_intensity_properties_per_channel", {}),
-    )
-
-
-def normalized(given: NNUNet, image: Tensor) -> Tensor:
-    """An image (C, *spatial) at the plans' spacing, normalized channel by channel as nnU-Net's preprocessor does.
-
-    Cropping to the non-zero box is left out: the windows of nnU-Net see zeros there.
-
-    Raises:
-        ValueError: for another number of channels, or a scheme that is not one of nnU-Net's own.
-    """
-    if len(image) != len(given.channels):
-        raise ValueError(f"expected the channels {', '.join(given.channels)}, got {len(image)}")
-    result = image.clone().float()
-    inside = (image != 0).any(0)
-    for c, scheme in enumerate(given.schemes):
-        plane, known = result[c], given.intensities.get(str(c), {})
-        if scheme == "ZScoreNormalization":
-            where = inside if given.masked[c] else torch.ones_like(inside)
-            mean, deviation = plane[where].mean(), plane[where].std(unbiased=False)
-            result[c] = torch.where(where, (plane - mean) / deviation.clamp(min=1e-8), plane)
-        elif scheme == "CTNormalization":
-            low, high = known["percentile_00_5"], known["percentile_99_5"]
-            result[c] = (plane.clamp(low, high) - known["mean"]) / max(known["std"], 1e-8)
-        elif scheme == "RescaleTo01Normalization":
-            result[c] = (plane - plane.min()) / (plane.max() - plane.min()).clamp(min=1e-8)
-        elif scheme == "RGBTo01Normalization":
-            result[c] = plane / 255
-        elif scheme != "NoNormalization":
-            raise ValueError(
-                f"{given.folder}: normalization {scheme!r} is none of nnU-Net's own; normalize the image yourself"
+        tuple(map(int, plans.get("transpose_forward", (0, 1, 2)))),
+        {
+            kind: (
+                str(configuration.get(f"resampling_fn_{kind}", "")),
+                dict(configuration.get(f"resampling_fn_{kind}_kwargs", {})),
             )
-    return result
+            for kind in ("data", "probabilities")
+        },
+        any(len(values) > 1 for _, values in regions.values()),
+        str(plans.get("image_reader_writer", "")),
+        str(dataset.get("file_ending", ".nii.gz")),
+    )

@@ -9,71 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.explain.nnunet import load_nnunet, normalized
+from scripts.explain.nnunet import NNUNet, load_nnunet
+from scripts.explain.nnunet_images import prepare
 from scripts.explain.targets import SegmentationRegion
+from tests.explain.nnunet_results import KWARGS, make_results, plans
 
-unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
-
-KWARGS = {
-    "n_stages": 3,
-    "features_per_stage": [4, 6, 8],
-    "conv_op": "torch.nn.modules.conv.Conv2d",
-    "kernel_sizes": [[3, 3]] * 3,
-    "strides": [[1, 1], [2, 2], [2, 2]],
-    "n_conv_per_stage": [1, 1, 1],
-    "n_conv_per_stage_decoder": [1, 1],
-    "conv_bias": True,
-    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-    "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-    "dropout_op": None,
-    "dropout_op_kwargs": None,
-    "nonlin": "torch.nn.LeakyReLU",
-    "nonlin_kwargs": {"inplace": True},
-}
-
-
-def plans(**changed):
-    architecture = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": KWARGS,
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        **changed,
-    }
-    base = {
-        "patch_size": [16, 16],
-        "spacing": [1.0, 1.0],
-        "normalization_schemes": ["ZScoreNormalization"],
-        "use_mask_for_norm": [True],
-        "architecture": architecture,
-    }
-    return {"configurations": {"base": base, "2d": {"inherits_from": "base", "batch_size": 2}}}
+pytest.importorskip("dynamic_network_architectures.architectures.unet")
 
 
 @pytest.fixture
 def results(tmp_path):
-    """A folder as nnU-Net's trainer leaves it; the weights of a network with deep supervision, which has the same."""
-    folder = tmp_path / "nnUNetTrainer__nnUNetPlans__2d"
-    (folder / "fold_0").mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(plans()), encoding="utf-8")
-    labels = {"background": 0, "edema": 1, "tumor": 2}
-    dataset = {"channel_names": {"0": "FLAIR"}, "labels": labels, "file_ending": ".nii.gz"}
-    (folder / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
-    torch.manual_seed(0)
-    kwargs = {**KWARGS, "conv_op": torch.nn.Conv2d, "norm_op": torch.nn.InstanceNorm2d, "nonlin": torch.nn.LeakyReLU}
-    network = unet.PlainConvUNet(1, num_classes=3, deep_supervision=True, **kwargs)
-    checkpoint = {
-        "network_weights": network.state_dict(),
-        "optimizer_state": torch.optim.SGD(network.parameters(), 0.01).state_dict(),
-        "grad_scaler_state": None,
-        "logging": {"mean_fg_dice": [np.float64(0.5), np.float32(0.25)], "dice_per_class": [np.ones(2)], "lrs": [0.01]},
-        "_best_ema": np.float64(0.5),
-        "current_epoch": 3,
-        "init_args": {"plans": plans(), "configuration": "2d", "fold": 0, "device": torch.device("cpu")},
-        "trainer_name": "nnUNetTrainer",
-        "inference_allowed_mirroring_axes": (0, 1),
-    }
-    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
-    return folder, network, checkpoint
+    return make_results(tmp_path)
 
 
 def test_the_folder_is_explained_as_the_network_that_was_saved(results):
@@ -92,7 +38,7 @@ def test_the_folder_is_explained_as_the_network_that_was_saved(results):
     torch.testing.assert_close(found.explain(x, "tumor").output, mirrored, rtol=0, atol=1e-6)
     image = x.clone().requires_grad_()
     output = network(image)
-    score = SegmentationRegion(channel=2).bind(output.detach())(output)
+    score = SegmentationRegion(channel=2, reduction="sum").bind(output.detach())(output)
     (gradient,) = torch.autograd.grad(score.sum(), image)
     torch.testing.assert_close(plain.gradient, gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()))
     ((_, layer),) = [key for key in plain.maps if key[0] == "hirescam"]
@@ -116,10 +62,84 @@ def test_regions_have_their_own_channels(results):
         found.explain(torch.zeros(1, 2, 16, 16), "core")
 
 
-def test_images_are_normalized_as_nnunet_does_by_hand(results):
-    found = load_nnunet(results[0])
-    image = torch.tensor([[[0.0, 1.0], [3.0, 0.0]]])
-    assert torch.equal(normalized(found, image), torch.tensor([[[0.0, -1.0], [1.0, 0.0]]]))
+DEFAULT = {"order": 3, "order_z": 0, "force_separate_z": None, "is_seg": False}
+
+
+def plan(patch=(4, 4, 4), spacing=(1.0, 1.0, 1.0), **changed):
+    """What a results folder says about images, without a network."""
+    given = {
+        "network": torch.nn.Identity(), "folder": "results", "configuration": "3d_fullres", "patch_size": patch,
+        "spacing_mm": spacing, "mirror_axes": (), "channels": ("FLAIR",), "regions": {"background": (0, (0,))},
+        "schemes": ("ZScoreNormalization",), "masked": (True,), "intensities": {},
+        "resampling": dict.fromkeys(("data", "probabilities"), ("resample_data_or_seg_to_shape", DEFAULT)),
+    }  # fmt: skip
+    return NNUNet(**{**given, **changed})
+
+
+def test_images_are_cropped_and_normalized_by_hand():
+    image = np.zeros((1, 3, 5, 4), np.float32)
+    image[0, 1, 1:4, 1:4] = [[1.0, 3.0, 1.0], [3.0, 0.0, 3.0], [1.0, 3.0, 1.0]]
+    ready = prepare(plan(), image, (1, 1, 1))
+    assert ready.box == (slice(1, 2), slice(1, 4), slice(1, 4))
+    # One plane has no holes for nnU-Net, which fills them in three axes: the 0 in the middle is outside, and stays.
+    expected = torch.tensor([[-1.0, 1.0, -1.0], [1.0, 0.0, 1.0], [-1.0, 1.0, -1.0]])
+    assert torch.equal(ready.image, expected[None, None, None])
+    back = ready.restored(ready.image)
+    assert back.shape == image.shape
+    assert back[0, 1, 1:4, 1:4].tolist() == expected.tolist()
+    assert back.sum() == pytest.approx(float(expected.sum()))
+    all_of_it = prepare(plan(masked=(False,)), image, (1, 1, 1)).image  # (value - 16/9) / its deviation
+    assert float(all_of_it.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(all_of_it.std(unbiased=False)) == pytest.approx(1)
+    bounds = {"0": {"percentile_00_5": 0.5, "percentile_99_5": 2.0, "mean": 1.0, "std": 0.5}}
+    ct = prepare(plan(schemes=("CTNormalization",), intensities=bounds), image, (1, 1, 1)).image[0, 0, 0]
+    assert ct.tolist() == [[0.0, 2.0, 0.0], [2.0, -1.0, 2.0], [0.0, 2.0, 0.0]]
+
+
+def test_axes_are_those_of_the_plans_and_go_back():
+    image = np.random.default_rng(0).uniform(1, 2, (1, 2, 3, 4)).astype(np.float32)
+    turned = plan(transpose=(2, 0, 1), schemes=("NoNormalization",))
+    ready = prepare(turned, image, (1, 1, 1))
+    assert torch.equal(ready.image[0], torch.from_numpy(image.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(ready.restored(ready.image), image)
+
+
+def test_a_network_of_slices_sees_them_one_by_one_at_its_own_spacing():
+    image = np.random.default_rng(0).uniform(1, 2, (1, 5, 8, 6)).astype(np.float32)
+    ready = prepare(plan((4, 4), (2.0, 1.0), schemes=("NoNormalization",)), image, (7.0, 1.0, 1.0))
+    assert (tuple(ready.image.shape), ready.grid) == ((5, 1, 4, 6), (5, 4, 6))
+    assert ready.restored(ready.image).shape == image.shape
+    constant = prepare(plan((4, 4), (2.0, 1.0), schemes=("NoNormalization",)), np.full_like(image, 3.0), (7, 1, 1))
+    np.testing.assert_allclose(constant.restored(constant.image), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "image", "message"),
+    [
+        ({}, np.ones((2, 2, 2, 2)), r"expected \(1, Z, Y, X\) with the channels FLAIR, got \(2, 2, 2, 2\)"),
+        ({}, np.zeros((1, 2, 2, 2)), "0 everywhere"),
+        ({}, np.full((1, 2, 2, 2), np.nan), "NaN"),
+        ({"schemes": ("MyNormalization",)}, np.ones((1, 2, 2, 2)), "'MyNormalization' is none of nnU-Net's own"),
+        (
+            {"resampling": {"data": ("resample_torch_fornnunet", {})}, "spacing_mm": (2.0, 1.0, 1.0)},
+            np.ones((1, 4, 4, 4)),
+            "resampled by 'resample_torch_fornnunet'",
+        ),
+    ],
+)
+def test_images_that_cannot_be_prepared_are_refused_in_one_sentence(changed, image, message):
+    with pytest.raises(ValueError, match=message) as error:
+        prepare(plan(**changed), image, (1, 1, 1))
+    assert "\n" not in str(error.value)
+
+
+def test_regions_that_overlap_are_predicted_by_their_own_logits():
+    nested = plan(regions={"whole": (0, (1, 2)), "core": (1, (2,))}, by_region=True)
+    logits = torch.tensor([[[1.0, 2.0, -1.0]], [[3.0, -1.0, -2.0]]])[None]  # (1, 2, 1, 3)
+    assert nested.target("whole").region(logits).tolist() == [[[True, True, False]]]
+    assert nested.target("core").region(logits).tolist() == [[[True, False, False]]]
+    labels = plan(regions={"background": (0, (0,)), "tumor": (1, (1,))})
+    assert labels.target("tumor").region(logits).tolist() == [[[True, False, False]]]
 
 
 class Evil:
