@@ -21,6 +21,8 @@ from scripts.pictures.overlays import PREDICTED_COLOR, colorize
 
 __all__ = ["choices", "drawn_samples", "layers_for", "page_setup"]
 
+# The method for a layer of one's choice, by the table of docs/explanation.md: the one that is right at each of them.
+RECOMMENDED = "lrp_places"
 # Below this share of the scale a map is transparent at first.
 FAINT = 0.02
 
@@ -51,6 +53,7 @@ def page_setup(predictor: Predictor, metadata: Mapping[str, Any], limits: Upload
             "bytes": limits.bytes, "voxels": limits.read.voxels, "pixels": limits.read.pixels, "side": limits.read.side
         },
         "prevalence": None if predictor.prevalence is None else in_words(predictor.prevalence),
+        "recommended": RECOMMENDED,
         "maps": {target: _maps(model, target, predictor.network.has_evidence) for target in targets},
         "samples": list(SAMPLES),
         "example": PICTURE,
@@ -95,7 +98,7 @@ def layers_for(method: str, layers: Sequence[str], usual: str) -> tuple[list[str
         )
     if method == "lrp":
         return [*layers, INPUT], "Relevance: the parts of the score, in the layer's own cells."
-    if method == "lrp_places":
+    if method == RECOMMENDED:
         return [*layers, INPUT], (
             "Relevance in places of 2 pixels, whatever the layer's cells: the method recommended for a layer of your "
             "choice, as at each of them it lies on tumors."

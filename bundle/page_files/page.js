@@ -288,7 +288,9 @@ function fillTools(item) {
   $("save-words").textContent = answer.picture ? "Mask and map as PNG on the picture's grid." : "Mask and map as NIfTI on the file's grid, with its affine.";
 }
 
-function fillMaps(item) {
+// Every layer of the network can be chosen: one at which the method has no map is explained by the method recommended for
+// layers, which the page then says.
+function fillMaps(item, changed = "") {
   const {choice} = item, offered = setup.maps[choice.target];
   const map = offered.find(one => one.method === choice.method) ?? offered[0];
   choice.method = map.method;
@@ -296,12 +298,14 @@ function fillMaps(item) {
   if (!map.layers.includes(choice.layer)) choice.layer = map.layers.length ? map.usual : null;
   $("layer-part").hidden = !map.layers.length;
   options($("layer"), map.layers, choice.layer);
-  drawNetwork($("network"), setup.model.layers, map.layers, choice.layer, name => {
-    choice.layer = name;
-    fillMaps(item);
+  const any = offered.find(one => one.method === setup.recommended)?.layers ?? [];
+  drawNetwork($("network"), setup.model.layers, [...map.layers, ...any], choice.layer, name => {
+    const has = map.layers.includes(name), from = choice.method.replaceAll("_", " ");
+    Object.assign(choice, {layer: name, method: has ? choice.method : setup.recommended});
+    fillMaps(item, has ? "" : `The method is now ${choice.method.replaceAll("_", " ")}: ${from} has no map at ${name}. `);
   });
   const one = map.one_slice && !item.answer.picture ? "It explains one slice: the one that is shown. " : "";
-  $("remark").textContent = one + map.remark;
+  $("remark").textContent = changed + one + map.remark;
   $("shown").replaceChildren(...item.maps.map((shown, i) => make("li", {},
     make("span", {textContent: `${shown.title}. ${shown.message}.`}),
     make("button", {textContent: "×", title: `Remove ${shown.title}`, onclick: () => {

@@ -397,6 +397,16 @@ def test_maps_stand_side_by_side_chosen_by_name_or_in_the_diagram(driven, files)
     assert not np.array_equal(driven.canvas(), one)
     driven.page.locator("#method").select_option("gradcam")
     assert "offered at head.features alone" in driven.text("remark")
+    for method in ("saliency", "gradcam"):  # neither has a map at a layer of the encoder: the page changes the method
+        driven.page.locator("#method").select_option(method)
+        driven.page.locator("#network .able[aria-label='layer input_block']").click()
+        chosen = [driven.page.locator(name).input_value() for name in ("#method", "#layer")]
+        assert chosen == ["lrp_places", "input_block"]
+        said = driven.page.locator("#remark").inner_text()
+        assert said.startswith(f"The method is now lrp places: {method} has no map at input_block.")
+    without = driven.page.locator("#network [aria-disabled='true']").evaluate_all("all => all.map(n => n.ariaLabel)")
+    assert without  # the decoder, which the classes do not depend on
+    assert all(name.startswith("layer upsamples.") for name in without)
 
 
 def test_what_is_said_without_the_tumor_stands_beside(driven, predictor, files):
