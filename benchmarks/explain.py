@@ -1,11 +1,13 @@
 """What explanations cost, in forward passes of the network, against MONAI's GradCAM (and pytorch-grad-cam) in one run.
 
-    python -m benchmarks.explain [--size 256] [--repeats 7] [--threads 1] [--clock cpu] [--out explain.json] [--check]
+    python -m benchmarks.explain [--size 256] [--volume 96 96 64] [--repeats 7] [--threads 1] [--clock cpu]
+        [--out explain.json] [--check]
 
 Every line is timed once a round, the forward pass first; a figure is the median over the rounds of its time divided by
 the forward pass of the same round, so that a slower moment of the machine cancels. ``--clock cpu`` counts the
 processor time of this process, all threads together, which other programs on the machine disturb least. Batch of one
-image, random weights: neither changes the time.
+image, random weights: neither changes the time. The evidence of a volume in windows is divided by plain inference of
+that volume, the segmentation alone.
 
 pytorch-grad-cam (``pip install --no-deps grad-cam ttach``) takes part where it is installed; it scales its maps so that
 their smallest value is 0, which is its difference. The bundle does not need it.
@@ -277,6 +279,48 @@ def measure(
     return rows
 
 
+def make_patch_network(
+    window: int = 64, filters: Sequence[int] = (32, 64, 128, 256), evidence_channels: int = 64
+) -> MultiTaskDynUNet:
+    """The network of configs/volumetric_patches.yaml for one sequence, or a narrower one, with random weights."""
+    torch.manual_seed(0)
+    return MultiTaskDynUNet(
+        3, 1, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, list(filters), num_classes=2, evidence_channels=evidence_channels,
+        window=[window] * 3,
+    ).eval()  # fmt: skip
+
+
+def measure_windows(
+    network: MultiTaskDynUNet, x: Tensor, repeats: int = 7, clock: Callable[[], float] = time.perf_counter
+) -> Row:
+    """The line of a volume that goes through a network in windows: all outputs, in plain inferences of it.
+
+    Args:
+        network: in evaluation mode, of a window smaller than the volume.
+        x: (1, C, X, Y, Z).
+        repeats, clock: see `measure`.
+
+    Raises:
+        ValueError: for a volume that fits into one window.
+    """
+    if not network.in_windows(x):
+        raise ValueError(f"a volume of {list(x.shape[2:])} goes through windows of {network.window} in one piece")
+
+    def plain() -> None:
+        with torch.no_grad():
+            network.multitask(x, classification=False)
+
+    def evidence_too() -> None:
+        with torch.no_grad():
+            outputs = network.multitask(x)
+        evidence_map(outputs["evidence"], outputs["cls"], TumorLogOdds())
+
+    seconds = timed({"plain": plain, "evidence": evidence_too}, repeats, clock)
+    ratio = statistics.median(e / p for e, p in zip(seconds["evidence"], seconds["plain"], strict=True))
+    name = "volume in windows + class map (evidence), in plain inferences"
+    return Row(name, ratio, 1000 * statistics.median(seconds["evidence"]), 1.3)
+
+
 def table(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
     lines = ["| | forward passes | ms | target | difference from reference |", "|---|---|---|---|---|"]
@@ -297,6 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.explain", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 8")
+    parser.add_argument("--volume", type=int, nargs=3, default=[96, 96, 64], help="voxels, in windows of 64 a side")
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
     add_options(parser, threads=0, clock="wall")
     options = parser.parse_args(arguments)
@@ -306,6 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_threads(options.threads)
     logger.info("%d px, %d rounds, %s, %s time", options.size, options.repeats, machine(), options.clock)
     rows = measure(make_network(), make_image(options.size), options.repeats, clock=CLOCKS[options.clock])
+    volume = torch.randn(1, 1, *options.volume, generator=torch.Generator().manual_seed(0))
+    rows.append(measure_windows(make_patch_network(), volume, options.repeats, CLOCKS[options.clock]))
     print(table(rows))
     if options.out:
         write_json(
