@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_data, add_out, add_prevalence, add_run, add_weights, folder
+from scripts.command.verbs import (
+    Parser,
+    Verb,
+    add_backend,
+    add_data,
+    add_out,
+    add_prevalence,
+    add_run,
+    add_weights,
+    folder,
+)
 
 __all__ = ["NAME", "VERBS"]
 
@@ -12,6 +22,7 @@ NAME = "brain_tumor_lens_segmentation"
 def _serve(parser: Parser) -> None:
     add_weights(parser)
     add_prevalence(parser)
+    add_backend(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the service has no login of its own")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument(
@@ -26,6 +37,7 @@ def _page(parser: Parser) -> None:
     """The service as it is without options: for the browser of this machine."""
     add_weights(parser)
     add_prevalence(parser)
+    add_backend(parser)
     parser.add_argument("--port", type=int, default=8501, help="default: 8501")
     parser.set_defaults(host="127.0.0.1", allowed_host=[], max_upload_mib=64, max_batch=8)
 

@@ -14,10 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +22,11 @@ from torch import Tensor, nn
 
 from scripts.command.files import whole
 from scripts.command.locations import ROOT
-from scripts.command.optional import needed
 from scripts.command.verbs import Outcome, inference_overlays
+from scripts.inference.backends import TOLERANCE, example, export_package, trace_onnx
 from scripts.inference.pipeline import Inference
 
 logger = logging.getLogger(__name__)
-
-OPSET = 17
-TOLERANCE = 1e-4
 
 
 class ExportedNetwork(nn.Module):
@@ -51,20 +45,6 @@ class ExportedNetwork(nn.Module):
         """Outputs in the order of ``names``."""
         output = self.inferer.infer(image, self.network)
         return tuple(output[name] for name in self.names)
-
-
-def _package(name: str) -> Any:
-    return needed(name, f"the package {name} is not installed; install the export extra: pip install '.[export]'")
-
-
-def example(inference: Inference, size: Sequence[int], batch: int, seed: int = 0) -> Tensor:
-    """Images like prepared ones: normal in the foreground, exactly 0 in air, (batch, C, *size)."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randn((batch, inference.network.in_channels, *size), generator=generator)
-    for axis, n in enumerate(size):
-        image.narrow(2 + axis, 0, n // 6).zero_()
-        image.narrow(2 + axis, n - n // 8, n // 8).zero_()
-    return image
 
 
 def export_onnx(inference: Inference, path: str | Path) -> dict[str, float]:
@@ -91,19 +71,10 @@ def export_onnx(inference: Inference, path: str | Path) -> dict[str, float]:
 
 
 def _export(inference: Inference, partial: Path) -> dict[str, float]:
-    onnx, runtime = _package("onnx"), _package("onnxruntime")
-    size = list(inference.preprocessing[0].size)
+    onnx, runtime = export_package("onnx"), export_package("onnxruntime")
+    size, channels = list(inference.preprocessing[0].size), inference.network.in_channels
     module = ExportedNetwork(inference).eval()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter that traces: the newer one follows values into the checks of the input and refuses. Its folding
-        # of constants drops a node that another one needs (torch 2.13); ONNX Runtime folds on loading.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, (example(inference, size, 2),), str(partial), dynamo=False, opset_version=OPSET,
-            do_constant_folding=False,
-            input_names=["image"], output_names=module.names,
-            dynamic_axes={name: {0: "batch"} for name in ["image", *module.names]},
-        )  # fmt: skip
+    trace_onnx(module, example(channels, size, 2), module.names, partial)
     model = onnx.load(str(partial))
     about = {
         "threshold": repr(float(inference.network.threshold)),
@@ -118,7 +89,7 @@ def _export(inference: Inference, partial: Path) -> dict[str, float]:
     session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
     differences = dict.fromkeys(module.names, 0.0)
     for batch in (1, 3):
-        image = example(inference, size, batch, seed=batch)
+        image = example(channels, size, batch, seed=batch)
         with torch.no_grad():
             expected = module(image)
         for name, ours, theirs in zip(module.names, expected, session.run(None, {"image": image.numpy()}), strict=True):

@@ -51,9 +51,11 @@ class Predictor:
         device: "cpu", "cuda", ...; None: as the config says.
         prevalence: share of any tumor, or of each class by name, where it is used; see
             `scripts.measures.prevalence.given_prevalence`. None: as the config says, by default that of the training.
+        backend: "torch", or "onnxruntime": what runs the network's passes of a prediction, see
+            `scripts.inference.backends`.
 
     Attributes:
-        network, device, weights, classes: see `scripts.inference.pipeline.Inference`.
+        network, device, weights, classes, backend: see `scripts.inference.pipeline.Inference`.
         prevalence: of each class, that the probabilities are for; None: that of the training.
 
     Raises:
@@ -70,12 +72,14 @@ class Predictor:
         overlay: str | Path | Sequence[str | Path] | None = None,
         device: str | torch.device | None = None,
         prevalence: Given = None,
+        backend: str = "torch",
     ) -> None:
         self.bundle_root = Path(bundle_root)
         self._overrides = {} if prevalence is None else {"prevalence": prevalence}
-        self._inference = Inference(bundle_root, weights, overlay, device, self._overrides)
+        self._inference = Inference(bundle_root, weights, overlay, device, self._overrides, backend)
         self.network, self.device = self._inference.network, self._inference.device
         self.weights, self.classes = self._inference.weights, self._inference.classes
+        self.backend = self._inference.backend
         self.prevalence = self._inference.prevalence
         # As the network sees a slice, in pixels.
         self.spatial_size: list[int] = self._inference.preprocessing[0].size

@@ -284,8 +284,9 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``serve``: until it is interrupted."""
     overlays = inference_overlays(arguments)
     predictor = Predictor(
-        weights=arguments.weights, overlay=overlays, device=arguments.device, prevalence=arguments.prevalence
-    )
+        weights=arguments.weights, overlay=overlays, device=arguments.device, prevalence=arguments.prevalence,
+        backend=arguments.backend,
+    )  # fmt: skip
     limits = UploadLimits(bytes=arguments.max_upload_mib << 20)
     logger.info("weights %s, process %d", predictor.weights, os.getpid())
     logger.info("page: http://%s:%d/, description: /docs", arguments.host, arguments.port)

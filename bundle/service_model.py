@@ -30,6 +30,7 @@ def describe_model(predictor: Predictor, metadata: Mapping[str, Any]) -> dict[st
         "threshold": float(network.threshold),
         "temperature": float(network.temperature),
         "prevalence": predictor.prevalence,
+        "backend": predictor.backend,
         "input_size_pixels": list(predictor.spatial_size),
         "input_channels": int(network.in_channels),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

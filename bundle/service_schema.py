@@ -33,6 +33,7 @@ class Model(BaseModel):
     prevalence: dict[str, float] | None = Field(
         description="of each class, that the probabilities are for; null: that of the training"
     )
+    backend: str = Field(description="what runs the network's passes of a prediction: torch, or onnxruntime")
     input_size_pixels: list[int] = Field(description="of a slice as the network sees it")
     input_channels: int
     parameters: int

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 from scripts.command.errors import start_logging
 
 __all__ = [
-    "PARTS", "Outcome", "Parser", "Verb", "add_compute", "add_data", "add_limit", "add_out", "add_overlay", "add_part",
-    "add_run", "add_seed", "add_shards", "add_weights", "compute_values", "folder",
+    "PARTS", "Outcome", "Parser", "Verb", "add_backend", "add_compute", "add_data", "add_limit", "add_out",
+    "add_overlay", "add_part", "add_run", "add_seed", "add_shards", "add_weights", "compute_values", "folder",
     "inference_overlays", "root_parser", "run_verb",
 ]  # fmt: skip
 
@@ -183,6 +183,14 @@ def add_prevalence(parser: Parser) -> None:
         "--prevalence", metavar="SHARE",
         help="share of any tumor where it is used, as 0.1, or of the classes, as glioma=0.02,meningioma=0.03,... "
         "(default: that of the training)",
+    )  # fmt: skip
+
+
+def add_backend(parser: Parser) -> None:
+    """``--backend``."""
+    parser.add_argument(
+        "--backend", choices=("torch", "onnxruntime"), default="torch",
+        help="what runs the network (default: torch); onnxruntime (extra export) is faster for pictures on a CPU",
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from scripts.command.verbs import (
     Parser,
     Verb,
+    add_backend,
     add_data,
     add_out,
     add_overlay,
@@ -42,6 +43,7 @@ def _predict(parser: Parser) -> None:
         "--assess_anyway", action="store_const", const=True, help="answer images unlike those of the training too"
     )
     add_prevalence(parser)
+    add_backend(parser)
     parser.add_argument("--readers", type=int, default=1, help="threads that read and prepare files ahead (default: 1)")
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
     parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")

@@ -9,12 +9,13 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from scripts.inference.backends import OnnxNetwork
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import is_nested, region_probability
 from scripts.networks.windows import larger
 
-# What `MultiTaskDynUNet.encode` returns.
-Encoded = tuple[list[Tensor], list[Tensor]]
+# What `MultiTaskDynUNet.encode` returns, or that of `OnnxNetwork`.
+Encoded = tuple[list[Tensor], list[Tensor]] | tuple[list[Tensor], list[Tensor], Any]
 # What else is told of (N, C, *size) by a network, which has encoded it already or not: name to (N, ...).
 Judge = Callable[[Tensor, Any, Encoded | None], dict[str, Tensor]]
 # Told of slices done and of all.
@@ -97,7 +98,8 @@ class MultiTaskInferer(Inferer):
             if self.judge is None:
                 parts.append(self.infer(part, network))
                 continue
-            once = isinstance(network, MultiTaskDynUNet) and not larger(part.shape[2:], network.window)
+            own = isinstance(network, (MultiTaskDynUNet, OnnxNetwork))
+            once = own and not larger(part.shape[2:], network.window)
             encoded = network.encode(part) if once else None  # for both
             parts.append({**self.infer(part, network, encoded), **self.judge(part, network, encoded)})
         result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}

@@ -15,6 +15,7 @@ from scripts.command.config_files import read_config, read_mapping
 from scripts.command.devices import check_device
 from scripts.command.locations import ROOT
 from scripts.data.preprocessing import check_network_input
+from scripts.inference.backends import backend_of
 from scripts.inference.inferers import Progress
 from scripts.inference.postprocessing import SaveEvidenced
 from scripts.inference.scope import FILE as SCOPE
@@ -39,11 +40,13 @@ class Inference:
         overlay: config files merged over ``configs/inference.yaml``, for example a run's ``network.yaml``.
         device: "cpu", "cuda", ...; None: as the config says.
         overrides: further values by config id, for example ``plane``.
+        backend: what runs the network's passes, see `scripts.inference.backends`.
 
     Attributes:
         network: in evaluation mode, on ``device``, no parameter needs a gradient.
         weights: file that the network was loaded from.
         classes: names by index, class 0 "no tumor".
+        runner, backend: what runs the network's passes, and its name and version.
         inferer, preprocessing, postprocessing: as the config builds them, the latter two as lists of transforms.
 
     Raises:
@@ -58,6 +61,7 @@ class Inference:
         overlay: str | Path | Sequence[str | Path] | None = None,
         device: str | torch.device | None = None,
         overrides: Mapping[str, Any] | None = None,
+        backend: str = "torch",
     ) -> None:
         root = Path(bundle_root)
         overlays = [overlay] if isinstance(overlay, (str, Path)) else list(overlay or [])
@@ -100,6 +104,7 @@ class Inference:
             for step in parser.get_parsed_content("postprocessing").transforms
             if not isinstance(step, SaveEvidenced)
         ]
+        self.runner, self.backend = backend_of(backend, self.network, self.preprocessing[0].size)
 
     @property
     def prevalence(self) -> dict[str, float] | None:
@@ -112,7 +117,8 @@ class Inference:
         return json.loads((self._root / "configs" / "metadata.json").read_text(encoding="utf-8"))
 
     def identity(self, options: Mapping[str, Any] | None = None) -> dict[str, str]:
-        """What decides about a result beside the image: version, weights, config and scope, as hashes.
+        """What decides about a result beside the image: version, weights, config and scope, as hashes,
+        and the backend.
 
         Args:
             options: values by config id that hold for one image, in place of those of the config.
@@ -124,6 +130,7 @@ class Inference:
             "weights_sha256": file_sha256(self.weights),
             "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
             "scope_sha256": file_sha256(scope) if scope.is_file() else "",
+            "backend": self.backend,
         }
 
     def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +155,7 @@ class Inference:
             progress: told of the slices done.
         """
         stack = item["image"][None].to(self.device)
-        return {key: value[0] for key, value in self.inferer(stack, self.network, progress=progress).items()}
+        return {key: value[0] for key, value in self.inferer(stack, self.runner, progress=progress).items()}
 
     def infer_together(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
         """The same for several prepared items in common passes; equal up to rounding (about 1e-6)."""
@@ -156,7 +163,7 @@ class Inference:
             return []
         stacks = [slices_first(item["image"]) for item in items]
         together = torch.cat(stacks).movedim(0, -1)[None].to(self.device)
-        output = {key: value[0] for key, value in self.inferer(together, self.network).items()}
+        output = {key: value[0] for key, value in self.inferer(together, self.runner).items()}
         results, start = [], 0
         for stack in stacks:
             stop = start + len(stack)

@@ -53,6 +53,7 @@ class Recipe:
         weights: state dict; None: as the config says.
         overlays: config files merged over the inference config.
         device: "cpu", "cuda", ...; None: as the config says.
+        backend: what runs the network's passes.
         options: values by config id.
         pictures: write overlays.
         readers: threads that read ahead.
@@ -66,6 +67,7 @@ class Recipe:
     weights: Path | None = None
     overlays: tuple[Path, ...] = ()
     device: str | None = None
+    backend: str = "torch"
     options: dict[str, Any] = field(default_factory=dict)
     pictures: bool = True
     readers: int = 1
@@ -79,7 +81,7 @@ class Recipe:
         Args:
             called: see `BatchPrediction`.
         """
-        inference = Inference(self.bundle_root, self.weights, self.overlays, self.device, self.options)
+        inference = Inference(self.bundle_root, self.weights, self.overlays, self.device, self.options, self.backend)
         options, objects = dict(self.options), None
         if self.dicom:
             objects = object_writer(inference, options, self.anonymous, self.evidence_segments)
@@ -113,6 +115,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         weights=arguments.weights,
         overlays=tuple(inference_overlays(arguments)),
         device=arguments.device,
+        backend=arguments.backend,
         options={
             key: value
             for key in ("plane", "channel", "slice_batch_size", "assess_anyway", "prevalence")

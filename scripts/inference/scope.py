@@ -29,6 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from scripts.command.files import whole
+from scripts.inference.inferers import Encoded
 from scripts.inference.scope_features import features, probe
 from scripts.runs.folder import last_stage
 
@@ -216,9 +217,7 @@ class ScopeScorer:
         except OldScope as error:
             logger.warning("images are not scored: %s", error)
 
-    def __call__(
-        self, units: Tensor, network: Any, encoded: tuple[list[Tensor], list[Tensor]] | None = None
-    ) -> dict[str, Tensor]:
+    def __call__(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
         """Scores (N,) of slices (N, C, *size), which the network has encoded already or not, float32.
 
         Returns:
@@ -226,7 +225,7 @@ class ScopeScorer:
         """
         if self.scope is None:
             return {}
-        if not self._fits(network):
+        if not self._fits(getattr(network, "in_torch", network)):
             logger.warning("%s was fitted with other weights: images are not scored", FILE)
             self.scope = None
             return {}

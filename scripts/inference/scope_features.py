@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from scripts.inference.inferers import input_channels, spatial_dims
+from scripts.inference.inferers import Encoded, input_channels, spatial_dims
 from scripts.measures.shortcuts import QUANTILES, skewness
 from transforms.foreground import mask_depth
 from transforms.intensity import quantile
@@ -29,7 +29,7 @@ def features(
     network: Any,
     image: Tensor,
     foreground: Tensor | None = None,
-    encoded: tuple[list[Tensor], list[Tensor]] | None = None,
+    encoded: Encoded | None = None,
 ) -> NDArray[np.float64]:
     """Features (B, F) of images (B, C, H, W[, D]) from the bundle's pipeline.
 
@@ -48,7 +48,7 @@ def features(
     picture = np.array([_of_picture(x, inside) for x, inside in pairs])
     if encoded is None and hasattr(network, "encode"):
         encoded = network.encode(image, foreground)
-    levels, masks = encoded or ([], [])
+    levels, masks = encoded[:2] if encoded else ([], [])
     if not masks:
         return picture
     layer, inside = levels[LEVEL].flatten(2).float(), masks[LEVEL].flatten(2).float()

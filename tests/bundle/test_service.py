@@ -312,6 +312,7 @@ def test_health_model_and_description(client, predictor):
     }
     model = client.get("/model").json()
     assert model["classes"] == predictor.classes
+    assert model["backend"] == "torch"
     assert model["threshold"] == pytest.approx(float(predictor.network.threshold))
     assert set(model["layers"]) <= set(dict(predictor.network.named_modules()))
     described = client.get("/openapi.json").json()
