@@ -120,6 +120,17 @@ def _around(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
     return (few, below) if below <= low and high < below + few.size else (values, 0)
 
 
+def different_values(pixels: np.ndarray) -> np.ndarray:
+    """``np.unique``, which puts all pixels in order; whole numbers of up to 16 bits are counted instead."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high >= 1 << 16:
+        return np.unique(pixels)
+    whole = pixels.astype(np.uint16)
+    if (whole != pixels).any():
+        return np.unique(pixels)
+    return np.flatnonzero(np.bincount(whole.ravel())).astype(pixels.dtype)
+
+
 def normalize_foreground(
     image: torch.Tensor, foreground: torch.Tensor, lower: float = 0.5, upper: float = 99.5
 ) -> torch.Tensor:

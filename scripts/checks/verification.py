@@ -16,7 +16,7 @@ from scripts.data.datalists.linking import file_order, hashes_of, linked
 from scripts.data.preprocessing import check_network_input, make_preprocessing
 from transforms.borders import head_mask
 from transforms.foreground import air_level, foreground_warnings, mask_depth
-from transforms.intensity import quantile, scale_robust
+from transforms.intensity import different_values, quantile, scale_robust
 from transforms.labels import label_coverage
 from transforms.loading import LoadCased
 from transforms.masks import read_mask_picture
@@ -188,7 +188,7 @@ class Verifier:
 
     def _file(self, result: Result, pixels: NDArray) -> None:
         width, height = pixels.shape
-        values = len(_different(pixels))
+        values = len(different_values(pixels))
         path = self.root / paths(result.item)[0]
         mode, color = "volume", 0.0
         if path.is_file() and file_kind(path) == "picture":
@@ -251,7 +251,7 @@ class Verifier:
             result.breaks("label_class", f"class {diagnosis}, but an empty mask")
         path = self.root / result.item["label"]
         if path.is_file() and file_kind(path) == "picture":
-            values = _different(read_mask_picture(path))
+            values = different_values(read_mask_picture(path))
             between = float(((values > 64) & (values < 192)).sum()) / len(values) if values.max() > 4 else 0.0
             result.measures["label_values"] = f"{len(values)} from {values[0]:g} to {values[-1]:g}"
             if len(values) > 4 and between > 0.5:
@@ -274,17 +274,6 @@ class Verifier:
             result.breaks("zero_share", self._short(error))
             return
         result.measures["network_zero_share"] = float((image == 0).float().mean())
-
-
-def _different(pixels: NDArray) -> NDArray:
-    """``np.unique``, which puts all pixels in order; gray values of up to 16 bits are counted instead."""
-    low, high = float(pixels.min()), float(pixels.max())
-    if low < 0 or high >= 1 << 16:
-        return np.unique(pixels)
-    whole = pixels.astype(np.uint16)
-    if (whole != pixels).any():
-        return np.unique(pixels)
-    return np.flatnonzero(np.bincount(whole.ravel())).astype(pixels.dtype)
 
 
 def _tensor_like(label: Any, mask: NDArray[np.bool_]) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transforms.foreground import air_level
 from transforms.grids import off_grid, orient, uncropped
+from transforms.intensity import different_values
 from transforms.limits import DEFAULT_LIMITS, ReadLimits
 from transforms.masks import binary_mask, read_mask_picture
 from transforms.order import Pipeline
@@ -139,7 +140,7 @@ def intensity_flags(array: np.ndarray) -> list[dict[str, Any]]:
                 "those of a magnitude image, and the foreground may be wrong",
             }
         )
-    values = min(len(np.unique(channel.reshape(-1)[:: max(1, channel.size // 65536)])) for channel in channels)
+    values = min(len(different_values(channel.reshape(-1)[:: max(1, channel.size // 65536)])) for channel in channels)
     if values < _FEW_VALUES:
         found.append(
             {

@@ -75,7 +75,7 @@ def _plane(array: Any, what: str, shape: tuple[int, ...] | None = None) -> np.nd
 
 def _mask(array: Any, what: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     plane = _plane(array, what, shape)
-    if not np.isin(plane, (0, 1)).all():
+    if ((plane != 0) & (plane != 1)).any():
         raise ValueError(f"{what}: expected a mask of 0 and 1, got values from {plane.min()} to {plane.max()}")
     return plane.astype(bool)
 
@@ -134,10 +134,17 @@ def draw_contour(picture: RGB, mask: NDArray[np.bool_], color: tuple[int, int, i
     """Color the pixels just outside the mask, so that what is inside stays visible; thicker on larger pictures."""
     scale = picture.shape[0] // mask.shape[0]
     large = mask.repeat(scale, axis=0).repeat(scale, axis=1)
-    edge = binary_dilation(large, iterations=max(1, round(max(large.shape) / 150))) & ~large
+    width = max(1, round(max(large.shape) / 150))
+    rows, columns = (np.flatnonzero(large.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return
+    top, left = max(0, rows[0] - width), max(0, columns[0] - width)
+    large = large[top : rows[-1] + width + 1, left : columns[-1] + width + 1]
+    edge = binary_dilation(large, iterations=width) & ~large
     if dashed:
-        edge &= np.add.outer(*map(np.arange, large.shape)) // DASH % 2 == 0
-    picture[edge] = color
+        down, across = (start + np.arange(n) for start, n in zip((top, left), large.shape, strict=True))
+        edge &= np.add.outer(down, across) // DASH % 2 == 0
+    picture[top:, left:][: edge.shape[0], : edge.shape[1]][edge] = color
 
 
 def overlay(
@@ -175,8 +182,10 @@ def overlay(
         raise ValueError(f"brightness: expected 0 to 1, got {brightness}")
     gray = brightness * gray_image(image, scale).astype(np.float32)
     heat = _heat(heatmap, shape, scale)
-    opacity = alpha * heat[..., None]
-    picture = np.rint((1 - opacity) * gray + opacity * colorize(heat)).astype(np.uint8)
+    picture = np.rint(gray).astype(np.uint8)
+    shown = heat > 0
+    opacity = alpha * heat[shown][:, None]
+    picture[shown] = np.rint((1 - opacity) * gray[shown] + opacity * colorize(heat[shown])).astype(np.uint8)
     if mask is not None:
         draw_contour(picture, _mask(mask, "mask", shape), MASK_COLOR)
     if predicted is not None:

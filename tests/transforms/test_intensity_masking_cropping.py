@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 from transforms.cropping import CropToForegroundd, ResizeToFitd
 from transforms.intensity import (
     NormalizeForegroundd,
+    different_values,
     normalize_foreground,
     ordered,
     percentiles,
@@ -133,6 +134,13 @@ def test_quantiles_and_places_are_those_of_numpy_bit_for_bit(size, kind, dtype):
         assert quantile(values, share).dtype == dtype
         place = int(share * (size - 1))
         assert ordered(values, place) == np.sort(values)[place]
+
+
+def test_different_values_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    for values in (rng.integers(0, 300, (9, 8)), rng.normal(size=(9, 8)), rng.integers(-3, 3, 50), [70000.0, 1.0]):
+        pixels = np.asarray(values, np.float32)
+        np.testing.assert_array_equal(different_values(pixels), np.unique(pixels))
 
 
 def test_a_channel_that_is_dark_nearly_everywhere_is_scaled_by_its_maximum():
