@@ -66,7 +66,7 @@ def passes(network: Any, stack: torch.Tensor, tried: bool) -> dict[str, Pass]:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content.getvalue(), options, providers=["CPUExecutionProvider"])
     found["onnxruntime, whole batch"] = lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[1])
-    last = Outputs().eval().to(memory_format=torch.channels_last)
+    last = Outputs().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found["channels_last"] = lambda x: last(x.contiguous(memory_format=torch.channels_last))[1]
     compiled = torch.compile(Outputs().eval())
     found["torch.compile"] = lambda x: compiled(x)[1]
@@ -88,7 +88,7 @@ def predictions(folder: Path, count: int) -> dict[str, Callable[[], Any]]:
         files.append(folder / f"{k}.png")
         Image.fromarray(np.rint(np.clip(plane.T, 0, 1) * 255).astype(np.uint8)).save(files[-1])
     numbers = iter(range(1 << 30))
-    jobs = {}
+    jobs: dict[str, Callable[[], Any]] = {}
     for name in BACKENDS:
         job = BatchPrediction(Inference(device="cpu", backend=name), folder / name, {})
         jobs[name] = partial(_predict, job, files, numbers)
@@ -133,10 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines += [(f"picture to results: {way}", spent, seconds["torch"], count, "") for way, spent in seconds.items()]
     rows = []
     print("| | ms an image | times as fast | class logits differ by |\n|---|---|---|---|")
-    for text, spent, base, count, apart in lines:
+    for text, spent, base, count, differs in lines:
         faster = statistics.median(a / b for a, b in zip(base, spent, strict=True))
         rows.append({"what": text, "ms": 1e3 * statistics.median(spent) / count, "times_as_fast": faster})
-        print(f"| {text} | {rows[-1]['ms']:.1f} | {faster:.2f} | {apart} |")
+        print(f"| {text} | {rows[-1]['ms']:.1f} | {faster:.2f} | {differs} |")
     print(f"{options.rounds} rounds, {options.clock} time; {machine()}")
     if options.out:
         write_json({"machine": machine(), "rows": rows}, options.out)

@@ -1,10 +1,12 @@
 """What one machine's time goes to, as ratios within one run: ours, MONAI's stock way and the goal in one table.
 
-    python -m benchmarks.one_machine [--count 24] [--rounds 3] [--slices 12] [--training] [--out FILE]
+    python -m benchmarks.one_machine [--images DIR] [--count 24] [--rounds 3] [--slices 12] [--training] [--out FILE]
 
 Lines of `benchmarks.data`, `benchmarks.inference` and, with ``--training`` (some minutes more), `benchmarks.training`,
 measured as they say: CPU time of one thread, jobs in turn, medians over the rounds. Bare decoding and resizing is
 Pillow's, to 256 x 256 float32. MONAI has no verification of data, no overlay and no evidence: its place is empty there.
+``--images`` is loaded and verified in place of drawn pictures: a folder images/<class>/*, with masks/<stem>.png or not.
+A part is evaluated, and explained by its evidence, once its items are loaded: half of them have a tumor.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from monai.engines import SupervisedEvaluator
+from monai.inferers import SimpleInferer
 from PIL import Image
 
 from benchmarks import data, inference, training
@@ -27,10 +32,17 @@ from benchmarks.timing import CLOCKS, machine, timed
 from scripts import phantoms
 from scripts.checks.verify_data import verify
 from scripts.command import errors
+from scripts.command.locations import ROOT
 from scripts.command.machine import tune_process
+from scripts.data.preprocessing import collate, make_training_pipeline
+from scripts.evaluation.evaluation import CaseResults
+from scripts.evaluation.items import EvaluationDataset
+from scripts.evaluation.localization import MAIN_TARGET, make_plan, measure
 from scripts.inference.pipeline import Inference
 from scripts.runs.folder import write_json
+from scripts.training.engines import MultiTaskStep, prepare_batch
 
+BATCH = 8  # of a part
 COLD, CACHED = "cold, image", "cached, flips and intensity"
 # Rows of the training's benchmark that are goals of one machine.
 TRAINED = ("full step / bare", "stage 2 epoch", "the same with cached", "as shipped / stock")
@@ -53,9 +65,10 @@ def bare(path: str) -> np.ndarray:
         return np.asarray(opened.convert("L").resize((data.SIZE, data.SIZE), Image.Resampling.BILINEAR), np.float32)
 
 
-def loading(folder: Path, count: int, rounds: int) -> list[Line]:
-    """Cold and cached loading, and verification."""
-    items = data.draw(folder, count)
+def loading(folder: Path, images: Path | None, count: int, rounds: int) -> list[Line]:
+    """Cold and cached loading, and verification; of copies of pictures, or of drawn ones."""
+    items = data.draw(folder, count) if images is None else data.copies(images, folder, count)
+    count = len(items)
     every = data.lines(items, folder)
     chosen = {name: every[name] for name in (COLD, CACHED)}
     chosen["bare"] = {"ours": lambda k: bare(items[k % count]["image"])}
@@ -75,6 +88,45 @@ def loading(folder: Path, count: int, rounds: int) -> list[Line]:
         ),
         Line("cached item", found[CACHED, "ours"], "ms", 0.5, found[CACHED, "MONAI"]),
         Line("verification of an image", statistics.median(spent), "ms", 8.0),
+    ]
+
+
+def parts(folder: Path, count: int, rounds: int) -> list[Line]:
+    """Figures of a whole part, and maps and measures of its evidence, in the shipped network's passes over it."""
+    network = Inference(device="cpu").network
+    size = list(yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text(encoding="utf-8"))["spatial_size"])
+    items = [{**item, "source": "drawn", "volume": ""} for item in data.draw(folder, count)]
+    dataset = EvaluationDataset(items, make_training_pipeline(size, False, network.num_classes))
+    cases = [dataset[k] for k in range(len(dataset))]
+    batches = [collate(cases[start : start + BATCH]) for start in range(0, count, BATCH)]
+    results = CaseResults(float(network.temperature))
+    evaluator = SupervisedEvaluator(
+        torch.device("cpu"), batches, MultiTaskStep(network), inferer=SimpleInferer(), prepare_batch=prepare_batch,
+        val_handlers=[results], decollate=False,
+    )  # fmt: skip
+    plan, classes = (
+        make_plan(network, ["evidence"], [MAIN_TARGET]),
+        {str(k): str(k) for k in range(network.num_classes)},
+    )
+
+    def passes() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                network.multitask(batch["image"])
+
+    jobs = {
+        "network": passes,
+        "figures": evaluator.run,
+        "evidence": lambda: measure(network, batches, plan, classes, set()),
+    }
+    seconds = timed(jobs, rounds, CLOCKS["cpu"])
+    named = {
+        "figures": "evaluation of a part / network, shipped",
+        "evidence": "evidence and its measures of a part / network, shipped",
+    }
+    return [
+        Line(text, statistics.median(a / b for a, b in zip(seconds[key], seconds["network"], strict=True)), "x", 1.5)
+        for key, text in named.items()
     ]
 
 
@@ -124,7 +176,8 @@ def table(lines: Sequence[Line]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.one_machine", description="One machine, in one table.")
-    parser.add_argument("--count", type=int, default=24, help="drawn images (default: 24)")
+    parser.add_argument("--images", type=Path, help="folder of pictures to load and verify (default: drawn)")
+    parser.add_argument("--count", type=int, default=24, help="images (default: 24)")
     parser.add_argument("--rounds", type=int, default=3, help="after one that is thrown away (default: 3)")
     parser.add_argument("--slices", type=int, default=12, help="of the study (default: 12)")
     parser.add_argument("--training", action="store_true", help="steps and stages of training too")
@@ -134,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lines = loading(folder, options.count, options.rounds)
+        lines = loading(folder, options.images, options.count, options.rounds)
+        lines += parts(folder, options.count, options.rounds)
         lines += predicting(folder, options.slices, options.rounds)
     if options.training:
         lines += trained(options.rounds)

@@ -264,14 +264,14 @@ def _keep_components(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def _fill(mask: np.ndarray) -> np.ndarray:
     """Fill what has mask on all sides but at most one: holes, and bays cut open by the image's edge."""
     between = np.zeros(mask.shape, np.uint8)
-    hits: np.ndarray | None = None
+    hits = np.ones([1] * mask.ndim, bool)
     for axis, size in enumerate(mask.shape):
         index = np.arange(size, dtype=np.int16).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
         hit = mask.any(axis=axis, keepdims=True)
         first = np.where(hit, mask.argmax(axis=axis, keepdims=True), size).astype(np.int16)
         last = np.int16(size - 1) - np.flip(mask, axis).argmax(axis=axis, keepdims=True).astype(np.int16)
         between += (index >= first) & (index <= last)
-        hits = hit if hits is None else hits & hit
+        hits = hits & hit
     # Wherever there is mask along an axis, it lies on one side at least; between the first and the last on both.
     return mask | ((between >= mask.ndim - 1) & hits)
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from scripts.explain.cam import METHODS as CAMS
-from scripts.explain.layers import resolve_layer
+from scripts.explain.evidence import evidence_map
+from scripts.explain.layers import evaluating, resolve_layer
 from scripts.explain.measures import (
     case_measures,
     case_rows,
@@ -22,7 +23,7 @@ from scripts.explain.measures import (
 )
 from scripts.explain.methods import METHODS, SLOW, Explanation, explain
 from scripts.explain.statistics import without_statistics
-from scripts.explain.targets import SegmentationRegion, Target, named_target
+from scripts.explain.targets import LogitTarget, SegmentationRegion, Target, named_target
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import tumor_mask
 from scripts.runs.tasks import UNTRAINED, is_trained
@@ -307,9 +308,8 @@ def measure(
         keep = torch.as_tensor(batch["has_mask"]) & tumor
         free = (torch.as_tensor(batch["diagnosis"]) == 0) & ~tumor
         if bool(free.any()) and quick and MAIN_TARGET in plan.targets:
-            healthy = _Part(network, batch, torch.nonzero(free).flatten(), classes, device)
-            healthy.masks = {"true": healthy.label}
-            result = maps_of(network, healthy.image, healthy.foreground, healthy.target(MAIN_TARGET), plan, quick)
+            healthy = _Part(network, batch, torch.nonzero(free).flatten(), classes, device, segment=False)
+            result = healthy.maps(network, MAIN_TARGET, plan, quick)
             rows += [] if result is None else healthy.rows(result, MAIN_TARGET)
         if not bool(keep.any()):
             continue
@@ -319,7 +319,7 @@ def measure(
         for name in plan.targets:
             for methods, chosen in ((quick, part), (slow, part.take(few))):
                 if methods and chosen.cases:
-                    result = maps_of(network, chosen.image, chosen.foreground, chosen.target(name), plan, methods)
+                    result = chosen.maps(network, name, plan, methods)
                     if result is not None:
                         rows += chosen.rows(result, name)
                         sizes |= {key: value.shape[2:] for key, value in result.maps.items()}
@@ -340,6 +340,7 @@ class _Part:
         index: Tensor,
         classes: Mapping[str, str],
         device: torch.device | str,
+        segment: bool = True,
     ) -> None:
         self.image, self.foreground = batch["image"][index].to(device), batch["foreground"][index].to(device)
         self.label, self.diagnosis = batch["label"][index], torch.as_tensor(batch["diagnosis"])[index]
@@ -348,22 +349,33 @@ class _Part:
             case["class"] = classes.get(str(diagnosis), "unknown")
         self.temperature = float(network.temperature)
         self.masks = {"true": self.label}
-        if is_trained(network, "segmentation"):
-            with torch.no_grad():
-                seg = network.multitask(self.image, classification=False)["seg"]
-            self.masks["predicted"] = tumor_mask(seg, network).to(self.label.dtype).cpu()
+        self.output: dict[str, Tensor] = {}
+        if segment and is_trained(network, "segmentation"):
+            with torch.no_grad(), evaluating(network):
+                self.output = network.multitask(self.image, self.foreground)
+            self.masks["predicted"] = tumor_mask(self.output["seg"], network).to(self.label.dtype).cpu()
 
     def take(self, index: Sequence[int]) -> _Part:
         part = object.__new__(_Part)
         for name in ("image", "foreground", "label", "diagnosis"):
             setattr(part, name, getattr(self, name)[list(index)])
         part.temperature = self.temperature
+        part.output = {name: value[list(index)] for name, value in self.output.items()}
         part.masks = {name: mask[list(index)] for name, mask in self.masks.items()}
         part.cases = [self.cases[i] for i in index]
         return part
 
     def target(self, name: str) -> Target:
         return named_target(name, self.diagnosis, self.label, self.temperature)
+
+    def maps(self, network: MultiTaskDynUNet, name: str, plan: Plan, methods: Sequence[str]) -> Explanation | None:
+        """`maps_of` the cases; the evidence alone is taken from the pass that segmented them."""
+        target = self.target(name)
+        if list(methods) == ["evidence"] and "evidence" in self.output and isinstance(target, LogitTarget):
+            logits = self.output["cls"]
+            found = {EVIDENCE: evidence_map(self.output["evidence"], logits, target)}
+            return Explanation(logits, target(logits), target.name, found, size=tuple(self.image.shape[2:]))
+        return maps_of(network, self.image, self.foreground, target, plan, methods)
 
     def rows(self, result: Explanation, target: str) -> list[dict[str, Any]]:
         found = []

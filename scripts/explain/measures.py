@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def _mask(mask: Tensor, like: Tensor | None, what: str) -> Tensor:
         raise ValueError(f"{what}: expected the shape {tuple(like.shape)} of the tumor mask, got {tuple(mask.shape)}")
     mask = mask.as_subclass(Tensor)
     binary = mask != 0
-    if mask.dtype != torch.bool and not bool((mask[binary] == 1).all()):
+    if mask.dtype != torch.bool and not bool(((mask == 1) == binary).all()):
         raise ValueError(f"{what}: expected a mask of 0 and 1, got other values")
     return binary
 
@@ -111,41 +112,74 @@ def case_measures(
         ValueError: for masks that are not binary, do not fit, or an empty foreground.
         FloatingPointError: for maps that are not finite.
     """
-    layer_map = check_maps(maps).double().clamp(min=0)
-    tumor = _mask(tumor, None, "tumor mask").to(layer_map.device)
-    foreground = _mask(foreground, tumor, "foreground mask").to(layer_map.device)
-    if layer_map.shape[0] != tumor.shape[0]:
-        raise ValueError(f"{layer_map.shape[0]} maps, but {tumor.shape[0]} masks")
-    no_head = (~foreground.flatten(1).any(1)).nonzero().flatten().tolist()
-    if no_head:
-        raise ValueError(f"foreground mask: no foreground pixel in sample(s) {no_head}")
-    size, layer_size = tumor.shape[2:], layer_map.shape[2:]
+    layer_map = check_maps(maps)
+    return _measured(layer_map, _Truth.of(tumor, foreground, layer_map), cancelled)
 
-    m = upsample(layer_map, size).flatten(1)
-    t, f = tumor.flatten(1), foreground.flatten(1)
+
+@dataclass(frozen=True)
+class _Truth:
+    """What of the measures is of the masks and of the grid of a map alone; B cases, N pixels.
+
+    Attributes:
+        tumor, head: (B, N), bool.
+        has_tumor: (B,), bool.
+        area, in_tumor: (B,), share and number of the tumor's pixels.
+        cells_with_head: (B, 1, *layer grid), bool.
+        oracle: (B,), `oracle_tumor_energy`.
+        size: of the image.
+    """
+
+    tumor: Tensor
+    head: Tensor
+    has_tumor: Tensor
+    area: Tensor
+    in_tumor: Tensor
+    cells_with_head: Tensor
+    oracle: Tensor
+    size: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tumor: Tensor, foreground: Tensor, layer_map: Tensor) -> _Truth:
+        """Of masks, for maps (B, 1, *layer grid); refuses what does not fit."""
+        tumor = _mask(tumor, None, "tumor mask").to(layer_map.device)
+        foreground = _mask(foreground, tumor, "foreground mask").to(layer_map.device)
+        if layer_map.shape[0] != tumor.shape[0]:
+            raise ValueError(f"{layer_map.shape[0]} maps, but {tumor.shape[0]} masks")
+        no_head = (~foreground.flatten(1).any(1)).nonzero().flatten().tolist()
+        if no_head:
+            raise ValueError(f"foreground mask: no foreground pixel in sample(s) {no_head}")
+        size, layer_size = tuple(tumor.shape[2:]), tuple(layer_map.shape[2:])
+        cells_with_head = ADAPTIVE_MEAN[len(layer_size)](foreground.double(), layer_size) > 0
+        oracle = _energy(upsample(oracle_map(tumor, layer_size), size), tumor)
+        t = tumor.flatten(1)
+        return cls(
+            t, foreground.flatten(1), t.any(1), t.double().mean(1), t.sum(1).double(), cells_with_head, oracle, size
+        )
+
+
+def _measured(maps: Tensor, truth: _Truth, cancelled: Tensor | None = None) -> dict[str, Tensor]:
+    """`case_measures` of maps (B, 1, *layer grid) of the grid that the truth is for."""
+    layer_map = check_maps(maps).double().clamp(min=0)
+    m = upsample(layer_map, truth.size).flatten(1)
+    t, f, has_tumor = truth.tumor, truth.head, truth.has_tumor
     peak = m.amax(1, keepdim=True)
     empty = peak[:, 0] <= 0
-    has_tumor = t.any(1)
     nan = torch.full_like(peak[:, 0], torch.nan)
 
     at_peak = (m == peak).double()
     scaled = m / torch.where(peak > 0, peak, torch.ones_like(peak))
-    in_tumor = t.sum(1).double()
-    mean = _ratio((scaled * t).sum(1), in_tumor)
-    variance = _ratio(((scaled - mean[:, None]).square() * t).sum(1), in_tumor)
+    mean = _ratio((scaled * t).sum(1), truth.in_tumor)
+    variance = _ratio(((scaled - mean[:, None]).square() * t).sum(1), truth.in_tumor)
     rest = f & ~t
     rest_mean = _ratio((scaled * rest).sum(1), rest.sum(1).double())
-
-    cells_with_head = ADAPTIVE_MEAN[len(layer_size)](foreground.double(), tuple(layer_size)) > 0
-    oracle = upsample(oracle_map(tumor, layer_size), size)
 
     miss = torch.zeros_like(nan)
     measures = {
         "tumor_energy": torch.where(empty, miss, _energy(m, t)),
-        "tumor_area": t.double().mean(1),
+        "tumor_area": truth.area,
         "background_energy": _energy(m, ~f),
-        "background_energy_layer": _energy(layer_map, ~cells_with_head),
-        "oracle_tumor_energy": _energy(oracle, tumor),
+        "background_energy_layer": _energy(layer_map, ~truth.cells_with_head),
+        "oracle_tumor_energy": truth.oracle,
         "pointing_game": torch.where(empty, miss, (at_peak * t).sum(1) / at_peak.sum(1)),
         "peak_in_background": torch.where(empty, nan, (at_peak * ~f).sum(1) / at_peak.sum(1)),
         "attention_mean": mean,
@@ -190,7 +224,8 @@ def random_baseline(
         raise ValueError(f"expected {tumor.shape[0]} names and n_maps >= 1, got {len(names)} names, n_maps={n_maps}")
     draws = [np.random.default_rng([seed, zlib.crc32(str(name).encode())]) for name in names]
     maps = torch.from_numpy(np.stack([rng.random((n_maps, 1, *layer_size)) for rng in draws], 1))
-    results = [case_measures(maps[i], tumor, foreground) for i in range(n_maps)]
+    truth = _Truth.of(tumor, foreground, maps[0])
+    results = [_measured(maps[i], truth) for i in range(n_maps)]
     return {name: torch.stack([r[name] for r in results]).mean(0) for name in results[0]}
 
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,8 +44,15 @@ def example(channels: int, size: Sequence[int], batch: int, seed: int = 0) -> Te
     return image
 
 
-def trace_onnx(module: nn.Module, image: Tensor, names: Sequence[str], place: str | Path | BytesIO) -> None:
-    """Write a module with one tensor in (``image``) and several out (``names``) as ONNX, of any batch."""
+def trace_onnx(module: nn.Module, image: Tensor, names: Sequence[str], place: Any) -> None:
+    """Write a module with one tensor in (``image``) and several out (``names``) as ONNX, of any batch.
+
+    Args:
+        module: in evaluation mode.
+        image: that is traced.
+        names: of what comes out.
+        place: path, or a file in memory.
+    """
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces: the newer one follows values into the checks of the input and refuses. Its folding
         # of constants drops a node that another one needs (torch 2.13); ONNX Runtime folds on loading.

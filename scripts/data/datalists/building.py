@@ -107,7 +107,7 @@ def _merge(given: dict[str, Any], out: Path) -> Outcome:
         write(datalist, out)
         return Outcome(_table(summary(datalist)), [out])
     known = KnownFingerprints([place / FINGERPRINTS for place in given.pop("fingerprints", ())])
-    datalist, report = merge_sources(lists, folders, name=out.stem, known=known, **given)
+    datalist, report = merge_sources(lists, folders, name=out.stem, fingerprints=known, **given)
     write_report(report, _report_file(out))
     return _finish(datalist, report, out)
 

@@ -156,7 +156,7 @@ def merge_sources(
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     max_distance: int = MAX_DISTANCE,
     near_index: Path | None = None,
-    known: KnownFingerprints | None = None,
+    fingerprints: KnownFingerprints | None = None,
     progress: bool = True,
 ) -> tuple[Datalist, Report]:
     """Join datalists of several sources and formats into one without a patient or a near-duplicate on two sides.
@@ -180,7 +180,7 @@ def merge_sources(
         seed, fractions: of the new split.
         max_distance: bits of 256 by which near-duplicates may differ.
         near_index: folder of the pairs that earlier merges found; images that it has not are compared with its own.
-        known: fingerprints of images that need not be read.
+        fingerprints: of images that need not be read.
         progress: show a progress bar.
 
     Returns:
@@ -209,7 +209,7 @@ def merge_sources(
     read, hashes, contents = [], [], []
     for item, side in zip(tqdm(items, desc="near-duplicates", unit="image", disable=not progress), sides, strict=True):
         try:
-            bits, content = (known.of(item, common) if known else None) or picture_of(item, common)
+            bits, content = (fingerprints.of(item, common) if fingerprints else None) or picture_of(item, common)
         except (ValueError, OSError) as error:
             report.reject(paths(item)[0], str(error).replace(f"{common}/", ""))
             continue
