@@ -65,7 +65,7 @@ def bare(path: str) -> np.ndarray:
         return np.asarray(opened.convert("L").resize((data.SIZE, data.SIZE), Image.Resampling.BILINEAR), np.float32)
 
 
-def loading(folder: Path, images: Path | None, count: int, rounds: int) -> list[Line]:
+def loading(folder: Path, count: int, rounds: int, images: Path | None = None) -> list[Line]:
     """Cold and cached loading, and verification; of copies of pictures, or of drawn ones."""
     items = data.draw(folder, count) if images is None else data.copies(images, folder, count)
     count = len(items)
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lines = loading(folder, options.images, options.count, options.rounds)
+        lines = loading(folder, options.count, options.rounds, options.images)
         lines += parts(folder, options.count, options.rounds)
         lines += predicting(folder, options.slices, options.rounds)
     if options.training:

@@ -17,6 +17,12 @@ def test_loading_and_verification_are_measured_on_the_same_images(tmp_path):
     assert lines["cached item"].monai > 0
 
 
+def test_a_part_is_evaluated_and_explained_in_passes_over_it(tmp_path):
+    lines = one_machine.parts(tmp_path, count=2, rounds=1)
+    assert [line.name.partition(" of a part")[0] for line in lines] == ["evaluation", "evidence and its measures"]
+    assert all(line.goal == 1.5 and line.ours > 0 for line in lines)
+
+
 def test_the_table_says_what_is_missed():
     lines = [one_machine.Line("a", 2.0, "x", 1.5, 4.25), one_machine.Line("b", 1.0, "ms", 8.0)]
     assert one_machine.table(lines).splitlines()[2:] == [
