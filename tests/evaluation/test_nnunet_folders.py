@@ -15,7 +15,7 @@ from scripts.evaluation.nnunet_folders import find_cases, read_case
 from scripts.explain.nnunet import load_nnunet
 from tests.explain.nnunet_results import make_results, plans
 
-pytest.importorskip("dynamic_network_architectures.architectures.unet")
+unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
 
 AFFINE = np.array([[-1.5, 0, 0, 30], [0, 1.0, 0, -20], [0, 0, 4.0, 7], [0, 0, 0, 1]])
 
@@ -93,6 +93,44 @@ def test_the_region_is_where_the_network_predicts_it(results, volume, tmp_path):
     mask = nib.load(tmp_path / "out" / "head_region.nii.gz").get_fdata()
     assert 0 < edema.sum() < edema.numel()
     assert (mask[4:18, 3:14, 1:].transpose(2, 1, 0) == edema.numpy()).all()
+
+
+@pytest.fixture
+def results_3d(results):
+    """The folder with a network of volumes at 4 x 1 x 1 mm instead."""
+    content = json.loads((results / "plans.json").read_text(encoding="utf-8"))
+    base = content["configurations"]["base"]
+    changed = {"conv_op": "torch.nn.Conv3d", "norm_op": "torch.nn.InstanceNorm3d"}
+    changed |= {"kernel_sizes": [[3] * 3] * 3, "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]}
+    base |= {"patch_size": [4, 16, 16], "spacing": [4.0, 1.0, 1.0]}
+    base["architecture"]["arch_kwargs"] |= changed
+    (results / "plans.json").write_text(json.dumps(content), encoding="utf-8")
+    torch.manual_seed(1)
+    types = {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d, "nonlin": torch.nn.LeakyReLU}
+    network = unet.PlainConvUNet(1, num_classes=3, **{**base["architecture"]["arch_kwargs"], **types})
+    file = results / "fold_0" / "checkpoint_final.pth"
+    saved = torch.load(file, weights_only=False)
+    changes = {"network_weights": network.state_dict(), "inference_allowed_mirroring_axes": (0, 1, 2)}
+    torch.save({**saved, **changes}, file)
+    return results
+
+
+def test_a_network_of_volumes_explains_them_whole(results_3d, volume, tmp_path):
+    assert run(volume, "--results", results_3d, "--out", tmp_path / "out", "--region", "tumor") == 0
+    (case,) = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["cases"]
+    assert case["network_grid"] == [2, 11, 21]  # slices of 4 mm stay, columns of 1.5 mm do not
+    array = nib.load(volume).get_fdata().astype(np.float32)
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 4.0, 1.0])), volume)
+    assert run(volume, "--results", results_3d, "--out", tmp_path / "same", "--no_mirroring", "--region", "tumor") == 0
+    given = load_nnunet(results_3d)
+    crop = torch.from_numpy(array[4:18, 3:14, 1:].transpose(2, 1, 0)[None, None].copy())
+    crop = (crop - crop.mean()) / crop.std(unbiased=False)
+    with torch.no_grad():
+        labels = given.network(torch.nn.functional.pad(crop, (1, 1, 2, 3, 1, 1))).argmax(1)
+    tumor = labels[0, 1:3, 2:13, 1:15] == 2
+    mask = nib.load(tmp_path / "same" / "head_region.nii.gz").get_fdata()
+    assert 0 < tumor.sum() < tumor.numel()
+    assert (mask[4:18, 3:14, 1:].transpose(2, 1, 0) == tumor.numpy()).all()
 
 
 def test_a_picture_is_explained_as_well(results, tmp_path):
