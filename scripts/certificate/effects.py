@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case
 from scripts.certificate.questions import Question
-from scripts.measures.intervals import mean_interval
+from scripts.measures.intervals import mean_interval, standard_error
 
 Measure = Callable[[Answer, int], float]
 # Tests whose effect is that something is there afterwards; of the others, that it is gone.
@@ -99,9 +99,9 @@ class Answers:
             triples: of these cases alone; None: all.
 
         Returns:
-            {test, how, measure, n, groups, before, after, after_ci95, control, effect, control_effect, difference,
-            difference_ci95}: means over cases; effect is how many less (removal) or more (transplant, swap) than
-            before, difference the effect minus the control's.
+            {test, how, measure, n, groups, before, after, after_error, after_ci95, control, effect, control_effect,
+            difference, difference_ci95}: means over cases; error is the standard error by group; effect is how many
+            less (removal) or more (transplant, swap) than before, difference the effect minus the control's.
         """
         triples = self.triples(test, how) if triples is None else triples
         value = self.measures()[measure]
@@ -119,14 +119,16 @@ class Answers:
         return row | {
             "before": float(table[:, 0].mean()),
             "after": float(table[:, 1].mean()),
+            "after_error": standard_error(table[:, 1], groups),
             "after_ci95": mean_interval(table[:, 1], groups),
             "control": float(table[:, 2].mean()),
             "effect": float(effect.mean()),
             "control_effect": float(of_control.mean()),
             "control_changed": float((table[:, 2] != table[:, 0]).mean()),
+            "control_changed_error": standard_error(table[:, 2] != table[:, 0], groups),
             "control_changed_ci95": mean_interval((table[:, 2] != table[:, 0]).astype(float), groups),
             "difference": float((effect - of_control).mean()),
-            "difference_ci95": mean_interval(effect - of_control, groups, bounds=(-2.0, 2.0)),
+            "difference_ci95": mean_interval(effect - of_control, groups, bounds=(-1.0, 1.0)),
         }
 
     def decisive(self, test: str, how: str, kinds: bool = False) -> list[Triple]:
@@ -157,26 +159,40 @@ class Answers:
                         found.append({**self.effects(test, how, name, own), "part": part})
         return [row for row in found if row["n"]]
 
+    def _faded(self) -> tuple[list[float], list[str]]:
+        """Strengths, and the cases that were answered at all of them, with their controls."""
+        levels = sorted({float(how) for how in self.ways("fade")})
+        every = [set(self.asked.get(("fade", f"{level:g}", c), {})) for level in levels for c in (False, True)]
+        return levels, sorted(set.intersection(*every) & set(self.as_is)) if every else []
+
     def doses(self) -> list[dict[str, Any]]:
         """Mean tumor probability and share called tumor by the tumor's strength, beside the control's."""
-        levels = sorted({float(how) for how in self.ways("fade")})
-        if not levels:
-            return []
-        every = [set(self.asked.get(("fade", f"{level:g}", c), {})) for level in levels for c in (False, True)]
-        names = sorted(set.intersection(*every) & set(self.as_is))
+        levels, names = self._faded()
         found = []
-        for level in (*levels, 1.0):
+        for level in (*levels, 1.0) if names else ():
             row: dict[str, Any] = {"strength": level, "n": len(names)}
             for label, control in (("tumor", False), ("control", True)):
                 if level == 1:
                     answers = [self.as_is[name] for name in names]
                 else:
                     answers = [self.asked["fade", f"{level:g}", control][name][1] for name in names]
-                if names:
-                    row[f"{label}_probability"] = float(np.mean([a.tumor() for a in answers]))
-                    row[f"{label}_called"] = float(np.mean([self.called(a) for a in answers]))
+                row[f"{label}_probability"] = float(np.mean([a.tumor() for a in answers]))
+                row[f"{label}_called"] = float(np.mean([self.called(a) for a in answers]))
             found.append(row)
-        return found if names else []
+        return found
+
+    def rise(self) -> dict[str, Any]:
+        """How much the tumor probability rises from the weakest to the whole tumor: {rise, error, groups}, of some."""
+        levels, names = self._faded()
+        rises = [
+            self.as_is[name].tumor() - self.asked["fade", f"{levels[0]:g}", False][name][1].tumor() for name in names
+        ]
+        groups = [self.cases[name].group for name in names]
+        return {
+            "rise": float(np.mean(rises)),
+            "error": standard_error(np.array(rises), groups),
+            "groups": len({*groups}),
+        }
 
     def harmless(self) -> list[dict[str, Any]]:
         """How many verdicts a harmless change changes: {change, n, changed, largest: of the change of probability}."""
@@ -194,6 +210,7 @@ class Answers:
                         "n": len(pairs),
                         "groups": len({*groups}),
                         "changed": float(np.mean(changed)),
+                        "changed_error": standard_error(np.array(changed), groups),
                         "changed_ci95": mean_interval(np.array(changed, dtype=float), groups),
                         "largest": float(max(abs(a.tumor() - b.tumor()) for a, b in pairs)),
                     }
@@ -221,21 +238,34 @@ class Answers:
                 groups = [self.cases[case].group for case in kept]
                 row[f"n_{label}"], row[f"groups_{label}"] = len(kept), len({*groups})
                 row[label] = float(changed.mean()) if kept else None
+                row[f"{label}_error"] = standard_error(changed, groups) if kept else None
                 row[f"{label}_ci95"] = mean_interval(changed, groups) if kept else [None, None]
             found.append(row)
         return found
 
-    def order(self) -> tuple[float, float, list[int]] | None:
-        """Accuracy over the pictures as they are, that under the best other order of the classes, and that order."""
+    def order(self) -> dict[str, Any] | None:
+        """Accuracy of the pictures as they are, and under the best other order of the classes.
+
+        Returns:
+            {accuracy, best, order: of the classes, error: of the difference of both, groups}.
+        """
         pairs = [(self.cases[name].kind, int(np.argmax(a.probabilities))) for name, a in self.as_is.items()]
         count = len(self.classes)
         if len({kind for kind, _ in pairs}) < count:
             return None  # a class without pictures says nothing about its place
+        kinds, said = np.array(pairs).T
         table = np.zeros((count, count))
-        for kind, said in pairs:
-            table[said, kind] += 1
-        best = [int(k) for k in linear_sum_assignment(-table)[1]]
-        return float(np.trace(table) / table.sum()), float(table[range(count), best].sum() / table.sum()), best
+        np.add.at(table, (said, kinds), 1)
+        best = linear_sum_assignment(-table)[1]
+        right, other = said == kinds, best[said] == kinds
+        groups = [self.cases[name].group for name in self.as_is]
+        return {
+            "accuracy": float(right.mean()),
+            "best": float(other.mean()),
+            "order": [int(k) for k in best],
+            "error": standard_error(other.astype(float) - right, groups),
+            "groups": len({*groups}),
+        }
 
 
 def kind_of(answer: Answer) -> int:

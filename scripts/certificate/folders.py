@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.certificate.cases import Case, usable_mask
+from scripts.data.datalists import units
 from scripts.data.preprocessing import foreground_mask
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -55,7 +56,7 @@ def read_cases(
     return found
 
 
-def datalist_cases(items: Sequence[Mapping[str, Any]], index: Sequence[int], left_out: Counter[str]) -> list[Case]:
+def datalist_cases(items: Sequence[dict[str, Any]], index: Sequence[int], left_out: Counter[str]) -> list[Case]:
     """Cases of the pictures of a datalist.
 
     Args:
@@ -64,7 +65,7 @@ def datalist_cases(items: Sequence[Mapping[str, Any]], index: Sequence[int], lef
         left_out: counts reasons, in place.
     """
     found = []
-    for item in items:
+    for item, group in zip(items, units(items), strict=True):
         file, kind = item["image"], int(item.get("diagnosis", -1))
         if not isinstance(file, str) or Path(file).suffix.lower() not in SUFFIXES:
             left_out["no single picture file"] += 1
@@ -75,7 +76,6 @@ def datalist_cases(items: Sequence[Mapping[str, Any]], index: Sequence[int], lef
         masks = {Path(file).stem: Path(item["label"])} if "label" in item else {}
         case = _case(Path(file), index[kind], masks, left_out)
         if case is not None:
-            group = str(item.get("patient") or item.get("group") or item["name"])
             found.append(replace(case, name=str(item["name"]), group=group, source=str(item.get("source", ""))))
     return found
 

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case, usable_mask
 from scripts.certificate.questions import Question
+from scripts.data.datalists import units
 from scripts.data.preprocessing import collate, foreground_mask, make_training_pipeline
 from scripts.evaluation.items import EvaluationDataset
 from scripts.explain.evidence import evidence_map
@@ -48,7 +49,7 @@ class OwnRun:
         self.maps = network.has_evidence and is_trained(network, "classification")
         self.dataset = EvaluationDataset([], make_training_pipeline(spatial_size, False, len(classes)))
 
-    def cases(self, items: Sequence[Mapping[str, Any]], left_out: Counter[str]) -> list[Case]:
+    def cases(self, items: Sequence[dict[str, Any]], left_out: Counter[str]) -> list[Case]:
         """Items with what an intervention needs; why others are left out is counted.
 
         Args:
@@ -56,7 +57,7 @@ class OwnRun:
             left_out: counts reasons, in place.
         """
         found = []
-        for item in items:
+        for item, group in zip(items, units(items), strict=True):
             loaded, _, _ = self.dataset.load(item)
             image = np.ascontiguousarray(plain(loaded["image"]), np.float32)
             try:
@@ -77,7 +78,6 @@ class OwnRun:
                 if reason:
                     left_out[reason] += 1
                     continue
-            group = str(item.get("patient") or item.get("group") or item["name"])
             source = str(item.get("source", ""))
             found.append(Case(str(item["name"]), group, source, kind, image, head, mask if kind > 0 else None))
         return found

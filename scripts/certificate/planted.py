@@ -198,7 +198,9 @@ READERS = (
 
 
 def read_by(subject: Honest, questions: Sequence[Question]) -> str:
-    """What the certificate says of a subject: "honest" where necessity and sufficiency hold and nothing else is read.
+    """What the certificate measures of a subject: "honest" where necessity and sufficiency hold, nothing else is read.
+
+    Two dozen pictures settle no claim among so many; what is looked at is whether the right thing is measured.
 
     Returns:
         the name of a probe, "honest", or "unclear".
@@ -208,7 +210,7 @@ def read_by(subject: Honest, questions: Sequence[Question]) -> str:
     name = named(answers.probes())
     if name is not None:
         return name
-    found = {(s.property, s.of): s.verdict for s in statements(answers)}
+    found = {(s.property, s.of): s.measured for s in statements(answers)}
     follows = [found["necessity", "verdict (poisson)"], found["sufficiency", "verdict (poisson)"]]
     return "honest" if set(follows) == {"holds"} else "unclear"
 

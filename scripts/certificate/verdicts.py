@@ -1,4 +1,7 @@
-"""What may be concluded, in one sentence each; withheld where the pictures are too few or the control changes them."""
+"""What may be concluded, in one sentence each, with the probability that it is false.
+
+Withheld is what is false with more than 5 %, and what too few pictures or a control that changes them do not carry.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scripts.certificate.effects import Answers
-from scripts.measures.claims import Share, reservations
+from scripts.measures.claims import Share, reservation, settled
 
 # A statement rests on at least so many pictures of so many patients or groups.
 LEAST, LEAST_GROUPS = 20, 10
@@ -24,11 +27,26 @@ READ = 0.5
 SWAPPED = 0.2
 
 
+# What a share of pictures is called, and between what it lies then.
+RANGES = {"holds": (HOLDS, 1.0), "in part": (0.5, HOLDS), "fails": (0.0, 0.5)}
+# The tumor probability rises by so much with the tumor, or by so much more than the control changes it.
+RISES, RISES_IN_PART = 0.3, 0.05
+
+
 @dataclass(frozen=True)
 class Statement:
-    """A property with its verdict ("holds", "in part", "fails" or "withheld") and the sentence that says why.
+    """A property with its verdict and the sentence that says why.
 
-    Where it holds, ``claimed`` is the share that the sentence claims of all patients.
+    Args:
+        property, of: what is judged, and of which output.
+        verdict: "holds", "in part" or "fails" where that may be claimed, else "withheld".
+        sentence: what was measured; of `statements` also what follows, with the probability that it is false.
+        value, ci95, n: share, its interval, pictures.
+        measured: what the verdict is of these pictures alone; "" where they are too few or the control changes them.
+        conclusion: what is claimed, in words.
+        claimed: the shares that all have to lie where the conclusion says.
+        false_probability: of the conclusion, corrected for all of the certificate.
+        needed: further patients that would settle it; None: settled, or no number would.
     """
 
     property: str
@@ -38,19 +56,28 @@ class Statement:
     value: float | None = None
     ci95: tuple[float | None, float | None] = (None, None)
     n: int = 0
-    claimed: Share | None = None
+    measured: str = ""
+    conclusion: str = ""
+    claimed: tuple[Share, ...] = ()
+    false_probability: float | None = None
+    needed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For causal.json."""
-        found = {**asdict(self), "ci95": list(self.ci95)}
-        claimed = found.pop("claimed")
-        return {**found, "claimed_share": None if claimed is None else claimed["wanted"]}
+        return {**asdict(self), "ci95": list(self.ci95), "claimed": [asdict(one) for one in self.claimed]}
 
 
-def _kept(changed: float, ci95: Sequence[float | None], groups: int, most: float) -> Share:
-    """The claim that at most so many verdicts change, as one of those that stay."""
-    high = ci95[1]
-    return Share(1 - changed, None if high is None else 1 - high, groups, 1 - most)
+def _claim(
+    name: str, of: str, verdict: str, sentence: str, value: float, n: int, conclusion: str, *claimed: Share,
+    ci95: tuple[float | None, float | None] = (None, None),
+) -> Statement:  # fmt: skip
+    """A statement as measured, before it is looked at whether it may be made."""
+    return Statement(name, of, verdict, sentence, value, ci95, n, verdict, conclusion, claimed)
+
+
+def _at_most(share: float, error: float | None, groups: int, most: float, stays: bool) -> Share:
+    """The claim that at most so many change, or (not `stays`) that more do."""
+    return Share(share, error, groups, most=most) if stays else Share(share, error, groups, least=most)
 
 
 # property, test, what it is of, measure, share that is wanted afterwards, (holds, in part, fails)
@@ -115,28 +142,35 @@ def named(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _reads(answers: Answers) -> list[Statement]:
-    rows = answers.probes()
-    if not rows or max(row["n_changed"] for row in rows) < LEAST:
+    rows = [row for row in answers.probes() if row["n_changed"]]
+    n = max((row["n_changed"] for row in rows), default=0)
+    if n < LEAST:
         return []
-    n = max(row["n_changed"] for row in rows)
     name = named(rows)
     if name is None:
-        largest = max(row["changed"] or 0.0 for row in rows)
+        worst = max(rows, key=lambda row: row["changed"])
+        largest, stays = worst["changed"], worst["changed"] <= CONTROL
         sentence = (
             f"none of {', '.join(row['probe'] for row in rows)}, taken from a picture of the other side, changes more "
             f"than {_percent(largest)} of {n} verdicts"
         )
-        worst = max(rows, key=lambda row: row["changed"] or 0.0)
-        claimed = _kept(largest, worst["changed_ci95"], worst["groups_changed"], CONTROL)
-        holds = largest <= CONTROL
-        verdict = "holds" if holds else "in part"
-        return [Statement("shortcut", "verdict", verdict, sentence, largest, n=n, claimed=claimed if holds else None)]
+        claimed = [
+            _at_most(row["changed"], row["changed_error"], row["groups_changed"], CONTROL, stays)
+            for row in (rows if stays else [worst])
+        ]
+        conclusion = f"{'none' if stays else 'one'} of them changes more than {_percent(CONTROL)}"
+        verdict = "holds" if stays else "in part"
+        return [_claim("shortcut", "verdict", verdict, sentence, largest, n, conclusion, *claimed)]
     row = next(row for row in rows if row["probe"] == name)
     sentence = (
         f"the {name} of a picture of the other side changes {_percent(row['changed'])} of {row['n_changed']} verdicts "
-        f"(of the same side: {_percent(row['control'] or 0)}): the verdict reads the {name}"
+        f"(of the same side: {_percent(row['control'] or 0)})"
     )
-    return [Statement("shortcut", name, "fails", sentence, row["changed"], n=row["n_changed"])]
+    claimed = [Share(row["changed"], row["changed_error"], row["groups_changed"], least=READ)]
+    if row["control"] is not None:
+        claimed.append(Share(row["control"], row["control_error"], row["groups_control"], most=READ))
+    conclusion = f"the verdict reads the {name}"
+    return [_claim("shortcut", name, "fails", sentence, row["changed"], row["n_changed"], conclusion, *claimed)]
 
 
 def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> list[Statement]:
@@ -161,31 +195,53 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
     found += _reads(answers)
     found += _irrelevance(answers)
     found += _order(answers)
-    return _reserved(found)
+    return _said(found)
 
 
-def _reserved(found: Sequence[Statement]) -> list[Statement]:
-    """The same, and beside each that holds with which probability it does not, corrected for all of them together."""
-    claimed = [statement.claimed for statement in found if statement.claimed is not None]
-    words = iter(reservations(claimed))
-    return [one if one.claimed is None else replace(one, sentence=_beside(one.sentence, next(words))) for one in found]
-
-
-def _beside(sentence: str, words: str) -> str:
-    return f"{sentence} ({words})" if words.startswith("false") else f"{sentence} in this sample; {words}"
+def _said(found: Sequence[Statement]) -> list[Statement]:
+    """The same with what follows from each where it may be claimed, all of them corrected together; else withheld."""
+    results = iter(settled([one.claimed for one in found if one.claimed]))
+    said = []
+    for one in found:
+        if one.claimed:
+            result = next(results)
+            verdict = one.verdict if result["settled"] else "withheld"
+            words = reservation(result)
+            sentence = (
+                f"{one.sentence}: {one.conclusion} ({words})"
+                if result["settled"]
+                else f"{one.sentence}; that {one.conclusion} is {words}"
+            )
+            one = replace(
+                one, verdict=verdict, sentence=sentence, false_probability=result["false_probability"],
+                needed=result["needed"],
+            )  # fmt: skip
+        said.append(one)
+    return said
 
 
 def _order(answers: Answers) -> list[Statement]:
     """Whether the outputs are in the order in which the classes are named; said only where they are not."""
     found = answers.order()
-    if found is None or len(answers.as_is) < LEAST or found[1] < found[0] + SWAPPED:
+    if found is None or len(answers.as_is) < LEAST or found["best"] < found["accuracy"] + SWAPPED:
         return []
-    names = [answers.classes[k] for k in found[2]]
+    names = [answers.classes[k] for k in found["order"]]
     sentence = (
-        f"accuracy is {_percent(found[0])} with the classes as named, {_percent(found[1])} with the outputs read as "
-        f"{', '.join(names)}: check their order"
+        f"accuracy is {_percent(found['accuracy'])} with the classes as named, {_percent(found['best'])} with the "
+        f"outputs read as {', '.join(names)}: check their order"
     )
-    return [Statement("class order", "outputs", "fails", sentence, found[0], n=len(answers.as_is))]
+    n = len(answers.as_is)
+    gain = _between(found["best"] - found["accuracy"], found["error"], found["groups"], least=0.0)
+    conclusion = "the outputs are in another order than named"
+    return [_claim("class order", "outputs", "fails", sentence, found["accuracy"], n, conclusion, gain)]
+
+
+def _between(
+    difference: float, error: float | None, groups: int, least: float | None = None, most: float | None = None
+) -> Share:
+    """A claim of a difference of two shares, between -1 and 1."""
+    low, high = 0.0 if least is None else (least + 1) / 2, 1.0 if most is None else (most + 1) / 2
+    return Share((difference + 1) / 2, None if error is None else error / 2, groups, low, high)
 
 
 def _judged(
@@ -215,14 +271,13 @@ def _judged(
     share = chosen["after"] if appears else 1 - chosen["after"]
     low, high = chosen["after_ci95"]
     bounds = (low, high) if appears else (_less(high), _less(low))
-    lower = chosen["difference_ci95"][0]
-    rank = 0 if share >= HOLDS else 2 if share < 0.5 or lower is None or lower <= 0 else 1
+    verdict = next(name for name, (least, _) in RANGES.items() if share >= least)
+    rank = list(RANGES).index(verdict)
     text = good if rank == 0 else bad
     sentence = text.format(gone=_percent(1 - chosen["after"]), kept=_percent(chosen["after"]), n=chosen["n"])
-    verdict = ("holds", "in part", "fails")[rank]
-    sentence += f" (control: {_percent(chosen['control'])}): {words[rank]}"
-    claimed = Share(share, bounds[0], chosen["groups"], HOLDS) if rank == 0 else None
-    return Statement(name, label, verdict, sentence, share, bounds, chosen["n"], claimed)
+    sentence += f" (control: {_percent(chosen['control'])})"
+    claimed = Share(share, chosen["after_error"], chosen["groups"], *RANGES[verdict])
+    return _claim(name, label, verdict, sentence, share, chosen["n"], words[rank], claimed, ci95=bounds)
 
 
 def _too_few(row: Mapping[str, Any], test: str, of: str) -> str:
@@ -244,46 +299,52 @@ def _dose(answers: Answers) -> Statement:
         return Statement("dose", "verdict", "withheld", f"only {count} tumors could be faded; {LEAST} are needed")
     curve = [row["tumor_probability"] for row in rows]
     control = [row["control_probability"] for row in rows]
-    rise, of_control = curve[-1] - curve[0], max(control) - min(control)
+    of_control = max(control) - min(control)
     monotone = all(b >= a - 0.01 for a, b in itertools.pairwise(curve))
-    verdict = (
-        "holds" if monotone and rise > 0.3 else "in part" if monotone and rise > 2 * of_control + 0.05 else "fails"
-    )
+    found = answers.rise()
+    limit = min(2 * of_control + RISES_IN_PART, RISES)
+    holds = monotone and found["rise"] >= RISES
+    verdict = "holds" if holds else "in part" if found["rise"] >= limit else "fails"
     sentence = (
         f"with the tumor at {rows[0]['strength']:.0%} to 100 % of its strength the mean tumor probability goes from "
-        f"{curve[0]:.2f} to {curve[-1]:.2f} (control: within {of_control:.2f}), n = {rows[0]['n']}"
+        f"{curve[0]:.2f} to {curve[-1]:.2f}{'' if monotone else ', not at every step,'} (control: within "
+        f"{of_control:.2f}), n = {rows[0]['n']}"
     )
-    return Statement("dose", "verdict", verdict, sentence, rise, n=rows[0]["n"])
+    least, most = {"holds": (RISES, None), "in part": (limit, None), "fails": (None, limit)}[verdict]
+    more = f"more than {limit:.2f}"
+    conclusion = {
+        "holds": f"it rises by {RISES} or more",
+        "in part": f"it rises by {more}",
+        "fails": f"it does not rise by {more}",
+    }[verdict]
+    claimed = _between(found["rise"], found["error"], found["groups"], least, most)
+    return _claim("dose", "verdict", verdict, sentence, found["rise"], rows[0]["n"], conclusion, claimed)
 
 
 def _irrelevance(answers: Answers) -> list[Statement]:
     found = []
     for row in answers.harmless():
-        if row["n"] < LEAST:
-            continue
-        verdict = "holds" if row["changed"] <= IRRELEVANT else "fails"
         sentence = (
             f"{row['change']} changes {_percent(row['changed'])} of {row['n']} verdicts, the tumor probability by up "
             f"to {row['largest']:.2f}"
         )
-        claimed = _kept(row["changed"], row["changed_ci95"], row["groups"], IRRELEVANT) if verdict == "holds" else None
-        found.append(
-            Statement("irrelevance", row["change"], verdict, sentence, row["changed"], n=row["n"], claimed=claimed)
-        )
+        found.append((row["change"], sentence, row["changed"], row["changed_error"], row, IRRELEVANT))
     for test, what in (("removal", "healthy tissue painted out"), ("transplant", "healthy tissue moved in")):
         for how in answers.ways(test):
             row = answers.effects(test, how, "called tumor")
-            if row["n"] < LEAST:
-                continue
-            holds = row["control_changed"] <= HARMLESS
-            verdict = "holds" if holds else "fails"
-            claimed = _kept(row["control_changed"], row["control_changed_ci95"], row["groups"], HARMLESS)
-            sentence = f"{what} ({how}) changes {_percent(row['control_changed'])} of {row['n']} verdicts"
-            found.append(
-                Statement("irrelevance", f"control of {test} ({how})", verdict, sentence, row["control_changed"],
-                          n=row["n"], claimed=claimed if holds else None)
-            )  # fmt: skip
-    return found
+            if row["n"]:
+                share, error = row["control_changed"], row["control_changed_error"]
+                sentence = f"{what} ({how}) changes {_percent(share)} of {row['n']} verdicts"
+                found.append((f"control of {test} ({how})", sentence, share, error, row, HARMLESS))
+    statements = []
+    for of, sentence, share, error, row, limit in found:
+        if row["n"] >= LEAST:
+            stays = share <= limit
+            claimed = _at_most(share, error, row["groups"], limit, stays)
+            conclusion = f"{'at most' if stays else 'more than'} {_percent(limit)} change"
+            verdict = "holds" if stays else "fails"
+            statements.append(_claim("irrelevance", of, verdict, sentence, share, row["n"], conclusion, claimed))
+    return statements
 
 
 def _percent(share: float) -> str:

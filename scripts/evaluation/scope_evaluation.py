@@ -46,7 +46,7 @@ class Foreign:
         name, kind: what it is called, and "images" (from elsewhere), "changed" or "drawn".
         left_out: whether no scope is fitted with this kind.
         values: (N, F) features of those that the pipeline takes.
-        units: patients, volumes or names of them.
+        units: patients, near-duplicate groups or images of which neither is known.
         refusals: the reasons why the others were refused.
     """
 
@@ -78,8 +78,8 @@ def foreign_images(
     """
     for name, others in outside_items(outside):
         found, at, refusals = item_features(network, others, transform, batch_size)
-        where = [str(others[i].get("volume") or others[i].get("patient") or others[i]["name"]) for i in at]
-        yield Foreign(name, "images", True, found, where, refusals)
+        owners = datalists.units(others)
+        yield Foreign(name, "images", True, found, [owners[i] for i in at], refusals)
     prepared = [item for _, item in prepared_items(items[:: max(1, len(items) // count)], transform)]
     pairs = [(item["image"], item["foreground"]) for item in prepared if not isinstance(item, str)]
     for name in CHANGES if pairs else ():
@@ -109,7 +109,7 @@ def compare(
 
     Args:
         inside, outside: scores.
-        inside_units, outside_units: patients, near-duplicate groups or volumes.
+        inside_units, outside_units: patients, near-duplicate groups, or images of which neither is known.
         refused: how many the pipeline did not take: they are recognized, without a score.
 
     Returns:

@@ -1,16 +1,16 @@
-"""Whether a difference may be called one: a test that has to hold before "better", "worse" or "equal" is printed."""
+"""What may be claimed: a test that has to hold before "better", "worse", "equal", "holds" or "fails" is printed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.stats import t
 
-from scripts.explain.intervals import ROUNDING, cluster_variance
+from scripts.explain.intervals import ROUNDING, cluster_variance, group_index, share_below, with_one_more
 
 __all__ = [
     "ALLOWED",
@@ -19,18 +19,20 @@ __all__ = [
     "Share",
     "adjusted",
     "difference_of",
-    "reservations",
+    "reservation",
     "sentence",
+    "settled",
     "verdict",
     "verdicts",
     "words",
 ]
 
 ALLOWED = 0.05  # probability that a printed claim is false
-_TWO_SIDED = float(norm.isf(0.025))  # of a 95 % interval
+MOST = 10_000_000  # further patients that are looked for
 METHOD = (
-    "paired by patient (or near-duplicate group), seeds as draws of their own where there are several; a claim is made "
-    "where the probability that it is false, Holm-corrected for all claims of the table, is at most 5 %"
+    "paired by patient (or near-duplicate group), with one more who speaks against the claim as much as any seen, "
+    "seeds as draws of their own where there are several; a claim is made where the probability that it is false, "
+    "Holm-corrected for all claims of the table, is at most 5 %"
 )
 
 
@@ -41,22 +43,32 @@ class Difference:
     Attributes:
         difference: mean of ours minus mean of the reference.
         ci95: 95 % interval; [None, None] where nothing is known of the variance.
-        error: standard error; NaN then.
-        false_if_higher, false_if_lower: probability that the difference is not above, or not below 0: the one-sided
-            p-value, and the posterior under a flat prior.
+        error: standard error over patients; NaN then.
+        furthest: how far the furthest patient lies below and above the mean.
+        false_if_higher, false_if_lower: probability that the difference is not above, or not below 0: one-sided, with
+            one more patient as far on that side as the furthest seen.
         groups, seeds: how many patients and trainings.
     """
 
     difference: float
     ci95: list[float | None]
     error: float
+    furthest: tuple[float, float]
     false_if_higher: float
     false_if_lower: float
     groups: int
     seeds: int
 
+    def false_of(self, patients: int) -> float:
+        """Probability that the side measured is not the true one, of so many patients like these and one seed."""
+        side = 1 if self.difference > 0 else -1
+        variance = self.error**2 * self.groups / patients
+        away = -side * self.furthest[0 if side > 0 else 1]
+        center, error = with_one_more(self.difference, variance, patients, away)
+        return float(t.cdf(-side * center / error, patients))
 
-def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any]) -> Difference:
+
+def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any] | NDArray) -> Difference:
     """Difference of two models' means on the same cases.
 
     The variance over patients and the one over seeds are added: another test part and another training would both
@@ -76,22 +88,29 @@ def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any]) -> D
         )
     change = ours - reference
     mean, seeds = float(change.mean()), len(change)
-    of_groups, count = cluster_variance(change.mean(axis=0) - mean, len(groups), groups)
-    parts = [(of_groups, count - 1)]
-    if seeds > 1:
-        # Trainings of two models are independent, also those of one seed.
-        apart = ours.mean(axis=1).var(ddof=1) + reference.mean(axis=1).var(ddof=1)
-        parts.append((float(apart / seeds), 2 * (seeds - 1)))
-    variance = sum(part for part, _ in parts)
-    if count < 2 or variance <= ROUNDING * mean**2:
+    residuals = change.mean(axis=0) - mean
+    index, count = group_index(groups)
+    of_groups, _ = cluster_variance(residuals, len(groups), index)
+    # Trainings of two models are independent, also those of one seed.
+    apart = (ours.mean(axis=1).var(ddof=1) + reference.mean(axis=1).var(ddof=1)) / seeds if seeds > 1 else 0.0
+    sums = np.bincount(index, residuals) * count / len(groups)
+    furthest = float(-sums.min()), float(sums.max())
+    if count < 2 or of_groups + apart <= ROUNDING * mean**2:
         # Patients that are all changed alike say nothing of others.
-        return Difference(mean, [None, None], float("nan"), 1.0, 1.0, count, seeds)
-    error = variance**0.5
-    # Quantiles weighed by the parts of the variance, as Cochran and Cox do: of two or three seeds one effective number
-    # of degrees of freedom (Satterthwaite's) claims too often.
-    half = sum(part * float(t.ppf(0.975, freed)) for part, freed in parts) / variance * error
-    below = sum(part * float(t.cdf(-mean / error, freed)) for part, freed in parts) / variance
-    return Difference(mean, [mean - half, mean + half], error, below, 1 - below, count, seeds)
+        return Difference(mean, [None, None], float("nan"), furthest, 1.0, 1.0, count, seeds)
+    ends, false = [], []
+    for side, distance in zip((-1, 1), furthest, strict=True):
+        center, error = with_one_more(mean, of_groups, count, side * distance)
+        parts = [(error**2, count), (float(apart), 2 * (seeds - 1))][: 1 + (seeds > 1)]
+        variance = sum(part for part, _ in parts)
+        whole = variance**0.5
+        # Quantiles weighed by the parts of the variance, as Cochran and Cox do: of two or three seeds one effective
+        # number of degrees of freedom (Satterthwaite's) claims too often.
+        quantile = sum(part * float(t.ppf(0.975, freed)) for part, freed in parts) / variance
+        ends.append(center + side * quantile * whole)
+        false.append(sum(part * float(t.cdf(side * center / whole, freed)) for part, freed in parts) / variance)
+    ci95: list[float | None] = [min(ends[0], mean), max(ends[1], mean)]
+    return Difference(mean, ci95, of_groups**0.5, furthest, false[0], false[1], count, seeds)
 
 
 def adjusted(probabilities: Sequence[float]) -> list[float]:
@@ -131,9 +150,7 @@ def verdict(
     elif margin is not None and low is not None and high is not None and -margin < low and high < margin:
         claim = "equal"
     elif measured.error == measured.error and measured.difference and measured.seeds == 1:
-        wanted = float(t.ppf(1 - ALLOWED / claims, measured.groups - 1))
-        more = measured.groups * (wanted * measured.error / measured.difference) ** 2 - measured.groups
-        needed = max(1, int(np.ceil(more)))
+        needed = _further(measured.false_of, measured.groups, ALLOWED / claims)
     return {"claim": claim, "false_probability": false, "needed": needed}
 
 
@@ -154,62 +171,89 @@ def verdicts(
     ]
 
 
+def _further(false_of: Callable[[int], float], there: int, allowed: float) -> int | None:
+    """The least number of further patients at which a claim is false with at most that probability; None: none is."""
+    high = 1
+    while false_of(there + high) > allowed:
+        high *= 2
+        if high > MOST:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if false_of(there + middle) <= allowed else (middle, high)
+    return high
+
+
 @dataclass(frozen=True)
 class Share:
-    """A share of patients of which is claimed that it is at least so large.
+    """A share of patients, or a mean between two bounds as one, of which is claimed between what it lies.
 
     Attributes:
-        share: measured.
-        low: lower limit of its 95 % interval (Wilson's); None: not known.
+        share: measured, 0..1.
+        error: its standard error, by patient or group; None: not known.
         groups: patients or near-duplicate groups.
-        wanted: what is claimed.
+        least, most: what is claimed; 0 and 1 claim nothing.
     """
 
     share: float
-    low: float | None
+    error: float | None
     groups: int
-    wanted: float
-
-    @property
-    def size(self) -> float:
-        """Independent patients that would give this interval: Wilson's limit b of p has (p - b)² = z² b (1 - b) / n."""
-        if self.low is None or not 0 < self.low < self.share:
-            return 0.0
-        return _TWO_SIDED**2 * self.low * (1 - self.low) / (self.share - self.low) ** 2
+    least: float = 0.0
+    most: float = 1.0
 
     @property
     def false(self) -> float:
-        """Probability that it is smaller in truth: one-sided, by the score test, whose interval is Wilson's."""
-        spread = self.wanted * (1 - self.wanted)
-        return float(norm.sf((self.share - self.wanted) * (self.size / spread) ** 0.5)) if self.size else 1.0
+        """Probability that it lies elsewhere in truth; of a rate that of the exact binomial test."""
+        return self.false_of(self.groups)
 
-    def needed(self, claims: int) -> int | None:
-        """Further patients that would settle it among so many claims if all went on alike; None: no number would."""
-        if not self.size or self.share <= self.wanted:
-            return None
-        wanted = float(norm.isf(ALLOWED / claims)) ** 2 * self.wanted * (1 - self.wanted)
-        return max(1, int(np.ceil(self.groups * (wanted / (self.share - self.wanted) ** 2 / self.size - 1))))
+    def false_of(self, patients: int) -> float:
+        """The same of so many patients like these."""
+        if self.error is None or self.groups < 2:
+            return 1.0
+        variance = self.error**2 * self.groups / patients
+        low = share_below(self.share, variance, patients, self.least) if self.least > 0 else 0.0
+        high = share_below(1 - self.share, variance, patients, 1 - self.most) if self.most < 1 else 0.0
+        return max(low, high)
 
 
-def reservations(shares: Sequence[Share]) -> list[str]:
-    """What has to stand beside each of several claims of a share, Holm-corrected together.
+def settled(claimed: Sequence[Sequence[Share]]) -> list[dict[str, Any]]:
+    """Whether claims of shares may be made, Holm-corrected together.
+
+    Args:
+        claimed: of each claim the shares that all have to lie where it says.
 
     Returns:
-        "false: 1.2 %" where the claim may be made, else that it is not settled and what would settle it.
+        of each {settled, false_probability, needed: further patients that would settle it if all went on alike, None
+        where no number would}.
 
-    >>> reservations([Share(1.0, 0.839, 20, 0.9), Share(1.0, 0.95, 73, 0.9)])
-    ['not settled: false with a probability of 6.8 %; 15 more patients like these would settle it', 'false: 0.4 %']
+    >>> settled([[Share(1.0, 0.0, 20, 0.9)]])
+    [{'settled': False, 'false_probability': 0.12157665459056931, 'needed': 9}]
     """
     found = []
-    for share, false in zip(shares, adjusted([share.false for share in shares]), strict=True):
-        if false <= ALLOWED:
-            found.append(f"false: {_percent(false)}")
-            continue
-        more = share.needed(len(shares))
-        known = f"{more:,d} more patients like these would settle it" if more else "more patients like these would not"
-        chance = f"false with a probability of {_percent(false)}" if share.size else "there is no interval"
-        found.append(f"not settled: {chance}; {known}")
+    for shares, false in zip(claimed, adjusted([max(one.false for one in shares) for shares in claimed]), strict=True):
+        needed = None
+        if false > ALLOWED:
+            further = [_further(one.false_of, one.groups, ALLOWED / len(claimed)) for one in shares if one.groups > 1]
+            known = [more for more in further if more is not None]
+            needed = max(known) if len(known) == len(shares) else None
+        found.append({"settled": false <= ALLOWED, "false_probability": false, "needed": needed})
     return found
+
+
+def reservation(found: Mapping[str, Any]) -> str:
+    """What has to stand beside a claim of `settled`.
+
+    >>> reservation({"settled": True, "false_probability": 0.012, "needed": None})
+    'false: 1.2 %'
+    >>> reservation({"settled": False, "false_probability": 0.068, "needed": 15})
+    'not settled: false with a probability of 6.8 %; 15 more patients like these would settle it'
+    """
+    if found["settled"]:
+        return f"false: {_percent(found['false_probability'])}"
+    more = found["needed"]
+    known = f"{more:,d} more patients like these would settle it" if more else "more patients like these would not"
+    return f"not settled: false with a probability of {_percent(found['false_probability'])}; {known}"
 
 
 def _percent(probability: float) -> str:

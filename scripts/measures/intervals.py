@@ -14,6 +14,7 @@ from scripts.explain.intervals import (
     Bounds,
     auc,
     auc_values,
+    cluster_variance,
     mean_interval,
     ratio_interval,
 )
@@ -30,9 +31,13 @@ __all__ = [
     "mean_interval",
     "ratio_interval",
     "recall_values",
+    "standard_error",
 ]
 
-METHOD = "95 % intervals (Wilson's with a cluster-robust variance; Student's t where values have no bound)"
+METHOD = (
+    "95 % intervals with one more patient of the worst value on either side (of rates Clopper and Pearson's; Student's "
+    "with one twice as far as the furthest where values have no bound)"
+)
 # Measures of a case that have no upper bound.
 UNBOUNDED = ("hd95", "hd95_mm", "n", "predicted_ml", "predicted_mm2", "predicted_pixels", "false_lesions")
 
@@ -71,6 +76,18 @@ def recall_values(true: NDArray, predicted: NDArray) -> NDArray[np.float64]:
     right = (np.asarray(true) == np.asarray(predicted)).astype(float)
     recall = np.bincount(index, right) / counts
     return recall.mean() + len(index) / (len(classes) * counts[index]) * (right - recall[index])
+
+
+def standard_error(values: NDArray, groups: Sequence[Any]) -> float | None:
+    """Standard error of a mean over cases, by group; None of fewer than two.
+
+    Args:
+        values: (N,).
+        groups: (N,) the patient or near-duplicate group of each case.
+    """
+    values = np.asarray(values, dtype=float)
+    variance, count = cluster_variance(values - values.mean(), len(values), groups)
+    return None if count < 2 else variance**0.5
 
 
 def case_summary(values: NDArray, groups: Sequence[Any], bounds: Bounds | None = SHARES) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from scripts.certificate.harmless import bordered
 from scripts.certificate.planted import CLASSES, Honest, phantom_cases
 from scripts.certificate.questions import Plan, Question
 from scripts.certificate.realism import Realism
-from scripts.certificate.verdicts import statements
+from scripts.certificate.verdicts import Statement, statements
 from scripts.interventions.regions import inner
 
 COUNT = 22
@@ -59,32 +59,76 @@ def asked(cases):
     return plan, questions, realism.rows(), Honest().answer(questions)
 
 
-def verdicts(questions, answers) -> dict[tuple[str, str], tuple[str, str]]:
+def judged(questions, answers) -> dict[tuple[str, str], Statement]:
     found = statements(Answers(zip(questions, answers, strict=True), CLASSES, 0.5))
-    return {(s.property, s.of): (s.verdict, s.sentence) for s in found}
+    return {(s.property, s.of): s for s in found}
 
 
-def test_an_honest_classifier_holds_every_property(asked):
-    found = verdicts(asked[1], asked[3])
-    assert {key for key, (verdict, _) in found.items() if verdict != "holds"} == set()
+def times(questions, count: int) -> list[Question]:
+    """So many patients like each."""
+    return [
+        replace(
+            q, case=replace(q.case, name=f"{q.case.name} {k}", group=f"{q.case.group} {k}"), before=f"{q.before} {k}"
+        )
+        for k in range(count)
+        for q in questions
+    ]
+
+
+def test_an_honest_classifier_holds_every_property_of_these_pictures(asked):
+    found = judged(asked[1], asked[3])
+    assert {key for key, one in found.items() if one.measured != "holds"} == set()
     assert ("necessity", "verdict (poisson)") in found
     assert ("sufficiency", "kind (poisson)") in found
     assert ("surroundings", "kind") in found
-    assert found["necessity", "verdict (poisson)"][1].startswith(
-        f"100 % of {COUNT} tumors are called no tumor once they are painted out (control: 100 %): the verdict needs"
+
+
+def test_what_few_pictures_do_not_settle_is_withheld_with_the_number_that_would(asked):
+    found = judged(asked[1], asked[3])
+    necessity = found["necessity", "verdict (poisson)"]
+    assert necessity.verdict == "withheld"
+    # .9 to the power of 22 is .098, times the claims of the certificate that are no more probable
+    assert necessity.false_probability > 0.9**COUNT
+    chance = min(100 * necessity.false_probability, 100)
+    assert necessity.sentence == (
+        f"100 % of {COUNT} tumors are called no tumor once they are painted out (control: 100 %); that the verdict "
+        f"needs the tumor is not settled: false with a probability of {chance:.1f} %; {necessity.needed} more "
+        "patients like these would settle it"
     )
+    claims = sum(bool(one.claimed) for one in found.values())
+    assert 0.9 ** (COUNT + necessity.needed) <= 0.05 / claims < 0.9 ** (COUNT + necessity.needed - 1)
+
+
+def test_enough_patients_settle_every_property_and_beside_each_stands_how_probably_it_is_false(asked):
+    found = judged(times(asked[1], 25), list(asked[3]) * 25)
+    assert {(key, one.verdict) for key, one in found.items() if one.verdict != "holds"} == set()
+    assert found["necessity", "verdict (poisson)"].sentence.endswith(": the verdict needs the tumor (false: < 0.1 %)")
+    assert all(one.false_probability <= 0.05 and one.sentence.rstrip(")")[-1] == "%" for one in found.values())
+
+
+def test_no_statement_stands_without_its_probability(asked):
+    """Also the ones that accuse: whatever is not withheld says with which probability it is false."""
+    for answers in (asked[3], Nervous().answer(asked[1]), [replace(a, mask_pixels=9) for a in asked[3]]):
+        for questions, given in ((asked[1], answers), (times(asked[1], 3), list(answers) * 3)):
+            for one in judged(questions, given).values():
+                if one.verdict != "withheld":
+                    assert one.false_probability <= 0.05
+                    assert f"{one.conclusion} (false: " in one.sentence
+                elif one.measured:
+                    assert one.false_probability > 0.05
+                    assert f"that {one.conclusion} is not settled: false with a probability of" in one.sentence
 
 
 def test_a_classifier_that_reads_the_skull_fails_both_ways(cases):
     plan = Plan(marked(cases[:COUNT]), cases[COUNT:], ("poisson",), harmless=0)
     questions = list(plan)
-    found = verdicts(questions, Skull().answer(questions))
-    verdict, sentence = found["necessity", "verdict (poisson)"]
-    assert verdict == "fails"
-    assert "are still called tumor after the tumor was painted out" in sentence
-    assert sentence.endswith("the verdict does not depend on it")
-    assert found["sufficiency", "verdict (poisson)"][0] == "fails"
-    assert found["irrelevance", "control of transplant (poisson)"][0] == "holds"
+    found = judged(questions, Skull().answer(questions))
+    necessity = found["necessity", "verdict (poisson)"]
+    assert necessity.verdict == "fails"
+    assert "are still called tumor after the tumor was painted out" in necessity.sentence
+    assert necessity.sentence.endswith("the verdict does not depend on it (false: < 0.1 %)")
+    assert found["sufficiency", "verdict (poisson)"].verdict == "fails"
+    assert found["irrelevance", "control of transplant (poisson)"].measured == "holds"
 
 
 class Nervous(Honest):
@@ -100,18 +144,20 @@ class Nervous(Honest):
 
 
 def test_what_the_control_does_not_carry_is_withheld(asked):
-    verdict, sentence = verdicts(asked[1], Nervous().answer(asked[1]))["necessity", "verdict (poisson)"]
-    assert verdict == "withheld"
-    assert sentence == f"the control alone changes 100% of {COUNT} pictures: what the tumor does is not judged"
+    necessity = judged(asked[1], Nervous().answer(asked[1]))["necessity", "verdict (poisson)"]
+    assert (necessity.verdict, necessity.measured) == ("withheld", "")
+    assert (
+        necessity.sentence == f"the control alone changes 100% of {COUNT} pictures: what the tumor does is not judged"
+    )
 
 
 def test_too_few_pictures_one_class_and_no_healthy_heads_are_said(cases):
     plan = Plan([case for case in cases if case.kind == 1][:4], [], ("poisson",), harmless=0)
     questions = list(plan)
-    found = verdicts(questions, Honest().answer(questions))
-    assert {verdict for verdict, _ in found.values()} == {"withheld"}
-    assert found["necessity", "verdict (poisson)"][1].startswith("only 4 tumors")
-    assert found["sufficiency", "verdict"][1].startswith("only 0 healthy heads")
+    found = judged(questions, Honest().answer(questions))
+    assert {(one.verdict, one.measured) for one in found.values()} == {("withheld", "")}
+    assert found["necessity", "verdict (poisson)"].sentence.startswith("only 4 tumors")
+    assert found["sufficiency", "verdict"].sentence.startswith("only 0 healthy heads")
     assert plan.left_out["transplant", "no healthy head of another group shows the same view"] == 4
     assert plan.left_out["swap", "no tumor of another class and group shows the same view"] == 4
 
@@ -123,10 +169,10 @@ def test_maps_and_masks_are_judged_like_verdicts(asked):
         for answer in asked[3]
     ]
     with_map = [replace(a, evidence=0.0) if a.tumor() < 0.5 else a for a in with_map]
-    found = verdicts(asked[1], with_map)
-    assert found["necessity", "mask (poisson)"][0] == "fails"
-    assert found["necessity", "evidence map (poisson)"][0] == "holds"
-    assert found["sufficiency", "evidence map (poisson)"][0] == "holds"
+    found = judged(asked[1], with_map)
+    assert found["necessity", "mask (poisson)"].verdict == "fails"
+    assert found["necessity", "evidence map (poisson)"].measured == "holds"
+    assert found["sufficiency", "evidence map (poisson)"].measured == "holds"
 
 
 def test_effects_are_paired_differences(asked):
@@ -137,7 +183,7 @@ def test_effects_are_paired_differences(asked):
     assert (row["before"], row["after"], row["control"]) == (1.0, 0.0, 1.0)
     assert (row["effect"], row["control_effect"], row["difference"]) == (1.0, 0.0, 1.0)
     low, high = row["difference_ci95"]
-    assert 0.8 < low < 1 < high, "all alike, of few"
+    assert 0.6 < low < 1 == high, "all alike, of few"
     parts = {row["part"] for row in answers.rows()}
     assert parts == {"all", "class solid", "class ring"}
     dose = answers.doses()

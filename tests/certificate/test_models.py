@@ -15,11 +15,14 @@ import torch
 from PIL import Image
 
 from scripts.certificate.arguments import VERBS
-from scripts.certificate.folders import read_cases, read_picture
+from scripts.certificate.folders import datalist_cases, read_cases, read_picture
 from scripts.certificate.models import Foreign, Settings, open_model
+from scripts.certificate.own import OwnRun
 from scripts.certificate.planted import phantom_case
 from scripts.certificate.questions import Question
 from scripts.command.verbs import run_verb
+from scripts.data.datalists import units
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 CLASSES = ("solid", "no_tumor")
 
@@ -233,6 +236,36 @@ def test_a_folder_is_read_and_what_cannot_be_used_is_counted(pictures):
         read_cases(pictures / "images", None, ["a", "b"], left_out)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         read_cases(pictures / "absent", None, ["a"], left_out)
+
+
+def _of_two_sources(folder) -> list[dict]:
+    """Patient 1 of two sources, who are two people, and a near-duplicate of one of them without a patient."""
+    about = [
+        {"patient": "1", "source": "here"},
+        {"patient": "1", "source": "there", "group": "g"},
+        {"group": "g", "source": "there"},
+        {"source": "there"},
+    ]
+    files = sorted((folder / "images" / "no_tumor").glob("*.png")) + sorted(
+        (folder / "images" / "solid").glob("solid*")
+    )
+    return [
+        {"image": str(file), "name": file.name, "diagnosis": 0, **one} for file, one in zip(files, about, strict=False)
+    ]
+
+
+def test_patients_of_one_number_in_two_sources_are_two(pictures):
+    """As everywhere else: the certificate of somebody's model, and that of a run."""
+    items = _of_two_sources(pictures)
+    network = MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
+    own = OwnRun(network, [64, 64], ["no_tumor", "solid"], "x")
+    for cases in (datalist_cases(items, [0, 1], Counter()), own.cases(items, Counter())):
+        assert len(cases) == 4
+        groups = [case.group for case in cases]
+        assert groups == units(items)
+        assert groups[:2] == ["patient here: 1", "patient there: 1"]
+        assert groups[2] == groups[1], "a near-duplicate counts with its patient"
+        assert len(set(groups)) == 3
 
 
 def test_colors_and_deep_gray_values_are_read(tmp_path):

@@ -70,8 +70,13 @@ def test_what_is_read_is_named_and_nothing_else():
         expected = None if subject.identity == "honest" else subject.identity
         assert named(answers.probes()) == expected
         sentence = next(s for s in statements(answers) if s.property == "shortcut")
-        assert sentence.verdict == ("holds" if expected is None else "fails")
-        assert expected is None or sentence.sentence.endswith(f"the verdict reads the {expected}")
+        assert sentence.measured == ("holds" if expected is None else "fails")
+        if expected is None:
+            assert sentence.verdict == "withheld", "two dozen pictures do not settle that nothing is read"
+            assert "that none of them changes more than 10 % is not settled: false with" in sentence.sentence
+        else:
+            assert sentence.verdict == "fails"
+            assert f": the verdict reads the {expected} (false: " in sentence.sentence
 
 
 def test_a_probe_whose_control_changes_as_much_is_not_named():

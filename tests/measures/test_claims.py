@@ -6,23 +6,40 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t, ttest_rel
+from scipy.stats import binomtest, t, ttest_1samp
 
 from benchmarks.intervals import said
-from scripts.measures.claims import Difference, Share, adjusted, difference_of, reservations, sentence, verdict, words
+from scripts.measures.claims import (
+    Difference,
+    Share,
+    adjusted,
+    difference_of,
+    reservation,
+    sentence,
+    settled,
+    verdict,
+    words,
+)
+from scripts.measures.intervals import standard_error
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.beta(6, 2, (1, 40))
 OURS = REFERENCE + RNG.normal(0.03, 0.05, (1, 40))
 
 
-def test_one_seed_and_a_patient_a_case_is_the_paired_t_test():
+def test_one_seed_and_a_patient_a_case_is_the_paired_t_test_with_one_more_against_it():
     measured = difference_of(OURS, REFERENCE, np.arange(40))
-    expected = ttest_rel(OURS[0], REFERENCE[0], alternative="greater")
-    assert measured.false_if_higher == pytest.approx(expected.pvalue)
-    assert measured.false_if_lower == pytest.approx(1 - expected.pvalue)
-    assert measured.ci95 == pytest.approx(list(ttest_rel(OURS[0], REFERENCE[0]).confidence_interval(0.95)))
+    change = (OURS - REFERENCE)[0]
+    for furthest, way, false in (
+        (change.min(), "greater", measured.false_if_higher),
+        (change.max(), "less", measured.false_if_lower),
+    ):
+        expected = ttest_1samp(np.append(change, furthest), 0, alternative=way)
+        assert false == pytest.approx(expected.pvalue)
+        end = measured.ci95[0 if way == "greater" else 1]
+        assert end == pytest.approx(expected.confidence_interval(0.975)[0 if way == "greater" else 1])
     assert (measured.groups, measured.seeds) == (40, 1)
+    assert measured.error == pytest.approx(change.std(ddof=1) / 40**0.5)
 
 
 def test_slices_of_a_patient_are_one_draw():
@@ -38,8 +55,7 @@ def test_seeds_that_differ_widen_the_interval():
     moved = np.array([[-0.05], [0.0], [0.05]])
     apart = difference_of(np.repeat(OURS, 3, axis=0) + moved, np.repeat(REFERENCE, 3, axis=0), np.arange(40))
     assert apart.difference == pytest.approx(alike.difference)
-    # the standard error of three trainings 0.05 apart is added
-    assert apart.error**2 == pytest.approx(alike.error**2 + 0.05**2 / 3)
+    assert apart.error == pytest.approx(alike.error), "over patients"
     assert apart.false_if_higher > 5 * alike.false_if_higher
 
 
@@ -95,33 +111,45 @@ def test_better_is_rarely_said_where_there_is_no_difference_and_mostly_where_the
 
 
 def test_two_seeds_by_hand():
-    """Variance over the two patients 0.015625 (1 degree of freedom), over trainings 0.01125 / 2 (2 degrees)."""
+    """With a patient at 0.55 the mean is 0.6333 and its variance 0.0069, over trainings 0.01125 / 2."""
     ours, reference = np.array([[0.5, 0.7], [0.6, 0.9]]), np.zeros((2, 2))
     measured = difference_of(ours, reference, ["a", "b"])
-    variance, error = 0.015625 + 0.005625, 0.02125**0.5
     assert measured.difference == pytest.approx(0.675)
-    assert measured.error == pytest.approx(error)
-    half = (0.015625 * t.ppf(0.975, 1) + 0.005625 * t.ppf(0.975, 2)) / variance * error
-    assert measured.ci95 == pytest.approx([0.675 - half, 0.675 + half])
-    below = (0.015625 * t.cdf(-0.675 / error, 1) + 0.005625 * t.cdf(-0.675 / error, 2)) / variance
-    assert measured.false_if_higher == pytest.approx(below)
-    assert measured.false_if_lower == pytest.approx(1 - below)
+    assert measured.error == pytest.approx(0.125)
+    assert measured.furthest == pytest.approx((0.125, 0.125))
+    for sign, found, false in (
+        (-1, measured.ci95[0], measured.false_if_higher),
+        (1, measured.ci95[1], measured.false_if_lower),
+    ):
+        patients = np.array([0.55, 0.8, 0.675 + sign * 0.125])
+        parts = ((patients.var(ddof=1) / 3, 2), (0.005625, 2))
+        variance = sum(part for part, _ in parts)
+        half = sum(part * t.ppf(0.975, freed) for part, freed in parts) / variance * variance**0.5
+        assert found == pytest.approx(patients.mean() + sign * half)
+        below = t.cdf(sign * patients.mean() / variance**0.5, 2)  # both parts have two degrees of freedom
+        assert false == pytest.approx(below)
 
 
 def test_patients_needed_by_hand():
-    """5 * (2.776 * 0.2 / 0.1)² - 5 = 149.2: of two claims each may be false with 2.5 %."""
-    measured = Difference(0.1, [-0.1, 0.3], 0.2, 0.3, 0.7, 5, 1)
-    assert verdict(measured, True, 0.6, 2) == {"claim": "not settled", "false_probability": 0.6, "needed": 150}
+    """Of so many patients, one more 0.3 below the mean, each of two claims is false with 2.5 %."""
+    measured = Difference(0.1, [-0.1, 0.3], 0.2, (0.3, 0.3), 0.3, 0.7, 5, 1)
+    needed = verdict(measured, True, 0.6, 2)["needed"]
+
+    def false(patients):
+        more = 0.2**2 * 5 * (patients - 1) + 0.3**2 * patients / (patients + 1)
+        return t.cdf(-(0.1 - 0.3 / (patients + 1)) / (more / patients / (patients + 1)) ** 0.5, patients)
+
+    assert false(5 + needed) <= 0.025 < false(4 + needed)
     assert verdict(replace(measured, difference=0.0), True, 1.0, 2)["needed"] is None
     assert verdict(replace(measured, seeds=3), True, 0.6, 2)["needed"] is None
-    assert verdict(replace(measured, error=0.01), True, 0.06, 2)["needed"] == 1
+    assert verdict(replace(measured, error=0.01, furthest=(0.01, 0.01)), True, 0.06, 2)["needed"] == 1
 
 
 @pytest.mark.parametrize(
     ("interval", "claim"), [([-0.09, 0.09], "equal"), ([-0.1, 0.09], "not settled"), ([-0.09, 0.1], "not settled")]
 )
 def test_equal_is_said_where_the_whole_interval_lies_inside_of_the_margin(interval, claim):
-    measured = Difference(0.0, interval, 0.05, 0.5, 0.5, 5, 1)
+    measured = Difference(0.0, interval, 0.05, (0.1, 0.1), 0.5, 0.5, 5, 1)
     assert verdict(measured, True, 0.5, 1, margin=0.1)["claim"] == claim
     assert verdict(measured, True, 0.5, 1)["claim"] == "not settled"
 
@@ -146,45 +174,50 @@ def test_claims_in_words(claim, false, needed, short, said):
     assert sentence("Dice", "A", "B", entry) == said
 
 
-def wilson(right, n):
-    """Lower limit of the 95 % interval."""
-    z, p = norm.isf(0.025), right / n
-    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float((middle - half) / (1 + z * z / n))
+def of_rate(right, n, **claimed):
+    return Share(right / n, float(np.sqrt(right / n * (1 - right / n) / (n - 1))), n, **claimed)
 
 
 @pytest.mark.parametrize(("right", "n"), [(20, 20), (95, 100), (47, 50)])
-def test_a_share_is_smaller_in_truth_with_the_probability_of_the_score_test(right, n):
-    share = Share(right / n, wilson(right, n), n, 0.9)
-    assert share.size == pytest.approx(n)
-    assert share.false == pytest.approx(norm.sf((right / n - 0.9) / np.sqrt(0.9 * 0.1 / n)))
-    more = share.needed(1)
-    settled, short = (norm.sf((right / n - 0.9) / np.sqrt(0.9 * 0.1 / (n + k))) for k in (more, more - 1))
-    assert settled <= 0.05
-    assert short > 0.05 or more == 1
+def test_a_share_is_smaller_in_truth_with_the_probability_of_the_exact_test(right, n):
+    share = of_rate(right, n, least=0.9)
+    assert share.false == pytest.approx(binomtest(right, n, 0.9, alternative="greater").pvalue)
+    below = of_rate(n - right, n, most=0.1)
+    assert below.false == pytest.approx(share.false), "the rest is at most what is left"
+    found = settled([[share]])[0]
+    assert share.false_of(n + found["needed"]) <= 0.05 < share.false_of(n + found["needed"] - 1)
 
 
-def test_shares_are_claimed_where_they_hold_together_and_say_else_what_is_missing():
-    alone, many = Share(1.0, wilson(35, 35), 35, 0.9), Share(1.0, wilson(400, 400), 400, 0.9)
-    assert reservations([alone]) == ["false: 2.4 %"]
-    both = reservations([alone] * 3)  # corrected for three
-    assert all(text.startswith("not settled: false with a probability of 7.3 %; 6 more patients") for text in both)
-    assert reservations([alone, many]) == ["false: 2.4 %", "false: < 0.1 %"]
-    assert reservations([Share(0.9, 0.7, 20, 0.9)]) == [
-        "not settled: false with a probability of 50.0 %; more patients like these would not"
-    ]
-    assert reservations([Share(1.0, None, 1, 0.9)]) == [
-        "not settled: there is no interval; more patients like these would not"
-    ]
-    assert reservations([]) == []
+def test_a_share_between_two_limits_is_false_where_either_is_passed():
+    share = of_rate(70, 100, least=0.5, most=0.9)
+    low, high = (binomtest(70, 100, p, alternative=way).pvalue for p, way in ((0.5, "greater"), (0.9, "less")))
+    assert share.false == pytest.approx(max(low, high))
+
+
+def test_slices_of_a_patient_settle_no_more_than_the_patient():
+    values, patients = np.repeat([1.0, 0.0, 1.0, 1.0], 5), np.repeat(list("abcd"), 5)
+    clustered, once = (standard_error(v, g) for v, g in ((values, patients), (values[::5], patients[::5])))
+    assert Share(0.75, clustered, 4, 0.5).false == pytest.approx(Share(0.75, once, 4, 0.5).false)
+
+
+def test_claims_of_shares_hold_together_or_say_what_is_missing():
+    alone, many = of_rate(35, 35, least=0.9), of_rate(400, 400, least=0.9)
+    assert reservation(settled([[alone]])[0]) == "false: 2.5 %"
+    both = [reservation(found) for found in settled([[alone]] * 3)]  # corrected for three
+    assert both == ["not settled: false with a probability of 7.5 %; 4 more patients like these would settle it"] * 3
+    assert [reservation(found) for found in settled([[alone], [many]])] == ["false: 2.5 %", "false: < 0.1 %"]
+    assert settled([[alone, many]])[0]["false_probability"] == pytest.approx(alone.false), "both have to hold"
+    assert reservation(settled([[of_rate(18, 20, least=0.9)]])[0]).endswith("more patients like these would not")
+    unknown = settled([[Share(1.0, None, 1, 0.9)]])[0]
+    assert unknown == {"settled": False, "false_probability": 1.0, "needed": None}
+    assert settled([]) == []
 
 
 def test_of_shares_that_are_not_so_large_hardly_any_is_claimed():
     rng = np.random.default_rng(0)
     for n in (20, 60, 200):
-        rights = rng.binomial(n, 0.9, (400, 5))  # at the limit: any claim is false
+        rights = rng.binomial(n, 0.899, (400, 5))  # below the limit: any claim is false
         said = sum(
-            any(text.startswith("false") for text in reservations([Share(r / n, wilson(r, n), n, 0.9) for r in row]))
-            for row in rights
+            any(found["settled"] for found in settled([[of_rate(r, n, least=0.9)] for r in row])) for row in rights
         )
         assert said / 400 <= 0.075, n
