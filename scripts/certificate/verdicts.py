@@ -181,21 +181,25 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
         realism: rows of `scripts.certificate.realism`; what is out of distribution is said beside the sentence.
     """
     odd = {row["how"] for row in realism if row.get("out_of_distribution")}
-    found = []
+    found: list[Statement] = []
+    ways_of: dict[int, str] = {}
     for name, test, of, measure, good, bad, words in _TESTS:
         ways = answers.ways(test) or [""]
         for how in ways:
             statement = _judged(answers, name, test, how, of, measure, good, bad, words)
             if statement is not None:
-                if how in odd and statement.verdict != "withheld":
-                    note = f" (the control of {how} can be recognized: read with reserve)"
-                    statement = replace(statement, sentence=statement.sentence + note)
                 found.append(statement)
+                ways_of[len(found) - 1] = how
     found.append(_dose(answers))
     found += _reads(answers)
     found += _irrelevance(answers)
     found += _order(answers)
-    return _said(found)
+    said = _said(found)
+    for k, how in ways_of.items():
+        if how in odd and said[k].verdict != "withheld":
+            note = f" (the control of {how} can be recognized: read with reserve)"
+            said[k] = replace(said[k], sentence=said[k].sentence + note)
+    return said
 
 
 def _said(found: Sequence[Statement]) -> list[Statement]:
