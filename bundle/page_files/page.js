@@ -142,7 +142,7 @@ function take(item) {
   for (const plane of Object.values(item.planes)) at[plane.name] = bestSlice(item, plane, home);
   item.view = {
     layout: "one", plane: home, at, window: {...first}, mask: true, map: true,
-    maskOpacity: 0.9, mapOpacity: 0.7, threshold: setup.faint,
+    maskOpacity: 0.9, mapOpacity: 0.7, threshold: setup.faint, zoom: 1, center: {},
   };
   item.milliliters = answer.result.verdict === "not assessed" ? null : milliliters(item, answer.result.tumor_voxels);
   forget();
@@ -227,6 +227,8 @@ function seen(event = {}) {
   $("level").value = ((low + high) / 2 - whole.low) / whole.span;
   $("threshold-value").textContent = view.threshold.toFixed(2);
   $("volumes").textContent = volumes(item);
+  $("zoom-value").textContent = view.zoom > 1 ? `${view.zoom.toFixed(1)} times` : "";
+  $("whole").disabled = $("further").disabled = view.zoom === 1;
   const plane = item.planes[view.plane], {picture} = item.answer;
   if (picture) return;
   $("slice").max = plane.count - 1;
@@ -394,6 +396,9 @@ for (const kind of ["target", "method", "layer"]) {
     fillMaps(open);
   });
 }
+$("nearer").onclick = () => viewer.zoomBy(1.5);
+$("further").onclick = () => viewer.zoomBy(1 / 1.5);
+$("whole").onclick = () => viewer.whole();
 $("replace").onclick = () => explain(false);
 $("beside").onclick = () => explain(true);
 $("paint").onclick = paint;

@@ -3,6 +3,7 @@
 import {planesOf, walk} from "./geometry.js";
 
 const LEGEND = [46, 64], GAP = 6, FONT = "system-ui, sans-serif";
+const LARGEST = 16, HEAD = 22;
 
 export class Viewer {
   constructor(canvas, setup, changed) {
@@ -65,12 +66,16 @@ export class Viewer {
     const {study, view, ratio} = this, plane = this.planes[pane.plane];
     const number = view.at[plane.name], place = walk(study.image.shape, plane, number);
     const {columns, rows} = place;
-    const head = 22 * ratio;
-    const zoom = Math.min((area.width - 8) / (columns * plane.mm[0]), (area.height - head) / (rows * plane.mm[1]));
-    const width = columns * plane.mm[0] * zoom, height = rows * plane.mm[1] * zoom;
-    const x = Math.round(area.x + (area.width - width) / 2), y = Math.round(area.y + head + (area.height - head - height) / 2);
+    const head = HEAD * ratio, [middle, center] = this.centerOf(plane);
+    const fits = Math.min((area.width - 8) / (columns * plane.mm[0]), (area.height - head) / (rows * plane.mm[1]));
+    const zoom = fits * view.zoom, width = columns * plane.mm[0] * zoom, height = rows * plane.mm[1] * zoom;
+    const x = Math.round(area.x + area.width / 2 - middle * width);
+    const y = Math.round(area.y + head + (area.height - head) / 2 - center * height);
     this.compose(place, pane.map);
     pen.save();
+    pen.beginPath();
+    pen.rect(area.x, area.y + head, area.width, area.height - head);
+    pen.clip();
     pen.imageSmoothingEnabled = true;
     pen.imageSmoothingQuality = "high";
     pen.drawImage(this.buffer, 0, 0, columns, rows, x, y, width, height);
@@ -91,16 +96,49 @@ export class Viewer {
     text(title, area.x + 8 * ratio, area.y + head / 2, "left", "#8fa3b5", 12);
     pen.restore();
     if (plane.letters) {
+      const left = Math.max(x, area.x), right = Math.min(x + width, area.x + area.width);
+      const top = Math.max(y, area.y + head), bottom = Math.min(y + height, area.y + area.height);
       pen.shadowColor = "#000";
       pen.shadowBlur = 3 * ratio;
-      text(plane.letters.left, Math.max(x, area.x) + 6 * ratio, y + height / 2, "left");
-      text(plane.letters.right, x + width - 6 * ratio, y + height / 2, "right");
-      text(plane.letters.top, x + width / 2, y + 10 * ratio, "center");
-      text(plane.letters.bottom, x + width / 2, y + height - 10 * ratio, "center");
-      this.scaleBar(pen, x, y + height, width / zoom > 80 ? 5 : 1, zoom, text);
+      text(plane.letters.left, left + 6 * ratio, (top + bottom) / 2, "left");
+      text(plane.letters.right, right - 6 * ratio, (top + bottom) / 2, "right");
+      text(plane.letters.top, (left + right) / 2, top + 10 * ratio, "center");
+      text(plane.letters.bottom, (left + right) / 2, bottom - 10 * ratio, "center");
+      this.scaleBar(pen, left, bottom, (right - left) / zoom > 80 ? 5 : 1, zoom, text);
       pen.shadowBlur = 0;
     }
     return {plane, x, y, width, height, place, area};
+  }
+
+  // The point of a plane in the middle of its pane, as shares of its sides; no further out than its edge.
+  centerOf(plane) {
+    const half = 0.5 / this.view.zoom;
+    return (this.view.center[plane.name] ?? [0.5, 0.5]).map(at => Math.max(half, Math.min(1 - half, at)));
+  }
+
+  // Nearer or further by a factor; what lies under the point of a pane stays there.
+  zoomBy(factor, pane = this.panes[0], at = null) {
+    const {view} = this, before = view.zoom, {area, x, y, width, height, plane} = pane;
+    const [midX, midY] = [area.x + area.width / 2, area.y + HEAD * this.ratio + (area.height - HEAD * this.ratio) / 2];
+    const [toX, toY] = at ?? [midX, midY];
+    view.zoom = Math.max(1, Math.min(LARGEST, before * factor));
+    if (Math.abs(view.zoom - 1) < 1e-6) return this.whole();
+    const grown = view.zoom / before, shareX = (toX - x) / width, shareY = (toY - y) / height;
+    view.center[plane.name] = [shareX - (toX - midX) / (width * grown), shareY - (toY - midY) / (height * grown)];
+    view.center[plane.name] = this.centerOf(plane);
+    this.changed();
+  }
+
+  whole() {
+    Object.assign(this.view, {zoom: 1, center: {}});
+    this.changed();
+  }
+
+  // By pixels of the canvas.
+  pan(pane, dx, dy, from = this.centerOf(pane.plane)) {
+    this.view.center[pane.plane.name] = [from[0] - dx / pane.width, from[1] - dy / pane.height];
+    this.view.center[pane.plane.name] = this.centerOf(pane.plane);
+    this.changed();
   }
 
   scaleBar(pen, x, bottom, centimeters, zoom, text) {
@@ -210,7 +248,7 @@ export class Viewer {
   inWords() {
     const {view} = this, first = this.panes[0];
     const where = first.plane.name === "picture" ? "Picture" : `${first.plane.name} slice ${view.at[first.plane.name] + 1} of ${first.plane.count}`;
-    const over = [view.mask && this.study.masked && "outline of the mask", view.map && this.study.maps.length && this.study.maps.map(map => map.title).join(" and ")];
+    const over = [view.zoom > 1 && `${view.zoom.toFixed(1)} times as large`, view.mask && this.study.masked && "outline of the mask", view.map && this.study.maps.length && this.study.maps.map(map => map.title).join(" and ")];
     return [where, ...over.filter(Boolean)].join(", ");
   }
 
@@ -221,8 +259,9 @@ export class Viewer {
     if (!pane) return null;
     const column = Math.floor(((x - pane.x) / pane.width) * pane.place.columns);
     const row = Math.floor(((y - pane.y) / pane.height) * pane.place.rows);
-    const inside = column >= 0 && row >= 0 && column < pane.place.columns && row < pane.place.rows;
-    return {...pane, column, row, inside, index: pane.place.start + row * pane.place.down + column * pane.place.right};
+    const below = y >= pane.area.y + HEAD * this.ratio;
+    const inside = below && column >= 0 && row >= 0 && column < pane.place.columns && row < pane.place.rows;
+    return {...pane, at: [x, y], column, row, inside, index: pane.place.start + row * pane.place.down + column * pane.place.right};
   }
 
   step(plane, by) {
@@ -237,14 +276,23 @@ export class Viewer {
     let held = null;
     canvas.addEventListener("wheel", event => {
       const pane = this.study && this.pane(event);
-      if (!pane || pane.plane.count < 2 || event.ctrlKey) return;
+      if (!pane) return;
+      if (event.ctrlKey || event.metaKey) {  // two fingers on a touch pad are told as this too
+        event.preventDefault();
+        return this.zoomBy(Math.exp(-Math.max(-60, Math.min(60, event.deltaY)) / 150), pane, pane.at);
+      }
+      if (pane.plane.count < 2) return;
       event.preventDefault();
       this.step(pane.plane, Math.sign(event.deltaY));
     }, {passive: false});
     canvas.addEventListener("pointerdown", event => {
       const pane = this.study && this.pane(event);
       if (!pane || event.button > 2) return;
-      held = {x: event.clientX, y: event.clientY, window: {...this.view.window}, pane, at: this.view.at[pane.plane.name], moved: false};
+      const fingers = event.pointerType === "touch" && pane.plane.count < 2;
+      const pans = this.view.zoom > 1 && (event.shiftKey || event.button === 1 || fingers);
+      if (event.button === 1) event.preventDefault();
+      held = {x: event.clientX, y: event.clientY, window: {...this.view.window}, pane, at: this.view.at[pane.plane.name], moved: false,
+        pans, center: this.centerOf(pane.plane)};
       canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener("pointermove", event => {
@@ -253,6 +301,9 @@ export class Viewer {
       const [dx, dy] = [event.clientX - held.x, event.clientY - held.y];
       if (!held.moved && Math.hypot(dx, dy) < 4) return;
       held.moved = true;
+      if (held.pans) {
+        return this.pan(held.pane, dx * this.ratio, dy * this.ratio, held.center);
+      }
       if (event.pointerType === "touch") {
         const {plane} = held.pane;
         this.view.at[plane.name] = Math.max(0, Math.min(plane.count - 1, held.at + Math.round(dx / 6)));
@@ -274,7 +325,17 @@ export class Viewer {
     canvas.addEventListener("dblclick", () => this.study && this.changed({resetWindow: true}));
     canvas.addEventListener("keydown", event => {
       if (!this.study) return;
-      const plane = this.panes[0].plane;
+      const plane = this.panes[0].plane, step = 40 * this.ratio;
+      const closer = {"+": 1.25, "=": 1.25, "-": 0.8, "0": 0}[event.key];
+      if (closer !== undefined && !event.ctrlKey && !event.metaKey) {
+        event.preventDefault();
+        return closer ? this.zoomBy(closer) : this.whole();
+      }
+      const away = {ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [1, 0], ArrowRight: [-1, 0]}[event.key];
+      if (event.shiftKey && away) {
+        event.preventDefault();
+        return this.pan(this.panes[0], away[0] * step, away[1] * step);
+      }
       const by = {ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10, Home: -plane.count, End: plane.count}[event.key];
       if (by === undefined || plane.count < 2) return;
       event.preventDefault();

@@ -245,6 +245,51 @@ def test_the_window_follows_mouse_and_presets(driven, files):
     assert np.array_equal(driven.canvas(), before)
 
 
+def test_the_picture_is_made_larger_and_moved_and_what_is_saved_is_still_the_screen(driven, files):
+    driven.read(files["picture"])
+    page, whole = driven.page, driven.canvas()
+    box = page.locator("#canvas").bounding_box()
+    spot = (box["width"] * 0.4, box["height"] * 0.45)
+    page.mouse.move(box["x"] + spot[0], box["y"] + spot[1])
+    page.keyboard.down("Control")
+    for _ in range(4):
+        page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    page.wait_for_function("document.getElementById('zoom-value').textContent === '5.0 times'")
+    near = driven.canvas()
+    ratio = near.shape[1] / box["width"]
+    column, row = (int(at * ratio) for at in spot)
+    around = np.s_[row - 1 : row + 2, column - 1 : column + 2]
+    assert np.abs(near[around].astype(int).mean() - whole[around].astype(int).mean()) < 40, "what is under it stays"
+    assert np.abs(near.astype(int) - whole).mean() > 3
+    name, png = driven.saved("save-png")
+    assert name == "picture_view.png"
+    assert np.array_equal(colors(png), near), "the saved view is the screen, pixel for pixel"
+    page.mouse.move(box["x"] + spot[0], box["y"] + spot[1])
+    page.keyboard.down("Shift")
+    page.mouse.down()
+    page.mouse.move(box["x"] + spot[0] + 50, box["y"] + spot[1] + 20, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    moved, (dx, dy) = driven.canvas(), (round(50 * ratio), round(20 * ratio))
+    inner = near[100:300, 150:400].astype(int)
+    assert np.abs(moved[100 + dy : 300 + dy, 150 + dx : 400 + dx] - inner).mean() < 2, "it goes along with the mouse"
+    assert "5.0 times as large" in page.locator("#canvas").get_attribute("aria-label")
+    driven.page.locator("#canvas").focus()
+    before = driven.canvas()
+    page.keyboard.press("Shift+ArrowRight")
+    assert np.abs(driven.canvas()[100:300, 100:300] - before[100:300, 100 + 40 : 300 + 40].astype(int)).mean() < 2
+    page.keyboard.press("-")
+    assert driven.text("zoom-value") == "4.0 times"
+    page.keyboard.press("0")
+    assert driven.text("zoom-value") == ""
+    assert np.array_equal(driven.canvas(), whole)
+    page.locator("#nearer").click()
+    assert driven.text("zoom-value") == "1.5 times"
+    page.locator("#whole").click()
+    assert np.array_equal(driven.canvas(), whole)
+
+
 def test_a_volume_opens_at_its_finding_and_the_chart_steers(driven, predictor, files):
     expected = predictor.predict(files["volume"])
     driven.read(files["volume"])
