@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
@@ -22,6 +23,7 @@ from scripts.runs.tasks import is_trained
 __all__ = ["choose", "write_case_pictures"]
 
 COUNT = 6
+SLICES = 9  # of a volume, in the packed picture
 
 
 def choose(rows: Sequence[Mapping[str, Any]], count: int = COUNT) -> list[tuple[str, int]]:
@@ -48,6 +50,16 @@ def choose(rows: Sequence[Mapping[str, Any]], count: int = COUNT) -> list[tuple[
     return chosen + [("random", i) for i in sorted(others[:count])]
 
 
+def _packed(planes: Sequence[PicturePlane], image: Any, heat: Any, mask: Any, predicted: Any) -> overlays.RGB:
+    """`overlays.layers` of planes below each other, in one window."""
+
+    def below(value: Any, of: Callable[[PicturePlane, Any], NDArray]) -> NDArray | None:
+        return None if value is None else np.concatenate([of(plane, value) for plane in planes], axis=2)
+
+    parts = [below(value, PicturePlane.map) for value in (heat, mask, predicted)]
+    return overlays.layers(below(image, PicturePlane.image), *parts)
+
+
 @torch.no_grad()
 def write_case_pictures(
     network: MultiTaskDynUNet,
@@ -69,8 +81,9 @@ def write_case_pictures(
 
     Returns:
         entries {kind, name, source, dice, diagnosis, predicted, tumor_probability, image, evidence (None without an
-        evidence map), layers (see `scripts.pictures.overlays.layers`), where: which channel and slice are shown, see
-        `scripts.pictures.planes`}.
+        evidence map), layers (see `scripts.pictures.overlays.layers`; of a volume several slices below each other),
+        slices: those of layers, from the top, [] of a 2D image, slice: the one that is shown first, of: how many there
+        are, where: which channel and slice are shown, see `scripts.pictures.planes`}.
     """
     folder, device = Path(folder), next(network.parameters()).device
     entries: list[dict[str, Any]] = []
@@ -95,8 +108,8 @@ def write_case_pictures(
         (folder / "cases").mkdir(parents=True, exist_ok=True)
         files: dict[str, str | None] = {"image": f"cases/{row['name']}_image.png", "evidence": None}
         files["layers"] = f"cases/{row['name']}_layers.png"
-        shown = None if heat is None else plane.map(heat)
-        overlays.save(overlays.layers(image, shown, lines["mask"], lines["predicted"]), folder / str(files["layers"]))
+        planes = plane.around(SLICES, mask, predicted, heat if mask is None else None)
+        overlays.save(_packed(planes, case["image"], heat, mask, predicted), folder / str(files["layers"]))
         overlays.save(overlays.overlay(image, np.zeros_like(image), **lines), folder / str(files["image"]))
         if heat is not None:
             files["evidence"] = f"cases/{row['name']}_evidence.png"
@@ -107,6 +120,9 @@ def write_case_pictures(
                 **{key: row[key] for key in ("name", "source", "diagnosis", "predicted", "tumor_probability")},
                 "dice": row["dice"] if row["dice"] == row["dice"] else None,
                 **files,
+                "slices": [one.slice for one in planes if one.slice is not None],
+                "slice": plane.slice,
+                "of": plane.slices,
                 "where": plane.where,
             }
         )

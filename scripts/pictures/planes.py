@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,25 @@ class PicturePlane:
             by_slice.insert(int(mask is not None), np.asarray(heat)[0].max(axis=(0, 1)))
         score = next((x for x in ((x * (head > 0)) for x in by_slice) if x.any()), head)
         return cls(channel, len(array), int(score.argmax()), array.shape[3])
+
+    def around(self, count: int, *shown: Any) -> list[PicturePlane]:
+        """This plane and others of its volume, from below to above: what a reader goes through.
+
+        Args:
+            count: at most so many, at least 2.
+            shown: (1, X, Y, Z) each, masks and maps; the planes span the slices in which any is above 0, a quarter of
+                their number to either side.
+        """
+        if self.slice is None:
+            return [self]
+        there = np.flatnonzero(sum(np.asarray(value)[0].max(axis=(0, 1)) > 0 for value in shown if value is not None))
+        ends = (there.min(), there.max()) if len(there) else (self.slice, self.slice)
+        margin = max(1, (ends[1] - ends[0] + 1) // 4)
+        low, high = max(0, min(ends[0] - margin, self.slice)), min(self.slices - 1, max(ends[1] + margin, self.slice))
+        chosen = {int(z) for z in np.rint(np.linspace(low, high, min(count, high - low + 1)))}
+        if self.slice not in chosen:  # in place of the nearest
+            chosen = chosen - {min(chosen, key=lambda z: abs(z - self.slice))} | {self.slice}
+        return [replace(self, slice=z) for z in sorted(chosen)]
 
     def image(self, image: Any) -> NDArray:
         """The plane of the image, (1, X, Y)."""

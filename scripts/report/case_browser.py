@@ -27,6 +27,8 @@ class Browser:
         rows: of all cases: row (in cases.csv), name, source, truth, called, wrong, shown (in words, "" without a
             picture).
         pictures: by name, an address of the packed picture of `scripts.pictures.overlays.layers`.
+        slices: of each picture of a volume {slices: numbers from the top of the picture, first: index of the one that
+            is shown first, of: how many slices the volume has}.
         listed: how many cases cases.json has packed pictures of.
         left_out: how many cases of cases.csv are not in the table.
         colors: of the map, 256 of [red, green, blue].
@@ -34,6 +36,7 @@ class Browser:
 
     rows: list[dict[str, Any]]
     pictures: dict[str, str]
+    slices: dict[str, dict[str, Any]]
     listed: int
     left_out: int
     colors: list[list[int]]
@@ -56,6 +59,7 @@ def case_browser(run: Run) -> Browser:
     entries.sort(key=lambda entry: list(KINDS).index(entry["kind"]))
     kinds: dict[str, list[str]] = {}
     pictures: dict[str, str] = {}
+    slices: dict[str, dict[str, Any]] = {}
     for entry in entries:
         name = entry["name"]
         if name not in pictures:
@@ -63,12 +67,15 @@ def case_browser(run: Run) -> Browser:
             if sum(map(len, pictures.values())) + len(address) > BYTES:
                 break
             pictures[name] = address
+            if entry.get("slices"):
+                first = entry["slices"].index(entry["slice"])
+                slices[name] = {"slices": entry["slices"], "first": first, "of": entry["of"]}
         kinds.setdefault(name, []).append(KINDS[entry["kind"]])
     rows = [_row(run, i, row, kinds) for i, row in enumerate(run.cases.content)]
     first = [row for row in rows if row["shown"]] + [row for row in rows if not row["shown"]]
     kept = sorted(first[:ROWS], key=lambda row: row["row"])
     colors = colorize(np.linspace(0, 1, 256)).tolist()
-    return Browser(kept, pictures, len({entry["name"] for entry in entries}), len(rows) - len(kept), colors)
+    return Browser(kept, pictures, slices, len({entry["name"] for entry in entries}), len(rows) - len(kept), colors)
 
 
 def _row(run: Run, i: int, row: dict[str, str], kinds: dict[str, list[str]]) -> dict[str, Any]:

@@ -79,3 +79,38 @@ def test_pictures_show_the_masks_and_the_evidence_of_the_listed_cases(tmp_path, 
     assert sorted(p.name for p in (tmp_path / "cases").iterdir()) == sorted(
         {name.partition("/")[2] for e in entries for name in (e["image"], e["evidence"], e["layers"]) if name}
     )
+
+
+class Volumes(torch.utils.data.Dataset):
+    """Two heads of 16 slices with a tumor in slices 6 to 9."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict:
+        rng = torch.Generator().manual_seed(index)
+        image = 1 + torch.rand((1, 16, 16, 16), generator=rng)
+        label = torch.zeros_like(image)
+        label[:, 4:9, 5:8, 6:10] = 1
+        label[:, 3, 3, 8] = 1
+        return {"name": f"v{index}", "image": image, "label": label, "has_mask": torch.tensor(True)}
+
+
+def test_of_a_volume_several_slices_are_packed_below_each_other_in_one_window(tmp_path):
+    torch.manual_seed(0)
+    network = MultiTaskDynUNet(3, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
+    rows = [{**case(f"v{k}", 0.1 + k, 1, 1, [0.1, 0.9]), "source": "s", "tumor_probability": 0.9} for k in range(2)]
+    entry = next(e for e in write_case_pictures(network, Volumes(), rows, tmp_path, count=1) if e["name"] == "v0")
+    item, count = Volumes()[0], len(entry["slices"])
+    assert (entry["slice"], entry["of"]) == (8, 16)
+    assert 8 in entry["slices"]
+    assert 4 <= count <= 9
+    packed = np.asarray(Image.open(tmp_path / entry["layers"]))
+    assert packed.shape == (16 * count, 16, 3)
+    image = item["image"][0].numpy()[..., entry["slices"]]
+    low, high = np.percentile(image, (1, 99.5))
+    for k, z in enumerate(entry["slices"]):
+        part = packed[16 * k : 16 * (k + 1)]
+        assert ((part[..., 2] & 64 > 0) == (item["label"][0, :, :, z].numpy().T > 0)).all()
+        gray = np.rint(255 * np.clip((image[..., k].T - low) / (high - low), 0, 1))
+        assert np.abs(part[..., 0] - gray).max() <= 1

@@ -84,3 +84,17 @@ def test_a_slice_beside_the_map_is_not_called_an_empty_map(volume, monkeypatch, 
     shown = Shown(case, np.array([0.4, 0.6]), 0, heat[None], heat, empty, None)
     _panel(shown, {"0": "none", "1": "tumor"})
     assert said == [words]
+
+
+def test_other_slices_of_a_volume_span_what_is_shown_and_hold_the_one_that_is_shown_first(volume):
+    shown = PicturePlane.of(volume, plane((2, 1), (3, 5)))
+    assert [one.slice for one in shown.around(9, plane((2, 1), (3, 5)), None)] == [1, 2, 3, 4], (
+        "one more to either side"
+    )
+    assert [one.slice for one in shown.around(9, plane((2, 1)), plane((6, 1)))] == [1, 2, 3, 4, 5, 6, 7]
+    few = shown.around(3, plane((0, 1)), plane((7, 1)))
+    assert [one.slice for one in few] == [0, 3, 7], "the middle one makes room for the one that is shown"
+    assert [one.slice for one in shown.around(9, None)] == [2, 3, 4]
+    assert all((one.channel, one.slices) == (shown.channel, 8) for one in few)
+    flat = PicturePlane.of(volume[..., 3])
+    assert flat.around(9) == [flat]

@@ -133,6 +133,8 @@ def write_checks(folder: Path, test: list[dict]) -> None:
     for case in (test[0], test[3]):
         label = case["label"]
         packed = overlays.layers(case["image"], gaussian_filter(label, 2) / 1.0, label, np.roll(label, 2, axis=1))
+        if case is test[3]:  # as of a volume: five slices below each other, each moved by a pixel more
+            packed = np.concatenate([np.roll(packed, k, axis=1) for k in range(5)])
         overlays.save(packed, folder / "cases" / f"{case['name']}_layers.png")
     random = {**shown[0], **files, **{k: test[3][k] for k in ("name", "source", "diagnosis")}, "kind": "random"}
     random |= {
@@ -140,6 +142,7 @@ def write_checks(folder: Path, test: list[dict]) -> None:
         "predicted": 1,
         "tumor_probability": 0.9,
         "evidence": None,
+        **{"slices": [10, 12, 14, 16, 18], "slice": 14, "of": 32},
     }
     write_json(
         [

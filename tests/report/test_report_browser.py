@@ -94,6 +94,86 @@ def test_cases_are_sorted_filtered_and_opened_by_keyboard(page):
     page.locator("#case-text").fill("")
 
 
+def test_the_slices_of_a_volume_are_gone_through_by_wheel_slider_and_keyboard(demo, page):
+    packed = np.asarray(Image.open(demo / "ours/evaluation/cases/p003_layers.png"))
+    high = len(packed) // 5
+    page.locator("button.open", has_text="p003").click()
+    page.wait_for_function("document.getElementById('case-words').textContent.startsWith('p003: ')")
+    assert page.locator("#case-slice-value").inner_text() == "15 of 32", "the one that its pictures show"
+    for name in ("true", "predicted"):
+        page.locator(f"#case-{name}").uncheck()
+    slide(page, "opacity", 0)
+    assert seen(page).shape == (high, packed.shape[1], 3)
+
+    def shows(k, number):
+        assert page.locator("#case-slice-value").inner_text() == f"{number} of 32"
+        assert f"axial slice {number} of 32" in page.locator("#case-words").inner_text()
+        assert (seen(page)[..., 0] == packed[k * high : (k + 1) * high, :, 0]).all()
+
+    shows(2, 15)
+    page.locator("#case-canvas").hover()
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("document.getElementById('case-slice-value').textContent === '17 of 32'")
+    shows(3, 17)
+    page.locator("#case-canvas").focus()
+    for _ in range(3):
+        page.keyboard.press("PageUp")
+    shows(4, 19)
+    slide(page, "slice", 0)
+    shows(0, 11)
+    page.locator("button.open", has_text="p000").click()
+    page.wait_for_function("document.getElementById('case-words').textContent.startsWith('p000: ')")
+    assert page.locator("#case-slices").is_hidden()
+    assert "slice" not in page.locator("#case-words").inner_text()
+    for name in ("true", "predicted"):
+        page.locator(f"#case-{name}").check()
+    slide(page, "opacity", 60)
+
+
+def test_the_image_is_made_larger_and_moved_by_mouse_keyboard_and_buttons(page):
+    canvas, frame = page.locator("#case-canvas"), page.locator(".frame").bounding_box()
+    whole, colors = canvas.bounding_box(), seen(page)
+    spot = (frame["x"] + 0.3 * frame["width"], frame["y"] + 0.6 * frame["height"])
+
+    def share():
+        """Where in the image the spot lies."""
+        box = canvas.bounding_box()
+        return [
+            (spot[k] - box[side]) / box[length] for k, (side, length) in enumerate((("x", "width"), ("y", "height")))
+        ]
+
+    before = share()
+    page.mouse.move(*spot)
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    page.wait_for_function("document.getElementById('case-zoom').textContent === '2.2 times'")
+    assert canvas.bounding_box()["width"] == pytest.approx(whole["width"] * np.exp(0.8), rel=0.01)
+    assert share() == pytest.approx(before, abs=0.01), "what is under the mouse stays there"
+    start = canvas.bounding_box()
+    page.mouse.down()
+    page.mouse.move(spot[0] + 30, spot[1] - 20, steps=3)
+    page.mouse.up()
+    moved = canvas.bounding_box()
+    assert (moved["x"] - start["x"], moved["y"] - start["y"]) == pytest.approx((30, -20), abs=1)
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    assert canvas.bounding_box()["x"] == pytest.approx(moved["x"] - 40, abs=1)
+    for _ in range(20):
+        page.keyboard.press("ArrowLeft")
+    assert canvas.bounding_box()["x"] == pytest.approx(frame["x"], abs=1), "not out of its frame"
+    page.keyboard.press("-")
+    assert page.locator("#case-zoom").inner_text() == "1.8 times"
+    page.keyboard.press("0")
+    assert canvas.bounding_box() == pytest.approx(whole)
+    page.locator("#case-nearer").click()
+    assert page.locator("#case-zoom").inner_text() == "1.5 times"
+    page.locator("#case-whole").click()
+    assert canvas.bounding_box() == pytest.approx(whole)
+    assert (seen(page) == colors).all(), "its colors are those of the files whatever its size"
+
+
 def test_in_print_every_case_and_column_has_its_name(page):
     page.emulate_media(media="print")
     names = [row.split("\t")[0] for row in page.evaluate(ROWS)]
@@ -127,6 +207,7 @@ def test_axe_finds_nothing_serious(page, width):
 def test_table_and_pictures_are_those_of_the_files(demo):
     browser = case_browser(Run(demo, "ours", "TumorLens", "test"))
     assert list(browser.pictures) == ["p000", "p003"]
+    assert browser.slices == {"p003": {"slices": [10, 12, 14, 16, 18], "first": 2, "of": 32}}
     assert browser.chosen == "lowest Dice 1, wrong diagnosis 1, random 1"
     assert (browser.listed, browser.left_out, len(browser.rows)) == (2, 0, 36)
     for row in browser.rows:
