@@ -119,7 +119,7 @@ def ratio_interval(
     limits = []
     for side in (-1, 1):
         center, error = with_one_more(mean, variance, count, side * FURTHER * float((side * apart).max()))
-        limits.append(center + side * float(t.ppf(1 - _TAIL, count)) * error)
+        limits.append(center + side * float(t.ppf(1 - _TAIL, count - 1)) * error)
     return [max(low, min(limits[0], mean)), min(high, max(limits[1], mean))]
 
 

@@ -65,7 +65,7 @@ class Difference:
         variance = self.error**2 * self.groups / patients
         away = -side * self.furthest[0 if side > 0 else 1]
         center, error = with_one_more(self.difference, variance, patients, away)
-        return float(t.cdf(-side * center / error, patients))
+        return float(t.cdf(-side * center / error, patients - 1))
 
 
 def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any] | NDArray) -> Difference:
@@ -101,7 +101,7 @@ def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any] | NDA
     ends, false = [], []
     for side, distance in zip((-1, 1), furthest, strict=True):
         center, error = with_one_more(mean, of_groups, count, side * distance)
-        parts = [(error**2, count), (float(apart), 2 * (seeds - 1))][: 1 + (seeds > 1)]
+        parts = [(error**2, count - 1), (float(apart), 2 * (seeds - 1))][: 1 + (seeds > 1)]
         variance = sum(part for part, _ in parts)
         whole = variance**0.5
         # Quantiles weighed by the parts of the variance, as Cochran and Cox do: of two or three seeds one effective

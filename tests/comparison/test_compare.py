@@ -62,7 +62,10 @@ def test_a_paired_difference_by_hand():
     # Patient a gains 0.1 and 0.2 in two slices, patient b 0.1: the sums about the mean are 0.1 / 3 apart from 0
     error = math.sqrt(2 * 2 * (0.1 / 3) ** 2 / 9)
     assert measured.error == pytest.approx(error)
-    assert found["ci95"] == pytest.approx([0.4 / 3 - 12.706 * error, 0.4 / 3 + 12.706 * error], rel=1e-3)
+    # One more patient lies as far from the mean on either side: their sum by the number of slices a patient.
+    away = 0.1 / 3 * 2 / 3
+    wide = away / 3 + 12.706 * math.sqrt((2 * error**2 + away**2 * 2 / 3) / 6)
+    assert found["ci95"] == pytest.approx([0.4 / 3 - wide, 0.4 / 3 + wide], rel=1e-3)
     assert (found["n"], found["groups"]) == (3, 2)
     back, _ = difference([reference], [made_model("other", dice=[0.9, 0.8, 0.6])], BY_NAME["dice"])
     assert back["difference"] == pytest.approx(-0.4 / 3)

@@ -200,7 +200,7 @@ def test_lesion_sensitivity_is_over_lesions_and_false_ones_over_images():
     result = lesion_summary(rows)
     assert (result["n"], result["found"], result["sensitivity"]) == (4, 3, 0.75)
     low, high = result["sensitivity_ci95"]
-    assert 0 < low < 0.1, "two patients"
+    assert 0 < low < 0.2, "two patients"
     assert 0.75 < high <= 1
     assert result["false_per_image"]["mean"] == pytest.approx(5 / 3)
     assert (result["false_per_tumor_free_image"]["n"], result["false_per_tumor_free_image"]["mean"]) == (1, 4.0)

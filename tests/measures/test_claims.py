@@ -34,10 +34,14 @@ def test_one_seed_and_a_patient_a_case_is_the_paired_t_test_with_one_more_agains
         (change.min(), "greater", measured.false_if_higher),
         (change.max(), "less", measured.false_if_lower),
     ):
-        expected = ttest_1samp(np.append(change, furthest), 0, alternative=way)
-        assert false == pytest.approx(expected.pvalue)
-        end = measured.ci95[0 if way == "greater" else 1]
-        assert end == pytest.approx(expected.confidence_interval(0.975)[0 if way == "greater" else 1])
+        with_one_more = np.append(change, furthest)
+        statistic = ttest_1samp(with_one_more, 0).statistic
+        assert false == pytest.approx(t.cdf(-statistic if way == "greater" else statistic, 39)), (
+            "39: the one is not seen"
+        )
+        half = t.ppf(0.975, 39) * with_one_more.std(ddof=1) / 41**0.5
+        sign, end = (-1, measured.ci95[0]) if way == "greater" else (1, measured.ci95[1])
+        assert end == pytest.approx(with_one_more.mean() + sign * half)
     assert (measured.groups, measured.seeds) == (40, 1)
     assert measured.error == pytest.approx(change.std(ddof=1) / 40**0.5)
 
@@ -122,11 +126,11 @@ def test_two_seeds_by_hand():
         (1, measured.ci95[1], measured.false_if_lower),
     ):
         patients = np.array([0.55, 0.8, 0.675 + sign * 0.125])
-        parts = ((patients.var(ddof=1) / 3, 2), (0.005625, 2))
+        parts = ((patients.var(ddof=1) / 3, 1), (0.005625, 2))
         variance = sum(part for part, _ in parts)
         half = sum(part * t.ppf(0.975, freed) for part, freed in parts) / variance * variance**0.5
         assert found == pytest.approx(patients.mean() + sign * half)
-        below = t.cdf(sign * patients.mean() / variance**0.5, 2)  # both parts have two degrees of freedom
+        below = sum(part * t.cdf(sign * patients.mean() / variance**0.5, freed) for part, freed in parts) / variance
         assert false == pytest.approx(below)
 
 
@@ -137,7 +141,7 @@ def test_patients_needed_by_hand():
 
     def false(patients):
         more = 0.2**2 * 5 * (patients - 1) + 0.3**2 * patients / (patients + 1)
-        return t.cdf(-(0.1 - 0.3 / (patients + 1)) / (more / patients / (patients + 1)) ** 0.5, patients)
+        return t.cdf(-(0.1 - 0.3 / (patients + 1)) / (more / patients / (patients + 1)) ** 0.5, patients - 1)
 
     assert false(5 + needed) <= 0.025 < false(4 + needed)
     assert verdict(replace(measured, difference=0.0), True, 1.0, 2)["needed"] is None

@@ -68,7 +68,7 @@ def test_unbounded_mean_is_that_of_student_with_one_more_twice_as_far():
     for sign, end in zip((-1, 1), ends, strict=True):
         furthest = values.min() if sign < 0 else values.max()
         more = np.append(values, values.mean() + 2 * (furthest - values.mean()))
-        assert end == pytest.approx(more.mean() + sign * t.ppf(0.975, 40) * more.std(ddof=1) / math.sqrt(41))
+        assert end == pytest.approx(more.mean() + sign * t.ppf(0.975, 39) * more.std(ddof=1) / math.sqrt(41))
     assert mean_interval([0.0, 0.0, 9.0], list("abc"), AT_LEAST_0)[0] == 0.0, "no distance is below 0"
     assert mean_interval([3.0, 3.0, 3.0], list("abc"), None) == [None, None], "values alike say nothing of others"
     with pytest.raises(ValueError, match="over values between 0 and 1: give the right bounds"):
