@@ -60,7 +60,8 @@ def start(backend: str | None, timeout_minutes: float = 30.0) -> None:
 
     Raises:
         ValueError: when there are several processes and the config is for one: each would train by itself and write
-            over the files of the others.
+            over the files of the others; or when torchrun is to restart the processes of several machines with one
+            store for all rounds, see `_store`.
     """
     if world() == 1:
         return
@@ -73,11 +74,38 @@ def start(backend: str | None, timeout_minutes: float = 30.0) -> None:
         return
     if backend == "nccl":
         torch.cuda.set_device(device())
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    timeout = timedelta(minutes=timeout_minutes)
+    store = _store(timeout)
+    if store is None:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=timeout)
     atexit.register(stop)
     if not first():
         logging.getLogger().setLevel(logging.WARNING)
     logger.info("%d processes, backend %s", world(), backend)
+
+
+def _store(timeout: timedelta) -> dist.Store | None:
+    """Where the processes find each other after a restart; None: as torch does it by itself.
+
+    torchrun keeps one store for the processes of all its rounds (torch 2.13: `dynamic_rendezvous.py` makes it once,
+    and `rendezvous.py` sets no prefix, as if each round had its own). After a restart a process may read the address
+    of one that is dead, and is refused or waits for it. So each round of one machine gets its own part of the store.
+    Of several machines every agent counts its restarts by itself, and there is no common number of the round.
+    """
+    of_all_rounds = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not of_all_rounds or int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) == 0:
+        return None
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "torchrun restarts processes with the addresses of the dead ones in its store; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for it on every machine, or give --max_restarts=0"
+        )
+    shared = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world(), is_master=False, timeout=timeout
+    )
+    return dist.PrefixStore(f"round_{os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
 
 
 def stop() -> None:

@@ -26,6 +26,7 @@ from scripts.training.handlers import SameGradients, ValidationMetrics
 from scripts.training.losses import MultiTaskLoss
 from scripts.training.train import train
 from tests.networks.nets import gradients, heads, tiny
+from tests.ports import free_port
 from tests.processes import together
 from tests.stages import age, kill_self, logged
 from tests.training.test_training import scalars
@@ -209,6 +210,35 @@ def test_several_processes_with_a_config_for_one_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"started 2 processes, and the config is for one: add configs/multi_gpu"):
         parallel.start(None)
+
+
+def test_processes_that_torchrun_restarts_never_read_the_addresses_of_those_before(tmp_path):
+    """One store for all rounds, as torchrun keeps it: what a round writes, no other has written to."""
+    port = free_port()
+    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    known = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "2", "GROUP_WORLD_SIZE": "1"}
+
+    def work(rank: int, count: int) -> float:
+        os.environ |= {**known, "MASTER_PORT": str(port), "TORCHELASTIC_RESTART_COUNT": str(count)}
+        parallel.start("gloo")
+        return parallel.summed(torch.tensor(rank + 1.0)).item()
+
+    written = [store.num_keys()]
+    for count in range(3):
+        assert together(lambda rank, count=count: work(rank, count), tmp_path) == [3.0, 3.0]
+        written.append(store.num_keys())
+    _, second, third = np.diff(written).tolist()
+    assert second == third > 0
+
+
+def test_restarts_on_several_machines_with_one_store_for_all_rounds_are_refused(monkeypatch):
+    for name, value in {
+        "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3",
+        "GROUP_WORLD_SIZE": "2",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for it on every machine"):
+        parallel.start("gloo")
 
 
 def test_a_killed_run_of_two_processes_ends_like_one_process_and_only_the_first_writes(small_run, tmp_path):
