@@ -99,8 +99,8 @@ def _store(timeout: timedelta) -> dist.Store | None:
         return None
     if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
         raise ValueError(
-            "torchrun restarts processes with the addresses of the dead ones in its store; set "
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for it on every machine, or give --max_restarts=0"
+            "torchrun restarts processes with the addresses of the dead ones in its store; on every machine set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and give --rdzv_backend=c10d, or --max_restarts=0"
         )
     shared = dist.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world(), is_master=False, timeout=timeout

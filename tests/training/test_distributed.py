@@ -237,7 +237,7 @@ def test_restarts_on_several_machines_with_one_store_for_all_rounds_are_refused(
         "GROUP_WORLD_SIZE": "2",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for it on every machine"):
+    with pytest.raises(ValueError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and give --rdzv_backend=c10d"):
         parallel.start("gloo")
 
 
