@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data import datalists
+from scripts.demo.side_by_side import side_by_side
 from scripts.demo.steps import Steps
 from scripts.inference import shipped
 from scripts.phantoms.dataset import make_phantoms
@@ -35,16 +37,13 @@ NOTES = {
     "baseline": "DynUNet with plain instance normalization and a classification head on the average of the bottleneck, "
     "trained alike",
 }
+BOTH = "train, evaluate and explain both"
+LOG = "demo.log"  # in a run's folder: what its process printed
 # Usual shares of the time, in seconds of two CPU cores, for the estimate of what is left.
 STEPS: dict[str, float] = {
     "list the images": 20,
     "audit them for shortcuts": 15,
-    "train TumorLens": 200,
-    "train stock design": 150,
-    "evaluate TumorLens": 50,
-    "explain TumorLens": 60,
-    "evaluate stock design": 10,
-    "explain stock design": 30,
+    BOTH: 420,
     "write the report": 10,
 }
 FIRST_LOOK = "ask the shipped weights about some of the images"
@@ -127,14 +126,13 @@ def demo(
     factor = epochs if epochs is not None else (1.0 if data is None else REAL_EPOCHS)
     stage_epochs = {stage: max(1, round(n * factor)) for stage, n in settings["stage_epochs"].items()}
     overlays = {"ours": [size], "baseline": [CONFIGS / "baseline.yaml", size]}
-    for name, title in RUNS.items():
-        with step(f"train {title}", NOTES[name]):
-            train(out / name, overlays[name], seed=seed, precision=precision, stage_epochs=stage_epochs, **paths)
-    for name, title in RUNS.items():
-        with step(f"evaluate {title}"):
-            run_config("evaluate.yaml", run_dir=str(out / name), **EXTRAS[name], **paths)
-        with step(f"explain {title}"):
-            run_config("explain.yaml", run_dir=str(out / name), **paths)
+    jobs = {
+        title: partial(_one_run, out / name, overlays[name], stage_epochs, EXTRAS[name], paths, seed, precision)
+        for name, title in RUNS.items()
+    }
+    logs = {title: out / name / LOG for name, title in RUNS.items()}
+    with step(BOTH, "\n  ".join(f"{RUNS[name]}: {note} ({logs[RUNS[name]]})" for name, note in NOTES.items())):
+        side_by_side(jobs, logs)
     with step("write the report"):
         page = report.write_report(out, RUNS)
     tables = [*found, f"{report.comparison_table(out, RUNS)}\nstock design: {NOTES['baseline']}"]
@@ -146,6 +144,21 @@ def demo(
     return "\n\n".join(
         [*tables, f"finished in {minutes:.1f} minutes\ncurves: tensorboard --logdir {out}\nreport: {page}"]
     )
+
+
+def _one_run(
+    run: Path,
+    overlays: list[Path],
+    stage_epochs: dict[str, int],
+    evaluation: dict[str, Any],
+    paths: dict[str, str],
+    seed: int,
+    precision: str,
+) -> None:
+    """Train a run, evaluate and explain it."""
+    train(run, overlays, seed=seed, precision=precision, stage_epochs=stage_epochs, **paths)
+    run_config("evaluate.yaml", run_dir=str(run), **evaluation, **paths)
+    run_config("explain.yaml", run_dir=str(run), **paths)
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:

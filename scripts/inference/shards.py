@@ -24,7 +24,7 @@ from scripts.inference.manifest import Manifest, result_place
 from scripts.inference.result_names import shown
 from scripts.runs import lock
 
-__all__ = ["Predictor", "run_local", "run_shard"]
+__all__ = ["Predictor", "end_with", "run_local", "run_shard"]
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ def _work(
     """One process: predict a shard, and end when the process that started it does."""
     start_logging()
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(link,), daemon=True).start()
+    threading.Thread(target=end_with, args=(link,), daemon=True).start()
     settled, said = 0, 0.0
 
     def report(count: int) -> None:
@@ -280,7 +280,7 @@ def _work(
         logger.info("shard %d of %d: interrupted", *shard)
 
 
-def _end_with(link: connection.Connection) -> None:
+def end_with(link: connection.Connection) -> None:
     """Wait for the end of the process at the other end of the pipe, and end at once."""
     try:
         link.recv()
