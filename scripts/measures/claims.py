@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 ALLOWED = 0.05  # probability that a printed claim is false
-MOST = 10_000_000  # further patients that are looked for
+MOST = 100_000  # further patients that are looked for: nobody has more
 METHOD = (
     "paired by patient (or near-duplicate group), with one more who speaks against the claim as much as any seen, "
     "seeds as draws of their own where there are several; a claim is made where the probability that it is false, "

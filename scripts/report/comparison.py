@@ -12,7 +12,7 @@ from scripts.pictures import evaluation_figures
 from scripts.runs.documents import MISSING, Document, format_number
 from scripts.runs.run_files import Run
 
-__all__ = ["MEASURES", "chance", "comparison_rows", "format_comparison", "glance"]
+__all__ = ["MEASURES", "chance", "comparison_rows", "first_figures", "format_comparison", "glance"]
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,16 @@ def comparison_rows(loaded: Sequence[Run]) -> list[dict[str, Any]]:
         cells = [Cell.of(run, measure) for run in loaded]
         if all(cell.value is None for cell in cells):
             continue
+        claim = measure.pointer.rpartition("/")[2] if measure.label != MEASURES[0].label else "dice"
         note = measure.note.format(chance=chance(loaded[0]))
         shown = [cell.shown(measure.kind) for cell in cells]
-        rows.append({"label": measure.label, "note": note, "better": measure.better, "cells": shown})
+        rows.append({"label": measure.label, "note": note, "better": measure.better, "cells": shown, "claim": claim})
     return rows
+
+
+def first_figures(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of `comparison_rows` that stand on top of the page."""
+    return [row for row in rows if row["label"] in SIX]
 
 
 def format_comparison(loaded: Sequence[Run]) -> str:
@@ -154,6 +160,12 @@ def format_comparison(loaded: Sequence[Run]) -> str:
     return "\n".join([*lines, "", *counts, str(loaded[0].metrics.content.get("intervals", ""))]).rstrip()
 
 
+SIX = (
+    "Dice over tumor cases", "Balanced accuracy", "Accuracy", "ROC-AUC, tumor against none", "Pointing game",
+    "Energy in tumor",
+)  # fmt: skip
+
+
 def glance(loaded: Sequence[Run]) -> bytes:
     """The figure on top of the page: main figures with intervals, and what would be scored without looking."""
     first = loaded[0]
@@ -166,7 +178,7 @@ def glance(loaded: Sequence[Run]) -> bytes:
     }
     rows = []
     for measure in MEASURES:
-        if measure.label not in (*without, "ROC-AUC, tumor against none"):
+        if measure.label not in SIX:
             continue
         cells = [Cell.of(run, measure) for run in loaded]
         if all(cell.real() is None for cell in cells):

@@ -186,6 +186,7 @@ def write_report(
     browser = case_browser(loaded[0])
     claims, why_none = claims_of(loaded)
     said = Document.of(root, path.with_suffix(".json"), {"claims": claims})
+    rows = report_comparison.comparison_rows(loaded)
     read = report_studies.read_studies(root, loaded, studies)
     title = f"{' beside the '.join(run.title for run in loaded[:2])}, on {data.value('/name')}"
     page = environment.get_template("report.html.j2").render(
@@ -207,7 +208,8 @@ def write_report(
         claim_method=METHOD,
         about={claim["measure"]: claim for claim in claims},
         glance=sections.uri(report_comparison.glance(loaded)),
-        comparison=report_comparison.comparison_rows(loaded),
+        comparison=rows,
+        six=report_comparison.first_figures(rows),
         pictures=common_cases(loaded),
         chance=report_comparison.chance(loaded[0]),
         browser=browser,

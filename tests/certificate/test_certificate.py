@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -225,6 +226,32 @@ def test_certify_writes_everything_and_continues(cases, tmp_path):
     assert len(table(content).splitlines()) == len(content["statements"])
     with pytest.raises(ValueError, match="no picture can be used for a certificate: 3 times no mask"):
         certify(Honest(), [], tmp_path, "honest", "person", left_out={"no mask": 3})
+
+
+def test_the_page_says_each_statement_with_its_probability_and_withholds_the_rest(asked, cases, tmp_path):
+    """What stands on the page is what the statements say, word by word, accusations too."""
+
+    class Again(Skull):
+        identity = "again"
+
+        def answer(self, questions):
+            return [replace(one, mask_pixels=9) for one in super().answer(questions)]
+
+    content = certify(Again(), cases, tmp_path, "again", "person", infills=("poisson",), harmless=10)
+    page = html.unescape((tmp_path / "certificate.html").read_text())
+    said = {one["verdict"] for one in content["statements"]}
+    assert {"fails", "withheld"} <= said
+    for one in content["statements"]:
+        row = f'<td class="text verdict {one["verdict"].replace(" ", "-")}">{one["verdict"]}</td>'
+        assert f'<tr><td>{one["property"]}</td><td class="text">{one["of"]}</td>{row}' in page
+        assert f'<td class="text">{one["sentence"]}</td>' in page
+        if one["verdict"] != "withheld":
+            assert "(false: " in one["sentence"]
+            assert one["false_probability"] <= 0.05
+    assert "the mask does not depend on it (false: " in page
+    assert "by person and\ncorrected for all claims of this page; above 5 % it is withheld" in page
+    lines = table(content).splitlines()
+    assert [line.partition("  ")[0] for line in lines] == [one["verdict"] for one in content["statements"]]
 
 
 def test_refused_pictures_are_counted_with_their_reason(cases, asked):

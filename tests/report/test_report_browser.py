@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def page(demo):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto((demo / "report.html").as_uri())
         page.locator("#all").click()
@@ -131,6 +132,8 @@ def test_the_slices_of_a_volume_are_gone_through_by_wheel_slider_and_keyboard(de
 
 
 def test_the_image_is_made_larger_and_moved_by_mouse_keyboard_and_buttons(page):
+    page.wait_for_function("document.getElementById('case-words').textContent !== ''")
+    page.locator(".frame").scroll_into_view_if_needed()
     canvas, frame = page.locator("#case-canvas"), page.locator(".frame").bounding_box()
     whole, colors = canvas.bounding_box(), seen(page)
     spot = (frame["x"] + 0.3 * frame["width"], frame["y"] + 0.6 * frame["height"])
@@ -190,6 +193,52 @@ def test_in_print_every_case_and_column_has_its_name(page):
         "Dice",
         "Picture",
     ]
+
+
+# What a reader asks, the clicks (names in the table of contents, then what lies in the section), and what is read then.
+READER = {
+    "On whom was it trained?": ((), ".lead", r"Trained on 10 patients, 40 single images"),
+    "On how many cases do the figures of the maps rest?": ((), ".lead", r"In the 12 test cases with a tumor mask"),
+    "How good are its masks, and how sure is that?": ((), "#six", r"Dice\s+0\.\d+ 0\.\d+ to 0\.\d+"),
+    "Is it better than the other one?": ((), "#six", r"(better|worse) \(false: .*%\)|not settled"),
+    "What must I not rely on?": ((), ".relied", r"No shortcut audit lies in the run"),
+    "What should be done next?": ((), ".next", r"python -m scripts certify"),
+    "Does the verdict depend on the tumor?": (("Certificate",), "#certificate", r"not measured|painted out"),
+    "Which kind of error is more frequent?": (("Classification",), "#classification", r"Sensitivity(.|\n)*Specificity"),
+    "Which case is worst, and what does it look like?": (("Cases", "Dice"), "#cases", r"p\d+\s+patients"),
+    "Where did it look in a case?": (("Picture",), "#picture", r"in tumor \d"),
+    "Does it stand noise?": (("Robustness",), "#robustness", r"Corruption(.|\n)*noise"),
+    "How is it run again?": (("Reproduce",), "#reproduce", r"Command\s+scripts/demo"),
+}
+
+
+def test_a_reader_finds_each_answer_in_two_clicks(demo, page):
+    reader = page.context.browser.new_page(viewport={"width": 1280, "height": 800})
+    for question, (clicks, place, answer) in READER.items():
+        reader.goto((demo / "report.html").as_uri())
+        for name in clicks[:1]:
+            reader.locator("nav a", has_text=name).first.click()
+        for name in clicks[1:]:
+            reader.locator(f"{place} thead button", has_text=name).click()
+        assert len(clicks) <= 2
+        shown = reader.locator(place)
+        assert re.search(answer, shown.inner_text(), re.IGNORECASE), question
+        top = shown.bounding_box()["y"]
+        assert -20 <= top < 800, f"{question} is not on the screen"
+    reader.close()
+
+
+def test_the_first_screen_holds_table_picture_caveats_and_the_next_step(demo, page):
+    reader = page.context.browser.new_page(viewport={"width": 1280, "height": 800})
+    reader.goto((demo / "report.html").as_uri())
+    for place in ("h1", ".lead", "#six", ".glance figure >> nth=0", ".glance figure >> nth=1", ".next"):
+        box = reader.locator(place).bounding_box()
+        assert box["y"] + box["height"] <= 800, place
+    assert reader.locator("#six tbody tr").count() == 6
+    assert reader.locator(".relied > ul > li").count() == 3
+    reader.set_viewport_size({"width": 390, "height": 844})
+    assert reader.evaluate("document.documentElement.scrollWidth") <= 390
+    reader.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
