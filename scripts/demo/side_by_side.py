@@ -61,10 +61,10 @@ def side_by_side(jobs: Mapping[str, Callable[[], object]], logs: Mapping[str, Pa
     started: dict[str, _Job] = {}
     bar = tqdm(bar_format="{desc}{elapsed}", mininterval=LOOK_S)
     try:
-        for title, job in jobs.items():
+        for title, work in jobs.items():
             own, other = context.Pipe()
             logs[title].parent.mkdir(parents=True, exist_ok=True)
-            process = context.Process(target=_work, args=(other, job, logs[title], threads), daemon=True)
+            process = context.Process(target=_work, args=(other, work, logs[title], threads), daemon=True)
             process.start()
             other.close()
             started[title] = _Job(process, own, logs[title])
