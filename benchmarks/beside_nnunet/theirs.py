@@ -69,16 +69,16 @@ def trainer_of(epochs: int, iterations: int) -> Any:
     return trainer
 
 
-def seconds_a_step() -> float:
-    """CPU seconds of a training step, augmentation included, after one that is not counted."""
+def seconds_a_step(steps: int) -> float:
+    """CPU seconds of a training step, augmentation included: the mean of so many, after one that is not counted."""
     trainer = trainer_of(1, PILOT)
     trainer.on_train_start()
     trainer.on_train_epoch_start()
-    for k in range(PILOT + 1):
+    for k in range(steps + 1):
         if k == 1:
             start = cpu_seconds()
         trainer.train_step(next(trainer.dataloader_train))
-    return (cpu_seconds() - start) / PILOT
+    return (cpu_seconds() - start) / steps
 
 
 def main() -> None:
@@ -109,10 +109,10 @@ def main() -> None:
     found["preprocessing_s"] = cpu_seconds() - start
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # augmentation in this process
     if options.seconds_of_own_plan:
-        found["own_plan_step_s"] = seconds_a_step()
+        found["own_plan_step_s"] = seconds_a_step(1)
         print("a step of its own plan:", found["own_plan_step_s"], flush=True)
     resized(file, options.filters, options.patch, options.batch)
-    step = seconds_a_step()
+    step = seconds_a_step(PILOT)
     iterations = max(1, round(options.seconds / step / EPOCHS))
     print(f"a step takes {step:.2f} CPU s: {EPOCHS} epochs of {iterations}", flush=True)
     start = cpu_seconds()
