@@ -32,6 +32,7 @@ LOOK_S = 1.0
 STOP_S = 10.0
 TAIL = 4096  # bytes of a log in which its last line lies
 LINES = 5  # of a log, shown when its job fails
+_LOGGED = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ [\w.]+: ")  # time, level and module in front of a message
 _BAR = re.compile(r"(?P<title>[^:|]+): *(?P<share>\d+)%\|.*?\[[^<\]]*<(?P<left>[\d:?]+)")
 
 
@@ -90,7 +91,7 @@ def progress(log: Path) -> str:
     if not lines:
         return "begins"
     bar = _BAR.match(lines[-1])
-    return lines[-1][:60] if bar is None else f"{bar['title']} {bar['share']} %, {bar['left']} left"
+    return _LOGGED.sub("", lines[-1])[:60] if bar is None else f"{bar['title']} {bar['share']} %, {bar['left']} left"
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -113,6 +113,8 @@ def test_progress_is_the_last_bar_or_the_last_line(tmp_path):
     assert progress(log) == "begins"
     log.write_text("wrote 3 files\n\n")
     assert progress(log) == "wrote 3 files"
+    log.write_text("21:47:32 INFO scripts.training.precision: float32 on cpu\n")
+    assert progress(log) == "float32 on cpu"
     bars = (
         "stage1:  10%|#   | 38/384 [00:30<04:00, 1.63batch/s]",
         "stage1:  79%|### | 303/384 [05:05<00:49, 1.63batch/s]",
