@@ -85,15 +85,16 @@ class PicturePlane:
             shown: (1, X, Y, Z) each, masks and maps; the planes span the slices in which any is above 0, a quarter of
                 their number to either side.
         """
-        if self.slice is None:
+        own = self.slice
+        if own is None:
             return [self]
         there = np.flatnonzero(sum(np.asarray(value)[0].max(axis=(0, 1)) > 0 for value in shown if value is not None))
-        ends = (there.min(), there.max()) if len(there) else (self.slice, self.slice)
+        ends = (there.min(), there.max()) if len(there) else (own, own)
         margin = max(1, (ends[1] - ends[0] + 1) // 4)
-        low, high = max(0, min(ends[0] - margin, self.slice)), min(self.slices - 1, max(ends[1] + margin, self.slice))
+        low, high = max(0, min(ends[0] - margin, own)), min(self.slices - 1, max(ends[1] + margin, own))
         chosen = {int(z) for z in np.rint(np.linspace(low, high, min(count, high - low + 1)))}
-        if self.slice not in chosen:  # in place of the nearest
-            chosen = chosen - {min(chosen, key=lambda z: abs(z - self.slice))} | {self.slice}
+        if own not in chosen:  # in place of the nearest
+            chosen = chosen - {min(chosen, key=lambda z: abs(z - own))} | {own}
         return [replace(self, slice=z) for z in sorted(chosen)]
 
     def image(self, image: Any) -> NDArray:
