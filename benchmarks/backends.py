@@ -41,12 +41,12 @@ Pass = Callable[[torch.Tensor], Any]
 def passes(network: Any, stack: torch.Tensor, tried: bool) -> dict[str, Pass]:
     """Ways to the class logits of a batch."""
     ours = OnnxNetwork(network, stack.shape[2:])
-    found: dict[str, Pass] = {
+    backends: dict[str, Pass] = {
         "torch": lambda x: network.multitask(x)["cls"],
         "onnxruntime": lambda x: ours.multitask(x)["cls"],
     }
     if not tried:
-        return found
+        return backends
 
     class Outputs(torch.nn.Module):
         def __init__(self) -> None:
@@ -65,19 +65,19 @@ def passes(network: Any, stack: torch.Tensor, tried: bool) -> dict[str, Pass]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content.getvalue(), options, providers=["CPUExecutionProvider"])
-    found["onnxruntime, whole batch"] = lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[1])
+    backends["onnxruntime, whole batch"] = lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[1])
     last = Outputs().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found["channels_last"] = lambda x: last(x.contiguous(memory_format=torch.channels_last))[1]
+    backends["channels_last"] = lambda x: last(x.contiguous(memory_format=torch.channels_last))[1]
     compiled = torch.compile(Outputs().eval())
-    found["torch.compile"] = lambda x: compiled(x)[1]
+    backends["torch.compile"] = lambda x: compiled(x)[1]
     if importlib.util.find_spec("openvino"):
         import openvino
 
         core = openvino.Core()
         threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         loaded = core.compile_model(core.read_model(content), "CPU", threads)
-        found["openvino"] = lambda x: torch.from_numpy(list(loaded(x.numpy()).values())[1])
-    return found
+        backends["openvino"] = lambda x: torch.from_numpy(list(loaded(x.numpy()).values())[1])
+    return backends
 
 
 def predictions(folder: Path, count: int) -> dict[str, Callable[[], Any]]:

@@ -88,11 +88,11 @@ def copies(source: Path, folder: Path, count: int) -> list[dict[str, Any]]:
     Raises:
         ValueError: when there are no pictures under ``source``.
     """
-    found = sorted(p for p in (source / "images").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    if not found:
+    paths = sorted(p for p in (source / "images").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not paths:
         raise ValueError(f"no pictures in {source / 'images'}; expected images/<class>/*.png or .jpg")
     items = []
-    for path in found[:: max(1, len(found) // count)][:count]:
+    for path in paths[:: max(1, len(paths) // count)][:count]:
         item: dict[str, Any] = {"image": str(folder / f"{path.stem}.png"), "diagnosis": 0, "name": path.stem}
         Image.open(path).convert("L").resize((SIZE, SIZE)).save(item["image"])
         mask = source / "masks" / f"{path.stem}.png"
@@ -162,7 +162,7 @@ def lines(items: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Call
     volume = _volume(folder)
     one_slice = LoadCased()
     stock_volume = LoadImaged("image", ensure_channel_first=True)
-    found: dict[str, dict[str, Callable[[int], Any]]] = {
+    jobs: dict[str, dict[str, Callable[[int], Any]]] = {
         "cold, image": {
             "ours": lambda k: plain(images[k % len(images)]),
             "ours, traced": lambda k: traced(images[k % len(images)]),
@@ -192,17 +192,17 @@ def lines(items: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Call
     }
     for step, dataset in zip(make_augmentation(SIZE).transforms, alone, strict=False):
         name = type(step).__name__.removeprefix("Rand").removesuffix("Foregroundd").lower()
-        found[f"cached, {name} always"] = {"ours": _getter(dataset)}
-    return {**found, **_steps(plain, images)}
+        jobs[f"cached, {name} always"] = {"ours": _getter(dataset)}
+    return {**jobs, **_steps(plain, images)}
 
 
 def _steps(pipeline: Pipeline, items: list[dict[str, Any]]) -> dict[str, dict[str, Callable[[int], Any]]]:
     """Each step of a pipeline alone, on what the steps before it made of the items."""
-    found: dict[str, dict[str, Callable[[int], Any]]] = {}
+    jobs: dict[str, dict[str, Callable[[int], Any]]] = {}
     for step in pipeline.transforms:
-        found[f"of a cold image, {type(step).__name__}"] = {"ours": _applied(step, items)}
+        jobs[f"of a cold image, {type(step).__name__}"] = {"ours": _applied(step, items)}
         items = [step(item) for item in items]
-    return found
+    return jobs
 
 
 def _applied(step: Callable[[Any], Any], items: list[dict[str, Any]]) -> Callable[[int], Any]:
@@ -238,8 +238,8 @@ def measure(
     """
     taken: dict[tuple[str, str], list[float]] = {(what, who): [] for what, own in timed.items() for who in own}
     for round_ in tqdm(range(-1, rounds), desc="Timing", disable=not progress):  # the first round sets up
-        for what, own in timed.items():
-            for who, call in own.items():
+        for what, calls in timed.items():
+            for who, call in calls.items():
                 start = time.process_time()
                 for k in range(count):
                     call(k)

@@ -59,13 +59,13 @@ def stored_again(picture: Image.Image) -> Image.Image:
 def fingerprints(images: int, copies: int, seed: int = 0, progress: bool = False) -> NDArray[np.uint8]:
     """Fingerprints of unrelated pictures, and behind them of the first ones stored again, uint8 (N, 672)."""
     rng = np.random.default_rng(seed)
-    own, again = [], []
+    originals, again = [], []
     for k in tqdm(range(images), unit="image", disable=not progress):
         picture = draw(rng)
-        own.append(fingerprint(picture))
+        originals.append(fingerprint(picture))
         if k < copies:
             again.append(fingerprint(stored_again(picture)))
-    return np.stack([*own, *again])
+    return np.stack([*originals, *again])
 
 
 def measure(both: NDArray[np.uint8], classes: int, copies: int, seed: int = 0) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def measure(both: NDArray[np.uint8], classes: int, copies: int, seed: int = 0) -
     unrelated = groups[:images].tolist()
     wrong = {group for group, size in Counter(unrelated).items() if size > 1}
     mixed: dict[int, set[int]] = {}
-    for own, kind in zip(unrelated, kinds.tolist(), strict=True):
-        if own in wrong:
-            mixed.setdefault(own, set()).add(kind)
+    for group_id, kind in zip(unrelated, kinds.tolist(), strict=True):
+        if group_id in wrong:
+            mixed.setdefault(group_id, set()).add(kind)
     return {
         "images": images,
         "classes": classes,
@@ -122,8 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         both = fingerprints(images, copies, arguments.seed, progress=True)
         if drawn is not None:
             np.save(drawn, both)
-    found = measure(both, arguments.classes, copies, arguments.seed)
-    print("\n".join(f"{name:34}{value}" for name, value in found.items()))
+    results = measure(both, arguments.classes, copies, arguments.seed)
+    print("\n".join(f"{name:34}{value}" for name, value in results.items()))
 
 
 if __name__ == "__main__":

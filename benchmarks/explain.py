@@ -162,8 +162,8 @@ def foreign_maps(
     gradcams, model, result = import_gradcams(), _Output(network, output), {}
     for layer in layers:
         with gradcams.GradCAM(model, [network.get_submodule(layer)]) as cam:
-            found = cam(x, targets=[lambda out: out[class_idx].sum()])
-        result[layer] = torch.from_numpy(found)[:, None]
+            heatmaps = cam(x, targets=[lambda out: out[class_idx].sum()])
+        result[layer] = torch.from_numpy(heatmaps)[:, None]
     return result
 
 
@@ -181,10 +181,10 @@ def stock_maps(network: nn.Module, x: Tensor, layers: Sequence[str], output: str
 def _difference(maps: dict[str, Tensor], reference: dict[str, Tensor], size: Sequence[int]) -> float:
     worst = 0.0
     for name, expected in reference.items():
-        found = max_scaling(upsample(maps[name], size))
+        actual = max_scaling(upsample(maps[name], size))
         if float(expected.max()) <= 0:
             raise ValueError(f"the reference map at {name!r} is empty: it proves nothing")
-        worst = max(worst, float((found - max_scaling(expected)).abs().max()))
+        worst = max(worst, float((actual - max_scaling(expected)).abs().max()))
     return worst
 
 
@@ -210,7 +210,7 @@ def measure(
     both, tumor, size = Both(network), TumorLogOdds(), tuple(x.shape[2:])
     inside = torch.ones(1, 1, *size)  # the whole image, which is what MONAI sums over
     everywhere = SegmentationRegion(inside, reduction="sum")
-    found: dict[str, Any] = {}
+    maps: dict[str, Any] = {}
 
     def predict() -> None:
         with torch.no_grad():
@@ -219,25 +219,25 @@ def measure(
     def class_map_too() -> None:
         with torch.no_grad():
             outputs = network.multitask(x)
-        found["evidence"] = evidence_map(outputs["evidence"], outputs["cls"], tumor)
+        maps["evidence"] = evidence_map(outputs["evidence"], outputs["cls"], tumor)
 
     def decoder() -> None:
         layers = [f"network.{layer}" for layer in DECODER]
-        found["decoder"] = cam_pass(both, x, layers, everywhere, "gradcam", cancelled="empty").maps
+        maps["decoder"] = cam_pass(both, x, layers, everywhere, "gradcam", cancelled="empty").maps
 
     def class_gradcam() -> None:
         result = cam_pass(network, x, CLASS_LAYER, ClassScore(1), "gradcam", {"output": "cls"})
-        found["class"] = result.maps["gradcam", CLASS_LAYER]
+        maps["class"] = result.maps["gradcam", CLASS_LAYER]
 
     def scores(batch: int) -> None:
         inputs = {"output": "cls"}
         mask = (x != 0).any(1, keepdim=True)
         result = scorecam(network, x, SCORECAM_LAYER, tumor, inputs, mask, "foreground", batch_size=batch)
-        found[f"scorecam {batch}"] = result.maps["scorecam", SCORECAM_LAYER]
+        maps[f"scorecam {batch}"] = result.maps["scorecam", SCORECAM_LAYER]
 
     foreign: dict[str, tuple[Callable[[], Any], float | None]] = {
-        FOREIGN_CLASS: (lambda: found.update(foreign_class=foreign_maps(network, x, [CLASS_LAYER], "cls", 1)), None),
-        FOREIGN_DECODER: (lambda: found.update(foreign_decoder=foreign_maps(network, x, DECODER, "seg", 1)), None),
+        FOREIGN_CLASS: (lambda: maps.update(foreign_class=foreign_maps(network, x, [CLASS_LAYER], "cls", 1)), None),
+        FOREIGN_DECODER: (lambda: maps.update(foreign_decoder=foreign_maps(network, x, DECODER, "seg", 1)), None),
     }
     channels = next(network.get_submodule("head.evidence").parameters()).shape[1]
     jobs: dict[str, tuple[Callable[[], Any], float | None]] = {
@@ -247,11 +247,11 @@ def measure(
         "prediction + four decoder maps, one pass": (decoder, 1.8),
         "class map by Grad-CAM, one pass": (class_gradcam, None),
         "MONAI GradCAM, class map": (
-            lambda: found.update(stock_class=stock_maps(network, x, [CLASS_LAYER], "cls", 1)),
+            lambda: maps.update(stock_class=stock_maps(network, x, [CLASS_LAYER], "cls", 1)),
             None,
         ),
         "MONAI GradCAM, four decoder maps, one call each": (
-            lambda: found.update(stock_decoder=stock_maps(network, x, DECODER, "seg", 1)),
+            lambda: maps.update(stock_decoder=stock_maps(network, x, DECODER, "seg", 1)),
             None,
         ),
         **(foreign if has_gradcams() else {}),
@@ -264,18 +264,18 @@ def measure(
     for name, (_, target) in jobs.items():
         ratio = statistics.median(t / f for t, f in zip(seconds[name], forward, strict=True))
         rows.append(Row(name, ratio, 1000 * statistics.median(seconds[name]), target))
-    decoder_maps = {layer: found["decoder"]["gradcam", f"network.{layer}"] for layer in DECODER}
+    decoder_maps = {layer: maps["decoder"]["gradcam", f"network.{layer}"] for layer in DECODER}
     by_name = {row.name.split(",")[0]: row for row in rows if not row.name.startswith(("MONAI", "pytorch"))}
-    ours = {"decoder": decoder_maps, "class": {CLASS_LAYER: found["class"]}}
-    by_name["prediction + four decoder maps"].difference = _difference(ours["decoder"], found["stock_decoder"], size)
-    by_name["class map by Grad-CAM"].difference = _difference(ours["class"], found["stock_class"], size)
-    single = {"": upsample(found["scorecam 1"], size)}
+    ours = {"decoder": decoder_maps, "class": {CLASS_LAYER: maps["class"]}}
+    by_name["prediction + four decoder maps"].difference = _difference(ours["decoder"], maps["stock_decoder"], size)
+    by_name["class map by Grad-CAM"].difference = _difference(ours["class"], maps["stock_class"], size)
+    single = {"": upsample(maps["scorecam 1"], size)}
     batched = next(row for row in rows if row.name.startswith("Score-CAM"))
-    batched.difference = _difference({"": found[f"scorecam {scorecam_batch}"]}, single, size)
+    batched.difference = _difference({"": maps[f"scorecam {scorecam_batch}"]}, single, size)
     for row in rows:
         if row.name in (FOREIGN_CLASS, FOREIGN_DECODER):
             kind = "class" if row.name == FOREIGN_CLASS else "decoder"
-            row.difference = _difference(ours[kind], found[f"foreign_{kind}"], size)
+            row.difference = _difference(ours[kind], maps[f"foreign_{kind}"], size)
     return rows
 
 

@@ -173,7 +173,7 @@ def said(n: int, gain: float, repeats: int, rng: np.random.Generator, measures: 
 
     Cases are hard or easy for both; seeds of one model differ by 0.01 in the mean. `gain` is added to the second model.
     """
-    found = 0
+    count = 0
     for _ in range(repeats):
         results = []
         for _ in range(measures):
@@ -186,8 +186,8 @@ def said(n: int, gain: float, repeats: int, rng: np.random.Generator, measures: 
             )
             results.append(claims.difference_of(a + gain, b, range(n)))
         verdicts = claims.verdicts(results, [True] * measures, [None] * measures)
-        found += any(verdict["claim"] == "better" for verdict in verdicts)
-    return found / repeats
+        count += any(verdict["claim"] == "better" for verdict in verdicts)
+    return count / repeats
 
 
 def main() -> None:

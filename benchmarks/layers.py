@@ -61,7 +61,7 @@ def measured(
     pipeline = make_training_pipeline(size, augment=False, num_classes=network.num_classes)
     layers = encoder_layers(network) if output == "cls" else decoder_layers(network)
     target: Target = TumorLogOdds.of(network) if output == "cls" else SegmentationRegion()
-    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     explaining = [method for method in methods if method != ORACLE]
     for item in items:
         case = pipeline(dict(item))
@@ -75,13 +75,13 @@ def measured(
         for (method, layer), map_ in maps.items():
             values = case_measures(map_, label, inside, result.cancelled.get((method, layer)))
             for name in MEASURES:
-                found[method, layer, name].append(float(values[name]))
+                scores[method, layer, name].append(float(values[name]))
     rows: list[dict[str, Any]] = []
     for layer in layers:
         for method in methods:
             means: dict[str, float | None] = {}
             for name in MEASURES:
-                told = [value for value in found[method, layer, name] if value == value]  # no map, no energy in air
+                told = [value for value in scores[method, layer, name] if value == value]  # no map, no energy in air
                 means[name] = float(np.mean(told)) if told else None
             rows.append({"layer": layer, "method": method, "target": target.name, "n": len(items), **means})
     return rows

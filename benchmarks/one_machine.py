@@ -72,7 +72,7 @@ def loading(folder: Path, count: int, rounds: int, images: Path | None = None) -
     every = data.lines(items, folder)
     chosen = {name: every[name] for name in (COLD, CACHED)}
     chosen["bare"] = {"ours": lambda k: bare(items[k % count]["image"])}
-    found = {(row["what"], row["who"]): row["median_ms"] for row in data.measure(chosen, count, rounds, progress=False)}
+    times = {(row["what"], row["who"]): row["median_ms"] for row in data.measure(chosen, count, rounds, progress=False)}
     listed: dict[str, Any] = {"name": "drawn", "modality": {"0": "T1"}, "classes": {"0": "no_tumor", "1": "tumor"}}
     listed |= {"training": [{**item, "source": "drawn"} for item in items], "validation": [], "test": []}
     verify(listed, folder, data.SIZE, progress=False)
@@ -81,12 +81,12 @@ def loading(folder: Path, count: int, rounds: int, images: Path | None = None) -
         start = time.process_time()
         verify(listed, folder, data.SIZE, progress=False)
         spent.append(1e3 * (time.process_time() - start) / count)
-    base = found["bare", "ours"]
+    base = times["bare", "ours"]
     return [
         Line(
-            "cold load / decoding and resizing alone", found[COLD, "ours"] / base, "x", 1.5, found[COLD, "MONAI"] / base
+            "cold load / decoding and resizing alone", times[COLD, "ours"] / base, "x", 1.5, times[COLD, "MONAI"] / base
         ),
-        Line("cached item", found[CACHED, "ours"], "ms", 0.5, found[CACHED, "MONAI"]),
+        Line("cached item", times[CACHED, "ours"], "ms", 0.5, times[CACHED, "MONAI"]),
         Line("verification of an image", statistics.median(spent), "ms", 8.0),
     ]
 

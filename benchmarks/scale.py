@@ -189,25 +189,25 @@ def measure_processes(folder: Path, images: Sequence[Path], rounds: int) -> dict
     context = multiprocessing.get_context("spawn")
     pipes, workers = [], []
     for core in cores:
-        own, other = context.Pipe()
+        parent_conn, other = context.Pipe()
         workers.append(context.Process(target=_on_core, args=(other, core, Recipe(folder / str(core)), list(images))))
         workers[-1].start()
-        pipes.append(own)
-    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+        pipes.append(parent_conn)
+    times: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for number in range(rounds + 1):  # the first round warms up
         for together in (1, 2):
             for pipe in pipes[:together]:
                 pipe.send(number * 2 + together)
             took = [pipe.recv() for pipe in pipes[:together]]
             if number:
-                found[together].append((max(wall for wall, _ in took), statistics.mean(cpu for _, cpu in took)))
+                times[together].append((max(wall for wall, _ in took), statistics.mean(cpu for _, cpu in took)))
     for pipe, worker in zip(pipes, workers, strict=True):
         pipe.send(None)
         worker.join()
-    pairs = list(zip(found[1], found[2], strict=True))
+    pairs = list(zip(times[1], times[2], strict=True))
     return {
         "images": len(images),
-        "one_process_s": round(statistics.median(wall for wall, _ in found[1]) / len(images), 4),
+        "one_process_s": round(statistics.median(wall for wall, _ in times[1]) / len(images), 4),
         "twice_by_wall_clock": round(statistics.median(2 * one[0] / two[0] for one, two in pairs), 3),
         "twice_by_cpu_time": round(statistics.median(2 * one[1] / two[1] for one, two in pairs), 3),
     }
@@ -273,21 +273,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             images = find_images(arguments.folder, out).images
             images = images[:: max(1, len(images) // arguments.images)][: arguments.images]
             if arguments.what == "processes":
-                found = measure_processes(Path(folder), images, arguments.rounds)
+                result = measure_processes(Path(folder), images, arguments.rounds)
             else:
-                found = measure_cost(Recipe(out), images, arguments.studies)
+                result = measure_cost(Recipe(out), images, arguments.studies)
     elif arguments.what == "kills":
         with tempfile.TemporaryDirectory() as folder:
-            found = measure_kills(Path(folder), arguments.images, arguments.kills, arguments.processes, arguments.seed)
+            result = measure_kills(Path(folder), arguments.images, arguments.kills, arguments.processes, arguments.seed)
     elif len(arguments.rows) == 1:
-        found = measure_rows(arguments.rows[0])
+        result = measure_rows(arguments.rows[0])
     else:
         for count in arguments.rows:
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.scale", "rows", "--rows", str(count)], cwd=ROOT, check=True
             )
         return
-    print("\n".join(f"{name:28}{value}" for name, value in found.items()), flush=True)
+    print("\n".join(f"{name:28}{value}" for name, value in result.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def timed(jobs: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[]
 
 def machine() -> str:
     """System, cores, release and threads of torch."""
-    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    return f"{where}, {torch.get_num_threads()} thread(s)"
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{system}, {torch.get_num_threads()} thread(s)"
 
 
 def add_options(parser: argparse.ArgumentParser, threads: int, clock: str) -> None:

@@ -250,18 +250,18 @@ def measure(setting: Setting, rounds: int) -> dict[str, list[tuple[float, float]
         process.start()
         there.close()
         served.append((here, "" if tuned else " untuned", here.recv()))
-    found: dict[str, list[tuple[float, float]]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
         for pipe, suffix, names in served:
             for name in names:
                 pipe.send(name)
                 taken = pipe.recv()
                 if number:
-                    found.setdefault(name + suffix, []).append(taken)
+                    seconds.setdefault(name + suffix, []).append(taken)
         logger.info("round %d of %d", number, rounds)
     for pipe, *_ in served:
         pipe.send(None)
-    return found
+    return seconds
 
 
 def rows_of(found: dict[str, list[tuple[float, float]]], images: int) -> list[Row]:
@@ -315,15 +315,15 @@ def gradient_difference(setting: Setting) -> float:
     """
     config = setting.config("stage3_joint", masked=False, precision="float32")
     image, target, keywords = _every_kind(batch_of(config, STEPS * setting.batch), setting.batch)
-    found = []
+    gradients = []
     for partly in (True, False):
         step = step_of(config, "float32").train()
         outputs = step(image, keywords["has_mask"]) if partly else step(image)
         if not partly:
             outputs["seg"] = outputs["seg"][keywords["has_mask"]]
         MultiTaskLoss(1.0, 0.5, 0.5)(outputs, target).backward()
-        found.append(torch.cat([p.grad.flatten() for p in step.network.parameters() if p.grad is not None]))
-    return float((found[0] - found[1]).abs().max() / found[1].abs().max())
+        gradients.append(torch.cat([p.grad.flatten() for p in step.network.parameters() if p.grad is not None]))
+    return float((gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max())
 
 
 def operations(setting: Setting) -> list[Row]:

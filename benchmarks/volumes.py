@@ -94,9 +94,9 @@ def bare_passes(overlay: Path, files: Sequence[str], clock: Callable[[], float])
 
     def passed(image: torch.Tensor, mask: torch.Tensor, _place: tuple[slice, ...]) -> Mapping[str, torch.Tensor]:
         start = clock()
-        found = inference.network.outputs(*inference.network.encode(image, mask))
+        outputs = inference.network.outputs(*inference.network.encode(image, mask))
         seconds.append(clock() - start)
-        return found
+        return outputs
 
     with torch.no_grad():
         stitched(inference.network, x, window_outputs=passed)

@@ -128,12 +128,12 @@ class Checks:
         """The layer exists, and Grad-CAM of the drawn tumor there is neither cancelled (which raises) nor empty."""
         network = self.predictor.network
         name = resolve_layer(network, self.layer or network.default_cam_layer)
-        found = self.predictor.explain(self.samples / PICTURE, method="gradcam", layer=name)
-        if not np.isfinite(found.map).all():
+        explanation = self.predictor.explain(self.samples / PICTURE, method="gradcam", layer=name)
+        if not np.isfinite(explanation.map).all():
             raise Failure(f"Grad-CAM at {name} is not finite")
-        if found.empty:
-            raise Failure(f"Grad-CAM at {name} of {PICTURE}: {found.message}")
-        return f"{name}: map of {' x '.join(map(str, found.map.shape))}"
+        if explanation.empty:
+            raise Failure(f"Grad-CAM at {name} of {PICTURE}: {explanation.message}")
+        return f"{name}: map of {' x '.join(map(str, explanation.map.shape))}"
 
     def parity(self) -> str:
         """Training, inference and MONAI Label feed the network alike, bit for bit; the service answers alike."""
@@ -150,9 +150,9 @@ class Checks:
                     raise Failure(f"{image.name}: {consumer} feeds the network otherwise than the inference: "
                                   f"{difference(ours, theirs)}")  # fmt: skip
             probability = parity.service_probability(self.predictor, image)
-            own = self.predictor.predict(image).probability
-            if probability is not None and not math.isclose(probability, own, abs_tol=1e-5):
-                raise Failure(f"{image.name}: the service says {probability:.6f}, the predictor {own:.6f}")
+            predicted = self.predictor.predict(image).probability
+            if probability is not None and not math.isclose(probability, predicted, abs_tol=1e-5):
+                raise Failure(f"{image.name}: the service says {probability:.6f}, the predictor {predicted:.6f}")
         consumers += ["MONAI Label"] if self.label_python.is_file() else []
         consumers += ["service"] if probability is not None else []
         absent = sorted({"MONAI Label", "service"} - set(consumers))
@@ -179,9 +179,9 @@ class Checks:
         ]
         if wrong:
             raise Failure(f"the verdict on {len(wrong)} of {len(drawn)} samples is wrong: {'; '.join(wrong)}")
-        found = f"{first.predicted_class}, tumor {first.probability:.3f} (threshold {first.threshold:.3f})"
+        summary = f"{first.predicted_class}, tumor {first.probability:.3f} (threshold {first.threshold:.3f})"
         others = "; ".join(f"{k} {p.probability:.3f}" for k, p in drawn.items() if k != self.sample.name)
-        return f"{self.sample.name}: {found}, {int((first.mask > 0).sum())} voxels; {others}"
+        return f"{self.sample.name}: {summary}, {int((first.mask > 0).sum())} voxels; {others}"
 
     def maps(self) -> str:
         """Evidence varies within the image and from image to image, and there is none in the air."""
@@ -270,9 +270,9 @@ def run(checks: Checks) -> bool:
     passed = True
     for name, check in checks.all():
         try:
-            found = check()
-            word = "skipped" if found.startswith(SKIPPED) else "ok"
-            line = f"{word:8s}{name:12s}{found.removeprefix(SKIPPED)}"
+            message = check()
+            word = "skipped" if message.startswith(SKIPPED) else "ok"
+            line = f"{word:8s}{name:12s}{message.removeprefix(SKIPPED)}"
         except Exception as error:
             reason = sentence(error) or f"{error}" if not isinstance(error, Failure) else str(error)
             kind = "" if isinstance(error, (Failure, *USER_ERRORS)) else f"{type(error).__name__}: "

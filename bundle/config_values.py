@@ -85,8 +85,8 @@ def _appended(text: str, path: list[str], name: str, value: Any) -> str:
 def _line_end(text: str, node: yaml.Node) -> int:
     """Where the line after the last one of a node begins."""
     last = node.start_mark.index + len(text[node.start_mark.index : node.end_mark.index].rstrip())
-    found = text.find("\n", last)
-    return len(text) if found < 0 else found + 1
+    newline = text.find("\n", last)
+    return len(text) if newline < 0 else newline + 1
 
 
 def _flow(value: Any) -> str:

@@ -43,7 +43,7 @@ def evaluated(run: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     part, content = next(iter(json.loads(path.read_text(encoding="utf-8")).items()))
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for _, group, name in ROWS:
         measured = content["overall"].get(group, {})
         value = measured.get(name)
@@ -52,8 +52,8 @@ def evaluated(run: Path) -> dict[str, Any]:
         else:
             entry = {"value": value, "ci95": measured.get(f"{name}_ci95"), "n": measured.get("n")}
         if entry["value"] is not None:
-            found[name] = {**entry, "part": part}
-    return found
+            metrics[name] = {**entry, "part": part}
+    return metrics
 
 
 def data_license(description: str) -> str:

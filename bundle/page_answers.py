@@ -97,13 +97,13 @@ def windows(values: np.ndarray) -> list[dict[str, Any]]:
     if not tissue.size:
         return [{"name": "whole range", "low": lowest, "high": highest if highest > lowest else lowest + 1}]
     first, quarter, middle, most, all_ = (float(value) for value in np.percentile(tissue, [1, 25, 50, 99.5, 100]))
-    found = {
+    presets = {
         "head": (min(first, lowest + 0.02 * (most - lowest)), most),
         "brain, more contrast": (quarter, most),
         "bright parts": (middle, all_),
         "whole range": (lowest, highest),
     }
-    return [{"name": name, "low": low, "high": high} for name, (low, high) in found.items() if high > low]
+    return [{"name": name, "low": low, "high": high} for name, (low, high) in presets.items() if high > low]
 
 
 def prediction_message(prediction: Prediction, gray: Gray, channel: int | None, seconds: float) -> bytes:

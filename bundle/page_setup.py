@@ -65,8 +65,8 @@ def page_setup(predictor: Predictor, metadata: Mapping[str, Any], limits: Upload
 
 def input_in_words(predictor: Predictor, metadata: Mapping[str, Any]) -> str:
     """What the network takes: of the bundle's own weights the words of its metadata."""
-    own = predictor.weights.resolve() == (predictor.bundle_root / "models" / "model.pt").resolve()
-    if own and metadata.get("input_description"):
+    bundled = predictor.weights.resolve() == (predictor.bundle_root / "models" / "model.pt").resolve()
+    if bundled and metadata.get("input_description"):
         return str(metadata["input_description"])
     return "MR images of heads like those of its training: the same sequence, the same kind of patients."
 
@@ -74,13 +74,13 @@ def input_in_words(predictor: Predictor, metadata: Mapping[str, Any]) -> str:
 def _maps(model: Mapping[str, Any], target: str, has_evidence: bool) -> list[dict[str, Any]]:
     """The methods that can explain a target, each with its layers, the usual one, and a remark."""
     methods, layers, usual = choices(model, target, has_evidence)
-    found = []
+    entries = []
     for method in methods:
         offered, remark = layers_for(method, layers, usual)
-        found.append(
+        entries.append(
             {"method": method, "layers": offered, "usual": usual, "remark": remark, "one_slice": method in SLOW}
         )
-    return found
+    return entries
 
 
 def layers_for(method: str, layers: Sequence[str], usual: str) -> tuple[list[str], str]:

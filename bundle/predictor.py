@@ -142,16 +142,16 @@ class Predictor:
         """
         if progress is not None:
             progress(0, 0)
-        given: dict[str, Any] = {
+        kwargs: dict[str, Any] = {
             "image": image,
             "affine": affine,
             "foreground": foreground,
             "slice": slice,
             "plane": plane,
         }
-        given |= {"channel": channel, "name": name, "series": series}
+        kwargs |= {"channel": channel, "name": name, "series": series}
         asked = Asked(uncertainty, assess_anyway, dicom, anonymous, evidence_segments)
-        with self._prepared(asked, **given) as item:
+        with self._prepared(asked, **kwargs) as item:
             return self._finish(item, self._inference.infer(item, progress), asked)
 
     @overload
@@ -180,27 +180,27 @@ class Predictor:
         prepared: list[tuple[dict[str, Any], Asked] | ValueError] = []
         with ExitStack() as stack:
             for image in images:
-                given: dict[str, Any] = dict(image) if isinstance(image, Mapping) else {"image": image}
-                asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked) if field.name in given})
+                kwargs: dict[str, Any] = dict(image) if isinstance(image, Mapping) else {"image": image}
+                asked = Asked(**{field.name: kwargs.pop(field.name) for field in fields(Asked) if field.name in kwargs})
                 try:
-                    prepared.append((stack.enter_context(self._prepared(asked, **given)), asked))
+                    prepared.append((stack.enter_context(self._prepared(asked, **kwargs)), asked))
                 except ValueError as error:
                     if errors == "raise":
                         raise
                     prepared.append(error)
             items = [entry for entry in prepared if not isinstance(entry, ValueError)]
             outputs = iter(self._inference.infer_together([item for item, _ in items]))
-            found: list[Prediction | ValueError] = []
+            predictions: list[Prediction | ValueError] = []
             for entry in prepared:
                 try:
-                    found.append(
+                    predictions.append(
                         entry if isinstance(entry, ValueError) else self._finish(entry[0], next(outputs), entry[1])
                     )
                 except ValueError as error:
                     if errors == "raise":
                         raise
-                    found.append(error)
-            return found
+                    predictions.append(error)
+            return predictions
 
     def explain(
         self,
@@ -244,7 +244,7 @@ class Predictor:
         for start in range(0, len(stack), size):
             x, inside = (part[start : start + size].contiguous().to(self.device) for part in (stack, masks))
             with self._explaining:  # hooks are set on the one network
-                found = methods.explain(
+                result = methods.explain(
                     self.network,
                     x,
                     method,
@@ -254,7 +254,7 @@ class Predictor:
                     foreground=inside.to(x.dtype),
                     foreground_kwarg="foreground",
                 )
-            (_, raw_layer), value = next(iter(found.maps.items()))
+            (_, raw_layer), value = next(iter(result.maps.items()))
             maps.append(upsample(value.float(), x.shape[2:]).cpu())
         return self._explanation(torch.cat(maps), study, method, raw_layer, used)
 
@@ -333,8 +333,8 @@ class Predictor:
         asked.check(image, slice)
         with opened(image, series) as (source, called):
             item: dict[str, Any] = {"image": source, "affine": affine, "name": name}
-            given = {"foreground": foreground, "slice": slice, "plane": plane, "channel": channel}
-            item |= {key: value for key, value in given.items() if value is not None}
+            optional = {"foreground": foreground, "slice": slice, "plane": plane, "channel": channel}
+            item |= {key: value for key, value in optional.items() if value is not None}
             if isinstance(source, np.ndarray) and source.ndim == 2 and affine is None:
                 item["image"] = source.T
                 if isinstance(foreground, np.ndarray):

@@ -103,8 +103,8 @@ def find_weights(run: Path | None, root: Path = ROOT) -> Weights:
 def content(root: Path) -> Iterator[Path]:
     """Files of the checkout that belong to the bundle, relative to ``root``, in order."""
     for folder, patterns in CONTENT.items():
-        found = {path for pattern in patterns for path in (root / folder).glob(pattern)}
-        for path in sorted(found):
+        paths = {path for pattern in patterns for path in (root / folder).glob(pattern)}
+        for path in sorted(paths):
             name = path.relative_to(root)
             if name.as_posix() not in LEFT_OUT and "__pycache__" not in name.parts:
                 yield name
@@ -168,11 +168,11 @@ def write_configs(folder: Path, weights: Weights) -> None:
     parser = write_inference_config(folder, weights)
     train = folder / "configs" / "train.yaml"
     # The number of classes follows from the datalist or, in MONAI Label, from the classes.
-    own = {key: value for key, value in weights.values.items() if key not in ("num_classes", "training_prevalence")}
-    own["network_def"] = completed(own["network_def"], yaml.safe_load(train.read_text(encoding="utf-8")))
-    if own.get("regions") is None:  # those of the datalist, then
-        own.pop("regions", None)
-    train.write_text(set_values(train.read_text(encoding="utf-8"), own), encoding="utf-8")
+    config = {key: value for key, value in weights.values.items() if key not in ("num_classes", "training_prevalence")}
+    config["network_def"] = completed(config["network_def"], yaml.safe_load(train.read_text(encoding="utf-8")))
+    if config.get("regions") is None:  # those of the datalist, then
+        config.pop("regions", None)
+    train.write_text(set_values(train.read_text(encoding="utf-8"), config), encoding="utf-8")
     # monai.bundle.load reads JSON alone and builds the network from <workflow_type>.json.
     raw = yaml.safe_load((folder / "configs" / "inference.yaml").read_text(encoding="utf-8"))
     computed = [key for key in ("num_classes", *OF_REGIONS) if key in raw["network_def"]]

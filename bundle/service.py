@@ -151,15 +151,15 @@ def create_app(
         """Probability of a tumor and of each class, mask and evidence of one image or volume."""
         options = {"slice": slice, "plane": plane, "channel": channel}
         with ExitStack() as stack:
-            given = await _given(stack, image, foreground, options, limits)
-            picture = given["image"].is_file() and file_kind(given["image"]) == "picture"
+            form = await _given(stack, image, foreground, options, limits)
+            picture = form["image"].is_file() and file_kind(form["image"]) == "picture"
             lane = app.state.lanes["pictures" if picture else "volumes"]
             asked: dict[str, Any] = {"uncertainty": uncertainty, "assess_anyway": assess_anyway}
             asked |= {"anonymous": anonymous, "evidence_segments": evidence_segments}
             if dicom:
                 asked["dicom"] = Path(stack.enter_context(TemporaryDirectory(prefix="objects"))) / "image"
-            with _reasons(given):
-                prediction = await _answer(request, lane, {**given, **asked})
+            with _reasons(form):
+                prediction = await _answer(request, lane, {**form, **asked})
             return await run_in_threadpool(encode_prediction, prediction, image.filename, arrays)
 
     @app.post("/explain", response_model=ExplanationAnswer, responses=PROBLEMS, dependencies=known)
@@ -179,11 +179,11 @@ def create_app(
         """A heatmap of one image, or of one slice or all slices of a volume."""
         options = {"slice": slice, "plane": plane, "channel": channel}
         with ExitStack() as stack:
-            given = await _given(stack, image, foreground, options, limits)
+            form = await _given(stack, image, foreground, options, limits)
             asked = {"method": method, "layer": layer or None, "target": target}
-            with _reasons(given):
-                found = await _answer(request, app.state.lanes["explanations"], (predictor.explain, {**given, **asked}))
-        return await run_in_threadpool(encode_explanation, found)
+            with _reasons(form):
+                result = await _answer(request, app.state.lanes["explanations"], (predictor.explain, {**form, **asked}))
+        return await run_in_threadpool(encode_explanation, result)
 
     return app
 
@@ -253,16 +253,16 @@ async def _given(
     limits: UploadLimits,
 ) -> dict[str, Any]:
     """Arguments of the predictor, with the uploads in temporary files that live as long as ``stack``."""
-    given = {key: value for key, value in options.items() if value is not None and value != ""}
+    form = {key: value for key, value in options.items() if value is not None and value != ""}
     for key, upload in (("image", image), ("foreground", foreground)):
         if upload is None:
             continue
         data = await upload.read(limits.bytes + 1)
         try:
-            given[key] = await run_in_threadpool(stack.enter_context, stored(data, limits))
+            form[key] = await run_in_threadpool(stack.enter_context, stored(data, limits))
         except UploadRefused as error:
             raise UploadRefused(error.status, f"{key}: {error}") from error
-    return given
+    return form
 
 
 @contextmanager

@@ -47,14 +47,14 @@ def stage_folders(run: Path) -> list[Path]:
     Raises:
         FileNotFoundError: when there is none.
     """
-    found = []
+    folders = []
     for stage in (*runs.STAGES, runs.JOINT):
         manifest = run / stage / runs.MANIFEST
         if manifest.is_file() and "finished" in json.loads(manifest.read_text(encoding="utf-8")):
-            found.append(run / stage)
-    if not found:
+            folders.append(run / stage)
+    if not folders:
         raise FileNotFoundError(f"{run} holds no finished stage; train it first")
-    return found
+    return folders
 
 
 def replaced(text: str, names: Mapping[str, str]) -> str:
@@ -73,10 +73,10 @@ def portable_command(command: str) -> str:
     script, _, arguments = command.partition(" ")
     if not script.endswith(".py"):
         return command
-    given = (pair.partition(" ") for pair in f" {arguments}".split(" --")[1:])
+    pairs = (pair.partition(" ") for pair in f" {arguments}".split(" --")[1:])
     options = [
         f"--{key} {json.dumps(value)}" if value and shlex.quote(value) != value else f"--{key} {value}".strip()
-        for key, _, value in given
+        for key, _, value in pairs
     ]
     return " ".join([f"python -m scripts {Path(script).stem}", *options])
 

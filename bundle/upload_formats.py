@@ -62,10 +62,10 @@ def whole_nrrd(data: bytes) -> bytes:
     Raises:
         FormatRefused: when the values lie in another file, or are not raw or gzipped.
     """
-    found = re.search(rb"\r?\n\r?\n", data[:_LONGEST_HEADER])
-    if found is None:
+    match = re.search(rb"\r?\n\r?\n", data[:_LONGEST_HEADER])
+    if match is None:
         raise FormatRefused("the file is no whole NRRD: its header does not end; send a single .nrrd file")
-    first, *lines = data[: found.start()].splitlines()
+    first, *lines = data[: match.start()].splitlines()
     if not re.fullmatch(rb"NRRD000\d", first):
         raise FormatRefused("the file is no NRRD of a version that is read here")
     kept = [first]
@@ -78,7 +78,7 @@ def whole_nrrd(data: bytes) -> bytes:
             raise FormatRefused(f"the NRRD is encoded as {value.decode('ascii', 'replace')!r}; expected raw or gzip")
         if colon and key in _NRRD and not value.startswith(b"=") and _WORDS.fullmatch(value):
             kept.append(key.encode() + b": " + value)
-    return b"\n".join(kept) + b"\n\n" + data[found.end() :]
+    return b"\n".join(kept) + b"\n\n" + data[match.end() :]
 
 
 def unpack_dicom(data: bytes, folder: Path, most_files: int, most_bytes: int) -> None:

@@ -41,11 +41,11 @@ def files() -> str:
     missing = [name for name in REQUIRED if not Path(name).is_file()]
     if missing:
         raise Failure(f"missing: {', '.join(missing)}")
-    found = {path: path.stat().st_size for path in Path().rglob("*") if path.is_file()}
-    large = [f"{path} ({size / 2**20:.1f} MB)" for path, size in found.items() if size > MAX_BYTES]
+    sizes = {path: path.stat().st_size for path in Path().rglob("*") if path.is_file()}
+    large = [f"{path} ({size / 2**20:.1f} MB)" for path, size in sizes.items() if size > MAX_BYTES]
     if large:
         raise Failure(f"larger than 25 MB: {', '.join(large)}")
-    return f"{len(found)} files, the largest {max(found.values()) / 2**20:.1f} MB"
+    return f"{len(sizes)} files, the largest {max(sizes.values()) / 2**20:.1f} MB"
 
 
 def changelog() -> str:
@@ -115,14 +115,14 @@ def ckpt_export() -> str:
 
 def load() -> str:
     """`monai.bundle.load` gives the network, the weights and the TorchScript module."""
-    here, own = Path.cwd(), network().state_dict()
+    here, ref = Path.cwd(), network().state_dict()
     place = {"name": here.name, "bundle_dir": str(here.parent), "device": "cpu"}
     built = bundle.load(workflow_type="infer", **place)
     if not isinstance(built, torch.nn.Module):
         raise Failure(f"load(workflow_type='infer') gives a {type(built).__name__}, expected the network")
     state = bundle.load(model_file="models/model.pt", **place)
-    for given in (built.state_dict(), state):
-        if given.keys() != own.keys() or any(not torch.equal(given[key].cpu(), own[key].cpu()) for key in own):
+    for loaded in (built.state_dict(), state):
+        if loaded.keys() != ref.keys() or any(not torch.equal(loaded[key].cpu(), ref[key].cpu()) for key in ref):
             raise Failure("load gives other weights than models/model.pt")
     scripted, meta, _ = bundle.load(load_ts_module=True, **place)
     if not hasattr(scripted, "multitask") or "network_data_format" not in meta:
@@ -138,13 +138,13 @@ def workflows() -> str:
         phantoms.make_phantoms(folder, seed=0, patients=0, singles=12, progress=False)
         datalist, _ = datalists.image_folder(data, name="phantoms", progress=False)
         datalists.write(datalist, Path(folder) / "list.json")
-        given = {
+        overrides = {
             "infer": {"input": str(next((data / "images").rglob("*.png")))},
             "train": {"dataset_dir": str(data), "datalist_file": f"{folder}/list.json", "run_dir": f"{folder}/run"},
         }
         for kind, name in (("infer", INFERENCE), ("train", TRAIN)):
             workflow = ConfigWorkflow(
-                workflow_type=kind, config_file=name, meta_file=META, logging_file=False, **given[kind]
+                workflow_type=kind, config_file=name, meta_file=META, logging_file=False, **overrides[kind]
             )
             workflow.parser.parse(reset=True)
             # Initializing would start a training; check_properties only builds what the config describes.

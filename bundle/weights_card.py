@@ -70,12 +70,12 @@ def kept_stages(training: Path = TRAINING) -> list[Path]:
     Raises:
         FileNotFoundError: when there is none.
     """
-    found = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in training.glob("*/*/manifest.json")}
-    if not found:
+    folders = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in training.glob("*/*/manifest.json")}
+    if not folders:
         raise FileNotFoundError(
             f"no <run>/<stage>/manifest.json in {training}; ship weights with python -m scripts ship"
         )
-    return sorted(found, key=lambda folder: found[folder]["started"])
+    return sorted(folders, key=lambda folder: folders[folder]["started"])
 
 
 def assemble_run(
@@ -119,17 +119,17 @@ def by_plane(cases_file: Path) -> list[dict[str, Any]]:
     """
     with cases_file.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    found = []
+    entries = []
     for code, plane in PLANES.items():
-        own = [row for row in rows if code in row["name"]]
-        if not own:
+        plane_rows = [row for row in rows if code in row["name"]]
+        if not plane_rows:
             continue
-        dice = [float(row["dice"]) for row in own if row["dice"] != ""]
-        true, predicted = ([int(row[key]) for row in own] for key in ("diagnosis", "predicted"))
+        dice = [float(row["dice"]) for row in plane_rows if row["dice"] != ""]
+        true, predicted = ([int(row[key]) for row in plane_rows] for key in ("diagnosis", "predicted"))
         balanced = float(recall_score(true, predicted, average="macro", zero_division=0, labels=sorted(set(true))))
-        entry = {"plane": plane, "n": len(own), "n_tumor": len(dice), "balanced_accuracy": balanced}
-        found.append({**entry, "dice": sum(dice) / len(dice) if dice else None})
-    return found
+        entry = {"plane": plane, "n": len(plane_rows), "n_tumor": len(dice), "balanced_accuracy": balanced}
+        entries.append({**entry, "dice": sum(dice) / len(dice) if dice else None})
+    return entries
 
 
 def failures(cases_file: Path, classes: Mapping[str, str], count: int = 6) -> list[dict[str, Any]]:
@@ -174,17 +174,17 @@ def localization(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, Any]]:
     """What the weights say to volumes of other sequences, none of which they were trained on."""
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for file in files:
         try:
             prediction = predictor.predict(file)
         except ValueError as error:
-            found.append(
+            results.append(
                 {"volume": f"{file.parent.name}/{file.name}", "refused": str(error).replace(f"{file.parent}/", "")}
             )
             continue
         scores = [p for p in prediction.slice_probabilities or [] if p is not None]
-        found.append(
+        results.append(
             {
                 "volume": f"{file.parent.name}/{file.name}",
                 "refused": None,
@@ -200,7 +200,7 @@ def on_volumes(files: Sequence[Path], predictor: Predictor) -> list[dict[str, An
                 "flags": sorted({flag["code"] for flag in prediction.flags}),
             }
         )
-    return found
+    return results
 
 
 def certificate(run: Path, dataset_dir: Path) -> dict[str, Any]:
@@ -214,12 +214,12 @@ def certificate(run: Path, dataset_dir: Path) -> dict[str, Any]:
 
 def scope_again(run: Path, dataset_dir: Path, volumes: Sequence[Path]) -> dict[str, Any]:
     """The scope of a run made by `assemble_run`, fitted again and put beside the weights; what volumes get with it."""
-    own = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "output_dir": str(run / "scope")}
+    folders = {"run_dir": str(run), "dataset_dir": str(dataset_dir), "output_dir": str(run / "scope")}
     (runs.last_stage(run) / scope.FILE).unlink(missing_ok=True)
-    run_config("evaluate.yaml", **own, datalist_file=str(kept_stages()[-1].parent / DATALIST), extras=["scope"])
+    run_config("evaluate.yaml", **folders, datalist_file=str(kept_stages()[-1].parent / DATALIST), extras=["scope"])
     shutil.copyfile(runs.last_stage(run) / scope.FILE, ROOT / "models" / scope.FILE)
-    found = {"scope": json.loads((run / "scope" / "scope.json").read_text(encoding="utf-8"))}
-    return {**found, "volumes": on_volumes(volumes, Predictor())}
+    result = {"scope": json.loads((run / "scope" / "scope.json").read_text(encoding="utf-8"))}
+    return {**result, "volumes": on_volumes(volumes, Predictor())}
 
 
 PARTS: dict[str, Callable[[Path, Path, Sequence[Path]], dict[str, Any]]] = {
@@ -274,7 +274,7 @@ def measure(dataset_dir: Path, volumes: Sequence[Path], folder: Path) -> dict[st
 
 def stages() -> list[dict[str, Any]]:
     """What each stage was and reached on validation, from the kept manifests, configs, datalists and curves."""
-    found = []
+    entries = []
     for folder in kept_stages():
         manifest = json.loads((folder / runs.MANIFEST).read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8"))
@@ -298,15 +298,15 @@ def stages() -> list[dict[str, Any]]:
         entry |= {"best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]}
         curves = read_scalars(folder)
         reached = {name: dict(curves.get(f"validation/{name}", ())) for name in REACHED}
-        found.append({**entry, **{name: values.get(manifest["best_epoch"]) for name, values in reached.items()}})
-    return found
+        entries.append({**entry, **{name: values.get(manifest["best_epoch"]) for name, values in reached.items()}})
+    return entries
 
 
 def training() -> dict[str, Any]:
     """The stages, and the hours from start to end of each together."""
-    found = stages()
-    spans = (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"]) for stage in found)
-    return {"stages": found, "training_hours": sum(span.total_seconds() / 3600 for span in spans)}
+    entries = stages()
+    spans = (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"]) for stage in entries)
+    return {"stages": entries, "training_hours": sum(span.total_seconds() / 3600 for span in spans)}
 
 
 def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -321,12 +321,12 @@ def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         **{name: (evidence[name], evidence.get(f"{name}_ci95"))
            for name in ("pointing_game", "tumor_energy", "background_energy_layer", "background_energy")},
     }  # fmt: skip
-    found = []
+    rows = []
     for title, name, sign, goal in TARGETS:
         value, interval = values[name]
         missed = max(0.0, goal - value if sign == ">=" else value - goal)
-        found.append({"title": title, "goal": f"{sign} {goal:g}", "value": value, "ci95": interval, "missed": missed})
-    return found
+        rows.append({"title": title, "goal": f"{sign} {goal:g}", "value": value, "ci95": interval, "missed": missed})
+    return rows
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -26,8 +26,8 @@ class _NextBundle:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
         if name == "scripts":
-            found = (Path(entry, "scripts") for entry in sys.path if Path(entry, "scripts").is_dir())
-            if next(found, _root / "scripts").resolve() != _root / "scripts":
+            candidates = (Path(entry, "scripts") for entry in sys.path if Path(entry, "scripts").is_dir())
+            if next(candidates, _root / "scripts").resolve() != _root / "scripts":
                 _drop_transforms(of_ours=True)
 
 

@@ -38,10 +38,10 @@ PARTS = (
 
 def verbs() -> list[Verb]:
     """All verbs in the order in which they are usually needed."""
-    found = [verb for part in PARTS for verb in part.VERBS]
+    collected = [verb for part in PARTS for verb in part.VERBS]
     if importlib.util.find_spec(PRODUCT.partition(".")[0]) is not None:
-        found += importlib.import_module(PRODUCT).VERBS
-    return found
+        collected += importlib.import_module(PRODUCT).VERBS
+    return collected
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ValueError, OSError: when it cannot be done, in one sentence.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
-    return run_verb(verbs(), given or ["--help"])
+    args = list(sys.argv[1:] if argv is None else argv)
+    return run_verb(verbs(), args or ["--help"])
 
 
 if __name__ == "__main__":

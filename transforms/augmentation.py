@@ -195,15 +195,15 @@ def _change_values(
     Returns:
         float32 like ``image``, 0 in air.
     """
-    where = inside[0].numpy()
+    mask = inside[0].numpy()
     out = np.zeros(image.shape, np.float32)
     for channel, plane in enumerate(image.numpy()):
-        old = plane[where]
+        old = plane[mask]
         low, high = old.min(), old.max()
-        new = change((old - low) / max(high - low, np.float32(1e-6)), where)
+        new = change((old - low) / max(high - low, np.float32(1e-6)), mask)
         (mean_old, std_old), (mean_new, std_new) = _moments(old), _moments(new)
         factor = std_old / max(std_new, 1e-6)
-        out[channel][where] = new * np.float32(factor) + np.float32(mean_old - mean_new * factor)
+        out[channel][mask] = new * np.float32(factor) + np.float32(mean_old - mean_new * factor)
     return torch.from_numpy(out)
 
 
@@ -268,10 +268,10 @@ class RandNoiseForegroundd(_RandForeground):
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         std = self._uniform(self.std)
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
-        where, out = inside[0].numpy(), image.numpy().copy()
-        count = int(np.count_nonzero(where))  # air needs none: it is masked next
+        mask, out = inside[0].numpy(), image.numpy().copy()
+        count = int(np.count_nonzero(mask))  # air needs none: it is masked next
         for plane in out:
-            plane[where] += std * torch.randn(count, generator=generator).numpy()
+            plane[mask] += std * torch.randn(count, generator=generator).numpy()
         return torch.from_numpy(out)
 
 

@@ -124,8 +124,8 @@ def head_mask(image: np.ndarray, margin: Sequence[int] | int = 4) -> np.ndarray:
         ValueError: When no foreground is found.
     """
     window = head_window(image, margin)
-    found = foreground_mask(image[(slice(None), *window)])
-    return on_image(found, [w.start for w in window], image.shape[1:])
+    mask = foreground_mask(image[(slice(None), *window)])
+    return on_image(mask, [w.start for w in window], image.shape[1:])
 
 
 def on_image(values: np.ndarray, offset: Sequence[int], shape: Sequence[int]) -> np.ndarray:
@@ -222,12 +222,12 @@ class CropBordersd(Cropd):
         """Return the cropped item."""
         item = dict(data)
         image = plain(item[self.keys[0]]).numpy()
-        given = item.get(self.foreground_key)
-        if given is None:
+        foreground = item.get(self.foreground_key)
+        if foreground is None:
             slices = head_window(image, self.margin)
         else:
             slices = content_box(image)
-            head = foreground_box(np.asarray(np.asarray(given).any(axis=0)))
+            head = foreground_box(np.asarray(np.asarray(foreground).any(axis=0)))
             if head is not None:
                 pairs = zip(slices, head, strict=True)
                 slices = tuple(slice(min(b.start, h.start), max(b.stop, h.stop)) for b, h in pairs)

@@ -224,10 +224,10 @@ class ResizeToFitd(Resized):
         shape = tuple(item[self.keys[0]].shape[1:])
         if not self.spacing_mm:
             return shape
-        own = spacing_of(item[self.keys[0]]) or item.get(SPACING_KEY)
-        if own is None:
+        spacing = spacing_of(item[self.keys[0]]) or item.get(SPACING_KEY)
+        if spacing is None:
             raise ValueError(f"{describe(item, self.keys[0])}: the size of its voxels is not known; give a NIfTI file")
-        sides = zip(shape, own, self.spacing_mm, strict=True)
+        sides = zip(shape, spacing, self.spacing_mm, strict=True)
         return tuple(max(1, round(size * now / then)) for size, now, then in sides)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:

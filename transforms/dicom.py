@@ -172,7 +172,7 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
                 return items[0].get(key)
         return dataset.get(key) if frames == 1 else None
 
-    found: list[list[Any]] = []
+    geometry: list[list[Any]] = []
     for k in range(frames):
         values = [
             element(k, "PlanePositionSequence", "ImagePositionPatient"),
@@ -187,13 +187,13 @@ def _header(dataset: Dataset, path: str | os.PathLike[str]) -> Header:
                 f"{f' in frame {k + 1}' if frames > 1 else ''})",
                 "give the original series, or save single slices as PNG",
             )
-        found.append([np.array([float(n) for n in value]) for value in values])
+        geometry.append([np.array([float(n) for n in value]) for value in values])
     scales = {_scale(group, dataset) for group in groups}
     if len(scales) > 1:
         raise refused(path, "holds frames of several intensity scales", "convert it with dcm2niix, give the NIfTI file")
     measures = element(0, "PixelMeasuresSequence", "SpacingBetweenSlices") or dataset.get("SpacingBetweenSlices")
     thickness = measures or element(0, "PixelMeasuresSequence", "SliceThickness") or dataset.get("SliceThickness") or 0
-    positions, directions, spacing = (np.array([row[n] for row in found]) for n in range(3))
+    positions, directions, spacing = (np.array([row[n] for row in geometry]) for n in range(3))
     across = np.cross(directions[0, :3], directions[0, 3:])
     sound = all(np.isfinite(values).all() for values in (positions, directions, spacing))
     if not sound or spacing.min() <= 0 or abs(np.linalg.norm(across) - 1) > 0.01:

@@ -134,7 +134,7 @@ def _packed_size(packed: bytes) -> tuple[int, int] | None:
         return None
     while (mark := file.read(4))[:1] == b"\xff":
         if mark[1] in _SIZES:
-            found = file.read(5)
-            return int.from_bytes(found[1:3], "big"), int.from_bytes(found[3:5], "big")
+            header = file.read(5)
+            return int.from_bytes(header[1:3], "big"), int.from_bytes(header[3:5], "big")
         file.seek(int.from_bytes(mark[2:4], "big") - 2, os.SEEK_CUR)
     return None

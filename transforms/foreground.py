@@ -58,17 +58,17 @@ def foreground_mask(image: np.ndarray | torch.Tensor) -> np.ndarray:
         raise ValueError(f"{int((~np.isfinite(data)).sum())} values are not finite (NaN or infinite)")
     shape = data.shape[1:]
     factors = tuple(max(1, n // _GRID[dims]) for n in shape)
-    found, reasons = None, []
+    union, reasons = None, []
     for channel in data:
         try:
             mask = _coarse_mask(channel, factors)
         except _NothingFound as error:
             reasons.append(str(error))
             continue
-        found = mask if found is None else found | mask
-    if found is None:
+        union = mask if union is None else union | mask
+    if union is None:
         raise ValueError(f"no foreground found: {'; '.join(dict.fromkeys(reasons))}")
-    return _enlarge(found, factors, shape)
+    return _enlarge(union, factors, shape)
 
 
 class _NothingFound(ValueError):
@@ -209,12 +209,12 @@ def _noise(signal: np.ndarray, high: float, air: float, tissue: float) -> float:
     A field of view with blank (exactly 0) sides hides its noise from the rim. The lower half of what is outside tells
     the width: dim tissue is in the upper one.
     """
-    few = signal[::2, ::2]
-    near = _erode(few > high)
-    for step in _steps(1 + min(few.shape[:2]) // _CLEAR):
+    subsampled = signal[::2, ::2]
+    near = _erode(subsampled > high)
+    for step in _steps(1 + min(subsampled.shape[:2]) // _CLEAR):
         near = _dilate(near, step)
-    outside = few[(few > air + 0.01 * (tissue - air)) & ~near]
-    if outside.size < 0.03 * few.size:
+    outside = subsampled[(subsampled > air + 0.01 * (tissue - air)) & ~near]
+    if outside.size < 0.03 * subsampled.size:
         return -np.inf
     middle = _quantile(outside, 0.5)
     return middle + _NOISE_WIDTH * (middle - _quantile(outside, 0.2))
@@ -399,8 +399,8 @@ class ForegroundMaskd(MapTransform):
         """Return the item with the mask added."""
         item = dict(data)
         image = item[self.keys[0]]
-        given = item.get(self.foreground_key)
-        if given is None:
+        foreground = item.get(self.foreground_key)
+        if foreground is None:
             try:
                 mask = torch.from_numpy(foreground_mask(image)[None].view(np.uint8))
             except ValueError as error:
@@ -409,7 +409,7 @@ class ForegroundMaskd(MapTransform):
                     f"Leave the image out, or give a mask of the head under '{self.foreground_key}'"
                 ) from error
         else:
-            mask = self._checked(given, image, item)
+            mask = self._checked(foreground, image, item)
         if isinstance(image, MetaTensor):
             mask = MetaTensor(mask, meta=dict(image.meta), applied_operations=list(image.applied_operations))
         item[self.foreground_key] = mask
@@ -417,10 +417,10 @@ class ForegroundMaskd(MapTransform):
 
     def _checked(self, given: Any, image: torch.Tensor, item: Mapping[Hashable, Any]) -> torch.Tensor:
         mask = torch.as_tensor(np.asarray(given))
-        where = f"{describe(item, self.keys[0])}: the given foreground mask"
+        prefix = f"{describe(item, self.keys[0])}: the given foreground mask"
         if tuple(mask.shape[1:]) != tuple(image.shape[1:]):
-            raise ValueError(f"{where} has size {tuple(mask.shape[1:])}, the image {tuple(image.shape[1:])}")
+            raise ValueError(f"{prefix} has size {tuple(mask.shape[1:])}, the image {tuple(image.shape[1:])}")
         mask = (mask != 0).any(0, keepdim=True).to(torch.uint8)
         if not mask.any():
-            raise ValueError(f"{where} is empty; leave it out to have one computed")
+            raise ValueError(f"{prefix} is empty; leave it out to have one computed")
         return mask

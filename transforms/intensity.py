@@ -87,15 +87,15 @@ def quantile(values: np.ndarray, share: float) -> np.floating:
 def _ordered(values: np.ndarray, low: int) -> tuple[np.floating, np.floating]:
     """The values at one place of the ascending order and at the next."""
     high = min(low + 1, values.size - 1)
-    few, skipped = _around(values, low, high)
-    ordered = np.partition(few, sorted({low - skipped, high - skipped}))
+    candidates, skipped = _around(values, low, high)
+    ordered = np.partition(candidates, sorted({low - skipped, high - skipped}))
     return ordered[low - skipped], ordered[high - skipped]
 
 
 def ordered(values: np.ndarray, place: int) -> np.floating:
     """The value at a place of the ascending order of flat values (N,), in a third of the time of ``np.partition``."""
-    few, skipped = _around(values, place, place)
-    return np.partition(few, place - skipped)[place - skipped]
+    candidates, skipped = _around(values, place, place)
+    return np.partition(candidates, place - skipped)[place - skipped]
 
 
 def _around(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
@@ -116,8 +116,8 @@ def _around(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
     if last < sample.size:
         under = values <= sample[last]
         inside = under if inside is None else inside & under
-    few = values if inside is None else values[inside]
-    return (few, below) if below <= low and high < below + few.size else (values, 0)
+    candidates = values if inside is None else values[inside]
+    return (candidates, below) if below <= low and high < below + candidates.size else (values, 0)
 
 
 def different_values(pixels: np.ndarray) -> np.ndarray:

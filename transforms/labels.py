@@ -142,8 +142,8 @@ class Finalized(Transform):
 
     def _diagnosis(self, data: Mapping[Hashable, Any], has_mask: bool) -> int:
         voxels = int(data.get(VOXELS_KEY, 0))
-        given = data.get("diagnosis")
-        if given is None:
+        value = data.get("diagnosis")
+        if value is None:
             if not has_mask:
                 return -1
             if voxels > 0 and self.num_classes is None:
@@ -153,13 +153,13 @@ class Finalized(Transform):
                 )
             return 0 if voxels == 0 else (1 if self.num_classes == 2 else -1)
         limit = math.inf if self.num_classes is None else self.num_classes
-        if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or not -1 <= given < limit:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not -1 <= value < limit:
             raise ValueError(
-                f"{describe(data, self.image_key)}: diagnosis {given!r} is not a class; expected an integer from 0 to "
+                f"{describe(data, self.image_key)}: diagnosis {value!r} is not a class; expected an integer from 0 to "
                 f"{limit - 1}, or -1 for unknown"
             )
-        if int(given) == 0 and voxels > 0:
+        if int(value) == 0 and voxels > 0:
             raise ValueError(
                 f"{describe(data, self.image_key)}: diagnosis 0 (no tumor), but its mask has {voxels} tumor voxels"
             )
-        return int(given)
+        return int(value)

@@ -74,22 +74,22 @@ class LoadCased(MapTransform):
         item = dict(data)
         if item.get(self.image_key) is None:
             raise ValueError(f"{describe(item, self.image_key)}: no '{self.image_key}'; keys: {sorted(map(str, item))}")
-        where = describe(item, self.image_key)
+        name = describe(item, self.image_key)
         view = str(item.get("plane", "axial"))
         if view not in PLANES:
-            raise ValueError(f"{where}: unknown plane {view!r}; expected one of {', '.join(PLANES)}")
-        image = self._load(item[self.image_key], item.get("slice"), view, where, mask=False)
+            raise ValueError(f"{name}: unknown plane {view!r}; expected one of {', '.join(PLANES)}")
+        image = self._load(item[self.image_key], item.get("slice"), view, name, mask=False)
         regions = item.get(REGIONS_KEY)
         if not math.isfinite(image.as_tensor().sum().item()):
             bad = int((~torch.isfinite(image)).sum())
-            raise ValueError(f"{where}: {bad} values are not finite (NaN or infinite); replace them by the air's value")
+            raise ValueError(f"{name}: {bad} values are not finite (NaN or infinite); replace them by the air's value")
         for key in (self.label_key, self.foreground_key):
             if item.get(key) is None:
                 item.pop(key, None)
                 continue
-            own = regions if key == self.label_key else None
+            mask_regions = regions if key == self.label_key else None
             like = _first(item[self.image_key])
-            mask = self._load(item[key], item.get("slice"), view, where, mask=True, regions=own, like=like)
+            mask = self._load(item[key], item.get("slice"), view, name, mask=True, regions=mask_regions, like=like)
             (size, place), (image_size, image_place) = _lps_grid(mask), _lps_grid(image)
             if size != image_size:
                 raise ValueError(

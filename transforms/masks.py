@@ -127,8 +127,8 @@ def _areas(values: np.ndarray, cut: float) -> list[float]:
     between = (values > _BLACK * (cut / 127)) & (values <= cut)
     if not between.any():
         return []
-    found = np.nonzero(between)
-    box = tuple(slice(max(0, axis.min() - 1), axis.max() + 2) for axis in found)
+    indices = np.nonzero(between)
+    box = tuple(slice(max(0, axis.min() - 1), axis.max() + 2) for axis in indices)
     values, between = values[box], between[box]
     lowest, highest = (step(values, _BLOCK, mode="constant", cval=-1) for step in (minimum_filter, maximum_filter))
     return sorted(np.unique(values[between & (lowest == highest)]).tolist())[:5]

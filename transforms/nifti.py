@@ -80,13 +80,13 @@ def read_nifti(path: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.nda
     if head.startswith(MGH):
         return _read_mgh(path, limits)
     size = header_size(head)
-    single, where, magic = _SINGLE[size]
-    if head[where : where + 3] == magic:
+    single, offset, magic = _SINGLE[size]
+    if head[offset : offset + 3] == magic:
         header = _header(single, head, size, path)
         _check(header, path, limits)
         return _values(_load(single, {"image": _body(path, header, int(header.get_data_offset()))}, path), path)
-    pair, where, magic = _PAIR[size]
-    is_nifti = head[where : where + 3] == magic
+    pair, offset, magic = _PAIR[size]
+    is_nifti = head[offset : offset + 3] == magic
     if not is_nifti and size == 540:
         raise refused(path, "has the size of a NIfTI-2 header, but is none", "export it again as .nii.gz")
     kind = pair if is_nifti else nib.Spm2AnalyzeImage
@@ -104,8 +104,8 @@ def pair_header(path: str | os.PathLike[str]) -> Path | None:
     stem = path.with_suffix("") if path.name.lower().endswith(".img.gz") else path
     if stem.suffix.lower() != ".img":
         return None
-    found = (stem.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".hdr.gz"))
-    return next((one for one in found if one.is_file()), None)
+    candidates = (stem.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".hdr.gz"))
+    return next((one for one in candidates if one.is_file()), None)
 
 
 def _partner(path: str | os.PathLike[str]) -> Path:

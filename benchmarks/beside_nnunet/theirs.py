@@ -42,11 +42,11 @@ def planned(root: Path) -> Path:
 def resized(file: Path, filters: list[int], patch: list[int], batch: int) -> dict[str, Any]:
     """Give the plan another patch, batch and network of as many levels as filters; what it had before."""
     plans = json.loads(file.read_text(encoding="utf-8"))
-    own = plans["configurations"][CONFIGURATION]
-    before = {key: own[key] for key in ("patch_size", "batch_size")}
-    network, levels = own["architecture"]["arch_kwargs"], len(filters)
+    config = plans["configurations"][CONFIGURATION]
+    before = {key: config[key] for key in ("patch_size", "batch_size")}
+    network, levels = config["architecture"]["arch_kwargs"], len(filters)
     before["features_per_stage"] = network["features_per_stage"]
-    own |= {"patch_size": patch, "batch_size": batch}
+    config |= {"patch_size": patch, "batch_size": batch}
     network |= {
         "n_stages": levels,
         "features_per_stage": filters,
@@ -102,15 +102,15 @@ def main() -> None:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    start, found = cpu_seconds(), {}
+    start, results = cpu_seconds(), {}
     file = planned(root)
-    found["own_plan"] = json.loads(file.read_text(encoding="utf-8"))["configurations"][CONFIGURATION]
+    results["own_plan"] = json.loads(file.read_text(encoding="utf-8"))["configurations"][CONFIGURATION]
     preprocess([NUMBER], configurations=[CONFIGURATION], num_processes=[1])
-    found["preprocessing_s"] = cpu_seconds() - start
+    results["preprocessing_s"] = cpu_seconds() - start
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # augmentation in this process
     if options.seconds_of_own_plan:
-        found["own_plan_step_s"] = seconds_a_step(1)
-        print("a step of its own plan:", found["own_plan_step_s"], flush=True)
+        results["own_plan_step_s"] = seconds_a_step(1)
+        print("a step of its own plan:", results["own_plan_step_s"], flush=True)
     resized(file, options.filters, options.patch, options.batch)
     step = seconds_a_step(PILOT)
     iterations = max(1, round(options.seconds / step / EPOCHS))
@@ -118,13 +118,13 @@ def main() -> None:
     start = cpu_seconds()
     trainer = trainer_of(EPOCHS, iterations)
     trainer.run_training()
-    found |= {"step_s": step, "steps": EPOCHS * iterations, "training_s": cpu_seconds() - start}
+    results |= {"step_s": step, "steps": EPOCHS * iterations, "training_s": cpu_seconds() - start}
     predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (FOLD,), "checkpoint_final.pth")
     start, wall = cpu_seconds(), time.monotonic()
     predictor.predict_from_files_sequential(str(root / "raw" / DATASET / "imagesTs"), str(root / "predicted"))
-    found |= {"prediction_s": cpu_seconds() - start, "prediction_wall_s": time.monotonic() - wall}
-    (root / "theirs.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    results |= {"prediction_s": cpu_seconds() - start, "prediction_wall_s": time.monotonic() - wall}
+    (root / "theirs.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -81,13 +81,13 @@ class UNetOfTwoOutputs(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """{"seg": (B, 2, H, W), "cls": (B, K)}."""
-        found: list[Tensor] = []
-        handle = self.unet.get_submodule(self.bottleneck).register_forward_hook(lambda _m, _a, out: found.append(out))
+        hidden: list[Tensor] = []
+        handle = self.unet.get_submodule(self.bottleneck).register_forward_hook(lambda _m, _a, out: hidden.append(out))
         try:
             seg = self.unet(x)
         finally:
             handle.remove()
-        return {"seg": seg, "cls": self.classifier(self.pool(found[0]).flatten(1))}
+        return {"seg": seg, "cls": self.classifier(self.pool(hidden[0]).flatten(1))}
 
 
 class Saturated(nn.Module):

@@ -41,8 +41,8 @@ class Heads:
 
 def _framed(case: Case, share: float) -> tuple[Tensor, Tensor, Tensor]:
     """Image, foreground and tumor in a frame that is so many times as wide as the head, (1, SIZE, SIZE) each."""
-    where = np.argwhere(case.foreground)
-    low, high = where.min(0), where.max(0) + 1
+    coords = np.argwhere(case.foreground)
+    low, high = coords.min(0), coords.max(0) + 1
     sides = np.array(case.foreground.shape, float)
     center, half = (low + high) / sides - 1, (high - low) / sides * share
     theta = torch.tensor([[half[1], 0, center[1]], [0, half[0], center[0]]], dtype=torch.float32)[None]
@@ -68,12 +68,12 @@ def _narrow(case: Case) -> tuple[Tensor, Tensor, Tensor]:
 @lru_cache(maxsize=4)
 def _cases(seed: int, count: int) -> tuple[Case, ...]:
     rng = np.random.default_rng([seed, 11])
-    found: list[Case] = []
+    cases: list[Case] = []
     for k in range(count):
         kind = k % 3
         case = phantom_case(100_000 + 1000 * seed + k, kind, KINDS, float(rng.uniform(25, 31)))
-        found.append(replace(case, kind=kind))
-    return tuple(found)
+        cases.append(replace(case, kind=kind))
+    return tuple(cases)
 
 
 @lru_cache(maxsize=8)

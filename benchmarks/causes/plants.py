@@ -51,15 +51,15 @@ class Run:
 
     def diagnosed(self) -> Study:
         """The diagnosis of `python -m scripts diagnose`."""
-        given, numbers = self.given, range(len(self.given.labels))
+        dataset, numbers = self.given, range(len(self.given.labels))
         items = [
-            {"image": f"head {k}", "number": k, "diagnosis": given.labels[k], "patient": f"person {k}",
+            {"image": f"head {k}", "number": k, "diagnosis": dataset.labels[k], "patient": f"person {k}",
              "source": self.sources[k] if self.sources else "phantoms"} for k in numbers
         ]  # fmt: skip
 
         def pipeline(item: Mapping[str, Any]) -> dict[str, Any]:
             k = item["number"]
-            return {**item, "image": given.images[k], "foreground": given.foreground[k], "label": given.tumor[k]}
+            return {**item, "image": dataset.images[k], "foreground": dataset.foreground[k], "label": dataset.tumor[k]}
 
         samples = prepare(items, pipeline, images=len(items))
         with selecting(self.network, self.head) if self.head else nullcontext():
@@ -157,7 +157,7 @@ def _pooled(bench: Bench, name: str, seed: int) -> Run:
 
 def _averaged(bench: Bench, name: str, seed: int) -> Run:
     """Features that are on in the air, along the mean gradient, and that nothing behind them reads."""
-    of, given = ARCHITECTURES[name], heads(seed, TRAINED_ON, True)
+    of, dataset = ARCHITECTURES[name], heads(seed, TRAINED_ON, True)
     torch.manual_seed(seed)
     network = of.make()
     head = Head(network)
@@ -166,12 +166,12 @@ def _averaged(bench: Bench, name: str, seed: int) -> Run:
     features = of.features
     if not features:
         with selecting(network, of.head):
-            features = default_layer(network.eval(), given.images[:1])
+            features = default_layer(network.eval(), dataset.images[:1])
     lift = Lift(head)
     network.set_submodule(features, nn.Sequential(network.get_submodule(features), lift, Gate(head)))
-    run = run_of(name, train(network, given, seed, of.steps, of.rate), heads(seed + 500, LOOKED_AT, True))
+    run = run_of(name, train(network, dataset, seed, of.steps, of.rate), heads(seed + 500, LOOKED_AT, True))
     run.layer = f"{features}.1"
-    some = given.images[:24]
+    some = dataset.images[:24]
     with selecting(network, of.head) if of.head else nullcontext():
         _, activations, gradients = activations_and_gradients(network, some, run.layer, run.target, {})
     direction = gradients.mean((0, 2, 3))
@@ -267,6 +267,6 @@ def seen_right(run: Run) -> float:
     with torch.no_grad(), evaluating(run.network), selecting(run.network, run.head) if run.head else nullcontext():
         output = run.network(run.given.images)
     if output.dim() == 4:
-        found = output.argmax(1, keepdim=True) == 1
-        return float(2 * (found & run.given.tumor).sum() / (found.sum() + run.given.tumor.sum()))
+        predicted = output.argmax(1, keepdim=True) == 1
+        return float(2 * (predicted & run.given.tumor).sum() / (predicted.sum() + run.given.tumor.sum()))
     return float((output.argmax(1) == torch.tensor(run.given.labels)).double().mean())

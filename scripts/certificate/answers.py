@@ -115,7 +115,7 @@ def _read(value: dict) -> Answer:
 
 
 def _fingerprint(question: Question) -> str:
-    found = hashlib.sha1(np.ascontiguousarray(question.picture).tobytes(), usedforsecurity=False)
-    found.update(str(question.picture.shape).encode())
-    found.update(b"" if question.place is None else np.packbits(question.place).tobytes())
-    return found.hexdigest()
+    hasher = hashlib.sha1(np.ascontiguousarray(question.picture).tobytes(), usedforsecurity=False)
+    hasher.update(str(question.picture.shape).encode())
+    hasher.update(b"" if question.place is None else np.packbits(question.place).tobytes())
+    return hasher.hexdigest()

@@ -125,7 +125,7 @@ def hosts_for(tumors: Sequence[Case], heads: Sequence[Case]) -> list[Host | None
     for head in heads:
         by_form[_form(head)].append(head)
     looks = {form: Looks([head.look for head in alike]) for form, alike in by_form.items()}
-    found: list[Host | None] = []
+    hosts: list[Host | None] = []
     for tumor in tumors:
         alike, host = by_form.get(_form(tumor), []), None
         for near in looks[_form(tumor)].nearest(tumor.look) if alike else []:
@@ -133,8 +133,8 @@ def hosts_for(tumors: Sequence[Case], heads: Sequence[Case]) -> list[Host | None
                 host = Host(alike[near.place], near.turn.back())
                 used[host.case.name] += 1
                 break
-        found.append(host)
-    return found
+        hosts.append(host)
+    return hosts
 
 
 def _form(case: Case) -> tuple[int, int]:

@@ -140,13 +140,13 @@ def _telling(plan: Plan, known: Mapping[tuple[str, str, bool, str], Answer], thr
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in row.items():
         if key.endswith("_ci95"):
-            found[f"{key}_low"], found[f"{key}_high"] = value
+            flat[f"{key}_low"], flat[f"{key}_high"] = value
         else:
-            found[key] = value
-    return found
+            flat[key] = value
+    return flat
 
 
 def write_page(content: Mapping[str, Any], pictures: Sequence[tuple[str, Any]], path: Path) -> Path:

@@ -55,8 +55,8 @@ class Answers:
                 self.as_is[question.before] = answer
                 self.cases[question.before] = question.case
             else:
-                found = self.asked[question.test, question.how, question.control]
-                found[question.case.name] = question.before, answer
+                by_case = self.asked[question.test, question.how, question.control]
+                by_case[question.case.name] = question.before, answer
 
     def ways(self, test: str) -> list[str]:
         """Ways of a test in the order in which they were asked."""
@@ -65,13 +65,13 @@ class Answers:
     def triples(self, test: str, how: str) -> list[Triple]:
         """Cases of a test whose picture before, after and control were all answered."""
         after, control = (self.asked.get((test, how, c), {}) for c in (False, True))
-        found = []
+        matched = []
         for name, (before, answer) in after.items():
             if before in self.as_is and name in control:
                 case = self.cases.get(name)
                 if case is not None:
-                    found.append(Triple(case, self.as_is[before], answer, control[name][1], case.kind, before))
-        return found
+                    matched.append(Triple(case, self.as_is[before], answer, control[name][1], case.kind, before))
+        return matched
 
     def called(self, answer: Answer) -> bool:
         """Whether an answer says tumor."""
@@ -138,10 +138,10 @@ class Answers:
             test, how: which.
             kinds: moreover the tumor's kind must be right as it is, and in a swap that of both.
         """
-        found = [t for t in self.triples(test, how) if test == "swap" or self.called(t.before) == (test not in APPEARS)]
+        cases = [t for t in self.triples(test, how) if test == "swap" or self.called(t.before) == (test not in APPEARS)]
         if not kinds:
-            return found
-        return [t for t in found if self._right(t.case.name) and (test != "swap" or self._right(t.host))]
+            return cases
+        return [t for t in cases if self._right(t.case.name) and (test != "swap" or self._right(t.host))]
 
     def _right(self, name: str) -> bool:
         answer = self.as_is.get(name)
@@ -149,15 +149,15 @@ class Answers:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every test, way and measure, over all cases; then the verdict by class and by source."""
-        found = []
+        table = []
         for test in ("removal", "transplant", "swap"):
             for how in self.ways(test):
                 triples = self.triples(test, how)
-                found += [{**self.effects(test, how, name, triples), "part": "all"} for name in self.measures()]
-                for part, own in _parts(triples, self.classes):
+                table += [{**self.effects(test, how, name, triples), "part": "all"} for name in self.measures()]
+                for part, subset in _parts(triples, self.classes):
                     for name in ("called tumor", "called that kind"):
-                        found.append({**self.effects(test, how, name, own), "part": part})
-        return [row for row in found if row["n"]]
+                        table.append({**self.effects(test, how, name, subset), "part": part})
+        return [row for row in table if row["n"]]
 
     def _faded(self) -> tuple[list[float], list[str]]:
         """Strengths, and the cases that were answered at all of them, with their controls."""
@@ -168,7 +168,7 @@ class Answers:
     def doses(self) -> list[dict[str, Any]]:
         """Mean tumor probability and share called tumor by the tumor's strength, beside the control's."""
         levels, names = self._faded()
-        found = []
+        rows = []
         for level in (*levels, 1.0) if names else ():
             row: dict[str, Any] = {"strength": level, "n": len(names)}
             for label, control in (("tumor", False), ("control", True)):
@@ -178,8 +178,8 @@ class Answers:
                     answers = [self.asked["fade", f"{level:g}", control][name][1] for name in names]
                 row[f"{label}_probability"] = float(np.mean([a.tumor() for a in answers]))
                 row[f"{label}_called"] = float(np.mean([self.called(a) for a in answers]))
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
     def rise(self) -> dict[str, Any]:
         """How much the tumor probability rises from the weakest to the whole tumor: {rise, error, groups}, of some."""
@@ -196,7 +196,7 @@ class Answers:
 
     def harmless(self) -> list[dict[str, Any]]:
         """How many verdicts a harmless change changes: {change, n, changed, largest: of the change of probability}."""
-        found = []
+        rows = []
         for how in self.ways("harmless"):
             answers = self.asked["harmless", how, False]
             known = {name: answer for name, (_, answer) in answers.items() if name in self.as_is}
@@ -204,7 +204,7 @@ class Answers:
             groups = [self.cases[name].group for name in known]
             if pairs:
                 changed = [self.called(a) != self.called(b) or kind_of(a) != kind_of(b) for a, b in pairs]
-                found.append(
+                rows.append(
                     {
                         "change": how,
                         "n": len(pairs),
@@ -215,14 +215,14 @@ class Answers:
                         "largest": float(max(abs(a.tumor() - b.tumor()) for a, b in pairs)),
                     }
                 )
-        return found
+        return rows
 
     def probes(self) -> list[dict[str, Any]]:
         """How many verdicts each probe changes between tumor and none, and its control: {probe, n, changed, control}.
 
         A verdict that is wrong as it is shows nothing: such pictures are left out.
         """
-        found = []
+        rows = []
         for name in self.ways("probe"):
             row: dict[str, Any] = {"probe": name}
             for label, control in (("changed", False), ("control", True)):
@@ -240,8 +240,8 @@ class Answers:
                 row[label] = float(changed.mean()) if kept else None
                 row[f"{label}_error"] = standard_error(changed, groups) if kept else None
                 row[f"{label}_ci95"] = mean_interval(changed, groups) if kept else [None, None]
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
     def order(self) -> dict[str, Any] | None:
         """Accuracy of the pictures as they are, and under the best other order of the classes.
@@ -279,9 +279,9 @@ def _truth(value: float | None) -> float:
 
 def _parts(triples: Sequence[Triple], classes: Sequence[str]) -> list[tuple[str, list[Triple]]]:
     """Cases by class and by source, where there is more than one of either."""
-    found = []
+    parts = []
     for title, key in (("class", lambda t: classes[t.case.kind]), ("source", lambda t: t.case.source)):
         names = sorted({key(t) for t in triples})
         if len(names) > 1:
-            found += [(f"{title} {name}", [t for t in triples if key(t) == name]) for name in names]
-    return found
+            parts += [(f"{title} {name}", [t for t in triples if key(t) == name]) for name in names]
+    return parts

@@ -44,7 +44,7 @@ def read_cases(
             f"{images} has no folder named as a class ({', '.join(classes)}); there are {', '.join(folders) or 'none'}"
         )
     drawn = _by_stem(masks) if masks is not None else {}
-    found = []
+    cases = []
     for kind, name in enumerate(classes):
         files = _pictures(folders[name.lower()]) if name.lower() in folders else []
         if limit is not None and len(files) > limit:
@@ -52,8 +52,8 @@ def read_cases(
         for file in files:
             case = _case(file, kind, drawn, left_out)
             if case is not None:
-                found.append(case)
-    return found
+                cases.append(case)
+    return cases
 
 
 def datalist_cases(items: Sequence[dict[str, Any]], index: Sequence[int], left_out: Counter[str]) -> list[Case]:
@@ -64,7 +64,7 @@ def datalist_cases(items: Sequence[dict[str, Any]], index: Sequence[int], left_o
         index: the model's class of each diagnosis.
         left_out: counts reasons, in place.
     """
-    found = []
+    cases = []
     for item, group in zip(items, units(items), strict=True):
         file, kind = item["image"], int(item.get("diagnosis", -1))
         if not isinstance(file, str) or Path(file).suffix.lower() not in SUFFIXES:
@@ -76,8 +76,8 @@ def datalist_cases(items: Sequence[dict[str, Any]], index: Sequence[int], left_o
         masks = {Path(file).stem: Path(item["label"])} if "label" in item else {}
         case = _case(Path(file), index[kind], masks, left_out)
         if case is not None:
-            found.append(replace(case, name=str(item["name"]), group=group, source=str(item.get("source", ""))))
-    return found
+            cases.append(replace(case, name=str(item["name"]), group=group, source=str(item.get("source", ""))))
+    return cases
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -85,12 +85,12 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _by_stem(masks: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for path in _pictures(masks):
-        if path.stem in found:
-            raise ValueError(f"two masks have one stem: {found[path.stem]} and {path}")
-        found[path.stem] = path
-    return found
+        if path.stem in by_stem:
+            raise ValueError(f"two masks have one stem: {by_stem[path.stem]} and {path}")
+        by_stem[path.stem] = path
+    return by_stem
 
 
 def read_picture(path: Path) -> np.ndarray:

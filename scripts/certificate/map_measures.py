@@ -72,7 +72,7 @@ def judge(
         {kind: {measure: correlation}}, 1 where the measure is worse at every step; 0 where it never changes.
     """
     tumor, head = (torch.from_numpy(np.stack(masks)[:, None].astype(np.float32)) for masks in (tumors, heads))
-    found: dict[str, dict[str, float]] = {}
+    correlations: dict[str, dict[str, float]] = {}
     for kind in KINDS:
         means: dict[str, list[float]] = {name: [] for name in MEASURES}
         for step in STEPS:
@@ -81,8 +81,8 @@ def judge(
             values = case_measures(torch.from_numpy(np.stack(worse)[:, None]).float(), tumor, head)
             for name in MEASURES:
                 means[name].append(float(np.nanmean(values[name].numpy())))
-        found[kind] = {name: _rank(means[name], sign) for name, sign in MEASURES.items()}
-    return found
+        correlations[kind] = {name: _rank(means[name], sign) for name, sign in MEASURES.items()}
+    return correlations
 
 
 def _rank(means: Sequence[float], sign: int) -> float:

@@ -146,7 +146,7 @@ class Foreign:
             ValueError: when the model answers too late, in another shape, not in numbers, or not in probabilities.
         """
         inputs = [self.prepare(question.picture) for question in questions]
-        found: list[Answer] = []
+        answers: list[Answer] = []
         start = 0
         while start < len(inputs):
             stop = start + 1
@@ -154,9 +154,9 @@ class Foreign:
             while stop < min(len(inputs), limit) and inputs[stop].shape == inputs[start].shape:
                 stop += 1
             rows = self._checked(self._timed(np.stack(inputs[start:stop])), stop - start)
-            found += [Answer(tuple(float(row[k]) for k in self.order)) for row in rows]
+            answers += [Answer(tuple(float(row[k]) for k in self.order)) for row in rows]
             start = stop
-        return found
+        return answers
 
     def prepare(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
         """A picture (C, X, Y) of gray values 0..255 as the model takes it, without the batch axis.
@@ -357,9 +357,9 @@ def _posted(url: str, png: bytes, settings: Settings) -> list[float]:
         raise ValueError(f"it cannot be reached: {error.reason}") from error
     except ValueError as error:
         raise ValueError("its answer is not JSON") from error
-    found = content.get(settings.answer) if isinstance(content, dict) else content
-    if isinstance(found, dict):
-        found = [found.get(name, float("nan")) for name in settings.classes]
-    if not isinstance(found, list):
+    scores = content.get(settings.answer) if isinstance(content, dict) else content
+    if isinstance(scores, dict):
+        scores = [scores.get(name, float("nan")) for name in settings.classes]
+    if not isinstance(scores, list):
         raise ValueError(f"its answer has no list or names under {settings.answer!r}")
-    return [float(value) for value in found]
+    return [float(value) for value in scores]

@@ -56,7 +56,7 @@ class OwnRun:
             items: of `scripts.evaluation.items.evaluated_items`.
             left_out: counts reasons, in place.
         """
-        found = []
+        kept = []
         for item, group in zip(items, units(items), strict=True):
             loaded, _, _ = self.dataset.load(item)
             image = np.ascontiguousarray(plain(loaded["image"]), np.float32)
@@ -79,8 +79,8 @@ class OwnRun:
                     left_out[reason] += 1
                     continue
             source = str(item.get("source", ""))
-            found.append(Case(str(item["name"]), group, source, kind, image, head, mask if kind > 0 else None))
-        return found
+            kept.append(Case(str(item["name"]), group, source, kind, image, head, mask if kind > 0 else None))
+        return kept
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Ask the network, all pictures in one batch; what the pipeline refuses is refused by name."""
@@ -123,7 +123,7 @@ class OwnRun:
             maps = evidence_map(output["evidence"], output["cls"], TumorLogOdds()).cpu()
             largest = maps.flatten(1).amax(dim=1)
             maps = upsample(maps, batch["image"].shape[2:])[:, 0] * (batch["foreground"][:, 0] != 0)
-        found = []
+        answers = []
         for i in range(len(items)):
             place = batch["label"][i, 0] != 0
             values: dict[str, Any] = {"probabilities": tuple(probabilities[i].double().tolist())}
@@ -138,5 +138,5 @@ class OwnRun:
                 if bool(place.any()) and total > 0:
                     values["evidence_in_place"] = float(maps[i][place].sum()) / total
                     values["peak_in_place"] = bool(place.flatten()[maps[i].flatten().argmax()])
-            found.append(Answer(**values))
-        return found
+            answers.append(Answer(**values))
+        return answers

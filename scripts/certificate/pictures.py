@@ -72,8 +72,8 @@ def _as_is(case: Case) -> tuple[str, str, bool, str]:
 def _cell(title: str, image: Image, outline: Mask | None, place: Mask | None, said: str) -> sheets.Cell:
     plane, edge = image[:1], outline
     if image.ndim == 4:  # the slice that shows most of the place
-        where = place if place is not None else image[0] > image[0].mean()
-        k = int(np.argmax(where.sum(axis=(0, 1))))
+        region = place if place is not None else image[0] > image[0].mean()
+        k = int(np.argmax(region.sum(axis=(0, 1))))
         plane, edge = plane[..., k], None if edge is None else edge[..., k]
     step = max(1, -(-max(plane.shape[1:]) // _SIDE))
     scale = max(1, _SIDE // max(plane.shape[1:]))

@@ -79,9 +79,9 @@ def phantom_case(
 
 def phantom_cases(seed: int, tumors: int, healthy: int) -> list[Case]:
     """So many tumors of either kind in turn, and healthy heads of other people."""
-    found = [phantom_case(1000 * seed + k, 1 + k % 2) for k in range(tumors)]
-    found = [case for case in found if case.mask is not None and case.mask.sum() > 30]
-    return found + [phantom_case(1000 * seed + 500 + k, 0) for k in range(healthy)]
+    tumor_cases = [phantom_case(1000 * seed + k, 1 + k % 2) for k in range(tumors)]
+    tumor_cases = [case for case in tumor_cases if case.mask is not None and case.mask.sum() > 30]
+    return tumor_cases + [phantom_case(1000 * seed + 500 + k, 0) for k in range(healthy)]
 
 
 def brightest(image: Picture) -> tuple[int, float]:
@@ -135,8 +135,8 @@ class Honest:
 
     def probabilities(self, image: Picture) -> tuple[float, ...]:
         """Of each class."""
-        found, hollow = brightest(image)
-        tumor = float(1 / (1 + np.exp(np.clip(-0.2 * (found - 35), -30, 30))))
+        area, hollow = brightest(image)
+        tumor = float(1 / (1 + np.exp(np.clip(-0.2 * (area - 35), -30, 30))))
         ring = float(1 / (1 + np.exp(-30 * (hollow - 0.32))))
         return 1 - tumor, tumor * (1 - ring), tumor * ring
 
@@ -210,21 +210,21 @@ def read_by(subject: Honest, questions: Sequence[Question]) -> str:
     name = named(answers.probes())
     if name is not None:
         return name
-    found = {(s.property, s.of): s.measured for s in statements(answers)}
-    follows = [found["necessity", "verdict (poisson)"], found["sufficiency", "verdict (poisson)"]]
+    verdicts = {(s.property, s.of): s.measured for s in statements(answers)}
+    follows = [verdicts["necessity", "verdict (poisson)"], verdicts["sufficiency", "verdict (poisson)"]]
     return "honest" if set(follows) == {"holds"} else "unclear"
 
 
 def confusion(seeds: Sequence[int], count: int = 24) -> Counter[tuple[str, str]]:
     """How often each subject (first) is named what (second)."""
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for seed in tqdm(seeds, desc="collections", unit="collection"):
         cases = [collected(case, 100 * seed + k) for k, case in enumerate(phantom_cases(seed, count, count))]
         tumors, heads = [case for case in cases if case.kind], [case for case in cases if not case.kind]
         questions = list(Plan(tumors, heads, ("poisson",), harmless=0))
         for subject in (Honest(), *READERS):
-            found[subject.identity, read_by(subject, questions)] += 1
-    return found
+            counts[subject.identity, read_by(subject, questions)] += 1
+    return counts
 
 
 def write_sheet(path: Path, seed: int = 0, count: int = 6) -> Path:
@@ -255,16 +255,16 @@ def write_sheet(path: Path, seed: int = 0, count: int = 6) -> Path:
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``planted``; exit status 1 where one is named wrong."""
-    found = confusion(range(arguments.seeds))
+    counts = confusion(range(arguments.seeds))
     names = ["honest", *(reader.identity for reader in READERS)]
     columns = [*names, "unclear"]
     width = max(map(len, columns))
     lines = [" " * width + "  " + "  ".join(name.rjust(width) for name in columns)]
     for name in names:
-        lines.append(name.ljust(width) + "  " + "  ".join(str(found[name, said]).rjust(width) for said in columns))
-    wrong = sum(count for (name, said), count in found.items() if name != said)
+        lines.append(name.ljust(width) + "  " + "  ".join(str(counts[name, said]).rjust(width) for said in columns))
+    wrong = sum(count for (name, said), count in counts.items() if name != said)
     lines.append(
-        f"rows: what the classifier reads; columns: what the certificate says; {wrong} of {sum(found.values())} wrong"
+        f"rows: what the classifier reads; columns: what the certificate says; {wrong} of {sum(counts.values())} wrong"
     )
     files = [write_sheet(arguments.sheet)] if arguments.sheet else []
     return Outcome("\n".join(lines), files, failed=wrong > 0)

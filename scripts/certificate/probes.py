@@ -84,7 +84,7 @@ def _compressed(image: Image, wanted: float) -> Image:
     """JPEG at the quality whose blockiness comes nearest to what is wanted."""
     low, high = float(image.min()), float(image.max())
     plane = np.rint((image - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
-    found = []
+    candidates = []
     for quality in _QUALITIES:
         channels = []
         for channel in plane:
@@ -92,8 +92,8 @@ def _compressed(image: Image, wanted: float) -> Image:
             Pictures.fromarray(channel.T).save(file, "JPEG", quality=quality)
             channels.append(np.asarray(Pictures.open(file)).T)
         again = np.stack(channels).astype(np.float32) * ((high - low) / 255) + low
-        found.append((abs(blockiness(again) - wanted), quality, again))
-    return min(found, key=lambda entry: entry[:2])[2]
+        candidates.append((abs(blockiness(again) - wanted), quality, again))
+    return min(candidates, key=lambda entry: entry[:2])[2]
 
 
 def size(own: Case, other: Case) -> Image:

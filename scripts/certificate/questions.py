@@ -138,15 +138,15 @@ class Plan:
 
     def _of(self, tumor: Case, host: Host | None, stranger: Host | None) -> Iterator[Question]:
         mask = tumor.donor().mask
-        own = tumor.image, mask, tumor.foreground
+        inputs = tumor.image, mask, tumor.foreground
         for control in (False, True):
             for how in self.infills:
                 for made in self._made(
                     "removal",
-                    lambda: [remove(*own, _rng(tumor), how, tumor.margin, control)],  # noqa: B023
+                    lambda: [remove(*inputs, _rng(tumor), how, tumor.margin, control)],  # noqa: B023
                 ):
                     yield self._question("removal", how, control, tumor, tumor, made, mask)
-            faded = self._made("fade", lambda: fade(*own, _rng(tumor), FADES, self.heal, tumor.margin, control))  # noqa: B023
+            faded = self._made("fade", lambda: fade(*inputs, _rng(tumor), FADES, self.heal, tumor.margin, control))  # noqa: B023
             for level, made in zip(FADES, faded, strict=False):
                 yield self._question("fade", f"{level:g}", control, tumor, tumor, made, mask)
         yield from self._moved(tumor, host, stranger)

@@ -36,14 +36,14 @@ def traces(image: Image, region: Mask, foreground: Mask) -> np.ndarray:
     inside, head = region[box], foreground[box]
     ring = grow(inside, 6) & ~inside & head
     seam = grow(~inside, 2) & grow(inside, 2) & head
-    found = []
+    features = []
     slope = np.sqrt(sum(np.square(ndimage.sobel(values, axis)) for axis in range(values.ndim)))
     fine = values - ndimage.gaussian_filter(values, 1.0)
     coarse = ndimage.gaussian_filter(values, 1.0) - ndimage.gaussian_filter(values, 3.0)
     for field in (values, slope, np.abs(fine), np.abs(coarse)):
         within, around, border = (float(field[m].mean()) if m.any() else 0.0 for m in (inside, ring, seam))
-        found += [within, within - around, border - (within + around) / 2]
-    return np.array(found)
+        features += [within, within - around, border - (within + around) / 2]
+    return np.array(features)
 
 
 class Realism:
@@ -71,7 +71,7 @@ class Realism:
 
     def rows(self) -> list[dict[str, Any]]:
         """{test, how, n, auc, auc_ci95, out_of_distribution} of each way; AUC None where there are too few."""
-        found = []
+        table = []
         for (test, how), entries in self._found.items():
             row: dict[str, Any] = {"test": test, "how": how, "n": len(entries), "auc": None, "limit": self.limit}
             row["out_of_distribution"] = None
@@ -86,5 +86,5 @@ class Realism:
                 row["auc"] = auc(made, score)
                 row["auc_ci95"] = auc_interval(made, score, list(groups))
                 row["out_of_distribution"] = row["auc"] > self.limit
-            found.append(row)
-        return found
+            table.append(row)
+        return table

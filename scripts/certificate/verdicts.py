@@ -181,20 +181,20 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
         realism: rows of `scripts.certificate.realism`; what is out of distribution is said beside the sentence.
     """
     odd = {row["how"] for row in realism if row.get("out_of_distribution")}
-    found: list[Statement] = []
+    judged: list[Statement] = []
     ways_of: dict[int, str] = {}
     for name, test, of, measure, good, bad, words in _TESTS:
         ways = answers.ways(test) or [""]
         for how in ways:
             statement = _judged(answers, name, test, how, of, measure, good, bad, words)
             if statement is not None:
-                found.append(statement)
-                ways_of[len(found) - 1] = how
-    found.append(_dose(answers))
-    found += _reads(answers)
-    found += _irrelevance(answers)
-    found += _order(answers)
-    said = _said(found)
+                judged.append(statement)
+                ways_of[len(judged) - 1] = how
+    judged.append(_dose(answers))
+    judged += _reads(answers)
+    judged += _irrelevance(answers)
+    judged += _order(answers)
+    said = _said(judged)
     for k, how in ways_of.items():
         if how in odd and said[k].verdict != "withheld":
             note = f" (the control of {how} can be recognized: read with reserve)"
@@ -226,18 +226,18 @@ def _said(found: Sequence[Statement]) -> list[Statement]:
 
 def _order(answers: Answers) -> list[Statement]:
     """Whether the outputs are in the order in which the classes are named; said only where they are not."""
-    found = answers.order()
-    if found is None or len(answers.as_is) < LEAST or found["best"] < found["accuracy"] + SWAPPED:
+    order = answers.order()
+    if order is None or len(answers.as_is) < LEAST or order["best"] < order["accuracy"] + SWAPPED:
         return []
-    names = [answers.classes[k] for k in found["order"]]
+    names = [answers.classes[k] for k in order["order"]]
     sentence = (
-        f"accuracy is {_percent(found['accuracy'])} with the classes as named, {_percent(found['best'])} with the "
+        f"accuracy is {_percent(order['accuracy'])} with the classes as named, {_percent(order['best'])} with the "
         f"outputs read as {', '.join(names)}: check their order"
     )
     n = len(answers.as_is)
-    gain = _between(found["best"] - found["accuracy"], found["error"], found["groups"], least=0.0)
+    gain = _between(order["best"] - order["accuracy"], order["error"], order["groups"], least=0.0)
     conclusion = "the outputs are in another order than named"
-    return [_claim("class order", "outputs", "fails", sentence, found["accuracy"], n, conclusion, gain)]
+    return [_claim("class order", "outputs", "fails", sentence, order["accuracy"], n, conclusion, gain)]
 
 
 def _between(
@@ -305,10 +305,10 @@ def _dose(answers: Answers) -> Statement:
     control = [row["control_probability"] for row in rows]
     of_control = max(control) - min(control)
     monotone = all(b >= a - 0.01 for a, b in itertools.pairwise(curve))
-    found = answers.rise()
+    trend = answers.rise()
     limit = min(2 * of_control + RISES_IN_PART, RISES)
-    holds = monotone and found["rise"] >= RISES
-    verdict = "holds" if holds else "in part" if found["rise"] >= limit else "fails"
+    holds = monotone and trend["rise"] >= RISES
+    verdict = "holds" if holds else "in part" if trend["rise"] >= limit else "fails"
     sentence = (
         f"with the tumor at {rows[0]['strength']:.0%} to 100 % of its strength the mean tumor probability goes from "
         f"{curve[0]:.2f} to {curve[-1]:.2f}{'' if monotone else ', not at every step,'} (control: within "
@@ -321,27 +321,27 @@ def _dose(answers: Answers) -> Statement:
         "in part": f"it rises by {more}",
         "fails": f"it does not rise by {more}",
     }[verdict]
-    claimed = _between(found["rise"], found["error"], found["groups"], least, most)
-    return _claim("dose", "verdict", verdict, sentence, found["rise"], rows[0]["n"], conclusion, claimed)
+    claimed = _between(trend["rise"], trend["error"], trend["groups"], least, most)
+    return _claim("dose", "verdict", verdict, sentence, trend["rise"], rows[0]["n"], conclusion, claimed)
 
 
 def _irrelevance(answers: Answers) -> list[Statement]:
-    found = []
+    changes = []
     for row in answers.harmless():
         sentence = (
             f"{row['change']} changes {_percent(row['changed'])} of {row['n']} verdicts, the tumor probability by up "
             f"to {row['largest']:.2f}"
         )
-        found.append((row["change"], sentence, row["changed"], row["changed_error"], row, IRRELEVANT))
+        changes.append((row["change"], sentence, row["changed"], row["changed_error"], row, IRRELEVANT))
     for test, what in (("removal", "healthy tissue painted out"), ("transplant", "healthy tissue moved in")):
         for how in answers.ways(test):
             row = answers.effects(test, how, "called tumor")
             if row["n"]:
                 share, error = row["control_changed"], row["control_changed_error"]
                 sentence = f"{what} ({how}) changes {_percent(share)} of {row['n']} verdicts"
-                found.append((f"control of {test} ({how})", sentence, share, error, row, HARMLESS))
+                changes.append((f"control of {test} ({how})", sentence, share, error, row, HARMLESS))
     statements = []
-    for of, sentence, share, error, row, limit in found:
+    for of, sentence, share, error, row, limit in changes:
         if row["n"] >= LEAST:
             stays = share <= limit
             claimed = _at_most(share, error, row["groups"], limit, stays)

@@ -149,13 +149,13 @@ def _targets(
     voxels = [own["tumor"]["label"]["voxels"] for own in observed]
     any_tumor = ["tumor" if d > 0 or v > 0 else "none" if d == 0 or v == 0 else None
                  for d, v in zip(known, voxels, strict=True)]  # fmt: skip
-    found: list[tuple[str, list[str | None]]] = [
+    targets: list[tuple[str, list[str | None]]] = [
         ("source", [str(item.get("source", "unknown")) for item in items]),
         ("diagnosis", list(any_tumor)),
     ]
     if len(classes) > 2:
-        found.append(("diagnosis", [classes[str(d)] if d >= 0 else None for d in known]))
-    return found
+        targets.append(("diagnosis", [classes[str(d)] if d >= 0 else None for d in known]))
+    return targets
 
 
 def _rows(
@@ -213,13 +213,13 @@ def _draw_panel(panel: Any, kind: str, values: Sequence[tuple[str, str]], rows: 
     panel.axvline(0.5, color="#888888", linewidth=1, label="chance")
     styles = {"before": (COLORS[5], "o", -0.17, "raw file"), "after": (COLORS[0], "s", 0.17, "after the pipeline")}
     for stage, (color, marker, shift, name) in styles.items():
-        own = [row for row in rows if row["features"] == kind and row["stage"] == stage and row["auc"] is not None]
-        y = [values.index((row["target"], row["value"])) + shift for row in own]
-        x = [row["auc"] for row in own]
-        low = [max(0.0, row["auc"] - row["auc_ci95"][0]) for row in own]
-        high = [max(0.0, row["auc_ci95"][1] - row["auc"]) for row in own]
+        points = [row for row in rows if row["features"] == kind and row["stage"] == stage and row["auc"] is not None]
+        y = [values.index((row["target"], row["value"])) + shift for row in points]
+        x = [row["auc"] for row in points]
+        low = [max(0.0, row["auc"] - row["auc_ci95"][0]) for row in points]
+        high = [max(0.0, row["auc_ci95"][1] - row["auc"]) for row in points]
         panel.errorbar(x, y, xerr=[low, high], fmt=marker, color=color, markersize=6, capsize=2.5, label=name)
-        for row, place in zip(own, y, strict=True):
+        for row, place in zip(points, y, strict=True):
             weight = "bold" if row["flagged"] else "normal"
             text = f"{row['auc']:.2f}" + (" !" if row["flagged"] else "")
             panel.annotate(text, (1.06, place), va="center", ha="left", fontsize=8.5, weight=weight, color=color)
@@ -256,8 +256,8 @@ def summary(result: dict[str, Any]) -> str:
             )
         for kind, target in dict.fromkeys((row["features"], row["target"]) for row in flagged):
             lines.append(f"  -> {kind}: {ADVICE[kind, stage].format(many=PLURAL[target])}")
-    few = [row for row in result["rows"] if row["auc"] is None and row["stage"] == "after"]
-    for name in dict.fromkeys(_label(row["target"], row["value"]) for row in few):
+    unmeasured = [row for row in result["rows"] if row["auc"] is None and row["stage"] == "after"]
+    for name in dict.fromkeys(_label(row["target"], row["value"]) for row in unmeasured):
         lines.append(f"not measured: {name}: fewer than {MIN_UNITS} patients or groups on one side")
     if result["unusable"]:
         lines += ["", f"{len(result['unusable'])} images could not be used; audit.json lists them with the reason"]

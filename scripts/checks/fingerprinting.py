@@ -67,13 +67,13 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     if not count:
         raise ValueError(f"{source} holds no items")
     job = FingerprintJob(source, arguments.dataset_dir)
-    found = in_shards(arguments, job, source, arguments.out, lambda: count)
-    if isinstance(found, str):
-        return Outcome(found, [arguments.out])
-    if found is None:
+    results = in_shards(arguments, job, source, arguments.out, lambda: count)
+    if isinstance(results, str):
+        return Outcome(results, [arguments.out])
+    if results is None:
         one = job.start()
-        found = [one(number) for number in tqdm(range(count), desc="fingerprints", unit="image")]
-    read = [values for values in found if values is not None]
+        results = [one(number) for number in tqdm(range(count), desc="fingerprints", unit="image")]
+    read = [values for values in results if values is not None]
     if not read:
         raise ValueError(f"none of {count} images of {source} can be read; python -m scripts verify says why")
     keyed = (

@@ -39,12 +39,12 @@ def observe(item: dict[str, Any], pipeline: Pipeline) -> dict[str, dict[str, dic
         ValueError: when the item cannot be processed; names the file.
     """
     steps = [type(step) for step in pipeline.transforms]
-    loaded, found = steps.index(Untraced) + 1, steps.index(ForegroundMaskd) + 1
+    loaded, mask_end = steps.index(Untraced) + 1, steps.index(ForegroundMaskd) + 1
     raw = pipeline(item, end=loaded)
-    masked = pipeline(raw, start=loaded, end=found)
+    masked = pipeline(raw, start=loaded, end=mask_end)
     shape = raw["image"].shape[1:]
     head = torch.from_numpy(on_image(plain(masked["foreground"])[0].numpy(), masked[OFFSET_KEY], shape))[None]
-    final = pipeline(masked, start=found)
+    final = pipeline(masked, start=mask_end)
     observed: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in KINDS}
     for stage, image, mask in (
         ("before", raw["image"], head),

@@ -337,11 +337,11 @@ def compare(results: Sequence[Result], dataset_dir: Path | str) -> None:
     members: dict[int, list[Result]] = {}
     for group, result in zip(groups.tolist(), read, strict=True):
         members.setdefault(group, []).append(result)
-    for own in members.values():
-        sides = {result.split for result in own}
+    for cluster in members.values():
+        sides = {result.split for result in cluster}
         if len(sides) > 1:
-            for result in own:
-                other = next(one for one in own if one.split != result.split)
+            for result in cluster:
+                other = next(one for one in cluster if one.split != result.split)
                 result.breaks("near_duplicate", f"linked to {paths(other.item)[0]} in {other.split}")
 
 

@@ -132,17 +132,17 @@ def summarize(results: Sequence[Result], allowed: Sequence[str] = ()) -> dict[st
     levels = Counter(result.level(allowed) for result in results)
     rules = {}
     for name, rule in RULES.items():
-        own = [result for result in results if name in result.broken]
-        if own:
+        affected = [result for result in results if name in result.broken]
+        if affected:
             rules[name] = {
                 "level": "allowed" if name in allowed else rule.level,
-                "items": len(own),
-                "share": len(own) / len(results),
+                "items": len(affected),
+                "share": len(affected) / len(results),
                 "limit": rule.limit,
                 "advice": rule.advice,
-                "by_class": dict(sorted(Counter(str(one.item.get("diagnosis", -1)) for one in own).items())),
-                "by_source": dict(sorted(Counter(str(one.item.get("source", "")) for one in own).items())),
-                "first": [f"{case_name(one)}: {one.broken[name]}" for one in own[:5]],
+                "by_class": dict(sorted(Counter(str(one.item.get("diagnosis", -1)) for one in affected).items())),
+                "by_source": dict(sorted(Counter(str(one.item.get("source", "")) for one in affected).items())),
+                "first": [f"{case_name(one)}: {one.broken[name]}" for one in affected[:5]],
             }
     return {
         "passed": levels[FAIL] == 0,
@@ -166,10 +166,10 @@ def text(summary: dict[str, Any], classes: dict[str, str]) -> str:
     lines = [f"{count['found']} items: {count['pass']} pass, {count['note']} with notes, {count['fail']} fail"]
     order = {FAIL: 0, "allowed": 1, NOTE: 2}
     for name, rule in sorted(summary["rules"].items(), key=lambda pair: (order[pair[1]["level"]], -pair[1]["items"])):
-        where = ", ".join(f"{classes.get(key, 'unknown')} {number}" for key, number in rule["by_class"].items())
+        by_class = ", ".join(f"{classes.get(key, 'unknown')} {number}" for key, number in rule["by_class"].items())
         sources = ", ".join(f"{key or 'no source'} {number}" for key, number in rule["by_source"].items())
         lines += [
-            f"{rule['level'].upper():8}{name}: {rule['items']} items ({rule['share']:.1%}); by class: {where}; "
+            f"{rule['level'].upper():8}{name}: {rule['items']} items ({rule['share']:.1%}); by class: {by_class}; "
             f"by source: {sources}",
             f"        rule: {rule['limit']}",
             f"        do:   {rule['advice']}",
@@ -184,8 +184,8 @@ def worst(results: Sequence[Result], allowed: Sequence[str], count: int = SHEET)
     for level in (FAIL, NOTE):
         queues = []
         for rule in RULES:
-            own = [one for one in results if rule in one.broken and one.level(allowed) == level and one not in chosen]
-            queues.append(own)
+            hits = [one for one in results if rule in one.broken and one.level(allowed) == level and one not in chosen]
+            queues.append(hits)
         while len(chosen) < count and any(queues):
             for queue in queues:
                 while queue and any(queue[0] is one for one in chosen):
@@ -267,14 +267,14 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     out = arguments.out or file.with_name(f"{file.stem}_verification")
     datalist = read_loosely(file)
     job = VerifyJob(file, arguments.dataset_dir, arguments.spatial_size)
-    found = in_shards(arguments, job, file, out, lambda: len(every_item(datalist)))
-    if isinstance(found, str):
-        return Outcome(found, [out])
-    if found is None:
+    gathered = in_shards(arguments, job, file, out, lambda: len(every_item(datalist)))
+    if isinstance(gathered, str):
+        return Outcome(gathered, [out])
+    if gathered is None:
         results = verify(datalist, arguments.dataset_dir, arguments.spatial_size)
     else:
         results = [
-            Result.from_plain(values, split) for values, (_, split) in zip(found, every_item(datalist), strict=True)
+            Result.from_plain(values, split) for values, (_, split) in zip(gathered, every_item(datalist), strict=True)
         ]
         compare(results, arguments.dataset_dir)
     if not results:

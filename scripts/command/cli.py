@@ -48,8 +48,8 @@ def begin(device: str | torch.device, **paths: Any) -> None:
         ValueError: when the device is not there, or MONAI's command line or config parser made another of a path.
     """
     check_device(device)
-    for name, given in paths.items():
-        for path in given if isinstance(given, (list, tuple)) else [given]:
+    for name, value in paths.items():
+        for path in value if isinstance(value, (list, tuple)) else [value]:
             if path is not None and not isinstance(path, (str, os.PathLike)):
                 raise ValueError(f"--{name} was read as the {type(path).__name__} {path!r}; write ./{path}")
             text = str(path or "")

@@ -89,8 +89,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(content, dict) or not content:
-        found = "is empty" if not content else f"holds a {type(content).__name__}"
-        raise ValueError(f"{path} {found}; a config holds values by id, as configs/inference.yaml does")
+        problem = "is empty" if not content else f"holds a {type(content).__name__}"
+        raise ValueError(f"{path} {problem}; a config holds values by id, as configs/inference.yaml does")
     return content
 
 

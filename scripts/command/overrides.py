@@ -83,11 +83,11 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     rest = list(tokens)
     while rest:
-        name, found, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or (not found and not rest):
+        name, sep, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or (not sep and not rest):
             raise ValueError(f"expected --id value, got {name!r}")
         name = name[2:]
-        values[name] = _typed(name, value if found else rest.pop(0))
+        values[name] = _typed(name, value if sep else rest.pop(0))
     return values
 
 
@@ -128,20 +128,20 @@ def bundle_command(argv: Sequence[str]) -> BundleCommand | None:
             break
         if not _is_flag(token):
             continue  # run_id and so on by position
-        name, found, value = token.lstrip("-").partition("=")
-        if not found:
+        name, sep, value = token.lstrip("-").partition("=")
+        if not sep:
             value = tokens.pop(0) if tokens and not _is_flag(tokens[0]) else "True"
         texts[name.replace("-", "_")] = value
         values[name.replace("-", "_")] = DefaultParseValue(value)
     if values.get("args_file") is not None:
         values = {**ConfigParser.load_config_file(str(values["args_file"])), **values}
-    own = {name: values.pop(name) for name in OWN_ARGUMENTS & values.keys()}
-    texts = {name: text for name, text in texts.items() if name not in own}
-    files = own.get("config_file")
+    run_args = {name: values.pop(name) for name in OWN_ARGUMENTS & values.keys()}
+    texts = {name: text for name, text in texts.items() if name not in run_args}
+    files = run_args.get("config_file")
     if files is None:
         return None
     named = [files] if isinstance(files, (str, Path)) else list(files)
-    return BundleCommand([str(file) for file in named], values, texts, own.get("tracking") is not None)
+    return BundleCommand([str(file) for file in named], values, texts, run_args.get("tracking") is not None)
 
 
 def _is_flag(token: str) -> bool:

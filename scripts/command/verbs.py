@@ -202,16 +202,16 @@ def inference_overlays(arguments: argparse.Namespace) -> list[Path]:
     """
     if arguments.run_dir is None:
         return list(arguments.overlay)
-    own = arguments.run_dir / "network.yaml"
-    if not own.is_file():
+    network_file = arguments.run_dir / "network.yaml"
+    if not network_file.is_file():
         raise FileNotFoundError(f"{arguments.run_dir} has no network.yaml: not the folder of a run that was trained")
-    return [own, *arguments.overlay]
+    return [network_file, *arguments.overlay]
 
 
 def compute_values(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `add_compute` and `add_seed` asked for, as config values; what was not given is left to the config."""
-    given = {name: getattr(arguments, name, None) for name in ("seed", "device", "precision")}
-    return {name: value for name, value in given.items() if value is not None}
+    settings = {name: getattr(arguments, name, None) for name in ("seed", "device", "precision")}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def root_parser(verbs: Sequence[Verb]) -> Parser:
@@ -269,13 +269,13 @@ def parse(verbs: Sequence[Verb], argv: Sequence[str]) -> argparse.Namespace:
 
 def options(parser: Parser, verb: str) -> list[str]:
     """Every option of a verb, those of its own sub-commands included."""
-    found: list[str] = []
+    flags: list[str] = []
     waiting = [action.choices[verb] for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     while waiting:
         for action in waiting.pop()._actions:
-            found += action.option_strings
+            flags += action.option_strings
             waiting += action.choices.values() if isinstance(action, argparse._SubParsersAction) else []
-    return found
+    return flags
 
 
 def run_verb(verbs: Sequence[Verb], argv: Sequence[str]) -> int:

@@ -55,9 +55,9 @@ def running() -> ConfigWorkflow | None:
     """
     frame = inspect.currentframe()
     while frame is not None:
-        own = frame.f_locals.get("self")
-        if isinstance(own, ConfigWorkflow):
-            return own
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ConfigWorkflow):
+            return caller
         frame = frame.f_back
     return None
 

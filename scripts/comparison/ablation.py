@@ -128,10 +128,10 @@ def train_variant(
         if not (folder / runs.MANIFEST).is_file():
             make_ensemble(members, folder, paths["dataset_dir"], paths["datalist_file"])
     else:
-        own = [CONFIGS / variant.overlay] if variant.overlay else []
+        variant_overlays = [CONFIGS / variant.overlay] if variant.overlay else []
         train(
             folder,
-            [*overlays, *own],
+            [*overlays, *variant_overlays],
             _stages(variant, joint),
             seed=seed,
             stage_epochs=dict(epochs),
@@ -161,8 +161,8 @@ def check_overrides(
         ValueError: when one is not an id of the config; names the nearest.
     """
     for variant in (VARIANTS[name] for name in names if name != "ensemble"):
-        own = [CONFIGS / variant.overlay] if variant.overlay else []
-        by_stage(_stages(variant, joint), [*overlays, *own], _of_its_stages(variant, overrides, joint))
+        variant_overlays = [CONFIGS / variant.overlay] if variant.overlay else []
+        by_stage(_stages(variant, joint), [*overlays, *variant_overlays], _of_its_stages(variant, overrides, joint))
 
 
 def write_ablation(out: str | Path, only: Sequence[str] | None = None, **settings: Any) -> dict[str, Any]:
@@ -192,8 +192,8 @@ def write_ablation(out: str | Path, only: Sequence[str] | None = None, **setting
 
 def _finished(out: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     """Seeds of each variant that are trained, evaluated and explained."""
-    found = {name: sorted(p.parents[1] for p in (out / name).glob("seed*/evaluation/metrics.json")) for name in names}
-    return {name: [folder for folder in own if _complete(folder)] for name, own in found.items()}
+    seeds = {name: sorted(p.parents[1] for p in (out / name).glob("seed*/evaluation/metrics.json")) for name in names}
+    return {name: [folder for folder in own if _complete(folder)] for name, own in seeds.items()}
 
 
 def write_interventions(out: Path, names: Sequence[str] = tuple(VARIANTS)) -> str:

@@ -81,13 +81,13 @@ def figures(run_dir: Path) -> dict[str, float | None]:
     """
     certificate = _read(run_dir / FOLDER / "causal.json")
     answers = _read(run_dir / "evaluation" / "metrics.json")["test"]["overall"]["answers"]
-    found = {title: read(certificate) for title, read in FIGURES.items()}
+    values = {title: read(certificate) for title, read in FIGURES.items()}
     for title, keys in ANSWERS.items():
         entry = answers
         for key in keys:
             entry = entry[key]
-        found[title] = float(entry["mean"])
-    return found
+        values[title] = float(entry["mean"])
+    return values
 
 
 def _cell(values: Sequence[float | None]) -> str:

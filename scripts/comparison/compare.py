@@ -40,8 +40,8 @@ def evaluate_missing(folder: Path, paths: Mapping[str, str], part: str = "test")
         part: of the datalist.
     """
     if not (folder / "evaluation" / "metrics.json").is_file() or any(stale(folder, "evaluation/metrics.json")):
-        own = {"run_dir": str(folder), "output_dir": str(folder / "evaluation"), "part": part, "extras": []}
-        run_config("evaluate.yaml", **own, **paths)
+        settings = {"run_dir": str(folder), "output_dir": str(folder / "evaluation"), "part": part, "extras": []}
+        run_config("evaluate.yaml", **settings, **paths)
     trained = runs.trained_tasks(runs.last_stage(folder))
     old = any(stale(folder, "explanations/localization.json"))
     if "classification" in trained and (old or not (folder / "explanations" / "cases.csv").is_file()):
@@ -62,19 +62,19 @@ def read_models(
         paths: dataset_dir and datalist_file, to evaluate what was not; None: only what is there is read.
         stages: take the stages before the last as models of their own.
     """
-    found: list[Model] = []
+    models: list[Model] = []
     for name, folder in expand(folders):
         for stage in stage_folders(folder) if stages else []:
             if paths is not None:
                 evaluate_missing(stage, paths, part)
             if (stage / "evaluation" / "metrics.json").is_file():
-                found.append(read_model(f"{name}, {STAGE_TITLES[stage.name]}", stage, part))
+                models.append(read_model(f"{name}, {STAGE_TITLES[stage.name]}", stage, part))
             else:
                 logger.info("%s was not evaluated: no row for it", stage)
         if paths is not None:
             evaluate_missing(folder, paths, part)
-        found.append(read_model(name, folder, part))
-    return found
+        models.append(read_model(name, folder, part))
+    return models
 
 
 def write_comparison(
@@ -105,10 +105,10 @@ def write_comparison(
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``compare``."""
-    given = arguments.dataset_dir, arguments.datalist_file
-    if (given[0] is None) != (given[1] is None):
+    data = arguments.dataset_dir, arguments.datalist_file
+    if (data[0] is None) != (data[1] is None):
         raise ValueError("give both --dataset_dir and --datalist_file, or neither")
-    paths = None if given[0] is None else {"dataset_dir": str(given[0]), "datalist_file": str(given[1])}
+    paths = None if data[0] is None else {"dataset_dir": str(data[0]), "datalist_file": str(data[1])}
     out = arguments.out or arguments.runs[0].resolve().parent / "comparison"
     result = write_comparison(arguments.runs, out, arguments.reference, arguments.part, paths, not arguments.no_stages)
     return Outcome(comparison_files.table(result) + "\n", [out])

@@ -113,7 +113,7 @@ def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, 
     if reference not in rows:
         raise ValueError(f"reference is one of {', '.join(rows)}, got {reference!r}")
     table = [_row(name, own) for name, own in rows.items()]
-    found = [
+    differences = [
         (row, measure, result)
         for row in table
         for measure in MEASURES
@@ -121,11 +121,11 @@ def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, 
         if (result := difference(rows[row["name"]], rows[reference], measure)) is not None
     ]
     said = claims.verdicts(
-        [measured for _, _, (_, measured) in found],
-        [measure.higher for _, measure, _ in found],
-        [measure.margin for _, measure, _ in found],
+        [measured for _, _, (_, measured) in differences],
+        [measure.higher for _, measure, _ in differences],
+        [measure.margin for _, measure, _ in differences],
     )
-    for (row, measure, (entry, _)), claim in zip(found, said, strict=True):
+    for (row, measure, (entry, _)), claim in zip(differences, said, strict=True):
         row["difference"][measure.name] = entry | claim
     return {
         "reference": reference,
@@ -136,7 +136,7 @@ def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, 
         "rows": table,
         "differences": f"row minus reference on the same cases, the seeds that both have; {claims.METHOD}; “equal” "
         "where the 95 % interval lies within the margin",
-        "claims": len(found),
+        "claims": len(differences),
         "machines": sorted({model.machine for model in models}),
         "datalist_sha256": models[0].datalist,
     }
@@ -162,8 +162,8 @@ def _row(name: str, own: Sequence[Model]) -> dict[str, Any]:
         if not first.has(measure):
             row["measures"][measure.name] = {"missing": f"not trained for {measure.task}"}
             continue
-        found = [value_of(model, measure) for model in own]
-        values = [value for value, _ in found if value is not None]
+        measured = [value_of(model, measure) for model in own]
+        values = [value for value, _ in measured if value is not None]
         if len(values) < len(own):
             row["measures"][measure.name] = {"missing": "no case defines it"}
             continue
@@ -172,6 +172,6 @@ def _row(name: str, own: Sequence[Model]) -> dict[str, Any]:
             "min": min(values),
             "max": max(values),
             "by_seed": values,
-            "n": found[0][1],
+            "n": measured[0][1],
         }
     return row

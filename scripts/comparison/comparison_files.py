@@ -136,7 +136,7 @@ def _said(row: Mapping[str, Any]) -> str:
 
 def csv_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of model_comparison.csv: what is missing is empty, never 0."""
-    found = []
+    lines = []
     for row in result["rows"]:
         line: dict[str, Any] = {
             "model": row["name"],
@@ -156,8 +156,8 @@ def csv_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             line |= {f"{name}_difference": change.get("difference"), f"{name}_low": low, f"{name}_high": high}
             line |= {f"{name}_claim": change.get("claim"), f"{name}_false": change.get("false_probability")}
         line["missing"] = "; ".join(sorted({m["missing"] for m in row["measures"].values() if "missing" in m}))
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def _panels(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, Any]:

@@ -54,13 +54,13 @@ def without_source(datalist: Mapping[str, Any], source: str) -> tuple[dict[str, 
     owners = dict(zip((id(item) for _, item in every), datalists.units([item for _, item in every]), strict=True))
     tested = {owners[id(item)] for item in test}
     files = {str(item["image"]) for item in test}
-    found: dict[str, Any] = {**datalist, "name": f"{datalist.get('name', '')} without {source}", "test": test}
+    reduced: dict[str, Any] = {**datalist, "name": f"{datalist.get('name', '')} without {source}", "test": test}
     linked = 0
     for part in ("training", "validation"):
         others = [item for item in datalist[part] if source_of(item) != source]
-        found[part] = [i for i in others if owners[id(i)] not in tested and str(i["image"]) not in files]
-        linked += len(others) - len(found[part])
-    return found, linked
+        reduced[part] = [i for i in others if owners[id(i)] not in tested and str(i["image"]) not in files]
+        linked += len(others) - len(reduced[part])
+    return reduced, linked
 
 
 def hindrance(datalist: Mapping[str, Any]) -> str | None:
@@ -99,9 +99,9 @@ def leave_one_source_out(
         raise ValueError(f"one source only ({', '.join(sources)}): there is none to leave out; merge several datalists")
     lists = {source: without_source(datalist, source) for source in sources}
     rows = []
-    for source, (own, linked) in lists.items():
-        row: dict[str, Any] = {"source": source, "n": len(own["test"]), "training": len(own["training"])}
-        row |= {"linked": linked, "hindrance": hindrance(own)}
+    for source, (reduced, linked) in lists.items():
+        row: dict[str, Any] = {"source": source, "n": len(reduced["test"]), "training": len(reduced["training"])}
+        row |= {"linked": linked, "hindrance": hindrance(reduced)}
         if row["hindrance"]:
             logger.warning("without %s: not trained, %s", source, row["hindrance"])
             row |= {key: value for name, _, _ in FIGURES for key, value in ((name, None), (f"{name}_ci95", [None] * 2))}
@@ -110,8 +110,8 @@ def leave_one_source_out(
         folder = Path(out) / _folder(source)
         file = folder / "datalist.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        datalists.write(own, file)
-        logger.info("without %s: %d training images", source, len(own["training"]))
+        datalists.write(reduced, file)
+        logger.info("without %s: %d training images", source, len(reduced["training"]))
         paths = {"dataset_dir": dataset_dir, "datalist_file": str(file)}
         train(folder, overlays, **paths, **overrides)
         metrics = folder / "evaluation" / "metrics.json"

@@ -34,8 +34,8 @@ class Studies:
     @property
     def links(self) -> list[tuple[str, str]]:
         """Id and title of each."""
-        own = [(id_, title) for id_, title, _ in self.sections]
-        return own if self.sources is None else [*own, ("sources", "Sources left out")]
+        entries = [(id_, title) for id_, title, _ in self.sections]
+        return entries if self.sources is None else [*entries, ("sources", "Sources left out")]
 
 
 def read_studies(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] | None = None) -> Studies:
@@ -51,23 +51,23 @@ def read_studies(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] 
         FileNotFoundError: when a folder that is named holds none of the files.
     """
     files = (*(f"{name}.json" for name in NAMES), SOURCES)
-    found: dict[str, Path] = {}
+    by_file: dict[str, Path] = {}
     for folder in [root / name for name in FOLDERS] if folders is None else map(Path, folders):
         there = {file: folder for file in files if (folder / file).is_file()}
         if folders is not None and not there:
             raise FileNotFoundError(f"{folder} holds no study: expected {', '.join(files[:-1])} or {files[-1]}")
-        found |= there
+        by_file |= there
     trained = {stage.manifest.value("/datalist_sha256") for run in runs for stage in run.stages}
     sections, documents = [], []
     for name in NAMES:
-        place = found.get(f"{name}.json")
+        place = by_file.get(f"{name}.json")
         if place is not None:
             documents.append(_document(root, place / f"{name}.json"))
             text = Markup(comparison_files.section(documents[-1]))
             if documents[-1].value("/datalist_sha256") not in trained:
                 text += Markup('<p class="note">These models were trained on another datalist than the run above.</p>')
             sections.append((f"study-{name}", "Models" if name == "comparison" else "Ablation", text))
-    place = found.get(SOURCES)
+    place = by_file.get(SOURCES)
     sources = None if place is None else _document(root, place / SOURCES)
     return Studies(sections, sources, documents if sources is None else [*documents, sources])
 

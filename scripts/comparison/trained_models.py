@@ -113,15 +113,15 @@ def expand(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
     Raises:
         FileNotFoundError: when a folder does not exist.
     """
-    found = []
+    run_folders = []
     for path in map(Path, paths):
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is not a folder: give trained runs")
         seeds = sorted(p for p in path.iterdir() if p.is_dir() and SEED_FOLDER.match(p.name))
         for folder in seeds or [path]:
             resolved = folder.resolve()
-            found.append((resolved.parent.name if SEED_FOLDER.match(resolved.name) else resolved.name, folder))
-    return found
+            run_folders.append((resolved.parent.name if SEED_FOLDER.match(resolved.name) else resolved.name, folder))
+    return run_folders
 
 
 def stage_folders(run_dir: str | Path) -> list[Path]:
@@ -169,17 +169,17 @@ def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
     method, layer = main_map(network) if "classification" in tasks else (None, None)
     maps = {}
     if method is not None:
-        found = _read_csv(folder / "explanations" / "cases.csv")
+        rows = _read_csv(folder / "explanations" / "cases.csv")
         wanted = {"method": method, "layer": layer, "target": MAIN_TARGET, "mask": "true"}
-        lacking = [name for name in (*wanted, *(m.name for m in MEASURES if m.maps)) if found and name not in found[0]]
+        lacking = [name for name in (*wanted, *(m.name for m in MEASURES if m.maps)) if rows and name not in rows[0]]
         if lacking:
             raise ValueError(
                 f"{folder}/explanations/cases.csv has no column {', '.join(lacking)}: written by an older version; run "
                 "explain again"
             )
-        own = [row for row in found if all(row.get(k) == v for k, v in wanted.items())]
+        matches = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
         # Where there is no tumor an empty map is right: those cases are not for these measures.
-        maps = _by_case([row for row in own if float(row["tumor_area"]) > 0], folder)
+        maps = _by_case([row for row in matches if float(row["tumor_area"]) > 0], folder)
         if not maps:
             raise ValueError(f"{folder}/explanations/cases.csv holds no map {method} at {layer}; explain the run again")
     before = [s for s in (last.parent / stage for stage in runs.STAGES) if (s / runs.CONFIG).is_file()]
@@ -248,10 +248,10 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _by_case(rows: Sequence[dict[str, str]], folder: Path) -> dict[Key, dict[str, str]]:
-    found = {(row["source"], row["name"]): row for row in rows}
-    if len(found) < len(rows):
+    by_case = {(row["source"], row["name"]): row for row in rows}
+    if len(by_case) < len(rows):
         raise ValueError(f"{folder}: cases of one source and name stand twice in its tables")
-    return found
+    return by_case
 
 
 def check_comparable(models: Sequence[Model]) -> None:

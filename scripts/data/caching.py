@@ -215,10 +215,10 @@ def fingerprint(steps: Sequence[Any]) -> str:
         ValueError: when a setting has no lasting description.
     """
     modules = {cls.__module__ for step in steps for cls in type(step).__mro__}
-    own = [m for m in modules if not m.startswith(("monai.", "builtins", "abc", "typing"))]
+    local_modules = [m for m in modules if not m.startswith(("monai.", "builtins", "abc", "typing"))]
     folder = Path(inspect.getfile(transforms)).parent
     files = {str(path) for path in folder.glob("*.py")}
-    files |= {str(sys.modules[m].__file__) for m in own if getattr(sys.modules.get(m), "__file__", None)}
+    files |= {str(sys.modules[m].__file__) for m in local_modules if getattr(sys.modules.get(m), "__file__", None)}
     facts = {
         "settings": [describe_setting(step) for step in steps],
         "code": sorted(_file_hash(path, os.stat(path).st_mtime_ns) for path in files),

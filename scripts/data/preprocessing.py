@@ -323,8 +323,8 @@ def check_network_input(
     batch = image if image.ndim != 3 else image[None]
     masks = None if foreground is None else plain(foreground).reshape(batch.shape[0], 1, *batch.shape[2:])
     for index, item in enumerate(batch):
-        where = f"item {index}" if names is None else f"network input of {names[index]}"
-        _check_item(item, None if masks is None else masks[index] != 0, where)
+        item_name = f"item {index}" if names is None else f"network input of {names[index]}"
+        _check_item(item, None if masks is None else masks[index] != 0, item_name)
 
 
 def _check_item(item: torch.Tensor, inside: torch.Tensor | None, where: str) -> None:

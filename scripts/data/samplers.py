@@ -160,15 +160,15 @@ class MixedBatchSampler(Sampler[list[int]]):
         flags = ["with" if flag else "without" for flag in has_mask]
         wanted = _mask_shares(flags, masked_share, alternating, len(self))
         values = {MASK: flags}
-        for name, given in (shares or {}).items():
-            if given is None:
+        for name, requested in (shares or {}).items():
+            if requested is None:
                 continue
             if name not in (groups or {}) or name == MASK:
                 raise ValueError(f"shares are given for {name!r}, but the attributes are: {', '.join(groups or {})}")
             values[name] = [str(value) for value in (groups or {})[name]]
             if len(values[name]) != self.items:
                 raise ValueError(f"{name!r} has {len(values[name])} values for {self.items} items")
-            wanted[name] = checked_shares(name, given, values[name])
+            wanted[name] = checked_shares(name, requested, values[name])
         self.counts = {name: _whole(own, len(self) * batch_size) for name, own in wanted.items()}
         self._kinds = list(zip(*values.values(), strict=True))
         self._cells: dict[tuple[str, ...], np.ndarray] = {}
@@ -229,8 +229,8 @@ def _mask_shares(flags: list[str], share: float | None, alternating: bool, batch
     if alternating:
         part = math.floor(part * batches + 0.5) / batches
     wanted = {"with": part, "without": 1 - part}
-    for kind, own in wanted.items():
-        if own > 0 and kind not in flags:
+    for kind, fraction in wanted.items():
+        if fraction > 0 and kind not in flags:
             asked = "alternating" if share is None else f"masked_share={share}"
             raise ValueError(f"{asked} asks for items {kind} a mask, and there are none")
     return {MASK: wanted}
@@ -242,10 +242,10 @@ def both_shares(share: float | Sequence[float]) -> tuple[float, float]:
     Raises:
         ValueError: when it is neither one number in [0, 1] nor two.
     """
-    given = [share, share] if isinstance(share, (int, float)) else list(share)
-    if len(given) != 2 or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in given):
+    shares = [share, share] if isinstance(share, (int, float)) else list(share)
+    if len(shares) != 2 or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in shares):
         raise ValueError(f"counterfactual_share lies between 0 and 1, one number or two, got {share}")
-    return float(given[0]), float(given[1])
+    return float(shares[0]), float(shares[1])
 
 
 def checked_shares(name: str, given: Shares, values: Sequence[str]) -> dict[str, float]:
@@ -306,18 +306,18 @@ def _cell_counts(
     eye = np.eye(n)
     met = LinearConstraint(np.hstack([matrix, np.zeros_like(matrix)]), wants, wants)
     near = LinearConstraint(np.vstack([np.hstack([eye, -eye]), np.hstack([-eye, -eye])]), -np.inf, [*target, *-target])
-    found = milp(
+    solution = milp(
         np.r_[np.zeros(n), np.ones(n)],
         constraints=[met, near],
         integrality=np.r_[np.ones(n), np.zeros(n)],
         bounds=Bounds(0, np.inf),
     )
-    if not found.success:
+    if not solution.success:
         seen = ", ".join("/".join(cell) for cell in cells)
         raise ValueError(
             f"the shares contradict each other: no mix of the items' kinds ({'/'.join(names)}: {seen}) gives {counts}"
         )
-    return {cell: round(value) for cell, value in zip(cells, found.x[:n], strict=True)}
+    return {cell: round(value) for cell, value in zip(cells, solution.x[:n], strict=True)}
 
 
 def _spread(lists: Sequence[list[Any]]) -> list[Any]:

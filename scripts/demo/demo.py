@@ -112,7 +112,7 @@ def demo(
             folder = data
             datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
         out.mkdir(parents=True, exist_ok=True)
-        found = [] if images is None else [_write_report(images, out / "datalist.report.json")]
+        summaries = [] if images is None else [_write_report(images, out / "datalist.report.json")]
         datalists.assert_no_overlap(datalist)
         datalist_file = out / "datalist.json"
         datalists.write(datalist, datalist_file)
@@ -135,7 +135,7 @@ def demo(
         side_by_side(jobs, logs)
     with step("write the report"):
         page = report.write_report(out, RUNS)
-    tables = [*found, f"{report.comparison_table(out, RUNS)}\nstock design: {NOTES['baseline']}"]
+    tables = [*summaries, f"{report.comparison_table(out, RUNS)}\nstock design: {NOTES['baseline']}"]
     if data is not None:
         with step(FIRST_LOOK):
             first_look = shipped.predict_some(datalist, folder, out / "shipped")

@@ -63,12 +63,12 @@ def side_by_side(jobs: Mapping[str, Callable[[], object]], logs: Mapping[str, Pa
     bar = tqdm(bar_format="{desc}{elapsed}", mininterval=LOOK_S)
     try:
         for title, work in jobs.items():
-            own, other = context.Pipe()
+            parent_conn, other = context.Pipe()
             logs[title].parent.mkdir(parents=True, exist_ok=True)
             process = context.Process(target=_work, args=(other, work, logs[title], threads), daemon=True)
             process.start()
             other.close()
-            started[title] = _Job(process, own, logs[title])
+            started[title] = _Job(process, parent_conn, logs[title])
         while running := [job for job in started.values() if not job.finished]:
             connection.wait([job.link for job in running], timeout=LOOK_S)
             for title, job in started.items():

@@ -77,7 +77,7 @@ def diagnose_run(
     """
     network = network.cpu().eval()
     kwargs = {"output": "cls"}
-    own = isinstance(preprocessing, Pipeline)
+    from_bundle = isinstance(preprocessing, Pipeline)
     samples = prepare(items, preprocessing, images)
     aim, said = choose_target(
         network, samples.images, kwargs, target, class_index, len(datalist["classes"]) or None, TumorLogOdds.of(network)
@@ -98,11 +98,11 @@ def diagnose_run(
         colormap or "",
         None if heatmaps is None else Path(heatmaps),
         True,
-        None if own else order_objection(preprocessing),
+        None if from_bundle else order_objection(preprocessing),
         [str(item.get("source", "")) for item in everything],
         [int(item.get("diagnosis", -1)) for item in everything],
         datalist["classes"],
-        [said, "preprocessing of this bundle" if own else "preprocessing as given, not this bundle's"],
+        [said, "preprocessing of this bundle" if from_bundle else "preprocessing as given, not this bundle's"],
     )
     return report(subject, output_dir)
 
@@ -243,9 +243,9 @@ def _diagnosed(network: nn.Module, given: argparse.Namespace, out: Path) -> Stud
 
 def _run(given: argparse.Namespace, out: Path) -> Study:
     """Diagnose a run of this bundle."""
-    own = [name for name in ("network", "network_config", "checkpoint", "forward_args", "head") if getattr(given, name)]
-    if own:
-        raise ValueError(f"--run_dir brings its own network; leave out --{', --'.join(own)}")
+    bad = [name for name in ("network", "network_config", "checkpoint", "forward_args", "head") if getattr(given, name)]
+    if bad:
+        raise ValueError(f"--run_dir brings its own network; leave out --{', --'.join(bad)}")
     network, config, folder = runs.load_run(given.run_dir)
     items, datalist = _items(given)
     if given.folder is not None:

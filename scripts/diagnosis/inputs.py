@@ -167,8 +167,8 @@ def _innermost(error: BaseException) -> str:
 
 def _one(item: Mapping[str, Any], pipeline: Callable[[Any], Any]) -> tuple[Tensor, Tensor, bool, Tensor | None]:
     """Image, foreground, whether that was estimated, and tumor mask of one item."""
-    given = {key: item[key] for key in item if key != "_number"}
-    result = pipeline(given)
+    data = {key: item[key] for key in item if key != "_number"}
+    result = pipeline(data)
     if not isinstance(result, Mapping) or "image" not in result:
         raise ValueError(
             "the pipeline has to take and give a dictionary with 'image': use MONAI's transforms ending in d"
@@ -182,10 +182,10 @@ def _one(item: Mapping[str, Any], pipeline: Callable[[Any], Any]) -> tuple[Tenso
     inside, mask = (_on_grid(result.get(key), expected) for key in ("foreground", "label"))
     if inside is not None and bool(inside.any()):
         return image, inside, False, None if mask is None or not result.get("has_mask", True) else mask.float()
-    found = foreground_mask(image)
+    foreground = foreground_mask(image)
     # A thin rim of partial volume belongs to the head; without it every smooth edge would count as air that is not 0.
-    found = binary_dilation(found, iterations=max(1, round(max(image.shape[1:]) / 64)))
-    return image, torch.from_numpy(found[None]), True, None if mask is None else mask.float()
+    foreground = binary_dilation(foreground, iterations=max(1, round(max(image.shape[1:]) / 64)))
+    return image, torch.from_numpy(foreground[None]), True, None if mask is None else mask.float()
 
 
 def _tensor(value: Any) -> Tensor | None:
@@ -195,8 +195,8 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def _on_grid(value: Any, shape: tuple[int, ...]) -> Tensor | None:
-    found = _tensor(value)
-    return None if found is None or tuple(found.shape) != shape else found != 0
+    tensor = _tensor(value)
+    return None if tensor is None or tuple(tensor.shape) != shape else tensor != 0
 
 
 def _said(value: Any) -> str:
@@ -205,15 +205,15 @@ def _said(value: Any) -> str:
 
 def _describe(samples: Samples, item: Mapping[str, Any], image: Tensor, inside: Tensor) -> None:
     pixels, head = image.numpy(), inside[0].numpy()
-    found = {
+    by_kind = {
         "air": air_features(pixels, head),
         "outline": geometry_features(head, with_size=False),
         "histogram": histogram_features(pixels, head),
     }
     size = _file_size(item)
     if size is not None:
-        found["file size"] = size
-    for kind, features in found.items():
+        by_kind["file size"] = size
+    for kind, features in by_kind.items():
         samples.features.setdefault(kind, []).append(features)
     samples.feature_units.append(datalists.unit(dict(item)))
 

@@ -43,12 +43,12 @@ def named(path: str | None, what: str) -> Any:
         return None
     module, _, name = str(path).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name) if module else None
+        obj = getattr(importlib.import_module(module), name) if module else None
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{what} {path!r} can not be imported: {error}; give it as module.name") from error
-    if found is None:
+    if obj is None:
         raise ValueError(f"{what} {path!r}: expected a dotted import path, module.name")
-    return found
+    return obj
 
 
 def build_network(path: str | None, arguments: str | None, config_file: str | None, config_id: str) -> nn.Module:
@@ -65,9 +65,9 @@ def build_network(path: str | None, arguments: str | None, config_file: str | No
             raise ValueError(f"{config_file} has no {config_id!r}; it has {config_ids(parser)}")
         network = parser.get_parsed_content(config_id)
     else:
-        given, maker = parse_json(arguments, "network_args"), named(path, "network")
+        kwargs, maker = parse_json(arguments, "network_args"), named(path, "network")
         try:
-            network = maker(**given)
+            network = maker(**kwargs)
         except TypeError as error:
             raise ValueError(f"{path} does not take these arguments: {error}") from error
     if not isinstance(network, nn.Module):
@@ -82,12 +82,12 @@ def parse_json(text: str | None, what: str) -> dict[str, Any]:
         ValueError: when it is no JSON object.
     """
     try:
-        given = json.loads(text or "{}")
+        kwargs = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise ValueError(f"{what} is not JSON ({error}): {text}") from error
-    if not isinstance(given, dict):
+    if not isinstance(kwargs, dict):
         raise ValueError(f'{what}: expected a JSON object, {{"name": value}}, got {text}')
-    return given
+    return kwargs
 
 
 def existing_file(path: str | Path, what: str) -> str:
@@ -125,18 +125,18 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> nn.Module:
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"checkpoint {path} holds no state dict; expected one, or one under {', '.join(STATE_KEYS)}")
-    own, given = network.state_dict(), dict(state)
+    expected, loaded = network.state_dict(), dict(state)
     for prefix in PREFIXES:
-        if given and not own.keys() & given.keys() and all(key.startswith(prefix) for key in given):
-            given = {key.removeprefix(prefix): value for key, value in given.items()}
-    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    shapes = sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
+        if loaded and not expected.keys() & loaded.keys() and all(key.startswith(prefix) for key in loaded):
+            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+    missing, extra = sorted(expected.keys() - loaded.keys()), sorted(loaded.keys() - expected.keys())
+    shapes = sorted(k for k in expected.keys() & loaded.keys() if expected[k].shape != loaded[k].shape)
     if missing or extra or shapes:
         raise ValueError(
             f"checkpoint {path} does not fit {type(network).__name__}: missing {missing[:3]}, unexpected {extra[:3]}, "
             f"other shapes {shapes[:3]} ({len(missing)}, {len(extra)}, {len(shapes)} in all); check the arguments"
         )
-    network.load_state_dict(given)
+    network.load_state_dict(loaded)
     return network
 
 

@@ -85,22 +85,22 @@ def normalizer_picture(study: Study) -> bytes | None:
 
 def colors_picture(study: Study) -> bytes | None:
     """The color map from weakest to strongest, and the user's pictures."""
-    colormap, given = study.subject.colormap, study.given_pictures[:4]
-    if colormap is None and not given:
+    colormap, pictures = study.subject.colormap, study.given_pictures[:4]
+    if colormap is None and not pictures:
         return None
-    figure = Figure(figsize=(WIDTH, (0.8 if colormap is not None else 0) + (2.4 if given else 0)), dpi=DPI)
+    figure = Figure(figsize=(WIDTH, (0.8 if colormap is not None else 0) + (2.4 if pictures else 0)), dpi=DPI)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
-    parts = figure.subfigures(int(colormap is not None) + bool(given), 1, squeeze=False, height_ratios=None)[:, 0]
+    parts = figure.subfigures(int(colormap is not None) + bool(pictures), 1, squeeze=False, height_ratios=None)[:, 0]
     if colormap is not None:
         bar = np.asarray(colormap(np.tile(np.linspace(0, 1, 256, dtype=np.float32), (12, 1))))[..., :3]
         axes = parts[0].subplots()
         axes.imshow(bar, aspect="auto", extent=(0, 1, 0, 1))
         axes.set(yticks=[], xlabel="value of the map: 0 = weakest, 1 = strongest")
         axes.grid(False)
-    for axes, (name, picture) in zip(parts[-1].subplots(1, 4) if given else (), given, strict=False):
+    for axes, (name, picture) in zip(parts[-1].subplots(1, 4) if pictures else (), pictures, strict=False):
         show(axes, picture, f"yours: {short(name, 20)}")
-    if given:
+    if pictures:
         for axes in parts[-1].axes:
             axes.set_axis_off()
     return png(figure)
@@ -157,13 +157,13 @@ def order_picture(study: Study) -> bytes | None:
         return None
     figure, grid = new_figure(2.5, 1)
     axes = grid[0][0]
-    for i, (image, where) in enumerate(zip(images, inside, strict=True)):
-        low, high = np.percentile(image[where].numpy(), [1, 99])
+    for i, (image, mask) in enumerate(zip(images, inside, strict=True)):
+        low, high = np.percentile(image[mask].numpy(), [1, 99])
         axes.plot(
             [i, i], [low, high], color=HEAD, linewidth=3, alpha=0.5, label="head, 1 % to 99 %" if i == 0 else None
         )
-        if not bool(where.all()):
-            air = np.percentile(image[~where].numpy(), [5, 50, 95])
+        if not bool(mask.all()):
+            air = np.percentile(image[~mask].numpy(), [5, 50, 95])
             axes.plot([i, i], air[[0, 2]], color=AIR, linewidth=2, label="air, 5 % to 95 %" if i == 0 else None)
             axes.plot(i, air[1], "o", color=AIR, markersize=3)
     axes.axhline(0, color=LIMIT, linewidth=1, linestyle=":")

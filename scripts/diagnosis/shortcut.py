@@ -62,13 +62,13 @@ def shortcut(
         pipeline_known: the images came through the user's own pipeline; else its air says nothing about his.
         followed: share of the network's verdict that follows the air, see `effect_findings.air_effect`.
     """
-    given = [(s, k) for s, k in zip(sources, labels, strict=True) if s]
-    by_source = source_shortcut([s for s, _ in given], [k for _, k in given])
+    known = [(s, k) for s, k in zip(sources, labels, strict=True) if s]
+    by_source = source_shortcut([s for s, _ in known], [k for _, k in known])
     figures, said = dict(by_source.figures), []
-    if not given:
+    if not known:
         said.append("the sources of the images were not given")
         source_verdict = CANNOT_TELL
-    elif len({s for s, _ in given}) == 1:
+    elif len({s for s, _ in known}) == 1:
         said.append("all images are of one source")
         source_verdict = DOES_NOT_HOLD
     else:
@@ -93,7 +93,7 @@ def shortcut(
     advice = by_source.advice
     if air_verdict == HOLDS:
         advice = "set the air to exactly 0 behind the last transform; then " + advice
-    elif verdict == CANNOT_TELL and not given:
+    elif verdict == CANNOT_TELL and not known:
         advice = "give a datalist with the source of each image"
     return Finding(SHORTCUT, verdict, figures, "; ".join(said), advice, signs=tuple(signs))
 

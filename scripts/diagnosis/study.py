@@ -222,10 +222,10 @@ def _explained(result: Study, images: Tensor) -> Tensor:
         index = torch.arange(start, min(start + BATCH, len(images)))
         target = subject.target.take(index)
         kwargs = dict(subject.forward_kwargs)
-        found = explain(
+        explanation = explain(
             subject.network, images[index], subject.method, layers, target, forward_kwargs=kwargs, cancelled="empty"
         )
-        parts.append(next(value for (method, _), value in found.maps.items() if method == subject.method))
+        parts.append(next(value for (method, _), value in explanation.maps.items() if method == subject.method))
     return torch.cat(parts)
 
 
@@ -272,7 +272,7 @@ def _look_at_pictures(result: Study) -> None:
     chosen = [path for path in files if path.stem in by_name] or files
     result.given_pictures = [(p.stem, np.asarray(Image.open(p).convert("RGB"))) for p in chosen[:12]]
     pictures = [picture for _, picture in result.given_pictures]
-    found = None
+    swapped = None
     if (
         result.maps is not None
         and samples.images.dim() == 4
@@ -283,15 +283,15 @@ def _look_at_pictures(result: Study) -> None:
             np.asarray(Image.fromarray(scaled[by_name[stem], 0].numpy().T).resize(picture.shape[1::-1]))
             for stem, picture in result.given_pictures
         ]
-        found = swapped_pictures(pictures, planes)
-    if found is None or found.verdict == CANNOT_TELL:
+        swapped = swapped_pictures(pictures, planes)
+    if swapped is None or swapped.verdict == CANNOT_TELL:
         alone = swapped_pictures(pictures)
-        found = alone if found is None or alone.verdict != CANNOT_TELL else found
-    of_function = next(finding for finding in result.findings if finding.cause == found.cause)
-    verdicts = {found.verdict, of_function.verdict}
+        swapped = alone if swapped is None or alone.verdict != CANNOT_TELL else swapped
+    of_function = next(finding for finding in result.findings if finding.cause == swapped.cause)
+    verdicts = {swapped.verdict, of_function.verdict}
     verdict = HOLDS if HOLDS in verdicts else DOES_NOT_HOLD if DOES_NOT_HOLD in verdicts else CANNOT_TELL
-    reason = f"of {len(pictures)} pictures in {folder}: {found.reason}"
+    reason = f"of {len(pictures)} pictures in {folder}: {swapped.reason}"
     if of_function.figures:
         reason += f"; of the color map: {of_function.reason}"
-    merged = Finding(found.cause, verdict, {**of_function.figures, **found.figures}, reason, found.advice)
-    result.findings = [merged if finding.cause == found.cause else finding for finding in result.findings]
+    merged = Finding(swapped.cause, verdict, {**of_function.figures, **swapped.figures}, reason, swapped.advice)
+    result.findings = [merged if finding.cause == swapped.cause else finding for finding in result.findings]

@@ -104,14 +104,14 @@ def gather_nameless(images: Sequence[Path], made: Path) -> tuple[list[Gathered],
 
 def _by_uid(image: Path) -> dict[str, list[Path]]:
     """Files of each series of a folder, or of one file, by its UID, "" where it has none."""
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     try:
         stacks = find_stacks(image)[0] if image.is_dir() else [[read_header(image)]]
     except ValueError:  # said by name when it is predicted
         return {}
     for headers in stacks:
-        found.setdefault(headers[0].uid, []).extend(Path(header.path) for header in headers)
-    return found
+        files.setdefault(headers[0].uid, []).extend(Path(header.path) for header in headers)
+    return files
 
 
 def _linked(files: Sequence[Path], folder: Path, numbered: bool) -> Path:

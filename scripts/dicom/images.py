@@ -127,8 +127,8 @@ def _binary(
         **common(uids, kind, made_by),
     )  # fmt: skip
     made.BodyPartExamined = "BRAIN"  # not paired: no laterality is asked for
-    own = [str(segment["tracking_uid"]) for segment in segments]
-    replace_random_uids(made, source.datasets, uids, kind, [*own, *_own(made)])
+    tracking_uids = [str(segment["tracking_uid"]) for segment in segments]
+    replace_random_uids(made, source.datasets, uids, kind, [*tracking_uids, *_own(made)])
     return made
 
 

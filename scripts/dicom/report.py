@@ -108,10 +108,10 @@ def report(
         series_description="TumorLens report",
         **settings,
     )
-    own = [uids(f"segment {number}") for number in range(1, len(volumes_ml) + 1)]
-    own += [uids("verdict"), uids("device"), made.SOPInstanceUID, made.SeriesInstanceUID]
+    kept_uids = [uids(f"segment {number}") for number in range(1, len(volumes_ml) + 1)]
+    kept_uids += [uids("verdict"), uids("device"), made.SOPInstanceUID, made.SeriesInstanceUID]
     others = [*source.datasets, seg, *([] if evidence is None else [evidence])]
-    replace_random_uids(made, others, uids, "report", own)
+    replace_random_uids(made, others, uids, "report", kept_uids)
     return made
 
 

@@ -79,8 +79,8 @@ class Server:
             raise ValueError(f"{self.address} is the address of a server; add that of a study: /studies/UID")
         series = series or self.series
         with self._asked():
-            found = self._client.search_for_series(self.study, fields=["NumberOfSeriesRelatedInstances"])
-        known = {_first(one, "0020000E"): one for one in found if _first(one, "00080060") in _ANATOMY}
+            matches = self._client.search_for_series(self.study, fields=["NumberOfSeriesRelatedInstances"])
+        known = {_first(one, "0020000E"): one for one in matches if _first(one, "00080060") in _ANATOMY}
         if series not in known and (series is not None or len(known) != 1):
             listed = "; ".join(
                 f"{_first(one, '00201209') or 'unknown number'} of {_first(one, '00080060')}, series {uid}"
@@ -147,8 +147,8 @@ class Server:
         return stored, there
 
     def _uids(self, study: str, series: str) -> set[str]:
-        found: Sequence[Any] = self._client.search_for_instances(study, series, get_remaining=True)
-        return {str(_first(one, "00080018")) for one in found}
+        instances: Sequence[Any] = self._client.search_for_instances(study, series, get_remaining=True)
+        return {str(_first(one, "00080018")) for one in instances}
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

@@ -131,14 +131,14 @@ def write_objects(
         warnings.simplefilter("ignore")  # values of the source that break the standard are copied, not judged here
         seg = segmentation(source, frames, uids, made_by)
         values = None if evidence is None else source.frames(evidence, affine)
-        found = None if values is None else parametric_map(source, values, uids, made_by)
+        evidence_map = None if values is None else parametric_map(source, values, uids, made_by)
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
         volumes = [float((mask == number).sum()) * voxel_ml for number in range(1, max(1, int(mask.max())) + 1)]
-        text = report(source, seg, found, result, volumes, uids, made_by, intended_use)
+        text = report(source, seg, evidence_map, result, volumes, uids, made_by, intended_use)
         steps = None
         if in_segments and values is not None:
             steps = evidence_segments(source, values, uids, made_by)
-        made = zip(ENDINGS, (seg, found, text, steps), strict=True)
+        made = zip(ENDINGS, (seg, evidence_map, text, steps), strict=True)
         return [_write(what, target.parent / f"{target.name}{ending}") for ending, what in made if what is not None]
 
 

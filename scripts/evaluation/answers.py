@@ -76,14 +76,14 @@ def judged(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
         row.get("evidence_overlap"),
     )
     answer = join(raw)
-    given = raw if not answer.empty else Raw(raw.probability, threshold, 0, raw.head_voxels, 0.0, False)
+    joined = raw if not answer.empty else Raw(raw.probability, threshold, 0, raw.head_voxels, 0.0, False)
     uncertain = answer.verdict == UNCERTAIN
     return {
         "verdict": answer.verdict,
         "contradiction": float(bool(raw.contradictions)),
-        "joined_contradiction": math.nan if uncertain else float(bool(given.contradictions)),
+        "joined_contradiction": math.nan if uncertain else float(bool(joined.contradictions)),
         "both_right": _both_right(row, row["predicted"], mask),
-        "joined_both_right": math.nan if uncertain else _both_right(row, row["predicted"], given.mask_voxels),
+        "joined_both_right": math.nan if uncertain else _both_right(row, row["predicted"], joined.mask_voxels),
     }
 
 
@@ -121,10 +121,10 @@ def answer_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def answer_lines(block: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Name and S of each figure of the block, in the order of `FIGURES`."""
-    found = []
+    lines = []
     for pointer, name in FIGURES.items():
         figure: Any = block
         for key in pointer.split("/"):
             figure = figure[key]
-        found.append((name, figure))
-    return found
+        lines.append((name, figure))
+    return lines

@@ -127,8 +127,8 @@ def changed(name: str, image: Array, foreground: NDArray, rng: np.random.Generat
     result = np.zeros_like(image, dtype=np.float32)
     inner = inside
     for k, channel in enumerate(image):
-        own, inner = CHANGES[name](channel.astype(np.float32), inside, np.random.default_rng(seed))
-        values = own[inner]
+        altered, inner = CHANGES[name](channel.astype(np.float32), inside, np.random.default_rng(seed))
+        values = altered[inner]
         result[k][inner] = (values - values.mean()) / max(float(values.std()), 1e-6)
         result[k][inner & (result[k] == 0)] = 1e-6
     return result, inner

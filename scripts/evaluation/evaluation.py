@@ -87,8 +87,8 @@ class CaseResults:
         batch, pred, target = engine.state.batch, engine.state.output["pred"], engine.state.output["label"]
         check_outputs(pred, batch["name"])
         label = target["label"].float().cpu()
-        found = region_masks(pred["seg"], len(self.regions) > 1).cpu() if "seg" in pred else None
-        segmented = None if found is None else found[:, :1].float()
+        masks = region_masks(pred["seg"], len(self.regions) > 1).cpu() if "seg" in pred else None
+        segmented = None if masks is None else masks[:, :1].float()
         for i in range(len(label)):
             self.people.append(_who(batch, i))
             self.rows.append(
@@ -110,7 +110,7 @@ class CaseResults:
                         batch["pixel_mm"][i],
                         batch["name"][i],
                     ),
-                    **self._by_region(None if found is None else found[i], batch, i),
+                    **self._by_region(None if masks is None else masks[i], batch, i),
                 }
             )
 
@@ -207,18 +207,18 @@ def by_class(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, 
         names: of the classes.
     """
     known = [row for row in rows if row["diagnosis"] >= 0]
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for k, name in enumerate(names):
-        own = [row for row in known if row["diagnosis"] == k]
-        if own:
+        cases = [row for row in known if row["diagnosis"] == k]
+        if cases:
             diagnosis, predicted = (np.array([row[key] for row in known]) for key in ("diagnosis", "predicted"))
             score = np.array([row["probability"][k] for row in known])
-            found[name] = {
-                "n": len(own),
+            metrics[name] = {
+                "n": len(cases),
                 "classification": one_class_metrics(diagnosis, predicted, score, k, [row["unit"] for row in known]),
-                "segmentation": segmentation_summary(own),
+                "segmentation": segmentation_summary(cases),
             }
-    return found
+    return metrics
 
 
 def by_area(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -228,41 +228,41 @@ def by_area(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         entries {low, high, n, dice S, detected S (share of cases called tumor), segmented S (share with any overlap)}.
     """
     tumors = [row for row in rows if row["tumor_pixels"]]
-    found = []
+    bins = []
     for low, high in pairwise(AREAS):
-        own = [row for row in tumors if low < row["tumor_pixels"] / row["head_pixels"] <= high]
-        units = [row["unit"] for row in own]
-        found.append(
+        sub = [row for row in tumors if low < row["tumor_pixels"] / row["head_pixels"] <= high]
+        units = [row["unit"] for row in sub]
+        bins.append(
             {
                 "low": low,
                 "high": high,
-                "n": len(own),
-                "dice": column_summary(own, "dice"),
-                "detected": case_summary(np.array([float(row["predicted"] > 0) for row in own]), units),
+                "n": len(sub),
+                "dice": column_summary(sub, "dice"),
+                "detected": case_summary(np.array([float(row["predicted"] > 0) for row in sub]), units),
                 "segmented": case_summary(
-                    np.array([NAN if row["shared_pixels"] is None else float(row["shared_pixels"] > 0) for row in own]),
+                    np.array([NAN if row["shared_pixels"] is None else float(row["shared_pixels"] > 0) for row in sub]),
                     units,
                 ),
             }
         )
-    return found
+    return bins
 
 
 def baselines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """What is scored without looking: the most frequent class for all, the whole head and a random map as mask."""
     diagnosis = np.array([row["diagnosis"] for row in rows if row["diagnosis"] >= 0], dtype=int)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "whole_head": {"dice": column_summary(rows, "dice_whole_head")},
         "random_map": {"dice": column_summary(rows, "dice_random")},
     }
     if len(diagnosis):
         count = np.bincount(diagnosis)
-        found["majority"] = {
+        metrics["majority"] = {
             "class": names[int(count.argmax())],
             "accuracy": float(count.max() / len(diagnosis)),
             "balanced_accuracy": 1 / int((count > 0).sum()),
         }
-    return found
+    return metrics
 
 
 def decided(
@@ -271,7 +271,7 @@ def decided(
     """Rows with the classes that are compared, ``probability`` by class, ``tumor_probability``, ``predicted``
     and the columns of `judged`.
     """
-    found = []
+    decisions = []
     for row in rows:
         logits = np.array([row["logits"]], dtype=float)
         diagnosis = row["diagnosis"]
@@ -286,8 +286,8 @@ def decided(
             "tumor_probability": float(1 - probability[0]),
             "predicted": int(decide(logits, threshold, temperature)[0]),
         }
-        found.append({**now, **judged(now, threshold)})
-    return found
+        decisions.append({**now, **judged(now, threshold)})
+    return decisions
 
 
 def write_evaluation(
@@ -381,13 +381,13 @@ def _gaps(rows: Sequence[Mapping[str, Any]], names: Sequence[str], unit: str) ->
     for row in rows:
         strata.setdefault(f"source {row['source'] or 'unnamed'}", []).append(row)
     lacking, alone = [], []
-    for name, own in strata.items():
-        known = {row["diagnosis"] for row in own} - {-1}
+    for name, stratum in strata.items():
+        known = {row["diagnosis"] for row in stratum} - {-1}
         absent = [names[k] for k in range(len(names)) if k not in known]
-        maskless = [] if any(row["tumor_pixels"] for row in own) else ["with a tumor in the mask"]
+        maskless = [] if any(row["tumor_pixels"] for row in stratum) else ["with a tumor in the mask"]
         if missing := [*(["with a known class"] if not known else [f"of class {n}" for n in absent]), *maskless]:
             lacking.append(f"{name}: none {', none '.join(missing)}")
-        if len({row["unit"] for row in own}) < 2:
+        if len({row["unit"] for row in stratum}) < 2:
             alone.append(name)
     return [
         *([f"missing cases, whose figures are therefore n/a: {'; '.join(lacking)}"] if lacking else []),

@@ -121,9 +121,9 @@ def write_explanations(
             "no cases, galleries and faithfulness, which are of the diagnosis: %s", UNTRAINED["classification"]
         )
     if tests and diagnoses:
-        found = check_faithfulness(network, dataset, plan, tests, test_methods, test_cases, batch_size, device)
-        write_json(found, folder / "faithfulness.json")
-        picture = faithfulness_figure(found, main_map(network), f"{folder.parent.name}: faithfulness")
+        faithfulness = check_faithfulness(network, dataset, plan, tests, test_methods, test_cases, batch_size, device)
+        write_json(faithfulness, folder / "faithfulness.json")
+        picture = faithfulness_figure(faithfulness, main_map(network), f"{folder.parent.name}: faithfulness")
         write_bytes(picture, folder / "faithfulness.png")
     try:
         _draw(
@@ -147,12 +147,12 @@ def _measure(
 ) -> list[dict[str, Any]]:
     device = next(network.parameters()).device
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=0, collate_fn=collate)
-    few = draw_cases(dataset, plan.slow_cases, plan.seed)
+    drawn = draw_cases(dataset, plan.slow_cases, plan.seed)
     slow = [name for name in plan.methods if name in SLOW]
     if slow:
-        logger.info("%s on %d cases, drawn by seed %d", ", ".join(slow), len(few), plan.seed)
+        logger.info("%s on %d cases, drawn by seed %d", ", ".join(slow), len(drawn), plan.seed)
     batches = tqdm(loader, desc="explaining", unit="batch")
-    rows = measure(network, batches, plan, classes, few, device)
+    rows = measure(network, batches, plan, classes, drawn, device)
     table = localization_table(rows)
     write_json(table, folder / "localization.json")
     write_csv(rows, folder / "cases.csv")

@@ -146,8 +146,8 @@ def check_faithfulness(
             continue
         rows = []
         for method, layer in tqdm(maps, desc=name.replace("_", " "), unit="map"):
-            found = per_map[name](network, parts, (method, layer), plan)
-            rows.append({"method": method, "layer": layer, **found})
+            scores = per_map[name](network, parts, (method, layer), plan)
+            rows.append({"method": method, "layer": layer, **scores})
         result[name] = rows
     return result
 
@@ -157,8 +157,8 @@ def _explainer(key: tuple[str, str], foreground: Tensor, plan: Plan) -> Explaine
     single = Plan((method,), (MAIN_TARGET,), (layer,) if METHODS[method] == "layer" else None, options=plan.options)
 
     def maps(network: nn.Module, x: Tensor) -> Tensor:
-        own = main_plan(network, plan.options) if key == main_map(network) else single  # type: ignore[arg-type]
-        result = maps_of(network, x, foreground, TumorLogOdds.of(network), own)  # type: ignore[arg-type]
+        map_plan = main_plan(network, plan.options) if key == main_map(network) else single  # type: ignore[arg-type]
+        result = maps_of(network, x, foreground, TumorLogOdds.of(network), map_plan)  # type: ignore[arg-type]
         assert result is not None
         return result.maps[key]
 
@@ -242,7 +242,7 @@ def _randomization(
 
 def _stability(network: MultiTaskDynUNet, parts: Sequence[Cases], key: tuple[str, str], plan: Plan) -> dict[str, Any]:
     """Likeness of the maps with those of copies with a little noise in the foreground."""
-    found = [
+    results = [
         stability(
             network,
             part.image,
@@ -254,9 +254,9 @@ def _stability(network: MultiTaskDynUNet, parts: Sequence[Cases], key: tuple[str
         for part in parts
     ]
     values = {
-        "rank_correlation": torch.cat([s.rank_correlation.nanmean(0) for s in found]),
-        "ssim": torch.cat([s.ssim.nanmean(0) for s in found]),
-        "largest_change": torch.cat([s.largest_change for s in found]),
+        "rank_correlation": torch.cat([s.rank_correlation.nanmean(0) for s in results]),
+        "ssim": torch.cat([s.ssim.nanmean(0) for s in results]),
+        "largest_change": torch.cat([s.largest_change for s in results]),
     }
     return {"noise_std": NOISE, **_summary(values, parts)}
 

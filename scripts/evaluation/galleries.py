@@ -210,8 +210,8 @@ def write_map(raw: Tensor, item: Mapping[str, Any], pipeline: Any, path: Path) -
         pipeline: of `make_preprocessing`.
         path: file to write.
     """
-    given = {key: item[key] for key in ("image", "slice", "plane", "foreground") if key in item}
-    original = pipeline(given)["image"]
+    data = {key: item[key] for key in ("image", "slice", "plane", "foreground") if key in item}
+    original = pipeline(data)["image"]
     on_grid = to_original_grid(upsample(raw, original.shape[1:])[0], original, pipeline)
     array = on_grid[0].numpy().astype(np.float32)
     nib.save(
@@ -257,25 +257,25 @@ def write_class_galleries(
     entries = []
     for index, name in sorted((int(k), v) for k, v in classes.items()):
         for outcome in ("correct", "incorrect"):
-            found = [
+            candidates = [
                 {"name": c["name"], "unit": unit, "p": float(p[index]), "case": c}
                 for c, (_, unit), p, decided in zip(dataset, clusters(dataset), probability, predicted, strict=True)
                 if int(c["diagnosis"]) == index and (int(decided) == index) == (outcome == "correct")
             ]
-            found.sort(key=lambda c: (c["p"], c["name"]))
-            chosen = _spread(found, count)
-            cases = [c["case"] for c in found if c["name"] in chosen]
+            candidates.sort(key=lambda c: (c["p"], c["name"]))
+            chosen = _spread(candidates, count)
+            cases = [c["case"] for c in candidates if c["name"] in chosen]
             what = f"{name}, classified {'correctly' if outcome == 'correct' else 'wrongly'}"
             panels = [_panel(explain_case(network, case, channel), classes) for case in cases]
             file = f"galleries/{name}_{outcome}.png".replace(" ", "_")
-            overlays.save(stack(f"{what}: {_count(len(chosen), len(found), count)}", panels), folder / file)
+            overlays.save(stack(f"{what}: {_count(len(chosen), len(candidates), count)}", panels), folder / file)
             entries.append(
                 {
                     "class": name,
                     "outcome": outcome,
                     "file": file,
                     "asked": count,
-                    "found": len(found),
+                    "found": len(candidates),
                     "cases": [str(case["name"]) for case in cases],
                 }
             )
@@ -352,5 +352,5 @@ def methods_picture(
         cells = [tile(*key) for key in result.maps if key[0] == method]
         if METHODS[method] == "layer" and cells:
             rows.append((method, cells))
-    where = f"; {plane.where}" if plane.where else ""
-    return tile_grid(f"{case['name']}: target {target_name}, score {float(result.score[0]):.2f}{where}", rows)
+    suffix = f"; {plane.where}" if plane.where else ""
+    return tile_grid(f"{case['name']}: target {target_name}, score {float(result.score[0]):.2f}{suffix}", rows)

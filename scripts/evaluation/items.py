@@ -175,8 +175,8 @@ def compare_classes(trained: Sequence[str] | None, num_classes: int, given: Sequ
         )
     if trained is None:
         return ClassComparison(list(given), list(range(len(given))), notes=["classes matched by their order"])
-    own = [_plain(name) for name in trained]
-    index = [0] + [own.index(_plain(name)) if _plain(name) in own[1:] else -1 for name in given[1:]]
+    plain_names = [_plain(name) for name in trained]
+    index = [0] + [plain_names.index(_plain(name)) if _plain(name) in plain_names[1:] else -1 for name in given[1:]]
     if -1 not in index:
         lacking = [name for k, name in enumerate(trained) if k and k not in index]
         notes = [f"the datalist has no class {', '.join(lacking)}, which the run may predict"] if lacking else []
@@ -202,11 +202,11 @@ def trained_classes(run_dir: str | Path) -> list[str] | None:
 def comparison(run_dir: str | Path, num_classes: int, datalist: Mapping[str, Any]) -> ClassComparison:
     """`compare_classes` of a run and a datalist; what is worth knowing is logged."""
     classes = datalist["classes"]
-    given = [classes[str(k)] for k in range(len(classes))] if isinstance(classes, Mapping) else list(classes)
-    found = compare_classes(trained_classes(run_dir), num_classes, given)
-    for note in found.notes:
+    names = [classes[str(k)] for k in range(len(classes))] if isinstance(classes, Mapping) else list(classes)
+    result = compare_classes(trained_classes(run_dir), num_classes, names)
+    for note in result.notes:
         logger.warning("%s", note)
-    return found
+    return result
 
 
 def run_prevalence(run_dir: str | Path) -> dict[str, float] | None:
@@ -238,15 +238,15 @@ def measured_regions(network: Any, datalist: Mapping[str, Any]) -> list[str] | N
     Raises:
         ValueError: when the datalist states other regions.
     """
-    own, given = list(getattr(network, "regions", [])), list(datalist.get("regions") or {})
-    if len(own) < 2:
+    trained, stated = list(getattr(network, "regions", [])), list(datalist.get("regions") or {})
+    if len(trained) < 2:
         return None
-    if len(given) > 1 and given != own:
+    if len(stated) > 1 and stated != trained:
         raise ValueError(
-            f"the run segments the regions {', '.join(own)}, the datalist states {', '.join(given)}: build the "
+            f"the run segments the regions {', '.join(trained)}, the datalist states {', '.join(stated)}: build the "
             "datalist again with the --regions of the run"
         )
-    return own
+    return trained
 
 
 def volume_rule(run_dir: str | Path) -> VolumeRule:

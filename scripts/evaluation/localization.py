@@ -123,8 +123,8 @@ def make_plan(
         if _methods_for(names, dense, layers_of(network, _named(name), known)):
             with_maps.append(name)
         else:
-            where = "" if known is None else f" at {', '.join(known)} (layers lie in front of what they explain)"
-            logger.warning("not explained: %s, by none of %s%s", name, ", ".join(names), where)
+            suffix = "" if known is None else f" at {', '.join(known)} (layers lie in front of what they explain)"
+            logger.warning("not explained: %s, by none of %s%s", name, ", ".join(names), suffix)
     if not with_maps:
         raise ValueError(
             f"layers, methods: none of {', '.join(names)} explains {', '.join(targets)}"
@@ -314,10 +314,10 @@ def measure(
         if not bool(keep.any()):
             continue
         part = _Part(network, batch, torch.nonzero(keep).flatten(), classes, device)
-        few = [i for i, case in enumerate(part.cases) if case["name"] in slow_names]
+        slow_indices = [i for i, case in enumerate(part.cases) if case["name"] in slow_names]
         sizes: dict[tuple[str, str], Sequence[int]] = {}
         for name in plan.targets:
-            for methods, chosen in ((quick, part), (slow, part.take(few))):
+            for methods, chosen in ((quick, part), (slow, part.take(slow_indices))):
                 if methods and chosen.cases:
                     result = chosen.maps(network, name, plan, methods)
                     if result is not None:
@@ -373,12 +373,12 @@ class _Part:
         target = self.target(name)
         if list(methods) == ["evidence"] and "evidence" in self.output and isinstance(target, LogitTarget):
             logits = self.output["cls"]
-            found = {EVIDENCE: evidence_map(self.output["evidence"], logits, target)}
-            return Explanation(logits, target(logits), target.name, found, size=tuple(self.image.shape[2:]))
+            evidence_maps = {EVIDENCE: evidence_map(self.output["evidence"], logits, target)}
+            return Explanation(logits, target(logits), target.name, evidence_maps, size=tuple(self.image.shape[2:]))
         return maps_of(network, self.image, self.foreground, target, plan, methods)
 
     def rows(self, result: Explanation, target: str) -> list[dict[str, Any]]:
-        found = []
+        records = []
         for (method, layer), maps in result.maps.items():
             keys = {"method": method, "layer": layer, "target": target}
             relative = result.figures.get(f"{method}_relative_error")
@@ -387,12 +387,12 @@ class _Part:
                 none = None if cancelled is None else cancelled.cpu()
                 measures = case_measures(maps.cpu(), truth, self.foreground.cpu(), none)
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan) if relative is None else relative.cpu()
-                found += case_rows(measures, self.cases, **keys, mask=mask)
-        return found
+                records += case_rows(measures, self.cases, **keys, mask=mask)
+        return records
 
     def baselines(self, layer_size: Sequence[int], target: str) -> list[dict[str, Any]]:
         """Rows of a uniform map, random maps, and the best map that a grid could draw of the mask, under a target."""
-        found, foreground = [], self.foreground.cpu()
+        rows, foreground = [], self.foreground.cpu()
         names = [case["name"] for case in self.cases]
         for mask, truth in self.masks.items():
             for name, measures in (
@@ -401,5 +401,5 @@ class _Part:
                 ("oracle", case_measures(oracle_map(truth, layer_size), truth, foreground)),
             ):
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan)
-                found += case_rows(measures, self.cases, method=name, layer="none", target=target, mask=mask)
-        return found
+                rows += case_rows(measures, self.cases, method=name, layer="none", target=target, mask=mask)
+        return rows

@@ -55,7 +55,7 @@ def localization_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 def _completeness(row: Mapping[str, Any], explained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The median error over the cases of a row's own stratum, and how many they are; null without one."""
-    own = [
+    errors = [
         case[COMPLETENESS]
         for case in explained
         if case["target"] == row["target"]
@@ -63,7 +63,7 @@ def _completeness(row: Mapping[str, Any], explained: Sequence[Mapping[str, Any]]
         and row["class"] in ("all", case["class"])
         and np.isfinite(case[COMPLETENESS])
     ]
-    return {COMPLETENESS: float(np.median(own)) if own else None, f"{COMPLETENESS}_n": len(own)}
+    return {COMPLETENESS: float(np.median(errors)) if errors else None, f"{COMPLETENESS}_n": len(errors)}
 
 
 def _on_tumor_free(row: Mapping[str, Any], healthy: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -87,10 +87,10 @@ def find_cases(given: NNUNet, path: Path) -> dict[str, list[Path]]:
                 files.setdefault(match["case"], []).append(file)
         if not files:
             raise FileNotFoundError(f"{path} has no images named as nnU-Net names them, CASE_0000{ending}")
-    for case, found in files.items():
-        if len(found) != count:
+    for case, paths in files.items():
+        if len(paths) != count:
             raise ValueError(
-                f"{path}: case {case} has {len(found)} file(s), expected {count}, one a channel: "
+                f"{path}: case {case} has {len(paths)} file(s), expected {count}, one a channel: "
                 f"{', '.join(given.channels)}"
             )
     return files
@@ -148,14 +148,14 @@ def explain_case(
     """
     prepared = prepare(given, case.image, case.spacing_mm)
     device = next(given.network.parameters()).device
-    found = given.explain(prepared.image.to(device), region, method, layer, mirrored)
-    ((_, used), raw), *_ = found.maps.items()
+    explanation = given.explain(prepared.image.to(device), region, method, layer, mirrored)
+    ((_, used), raw), *_ = explanation.maps.items()
     heat = prepared.restored(raw)[0].clip(min=0)
     largest = float(heat.max())
     heat = heat / largest if largest > 0 else heat
     target = given.target(region)
-    mask = target.region(torch.from_numpy(prepared.restored(found.output))[None])[0].numpy()
-    voxels, explained = int(mask.sum()), int(target.region(found.output).sum())
+    mask = target.region(torch.from_numpy(prepared.restored(explanation.output))[None])[0].numpy()
+    voxels, explained = int(mask.sum()), int(target.region(explanation.output).sum())
     milliliters = None if case.affine is None else voxels * float(np.prod(case.spacing_mm)) / 1000
     return (
         heat,
@@ -164,7 +164,7 @@ def explain_case(
             "case": case.name,
             "predicted_voxels": voxels,
             "predicted_ml": milliliters,
-            "mean_logit_in_region": float(found.score.sum()) / explained if explained else None,
+            "mean_logit_in_region": float(explanation.score.sum()) / explained if explained else None,
             "layer": used,
             "network_grid": list(prepared.grid),
             "empty": not largest > 0,
@@ -190,18 +190,18 @@ def picture_of(case: Case, heat: NDArray[np.float32], mask: NDArray[np.uint8], h
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """Explain every case of the input; write map, predicted region and picture of each, and summary.json."""
-    given = load_nnunet(arguments.results, arguments.fold, arguments.checkpoint)
-    region = arguments.region or next(name for name, (_, values) in given.regions.items() if set(values) != {0})
-    given.channel(region)
-    cases = find_cases(given, arguments.input)
-    given.network.to(check_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    model = load_nnunet(arguments.results, arguments.fold, arguments.checkpoint)
+    region = arguments.region or next(name for name, (_, values) in model.regions.items() if set(values) != {0})
+    model.channel(region)
+    cases = find_cases(model, arguments.input)
+    model.network.to(check_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")))
     out: Path = arguments.out
     rows: list[dict[str, Any]] = []
     how = f"{arguments.method}, {region}"
     for name, files in cases.items():
-        case = read_case(given, name, files)
+        case = read_case(model, name, files)
         heat, mask, row = explain_case(
-            given, case, region, arguments.method, arguments.layer, not arguments.no_mirroring
+            model, case, region, arguments.method, arguments.layer, not arguments.no_mirroring
         )
         rows.append({**row, "files": [str(file) for file in files]})
         paths = [out / f"{name}_{part}.nii.gz" for part in ("map", "region")]
@@ -212,10 +212,10 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         overlays.save(picture_of(case, heat, mask, f"{name}: {how}"), out / f"{name}.png")
         logger.info("%s: %s voxels of %s", name, row["predicted_voxels"], region)
     summary = {
-        "results": str(given.folder),
-        "configuration": given.configuration,
-        "patch_size": list(given.patch_size),
-        "network_spacing_mm": list(given.spacing_mm),
+        "results": str(model.folder),
+        "configuration": model.configuration,
+        "patch_size": list(model.patch_size),
+        "network_spacing_mm": list(model.spacing_mm),
         "region": region,
         "method": arguments.method,
         "mirrored": not arguments.no_mirroring,

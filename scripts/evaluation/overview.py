@@ -21,11 +21,11 @@ def overview(result: Mapping[str, Any], part: str, folder: str | Path) -> str:
         folder: that it was written to.
     """
     whole = result[part]["overall"]
-    found, dice = whole.get("classification"), whole["segmentation"]["dice"]
+    classification, dice = whole.get("classification"), whole["segmentation"]["dice"]
     lines = [(f"cases of {part}", str(whole["n"]))]
-    if found is not None:
+    if classification is not None:
         for name in ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc"):
-            lines.append((name.replace("_", " "), _with_interval(found[name], found[f"{name}_ci95"])))
+            lines.append((name.replace("_", " "), _with_interval(classification[name], classification[f"{name}_ci95"])))
     lines.append((f"Dice over {dice['n']} tumors", _with_interval(dice["mean"], dice["ci95"])))
     for region, figures in whole.get("regions", {}).items():
         name = region.replace("_", " ")

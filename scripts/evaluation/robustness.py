@@ -49,8 +49,8 @@ def left_out(extras: Sequence[str], spatial_dims: int, patches: bool = False) ->
         spatial_dims: of the network.
         patches: it was trained on patches.
     """
-    found = [NOT_IN_3D] if spatial_dims == 3 and "robustness" in extras else []
-    return [*found, NOT_OF_PATCHES] if patches and "scope" in extras else found
+    notes = [NOT_IN_3D] if spatial_dims == 3 and "robustness" in extras else []
+    return [*notes, NOT_OF_PATCHES] if patches and "scope" in extras else notes
 
 
 def corrupted_items(
@@ -125,7 +125,7 @@ def summarize(rows: Sequence[Mapping[str, Any]], classes: int, refused: Sequence
         its interval; None where no case defines it}.
     """
     units = [row["unit"] for row in rows]
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "n": len(rows),
         "refused": len(refused),
         "reasons": sorted(set(refused))[:3],
@@ -144,9 +144,9 @@ def summarize(rows: Sequence[Mapping[str, Any]], classes: int, refused: Sequence
             [row["unit"] for row in known],
         )
     for name in names:
-        found[name] = figures.get(name)
-        found[f"{name}_ci95"] = figures.get(f"{name}_ci95", [None, None])
-    return found
+        summary[name] = figures.get(name)
+        summary[f"{name}_ci95"] = figures.get(f"{name}_ci95", [None, None])
+    return summary
 
 
 def write_robustness(
@@ -187,24 +187,24 @@ def write_robustness(
     count = len(classes.names) if classes else network.num_classes
     plan: list[tuple[str | None, float]] = [(None, 0.0)]
     plan += [(name, strength) for name in corruptions for strength in CORRUPTIONS[name].strengths]
-    found: dict[tuple[str | None, float], dict[str, Any]] = {}
+    summaries: dict[tuple[str | None, float], dict[str, Any]] = {}
     loaded = [dataset.load(dataset.data[i]) for i in chosen]
     for name, strength in tqdm(plan, desc="robustness"):
         pairs = list(corrupted_items(dataset, loaded, name, strength))
         kept = [item for item, _ in pairs if item is not None]
         refused = [reason for item, reason in pairs if item is None]
         rows = measure(network, kept, classes, batch_size) if kept else []
-        found[name, strength] = summarize(rows, count, refused)
+        summaries[name, strength] = summarize(rows, count, refused)
     result = {
         "n": len(chosen),
         "of": len(dataset),
         "applied": "to the values of the file, before the pipeline",
-        "clean": found[None, 0.0],
+        "clean": summaries[None, 0.0],
         "corruptions": [
             {
                 "name": name,
                 "unit": CORRUPTIONS[name].unit,
-                "levels": [{"strength": s, **found[name, s]} for s in CORRUPTIONS[name].strengths],
+                "levels": [{"strength": s, **summaries[name, s]} for s in CORRUPTIONS[name].strengths],
             }
             for name in corruptions
         ],

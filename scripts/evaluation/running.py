@@ -30,8 +30,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
 
 def _by_shards(arguments: argparse.Namespace, values: dict[str, Any]) -> Outcome:
     """The cases by several processes; what is made of them, by this one."""
-    given = values.get("output_dir") or output_folder(*(values[name] for name in ("run_dir", "datalist_file", "part")))
-    out = Path(given)
+    folder = values.get("output_dir") or output_folder(*(values[name] for name in ("run_dir", "datalist_file", "part")))
+    out = Path(folder)
     job = EvaluationJob(values, tuple(map(Path, arguments.overlay)))
     text = run_items(arguments, job, Path(values["datalist_file"]), out, job.count)
     if text is None:

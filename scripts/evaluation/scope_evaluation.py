@@ -77,9 +77,9 @@ def foreign_images(
         count: of each kind that is made.
     """
     for name, others in outside_items(outside):
-        found, at, refusals = item_features(network, others, transform, batch_size)
+        features, at, refusals = item_features(network, others, transform, batch_size)
         owners = datalists.units(others)
-        yield Foreign(name, "images", True, found, [owners[i] for i in at], refusals)
+        yield Foreign(name, "images", True, features, [owners[i] for i in at], refusals)
     prepared = [item for _, item in prepared_items(items[:: max(1, len(items) // count)], transform)]
     pairs = [(item["image"], item["foreground"]) for item in prepared if not isinstance(item, str)]
     for name in CHANGES if pairs else ():
@@ -91,15 +91,15 @@ def foreign_images(
     channels = input_channels(network)
     for name in OUTSIDERS if spatial_dims(network) == 2 else ():
         drawn = drawn_items([name], channels, count, first=COUNT)
-        found, at, refusals = item_features(network, drawn, transform, batch_size)
-        yield Foreign(name, "drawn", name in UNDRAWN, found, [drawn[i]["name"] for i in at], refusals)
+        features, at, refusals = item_features(network, drawn, transform, batch_size)
+        yield Foreign(name, "drawn", name in UNDRAWN, features, [drawn[i]["name"] for i in at], refusals)
 
 
 def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Name and items of each datalist {name: {datalist_file, dataset_dir}} of images from elsewhere, all parts."""
-    for name, where in outside.items():
-        datalist = read_datalist(where.get("datalist_file"), where.get("dataset_dir"))
-        yield name, evaluated_items(datalist, "all", where["dataset_dir"])
+    for name, paths in outside.items():
+        datalist = read_datalist(paths.get("datalist_file"), paths.get("dataset_dir"))
+        yield name, evaluated_items(datalist, "all", paths["dataset_dir"])
 
 
 def compare(
@@ -118,7 +118,7 @@ def compare(
     """
     total = len(outside) + refused
     flagged = int((outside > 1).sum())
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "n": total,
         "refused": refused,
         "flagged": flagged,
@@ -130,9 +130,9 @@ def compare(
         target = np.repeat([False, True], [len(inside), len(outside)])
         scores = np.concatenate([inside, outside])
         units = [f"in {u}" for u in inside_units] + [f"out {u}" for u in outside_units]
-        found["auroc"] = auc(target, scores)
-        found["auroc_ci95"] = auc_interval(target, scores, units)
-    return found
+        metrics["auroc"] = auc(target, scores)
+        metrics["auroc_ci95"] = auc_interval(target, scores, units)
+    return metrics
 
 
 def write_scope(

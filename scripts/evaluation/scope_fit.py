@@ -52,9 +52,9 @@ def prepared_items(
 ) -> Iterator[tuple[int, Prepared | str]]:
     """Index and what the pipeline makes of each item, or the reason why it is refused."""
     for index, item in enumerate(tqdm(items, desc=desc, disable=not desc)):
-        given = {key: item[key] for key in ("image", "slice", "plane", "foreground", "name") if key in item}
+        data = {key: item[key] for key in ("image", "slice", "plane", "foreground", "name") if key in item}
         try:
-            yield index, transform(given)
+            yield index, transform(data)
         except ValueError as error:
             yield index, str(error)
 
@@ -90,14 +90,14 @@ def item_features(
     """
     kept: list[int] = []
     reasons: list[str] = []
-    own: list[NDArray[np.float64]] = []
+    unchanged: list[NDArray[np.float64]] = []
     other: list[NDArray[np.float64]] = []
     waiting: list[Pair] = []
 
     def measure() -> None:
         """Features of those that wait: whole volumes of all cases would fill the memory."""
         if waiting:
-            own.append(features_of(network, waiting))
+            unchanged.append(features_of(network, waiting))
         if waiting and changes:
             first = len(kept) - len(waiting)
             names = [changes[(first + i) % len(changes)] for i in range(len(waiting))]
@@ -116,7 +116,7 @@ def item_features(
         if len(waiting) == batch_size:
             measure()
     measure()
-    return np.concatenate([*own, *other]) if own else np.empty((0, 0)), kept, reasons
+    return np.concatenate([*unchanged, *other]) if unchanged else np.empty((0, 0)), kept, reasons
 
 
 def changed_pair(pair: Pair, change: str, seed: int) -> Pair:
@@ -159,16 +159,16 @@ def fit_scope(
     the training images changed, one of the fitted `contrasts` each, and the fitted `outsiders`; the limit of a picture
     comes from validation images changed alike, and further `outsiders`.
     """
-    own, foreign = {}, {}
+    clean, foreign = {}, {}
     for number, part in enumerate(("training", "validation")):
         chosen = balanced(evaluated_items(datalist, part, dataset_dir), limit)
         values, kept, _ = item_features(network, chosen, transform, batch_size, f"scope, {part}", list(CONTRASTS))
-        own[part], foreign[part] = values[: len(kept)], values[len(kept) :]
+        clean[part], foreign[part] = values[: len(kept)], values[len(kept) :]
         if spatial_dims(network) == 2 and len(kept):
             pictures = drawn_items(list(DRAWN), input_channels(network), first=COUNT * number)
             drawn, _, _ = item_features(network, pictures, transform, batch_size)
             foreign[part] = np.concatenate([foreign[part], drawn]) if len(drawn) else foreign[part]
-    return scope.fit(own["training"], own["validation"], foreign["training"], probe(network), foreign["validation"])
+    return scope.fit(clean["training"], clean["validation"], foreign["training"], probe(network), foreign["validation"])
 
 
 def balanced(items: Sequence[Mapping[str, Any]], limit: int | None) -> list[Mapping[str, Any]]:
@@ -186,8 +186,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     inference = Inference(weights=arguments.weights, overlay=inference_overlays(arguments), device=arguments.device)
     datalist = read_datalist(str(arguments.datalist_file), str(arguments.dataset_dir))
     pipeline = inference.preprocessing[0].pipeline
-    found = fit_scope(inference.network, datalist, str(arguments.dataset_dir), pipeline, arguments.limit or LIMIT)
+    fitted = fit_scope(inference.network, datalist, str(arguments.dataset_dir), pipeline, arguments.limit or LIMIT)
     file = inference.weights.parent / scope.FILE
-    found.save(file)
-    text = f"fitted on {found.training} training, {found.validation} validation and {found.foreign} foreign images"
+    fitted.save(file)
+    text = f"fitted on {fitted.training} training, {fitted.validation} validation and {fitted.foreign} foreign images"
     return Outcome(text, [file])

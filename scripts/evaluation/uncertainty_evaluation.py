@@ -82,7 +82,7 @@ def measure(
     diagnoses = is_trained(network, "classification")
     for batch in batches:
         image, foreground = batch["image"].to(device), batch["foreground"].to(device)
-        found = spread(image, foreground)
+        uncertainty = spread(image, foreground)
         probability, seg = predict(network, image, foreground)
         logits = torch.log(probability.double().clamp_min(1e-300)).cpu().numpy()  # calibrated, so of temperature 1
         predicted = decide(logits if classes is None else classes.logits(logits, 1.0), float(network.threshold))
@@ -91,8 +91,8 @@ def measure(
             true = int(batch["diagnosis"][i])
             true = true if classes is None else classes.diagnosis(true)
             scores = {
-                "probability_std": float(found.probability_std[i]),
-                "entropy": float(found.entropy[i]),
+                "probability_std": float(uncertainty.probability_std[i]),
+                "entropy": float(uncertainty.entropy[i]),
                 "single_entropy": float(single[i]),
             }
             rows.append(
@@ -103,13 +103,13 @@ def measure(
                     **dict.fromkeys(PIXELS, NAN),
                 }
             )
-            if seg is None or found.seg_std is None:
+            if seg is None or uncertainty.seg_std is None:
                 continue
             head, label = batch["foreground"][i] != 0, batch["label"][i] != 0
             mask, masked = (seg[i] >= 0.5).cpu(), bool(batch["has_mask"][i])
-            std = found.seg_std[i].cpu()
+            std = uncertainty.seg_std[i].cpu()
             rows[-1] |= _of_mask(mask, label if masked else None, head, std, seg[i].cpu())
-            rows[-1]["mask_disagreement"] = float(found.mask_disagreement[i])
+            rows[-1]["mask_disagreement"] = float(uncertainty.mask_disagreement[i])
             true_mask, said = label.to(torch.uint8) if masked else None, mask.to(torch.uint8)
             plane = PicturePlane.of(batch["image"][i], true_mask, std, said, channel)
             shown.append(
@@ -133,17 +133,17 @@ def _of_mask(
         mask, label, head: (1, H, W[, D]), bool; label None without a true mask.
         std, seg: deviation and value of each pixel's tumor probability.
     """
-    found = {"mean_std": float(std[head].mean())}
+    metrics = {"mean_std": float(std[head].mean())}
     if label is None:
-        return found
+        return metrics
     total = int(label.sum()) + int(mask.sum())
     if bool(label.any()):
-        found["dice"] = 2 * int((mask & label).sum()) / total
+        metrics["dice"] = 2 * int((mask & label).sum()) / total
     doubt = torch.special.entr(seg) + torch.special.entr(1 - seg)
     wrong = ((mask != label) & head)[head].numpy()
-    found["pixel_auroc"] = _auroc(wrong, std[head].numpy())
-    found["single_pixel_auroc"] = _auroc(wrong, doubt[head].numpy())
-    return found
+    metrics["pixel_auroc"] = _auroc(wrong, std[head].numpy())
+    metrics["single_pixel_auroc"] = _auroc(wrong, doubt[head].numpy())
+    return metrics
 
 
 def _auroc(wrong: np.ndarray, score: np.ndarray) -> float:

@@ -55,19 +55,19 @@ def attention_matrices(model: nn.Module) -> Iterator[list[Tensor]]:
     Raises:
         LayerError: for a network without such layers, and one whose attention never makes its matrix.
     """
-    found: list[Tensor] = []
+    matrices: list[Tensor] = []
     handles, saved = [], []
     kind = type(model).__name__
 
     def saved_matrix(module: Any, _args: Any, _output: Any) -> None:
-        found.append(module.att_mat)
+        matrices.append(module.att_mat)
 
     def ask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        return (), {**given, "need_weights": True, "average_attn_weights": False}
+        arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        return (), {**arguments, "need_weights": True, "average_attn_weights": False}
 
     def returned_matrix(_module: nn.Module, _args: Any, output: Any) -> None:
-        found.append(output[1].detach())
+        matrices.append(output[1].detach())
 
     try:
         for name, module in model.named_modules():
@@ -85,7 +85,7 @@ def attention_matrices(model: nn.Module) -> Iterator[list[Tensor]]:
                 f"{kind} has no attention whose matrix can be had (MONAI's blocks with save_attn, "
                 "torch.nn.MultiheadAttention); take a method that explains layers"
             )
-        yield found
+        yield matrices
     finally:
         for handle in handles:
             handle.remove()

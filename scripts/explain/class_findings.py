@@ -27,8 +27,8 @@ def wanted(target: Target, labels: np.ndarray, classes: int) -> tuple[np.ndarray
     if isinstance(target, ClassScore):
         if not isinstance(target.class_idx, int):
             return None
-        own = labels > 0 if classes == 1 else labels == target.class_idx
-        return own, (labels >= 0) & ~own
+        in_class = labels > 0 if classes == 1 else labels == target.class_idx
+        return in_class, (labels >= 0) & ~in_class
     return (labels > 0, labels == 0) if isinstance(target, LogitTarget) else None
 
 
@@ -86,28 +86,28 @@ def wrong_class(
             "each image's own top class is explained: there is no index to be wrong",
             "name the class that you mean",
         )
-    own, others = sides
-    if not own.any() or not others.any():
-        reason = f"{target.name}: images that it should be high for, and others, are needed; got {own.sum()} and "
+    pos, others = sides
+    if not pos.any() or not others.any():
+        reason = f"{target.name}: images that it should be high for, and others, are needed; got {pos.sum()} and "
         return Finding(cause, CANNOT_TELL, {}, reason + str(others.sum()), "give images of both kinds")
     score = target(output).cpu().numpy()
     if isinstance(target, ClassScore):
         score = _against_others(logits, int(target.class_idx or 0))  # type: ignore[arg-type]
-    auc, p = separation(score, own, others)
+    auc, p = separation(score, pos, others)
     figures = {"auc_for_its_own_label": auc, "p_by_chance": p}
     reason = (
-        f"the score {target.name} separates the {own.sum()} images that it should be high for from {others.sum()} "
+        f"the score {target.name} separates the {pos.sum()} images that it should be high for from {others.sum()} "
         f"others with an AUC of {auc:.2f} (limit 0.40)"
     )
     if auc < 0.4 and p < 0.01:
         return Finding(cause, HOLDS, figures, reason, advice)
     if isinstance(target, ClassScore) and logits.shape[1] > 1:
         index = int(target.class_idx or 0)  # type: ignore[arg-type]
-        best, best_auc = _best_class(logits, own, others)
+        best, best_auc = _best_class(logits, pos, others)
         figures["auc_of_the_best_class"] = best_auc
         if best != index and best_auc > 0.7 and best_auc - auc > 0.2:
             reason = (
-                f"the logit of class {best} picks the {own.sum()} images of this label with an AUC of {best_auc:.2f}, "
+                f"the logit of class {best} picks the {pos.sum()} images of this label with an AUC of {best_auc:.2f}, "
                 f"that of class {index} with {auc:.2f} (limit 0.20 less): the classes stand in another order"
             )
             return Finding(cause, HOLDS, figures, reason, advice)
@@ -118,8 +118,8 @@ def wrong_class(
             if share < 0.2:
                 return Finding(cause, HOLDS, figures, reason, advice, signs=("margin",))
     if auc < 0.6 or p > 0.05:
-        few = f"; the network hardly tells these {len(logits)} images apart (by chance in {p:.0%} of cases)"
-        return Finding(cause, CANNOT_TELL, figures, reason + few, "give more images, or a trained network")
+        note = f"; the network hardly tells these {len(logits)} images apart (by chance in {p:.0%} of cases)"
+        return Finding(cause, CANNOT_TELL, figures, reason + note, "give more images, or a trained network")
     return Finding(cause, verdict(False), figures, reason, advice)
 
 
@@ -154,8 +154,8 @@ def untrained_sign(model: nn.Module, output: Tensor) -> str | None:
 
 
 def _best_class(logits: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[int, float]:
-    found = [separation(_against_others(logits, k), own, others)[0] for k in range(logits.shape[1])]
-    return int(np.argmax(found)), float(np.max(found))
+    aucs = [separation(_against_others(logits, k), own, others)[0] for k in range(logits.shape[1])]
+    return int(np.argmax(aucs)), float(np.max(aucs))
 
 
 def _share_in_own_logit(

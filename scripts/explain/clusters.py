@@ -23,18 +23,18 @@ def clusters(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     Raises:
         ValueError: when a row has neither patient nor group nor name.
     """
-    found: list[tuple[str, str]] = []
+    names: list[tuple[str, str]] = []
     called: dict[tuple[str, str], tuple[str, str]] = {}
     for row in rows:
-        own = _keys(row)
-        known = list(dict.fromkeys(called[key] for key in own if key in called))
-        name = known[0] if known else own[0]
+        keys = _keys(row)
+        known = list(dict.fromkeys(called[key] for key in keys if key in called))
+        name = known[0] if known else keys[0]
         if len(known) > 1:  # this case joins what was apart
-            found = [name if one in known else one for one in found]
+            names = [name if one in known else one for one in names]
             called = {key: name if one in known else one for key, one in called.items()}
-        called |= dict.fromkeys(own, name)
-        found.append(name)
-    return found
+        called |= dict.fromkeys(keys, name)
+        names.append(name)
+    return names
 
 
 def _keys(row: Mapping[str, Any]) -> list[tuple[str, str]]:

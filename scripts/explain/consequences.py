@@ -26,35 +26,35 @@ def with_consequences(
         again: cause: function that tests some causes once more with that cause mended; what no longer holds then is a
             consequence of it.
     """
-    found = {finding.cause: finding for finding in findings}
+    results = {finding.cause: finding for finding in findings}
 
     def holds(cause: str) -> bool:
-        return cause in found and found[cause].verdict == HOLDS
+        return cause in results and results[cause].verdict == HOLDS
 
     def follow(cause: str, root: str, why: str) -> None:
         if holds(cause):
-            reason = f"a consequence of {root!r}: {why}; {found[cause].reason}"
-            found[cause] = replace(found[cause], verdict=FOLLOWS, reason=reason, follows=root)
+            reason = f"a consequence of {root!r}: {why}; {results[cause].reason}"
+            results[cause] = replace(results[cause], verdict=FOLLOWS, reason=reason, follows=root)
 
-    air_alone = holds(SHORTCUT) and found[SHORTCUT].signs == ("air",)
+    air_alone = holds(SHORTCUT) and results[SHORTCUT].signs == ("air",)
     if holds(ORDER):
         follow(AIR, ORDER, "the normalization moved the air away from 0")
         if air_alone:
             follow(SHORTCUT, ORDER, "the value of the air is that of the normalization")
     elif holds(AIR) and air_alone:
-        effect = found[SHORTCUT].figures.get("share_of_the_verdict_that_follows_the_air")
+        effect = results[SHORTCUT].figures.get("share_of_the_verdict_that_follows_the_air")
         if effect is None or effect >= LEAST_EFFECT:
             follow(AIR, SHORTCUT, "it is the air by which the class is told")
         else:
             follow(SHORTCUT, AIR, "an air of 0 tells nothing, and the verdict does not follow it")
-    for root in [cause for cause in again if holds(cause) or (cause in found and found[cause].verdict == FOLLOWS)]:
-        source = found[root].follows or root
-        others = [cause for cause in found if holds(cause) and cause not in (source, *FIRST)]
+    for root in [cause for cause in again if holds(cause) or (cause in results and results[cause].verdict == FOLLOWS)]:
+        source = results[root].follows or root
+        others = [cause for cause in results if holds(cause) and cause not in (source, *FIRST)]
         for finding in again[root](others) if others else ():
             if finding.verdict != HOLDS:
                 follow(finding.cause, source, "it does not hold once that is mended")
     if holds(DEAD):
-        of_gradient = (AVERAGING, LAYER, WRONG) if found[WRONG].signs == ("margin",) else (AVERAGING, LAYER)
+        of_gradient = (AVERAGING, LAYER, WRONG) if results[WRONG].signs == ("margin",) else (AVERAGING, LAYER)
         for cause in of_gradient:
             follow(cause, DEAD, "such a gradient is rounding")
     if holds(LAYER):
@@ -63,4 +63,4 @@ def with_consequences(
     for root in (WRONG, SHORTCUT):
         if holds(root):
             follow(WITHOUT_TUMOR, root, "what decides in place of the tumor is named there")
-    return list(found.values())
+    return list(results.values())

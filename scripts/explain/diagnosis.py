@@ -172,7 +172,7 @@ def diagnose(
     """
     kwargs = dict(forward_kwargs or {})
     inside = check_foreground(foreground, x)
-    found = [
+    findings = [
         inverted_normalizer(postprocessing)
         if postprocessing
         else _missing(
@@ -187,11 +187,11 @@ def diagnose(
         order_of_transforms(x, inside, objection),
     ]
     if shortcut is not None:
-        found.append(shortcut)
+        findings.append(shortcut)
     elif sources is not None and labels is not None:
-        found.append(source_shortcut(sources, labels))
+        findings.append(source_shortcut(sources, labels))
     else:
-        found.append(_missing(SHORTCUT, "the source or the label of each image", "give them by a datalist"))
+        findings.append(_missing(SHORTCUT, "the source or the label of each image", "give them by a datalist"))
 
     def of_network(
         images: Tensor, at: str | None, causes: Sequence[str] = tuple(CAUSES), painted: Tensor | None = without_tumor
@@ -229,7 +229,7 @@ def diagnose(
         "normalization leak": without_statistics,
         "unsuitable layer": at_default_layer,
     }
-    return in_order(with_consequences(found + of_network(x, layer), again))
+    return in_order(with_consequences(findings + of_network(x, layer), again))
 
 
 def _missing(cause: str, what: str, advice: str = "") -> Finding:
@@ -256,16 +256,16 @@ def _of_layer(
             model, x[:1], layer, target.take(torch.zeros(1, dtype=torch.long)), _first(kwargs, x)
         )[1]
     except NoGradientError as error:
-        found = [
+        findings = [
             lost_gradient(model, x, target, str(layer), kwargs),
             unsuitable_layer(model, x, target, str(layer), kwargs),
         ]
-        return found + [Finding(c, CANNOT_TELL, {}, str(error)) for c in (averaging, wrong, grid)]
+        return findings + [Finding(c, CANNOT_TELL, {}, str(error)) for c in (averaging, wrong, grid)]
     except LayerError as error:
-        found = [Finding("unsuitable layer", HOLDS, {}, str(error), "name a whole block")]
+        findings = [Finding("unsuitable layer", HOLDS, {}, str(error), "name a whole block")]
         reason = "the layer cannot be explained, see 'unsuitable layer'"
-        return found + [Finding(c, CANNOT_TELL, {}, reason) for c in (averaging, dead, wrong, grid)]
-    found = [
+        return findings + [Finding(c, CANNOT_TELL, {}, reason) for c in (averaging, dead, wrong, grid)]
+    findings = [
         gradient_averaging(model, x, inside, target, layer, kwargs, method),
         wrong_class(model, x, labels, target, layer, kwargs, tumor),
         lost_gradient(model, x, target, layer, kwargs),
@@ -274,10 +274,10 @@ def _of_layer(
     size = activations.shape[2:]
     if tumor is None:
         cells = float(np.prod(size))
-        found.append(Finding(grid, CANNOT_TELL, {"cells": cells}, "tumor masks were not given", "give some"))
+        findings.append(Finding(grid, CANNOT_TELL, {"cells": cells}, "tumor masks were not given", "give some"))
     else:
-        found.append(coarse_grid((tumor != 0).float(), inside.float(), size))
-    return found
+        findings.append(coarse_grid((tumor != 0).float(), inside.float(), size))
+    return findings
 
 
 def _first(kwargs: Mapping[str, Any], x: Tensor) -> dict[str, Any]:

@@ -56,20 +56,20 @@ def _sides(
     sides = wanted(target, truth, output.shape[1])
     if sides is None:
         return "each image's own top class is explained: there is no one verdict"
-    own, others = sides[0], sides[1] & (truth == 0) if not sides[0][truth == 0].any() else sides[1]
-    if not own.any() or not others.any():
+    pos, others = sides[0], sides[1] & (truth == 0) if not sides[0][truth == 0].any() else sides[1]
+    if not pos.any() or not others.any():
         return "images with and without a tumor are needed"
     scores = target(output).double().cpu().numpy()
-    auc, p = separation(scores, own, others)
+    auc, p = separation(scores, pos, others)
     if auc < 0.6 or p > 0.05:
         return f"the score hardly tells the images apart (AUC {auc:.2f}): there is no verdict to take away"
-    return _Sides(own, others, scores)
+    return _Sides(pos, others, scores)
 
 
 def _scores(model: nn.Module, x: Tensor, chosen: np.ndarray, target: Target, kwargs: Mapping[str, Any]) -> np.ndarray:
     index = torch.from_numpy(np.flatnonzero(chosen))
-    own = {k: v[index] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
-    return target.take(index)(logits_of(model, x[index], own)).double().cpu().numpy()
+    chosen_kwargs = {k: v[index] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
+    return target.take(index)(logits_of(model, x[index], chosen_kwargs)).double().cpu().numpy()
 
 
 def verdict_without_tumor(
@@ -138,10 +138,10 @@ def air_effect(
         donors = np.resize(np.flatnonzero(theirs), int(mine.sum()))
         changed = plain(x).clone()
         for index, donor in zip(np.flatnonzero(mine), donors, strict=True):
-            air, given = ~inside[index, 0], ~inside[donor, 0]
-            if not bool(given.any()):
+            air, new_air = ~inside[index, 0], ~inside[donor, 0]
+            if not bool(new_air.any()):
                 return None
-            middle = x[donor][:, given].median(1).values
-            changed[index][:, air] = torch.where(given, x[donor], middle.reshape(-1, *[1] * given.dim()))[:, air]
+            middle = x[donor][:, new_air].median(1).values
+            changed[index][:, air] = torch.where(new_air, x[donor], middle.reshape(-1, *[1] * new_air.dim()))[:, air]
         moved.append(sides.moved(mine, _scores(model, changed, mine, target, kwargs)))
     return float(np.mean(moved))

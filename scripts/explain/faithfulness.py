@@ -196,16 +196,16 @@ def background_swap(
 
 
 def _airs(x: Tensor, inside: Tensor, seed: int) -> dict[str, Tensor]:
-    flat, where = x.float().flatten(2), inside.flatten(2)
+    flat, mask = x.float().flatten(2), inside.flatten(2)
     shape = (*x.shape[:2], *[1] * (x.dim() - 2))
-    count = where.sum(2)
-    mean = (flat * where).sum(2) / count
-    std = ((flat - mean[..., None]).square() * where).sum(2).div(count).sqrt()
+    count = mask.sum(2)
+    mean = (flat * mask).sum(2) / count
+    std = ((flat - mean[..., None]).square() * mask).sum(2).div(count).sqrt()
     noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x.device)
     fills = {
-        "darkest": flat.masked_fill(~where, torch.inf).amin(2).reshape(shape),
+        "darkest": flat.masked_fill(~mask, torch.inf).amin(2).reshape(shape),
         "mean": mean.reshape(shape),
-        "brightest": flat.masked_fill(~where, -torch.inf).amax(2).reshape(shape),
+        "brightest": flat.masked_fill(~mask, -torch.inf).amax(2).reshape(shape),
         "noise": mean.reshape(shape) + std.reshape(shape) * noise,
     }
     return {name: torch.where(inside, x, fill.to(x.dtype).expand_as(x)) for name, fill in fills.items()}

@@ -152,9 +152,9 @@ def source_shortcut(sources: Sequence[str], labels: Sequence[int], draws: int = 
         "results by source"
     )
     if len(classes) < 2 or len(names) < 2:
-        given = f"{len(names)} source and {len(classes)} class{'es' if len(classes) != 1 else ''}"
+        summary = f"{len(names)} source and {len(classes)} class{'es' if len(classes) != 1 else ''}"
         return Finding(
-            SHORTCUT, CANNOT_TELL, {}, f"it takes two sources and two classes to compare; given: {given}", advice
+            SHORTCUT, CANNOT_TELL, {}, f"it takes two sources and two classes to compare; given: {summary}", advice
         )
     source = np.array([names.index(s) for s, _ in known])
     label, what = np.array([classes.index(k) for _, k in known]), "the class"

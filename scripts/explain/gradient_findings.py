@@ -60,8 +60,8 @@ def _batches(x: Tensor, kwargs: Mapping[str, Any]) -> Iterator[tuple[Tensor, Ten
     """Index, images and arguments of `forward`, a few samples at a time."""
     for start in range(0, len(x), BATCH):
         index = torch.arange(start, min(start + BATCH, len(x)))
-        own = {k: v[index] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
-        yield index, plain(x)[index].clone(), own
+        batch_kwargs = {k: v[index] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
+        yield index, plain(x)[index].clone(), batch_kwargs
 
 
 def activations_and_gradients(
@@ -75,9 +75,9 @@ def activations_and_gradients(
     """
     scores, activations, gradients = [], [], []
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
-        for index, images, own in _batches(x, kwargs):
+        for index, images, batch_kwargs in _batches(x, kwargs):
             with record(model, [layer]) as recorder:
-                output = model(images, **own)
+                output = model(images, **batch_kwargs)
                 recorder.check()
             name = recorder.layers[0]
             score = target.take(index)(output)
@@ -89,9 +89,9 @@ def activations_and_gradients(
                 raise
             scores.append(score.detach().float())
             activations.append(recorder.activations[name].detach().float())
-    found = torch.cat(activations)
-    to_map = as_map(model, name, found, x)
-    return torch.cat(scores), to_map(found), to_map(torch.cat(gradients))
+    features = torch.cat(activations)
+    to_map = as_map(model, name, features, x)
+    return torch.cat(scores), to_map(features), to_map(torch.cat(gradients))
 
 
 def _depends(output: Tensor, activation: Tensor) -> bool:
@@ -108,8 +108,8 @@ def logits_of(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
     """
     outputs = []
     with torch.no_grad(), evaluating(model):
-        for _, images, own in _batches(x, kwargs):
-            output = model(images, **own)
+        for _, images, batch_kwargs in _batches(x, kwargs):
+            output = model(images, **batch_kwargs)
             if not isinstance(output, Tensor):
                 raise TypeError(
                     f"{type(model).__name__} returned {type(output).__name__}; expected one tensor: ask for it by "
@@ -198,7 +198,7 @@ def lost_gradient(
     cause = "dead or saturated gradient"
     advice = "explain the logit or the margin, not a probability; look for activations that never open at this layer"
     try:
-        found = activations_and_gradients(model, x, layer, target, dict(forward_kwargs or {}))
+        result = activations_and_gradients(model, x, layer, target, dict(forward_kwargs or {}))
     except NoGradientError as error:
         reason = f"{error}: it is a constant there, while other outputs are not"
         return Finding(
@@ -208,7 +208,7 @@ def lost_gradient(
             reason,
             REFERENCE_ADVICE,
         )
-    score, activations, gradients = found
+    score, activations, gradients = result
     if isinstance(target, SegmentationRegion):  # an image in which nothing is predicted has no score to be explained
         told = (score != 0) | gradients.flatten(1).any(1)
         if not bool(told.any()):
@@ -290,9 +290,9 @@ def unsuitable_layer(
 
 def _default(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any], target: Target) -> str | None:
     """The layer that is explained where none is named; None where there is none."""
-    _, image, own = next(_batches(x[:1], {k: v[:1] if _per_sample(v, x) else v for k, v in kwargs.items()}))
+    _, image, sample_kwargs = next(_batches(x[:1], {k: v[:1] if _per_sample(v, x) else v for k, v in kwargs.items()}))
     try:
-        return default_layer(model, image, own, dense=isinstance(target, SegmentationRegion))
+        return default_layer(model, image, sample_kwargs, dense=isinstance(target, SegmentationRegion))
     except LayerError:
         return None
 
@@ -333,11 +333,11 @@ def _readers(model: nn.Module, x: Tensor, layer: str, kwargs: Mapping[str, Any])
         kept.append((output.grad_fn, copy.grad_fn))
         return copy
 
-    own = {k: v[:1] if _per_sample(v, x) else v for k, v in kwargs.items()}
+    sample_kwargs = {k: v[:1] if _per_sample(v, x) else v for k, v in kwargs.items()}
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), frozen(model):
         handle = model.get_submodule(layer).register_forward_hook(keep)
         try:
-            output = model(plain(x)[:1].clone().requires_grad_().clone(), **own)
+            output = model(plain(x)[:1].clone().requires_grad_().clone(), **sample_kwargs)
         finally:
             handle.remove()
     if len(kept) != 1 or not isinstance(output, Tensor):

@@ -109,13 +109,13 @@ def _token_grid(tokens: int, size: tuple[int, ...], name: str) -> tuple[int, ...
     equal = [grid for grid in exact if len({length // cells for length, cells in zip(size, grid, strict=True)}) == 1]
     rounded = [grid for grid in _grids_of_one_stride(size) if math.prod(grid) in (tokens, tokens - 1)]
     for grids in (equal, [grid for grid in rounded if math.prod(grid) > 1], exact):
-        found = sorted(set(grids))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        candidates = sorted(set(grids))
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
             raise LayerError(
                 f"the {tokens} tokens of layer {name!r} lie on one of several grids of an image of {size}: "
-                f"{', '.join(map(str, found[:3]))}; {RESHAPE_ADVICE}"
+                f"{', '.join(map(str, candidates[:3]))}; {RESHAPE_ADVICE}"
             )
     raise LayerError(
         f"the {tokens} tokens of layer {name!r} fill no grid of an image of {size}, with or without a class token; "

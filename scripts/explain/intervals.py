@@ -198,10 +198,10 @@ def auc_values(positive: NDArray, score: NDArray) -> NDArray[np.float64]:
         score: (N,), higher for positive.
     """
     positive, score = np.asarray(positive, dtype=bool), np.asarray(score, dtype=np.float64)
-    area, found = auc(positive, score), np.empty(len(score))
+    area, values = auc(positive, score), np.empty(len(score))
     for side, sign in ((positive, 1), (~positive, -1)):
         others = np.sort(sign * score[~side])
-        own = sign * score[side]
-        below = (np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")) / (2 * len(others))
-        found[side] = area + len(score) / side.sum() * (below - area)
-    return found
+        scores = sign * score[side]
+        below = (np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")) / (2 * len(others))
+        values[side] = area + len(score) / side.sum() * (below - area)
+    return values

@@ -44,18 +44,18 @@ def default_aliases(model: nn.Module) -> dict[str, str]:
     """
     names = set(list_layers(model))
     down, up = _numbered(model, "downsamples"), _numbered(model, "upsamples")
-    found = {"encoder_early": "input_block", "encoder_last": "bottleneck", "seg_head": "output_block"}
+    aliases = {"encoder_early": "input_block", "encoder_last": "bottleneck", "seg_head": "output_block"}
     if not {"input_block", "bottleneck"} <= names:
         down, up = _numbered(model, "down_layers"), _numbered(model, "up_layers")
-        found = {"encoder_early": "convInit", "seg_head": "conv_final"}
+        aliases = {"encoder_early": "convInit", "seg_head": "conv_final"}
         if down:
-            found["encoder_last"] = down[-1]
+            aliases["encoder_last"] = down[-1]
     if down:
-        found["encoder_mid"] = down[(len(down) - 1) // 2]
+        aliases["encoder_mid"] = down[(len(down) - 1) // 2]
     if up:
-        found["decoder_last"] = up[-1]
-    found["evidence"] = "head.features"
-    return {alias: found[alias] for alias in ALIASES if found.get(alias) in names}
+        aliases["decoder_last"] = up[-1]
+    aliases["evidence"] = "head.features"
+    return {alias: aliases[alias] for alias in ALIASES if aliases.get(alias) in names}
 
 
 def resolve_layer(model: nn.Module, name: str, aliases: Mapping[str, str] | None = None) -> str:

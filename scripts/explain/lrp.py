@@ -158,15 +158,15 @@ def lrp(
             raise LayerError(f"no relevance: {kind} puts out other values when its operations are followed one by one")
         leaves = [leaf, *recorder.activations.values()]
         again = PLACES in methods
-        found = torch.autograd.grad(output, leaves, relevance.to(output.dtype), allow_unused=True, retain_graph=again)
-        by_name = dict(zip([INPUT, *recorder.activations], found, strict=True))
+        grads = torch.autograd.grad(output, leaves, relevance.to(output.dtype), allow_unused=True, retain_graph=again)
+        by_name = dict(zip([INPUT, *recorder.activations], grads, strict=True))
         handed_on: dict[str, Tensor] = {}
         for layer, activation in recorder.activations.items() if again else ():
             if by_name[layer] is not None:
                 (handed_on[layer],) = torch.autograd.grad(
                     activation, leaf, by_name[layer], retain_graph=True, materialize_grads=True
                 )
-    total = torch.zeros_like(score) if found[0] is None else found[0].flatten(1).sum(1)
+    total = torch.zeros_like(score) if grads[0] is None else grads[0].flatten(1).sum(1)
     due = score * varies.flatten(1).any(1)
     error = ((total - due).abs() / score.abs().clamp(min=1)).nan_to_num(torch.inf)
     if bool((error > CONSERVED).any()):

@@ -159,8 +159,8 @@ def explain(
             raise ValueError(f"head {head!r} is given, but the target names {named_head!r}; give it once")
         head = named_head if head is None else head
     with selecting(model, head), _one_sentence(model, x):
-        given = _with_foreground(kwargs, foreground, foreground_kwarg)
-        aim = _target(model, x, target, given)
+        arguments = _with_foreground(kwargs, foreground, foreground_kwarg)
+        aim = _target(model, x, target, arguments)
         common: dict[str, Any] = {"forward_kwargs": kwargs, "signed": signed}
         reshaping = {"reshape_transform": reshape_transform}
         changing: dict[str, Any] = {
@@ -172,13 +172,13 @@ def explain(
         passes: dict[str, cam.CamPass] = {}
         cams = [name for name in methods if name in cam.METHODS]
         if cams:
-            at_layers = {**common, **reshaping, "forward_kwargs": given, "aliases": aliases, "cancelled": cancelled}
+            at_layers = {**common, **reshaping, "forward_kwargs": arguments, "aliases": aliases, "cancelled": cancelled}
             with_layers = {**at_layers, **extra.get("cam", {})}
             shared = cam.cam_pass(model, x, names, aim, cams, **with_layers)
             passes |= dict.fromkeys(cams, shared)
         relevances = [name for name in methods if name in LRP_METHODS]
         if relevances:
-            handed_back = lrp(model, x, names, aim, given, aliases, signed, reshape_transform, relevances)
+            handed_back = lrp(model, x, names, aim, arguments, aliases, signed, reshape_transform, relevances)
             passes |= dict.fromkeys(relevances, handed_back)
         for name in methods:
             if name == "scorecam":
@@ -186,23 +186,23 @@ def explain(
                     model, x, names, aim, aliases=aliases, **{**changing, **reshaping, **extra.get(name, {})}
                 )
             elif name == ROLLOUT:
-                passes[name] = attention_rollout(model, x, aim, given, reshape_transform)
+                passes[name] = attention_rollout(model, x, aim, arguments, reshape_transform)
             elif name == "evidence":
                 if not isinstance(aim, LogitTarget):
                     raise ValueError(f"method 'evidence' explains class logits; the target {aim.name} is none of these")
-                passes[name] = evidence_pass(model, x, aim, given, signed)
+                passes[name] = evidence_pass(model, x, aim, arguments, signed)
             elif name in PIXEL_METHODS:
                 passes[name] = PIXEL_METHODS[name](model, x, aim, **{**changing, **_options_of(name, extra)})
     first = passes[methods[0]]
     result = Explanation(first.output, first.score, aim.name, size=tuple(x.shape[2:]))
     for name in methods:
-        found = {key: value for key, value in passes[name].maps.items() if key[0] == name}
-        result.maps |= found
+        maps = {key: value for key, value in passes[name].maps.items() if key[0] == name}
+        result.maps |= maps
         noise = {key: value for key, value in passes[name].cancelled.items() if key[0] == name}
         result.cancelled |= noise
         if aggregate is not None and METHODS.get(name) == "layer":
-            label = f"{aggregate}({', '.join(layer for _, layer in found)})"
-            result.maps[name, label] = combine_maps(list(found.values()), result.size, aggregate)
+            label = f"{aggregate}({', '.join(layer for _, layer in maps)})"
+            result.maps[name, label] = combine_maps(list(maps.values()), result.size, aggregate)
             if noise:
                 each = torch.stack(list(noise.values()))
                 result.cancelled[name, label] = each.any(0) if aggregate == "product" else each.all(0)
@@ -260,8 +260,8 @@ def _one_sentence(model: nn.Module, x: Tensor) -> Iterator[None]:
 
 def _check_images(x: Tensor) -> None:
     if not isinstance(x, Tensor) or x.dim() < 3 or not x.is_floating_point():
-        found = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"images: expected floating point (B, C, *spatial), got {found}")
+        actual = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"images: expected floating point (B, C, *spatial), got {actual}")
     if not bool(torch.isfinite(x).all()):
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"images: NaN or infinite values in sample(s) {bad}")

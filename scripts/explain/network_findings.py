@@ -33,9 +33,9 @@ SAMPLES = 8
 def _air_value(x: Tensor, inside: Tensor) -> Tensor:
     """Median of each sample's and channel's air, (B, C, 1, ...); 0 without air."""
     values = torch.zeros(x.shape[:2])
-    for b, (image, where) in enumerate(zip(x.float(), inside, strict=True)):
-        if not bool(where.all()):
-            values[b] = image[:, ~where[0]].median(1).values
+    for b, (image, mask) in enumerate(zip(x.float(), inside, strict=True)):
+        if not bool(mask.all()):
+            values[b] = image[:, ~mask[0]].median(1).values
     return values.reshape(*values.shape, *[1] * (x.dim() - 2)).to(x)
 
 
@@ -117,7 +117,7 @@ def _mixing(model: nn.Module, x: Tensor, inside: Tensor, kwargs: Mapping[str, An
     is the largest in the head, as a share of the largest output there. Exactly 0 for a layer that works cell by cell
     (batch norm in evaluation mode) or knows the foreground. Layers without a cell of air are left out.
     """
-    found: dict[str, float] = {}
+    changes: dict[str, float] = {}
 
     def look(name: str, module: nn.Module, args: tuple, kw: dict, output: Any) -> None:
         if not args or not _spatial(args[0], x) or not _spatial(output, x) or args[0].shape[2:] != output.shape[2:]:
@@ -127,7 +127,7 @@ def _mixing(model: nn.Module, x: Tensor, inside: Tensor, kwargs: Mapping[str, An
         if bool(air.any()):
             moved = args[0] + air * args[0].float().std().to(args[0])
             again = module.forward(moved, *args[1:], **kw)  # not by call: no hook, and no second look
-            found[name] = max(found.get(name, 0.0), _relative_change(output.float(), again.float(), head))
+            changes[name] = max(changes.get(name, 0.0), _relative_change(output.float(), again.float(), head))
 
     handles = []
     try:
@@ -139,7 +139,7 @@ def _mixing(model: nn.Module, x: Tensor, inside: Tensor, kwargs: Mapping[str, An
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return changes
 
 
 def normalization_leak(
@@ -171,8 +171,8 @@ def normalization_leak(
     layer = first_normalization(model, x, kwargs)
     if layer is None:
         return Finding(cause, DOES_NOT_HOLD, {}, "the network has no normalization layer (told by class names)")
-    few, few_inside, few_kwargs = x[:SAMPLES], inside[:SAMPLES], _arguments(kwargs, x, count=SAMPLES)
-    mixing = _mixing(model, few, few_inside, few_kwargs)
+    few_images, few_inside, few_kwargs = x[:SAMPLES], inside[:SAMPLES], _arguments(kwargs, x, count=SAMPLES)
+    mixing = _mixing(model, few_images, few_inside, few_kwargs)
     if not mixing:
         return Finding(cause, CANNOT_TELL, {}, "no normalization layer has a cell without any foreground")
     leaking = [name for name, change in mixing.items() if change > 1e-3]
@@ -187,7 +187,7 @@ def normalization_leak(
         f"changes the head's features behind {worst!r} by {mixing[worst]:.1%} of the largest (limit 0.1 %)"
     )
     try:
-        features, more, _ = with_more_air(model, few, few_inside, layer, few_kwargs, pad)
+        features, more, _ = with_more_air(model, few_images, few_inside, layer, few_kwargs, pad)
         cells = cells_with_head(few_inside, features.shape[2:])
         change = _relative_change(features, more, cells)
         figures["change_of_features_with_more_air"] = change
@@ -222,9 +222,9 @@ def _in_the_air(
     in_head = False
     for start in range(0, len(x), SAMPLES):
         part = slice(start, start + SAMPLES)
-        own = {k: v[part] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
+        batch_kwargs = {k: v[part] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in kwargs.items()}
         with torch.no_grad(), evaluating(model), record(model, [layer]) as recorder:
-            model(plain(x)[part].clone(), **own)
+            model(plain(x)[part].clone(), **batch_kwargs)
         features = recorder.activations[recorder.layers[0]].float()
         features = as_map(model, recorder.layers[0], features, plain(x)[part])(features)
         head = cells_with_head(inside[part], features.shape[2:])
@@ -300,13 +300,13 @@ def pooling_over_air(
     figures["share_of_gradient_in_air"] = share
     reason = f"{share:.1%} of the score's gradient at {layer!r} lies in cells without foreground (limit 1 %)"
     diluted = False
-    few, few_inside, few_kwargs = x[:SAMPLES], inside[:SAMPLES], _arguments(kwargs, x, count=SAMPLES)
+    few_images, few_inside, few_kwargs = x[:SAMPLES], inside[:SAMPLES], _arguments(kwargs, x, count=SAMPLES)
     try:
-        features, more, outputs = with_more_air(model, few, few_inside, layer, few_kwargs, pad)
+        features, more, outputs = with_more_air(model, few_images, few_inside, layer, few_kwargs, pad)
     except ValueError as error:
         reason += f"; more air could not be tried: {error}"
     else:
-        taken = target.take(torch.arange(len(few)))
+        taken = target.take(torch.arange(len(few_images)))
         bound = taken.bind(outputs[0])
         change = float((bound(outputs[1]) - bound(outputs[0])).abs().max())
         figures["score_change_with_more_air"] = change

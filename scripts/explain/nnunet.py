@@ -148,14 +148,14 @@ class NNUNet:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path.parent} has no {path.name}; expected a results folder of nnU-Net v2") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected an object, got {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object, got {type(content).__name__}")
+    return content
 
 
 def _configuration(plans: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
@@ -183,10 +183,10 @@ def _torch_class(name: Any, path: Path) -> Any:
     """A class of torch.nn by the dotted name that plans have; nothing is imported."""
     if name is None:
         return None
-    found = getattr(nn, str(name).rpartition(".")[2], None) if str(name).startswith("torch.nn.") else None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    layer_class = getattr(nn, str(name).rpartition(".")[2], None) if str(name).startswith("torch.nn.") else None
+    if not (isinstance(layer_class, type) and issubclass(layer_class, nn.Module)):
         raise ValueError(f"{path}: {name!r} is no layer of torch.nn, and nothing else is loaded")
-    return found
+    return layer_class
 
 
 def _build(architecture: Mapping[str, Any], channels: int, outputs: int, path: Path) -> nn.Module:
@@ -233,13 +233,13 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist; expected a fold's checkpoint, see fold=... and checkpoint=...")
     try:
         with torch.serialization.safe_globals(_numpy_numbers()):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own
         first = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), str(error))
         raise ValueError(f"{path} cannot be read safely: {first.splitlines()[0][:200]}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("network_weights"), dict):
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("network_weights"), dict):
         raise ValueError(f"{path} holds no 'network_weights'; expected a checkpoint of nnU-Net v2")
-    return found
+    return checkpoint
 
 
 def load_nnunet(folder: str | Path, fold: int | str | None = None, checkpoint: str = CHECKPOINT) -> NNUNet:

@@ -114,9 +114,9 @@ def _normalized(given: NNUNet, crop: NDArray[np.float32], inside: NDArray[np.boo
     for c, scheme in enumerate(given.schemes):
         plane, known = result[c], given.intensities.get(str(c), {})
         if scheme == "ZScoreNormalization":
-            where = inside if given.masked[c] else np.ones_like(inside)
-            mean, deviation = plane[where].mean(), plane[where].std()
-            plane[where] = (plane[where] - mean) / max(float(deviation), TINY)
+            mask = inside if given.masked[c] else np.ones_like(inside)
+            mean, deviation = plane[mask].mean(), plane[mask].std()
+            plane[mask] = (plane[mask] - mean) / max(float(deviation), TINY)
         elif scheme == "CTNormalization":
             np.clip(plane, known["percentile_00_5"], known["percentile_99_5"], out=plane)
             plane[:] = (plane - known["mean"]) / max(known["std"], TINY)
@@ -168,8 +168,8 @@ def _resampled(
 def _zoomed(values: NDArray[np.float64], size: Sequence[int], order: int) -> NDArray[np.float64]:
     """Values on another grid, cell borders on cell borders; splines may not leave the range of the values."""
     factors = [new / old for new, old in zip(size, values.shape, strict=True)]
-    found = zoom(values, factors, order=order, mode="nearest", grid_mode=True)
-    return np.clip(found, values.min(), values.max())
+    zoomed = zoom(values, factors, order=order, mode="nearest", grid_mode=True)
+    return np.clip(zoomed, values.min(), values.max())
 
 
 def _axis_apart(forced: bool | None, spacing: Sequence[float], new_spacing: Sequence[float]) -> int | None:

@@ -50,10 +50,10 @@ def tensors_of(output: Any) -> dict[str, Tensor]:
         members = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     elif isinstance(output, tuple | list):
         members = dict(zip(getattr(output, "_fields", range(len(output))), output, strict=True))
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for key, value in members.items():
-        found |= {f"{key}.{name}" if name else str(key): tensor for name, tensor in tensors_of(value).items()}
-    return found
+        tensors |= {f"{key}.{name}" if name else str(key): tensor for name, tensor in tensors_of(value).items()}
+    return tensors
 
 
 def one_of(output: Any, head: str | None, kind: str = "the network") -> Tensor:
@@ -67,19 +67,19 @@ def one_of(output: Any, head: str | None, kind: str = "the network") -> Tensor:
     Raises:
         ValueError: when there is no such tensor, or there are several and none is named.
     """
-    found = tensors_of(output)
-    if head is None and len(found) == 1:
-        return next(iter(found.values()))
-    listed = ", ".join(f"{name or 'one tensor'} {tuple(tensor.shape)}" for name, tensor in found.items())
-    if not found:
+    tensors = tensors_of(output)
+    if head is None and len(tensors) == 1:
+        return next(iter(tensors.values()))
+    listed = ", ".join(f"{name or 'one tensor'} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+    if not tensors:
         raise ValueError(f"{kind} returned {type(output).__name__} without a tensor; nothing in it can be explained")
     if head is None:
         raise ValueError(f"{kind} returned several outputs: {listed}; name one by head, or in the target: 'NAME:class'")
-    if head not in found:
-        nearest = difflib.get_close_matches(head, [name for name in found if name], n=1, cutoff=0.0)
+    if head not in tensors:
+        nearest = difflib.get_close_matches(head, [name for name in tensors if name], n=1, cutoff=0.0)
         hint = f"nearest: {nearest[0]!r}" if nearest else "leave head out"
         raise ValueError(f"head {head!r} is none of the outputs of {kind}: {listed}; {hint}")
-    return found[head]
+    return tensors[head]
 
 
 @contextmanager

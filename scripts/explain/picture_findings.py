@@ -95,8 +95,8 @@ def swapped_pictures(pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray] 
     values = None if maps is None else np.concatenate([np.asarray(m, float).ravel() for m in maps])
     if values is not None and len(values) != len(pixels):
         raise ValueError("swapped_pictures: expected one map of the picture's size for each picture")
-    few = np.random.default_rng(0).permutation(len(pixels))[:20000]
-    pixels, values = pixels[few], None if values is None else values[few]
+    subset = np.random.default_rng(0).permutation(len(pixels))[:20000]
+    pixels, values = pixels[subset], None if values is None else values[subset]
     colored = pixels[np.ptp(pixels, axis=1) > 0.15]
     share = len(colored) / len(pixels)
     figures: dict[str, float] = {"pictures": float(len(pictures)), "share_of_colored_pixels": share}

@@ -309,14 +309,14 @@ def _outermost(seen: Sequence[_Run]) -> list[_Run]:
 
 def nodes_behind(output: Any, without: Any = None) -> set[Any]:
     """Nodes that `output` depends on, itself among them, by ways that do not go through the node `without`."""
-    found, waiting = set(), [output]
+    visited, waiting = set(), [output]
     while waiting:
         node = waiting.pop()
-        if node is None or node is without or node in found:
+        if node is None or node is without or node in visited:
             continue
-        found.add(node)
+        visited.add(node)
         waiting += [following for following, _ in node.next_functions]
-    return found
+    return visited
 
 
 def _hands_on_places(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any], layer: str) -> bool:

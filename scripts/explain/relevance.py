@@ -73,11 +73,11 @@ def _by_shares(
         for value, part in zip(inputs[1:], parts[1:], strict=True):
             total = total + op(value, *part[1:])
     largest = total.detach().reshape(len(total), -1).amax(1).reshape(-1, *[1] * (total.dim() - 1))
-    given = total.detach() > ROUNDING * largest
-    ratio = torch.where(given, relevance / total.detach().where(given, torch.ones_like(total)), 0.0)
+    nonzero = total.detach() > ROUNDING * largest
+    ratio = torch.where(nonzero, relevance / total.detach().where(nonzero, torch.ones_like(total)), 0.0)
     gradients = torch.autograd.grad(total, inputs, ratio)
     result = sum((value.detach() * grad for value, grad in zip(inputs, gradients, strict=True)), torch.zeros(()))
-    return torch.as_tensor(result), relevance.masked_fill(given, 0.0)
+    return torch.as_tensor(result), relevance.masked_fill(nonzero, 0.0)
 
 
 class _Weighted(torch.autograd.Function):
@@ -232,8 +232,8 @@ class _RelevanceMode(NormMode):
     def _placewise(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
         named = "input" in kwargs
         x = kwargs["input"] if named else args[0]
-        given = x.detach().clone()  # it may be overwritten
-        value = func(*args, **{**kwargs, "input": given}) if named else func(given, *args[1:], **kwargs)
+        copy = x.detach().clone()  # it may be overwritten
+        value = func(*args, **{**kwargs, "input": copy}) if named else func(copy, *args[1:], **kwargs)
         return _handed_on(x, value)
 
     @staticmethod

@@ -45,14 +45,14 @@ def map_similarity(a: Tensor, b: Tensor, size: Sequence[int], foreground: Tensor
     window = min(7, *[n - (n + 1) % 2 for n in size])
     correlations, similarities = [], []
     for i in range(len(a)):
-        where = inside[i, 0]
-        correlations.append(_spearman(a[i, 0].cpu().numpy()[where], b[i, 0].cpu().numpy()[where]))
+        mask = inside[i, 0]
+        correlations.append(_spearman(a[i, 0].cpu().numpy()[mask], b[i, 0].cpu().numpy()[mask]))
         if nothing[i] or window < 3:
             similarities.append(float("nan"))
             continue
         pair = (scaled_a[i, 0].cpu().numpy().astype(float), scaled_b[i, 0].cpu().numpy().astype(float))
         _, local = structural_similarity(*pair, win_size=window, data_range=1.0, full=True)
-        similarities.append(float(local[where].mean()))
+        similarities.append(float(local[mask].mean()))
     return {
         "rank_correlation": torch.tensor(correlations, dtype=torch.double),
         "ssim": torch.tensor(similarities, dtype=torch.double),
@@ -159,14 +159,14 @@ def _randomize(module: nn.Module, seed: int) -> None:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
         torch.manual_seed(seed)
         for part in module.modules():
-            own = dict(part.named_parameters(recurse=False))
-            if not own:
+            parameters = dict(part.named_parameters(recurse=False))
+            if not parameters:
                 continue
             buffers = {name: value.clone() for name, value in part.named_buffers(recurse=False)}
             if callable(getattr(part, "reset_parameters", None)):
                 part.reset_parameters()  # type: ignore[operator]
             else:
-                for parameter in own.values():
+                for parameter in parameters.values():
                     std = float(parameter.float().std()) if parameter.numel() > 1 else 0.0
                     parameter.copy_(torch.randn(parameter.shape) * std + float(parameter.float().mean()))
             for name, value in buffers.items():
@@ -216,10 +216,10 @@ def stability(
         raise ValueError(f"expected noise_std > 0 and n_copies >= 1, got {noise_std} and {n_copies}")
     x = plain(x)
     inside = check_foreground(foreground, x)
-    where = inside.expand_as(x).flatten(1)
+    mask = inside.expand_as(x).flatten(1)
     flat = x.float().flatten(1)
-    mean = (flat * where).sum(1, keepdim=True) / where.sum(1, keepdim=True)
-    std = ((flat - mean).square() * where).sum(1).div(where.sum(1)).sqrt().reshape(-1, *[1] * (x.dim() - 1))
+    mean = (flat * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+    std = ((flat - mean).square() * mask).sum(1).div(mask.sum(1)).sqrt().reshape(-1, *[1] * (x.dim() - 1))
     reference = check_maps(explainer(model, x)).detach()
     scaled, empty = scale_maps(reference)
     norm = scaled.flatten(1).double().norm(dim=1).masked_fill(empty, torch.nan)

@@ -163,8 +163,8 @@ def explain_windows(
     sums = _Sums(network, whole, names, layer, flips)
 
     def predict(window: Tensor, _places: Any) -> Tensor:
-        found = [one_tensor(network, network(window.flip(axes))).flip(axes) for axes in flips]
-        return torch.stack(found).mean(0)
+        predictions = [one_tensor(network, network(window.flip(axes))).flip(axes) for axes in flips]
+        return torch.stack(predictions).mean(0)
 
     def slide(of_window: Callable[..., Tensor]) -> Tensor:
         stitched = placed(whole, of_window)
@@ -218,15 +218,15 @@ class _Sums:
                 output = one_tensor(self.network, self.network(image.clone()))
             recorder.check()
             inputs = [image, *(recorder.activations[name] for name in recorder.layers)]
-            found: Sequence[Any] = torch.autograd.grad(
+            gradients: Sequence[Any] = torch.autograd.grad(
                 output, inputs, (given / len(self.flips)).flip(axes).to(output), allow_unused=True
             )
-            self._place(self.gradient, found[0], places, axes)
+            self._place(self.gradient, gradients[0], places, axes)
             for name in recorder.layers:
-                if found[1] is None:
+                if gradients[1] is None:
                     raise LayerError(f"the stitched score does not depend on layer {name!r}")
                 to_map = as_map(self.network, name, recorder.activations[name], image)
-                pair = [to_map(t.detach()).float() for t in (recorder.activations[name], found[1])]
+                pair = [to_map(t.detach()).float() for t in (recorder.activations[name], gradients[1])]
                 for method, sums in self.maps.items():
                     self._place(sums, upsample(LOCAL[method](*pair), image.shape[2:]), places, axes)
         return given.detach().clone()

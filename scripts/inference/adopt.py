@@ -73,23 +73,23 @@ def read_stock(path: str | Path) -> dict[str, Tensor]:
             f"checkpoint {path} cannot be read ({type(error).__name__}); it must hold tensors in dictionaries, as "
             "torch.save(network.state_dict(), ...) writes them, with nothing but plain values beside"
         ) from error
-    found = _find(content)
-    if found is None:
+    match = _find(content)
+    if match is None:
         raise ValueError(f"checkpoint {path} holds no DynUNet: no key ends in {FIRST!r}")
-    state, prefix = found
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    own = {k: v for k, v in own.items() if not k.startswith(("skip_layers.", "heads.", "deep_supervision_heads."))}
-    if any(".conv3." in key or ".norm3." in key for key in own):
+    state, prefix = match
+    stock = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    stock = {k: v for k, v in stock.items() if not k.startswith(("skip_layers.", "heads.", "deep_supervision_heads."))}
+    if any(".conv3." in key or ".norm3." in key for key in stock):
         raise ValueError(
             f"checkpoint {path} is a DynUNet with residual blocks (res_block=True): the blocks here carry the "
             "foreground to each normalization and have no shortcut; train it with res_block=False"
         )
-    if any(key.endswith("running_mean") for key in own):
+    if any(key.endswith("running_mean") for key in stock):
         raise ValueError(
             f"checkpoint {path} has batch normalization, whose statistics are those of its training; expected instance "
             "normalization, norm_name='instance'"
         )
-    return own
+    return stock
 
 
 def _find(content: Any, depth: int = 0) -> tuple[Mapping[str, Any], str] | None:
@@ -100,9 +100,9 @@ def _find(content: Any, depth: int = 0) -> tuple[Mapping[str, Any], str] | None:
         if isinstance(key, str) and key.endswith(FIRST) and isinstance(content[key], Tensor):
             return content, key.removesuffix(FIRST)
     for value in content.values():
-        found = _find(value, depth + 1)
-        if found is not None:
-            return found
+        match = _find(value, depth + 1)
+        if match is not None:
+            return match
     return None
 
 
@@ -202,19 +202,19 @@ def adopt(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = MultiTaskDynUNet(**definition)
-    own = network.state_dict()
+    initial = network.state_dict()
     if not any(".norm" in key for key in state):  # instance normalization without scale and shift: 1 and 0
-        state |= {key: value for key, value in own.items() if re.search(r"\.norm\d\.(weight|bias)$", key)}
-    missing = sorted(k for k in own.keys() - state.keys() if not k.startswith(HEAD))
-    unexpected = sorted(state.keys() - own.keys())
-    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+        state |= {key: value for key, value in initial.items() if re.search(r"\.norm\d\.(weight|bias)$", key)}
+    missing = sorted(k for k in initial.keys() - state.keys() if not k.startswith(HEAD))
+    unexpected = sorted(state.keys() - initial.keys())
+    shapes = sorted(k for k in initial.keys() & state.keys() if initial[k].shape != state[k].shape)
     if missing or unexpected or shapes:
         raise ValueError(
             f"checkpoint {checkpoint} does not fit a DynUNet of filters {definition['filters']} and strides "
             f"{definition['strides']}: missing keys {missing[:3]}, unexpected {unexpected[:3]}, "
             f"other shapes {shapes[:3]}"
         )
-    network.load_state_dict({**own, **{key: value.to(own[key].dtype) for key, value in state.items()}})
+    network.load_state_dict({**initial, **{key: value.to(initial[key].dtype) for key, value in state.items()}})
     return network, {"_target_": "scripts.networks.MultiTaskDynUNet", **definition, "num_classes": "@num_classes"}
 
 
@@ -297,25 +297,25 @@ def explain_segmentation(
         the files written.
     """
     _check_size(network, spatial_size)
-    given: dict[Any, Any] = {"image": image if isinstance(image, list) else str(image)}
+    data: dict[Any, Any] = {"image": image if isinstance(image, list) else str(image)}
     if index is not None:
-        given["slice"] = index
-    item = PrepareStudyd(spatial_size, in_channels=network.in_channels)(given)
+        data["slice"] = index
+    item = PrepareStudyd(spatial_size, in_channels=network.in_channels)(data)
     study, stack = Study.of(item["image"]), slices_first(item["image"])
     network.eval()
     with torch.no_grad():
         predicted = torch.cat([network(part).argmax(1) for part in stack.split(8)]) > 0
     chosen = int(predicted.flatten(1).sum(1).argmax())
     masks = item["foreground"].movedim(-1, 0) if study.plane else item["foreground"][None]
-    found = explain(
+    explanation = explain(
         network, stack[chosen : chosen + 1].contiguous(), method, layer, SegmentationRegion(),
         foreground=masks[chosen : chosen + 1].float(), foreground_kwarg="foreground",
     )  # fmt: skip
-    (_, used), value = next(iter(found.maps.items()))
+    (_, used), value = next(iter(explanation.maps.items()))
     shown, empty = scale_maps(upsample(value, stack.shape[2:]))
     values = [torch.zeros(study.unit_shape) for _ in study.placements]
     values[chosen] = to_unit(shown[0], study.placements[chosen], study.unit_shape)[0]
-    name = f"{result_name(given, study.source)}_{method}_{used.replace('.', '_')}"
+    name = f"{result_name(data, study.source)}_{method}_{used.replace('.', '_')}"
     affine = np.asarray(study.affine)
     written = [save_nifti(study.restore(values).numpy(), affine, Path(out) / f"{name}.nii.gz")]
     if len(study.unit_shape) == 2:

@@ -69,17 +69,17 @@ class Raw:
     @property
     def contradictions(self) -> list[str]:
         """What of the raw outputs disagrees, in words: with a verdict of no tumor any mask at all counts."""
-        found = []
+        conflicts = []
         if self.detected:
             if self.mask_voxels == 0:
-                found.append("the verdict is tumor, but the mask is empty")
+                conflicts.append("the verdict is tumor, but the mask is empty")
             if self.evidence_maximum is not None and self.evidence_maximum <= 0:
-                found.append("the verdict is tumor, but there is no evidence for it anywhere")
+                conflicts.append("the verdict is tumor, but there is no evidence for it anywhere")
             if self.mask_voxels and self.evidence_maximum and self.overlap is False:
-                found.append("mask and evidence lie in different places")
+                conflicts.append("mask and evidence lie in different places")
         elif self.mask_voxels:
-            found.append(f"the verdict is no tumor, but the mask holds {self.mask_share:.2%} of the head")
-        return found
+            conflicts.append(f"the verdict is no tumor, but the mask holds {self.mask_share:.2%} of the head")
+        return conflicts
 
     @property
     def mask_share(self) -> float:

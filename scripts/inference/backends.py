@@ -75,8 +75,8 @@ class _Pass(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         levels, masks = self.network.encode(image)
-        found = self.network.outputs(levels, masks, "seg" in self.outputs)
-        return (*(found[name] for name in self.outputs), levels[0], *masks[:1])
+        outputs = self.network.outputs(levels, masks, "seg" in self.outputs)
+        return (*(outputs[name] for name in self.outputs), levels[0], *masks[:1])
 
 
 class OnnxNetwork:
@@ -140,8 +140,8 @@ class OnnxNetwork:
         # Image by image: batches take longer here (docs/performance.md).
         parts = [session.run(None, {"image": image[None].numpy()}) for image in x]
         values = [torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)]
-        found = dict(zip(names, values, strict=False))
-        return [values[len(names)]], values[len(names) + 1 :], found
+        outputs = dict(zip(names, values, strict=False))
+        return [values[len(names)]], values[len(names) + 1 :], outputs
 
     def outputs(self, levels: list[Tensor], masks: list[Tensor], found: dict[str, Tensor]) -> dict[str, Tensor]:
         """What `MultiTaskDynUNet.outputs` returns, of what `encode` returned."""

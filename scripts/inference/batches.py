@@ -257,8 +257,8 @@ class BatchPrediction:
 def summary(rows: Sequence[Mapping[str, Any]], missing: int, seconds: float) -> str:
     """How many images were predicted, and what came out."""
     skipped = sum(bool(row["error"]) for row in rows)
-    found, free = (sum(row["tumor_detected"] is value for row in rows) for value in (True, False))
-    counts = {"with a tumor": found, "without": free, "uncertain or not assessed": len(rows) - found - free - skipped}
+    tumors, free = (sum(row["tumor_detected"] is value for row in rows) for value in (True, False))
+    counts = {"with a tumor": tumors, "without": free, "uncertain or not assessed": len(rows) - tumors - free - skipped}
     text = ", ".join(f"{count} {name}" for name, count in {**counts, "skipped": skipped}.items())
     text = f"{len(rows)} images: {text}"
     return f"{text}{f', {missing} not reached' if missing else ''}, {seconds:.0f} s"

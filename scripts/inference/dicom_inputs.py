@@ -71,9 +71,9 @@ def one_series(
         return
     if series is None:
         raise ValueError(f"{source} is no address of a DICOMweb server; give the UID of the series that is taken of it")
-    found = find_images(Path(source), out)
+    listing = find_images(Path(source), out)
     with TemporaryDirectory(prefix="series") as made:
-        yield gather_series(found.images, series, Path(made), nameless)
+        yield gather_series(listing.images, series, Path(made), nameless)
 
 
 @contextmanager
@@ -97,21 +97,21 @@ def inputs(
         with one_series(source, series, out, nameless) as one:
             yield _of([one])
         return
-    found = find_images(Path(source), out)
+    listing = find_images(Path(source), out)
     if nameless:
         with TemporaryDirectory(prefix="series") as made:
-            gathered, left = gather_nameless(found.images, Path(made))
+            gathered, left = gather_nameless(listing.images, Path(made))
             failed = [(Path(called), reason) for called, reason in left]
-            count = len(found.images)
-            failed += [(Path(f"input {count + k}"), "it cannot be opened") for k in range(1, len(found.failed) + 1)]
+            count = len(listing.images)
+            failed += [(Path(f"input {count + k}"), "it cannot be opened") for k in range(1, len(listing.failed) + 1)]
             yield _of(gathered, failed)
         return
-    for note in found.notes():
+    for note in listing.notes():
         logger.info("%s", note)
     if dicom:
-        found.images, others = only_series(found.images)
-        found.failed += others
-    yield Inputs(found.images, result_stems(found.images, Path(source)), found.failed)
+        listing.images, others = only_series(listing.images)
+        listing.failed += others
+    yield Inputs(listing.images, result_stems(listing.images, Path(source)), listing.failed)
 
 
 def _of(gathered: Sequence[Gathered], failed: Sequence[tuple[Path, str]] = ()) -> Inputs:

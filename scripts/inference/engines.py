@@ -48,8 +48,8 @@ def run_shards(
     if processes < 1:
         raise ValueError(f"--processes is at least 1, got {processes}")
     settings = {name: settings_of(name, getattr(arguments, name)) for name in ("slurm", "ray")}
-    for name, given in settings.items():
-        if given and arguments.engine != name:
+    for name, options in settings.items():
+        if options and arguments.engine != name:
             raise ValueError(f"--{name} is for --engine {name}; give both")
     available = {"slurm": slurm_jobs.check_available, "ray": ray_actors.check_available}
     if arguments.engine in available:
@@ -100,11 +100,11 @@ def settings_of(name: str, texts: Sequence[str]) -> dict[str, int | float | str]
         ValueError: when one has no value.
     """
     examples = {"slurm": "timeout_min=240 slurm_partition=gpu", "ray": "address=head:6379 num_gpus=1"}
-    found: dict[str, int | float | str] = {}
+    settings: dict[str, int | float | str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key or not value:
             raise ValueError(f"--{name} takes NAME=VALUE, for example {examples[name]}, got {text!r}")
         number = re.fullmatch(r"\d+(\.\d+)?", value)
-        found[key] = value if number is None else float(value) if number[1] else int(value)
-    return found
+        settings[key] = value if number is None else float(value) if number[1] else int(value)
+    return settings

@@ -65,22 +65,22 @@ def find_images(folder: Path, out: Path | None = None) -> FoundImages:
         return FoundImages([folder])
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    found = FoundImages()
+    listing = FoundImages()
     seen = {_identity(folder)}
 
     def unreadable(error: OSError) -> None:
-        found.failed.append((Path(error.filename), f"the folder cannot be opened: {error.strerror}"))
+        listing.failed.append((Path(error.filename), f"the folder cannot be opened: {error.strerror}"))
 
     for root, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         here = Path(root)
-        folders[:] = [name for name in sorted(folders) if _enter(here / name, out, seen, found)]
-        _sort_files(here, [name for name in sorted(files) if not name.startswith(".")], found)
-    if not found.images and not found.failed:
-        left = "; ".join(found.notes())
+        folders[:] = [name for name in sorted(folders) if _enter(here / name, out, seen, listing)]
+        _sort_files(here, [name for name in sorted(files) if not name.startswith(".")], listing)
+    if not listing.images and not listing.failed:
+        left = "; ".join(listing.notes())
         raise ValueError(
             f"{folder} holds no image ({', '.join(SUFFIXES)} or a folder of DICOM files){'; ' if left else ''}{left}"
         )
-    return found
+    return listing
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -98,8 +98,8 @@ class MultiTaskInferer(Inferer):
             if self.judge is None:
                 parts.append(self.infer(part, network))
                 continue
-            own = isinstance(network, (MultiTaskDynUNet, OnnxNetwork))
-            once = own and not larger(part.shape[2:], network.window)
+            can_encode = isinstance(network, (MultiTaskDynUNet, OnnxNetwork))
+            once = can_encode and not larger(part.shape[2:], network.window)
             encoded = network.encode(part) if once else None  # for both
             parts.append({**self.infer(part, network, encoded), **self.judge(part, network, encoded)})
         result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}

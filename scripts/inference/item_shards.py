@@ -52,12 +52,12 @@ class ItemWorker:
         """Place and row of each item; what a program error raises ends the shard."""
         for image, name in todo:
             try:
-                found = json.dumps(self._work(int(image.name)), default=_plain)
+                result = json.dumps(self._work(int(image.name)), default=_plain)
             except (ValueError, OSError) as error:
                 status = "refused" if isinstance(error, ValueError) else "failed"
                 yield name, {**self.lost(image, name, shown(error)), "status": status}
             else:
-                yield name, {"image": shown(image), "status": "done", "error": None, "found": found}
+                yield name, {"image": shown(image), "status": "done", "error": None, "found": result}
 
 
 def _plain(value: Any) -> Any:
@@ -112,9 +112,9 @@ def in_shards(
     text = run_items(arguments, job, source, out, count)
     if text is not None:
         return text
-    found = gathered(out)
+    results = gathered(out)
     forget(out)
-    return found
+    return results
 
 
 def asked(arguments: argparse.Namespace) -> bool:
@@ -133,9 +133,9 @@ def gathered(out: Path) -> list[Any]:
     Raises:
         ValueError: when one failed, is missing, or was done twice.
     """
-    found = []
+    results = []
     for row in merged(out):
         if row["status"] != "done":
             raise ValueError(f"input {row['image']}: {row['error']}; run the same command again once that is mended")
-        found.append(json.loads(row["found"]))
-    return found
+        results.append(json.loads(row["found"]))
+    return results

@@ -107,10 +107,10 @@ class Ledger:
             _check_others(folder, shard[1])
             for journal in journals(folder):
                 self._read(journal, about)
-            own = self._folder / JOURNAL
-            _cut(own)
-            self._file = os.open(own, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            if not own.stat().st_size:
+            path = self._folder / JOURNAL
+            _cut(path)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            if not path.stat().st_size:
                 self._write(about)
         except BaseException:
             lock.release(self._folder)

@@ -90,15 +90,15 @@ def prepare(source: Path, out: Path, inputs: Sequence[Path] | None = None) -> Ma
         if (out / "results.json").is_file():
             raise ValueError(f"{out} holds the results of a folder predicted in one process; choose another --out")
         _make(source, ledger, inputs)
-    found = opened(out)
+    manifest = opened(out)
     content = _content(source)
-    if found.source != shown(source.resolve()) or content != _about(ledger)["sha256"]:
+    if manifest.source != shown(source.resolve()) or content != _about(ledger)["sha256"]:
         raise ValueError(
-            f"{out} holds results of {found.source}"
-            + (" as it was before" if found.source == shown(source.resolve()) else "")
+            f"{out} holds results of {manifest.source}"
+            + (" as it was before" if manifest.source == shown(source.resolve()) else "")
             + f", not of {shown(source)}; choose another --out"
         )
-    return found
+    return manifest
 
 
 def opened(out: Path) -> Manifest:
@@ -160,8 +160,8 @@ def _short_hash(image: Path) -> int:
 
 def _images(source: Path, out: Path) -> Iterator[Path]:
     if not is_manifest(source):
-        found = find_images(source, out)
-        yield from sorted(path.absolute() for path in [*found.images, *(path for path, _ in found.failed)])
+        listing = find_images(source, out)
+        yield from sorted(path.absolute() for path in [*listing.images, *(path for path, _ in listing.failed)])
         return
     base = source.absolute().parent
     for row, image in enumerate(_parquet(source) if source.suffix.lower() == ".parquet" else _csv(source)):

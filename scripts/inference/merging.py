@@ -57,7 +57,7 @@ def merged(out: Path) -> Iterator[dict[str, Any]]:
     manifest = opened(out)
     files = [journal for journal in journals(manifest.path.parent) if header(journal)]
     names = _about(files)["columns"]
-    final, where, which = _final(files, manifest.rows)
+    final, offsets, which = _final(files, manifest.rows)
     missing = final.count(0)
     if missing or not files:
         row, image = next((row, image) for row, image in manifest.images() if not final[row])
@@ -69,7 +69,7 @@ def merged(out: Path) -> Iterator[dict[str, Any]]:
         opened_files = [stack.enter_context(open(file, "rb")) for file in files]
         for row, image in manifest.images():
             source = opened_files[which[row]]
-            source.seek(where[row])
+            source.seek(offsets[row])
             values = json.loads(source.readline())["values"]
             if values[0] != shown(image):
                 raise ValueError(
@@ -92,7 +92,7 @@ def _about(files: list[Path]) -> dict[str, Any]:
 
 def _final(files: list[Path], rows: int) -> tuple[bytearray, array[int], array[int]]:
     """Of every input, whether it has come to its end (1: failed, 2: done or refused), and the place of that line."""
-    final, where, which = bytearray(rows), array("q", bytes(8 * rows)), array("H", bytes(2 * rows))
+    final, offsets, which = bytearray(rows), array("q", bytes(8 * rows)), array("H", bytes(2 * rows))
     for number, file in enumerate(files):
         for place, row, state, attempt, of in entries(file):
             level = 2 if state in ("done", "refused") else 1 if state == "failed" and attempt >= of else 0
@@ -102,5 +102,5 @@ def _final(files: list[Path], rows: int) -> tuple[bytearray, array[int], array[i
                     f"delete {file} and predict again (results are kept), then merge"
                 )
             if level and level >= final[row]:
-                final[row], where[row], which[row] = level, place, number
-    return final, where, which
+                final[row], offsets[row], which[row] = level, place, number
+    return final, offsets, which

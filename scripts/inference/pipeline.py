@@ -71,8 +71,8 @@ class Inference:
         for file in overlays:
             content = read_mapping(file)
             known = content.get("training_prevalence", known)
-            if (own := content.get("weights")) is not None and not str(own).startswith(("$", "@", "%")):
-                values["weights"] = str(Path(file).expanduser().parent / Path(own).expanduser())
+            if (entry := content.get("weights")) is not None and not str(entry).startswith(("$", "@", "%")):
+                values["weights"] = str(Path(file).expanduser().parent / Path(entry).expanduser())
         if weights is not None:
             values |= {"weights": str(Path(weights).expanduser()), "weights_sha256": None, "weights_origin": None}
         if "weights" in values:
@@ -83,10 +83,10 @@ class Inference:
         parser = read_config(files, values)
         self.device = check_device(parser.get_parsed_content("device"))
         # Here and not by the config, whose parser wraps an error in one that does not begin with its sentence.
-        found = located(parser.get_parsed_content("weights"), parser["weights_sha256"], parser["weights_origin"])
-        if found is None:
+        weights_path = located(parser.get_parsed_content("weights"), parser["weights_sha256"], parser["weights_origin"])
+        if weights_path is None:
             raise ValueError("weights is null: inference needs a file of weights")
-        self.weights = Path(found)
+        self.weights = Path(weights_path)
         self.network: MultiTaskDynUNet = parser.get_parsed_content("network_def")
         load_weights(self.network, self.weights).to(self.device).eval().requires_grad_(False)
         if not all(bool(torch.isfinite(v).all()) for v in self.network.state_dict().values() if v.is_floating_point()):

@@ -77,8 +77,8 @@ def paint(probability: Tensor, regions: Mapping[str, Sequence[int]]) -> Tensor:
     [2, 1, 4, 0]
     """
     label = torch.zeros(probability.shape[1:], dtype=torch.uint8)
-    for number, own in enumerate(own_values(regions)):
-        label[probability[number] > 0.5] = own
+    for number, value in enumerate(own_values(regions)):
+        label[probability[number] > 0.5] = value
     return label
 
 
@@ -200,7 +200,7 @@ class RestoreStudyd(Transform):
         segments, judges = ("segmentation" in self.trained), ("classification" in self.trained)
         tumor = self.tumor(mask.numpy())
         voxels, strongest = int(tumor.sum()), None if evidence is None else float(evidence.max())
-        found = Raw(
+        raw = Raw(
             probability=result["tumor_probability"],
             threshold=result["threshold"],
             mask_voxels=voxels if segments else None,
@@ -211,14 +211,14 @@ class RestoreStudyd(Transform):
         objections = [] if judges else [UNTRAINED["classification"]]
         if not item.get("assess_anyway", self.assess_anyway):
             objections += [flag["message"] for flag in result["flags"] if flag["code"] == "outside_scope"]
-        answer = join(found, objections)
+        answer = join(raw, objections)
         # Of a network that only segments the mask is all there is.
         empty = answer.empty and (judges or len(objections) > 1)
         item["pred"] = torch.zeros_like(mask) if empty else mask
         if evidence is not None:
             item["evidence"] = torch.zeros_like(evidence) if empty else evidence
         names = list(result["class_probabilities"])
-        said = names[int(np.argmax(list(result["class_probabilities"].values())[1:])) + 1 if found.detected else 0]
+        said = names[int(np.argmax(list(result["class_probabilities"].values())[1:])) + 1 if raw.detected else 0]
         return {
             "verdict": answer.verdict,
             "reasons": list(answer.reasons),
@@ -229,11 +229,11 @@ class RestoreStudyd(Transform):
             **({"regions": self.sizes(item["pred"].numpy(), study)} if self.regions else {}),
             **({} if strongest is None else {"evidence_maximum": 0.0 if empty else strongest}),
             "raw": {
-                "tumor_detected": found.detected,
+                "tumor_detected": raw.detected,
                 "predicted_class": said,
                 "tumor_voxels": voxels,
                 "evidence_maximum": strongest,
-                "contradictions": found.contradictions,
+                "contradictions": raw.contradictions,
             },
         }
 
@@ -251,14 +251,14 @@ class RestoreStudyd(Transform):
             return per_slice[0], None
         votes = torch.tensor([p.share >= self.rule.min_foreground for p in study.placements])
         places = None if evidence is None else evidence_places(evidence)
-        found, run = strongest_run(per_slice, votes, self.rule.share, places)
-        return found, [study.placements[k].index for k in (run[0], run[-1])]
+        probabilities, run = strongest_run(per_slice, votes, self.rule.share, places)
+        return probabilities, [study.placements[k].index for k in (run[0], run[-1])]
 
     def verdict(self, output: Mapping[str, Tensor], study: Study) -> dict[str, Any]:
         """Numbers of the classification, and flags."""
         per_slice = output["probability"]
-        found, run = self.probability(per_slice, study, output.get("evidence"))
-        probability = [float(p) for p in found]
+        by_class, run = self.probability(per_slice, study, output.get("evidence"))
+        probability = [float(p) for p in by_class]
         threshold = float(output["threshold"])
         flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):

@@ -92,8 +92,8 @@ class Recipe:
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``predict``; fails when some images were skipped."""
     if arguments.merge:
-        found = opened(arguments.out)
-        if arguments.folder != found.path:
+        manifest = opened(arguments.out)
+        if arguments.folder != manifest.path:
             prepare(arguments.folder, arguments.out)
         return _merged(arguments.out)
     if arguments.readers < 1:
@@ -140,9 +140,9 @@ def _folder(arguments: argparse.Namespace, recipe: Recipe) -> Outcome:
     if arguments.store is True and not is_address(arguments.folder):
         raise ValueError("--store alone is for series of a DICOMweb server; give the address to store at after it")
     started = time.monotonic()
-    with inputs(arguments.folder, arguments.out, arguments.series, arguments.dicom, arguments.anonymous) as found:
-        _check_others(arguments.out, [found.called.get(image, str(image.resolve())) for image in found.listed])
-        rows = recipe(found.called).run(found.images, found.stems, found.failed)
+    with inputs(arguments.folder, arguments.out, arguments.series, arguments.dicom, arguments.anonymous) as sources:
+        _check_others(arguments.out, [sources.called.get(image, str(image.resolve())) for image in sources.listed])
+        rows = recipe(sources.called).run(sources.images, sources.stems, sources.failed)
         text = summary(rows, 0, time.monotonic() - started)
         if arguments.store:
             place = arguments.store if isinstance(arguments.store, str) else arguments.folder

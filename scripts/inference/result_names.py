@@ -44,13 +44,13 @@ def stem(path: str | Path) -> str:
 
 def _own_names(names: Iterable[str]) -> dict[str, str]:
     """Of each file of a folder the stem, or where others would have the same, the whole name."""
-    own = {name: stem(name) for name in names}
+    stems = {name: stem(name) for name in names}
     while True:
-        counts = Counter(short.casefold() for short in own.values())
-        clashing = [name for name, short in own.items() if counts[short.casefold()] > 1 and short != name]
+        counts = Counter(short.casefold() for short in stems.values())
+        clashing = [name for name, short in stems.items() if counts[short.casefold()] > 1 and short != name]
         if not clashing:
-            return own
-        own.update({name: name for name in clashing})
+            return stems
+        stems.update({name: name for name in clashing})
 
 
 def safe(name: str) -> str:
@@ -76,12 +76,12 @@ def result_stems(images: Sequence[Path], folder: Path) -> list[str]:
     by_folder: dict[Path, set[str]] = {}
     for image in images:
         by_folder.setdefault(image.parent, set()).add(image.name)
-    own: dict[Path, dict[str, str]] = {}
+    stems: dict[Path, dict[str, str]] = {}
     for parent, names in by_folder.items():
         beside = os.listdir(parent) if parent.is_dir() else []
-        own[parent] = _own_names(names | {name for name in beside if name.lower().endswith((*SUFFIXES, *DICOM))})
+        stems[parent] = _own_names(names | {name for name in beside if name.lower().endswith((*SUFFIXES, *DICOM))})
     return [
-        Path(*(safe(part) for part in image.parent.relative_to(base).parts), safe(own[image.parent][image.name]))
+        Path(*(safe(part) for part in image.parent.relative_to(base).parts), safe(stems[image.parent][image.name]))
         .as_posix()
         for image in images
     ]  # fmt: skip

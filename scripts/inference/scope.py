@@ -150,13 +150,13 @@ def fit(
     regression.fit(both, np.repeat([0, 1], [len(training), len(foreign)]))
     plain = (np.zeros(2), np.ones(2))
     count = (len(training), len(validation), len(foreign))
-    found = Scope(mean, scale, whiten, regression.coef_[0].astype(np.float64), *plain, 0.0, 0.0, *count, known)
-    distances = found.distances(validation)
-    found.center, found.spread = distances.mean(axis=0), np.maximum(distances.std(axis=0), 1e-9)
-    found.slice_limit = found.limit = float(np.quantile(found.summed(validation), QUANTILE))
+    scope = Scope(mean, scale, whiten, regression.coef_[0].astype(np.float64), *plain, 0.0, 0.0, *count, known)
+    distances = scope.distances(validation)
+    scope.center, scope.spread = distances.mean(axis=0), np.maximum(distances.std(axis=0), 1e-9)
+    scope.slice_limit = scope.limit = float(np.quantile(scope.summed(validation), QUANTILE))
     if held_out is not None and len(held_out):
-        found.limit = max(found.limit, float(np.quantile(found.summed(held_out), 1 - QUANTILE)))
-    return found
+        scope.limit = max(scope.limit, float(np.quantile(scope.summed(held_out), 1 - QUANTILE)))
+    return scope
 
 
 def load(path: str | Path) -> Scope:
@@ -271,12 +271,12 @@ def in_words(stack: Tensor, output: Mapping[str, Tensor], study: Any) -> tuple[d
     if "scope" not in output:
         return {}, []
     scores = output["scope_slice" if len(output["scope"]) > 1 else "scope"]
-    found = vote(scores, votes_of(study))
-    if found <= 1:
-        return {"scope": found}, []
-    where = f"; {float((np.asarray(scores) > 1).mean()):.0%} of its {len(scores)} slices are" if len(scores) > 1 else ""
+    score = vote(scores, votes_of(study))
+    if score <= 1:
+        return {"scope": score}, []
+    share = f"; {float((np.asarray(scores) > 1).mean()):.0%} of its {len(scores)} slices are" if len(scores) > 1 else ""
     message = (
-        f"the image is unlike those that the network was trained on (score {found:.2f}{where}; {QUANTILE:.0%} of the "
+        f"the image is unlike those that the network was trained on (score {score:.2f}{share}; {QUANTILE:.0%} of the "
         "validation images or more score at most 1): the result may mean nothing"
     )
-    return {"scope": found}, [{"code": "outside_scope", "message": message}]
+    return {"scope": score}, [{"code": "outside_scope", "message": message}]

@@ -62,16 +62,16 @@ def _of_picture(image: NDArray, inside: NDArray) -> list[float]:
     """Of one image (C, H, W[, D]) and its foreground (H, W[, D]), bool."""
     values: list[float] = []
     for channel in image:
-        own = channel[inside].astype(np.float64)
-        values += [*(float(quantile(own, share / 100)) for share in QUANTILES), skewness(own)]
+        pixels = channel[inside].astype(np.float64)
+        values += [*(float(quantile(pixels, share / 100)) for share in QUANTILES), skewness(pixels)]
     depth = mask_depth(inside)[inside]
     depth /= max(float(depth.max(initial=0.0)), 1e-9)
     shells = [(depth > low) & (depth <= high) for low, high in pairwise(SHELLS)]
     blurs = [np.maximum(_blurred(inside.astype(np.float32), width), 1e-6) for width in WIDTHS]
     for channel in image:
-        own = channel[inside]
+        pixels = channel[inside]
         for shell in shells:
-            part = own[shell]
+            part = pixels[shell]
             values += [float(part.mean()), float(part.std())] if part.size else [0.0, 0.0]
         steps = _steps(channel, inside)
         values += [float(quantile(steps, share)) for share in (0.5, 0.9, 0.99)]
@@ -96,11 +96,11 @@ def _gaussian(size: int, width: int) -> NDArray[np.float32]:
 
 def _steps(channel: NDArray, inside: NDArray) -> NDArray:
     """Steps between neighbors that both lie in the foreground, along every axis; one 0 where there are none."""
-    found = [np.zeros(1, np.float32)]
+    steps = [np.zeros(1, np.float32)]
     for axis in range(channel.ndim):
         ahead, behind = (np.moveaxis(x, axis, 0) for x in (channel, inside))
-        found.append(np.abs(np.diff(ahead, axis=0))[behind[1:] & behind[:-1]])
-    return np.concatenate(found[1:]) if sum(map(len, found[1:])) else found[0]
+        steps.append(np.abs(np.diff(ahead, axis=0))[behind[1:] & behind[:-1]])
+    return np.concatenate(steps[1:]) if sum(map(len, steps[1:])) else steps[0]
 
 
 def probe(network: Any) -> NDArray[np.float64]:

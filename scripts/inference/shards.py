@@ -195,13 +195,13 @@ def run_local(
     bar = tqdm(total=manifest.rows, desc="predicting", unit="image")
 
     def started(number: int, deaths: int = 0) -> _Worker:
-        own, other = context.Pipe()
+        link, other = context.Pipe()
         process = context.Process(  # type: ignore[attr-defined]
             target=_work, args=(other, recipe, manifest, (number, processes), tries, threads), daemon=True
         )
         process.start()
         other.close()
-        return _Worker(process, own, deaths)
+        return _Worker(process, link, deaths)
 
     workers = {number: started(number) for number in range(1, processes + 1)}
     settled = dict.fromkeys(workers, 0)

@@ -127,8 +127,8 @@ class Study:
             volume = np.transpose(turned[:, ::-1] if flip else turned, np.argsort(axes))
         lps = nib.orientations.axcodes2ornt("LPS")
         back = nib.orientations.ornt_transform(lps, nib.orientations.io_orientation(np.asarray(self.affine)))
-        own = nib.orientations.apply_orientation(volume, back)
-        return torch.from_numpy(np.ascontiguousarray(own).reshape(self.shape))
+        oriented = nib.orientations.apply_orientation(volume, back)
+        return torch.from_numpy(np.ascontiguousarray(oriented).reshape(self.shape))
 
 
 def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> Tensor:
@@ -229,9 +229,9 @@ class PrepareStudyd(MapTransform):
             indices = range(*_one_slice(item["slice"], study))
         doubtful: dict[int, str] = {}
         for index in indices:
-            given = None if masks is None else masks[index]
+            foreground = None if masks is None else masks[index]
             try:
-                image, mask, placement, doubt = self._prepare(study, units[index], given, index)
+                image, mask, placement, doubt = self._prepare(study, units[index], foreground, index)
             except ValueError as error:
                 if not study.plane or len(indices) == 1:
                     raise
@@ -240,7 +240,7 @@ class PrepareStudyd(MapTransform):
                 continue
             prepared.append((image, mask))
             study.placements.append(placement)
-            if doubt and given is None:
+            if doubt and foreground is None:
                 doubtful[index] = "; ".join(doubt)
         if not prepared:
             raise ValueError(
@@ -311,9 +311,9 @@ class PrepareStudyd(MapTransform):
                 f"{source}: {bad} values are not finite (NaN or infinite); replace them by the air's value"
             )
         foreground = item.get(self.foreground_key)
-        given = None
+        mask = None
         if foreground is not None:
-            given = read_foreground(foreground, array.shape[:-1], affine, picture, source, self.limits)
+            mask = read_foreground(foreground, array.shape[:-1], affine, picture, source, self.limits)
         shape = list(array.shape[:-1])
         flags = intensity_flags(array)
         base: dict[str, Any] = {
@@ -325,13 +325,13 @@ class PrepareStudyd(MapTransform):
             check_uncut(item, source, "is a picture" if picture else "is given to the network whole")
         if picture:
             units = [np.moveaxis(array, -1, 0)]
-            return Study(**base, plane="", count=1, unit_shape=shape), units, None if given is None else [given[None]]
+            return Study(**base, plane="", count=1, unit_shape=shape), units, None if mask is None else [mask[None]]
         if array.ndim == 3:  # a NIfTI file of two axes
-            array, given = array[:, :, None], None if given is None else given[:, :, None]
+            array, mask = array[:, :, None], None if mask is None else mask[:, :, None]
         array, _ = orient_lps(array, affine)
-        given = None if given is None else orient_lps(given, affine)[0]
+        mask = None if mask is None else orient_lps(mask, affine)[0]
         if len(self.size) == 3:
-            units, whole = [np.moveaxis(array, -1, 0)], None if given is None else [given[None]]
+            units, whole = [np.moveaxis(array, -1, 0)], None if mask is None else [mask[None]]
             return Study(**base, plane="", count=1, unit_shape=list(array.shape[:3])), units, whole
         plane = str(item.get("plane") or self.plane)
         plane = acquired_plane(array.shape[:3], affine) if plane == "auto" else plane
@@ -339,7 +339,7 @@ class PrepareStudyd(MapTransform):
             raise ValueError(f"{source}: plane is auto or one of {', '.join(PLANES)}, got {plane!r}")
         turned, _ = view_plane(array, plane)
         stack = list(np.moveaxis(turned, (2, 3), (0, 1)))
-        masks = None if given is None else list(np.moveaxis(view_plane(given, plane)[0], 2, 0)[:, None])
+        masks = None if mask is None else list(np.moveaxis(view_plane(mask, plane)[0], 2, 0)[:, None])
         return Study(**base, plane=plane, count=len(stack), unit_shape=list(stack[0].shape[1:])), stack, masks
 
     def _channels(self, array: np.ndarray, asked: Any, source: str) -> np.ndarray:
@@ -367,9 +367,9 @@ def _one_slice(value: Any, study: Study) -> tuple[int, int]:
 def _flags(
     study: Study, failed: Mapping[int, str], doubtful: Mapping[int, str], min_foreground: float
 ) -> list[dict[str, Any]]:
-    found = []
+    flags = []
     if failed:
-        found.append(
+        flags.append(
             {
                 "code": "slices_without_head",
                 "message": f"{len(failed)} of {study.count} slices show no head ({first_reasons(failed)})",
@@ -378,7 +378,7 @@ def _flags(
         )
     little = [p.index for p in study.placements if p.share < min_foreground]
     if little and study.plane:
-        found.append(
+        flags.append(
             {
                 "code": "little_head",
                 "message": f"{len(little)} slices show less than {min_foreground:.0%} head, as none in training; they "
@@ -388,11 +388,11 @@ def _flags(
         )
     doubtful = {index: reason for index, reason in doubtful.items() if not study.plane or index not in little}
     if doubtful:
-        found.append(
+        flags.append(
             {
                 "code": "foreground_doubt",
                 "message": f"the foreground may be wrong: it {next(iter(doubtful.values()))}; give a mask of the head",
                 **({"slices": sorted(doubtful)} if study.plane else {}),
             }
         )
-    return found
+    return flags

@@ -115,10 +115,12 @@ def read_foreground(
         kind = file_kind(value)
         if (kind == "picture") != picture:
             raise ValueError(f"foreground {value} and image {source} are of different kinds")
-        array, own = (read_mask_picture(value, limits), affine) if picture else read_volume(value, kind, limits)
+        array, mask_affine = (read_mask_picture(value, limits), affine) if picture else read_volume(value, kind, limits)
         if kind in CROPPED and len(shape) == 3:
-            array, own = uncropped(*orient(array, own, nib.aff2axcodes(affine)), shape, affine)
-        mask = binary_mask(_onto(shape, affine, array, own, f"image {source} and foreground {value}"), value, picture)
+            array, mask_affine = uncropped(*orient(array, mask_affine, nib.aff2axcodes(affine)), shape, affine)
+        mask = binary_mask(
+            _onto(shape, affine, array, mask_affine, f"image {source} and foreground {value}"), value, picture
+        )
     if mask.ndim == len(shape) + 1 and mask.shape[-1] == 1:
         mask = mask[..., 0]
     if mask.shape != shape:
@@ -130,10 +132,10 @@ def read_foreground(
 
 def intensity_flags(array: np.ndarray) -> list[dict[str, Any]]:
     """What about the values of (*shape, C) is unlike the scans that the networks are trained on."""
-    found = []
+    flags = []
     channels = [array[..., c] for c in range(array.shape[-1])]
     if any(air_level(channel) is not None for channel in channels):
-        found.append(
+        flags.append(
             {
                 "code": "shifted_air",
                 "message": "the file was normalized before and its air was not set back to 0: intensities are not "
@@ -142,13 +144,13 @@ def intensity_flags(array: np.ndarray) -> list[dict[str, Any]]:
         )
     values = min(len(different_values(channel.reshape(-1)[:: max(1, channel.size // 65536)])) for channel in channels)
     if values < _FEW_VALUES:
-        found.append(
+        flags.append(
             {
                 "code": "few_values",
                 "message": f"the image holds about {values} different values, as a mask or a label map does",
             }
         )
-    return found
+    return flags
 
 
 def check_uncut(item: Mapping[Hashable, Any], source: str, why: str) -> None:

@@ -104,11 +104,11 @@ def test_time_augmentation(
         foreground: (B, 1, H, W[, D]), 0 or 1, moved along with the image; None: where the image is not 0, which no view
             changes.
     """
-    found = []
+    predictions = []
     for change, undo in VIEWS.values():
         probability, seg = predict(network, change(image), None if foreground is None else change(foreground.float()))
-        found.append((probability, None if seg is None else undo(seg)))
-    return PredictiveUncertainty.of(*zip(*found, strict=True))
+        predictions.append((probability, None if seg is None else undo(seg)))
+    return PredictiveUncertainty.of(*zip(*predictions, strict=True))
 
 
 test_time_augmentation.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a test where it is imported

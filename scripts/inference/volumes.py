@@ -44,11 +44,11 @@ def group_rows(
         (tumor probability), right: share of cases with the right class; and for its joined answer tumor_pixels,
         predicted_pixels and head_pixels over its cases, evidence_maximum and evidence_overlap.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row[key]:
-            found.setdefault(row[key], []).append(row)
-    return [_group(name, own, threshold, rule) for name, own in found.items()]
+            groups.setdefault(row[key], []).append(row)
+    return [_group(name, own, threshold, rule) for name, own in groups.items()]
 
 
 def _group(name: str, own: Sequence[dict[str, Any]], threshold: float, rule: VolumeRule) -> dict[str, Any]:

@@ -83,11 +83,11 @@ def level(piece: Image, hole: Hole, spread: bool = False) -> Image:
     """The piece with the mean (and the spread) of the hole's rim, channel by channel."""
     if not hole.rim.any():
         raise NoRoom("the region has no tissue around it")
-    own, wanted = piece[:, hole.rim], hole.image[:, hole.rim]
-    middle, goal = own.mean(axis=1), wanted.mean(axis=1)
+    current, wanted = piece[:, hole.rim], hole.image[:, hole.rim]
+    middle, goal = current.mean(axis=1), wanted.mean(axis=1)
     gain = np.ones_like(middle)
     if spread:
-        gain = np.clip(wanted.std(axis=1) / np.maximum(own.std(axis=1), 1e-6), 0.7, 1.4)
+        gain = np.clip(wanted.std(axis=1) / np.maximum(current.std(axis=1), 1e-6), 0.7, 1.4)
     shape = (-1, *[1] * hole.region.ndim)
     return (piece - middle.reshape(shape)) * gain.reshape(shape) + goal.reshape(shape)
 
@@ -99,7 +99,7 @@ def texture(hole: Hole, rng: np.random.Generator) -> Image:
         raise NoRoom("no healthy tissue is left to take texture from")
     area = box_of(donor)
     image, inside = part(hole.whole, area), donor[area]
-    found = np.zeros_like(hole.image)
+    detail = np.zeros_like(hole.image)
     open_ = np.ones(hole.region.shape, bool)
     # Smoothing of the healthy tissue alone, so that no edge of the head counts as texture.
     weight = _smooth(inside.astype(np.float32))
@@ -113,11 +113,11 @@ def texture(hole: Hole, rng: np.random.Generator) -> Image:
         )
         index = tuple(place % size for place, size in zip(places, inside.shape, strict=True))
         take = open_ & usable[index]
-        found[:, take] = residue[(slice(None), *index)][:, take]
+        detail[:, take] = residue[(slice(None), *index)][:, take]
         open_ &= ~take
     values = residue[:, usable] if usable.any() else np.zeros((len(image), 1), np.float32)
-    found[:, open_] = values[:, rng.integers(values.shape[1], size=int(open_.sum()))]
-    return found
+    detail[:, open_] = values[:, rng.integers(values.shape[1], size=int(open_.sum()))]
+    return detail
 
 
 def _smooth(values: Any) -> Any:

@@ -137,8 +137,8 @@ def check_seen(before: Donor, after: Donor, region: Mask, margin: int) -> None:
     Raises:
         NoRoom: when more than 40 % of the contrast with its surroundings is lost.
     """
-    own = Donor(before.image, before.mask & before.foreground, before.foreground)
-    if contrast(after, region) < _KEPT * contrast(own, grow(own.mask, margin) & own.foreground):
+    clipped = Donor(before.image, before.mask & before.foreground, before.foreground)
+    if contrast(after, region) < _KEPT * contrast(clipped, grow(clipped.mask, margin) & clipped.foreground):
         raise NoRoom("the tumor would hardly be seen in this head: most of its contrast is lost")
 
 
@@ -160,10 +160,10 @@ def destination(
     search = Search(core, allowed)
     if not len(search.shifts):
         return None
-    own = np.array([float(np.mean(places)) for places in np.nonzero(core)])
+    centroid = np.array([float(np.mean(places)) for places in np.nonzero(core)])
     box = box_of(foreground)
     wanted = np.array([side.start + c * (side.stop - side.start) for c, side in zip(center, box, strict=True)])
-    distance = np.linalg.norm(search.shifts + own - wanted, axis=1)
+    distance = np.linalg.norm(search.shifts + centroid - wanted, axis=1)
     near = distance <= max(float(distance.min()) + 2, _NEAR * extent(foreground))
     return tuple(int(v) for v in search.shifts[rng.choice(np.flatnonzero(near))])
 
@@ -218,9 +218,9 @@ def insert(
     if not inside.any():
         raise NoRoom("no healthy tissue is left beside the donor's tumor to match the contrast with")
     tissue = _healthy_like(piece, donor, inside, rng) if control else piece.image
-    own, height = tissue_scale(donor.image, inside, donor.foreground)
+    donor_median, height = tissue_scale(donor.image, inside, donor.foreground)
     host, wanted = tissue_scale(image, inner(foreground), foreground)
-    tissue = (tissue - own) * (wanted / height) + host
+    tissue = (tissue - donor_median) * (wanted / height) + host
     core, region, whole = _laid_out(piece, tissue, place, image, foreground)
     box = box_of(region, 3)
     around = foreground[box] & (region[box] | plausible(part(image, box), inner(foreground)[box] & ~region[box]))

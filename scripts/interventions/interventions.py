@@ -128,8 +128,8 @@ def swap(
     The control does to the host what the swap does, with the host as its own donor: nothing but seams is new.
     """
     healed = remove(image, mask, foreground, rng, infill_how, margin)
-    own = Donor(image, mask, foreground)
-    source = own if control else donor
+    host = Donor(image, mask, foreground)
+    source = host if control else donor
     changed, core, region = insert(healed.image, foreground, source, rng, blend_how, margin)
     if not control:
         check_seen(donor, Donor(changed, core, foreground), region, margin)
@@ -196,12 +196,12 @@ def fade(
         an outcome a level; the answer is "none" at 0 alone, where the tumor is gone.
     """
     gone = remove(image, mask, foreground, rng, how, margin, control)
-    found = []
+    outcomes = []
     for share in levels:
         if not 0 <= share <= 1:
             raise ValueError(f"a level of fading is 0 to 1, got {share}")
         mixed = image if share == 1 else gone.image + np.float32(share) * (image - gone.image)
         kept = np.where(gone.region, mixed, image).astype(np.float32)
         stays = control or share > 0
-        found.append(Outcome(kept, mask if stays else gone.mask, gone.region, "host" if stays else "none"))
-    return found
+        outcomes.append(Outcome(kept, mask if stays else gone.mask, gone.region, "host" if stays else "none"))
+    return outcomes

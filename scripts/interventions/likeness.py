@@ -92,8 +92,8 @@ class Looks:
 
     def nearest(self, look: Look, count: int | None = None) -> list[Near]:
         """The ``count`` nearest that are not `UNLIKE`, nearest first; a head may occur in several turns."""
-        own = look.vector()
-        distance = np.sqrt(np.maximum(self.squares - 2 * self.vectors @ own + float(own @ own), 0))
+        query = look.vector()
+        distance = np.sqrt(np.maximum(self.squares - 2 * self.vectors @ query + float(query @ query), 0))
         order = np.argsort(distance, kind="stable")[:count]
         places = [divmod(int(k), len(self.turns)) for k in order[distance[order] <= UNLIKE]]
         return [Near(float(distance[i * len(self.turns) + t]), i, self.turns[t]) for i, t in places]

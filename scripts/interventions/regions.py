@@ -49,11 +49,11 @@ def check(image: NDArray[Any], mask: NDArray[Any] | None, foreground: NDArray[An
 
 def box_of(mask: Mask, margin: int = 0) -> Box:
     """The smallest box that holds a mask, ``margin`` larger on every side, cut at the picture's edge."""
-    found = []
+    slices = []
     for axis in range(mask.ndim):
         held = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        found.append(slice(max(0, int(held[0]) - margin), min(mask.shape[axis], int(held[-1]) + 1 + margin)))
-    return tuple(found)
+        slices.append(slice(max(0, int(held[0]) - margin), min(mask.shape[axis], int(held[-1]) + 1 + margin)))
+    return tuple(slices)
 
 
 def grow(mask: Mask, radius: int) -> Mask:
@@ -150,10 +150,10 @@ class Search:
             goal = np.zeros_like(weight)
             values = target[coarse]
             goal[tuple(slice(n) for n in values.shape)] = values
-            found = channel[thin] - np.float32(channel.mean())
+            centered = channel[thin] - np.float32(channel.mean())
             goal = (goal - np.float32(channel.mean())) * (weight > 0)
-            mean = _correlate(found, weight)[at] - float((weight * goal).sum())
-            square = _correlate(found * found, weight)[at] - 2 * _correlate(found, weight * goal)[at]
+            mean = _correlate(centered, weight)[at] - float((weight * goal).sum())
+            square = _correlate(centered * centered, weight)[at] - 2 * _correlate(centered, weight * goal)[at]
             total += square + float((weight * goal * goal).sum()) - mean * mean
         return total
 
@@ -194,12 +194,12 @@ def shifted(array: NDArray[Any], shift: Sequence[int] | NDArray[np.int_], box: B
     places = [np.arange(side.start, side.stop) + int(move) for side, move in zip(box, shift, strict=True)]
     sizes = array.shape[array.ndim - len(box) :]
     index: Any = (..., *np.ix_(*(np.clip(p, 0, n - 1) for p, n in zip(places, sizes, strict=True))))
-    found = array[index]
+    values = array[index]
     if array.dtype == np.bool_:
         for axis, (place, size) in enumerate(zip(places, sizes, strict=True)):
             inside = (place >= 0) & (place < size)
-            found = found & inside.reshape([-1 if a == axis else 1 for a in range(len(box))])
-    return found
+            values = values & inside.reshape([-1 if a == axis else 1 for a in range(len(box))])
+    return values
 
 
 def moved(mask: Mask, shift: NDArray[np.int_]) -> Mask:

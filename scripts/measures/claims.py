@@ -119,11 +119,11 @@ def adjusted(probabilities: Sequence[float]) -> list[float]:
     >>> adjusted([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    found, highest, count = [0.0] * len(probabilities), 0.0, len(probabilities)
+    corrected, highest, count = [0.0] * len(probabilities), 0.0, len(probabilities)
     for rank, k in enumerate(np.argsort(probabilities, kind="stable")):
         highest = max(highest, min(1.0, (count - rank) * probabilities[k]))
-        found[k] = highest
-    return found
+        corrected[k] = highest
+    return corrected
 
 
 def verdict(
@@ -230,15 +230,15 @@ def settled(claimed: Sequence[Sequence[Share]]) -> list[dict[str, Any]]:
     >>> settled([[Share(1.0, 0.0, 20, 0.9)]])
     [{'settled': False, 'false_probability': 0.12157665459056931, 'needed': 9}]
     """
-    found = []
+    results = []
     for shares, false in zip(claimed, adjusted([max(one.false for one in shares) for shares in claimed]), strict=True):
         needed = None
         if false > ALLOWED:
             further = [_further(one.false_of, one.groups, ALLOWED / len(claimed)) for one in shares if one.groups > 1]
             known = [more for more in further if more is not None]
             needed = max(known) if len(known) == len(shares) else None
-        found.append({"settled": false <= ALLOWED, "false_probability": false, "needed": needed})
-    return found
+        results.append({"settled": false <= ALLOWED, "false_probability": false, "needed": needed})
+    return results
 
 
 def reservation(found: Mapping[str, Any]) -> str:

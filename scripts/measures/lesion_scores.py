@@ -44,17 +44,17 @@ def lesion_scores(predicted: NDArray, truth: NDArray, pixel_mm: Sequence[float])
     for k, box in enumerate(ndimage.find_objects(groups), start=1):
         near = groups[box] == k  # the lesion and its dilation
         lesion = true[box] & near
-        own = np.setdiff1d(components[box][near], [0])
-        owned |= set(own.tolist())
+        matched = np.setdiff1d(components[box][near], [0])
+        owned |= set(matched.tolist())
         size = int(lesion.sum())
         if size * float(np.prod(pixel_mm)) <= LEAST_MM3:
             continue
-        overlap = int(np.isin(components[box][lesion], own).sum()) if len(own) else 0
-        dice.append(2 * overlap / (size + int(np.isin(components, own).sum())) if len(own) else 0.0)
-        missed += not len(own)
+        overlap = int(np.isin(components[box][lesion], matched).sum()) if len(matched) else 0
+        dice.append(2 * overlap / (size + int(np.isin(components, matched).sum())) if len(matched) else 0.0)
+        missed += not len(matched)
     false = count - len(owned)
-    found = len(dice) - missed
+    detected = len(dice) - missed
     return {
         "lesion_dice": sum(dice) / (len(dice) + false) if dice or false else 1.0,
-        "lesion_f1": 2 * found / (2 * found + missed + false) if dice or false else 1.0,
+        "lesion_f1": 2 * detected / (2 * detected + missed + false) if dice or false else 1.0,
     }

@@ -54,14 +54,14 @@ def lesion_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     masked = [row for row in rows if row["has_mask"]]
     tumors = [row for row in masked if row["lesions"]]
-    total, found = sum(row["lesions"] for row in tumors), sum(row["lesions_found"] for row in tumors)
+    total, detected = sum(row["lesions"] for row in tumors), sum(row["lesions_found"] for row in tumors)
     counts = np.array([[row["lesions_found"], row["lesions"]] for row in tumors], dtype=float).reshape(-1, 2)
     limits = ratio_interval(counts[:, 0], counts[:, 1], [row["unit"] for row in tumors])
     free = [row for row in masked if not row["lesions"]]
     return {
         "n": total,
-        "found": found,
-        "sensitivity": found / total if total else None,
+        "found": detected,
+        "sensitivity": detected / total if total else None,
         "sensitivity_ci95": limits,
         "false_per_image": column_summary(masked, "false_lesions"),
         "false_per_tumor_free_image": column_summary(free, "false_lesions"),

@@ -214,12 +214,12 @@ def one_class_metrics(
         index: the class.
         groups: (N,) patients or near-duplicate groups.
     """
-    found = diagnosis_metrics((diagnosis == index).astype(int), (predicted == index).astype(int), score, 2, groups)
+    metrics = diagnosis_metrics((diagnosis == index).astype(int), (predicted == index).astype(int), score, 2, groups)
     names = ("sensitivity", "specificity", "precision", "f1", "roc_auc")
-    kept = {key: found[key] for name in names for key in (name, f"{name}_ci95")}
-    own = diagnosis == index
-    calibration = {"ece": expected_calibration_error(score, own), "reliability": calibration_bins(score, own)}
-    return {"n": int(own.sum()), "predicted": int((predicted == index).sum()), **kept, **calibration}
+    kept = {key: metrics[key] for name in names for key in (name, f"{name}_ci95")}
+    positive = diagnosis == index
+    calibration = {"ece": expected_calibration_error(score, positive), "reliability": calibration_bins(score, positive)}
+    return {"n": int(positive.sum()), "predicted": int((predicted == index).sum()), **kept, **calibration}
 
 
 def classification_metrics(

@@ -76,15 +76,15 @@ def region_summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> d
         rows: with the columns of `region_measures`.
         names: of the regions.
     """
-    found = {}
+    by_region = {}
     for name in names:
-        own = [row for row in rows if row[column("region", name)] == 1]
+        present = [row for row in rows if row[column("region", name)] == 1]
         free = [row for row in rows if row[column("region", name)] == 0]
-        found[name] = {
-            "n": len(own),
-            "missed": sum(row[column("found", name)] == 0 for row in own),
+        by_region[name] = {
+            "n": len(present),
+            "missed": sum(row[column("found", name)] == 0 for row in present),
             **{measure: column_summary(rows, column(measure, name)) for measure in MEASURES},
             "false_positive_rate": column_summary(free, column("found", name)),
             **{measure: column_summary(rows, column(measure, name)) for measure in LESION_MEASURES},
         }
-    return found
+    return by_region

@@ -34,11 +34,11 @@ def air_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
     air = ~foreground
     corner, rim = air & _corners(air.shape), air & _rim(air.shape)
     pairs = air[1:] & air[:-1]
-    found: dict[str, float] = {}
+    features: dict[str, float] = {}
     for prefix, plane in _channels(image):
         values = plane[air]
         empty = values.size == 0
-        found |= {
+        features |= {
             f"{prefix}air mean": _mean(values),
             f"{prefix}air deviation": math.nan if empty else float(values.std(dtype=np.float64)),
             f"{prefix}air maximum": math.nan if empty else float(values.max()),
@@ -50,14 +50,14 @@ def air_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
             f"{prefix}steps in air": _mean(np.abs(plane[1:] - plane[:-1])[pairs]),
         }
         for q, value in zip((5, 50, 95), _quantiles(values, (5, 50, 95)), strict=True):
-            found[f"{prefix}air quantile {q} %"] = value
-    return found
+            features[f"{prefix}air quantile {q} %"] = value
+    return features
 
 
 def size_features(shape: Sequence[int]) -> dict[str, float]:
     """Width, height (and depth), aspect and number of pixels of a picture of this shape, (X, Y[, Z])."""
-    found = dict(zip(AXES, map(float, shape), strict=False))
-    return found | {"aspect of the picture": shape[0] / shape[1], "pixels": float(np.prod(shape))}
+    features = dict(zip(AXES, map(float, shape), strict=False))
+    return features | {"aspect of the picture": shape[0] / shape[1], "pixels": float(np.prod(shape))}
 
 
 def geometry_features(foreground: np.ndarray, with_size: bool = True) -> dict[str, float]:
@@ -71,7 +71,7 @@ def geometry_features(foreground: np.ndarray, with_size: bool = True) -> dict[st
         ValueError: when the foreground is empty.
     """
     shape = foreground.shape
-    found = size_features(shape) if with_size else {}
+    features = size_features(shape) if with_size else {}
     box_size = 1.0
     for axis, name in zip(range(foreground.ndim), AXES, strict=False):
         profile = foreground.sum(axis=tuple(a for a in range(foreground.ndim) if a != axis))
@@ -80,22 +80,22 @@ def geometry_features(foreground: np.ndarray, with_size: bool = True) -> dict[st
             raise ValueError("the foreground mask is empty")
         extent = float(hit[-1] + 1 - hit[0])
         box_size *= extent
-        found |= {
+        features |= {
             f"{name} of the head": extent if with_size else extent / shape[axis],
             f"share of the {name}": extent / shape[axis],
             f"place along the {name}": float(profile @ np.arange(len(profile)) / profile.sum() / shape[axis]),
         }
     count = float(foreground.sum())
     edges = sum(float((np.diff(foreground, axis=axis)).sum()) for axis in range(foreground.ndim))
-    found |= {
-        "aspect of the head": found["width of the head"]
+    features |= {
+        "aspect of the head": features["width of the head"]
         * shape[0] ** (not with_size)
-        / (found["height of the head"] * shape[1] ** (not with_size)),
+        / (features["height of the head"] * shape[1] ** (not with_size)),
         "coverage": count / foreground.size,
         "share of its box": count / box_size,
         "length of the outline": edges / count ** ((foreground.ndim - 1) / foreground.ndim),
     }
-    return found
+    return features
 
 
 def histogram_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
@@ -109,12 +109,12 @@ def histogram_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, f
         by channel: quantiles, mean, deviation, skewness, the shares of the darkest and the brightest value, and the
         number of different values.
     """
-    found: dict[str, float] = {}
+    features: dict[str, float] = {}
     for prefix, plane in _channels(image):
         values = plane[foreground].astype(np.float64)
         for q, value in zip(QUANTILES, _quantiles(values, QUANTILES), strict=True):
-            found[f"{prefix}quantile {q} %"] = value
-        found |= {
+            features[f"{prefix}quantile {q} %"] = value
+        features |= {
             f"{prefix}mean": float(values.mean()),
             f"{prefix}deviation": float(values.std()),
             f"{prefix}skewness": skewness(values),
@@ -122,7 +122,7 @@ def histogram_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, f
             f"{prefix}share of the darkest value": float((values == values.min()).mean()),
             f"{prefix}different values": float(len(np.unique(values.astype(np.float32)))),
         }
-    return found
+    return features
 
 
 def skewness(values: np.ndarray) -> float:
@@ -267,14 +267,14 @@ def _strongest(
     side = half[np.unique(units, return_inverse=True)[1]] == 0
     best: tuple[str | None, float] = (None, 0.5)
     for name, column in zip(names, np.nan_to_num(matrix, nan=-1e9).T, strict=True):
-        found = []
+        aucs = []
         for train, test in ((side, ~side), (~side, side)):
             if len(np.unique(positive[train])) < 2:
                 continue
             tree = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=max(2, len(column) // 100), random_state=0)
             tree.fit(column[train, None], positive[train])
-            found.append(auc(positive[test], tree.predict_proba(column[test, None])[:, 1]))
-        own = float(np.nanmean(found)) if np.isfinite(found).any() else 0.5
-        if own > best[1] + 1e-9:
-            best = (name, own)
+            aucs.append(auc(positive[test], tree.predict_proba(column[test, None])[:, 1]))
+        mean_auc = float(np.nanmean(aucs)) if np.isfinite(aucs).any() else 0.5
+        if mean_auc > best[1] + 1e-9:
+            best = (name, mean_auc)
     return best

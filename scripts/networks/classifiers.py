@@ -208,13 +208,13 @@ class ClassifierEnsemble(SegmentsNothing):
     def classify(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logarithm of the members' mean probability, (B, K), float32; the second result is an empty tensor."""
         each = []
-        for member, own in zip(self.members, features, strict=True):
-            logits, _ = member.classify([own], masks)
+        for member, feature_map in zip(self.members, features, strict=True):
+            logits, _ = member.classify([feature_map], masks)
             each.append(torch.log_softmax(logits / member.temperature, dim=1))
         mean = torch.logsumexp(torch.stack(each), dim=0) - math.log(len(each))
         return mean + self.temperature * self.class_shift, torch.empty(0, device=mean.device)
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Modules by part, of all members."""
-        found = [member.parts() for member in self.members]
-        return {part: [module for parts in found for module in parts[part]] for part in PARTS}
+        by_member = [member.parts() for member in self.members]
+        return {part: [module for parts in by_member for module in parts[part]] for part in PARTS}

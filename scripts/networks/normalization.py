@@ -148,15 +148,15 @@ class _InBlocks(torch.autograd.Function):
                 m, n = inside[b, 0], count[b, 0]
                 normal = torch.sub(flat[b, k].to(work), mean[b, k]).mul_(inverse[b, k])
                 # In place of the result where it has the same precision.
-                given = torch.mul(upstream[b, k], m, out=out[b, k] if work == x.dtype else None)
-                given = given.to(work)
-                of_bias[b, k] = given.sum(dim=1, keepdim=True)
-                of_weight[b, k] = torch.linalg.vecdot(given, normal)[:, None]
+                grad = torch.mul(upstream[b, k], m, out=out[b, k] if work == x.dtype else None)
+                grad = grad.to(work)
+                of_bias[b, k] = grad.sum(dim=1, keepdim=True)
+                of_weight[b, k] = torch.linalg.vecdot(grad, normal)[:, None]
                 scale = inverse[b, k] if weight is None else inverse[b, k] * weight[k, None]
                 normal.mul_(of_weight[b, k] * scale / n).add_(of_bias[b, k] * scale / n).mul_(m)
-                given.mul_(scale).sub_(normal)
+                grad.mul_(scale).sub_(normal)
                 if work != x.dtype:
-                    out[b, k] = given
+                    out[b, k] = grad
         affine = [None, None] if weight is None else [of_weight.sum(0)[:, 0], of_bias.sum(0)[:, 0]]
         return result, None, *affine, None
 

@@ -103,8 +103,8 @@ def stitched(
         """Outputs of a window; of one without a head those of air."""
         image, mask = windows[:, :-1], windows[:, -1:]
         if bool(mask.any()):
-            given = outputs_of(image, mask, (places[0][0], *places[0][2:]))
-            return tuple(given[name].float() for name in outputs)
+            predictions = outputs_of(image, mask, (places[0][0], *places[0][2:]))
+            return tuple(predictions[name].float() for name in outputs)
         result = {}
         if segmentation:
             result["seg"] = network.air_of(image.new_zeros((len(image), network.out_channels, *window)).float())
@@ -117,7 +117,7 @@ def stitched(
     missing = [max(0, w - n) for w, n in zip(window, size, strict=True)]
     if any(missing):
         whole = nn.functional.pad(whole, [width for extra in reversed(missing) for width in (0, extra)])
-    found: Any = sliding_window_inference(
+    merged: Any = sliding_window_inference(
         whole,
         window,
         1,
@@ -126,7 +126,7 @@ def stitched(
         mode="gaussian",
         with_coord=True,
     )
-    result = dict(zip(outputs, found if isinstance(found, (tuple, list)) else [found], strict=True))
+    result = dict(zip(outputs, merged if isinstance(merged, (tuple, list)) else [merged], strict=True))
     for name, stride in (("seg", [1] * len(window)), ("evidence", evidence_stride(network))):
         if name in result and any(missing):
             box = (slice(0, n // s) for n, s in zip(size, stride, strict=True))

@@ -82,10 +82,10 @@ def part_labels(head: Head, picture: Rendered) -> NDArray[np.uint8]:
     for tumor, distance in zip(head.tumors, picture.distances, strict=True):
         radius = float(np.cbrt(np.prod(tumor.radii)))
         enhances = tumor.necrosis_share > 0
-        own = np.where(distance + radius * (1 - tumor.core_share) < 0, ENHANCING if enhances else NON_ENHANCING, EDEMA)
-        own[distance + radius * (1 - tumor.core_share * tumor.necrosis_share) < 0] = NECROSIS
+        part = np.where(distance + radius * (1 - tumor.core_share) < 0, ENHANCING if enhances else NON_ENHANCING, EDEMA)
+        part[distance + radius * (1 - tumor.core_share * tumor.necrosis_share) < 0] = NECROSIS
         inside = (distance < 0) & (label == 0)
-        label[inside] = own[inside]
+        label[inside] = part[inside]
     return label * picture.tumor
 
 
@@ -124,14 +124,14 @@ def write_pair(folder: Path, stream: Sequence[int], name: str, spacing_mm: Seque
     written = []
     for tumor in (True, False):
         case = phantom_case(stream, tumor, spacing_mm)
-        own = f"{name}-{'with' if tumor else 'without'}"
-        (folder / own).mkdir(parents=True)
+        case_name = f"{name}-{'with' if tumor else 'without'}"
+        (folder / case_name).mkdir(parents=True)
         # nibabel's world is RAS: the two first LPS axes run against it.
         affine = np.diag([-case.spacing_mm[0], -case.spacing_mm[1], case.spacing_mm[2], 1.0])
         affine[:3, 3] = -affine[:3, :3] @ ((np.array(case.label.shape) - 1) / 2)
         for suffix, array in {**case.images, "seg": case.label}.items():
             nifti = nib.Nifti1Image(array, affine)
             nifti.header.set_xyzt_units("mm")
-            nib.save(nifti, folder / own / f"{own}_{suffix}.nii.gz")
-        written.append({"case": own, "diagnosis": int(tumor), "tumor_voxels": int(np.count_nonzero(case.label))})
+            nib.save(nifti, folder / case_name / f"{case_name}_{suffix}.nii.gz")
+        written.append({"case": case_name, "diagnosis": int(tumor), "tumor_voxels": int(np.count_nonzero(case.label))})
     return written

@@ -161,9 +161,9 @@ def dice_by_area(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
         raise ValueError("no case with a tumor in any bin of area")
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes()
-        for i, (label, own) in enumerate(runs.items()):
+        for i, (label, run_bins) in enumerate(runs.items()):
             shift = 0.1 * (i - (len(runs) - 1) / 2)
-            at = [(k + shift, b["dice"]) for k, b in enumerate(own) if b["dice"]["n"]]
+            at = [(k + shift, b["dice"]) for k, b in enumerate(run_bins) if b["dice"]["n"]]
             for x, s in at:
                 _interval(axes, x, s["mean"], s["ci95"], COLORS[i], upright=True)
             axes.plot(
@@ -266,18 +266,18 @@ def write_figures(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any],
         part: of the datalist.
         folder: ``runs/<run>/evaluation``.
     """
-    found, classification = {}, metrics[part]["overall"].get("classification")
+    plots, classification = {}, metrics[part]["overall"].get("classification")
     if classification is not None:
         title = "Diagnoses"
-        found["confusion_matrix"] = confusion_matrix(classification["confusion_matrix"], metrics["classes"], title)
-        found["reliability"] = reliability({"this run": classification["reliability_tumor"]})
+        plots["confusion_matrix"] = confusion_matrix(classification["confusion_matrix"], metrics["classes"], title)
+        plots["reliability"] = reliability({"this run": classification["reliability_tumor"]})
         if classification["roc_auc"] is not None:
             known = [row for row in rows if row["diagnosis"] >= 0]
             curve = ([row["diagnosis"] > 0 for row in known], [row["tumor_probability"] for row in known])
-            found["roc"], found["precision_recall"] = roc({"this run": curve}), precision_recall({"this run": curve})
+            plots["roc"], plots["precision_recall"] = roc({"this run": curve}), precision_recall({"this run": curve})
     dice = [row["dice"] for row in rows if row["dice"] == row["dice"]]
     if dice:
-        found["dice"] = dice_histogram({"this run": dice})
-        found["dice_by_area"] = dice_by_area({"this run": metrics[part]["by_area"]})
-    for name, picture in found.items():
+        plots["dice"] = dice_histogram({"this run": dice})
+        plots["dice_by_area"] = dice_by_area({"this run": metrics[part]["by_area"]})
+    for name, picture in plots.items():
         write_bytes(picture, Path(folder) / "figures" / f"{name}.png")

@@ -28,9 +28,9 @@ def map_label(row: Mapping[str, Any]) -> str:
     method = str(row["method"]).replace("_", " ")
     if row["layer"] == "none":
         return f"{method} map"
-    where = "" if row["layer"] in (row["method"], "input") else f" at {row['layer']}"
+    at_layer = "" if row["layer"] in (row["method"], "input") else f" at {row['layer']}"
     target = row.get("target")
-    return method + where + (f" ({SHORT.get(target, target.replace('_', ' '))})" if target else "")
+    return method + at_layer + (f" ({SHORT.get(target, target.replace('_', ' '))})" if target else "")
 
 
 def localization_figure(rows: Sequence[Mapping[str, Any]], main: tuple[str, str], title: str) -> bytes:

@@ -77,12 +77,12 @@ def checklist(run: Run, data: Document) -> list[Answer]:
         run: that is reported on.
         data: data.json.
     """
-    found = []
+    answers = []
     for number, (section, name) in enumerate(ITEMS, start=1):
-        given = ANSWERS[number](run, data) if number in ANSWERS else None
-        text, files = given if given is not None and given[0] else (NOT_KNOWN, [])
-        found.append(Answer(number, section, name, text, files))
-    return found
+        answer = ANSWERS[number](run, data) if number in ANSWERS else None
+        text, files = answer if answer is not None and answer[0] else (NOT_KNOWN, [])
+        answers.append(Answer(number, section, name, text, files))
+    return answers
 
 
 def markdown(answers: list[Answer], title: str) -> str:
@@ -171,10 +171,10 @@ def _units(run: Run, data: Document) -> Given | None:
 
 def _model(run: Run, data: Document) -> Given | None:
     config = run.stages[-1].config
-    given = config.content.get("network_def", {})
+    network_def = config.content.get("network_def", {})
     plain = {
         k: v
-        for k, v in given.items()
+        for k, v in network_def.items()
         if isinstance(v, int | float | list) or (isinstance(v, str) and v[:1] not in "$@")
     }
     words = ", ".join(f"{key} {value}" for key, value in plain.items() if key != "_target_")

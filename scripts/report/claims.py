@@ -31,17 +31,17 @@ def claims_of(loaded: Sequence[Run]) -> tuple[list[dict[str, Any]], str]:
         rows = compare([_model(ours), _model(reference)], reference.key)["rows"]
     except ValueError as error:
         return [], str(error)
-    found = next(row["difference"] for row in rows if row["name"] == ours.key)
+    differences = next(row["difference"] for row in rows if row["name"] == ours.key)
     entries = []
     for measure in MEASURES:
-        if measure.name not in found:
+        if measure.name not in differences:
             continue
         entry = {
             "measure": measure.name,
             "label": measure.label,
             "kind": measure.kind,
             **{"of": ours.title, "reference": reference.title, "margin": measure.margin},
-            **{key: value for key, value in found[measure.name].items() if key not in ("by_seed", "seeds")},
+            **{key: value for key, value in differences[measure.name].items() if key not in ("by_seed", "seeds")},
         }
         entries.append(
             entry | {"sentence": sentence(measure.label.partition(",")[0], ours.title, reference.title, entry)}

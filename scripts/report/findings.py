@@ -19,22 +19,22 @@ AUDIT = Markup(
 
 def findings(loaded: Sequence[Run], data: Document) -> list[Markup]:
     """The caveats, the gravest first."""
-    found: list[Markup] = [finding for run in loaded for finding in _of_weights(run)]
-    found += [finding for run in loaded for finding in _of_certificate(run)]
+    caveats: list[Markup] = [finding for run in loaded for finding in _of_weights(run)]
+    caveats += [finding for run in loaded for finding in _of_certificate(run)]
     for part in (_of_diagnosis, _of_seen, _of_training):
-        found += [finding for run in loaded for finding in part(run)]
-    found += _of_shortcuts(loaded[0])
-    found += _of_notes(loaded)
-    found += [Markup.escape(text) for text in _of_data(data)]
+        caveats += [finding for run in loaded for finding in part(run)]
+    caveats += _of_shortcuts(loaded[0])
+    caveats += _of_notes(loaded)
+    caveats += [Markup.escape(text) for text in _of_data(data)]
     # An adopted stage was trained elsewhere, on no datalist.
     hashes = {s.manifest.value("/datalist_sha256") for run in loaded for s in run.stages} - {None}
     if len(hashes) > 1:
-        found.append(
+        caveats.append(
             Markup.escape(
                 "The stages were not all trained on the same datalist (see the hashes below): do not compare them."
             )
         )
-    return found
+    return caveats
 
 
 def _of_weights(run: Run) -> Iterator[Markup]:
@@ -164,14 +164,14 @@ def _of_shortcuts(run: Run) -> Iterator[Markup]:
     audit = run.audit
     flagged = [(i, row) for i, row in enumerate(audit.content["rows"]) if row["flagged"] and row["stage"] == "after"]
     for kind, target in dict.fromkeys((row["features"], row["target"]) for _, row in flagged):
-        own = [(i, row) for i, row in flagged if (row["features"], row["target"]) == (kind, target)]
+        matches = [(i, row) for i, row in flagged if (row["features"], row["target"]) == (kind, target)]
         told = Markup(", ").join(
             Markup("{} ({})").format(row["value"].replace("_", " "), audit.number(f"/rows/{i}/auc", "ratio"))
-            for i, row in own
+            for i, row in matches
         )
         yield Markup(
             "Shortcut: {} alone, without the brain, tells the {} after the pipeline too: AUC of {}; the limit is {}."
-        ).format(kind, target, told, audit.number(f"/rows/{own[0][0]}/limit", "ratio"))
+        ).format(kind, target, told, audit.number(f"/rows/{matches[0][0]}/limit", "ratio"))
     if not flagged:
         yield Markup("The audit of {} images found no shortcut above its limits in what the network is given.").format(
             audit.number("/n", "count")

@@ -92,15 +92,15 @@ def common_cases(loaded: Sequence[Run]) -> list[tuple[str, list[int]]]:
     if not all(run.diagnoses for run in loaded):
         return []
     indices = [{entry["name"]: i for i, entry in run.shown()} for run in loaded]
-    found = [
+    cases = [
         (entry["name"], [index[entry["name"]] for index in indices])
         for _, entry in loaded[0].shown()
         if entry.get("tumor_energy") is not None and all(entry["name"] in index for index in indices)
     ]
-    if not found:
+    if not cases:
         names = ", ".join(run.gallery.name for run in loaded if run.gallery is not None)
         raise ValueError(f"no tumor case stands in all of {names}")
-    return found
+    return cases
 
 
 def write_comparison_picture(

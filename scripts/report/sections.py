@@ -54,14 +54,14 @@ def training(run: Run) -> list[tuple[str, str]]:
 def segmentation(loaded: Sequence[Run]) -> list[tuple[str, str]]:
     """Histogram of Dice, and Dice by tumor area where the files have it."""
     dice = {run.title: column(run, "dice") for run in loaded}
-    found = []
+    plots = []
     if any(dice.values()):
-        found.append(("Histogram of Dice by case", uri(figures.dice_histogram({k: v for k, v in dice.items() if v}))))
+        plots.append(("Histogram of Dice by case", uri(figures.dice_histogram({k: v for k, v in dice.items() if v}))))
     pointer = f"/{loaded[0].part}/by_area"
     areas = {run.title: run.metrics.value(pointer) for run in loaded if run.metrics.has(pointer)}
     if areas and any(b["n"] for b in next(iter(areas.values()))):
-        found.append(("Mean Dice by tumor area", uri(evaluation_figures.dice_by_area(areas))))
-    return found
+        plots.append(("Mean Dice by tumor area", uri(evaluation_figures.dice_by_area(areas))))
+    return plots
 
 
 def classification(loaded: Sequence[Run]) -> list[tuple[str, str]]:
@@ -156,14 +156,14 @@ def faithfulness(run: Run) -> list[tuple[str, str, str, list[str]]]:
     """Test, map, pointer and measures of every row of faithfulness.json that has figures with intervals."""
     if run.faithfulness is None:
         return []
-    found = []
+    entries = []
     for test, rows in run.faithfulness.content.items():
         for place, row in _rows(rows):
             names = [key for key, value in row.items() if f"{key}_ci95" in row and isinstance(value, float)]
             if names:
                 title = " at ".join(dict.fromkeys(str(row[key]) for key in ("method", "layer") if key in row))
-                found.append((test.replace("_", " "), title, f"/{test}{place}", names))
-    return found
+                entries.append((test.replace("_", " "), title, f"/{test}{place}", names))
+    return entries
 
 
 def _rows(content: Any) -> list[tuple[str, dict[str, Any]]]:

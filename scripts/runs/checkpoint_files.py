@@ -74,9 +74,9 @@ def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
         raise ValueError(f"weights file {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
-    own = network.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    expected = network.state_dict()
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    shapes = sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape)
     if missing or unexpected or shapes:
         raise ValueError(
             f"weights file {path} does not fit {type(network).__name__}: missing keys {missing[:3]}, unexpected keys "
@@ -105,14 +105,14 @@ def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
         return network
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path} to start from")
-    state, own = load_whole(path), network.state_dict()
+    state, current = load_whole(path), network.state_dict()
     if not isinstance(state, dict):
         raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in own.values()):
+    fitting = {k: v for k, v in state.items() if k in current and current[k].shape == v.shape}
+    if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in current.values()):
         raise ValueError(f"weights file {path} holds less than half of this {type(network).__name__}; start without it")
     network.load_state_dict(fitting, strict=False)
-    logger.info("warm start from %s, but for %s", path, sorted(own.keys() - fitting.keys()) or "nothing")
+    logger.info("warm start from %s, but for %s", path, sorted(current.keys() - fitting.keys()) or "nothing")
     return network
 
 

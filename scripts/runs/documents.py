@@ -132,14 +132,14 @@ class Document:
 
     def value(self, pointer: str) -> Any:
         """What stands at a pointer; text from a CSV as number where it is asked for by `number`."""
-        found = self.content
+        node = self.content
         for token in pointer.split("/")[1:]:
             token = token.replace("~1", "/").replace("~0", "~")
             try:
-                found = found[int(token)] if isinstance(found, list) else found[token]
+                node = node[int(token)] if isinstance(node, list) else node[token]
             except (KeyError, IndexError, ValueError, TypeError):
                 raise ValueError(f"{self.name} has no {pointer!r} ({token!r} not found)") from None
-        return found
+        return node
 
     def real(self, pointer: str) -> float | None:
         """A number, or None where the file has null or an empty cell."""
@@ -191,12 +191,12 @@ class Document:
 
     def _words(self, pointer: str) -> Iterator[str]:
         """Where a pointer leads, in words: rows of a list by what names them."""
-        found = self.content
+        node = self.content
         for token in pointer.split("/")[1:]:
             token = token.replace("~1", "/").replace("~0", "~")
-            listed = isinstance(found, list)
-            found = found[int(token)] if listed else found[token]
-            named = _row_name(found) if listed and isinstance(found, dict) else ""
+            listed = isinstance(node, list)
+            node = node[int(token)] if listed else node[token]
+            named = _row_name(node) if listed and isinstance(node, dict) else ""
             yield named or token.replace("_", " ")
 
     def has(self, pointer: str) -> bool:

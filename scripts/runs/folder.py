@@ -340,13 +340,13 @@ def last_stage(run_dir: str | Path | None) -> Path:
     """
     run = Path(given(run_dir=None if run_dir is None else str(run_dir))).expanduser()
     candidates = [run, *(run / stage for stage in (JOINT, *STAGES))]
-    found = [folder for folder in candidates if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()]
-    if not found:
+    stages = [folder for folder in candidates if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()]
+    if not stages:
         raise FileNotFoundError(
             f"{run} holds no trained stage ({WEIGHTS} beside {CONFIG} in it or in {', '.join((*STAGES, JOINT))}); "
             "train it first"
         )
-    return found[-1]
+    return stages[-1]
 
 
 def load_run(run_dir: str | Path | None) -> tuple[MultiTaskDynUNet, dict[str, Any], Path]:
@@ -371,15 +371,15 @@ def trained_tasks(stage_dir: str | Path) -> set[str]:
     folder = Path(stage_dir)
     config = parser_of(read_mapping(folder / CONFIG))
     flags = {"segmentation": "seg_weight", "classification": "cls_weight"}
-    found = {task for task, weight in flags.items() if config.get(f"train_{task}", True) and config.get(weight, 1.0)}
+    tasks = {task for task, weight in flags.items() if config.get(f"train_{task}", True) and config.get(weight, 1.0)}
     before = config.get_parsed_content("initial_weights") if config.get("initial_weights") else None
     if before is not None:
         # A run may have been moved: its stages are looked for beside each other first.
         for earlier in (folder.parent / Path(before).parent.name, Path(before).parent):
             # The stage of another run that this one started from may have this one's name.
             if (earlier / CONFIG).is_file() and earlier.resolve() != folder.resolve():
-                return found | trained_tasks(earlier)
-    return found
+                return tasks | trained_tasks(earlier)
+    return tasks
 
 
 def clustered_by(datalist: dict[str, Any]) -> str:

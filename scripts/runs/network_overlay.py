@@ -103,8 +103,8 @@ def check_sha256(path: Path, sha256: str | None) -> None:
     Raises:
         ValueError: when it is not.
     """
-    if sha256 is not None and (found := file_sha256(path)) != sha256:
+    if sha256 is not None and (got := file_sha256(path)) != sha256:
         raise ValueError(
-            f"{path} has SHA-256 {found[:12]}..., the config (weights_sha256) is of {sha256[:12]}...: the weights were "
+            f"{path} has SHA-256 {got[:12]}..., the config (weights_sha256) is of {sha256[:12]}...: the weights were "
             "replaced, or belong to another run; give --weights_sha256 null to take them all the same"
         )

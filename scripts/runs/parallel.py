@@ -153,8 +153,8 @@ def wrapped(step: nn.Module, on: torch.device | str) -> nn.Module:
     """
     if not dist.is_initialized():
         return step
-    where = torch.device(on)
-    devices = [where.index if where.index is not None else 0] if where.type == "cuda" else None
+    local_device = torch.device(on)
+    devices = [local_device.index if local_device.index is not None else 0] if local_device.type == "cuda" else None
     # With the classifier alone every trained parameter is used in every step, and nothing has to be looked for.
     always_used = getattr(step, "classification", False) and not getattr(step, "segmentation", True)
     return DistributedDataParallel(step, device_ids=devices, find_unused_parameters=not always_used)

@@ -36,8 +36,8 @@ def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
     classes, masked = groups(items)["class"], has_mask(items)
     counts = [float(classes.count(k)) for k in range(len(names))]
     asked = dict(enumerate(counts))
-    if (given := config.get("class_shares")) is not None:
-        asked = {int(k): share for k, share in checked_shares("class", given, list(map(str, classes))).items()}
+    if (class_shares := config.get("class_shares")) is not None:
+        asked = {int(k): share for k, share in checked_shares("class", class_shares, list(map(str, classes))).items()}
     shares = [asked.get(k, 0.0) / max(sum(asked.values()), 1e-12) for k in range(len(names))]
     of_masked = [
         sum(m for c, m in zip(classes, masked, strict=True) if c == k) / count if count else 0.0

@@ -81,12 +81,12 @@ def clear(folder: str | Path, results: Results) -> list[Path]:
     if not (folder / results.main).is_file():
         return []
     names = (results.main, *results.marked, *results.others)
-    found = [folder / name for name in names if (folder / name).is_file()]
+    paths = [folder / name for name in names if (folder / name).is_file()]
     for name in results.pictures:
-        found += sorted(p for p in (folder / name).glob("*") if p.is_file() and p.name.endswith(PICTURES))
-    for path in found:
+        paths += sorted(p for p in (folder / name).glob("*") if p.is_file() and p.name.endswith(PICTURES))
+    for path in paths:
         path.unlink()
-    return found
+    return paths
 
 
 def weights_sha256(run_dir: str | Path) -> str:

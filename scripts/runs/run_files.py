@@ -71,11 +71,11 @@ class Run:
             raise FileNotFoundError(f"{self.folder}/<stage>/manifest.json is missing: no stage of this run was trained")
         self.tasks = trained_tasks(self.stages[-1].folder)
         self.metrics.value(f"/{part}/overall")
-        found = {
+        extras = {
             name: optional(root, f"{key}/{self.evaluation}/{name}.json")
             for name in ("uncertainty", "robustness", "scope")
         }
-        self.uncertainty, self.robustness, self.scope = found.values()
+        self.uncertainty, self.robustness, self.scope = extras.values()
         self.shown_cases = optional(root, f"{key}/{self.evaluation}/cases.json")
         self.faithfulness = optional(root, f"{key}/explanations/faithfulness.json")
         self.certificate = optional(root, f"{key}/certificate/causal.json")
@@ -110,13 +110,13 @@ class Run:
         folders = {self.evaluation: EVALUATION, "explanations": EXPLANATION}
         folders |= {Path(document.name).parent.name: EVALUATION for document in self.elsewhere}
         files = {f"{self.key}/{name}": results for name, results in folders.items()}
-        found = {}
+        hashes = {}
         for folder, results in files.items():
             for name in (results.main, *results.marked):
                 document = optional(root, f"{folder}/{name}")
                 if document is not None and name != "unavailable.json" and document.content:
-                    found[f"{Path(folder).name}/{name}"] = list(marks(document.content))
-        return found
+                    hashes[f"{Path(folder).name}/{name}"] = list(marks(document.content))
+        return hashes
 
     @property
     def documents(self) -> list[Document]:
@@ -245,9 +245,9 @@ def data_summary(datalist: Mapping[str, Any], notes: Sequence[str] = ()) -> dict
         by_class[row["class"]] = {"n": row["items"], "with_mask": row["with_mask"]}
     units: dict[str, dict[str, int]] = {"patients": {}, "groups": {}, "images": {}}
     for part in datalists.SPLITS:
-        found = set(datalists.units(datalist[part]))
+        unit_names = set(datalists.units(datalist[part]))
         for kind, start in (("patients", "patient "), ("groups", "group "), ("images", "image ")):
-            units[kind][part] = sum(name.startswith(start) for name in found)
+            units[kind][part] = sum(name.startswith(start) for name in unit_names)
     text = [datalist["description"]] if datalist.get("description") else []
     return {
         "name": datalist.get("name", "unnamed"),

@@ -45,9 +45,9 @@ def seen_by(run_dir: str | Path) -> set[str] | None:
     """
     stage = last_stage(run_dir)
     files = [path for folder in (stage, stage.parent) for path in (folder / FILE, *folder.glob(f"*/{FILE}"))]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
-    if found:
-        return {content for parts in found for contents in parts.values() for content in contents}
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+    if records:
+        return {content for parts in records for contents in parts.values() for content in contents}
     config = read_mapping(stage / CONFIG)
     try:
         datalist = read_datalist(config.get("datalist_file"), config.get("dataset_dir"))

@@ -72,7 +72,7 @@ class WeightAverage:
             ValueError: when the state is of a run with an average and this one has none, or the other way round.
         """
         if bool(state) != (self.averaged is not None):
-            kept, own = ("an average", "none") if state else ("no average", "one")
-            raise ValueError(f"the checkpoint has {kept} of the weights, this run {own}: ema_decay differs")
+            kept, current = ("an average", "none") if state else ("no average", "one")
+            raise ValueError(f"the checkpoint has {kept} of the weights, this run {current}: ema_decay differs")
         if self.averaged is not None:
             self.averaged.load_state_dict(state)

@@ -71,9 +71,9 @@ class Counterfactuals:
         self.shares = both_shares(share)
         if not 0 <= control_share <= 1:
             raise ValueError(f"control_share lies between 0 and 1, got {control_share}")
-        for given, allowed in ((infills, TRAINING_INFILLS), (blends, TRAINING_BLENDS)):
-            if not given or set(given) - set(allowed):
-                raise ValueError(f"training draws from {', '.join(allowed)}; the others are held out; got {given}")
+        for requested, allowed in ((infills, TRAINING_INFILLS), (blends, TRAINING_BLENDS)):
+            if not requested or set(requested) - set(allowed):
+                raise ValueError(f"training draws from {', '.join(allowed)}; the others are held out; got {requested}")
         self.dataset, self.control_share = dataset, control_share
         self.infills, self.blends = tuple(infills), tuple(blends)
         self.donors = np.empty(0, int)
@@ -128,9 +128,9 @@ class Counterfactuals:
         for choice in rng.permutation(len(alike))[:_TRIES]:
             place, turn = alike[choice]
             donor = self.dataset.prepared(place)
-            given, how = Donor(*arrays(donor)).turned(turn), str(rng.choice(self.blends))
+            turned_donor, how = Donor(*arrays(donor)).turned(turn), str(rng.choice(self.blends))
             try:
-                outcome = transplant(image, foreground, given, rng, how, _margin(rng), kind != "moved")
+                outcome = transplant(image, foreground, turned_donor, rng, how, _margin(rng), kind != "moved")
             except NoRoom:
                 continue
             return {**item, **answer(item, donor, outcome), "intervention": kind}
@@ -196,7 +196,7 @@ class Changed:
         if not self.count:
             return []
         made = Counterfactuals(dataset, 1.0)
-        found: list[dict[str, Any]] = []
+        items: list[dict[str, Any]] = []
         for kind in self.kinds:
             fitting: Callable[[Mapping[str, Any]], bool] = has_tumor if kind.startswith("remov") else lesion_free
             indices = [i for i in range(len(dataset.data)) if fitting(dataset.prepared(i))]
@@ -204,5 +204,5 @@ class Changed:
                 raise ValueError(f"validation_counterfactuals: no item of the validation can be {kind!r}; set it to 0")
             rng = np.random.default_rng((self.seed, KINDS.index(kind)))
             drawn = (made.changed(int(i), kind, rng) for i in rng.permutation(indices))
-            found += islice((item for item in drawn if item["intervention"]), self.count)
-        return found
+            items += islice((item for item in drawn if item["intervention"]), self.count)
+        return items

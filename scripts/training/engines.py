@@ -114,8 +114,8 @@ class MultiTaskStep(nn.Module):
             result = self._outputs(image, masked, index)
         else:
             images = image.chunk(parts)
-            given = ([None] * len(images) if t is None else t.chunk(parts) for t in (masked, index))
-            chunks = list(zip(images, *given, strict=True))
+            chunked = ([None] * len(images) if t is None else t.chunk(parts) for t in (masked, index))
+            chunks = list(zip(images, *chunked, strict=True))
             # The last part's activations are freed first in the backward pass, so they may stay.
             outputs = [checkpoint(self._outputs, *chunk, use_reentrant=False) for chunk in chunks[:-1]]
             outputs.append(self._outputs(*chunks[-1]))

@@ -165,12 +165,12 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """`case_summary` of mae and ssim by infill."""
-    found = {}
+    stats = {}
     for how in dict.fromkeys(row["how"] for row in rows):
-        own = [row for row in rows if row["how"] == how]
-        units = [row["unit"] for row in own]
-        found[how] = {key: case_summary(np.array([row[key] for row in own]), units) for key in ("mae", "ssim")}
-    return found
+        group = [row for row in rows if row["how"] == how]
+        units = [row["unit"] for row in group]
+        stats[how] = {key: case_summary(np.array([row[key] for row in group]), units) for key in ("mae", "ssim")}
+    return stats
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -207,6 +207,6 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         "learned": partial(like_healthy, network=network),
         "learned, smooth": partial(like_healthy, network=network, grain=False),
     }
-    found = summary(fidelity(holes(arguments.part), ways, arguments.seed))
-    write_json({"part": arguments.part, "batches": arguments.batches, "infills": found}, arguments.out / "infill.json")
-    return Outcome(table(found), [*written, arguments.out / "infill.json"])
+    stats = summary(fidelity(holes(arguments.part), ways, arguments.seed))
+    write_json({"part": arguments.part, "batches": arguments.batches, "infills": stats}, arguments.out / "infill.json")
+    return Outcome(table(stats), [*written, arguments.out / "infill.json"])

@@ -120,7 +120,7 @@ def expand_volumes(data: Sequence[Mapping[str, Any]], rule: SliceRule) -> list[d
     Raises:
         ValueError: when none is left.
     """
-    result, found, reasons = [], Findings(), []
+    result, findings, reasons = [], Findings(), []
     for item in data:
         path = Path(item["image"]).absolute()
         root = Path(path.anchor)
@@ -129,7 +129,7 @@ def expand_volumes(data: Sequence[Mapping[str, Any]], rule: SliceRule) -> list[d
             if "slice" in item or file_kind(path) == "picture":
                 result.append(dict(item))
                 continue
-            made = case_items(Case(str(path), [path], label), rule, root, "label", found)
+            made = case_items(Case(str(path), [path], label), rule, root, "label", findings)
         except (ValueError, OSError) as error:
             reasons.append(f"{path}: {error}")
             logger.warning("not used: %s", reasons[-1])

@@ -326,12 +326,12 @@ class MultiTaskLoss(nn.Module):
         """
         local = self._sums(pred, target)
         sizes = [self._part(name).size for name in local]
-        found = [sums for sums in local.values() if sums is not None]
+        present = [sums for sums in local.values() if sums is not None]
         total: torch.Tensor | None = None
         self.parts = {}
-        if found or parallel.world() > 1:
+        if present or parallel.world() > 1:
             # A part that this process has nothing of counts as zeros, so that the vector is the same in all of them.
-            like = found[0] if found else pred["anchor"]
+            like = present[0] if present else pred["anchor"]
             vector = torch.cat(
                 [like.new_zeros(n) if s is None else s for s, n in zip(local.values(), sizes, strict=True)]
             )
@@ -349,7 +349,7 @@ class MultiTaskLoss(nn.Module):
             )
         if parallel.world() > 1:
             # Every output takes part in every process, be it with gradient 0: the others wait for its gradients.
-            total = total + pred["anchor"] + 0.0 * sum(sums.sum() for sums in found)
+            total = total + pred["anchor"] + 0.0 * sum(sums.sum() for sums in present)
         return total
 
     def _part(self, name: str) -> Any:

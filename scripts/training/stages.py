@@ -142,9 +142,9 @@ def mix(
     if alternating and need != "any":
         logger.info("alternating not applied: this stage learns one task only (items: %s)", need)
         alternating = False
-    own, present = groups(every), groups(items)
+    overall, present = groups(every), groups(items)
     kept = {
-        name: _available(name, given, {str(v) for v in present[name]}, {str(v) for v in own[name]}, need)
+        name: _available(name, given, {str(v) for v in present[name]}, {str(v) for v in overall[name]}, need)
         for name, given in shares.items()
     }
     return {"masked_share": masked_share, "alternating": alternating, "shares": kept}

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 def config_files(stage: str, overlays: Sequence[str | Path] = ()) -> list[str]:
     """The config files of a stage in the order in which they are merged."""
-    own = [] if stage == runs.JOINT else [str(CONFIGS / f"{stage}.yaml")]
-    return [str(CONFIGS / "train.yaml"), *own, *map(str, overlays)]
+    stage_files = [] if stage == runs.JOINT else [str(CONFIGS / f"{stage}.yaml")]
+    return [str(CONFIGS / "train.yaml"), *stage_files, *map(str, overlays)]
 
 
 def by_stage(

@@ -149,13 +149,15 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     Raises:
         ValueError, OSError: as the builders.
     """
-    own = ("verb", "chosen", "overrides", "parser", "command", "out")
-    given = {name: value for name, value in vars(arguments).items() if name not in own}
+    excluded = ("verb", "chosen", "overrides", "parser", "command", "out")
+    options = {name: value for name, value in vars(arguments).items() if name not in excluded}
     if arguments.command == "check":
-        return Outcome(_table(summary(read(given["datalist_file"], given["dataset_dir"]))))
+        return Outcome(_table(summary(read(options["datalist_file"], options["dataset_dir"]))))
     if arguments.command == "nnunet":
-        counts = write_raw(read(given["datalist_file"], given["dataset_dir"]), given["dataset_dir"], arguments.out)
+        counts = write_raw(
+            read(options["datalist_file"], options["dataset_dir"]), options["dataset_dir"], arguments.out
+        )
         return Outcome(", ".join(f"{count} {part}" for part, count in counts.items()), [arguments.out])
     if arguments.command == "merge":
-        return _merge(given, arguments.out)
-    return _build(arguments.command, given, arguments.out)
+        return _merge(options, arguments.out)
+    return _build(arguments.command, options, arguments.out)

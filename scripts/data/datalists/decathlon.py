@@ -84,8 +84,8 @@ def _channels(content: dict[str, Any], entries: Sequence[tuple[str, Any]]) -> li
     """Names of the channels, in their order: `modality` of the Decathlon, `channel_names` of nnU-Net, or numbers."""
     named = content.get("channel_names") or content.get("modality")
     if named is None:
-        given = [entry.get("image") for _, entry in entries if isinstance(entry, dict)]
-        count = max((len(image) for image in given if isinstance(image, list)), default=1)
+        images = [entry.get("image") for _, entry in entries if isinstance(entry, dict)]
+        count = max((len(image) for image in images if isinstance(image, list)), default=1)
         return ["MRI"] if count == 1 else [f"channel {k}" for k in range(count)]
     if not isinstance(named, dict) or not named:
         raise ValueError(f"expected the names of channels as an object, got {named!r}")
@@ -199,29 +199,29 @@ def decathlon(
     if split and False in whole:
         raise ValueError(f"{file} lists files of all channels and files of one: channels cannot be chosen of both")
     root = target = unpack_folder(unpack, given_root, folder) if split else root
-    given: dict[str, str] = {}
+    listed_patients: dict[str, str] = {}
     named: dict[str, Path] = {}
     sources: dict[str, Case] = {}
     for k, (part, entry) in enumerate(entries):
-        where = entry if isinstance(entry, str) else f"{part} {k}"
+        case_id = entry if isinstance(entry, str) else f"{part} {k}"
         if isinstance(entry, dict) and entry.get("image"):
-            where = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
+            case_id = str(entry["image"][0] if isinstance(entry["image"], list) else entry["image"])
         try:
             case = _case(entry, folder, numbers, len(every))
             if split:
-                sources[where] = case
+                sources[case_id] = case
                 case = planned(case, folder, target, modality)
             images = _images(path.relative_to(root).as_posix() for path in case.images)
             parts[images] = "test" if part == "testing" else part
-            cases.append((where, case))
-            given |= {where: str(entry["patient"])} if entry.get("patient") else {}
+            cases.append((case_id, case))
+            listed_patients |= {case_id: str(entry["patient"])} if entry.get("patient") else {}
             first = _first(entry)
-            named |= {where: folder / first} if first else {}
+            named |= {case_id: folder / first} if first else {}
         except ValueError as error:
-            report.reject(where, str(error).replace(f"{folder}/", ""))
+            report.reject(case_id, str(error).replace(f"{folder}/", ""))
     if patient_pattern or patients:
-        given = {}
-    cases, said = name_patients(cases, folder, patient_pattern, patients, "cases", given, named)
+        listed_patients = {}
+    cases, said = name_patients(cases, folder, patient_pattern, patients, "cases", listed_patients, named)
     taken = [
         said,
         took(
@@ -242,17 +242,17 @@ def decathlon(
     chosen = rule or SliceRule()
 
     def finish() -> Datalist:
-        for where, written in list(cases) if split else []:
+        for case_id, written in list(cases) if split else []:
             try:
-                write_channels(sources[where], written, numbers, len(every))
+                write_channels(sources[case_id], written, numbers, len(every))
             except (ValueError, OSError) as error:
-                report.reject(where, str(error).replace(f"{folder}/", ""))
-                cases.remove((where, written))
-        items, found = collect(cases, chosen, root, name, report, progress)
+                report.reject(case_id, str(error).replace(f"{folder}/", ""))
+                cases.remove((case_id, written))
+        items, stats = collect(cases, chosen, root, name, report, progress)
         if "validation" in parts.values():
             return _as_given(name, classes, modality, items, parts, report, chosen.regions)
         return assemble(
-            name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata, regions=chosen.regions
+            name, classes, items, fractions, modality=modality, seed=seed, strata=stats.strata, regions=chosen.regions
         )
 
     return Plan(taken, report, finish)

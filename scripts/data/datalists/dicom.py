@@ -68,13 +68,13 @@ def dicom_series(
     files = walk(folder, report)
     if masks is not None:
         files = [path for path in files if not path.is_relative_to(Path(masks))]
-    for where in sorted({path.parent for path in files}):
-        relative = where.relative_to(folder).as_posix()
+    for series_folder in sorted({path.parent for path in files}):
+        relative = series_folder.relative_to(folder).as_posix()
         try:
-            cases.append((relative, _series_case(where, labels, diagnosis)))
-            own = [path for path in files if path.parent == where]
-            inside = {Path(header.path) for header in find_stacks(where)[0][0]}
-            for path in sorted(set(own) - inside):
+            cases.append((relative, _series_case(series_folder, labels, diagnosis)))
+            series_files = [path for path in files if path.parent == series_folder]
+            inside = {Path(header.path) for header in find_stacks(series_folder)[0][0]}
+            for path in sorted(set(series_files) - inside):
                 report.note(path.relative_to(folder).as_posix(), "lies beside a series and is no part of it")
         except ValueError as error:
             report.reject(relative, str(error).replace(f"{root}/", ""))
@@ -90,10 +90,10 @@ def dicom_series(
     chosen = rule or SliceRule()
 
     def finish() -> Datalist:
-        items, found = collect(cases, chosen, root, name, report, progress)
+        items, stats = collect(cases, chosen, root, name, report, progress)
         report.figures["files"] = {"found": len(files)}
         return assemble(
-            name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata, regions=chosen.regions
+            name, classes, items, fractions, modality=modality, seed=seed, strata=stats.strata, regions=chosen.regions
         )
 
     return Plan(taken, report, finish)

@@ -138,15 +138,15 @@ def unlikeness(fingerprints: NDArray[np.uint8], first: NDArray[np.int64], second
         of the pictures, and of the turned heads in the mirroring that fits best; infinite where one shows nothing.
     """
     gray = thumbnails(fingerprints)
-    found = np.empty((len(first), 2), np.float32)
+    distances = np.empty((len(first), 2), np.float32)
     for start in range(0, len(first), 1 << 15):
         part = slice(start, start + (1 << 15))
         one, two = (standardized(gray[chosen[part]]) for chosen in (first, second))
-        found[part, 0] = 1 - np.einsum("pij,pij->p", one[:, 0], two[:, 0])
+        distances[part, 0] = 1 - np.einsum("pij,pij->p", one[:, 0], two[:, 0])
         mirrored = [two[:, 1, ::down, ::along] for down in (1, -1) for along in (1, -1)]
-        found[part, 1] = 1 - np.max([np.einsum("pij,pij->p", one[:, 1], view) for view in mirrored], axis=0)
-    found[np.isnan(found)] = np.inf
-    return found
+        distances[part, 1] = 1 - np.max([np.einsum("pij,pij->p", one[:, 1], view) for view in mirrored], axis=0)
+    distances[np.isnan(distances)] = np.inf
+    return distances
 
 
 def standardized(gray: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -48,11 +48,11 @@ def _list_images(folder: Path, classes: Sequence[str], report: Report) -> dict[s
     for name in classes:
         files[name] = []
         for path in _inside(folder / "images" / name, folder, report):
-            where = path.relative_to(folder).as_posix()
+            relative = path.relative_to(folder).as_posix()
             if path.is_dir():
-                report.reject(where, "a folder inside a class folder")
+                report.reject(relative, "a folder inside a class folder")
             elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                report.reject(where, f"not one of {', '.join(IMAGE_SUFFIXES)}")
+                report.reject(relative, f"not one of {', '.join(IMAGE_SUFFIXES)}")
             else:
                 files[name].append(path)
     return files
@@ -67,8 +67,8 @@ def _list_others(folder: Path, report: Report) -> None:
     for path in _inside(folder, folder, report):
         if path.name in FOLDERS and path.is_dir():
             continue
-        found = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
-        count = sum(one.is_file() and one.suffix.lower() in IMAGE_SUFFIXES for one in found)
+        files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+        count = sum(one.is_file() and one.suffix.lower() in IMAGE_SUFFIXES for one in files)
         if not count:
             continue
         if path.is_dir():
@@ -84,20 +84,20 @@ def _list_masks(folder: Path, kind: str, files: dict[str, list[Path]], report: R
     stems = Counter(path.stem for own in files.values() for path in own)
     masks: dict[str, Path] = {}
     for path in _inside(folder / kind, folder, report):
-        where = path.relative_to(folder).as_posix()
+        relative = path.relative_to(folder).as_posix()
         if path.is_dir():
-            report.reject(where, f"a folder inside {kind}; masks lie in {kind} itself")
+            report.reject(relative, f"a folder inside {kind}; masks lie in {kind} itself")
         elif path.suffix.lower() != ".png":
-            report.reject(where, "a mask must be a .png")
+            report.reject(relative, "a mask must be a .png")
         elif stems[path.stem] == 0:
-            report.reject(where, f"no image has the stem {path.stem!r}")
+            report.reject(relative, f"no image has the stem {path.stem!r}")
         else:
             masks[path.stem] = path
-    for name, own in files.items():
-        unclear = [path for path in own if stems[path.stem] > 1 and path.stem in masks]
+    for name, images in files.items():
+        unclear = [path for path in images if stems[path.stem] > 1 and path.stem in masks]
         for path in unclear:
             report.reject(path.relative_to(folder).as_posix(), f"several images share the mask {masks[path.stem].name}")
-        files[name] = [path for path in own if path not in unclear]
+        files[name] = [path for path in images if path not in unclear]
     return masks
 
 

@@ -61,12 +61,12 @@ class KnownFingerprints:
         if not self._rows:
             return None
         try:
-            found = self._rows.get(key_of(item, root))
+            location = self._rows.get(key_of(item, root))
         except ValueError:  # its file cannot be read, which whoever reads it says better
             return None
-        if found is None:
+        if location is None:
             return None
-        number, row = found
+        number, row = location
         return self._read[number]["fingerprints"][row], self._read[number]["contents"][row].tobytes().hex()
 
 

@@ -146,7 +146,7 @@ BY_NAME = {layout.name: layout for layout in (*LAYOUTS, FOLDERS)}
 
 def find_layouts(paths: Sequence[str]) -> dict[str, int]:
     """Names of the layouts of `LAYOUTS` of which there are images with a channel among the paths: number of cases."""
-    found = {}
+    counts = {}
     for layout in LAYOUTS:
         cases = set()
         for path in paths:
@@ -154,8 +154,8 @@ def find_layouts(paths: Sequence[str]) -> dict[str, int]:
             if case is not None and rank is not None and layout.names[rank][0] in CHANNELS:
                 cases.add(case)
         if cases:
-            found[layout.name] = len(cases)
-    return found
+            counts[layout.name] = len(cases)
+    return counts
 
 
 def group_files(folder: Path, files: Sequence[Path], layout: Layout) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -192,11 +192,11 @@ def stands_for_file(folder: Path) -> bool:
 
 def _with_volumes(members: dict[str, list[Path]], rest: list[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
     kept = {}
-    for case, own in sorted(members.items()):
-        if any(volume_suffix(path) for path in own):
-            kept[case] = own
+    for case, paths in sorted(members.items()):
+        if any(volume_suffix(path) for path in paths):
+            kept[case] = paths
         else:
-            rest = [*rest, *own]
+            rest = [*rest, *paths]
     return kept, sorted(rest)
 
 
@@ -210,7 +210,7 @@ def sort_roles(folder: Path, files: Sequence[Path], layout: Layout, label: str |
         label: pattern of the masks' names, in place of the known ones; the name of the case's folder in front of a name
             is not looked at.
     """
-    found: dict[str, dict[int, list[Path]]] = {}
+    by_role: dict[str, dict[int, list[Path]]] = {}
     for path in files:
         if volume_suffix(path) is None:
             continue
@@ -231,8 +231,8 @@ def sort_roles(folder: Path, files: Sequence[Path], layout: Layout, label: str |
             fits = fnmatchcase(bare, label.lower()) or fnmatchcase(path.name.lower(), label.lower())
             what, rank = ("label", 0) if fits else (None if what == "label" else what, rank)
         if what:
-            found.setdefault(what, {}).setdefault(rank, []).append(path)
-    return {what: own[min(own)] for what, own in found.items()}
+            by_role.setdefault(what, {}).setdefault(rank, []).append(path)
+    return {what: own[min(own)] for what, own in by_role.items()}
 
 
 def choose_channels(sorted_cases: Sequence[Roles]) -> tuple[str, ...]:

@@ -52,11 +52,11 @@ def file_order(items: Sequence[Item], dataset_dir: Path | str) -> NDArray[np.int
             folders[folder] = [path.as_posix() for path in folder.iterdir() if _is_picture(path)]
     known = places(folders.values())
     alone = max(known.values(), default=0)
-    found = []
+    positions = []
     for k, item in enumerate(items):
         place = known.get((root / item["image"]).as_posix()) if _in_order(item) else None
-        found.append(alone + 1000 * (k + 1) if place is None else place)
-    return np.array(found, dtype=np.int64)
+        positions.append(alone + 1000 * (k + 1) if place is None else place)
+    return np.array(positions, dtype=np.int64)
 
 
 def _in_order(item: Item) -> bool:
@@ -98,8 +98,8 @@ def linked(
     groups, used = group_near_duplicates(hashes, max_distance, people=people, order=order, index=index)
     keys = []
     for item, person, content, group in zip(items, persons, contents, groups.tolist(), strict=True):
-        own: list[tuple[str, str]] = [("patient", person)] if person is not None else []
-        own += [("group", str(item["group"]))] if "group" in item else []
-        own += [("image", path) for path in ([item["image"]] if isinstance(item["image"], str) else item["image"])]
-        keys.append([*own, ("content", content), ("near", str(group))])
+        links: list[tuple[str, str]] = [("patient", person)] if person is not None else []
+        links += [("group", str(item["group"]))] if "group" in item else []
+        links += [("image", path) for path in ([item["image"]] if isinstance(item["image"], str) else item["image"])]
+        keys.append([*links, ("content", content), ("near", str(group))])
     return components(keys), used

@@ -67,15 +67,15 @@ def join_classes(datalists: Sequence[Datalist], binary: bool = False) -> tuple[l
 
 def _modality(datalists: Sequence[Datalist], mixed: bool) -> dict[str, str]:
     """One modality of each channel; several only where the user says so."""
-    given = [dict(one.get("modality", {"0": "MRI"})) for one in datalists]
-    if len({len(own) for own in given}) > 1:
-        raise ValueError(f"the lists have different numbers of channels: {[list(own.values()) for own in given]}")
-    if any(own != given[0] for own in given) and not mixed:
+    names = [dict(one.get("modality", {"0": "MRI"})) for one in datalists]
+    if len({len(own) for own in names}) > 1:
+        raise ValueError(f"the lists have different numbers of channels: {[list(own.values()) for own in names]}")
+    if any(own != names[0] for own in names) and not mixed:
         raise ValueError(
-            f"modality differ: {[list(own.values()) for own in given]}; the network would learn the modality in place "
+            f"modality differ: {[list(own.values()) for own in names]}; the network would learn the modality in place "
             "of the tumor where classes go along with it. Pass --mixed_modality if that is what you want"
         )
-    return {key: " or ".join(dict.fromkeys(own[key] for own in given)) for key in given[0]}
+    return {key: " or ".join(dict.fromkeys(own[key] for own in names)) for key in names[0]}
 
 
 def _collect(
@@ -223,7 +223,7 @@ def merge_sources(
     order = file_order(items, common)
     bits_kept = np.array(hashes)[kept]
     groups, used = linked(items, bits_kept, [contents[k] for k in kept], max_distance, order, same_patients, near_index)
-    given, known = sides, ["patient" in item for item in items]
+    original_sides, known = sides, ["patient" in item for item in items]
     sides = _resplit(items, groups, fractions, seed) if resplit else _settle(items, groups, sides, report)
     merged: dict[str, Any] = {
         "name": name or "+".join(str(one.get("name", "unnamed")) for one in datalists),
@@ -245,7 +245,7 @@ def merge_sources(
         **used.figures(),
         "patient_numbers_in_several_sources": _note_shared_numbers(items, same_patients, report),
         f"test_within_{CLOSE_DISTANCE}_bits_of_training": close_to_training(bits_kept, sides, known),
-        f"test_within_{CLOSE_DISTANCE}_bits_of_training_as_given": close_to_training(bits_kept, given, known),
+        f"test_within_{CLOSE_DISTANCE}_bits_of_training_as_given": close_to_training(bits_kept, original_sides, known),
     }
     validate(merged)
     return merged, report

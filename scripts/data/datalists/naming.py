@@ -46,10 +46,10 @@ def role(path: Path, patient: str = "") -> str | None:
     tokens = [token for token in re.split(r"[^a-z0-9]+", stem) if token]
     if "brain_mask" in stem or "brain-mask" in stem:
         return "foreground"
-    found = {_TOKENS[token] for token in tokens if token in _TOKENS}
+    roles = {_TOKENS[token] for token in tokens if token in _TOKENS}
     for first in ("foreground", "label", "FLAIR", "T1ce"):
-        if first in found:
+        if first in roles:
             return first
-    if "T1" in found and _CONTRAST & set(tokens):
+    if "T1" in roles and _CONTRAST & set(tokens):
         return "T1ce"
-    return next(iter(found)) if len(found) == 1 else None
+    return next(iter(roles)) if len(roles) == 1 else None

@@ -71,8 +71,8 @@ class NearSearch:
             free.setdefault(before[row].tobytes(), []).append(row)
         rows: list[int] = []
         new: list[int] = []
-        for k, own in enumerate(given):
-            same = free.get(own.tobytes())
+        for k, fingerprint in enumerate(given):
+            same = free.get(fingerprint.tobytes())
             rows.append(same.pop() if same else len(before) + len(new))
             if rows[-1] >= len(before):
                 new.append(k)
@@ -143,7 +143,7 @@ class NearSearch:
         if self._folder is None or self._fingerprints is None:
             return
         content: dict[str, Any] = {"version": VERSION, "fingerprints": self._fingerprints}
-        for kind, found in self._found.items():
-            content |= {kind: np.stack(found.pairs).astype(np.int32), f"{kind}_within": [found.reach, found.rows]}
+        for kind, near in self._found.items():
+            content |= {kind: np.stack(near.pairs).astype(np.int32), f"{kind}_within": [near.reach, near.rows]}
         with whole(self._folder / FILE) as place, open(place, "wb") as file:
             np.savez(file, **content)

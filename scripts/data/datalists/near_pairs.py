@@ -85,8 +85,8 @@ def near_rows(left: NDArray[np.bool_], right: NDArray[np.bool_], rows: NDArray[n
     parts = []
     for start in range(0, len(one), _BLOCK):
         first, second, bits = _near(one[start : start + _BLOCK], two, limit)
-        own = rows[first + start]
-        parts.append(chosen((own, second, bits), own != second))
+        left_rows = rows[first + start]
+        parts.append(chosen((left_rows, second, bits), left_rows != second))
     return joined(*parts)
 
 
@@ -133,20 +133,20 @@ def indexed_pairs(left: NDArray[np.bool_], right: NDArray[np.bool_] | None, limi
         raise ValueError(f"parts of more than 32 bits: {bits} bits within {limit}")
     one, two = _words(left), _words(right)
     joins = [(slice(0, count), slice(new, count)), (slice(new, count), slice(0, new))][: 1 if same or not new else 2]
-    found = [np.zeros(0, np.int64)]
+    codes = [np.zeros(0, np.int64)]
     for part in range(parts):
-        own, other = _keys(left[:, part::parts]), _keys(right[:, part::parts])
+        left_keys, other = _keys(left[:, part::parts]), _keys(right[:, part::parts])
         # As many parts may differ in one bit as are left over once each other part differs in one.
         for free in range(len(range(part, bits, parts))) if part < limit - parts + 1 else [-1]:
             kept = np.uint64(0xFFFFFFFF if free < 0 else 0xFFFFFFFF ^ (1 << free))
             for mine, others in joins:
-                for first, second in _equal(own[mine] & kept, other[others] & kept):
+                for first, second in _equal(left_keys[mine] & kept, other[others] & kept):
                     first, second = first + mine.start, second + others.start
                     keep = first < second if same else first != second
                     first, second = first[keep], second[keep]
                     near = _unlike(one, two, first, second) <= limit
-                    found.append(np.unique(first[near] * count + second[near]))
-    first, second = np.divmod(np.unique(np.concatenate(found)), count)
+                    codes.append(np.unique(first[near] * count + second[near]))
+    first, second = np.divmod(np.unique(np.concatenate(codes)), count)
     return _ordered(first, second, _unlike(one, two, first, second), same, new)
 
 
@@ -189,7 +189,7 @@ def copy_pairs(fingerprints: NDArray[np.uint8], most: tuple[float, float], new: 
         most: of the pictures, and of the turned heads.
         new: least second of a pair.
     """
-    found = [np.zeros(0, np.int64)]
+    codes = [np.zeros(0, np.int64)]
     for kind, limit in enumerate(most):
         flat = standardized(thumbnails(fingerprints)[:, kind])
         usable = np.flatnonzero(~np.isnan(flat).any(axis=(1, 2)))
@@ -204,7 +204,7 @@ def copy_pairs(fingerprints: NDArray[np.uint8], most: tuple[float, float], new: 
             mirrored = cKDTree(flat[later, ::down, ::along].reshape(-1, len(axes)) @ axes)
             both = tree.sparse_distance_matrix(mirrored, reach, output_type="ndarray")
             first, second = usable[both["i"]], usable[later[both["j"]]]
-            found.append((first * len(fingerprints) + second)[first < second])
-    first, second = np.divmod(np.unique(np.concatenate(found)), len(fingerprints))
+            codes.append((first * len(fingerprints) + second)[first < second])
+    first, second = np.divmod(np.unique(np.concatenate(codes)), len(fingerprints))
     copies = (unlikeness(fingerprints, first, second) <= most).any(axis=1)
     return first[copies], second[copies]

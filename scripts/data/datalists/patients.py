@@ -111,16 +111,16 @@ def _label(file: _File) -> str:
 
 
 def _folders(files: Sequence[_File]) -> dict[tuple[str, ...], _Folders]:
-    found: dict[tuple[str, ...], _Folders] = {}
+    folders: dict[tuple[str, ...], _Folders] = {}
     for file in files:
         for k, part in enumerate(file.parts[:-1]):
             if CONTAINER.fullmatch(part) or NOBODY.fullmatch(part):
                 continue
-            own = found.setdefault(file.parts[:k], _Folders())
-            own.names.add(part)
+            siblings = folders.setdefault(file.parts[:k], _Folders())
+            siblings.names.add(part)
             lower = next((_tidy(one.patient) for one in file.readings[k + 1 : -1] if one.rule), _label(file))
-            own.labels.setdefault(part, set()).update([lower] if lower else [])
-    return found
+            siblings.labels.setdefault(part, set()).update([lower] if lower else [])
+    return folders
 
 
 def _choose(file: _File, folders: Mapping[tuple[str, ...], _Folders]) -> int:
@@ -155,9 +155,9 @@ def _only_channel(file: _File) -> bool:
 
 def _take_folder(file: _File, top: str) -> None:
     """The nearest folder that may be a person's, or the one that holds all."""
-    own = [k for k, part in enumerate(file.parts[:-1]) if not CONTAINER.fullmatch(part) and not NOBODY.fullmatch(part)]
-    file.level = own[-1] if own else len(file.parts) - 1
-    name = file.parts[own[-1]] if own else top or stem_of_name(file.parts[-1])
+    idx = [k for k, part in enumerate(file.parts[:-1]) if not CONTAINER.fullmatch(part) and not NOBODY.fullmatch(part)]
+    file.level = idx[-1] if idx else len(file.parts) - 1
+    name = file.parts[idx[-1]] if idx else top or stem_of_name(file.parts[-1])
     file.chosen = Reading(read_name(name).patient or name, "folder")
 
 
@@ -229,20 +229,20 @@ def _spell(files: Sequence[_File]) -> tuple[dict[str, str], list[str]]:
         file_place = [part for part in file.parts[: file.level] if APART.fullmatch(part)]
         places.setdefault(_tidy(file.chosen.patient), set()).add("/".join(file_place))
     spelled: dict[str, str] = {}
-    found: dict[str, str] = {}
+    patients: dict[str, str] = {}
     for file in files:
         key, name = _tidy(file.chosen.patient), file.chosen.patient
         if len(places[key]) > 1 and file.chosen.rule not in SCHEMES:
-            own = [part for part in file.parts[: file.level] if APART.fullmatch(part)]
-            name = "/".join([*own, name])
+            prefix = [part for part in file.parts[: file.level] if APART.fullmatch(part)]
+            name = "/".join([*prefix, name])
             key = _tidy(name)
-        found[file.path] = spelled.setdefault(key, name)
+        patients[file.path] = spelled.setdefault(key, name)
     apart = sorted(key for key, own in places.items() if len(own) > 1)
-    several = [file for file in files if "/" in found[file.path]]
+    several = [file for file in files if "/" in patients[file.path]]
     if not apart or not several:
-        return found, []
-    return found, [
-        f"people of one number in several folders, such as {found[several[0].path]!r}, are taken for several"
+        return patients, []
+    return patients, [
+        f"people of one number in several folders, such as {patients[several[0].path]!r}, are taken for several"
     ]
 
 
@@ -288,12 +288,12 @@ def find_patients(
     if known_only:
         files = [file for file in files if any(one.rule in SCHEMES for one in file.readings)]
     warnings = [*_by_rule(files, top), *_settle_numbers(files)]
-    found, apart = _spell(files)
+    patients, apart = _spell(files)
     if warnings:
         warnings.append("--patient_pattern or --patients says otherwise")
-    count = Counter(found.values())
-    example = min(found, key=lambda path: (-count[found[path]], path), default="")
-    return Patients(found, example, (*warnings, *apart))
+    count = Counter(patients.values())
+    example = min(patients, key=lambda path: (-count[patients[path]], path), default="")
+    return Patients(patients, example, (*warnings, *apart))
 
 
 def patient_of(path: str) -> str:
@@ -317,12 +317,12 @@ def _matched(paths: Sequence[str], pattern: str) -> dict[str, str]:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"--patient_pattern {pattern!r} is no regular expression: {error}") from error
-    found: dict[str, str] = {}
+    patients: dict[str, str] = {}
     for path in paths:
         if match := compiled.search(path):
-            own = match.groupdict().get("patient") or next((text for text in match.groups() if text), match[0])
-            found |= {path: own} if own else {}
-    return found
+            patient = match.groupdict().get("patient") or next((text for text in match.groups() if text), match[0])
+            patients |= {path: patient} if patient else {}
+    return patients
 
 
 def _looked_up(paths: Sequence[str], table: Path) -> dict[str, str]:
@@ -340,12 +340,12 @@ def _looked_up(paths: Sequence[str], table: Path) -> dict[str, str]:
             raise ValueError(f"{table}: a row without file or patient: {row}")
         if listed.setdefault(file, patient) != patient:
             raise ValueError(f"{table}: {file!r} has two patients, {listed[file]!r} and {patient!r}")
-    found: dict[str, str] = {}
+    patients: dict[str, str] = {}
     for path in paths:
         pure = PurePosixPath(path)
         bare = stem_of_name(path)
         above = [folder.as_posix() for folder in pure.parents]
         keys = [path, bare, pure.name, PurePosixPath(bare).name, *above, *(PurePosixPath(one).name for one in above)]
-        if own := next((listed[key] for key in keys if key in listed), None):
-            found[path] = own
-    return found
+        if person := next((listed[key] for key in keys if key in listed), None):
+            patients[path] = person
+    return patients

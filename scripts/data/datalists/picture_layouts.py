@@ -50,19 +50,19 @@ def pair(folder: Path, files: Sequence[Path], report: Report) -> list[Found]:
             part for part in above if not _MASK_FOLDER.fullmatch(part) and part.lower() not in ("image", "images")
         )
         (masks if named or apart else images).setdefault((*home, stem), []).append(path)
-    found = []
-    for key, own in images.items():
+    pairs = []
+    for key, paths in images.items():
         drawn = masks.pop(key, [])
-        if len(drawn) > 1 or len(own) > 1:
-            several = f"{len(drawn)} masks" if len(drawn) > 1 else f"the stem of {len(own)} images"
-            for path in own:
-                names = ", ".join(one.name for one in (drawn if len(drawn) > 1 else own)[:4])
+        if len(drawn) > 1 or len(paths) > 1:
+            several = f"{len(drawn)} masks" if len(drawn) > 1 else f"the stem of {len(paths)} images"
+            for path in paths:
+                names = ", ".join(one.name for one in (drawn if len(drawn) > 1 else paths)[:4])
                 report.reject(path.relative_to(folder).as_posix(), f"has {several} ({names}): one of each is needed")
         else:
-            found.append(Found(own[0], None, drawn[0] if drawn else None))
+            pairs.append(Found(paths[0], None, drawn[0] if drawn else None))
     for path in sorted(path for own in masks.values() for path in own):
         report.reject(path.relative_to(folder).as_posix(), "a mask by its name, and no image of its stem is there")
-    return sorted(found, key=lambda one: one.path)
+    return sorted(pairs, key=lambda one: one.path)
 
 
 def class_folder(path: str) -> str | None:
@@ -119,48 +119,48 @@ def pictures(
     """
     folder, _ = check_folder(folder, root)
     report = Report()
-    found = pair(folder, walk(folder, report), report)
-    paths = {one: one.path.relative_to(folder).as_posix() for one in found}
+    images = pair(folder, walk(folder, report), report)
+    paths = {one: one.path.relative_to(folder).as_posix() for one in images}
     tcga = sum(is_tcga_slice(path) for path in paths.values())
-    if tcga and tcga < len(found):
+    if tcga and tcga < len(images):
         raise ValueError(
-            f"{folder} holds {tcga} slices of TCGA-LGG among {len(found)} pictures: give a folder of its own"
+            f"{folder} holds {tcga} slices of TCGA-LGG among {len(images)} pictures: give a folder of its own"
         )
     by_class = has_classes(list(paths.values()))
     taken = []
     if by_class:
         classes = class_names(sorted({kind for path in paths.values() if (kind := class_folder(path))}))
-        for one in found:
+        for one in images:
             if class_folder(paths[one]) is None:
                 report.reject(paths[one], "not in a class folder")
-        found = [replace(one, kind=class_folder(paths[one])) for one in found if class_folder(paths[one])]
+        images = [replace(one, kind=class_folder(paths[one])) for one in images if class_folder(paths[one])]
         for k, kind in enumerate(classes):
-            taken.append(f"class {k} = {kind}: {sum(one.kind == kind for one in found)} images")
+            taken.append(f"class {k} = {kind}: {sum(one.kind == kind for one in images)} images")
     else:
-        for one in found:
+        for one in images:
             if one.mask is None:
                 report.reject(paths[one], "has no mask, and no folder is named as a class without tumor")
-        found = [one for one in found if one.mask is not None]
+        images = [one for one in images if one.mask is not None]
         taken.append(f"class 0 = {classes[0]}, 1 = {classes[1]}: whether the mask is empty")
-    if not found:
+    if not images:
         raise ValueError(
             f"{folder} holds no pictures by class (a folder named {NO_TUMOR_NAMES[0]}) and none with a mask "
             f"(<name>_mask.png beside it, or masks/<name>.png): {len(report.unusable)} files cannot be used"
         )
-    taken.append(took("mask", [(one.mask, one.path.stem) for one in found if one.mask], len(found), "images"))
+    taken.append(took("mask", [(one.mask, one.path.stem) for one in images if one.mask], len(images), "images"))
     target, prepare = root, (lambda one: one)
     if tcga:
         target = unpack_folder(unpack, root, folder)
         taken.append(
-            f"FLAIR = green of red, green and blue in {len(found)} of {len(found)} images, written to {target}"
+            f"FLAIR = green of red, green and blue in {len(images)} of {len(images)} images, written to {target}"
         )
         prepare = unpack_channel(folder, target, 1)
     settings = Settings(
         folder, Path(target or folder), name or folder.resolve().name, limit, seed, fractions, max_distance,
         modality or ("FLAIR" if tcga else "MRI"), progress,
     )  # fmt: skip
-    named = [settings.where(one.path) for one in found]
+    named = [settings.where(one.path) for one in images]
     folders = {class_folder(path) or "" for path in named}
     of_patients = not by_class and len(folders) > 1 and all(re.search(r"\d", text) for text in folders)
     people = find_patients(named, pattern=patient_pattern, table=patients, known_only=not of_patients)
-    return plan_pictures(found, classes, people, settings, report, taken, prepare)
+    return plan_pictures(images, classes, people, settings, report, taken, prepare)

@@ -168,11 +168,11 @@ def plan_pictures(
         taken: lines of the plan.
         prepare: called for each picture when it is read; gives the files to read in place of those found.
     """
-    where = settings.where
+    relative_path = settings.where
     listed = len(found) + len(report.unusable)
     homes: dict[Path, list[str]] = {}
     for one in found:
-        homes.setdefault(one.path.parent, []).append(where(one.path))
+        homes.setdefault(one.path.parent, []).append(relative_path(one.path))
     order = places(homes.values())
     chosen = list(found)
     if settings.limit is not None:
@@ -180,9 +180,9 @@ def plan_pictures(
         for one in found:
             kinds.setdefault(one.kind or "", []).append(one)
         drawn = _draw(kinds, settings.limit, settings.seed)
-        for kind, own in kinds.items():
+        for kind, images in kinds.items():
             text = f"images{f' of class {kind}' if kind else ''} beyond the limit of {settings.limit}"
-            report.leave_out(text, len(own) - len(drawn[kind]))
+            report.leave_out(text, len(images) - len(drawn[kind]))
         chosen = [one for kind in kinds for one in drawn[kind]]
     said = people.sentence("images") if people.of else NO_PATIENTS
 
@@ -192,12 +192,12 @@ def plan_pictures(
             try:
                 picture = _inspect(prepare(one), settings.root, classes)
             except (ValueError, OSError) as error:
-                report.reject(where(one.path), str(error).replace(f"{settings.folder}/", ""))
+                report.reject(relative_path(one.path), str(error).replace(f"{settings.folder}/", ""))
                 continue
             pictures.append(picture)
-            place[picture.name] = order[where(one.path)]
-            if where(one.path) in people.of:
-                told[picture.name] = people.of[where(one.path)]
+            place[picture.name] = order[relative_path(one.path)]
+            if relative_path(one.path) in people.of:
+                told[picture.name] = people.of[relative_path(one.path)]
         pictures = _without_contradictions(pictures, report)
         _check_classes(pictures, found, classes, settings.folder, report)
         items = picture_items(pictures, place, told, classes, settings.name, settings.max_distance, report)

@@ -62,8 +62,8 @@ def name_pattern(path: Path, case: str) -> str:
     '*_T1w.nii'
     """
     parts = [f"{re.escape(part)}(?![a-z0-9])[_-]?" for part in case.split("/")]
-    found = re.match("|".join([parts[-1], "".join(f"(?:{part})?" for part in parts)]), path.name, re.IGNORECASE)
-    end = found.end() if found else 0
+    match = re.match("|".join([parts[-1], "".join(f"(?:{part})?" for part in parts)]), path.name, re.IGNORECASE)
+    end = match.end() if match else 0
     start = "*" + path.name[end - 1] * (path.name[end - 1] in "_-") if end else ""
     return start + re.sub(r"\d{3,}", "#", path.name[end:])
 

@@ -50,31 +50,31 @@ def find(folder: Path, files: Sequence[Path]) -> str:
         ValueError: when several layouts fit, or none; says what is there.
     """
     paths = [path.relative_to(folder).as_posix() for path in files]
-    found = find_layouts(paths)
+    layouts = find_layouts(paths)
     below = {path[: path.index("/imagesTr/")] for path in paths if "/imagesTr/" in path}
-    if below and not found:
+    if below and not layouts:
         raise ValueError(f"{folder} holds {len(below)} folders with imagesTr: give one of them, such as {min(below)}")
     listed = {path for path in paths if path.startswith(("imagesTr/", "labelsTr/"))}
     drawn_only = bool(listed) and all(Path(path).suffix.lower() in IMAGE_SUFFIXES for path in listed)
     if (listed or _is_list(folder / "dataset.json")) and not drawn_only:
-        found["decathlon"] = sum(path.startswith(("imagesTr/", "labelsTr/")) for path in paths)
+        layouts["decathlon"] = sum(path.startswith(("imagesTr/", "labelsTr/")) for path in paths)
     volumes = [path for path in files if volume_suffix(path)]
     drawn = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
+    if not layouts:
         _refuse_boxes(folder, files)
-        found = {
+        layouts = {
             "dicom_series": int(any(_is_dicom(path) for path in files)),
             "cheng": sum(is_matlab(path) for path in files),
             FOLDERS.name: _masked_cases(folder, volumes),
             **_of_pictures(folder, drawn),
         }
-        found = {name: count for name, count in found.items() if count}
-    if len(found) > 1:
-        shown = " and ".join(f"{name} ({count})" for name, count in found.items())
+        layouts = {name: count for name, count in layouts.items() if count}
+    if len(layouts) > 1:
+        shown = " and ".join(f"{name} ({count})" for name, count in layouts.items())
         raise ValueError(f"{folder} may be of the layouts {shown}: choose with --layout NAME, or give one folder of it")
-    if not found:
+    if not layouts:
         raise ValueError(f"{folder} {_unknown(files, volumes, drawn)}")
-    return next(iter(found))
+    return next(iter(layouts))
 
 
 def _unknown(files: Sequence[Path], volumes: Sequence[Path], drawn: Sequence[Path]) -> str:

@@ -53,8 +53,8 @@ def fitting(values: Iterable[int]) -> list[str]:
     >>> fitting([1, 2, 4]), fitting([1, 2, 3])
     (['brats2012', 'brats2017', 'brats2024'], ['brats2012', 'brats2023', 'brats2024', 'msd_task01'])
     """
-    found = set(values) - {0}
-    return [name for name, own in SCHEMES.items() if len(own) > 1 and found <= {v for vs in own.values() for v in vs}]
+    labels = set(values) - {0}
+    return [name for name, own in SCHEMES.items() if len(own) > 1 and labels <= {v for vs in own.values() for v in vs}]
 
 
 def own_values(regions: Mapping[str, Sequence[int]]) -> list[int]:

@@ -113,11 +113,11 @@ def places(folders: Iterable[Iterable[str]]) -> dict[str, int]:
     Args:
         folders: the paths of the files of each folder.
     """
-    found: dict[str, int] = {}
-    for own in folders:
-        start = max(found.values(), default=0) + 1000
-        found |= {path: start + k for k, path in enumerate(sorted(own, key=_natural))}
-    return found
+    positions: dict[str, int] = {}
+    for paths in folders:
+        start = max(positions.values(), default=0) + 1000
+        positions |= {path: start + k for k, path in enumerate(sorted(paths, key=_natural))}
+    return positions
 
 
 def _natural(path: str) -> list[str | int]:
@@ -206,10 +206,10 @@ def _linked(
         known: copies, of more than `MANY` images, that have to be within the limit too; None: each pair is looked at.
     """
     count, asked = len(hashes), limit
-    few = max(0.5, FALSE_SHARE * count / 2)
+    max_false_pairs = max(0.5, FALSE_SHARE * count / 2)
     reaches: list[float] = [asked]
     if known is not None:
-        sampled = _sampled_limit(hashes, fingerprints, views, asked, allowed, few)
+        sampled = _sampled_limit(hashes, fingerprints, views, asked, allowed, max_false_pairs)
         if sampled <= INDEXED[1]:
             least = min(max(INDEXED[0], int(sampled) + _STEP // 2), INDEXED[1])
             reaches = [*range(least, INDEXED[1] + 1, _STEP), asked]
@@ -224,7 +224,7 @@ def _linked(
             return (first, second, bits), limit
         copies = _are_copies(fingerprints, first, second)
         most = asked - math.ceil((asked - reach) / (_STEP / 2)) * _STEP / 2
-        limit = _safe_limit(bits[~copies], most, few)
+        limit = _safe_limit(bits[~copies], most, max_false_pairs)
         if limit < most:
             break
     if limit < asked:
@@ -318,8 +318,8 @@ def close_to_training(hashes: NDArray, sides: Sequence[str], known: Sequence[boo
         limit = CLOSE_DISTANCE * (1 if left == 0 else TURNED_SHARE)
         other = trained[:, right].astype(np.float32) * 2 - 1
         for start in range(0, len(tested), _BLOCK):
-            own = tested[start : start + _BLOCK, left].astype(np.float32) * 2 - 1
-            agreement = own @ other.T  # bits alike less bits unlike
+            block = tested[start : start + _BLOCK, left].astype(np.float32) * 2 - 1
+            agreement = block @ other.T  # bits alike less bits unlike
             agreement[np.outer(told_tested[start : start + _BLOCK], told_trained)] = -np.inf
             close[start : start + _BLOCK] |= agreement.max(axis=1) >= hashes.shape[2] - 2 * (limit + 0.25)
     return round(float(close.mean()), 4)

@@ -185,14 +185,14 @@ def share_out(sizes: Sequence[int], count: int) -> list[int]:
     >>> share_out([9, 1, 9], 6), share_out([9, 9, 9], 1), share_out([2, 1], 5)
     ([2, 1, 3], [0, 1, 0], [2, 1])
     """
-    given = [0] * len(sizes)
+    shares = [0] * len(sizes)
     left = min(count, sum(sizes))
     while left:
-        able = [k for k, size in enumerate(sizes) if given[k] < size]
+        able = [k for k, size in enumerate(sizes) if shares[k] < size]
         for k in spread(able, left):
-            given[k] += 1
+            shares[k] += 1
             left -= 1
-    return given
+    return shares
 
 
 def limit_slices(items: Sequence[Item], rule: SliceRule) -> list[Item]:
@@ -212,8 +212,8 @@ def limit_slices(items: Sequence[Item], rule: SliceRule) -> list[Item]:
             lists[item["diagnosis"] > 0].setdefault(view, []).append(k)
     taken = {k for k, item in enumerate(items) if "slice" not in item}
     for tumor, count in ((True, rule.tumor_slices), (False, rule.normal_slices)):
-        own = list(lists[tumor].values())
-        for numbers, share in zip(own, share_out([len(numbers) for numbers in own], count), strict=True):
+        per_view = list(lists[tumor].values())
+        for numbers, share in zip(per_view, share_out([len(numbers) for numbers in per_view], count), strict=True):
             taken.update(spread(numbers, share))
     return [item for k, item in enumerate(items) if k in taken]
 
@@ -243,11 +243,11 @@ def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray,
     affine, digest, shifted = np.eye(4), hashlib.sha256(), None
     for path in case.images:
         if case.stacked:
-            own, here = load_channels(path)
+            channels, here = load_channels(path)
         else:
             one, here = load_oriented(path)
-            own = [one]
-        for scan in own:
+            channels = [one]
+        for scan in channels:
             _check_channel(scan, path.name)
             air = air_level(scan)
             if air is not None:
@@ -276,10 +276,10 @@ def _same_grid(one: Path, scan: NDArray, affine: NDArray, other: Path, array: ND
 
 
 def _on_grid(path: Path, scan: NDArray, affine: NDArray, image: Path) -> NDArray:
-    mask, own = load_oriented(path)
+    mask, mask_affine = load_oriented(path)
     if file_kind(path) in CROPPED:
-        mask, own = uncropped(mask, own, scan.shape, affine)
-    _same_grid(image, scan, affine, path, mask, own)
+        mask, mask_affine = uncropped(mask, mask_affine, scan.shape, affine)
+    _same_grid(image, scan, affine, path, mask, mask_affine)
     if not np.isfinite(mask).all():
         raise ValueError(f"{path.name} holds values that are not finite")
     return mask

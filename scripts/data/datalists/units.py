@@ -69,12 +69,12 @@ def units(items: Sequence[Item]) -> list[str]:
     >>> units([{"image": "a", "patient": "p1", "group": "g"}, {"image": "b", "group": "g"}, {"image": "c"}])
     ['patient p1', 'patient p1', 'image c']
     """
-    own = [_names(item) for item in items]
-    found = components(own)
+    names = [_names(item) for item in items]
+    component_ids = components(names)
     called: dict[int, str] = {}
-    for k, component in enumerate(found.tolist()):
-        called.setdefault(component, own[k][0])
-    return [called[component] for component in found.tolist()]
+    for k, component in enumerate(component_ids.tolist()):
+        called.setdefault(component, names[k][0])
+    return [called[component] for component in component_ids.tolist()]
 
 
 def unit(item: Item) -> str:

@@ -173,24 +173,24 @@ def cheng(
     report = Report()
     known: dict[Path, _Slice] = {}
     for path in walk(folder, report):
-        where = path.relative_to(folder).as_posix()
+        relative_path = path.relative_to(folder).as_posix()
         if not is_matlab(path):
-            report.reject(where, "no .mat file of MATLAB 7.3")
+            report.reject(relative_path, "no .mat file of MATLAB 7.3")
             continue
         try:
             known[path] = _read_about(path)
         except ValueError as error:
-            report.reject(where, str(error))
+            report.reject(relative_path, str(error))
     if not known:
         first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
         raise ValueError(f"{folder} holds no usable .mat file: {len(report.unusable)} cannot be used{first}")
-    found = [Found(path, CLASSES[own.label], path) for path, own in sorted(known.items(), key=lambda one: one[1].label)]
+    files = [Found(path, CLASSES[own.label], path) for path, own in sorted(known.items(), key=lambda one: one[1].label)]
     settings = Settings(
         folder, target, name or folder.resolve().name, limit, seed, fractions, max_distance, modality, progress
     )
-    counts = Counter(one.kind for one in found)
+    counts = Counter(one.kind for one in files)
     taken = [f"class {k} = {kind}: {counts[kind]} images" for k, kind in enumerate(CLASSES)]
     taken.append(f"image, mask and patient = cjdata.image, .tumorMask and .PID, written to {target}")
     of = {settings.where(path): own.patient for path, own in known.items()}
-    people = Patients(of, settings.where(found[0].path), origin="cjdata.PID")
-    return plan_pictures(found, CLASSES, people, settings, report, taken, _unpack_slice(folder, target))
+    people = Patients(of, settings.where(files[0].path), origin="cjdata.PID")
+    return plan_pictures(files, CLASSES, people, settings, report, taken, _unpack_slice(folder, target))

@@ -54,14 +54,14 @@ def name_patients(
     firsts = {where: (named or {}).get(where, case.images[0]) for where, case in cases}
     paths = {where: Path(os.path.relpath(path, folder)).as_posix() for where, path in firsts.items()}
     told = [path for where, path in paths.items() if where not in given]
-    found = find_patients(told, pattern=pattern, table=table, top=folder.resolve().name)
-    text = found.sentence(what)
+    lookup = find_patients(told, pattern=pattern, table=table, top=folder.resolve().name)
+    text = lookup.sentence(what)
     if given:
         people = len(set(given.values()))
         text = f"{len(given)} {what} of {people} patients, whom header or list names" + (f"; {text}" if told else "")
         if people == 1 < len(given):
             text += ". doubtful: all are of one patient; --patient_pattern or --patients says otherwise"
-    return [(where, replace(case, patient=given.get(where) or found.of[paths[where]])) for where, case in cases], text
+    return [(where, replace(case, patient=given.get(where) or lookup.of[paths[where]])) for where, case in cases], text
 
 
 def collect(
@@ -73,27 +73,27 @@ def collect(
         ValueError: when none can be used.
     """
     by_patient: dict[str, list[Item]] = {}
-    found = Findings()
+    findings = Findings()
     names: dict[str, str] = {}
-    for where, case in tqdm(cases, desc=name, unit="volume", disable=not progress):
+    for case_name, case in tqdm(cases, desc=name, unit="volume", disable=not progress):
         try:
-            candidates = case_candidates(case, rule, root, name, found)
+            candidates = case_candidates(case, rule, root, name, findings)
         except (ValueError, OSError) as error:
-            report.reject(where, str(error).replace(f"{root}/", ""))
+            report.reject(case_name, str(error).replace(f"{root}/", ""))
             continue
         by_patient.setdefault(case.patient, []).extend(candidates)
-        names |= {str(item["image"]): where for item in candidates}
+        names |= {str(item["image"]): case_name for item in candidates}
     items = [item for own in by_patient.values() for item in limit_slices(own, rule)]
     if not items:
         first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
         raise ValueError(f"no usable patient or volume in {name}: {len(report.unusable)} unusable{first}")
     taken = {str(item["image"]) for item in items}
     patients = {str(item["image"]): patient for patient, own in by_patient.items() for item in own}
-    for image, where in names.items():
+    for image, case_name in names.items():
         if image not in taken:
-            found.beyond_limit.add(where)
+            findings.beyond_limit.add(case_name)
             report.note(
-                where,
+                case_name,
                 f"no slice taken: at most {rule.tumor_slices} with and {rule.normal_slices} without tumor are, of all "
                 f"volumes of patient {patients[image]} together",
             )
@@ -103,24 +103,24 @@ def collect(
             for own in (items, *by_patient.values())
         ]
         report.leave_out(f"slices {text} tumor beyond {limit} of each patient", sum(several[1:]) - several[0])
-    for reason, count in found.left_out.items():
+    for reason, count in findings.left_out.items():
         report.leave_out(reason, count)
-    used = len(names) - len(found.beyond_limit)
+    used = len(names) - len(findings.beyond_limit)
     report.figures |= {
         "found": len(names) + len(report.unusable),
         "used": used,
         "refused": len(report.unusable),
-        "beyond_limit": len(found.beyond_limit),
+        "beyond_limit": len(findings.beyond_limit),
         "patients": len({item["patient"] for item in items}),
         "slices_that_qualify": sum("slice" in item for own in by_patient.values() for item in own),
-        "healthy_patients": sum(stratum == "healthy" for stratum in found.strata.values()),
+        "healthy_patients": sum(stratum == "healthy" for stratum in findings.strata.values()),
         "tumor_slices": sum(item["diagnosis"] == 1 for item in items),
         "normal_slices": sum(item["diagnosis"] == 0 for item in items),
         "unusable": len(report.unusable),
-        "labels": sorted(found.labels),
-        "normalized_before": found.normalized,
+        "labels": sorted(findings.labels),
+        "normalized_before": findings.normalized,
     }
-    return items, found
+    return items, findings
 
 
 @Builder
@@ -195,32 +195,32 @@ def nifti_cases(
     if unknown or not channels or len(set(channels)) < len(channels):
         raise ValueError(f"channels must be some of {', '.join(CHANNELS)}, each once; got {list(channels)}")
     cases: list[tuple[str, Case]] = []
-    for where, own in roles.items():
+    for case_name, files_by_role in roles.items():
         try:
-            cases.append((where, make_case(own, channels, label_pattern)))
+            cases.append((case_name, make_case(files_by_role, channels, label_pattern)))
         except ValueError as error:
-            report.reject(where, str(error))
+            report.reject(case_name, str(error))
     cases, said = name_patients(cases, folder, patient_pattern, patients, "cases")
     taken = [said, f"{len(cases)} of {len(members)} cases in {folder} have all of these:"]
     chosen: dict[str, list[tuple[Path, str]]] = {}
-    for where, case in cases:
+    for case_name, case in cases:
         files_of: list[tuple[str, Path | None]] = list(zip(channels, case.images, strict=True))
         files_of += [("mask", case.label), ("brain mask", case.foreground)]
         for what, file in files_of:
             if file is not None:
-                chosen.setdefault(what, []).append((file, where))
+                chosen.setdefault(what, []).append((file, case_name))
     taken += [took(what, own, len(members)) for what, own in chosen.items()]
 
     def finish() -> Datalist:
-        items, found = collect(cases, rule, root, name, report, progress)
+        items, summary = collect(cases, rule, root, name, report, progress)
         refused = {where for where, _ in report.unusable}
-        idle = refused | found.beyond_limit
+        idle = refused | summary.beyond_limit
         named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in idle)
         report.figures["files"] = {
             "found": len(files),
             "used": named,
             "beside_used_ones": sum(len(own) for where, own in members.items() if where not in idle) - named,
-            "in_cases_beyond_limit": sum(len(members[where]) for where in found.beyond_limit),
+            "in_cases_beyond_limit": sum(len(members[where]) for where in summary.beyond_limit),
             "in_refused_cases": sum(len(own) for where, own in members.items() if where in refused) + len(rest),
         }
         report.leave_out("files of other channels or kinds in used cases", report.figures["files"]["beside_used_ones"])
@@ -231,7 +231,7 @@ def nifti_cases(
             fractions,
             modality=list(channels),
             seed=seed,
-            strata=found.strata,
+            strata=summary.strata,
             regions=rule.regions,
         )
 
@@ -292,18 +292,18 @@ def nifti_volumes(
     cases: list[tuple[str, Case]] = []
     paired: set[Path] = set()
     for path in files:
-        where = path.relative_to(folder).as_posix()
+        relative_path = path.relative_to(folder).as_posix()
         if path in masks:
             continue
         reason = _image_reason(path)
         if reason:
-            report.reject(where, reason)
+            report.reject(relative_path, reason)
             continue
         brain = brains.get((path.parent, f"{stem_of(path).lower()}_brainmask"))
         paired |= {brain} if brain else set()
-        cases.append((where, Case("", [path], None, brain, diagnosis)))
+        cases.append((relative_path, Case("", [path], None, brain, diagnosis)))
         if role(path) not in (None, modality):
-            report.note(where, f"its name says {role(path)}, the list {modality}: look at it")
+            report.note(relative_path, f"its name says {role(path)}, the list {modality}: look at it")
     for path in sorted(masks - paired):
         text = "a brain mask without a volume of the same stem in its folder, or a second one of it"
         report.reject(path.relative_to(folder).as_posix(), text)
@@ -316,10 +316,10 @@ def nifti_volumes(
 
     def finish() -> Datalist:
         chosen = rule or SliceRule()
-        items, found = collect(cases, chosen, root, name, report, progress)
+        items, summary = collect(cases, chosen, root, name, report, progress)
         report.figures["files"] = {"found": len(files), "brain_masks": len(paired)}
         return assemble(
-            name, classes, items, fractions, modality=modality, seed=seed, strata=found.strata, regions=chosen.regions
+            name, classes, items, fractions, modality=modality, seed=seed, strata=summary.strata, regions=chosen.regions
         )
 
     return Plan(taken, report, finish)

@@ -34,22 +34,22 @@ def walk(folder: Path, report: Report) -> list[Path]:
     Links to folders are followed, each folder once. What cannot be listed is refused in the report: a link to a folder
     that is listed already, a folder that cannot be opened, and names as `name_reason` says.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     listed: dict[str, Path] = {}
     folders, links = deque([folder]), deque[Path]()
     while folders or links:  # links last: a folder is listed at its own place where it is inside
-        where = folders.popleft() if folders else links.popleft()
-        real = os.path.realpath(where)
+        current = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(current)
         if real in listed:
-            report.reject(_shown(where, folder), f"a link to {_shown(listed[real], folder)}, which is listed already")
+            report.reject(_shown(current, folder), f"a link to {_shown(listed[real], folder)}, which is listed already")
             continue
-        listed[real] = where
-        for path in visible(where, folder, report):
+        listed[real] = current
+        for path in visible(current, folder, report):
             if path.is_dir():
                 (links if path.is_symlink() else folders).append(path)
             else:
-                found.append(path)
-    return sorted(found)
+                files.append(path)
+    return sorted(files)
 
 
 def visible(where: Path, folder: Path, report: Report) -> list[Path]:
@@ -59,15 +59,15 @@ def visible(where: Path, folder: Path, report: Report) -> list[Path]:
     except OSError as error:
         report.reject(_shown(where, folder), f"cannot be opened: {error.strerror}")
         return []
-    found = []
+    paths = []
     for name in names:
         if name.startswith("."):
             continue
         if reason := name_reason(name):
             report.reject(_shown(where / name, folder), reason)
         else:
-            found.append(where / name)
-    return found
+            paths.append(where / name)
+    return paths
 
 
 def name_reason(name: str) -> str | None:

@@ -191,8 +191,8 @@ class SameGradients:
         if parallel.world() == 1 or (engine.state.iteration - 1) % engine.state.epoch_length:
             return
         sums = [[float(p.grad.sum()), float(p.grad.abs().sum())] for p in self.parameters if p.grad is not None]
-        own = np.asarray(sums, dtype=np.float64).reshape(-1, 2).sum(axis=0)
-        every = np.asarray(parallel.gathered([tuple(own)]))
+        local = np.asarray(sums, dtype=np.float64).reshape(-1, 2).sum(axis=0)
+        every = np.asarray(parallel.gathered([tuple(local)]))
         if not np.allclose(every, every[0], rtol=1e-5, atol=1e-7):
             raise RuntimeError(
                 f"the gradients of {parallel.world()} processes differ (sums {every[:, 0].tolist()}): call the wrapped "

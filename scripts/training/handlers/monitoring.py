@@ -228,9 +228,9 @@ def check_tracking(argv: Sequence[str] | None = None) -> None:
         ValueError: when mlflow is not installed.
     """
     argv = sys.argv if argv is None else argv
-    given = [b if a == "--tracking" else a.partition("=")[2] for a, b in zip(argv, [*argv[1:], ""], strict=True)
+    tools = [b if a == "--tracking" else a.partition("=")[2] for a, b in zip(argv, [*argv[1:], ""], strict=True)
              if a == "--tracking" or a.startswith("--tracking=")]  # fmt: skip
-    if "mlflow" in given and importlib.util.find_spec("mlflow") is None:
+    if "mlflow" in tools and importlib.util.find_spec("mlflow") is None:
         raise ValueError(
             "--tracking mlflow needs the package mlflow, which is not installed: pip install mlflow, or leave the "
             "option out; TensorBoard's files are written in any case"
