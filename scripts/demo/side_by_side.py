@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ __all__ = ["side_by_side"]
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+LOOK_S, LOG_S = 1.0, 15.0  # between lines of progress, in a terminal and in a log
 STOP_S = 10.0
 TAIL = 4096  # bytes of a log in which its last line lies
 LINES = 5  # of a log, shown when its job fails
@@ -60,7 +61,8 @@ def side_by_side(jobs: Mapping[str, Callable[[], object]], logs: Mapping[str, Pa
     context = get_context("spawn")
     threads = max(1, torch.get_num_threads() // len(jobs))
     started: dict[str, _Job] = {}
-    bar = tqdm(bar_format="{desc}{elapsed}", mininterval=LOOK_S)
+    look = LOOK_S if sys.stderr.isatty() else LOG_S
+    bar, shown = tqdm(bar_format="{desc}{elapsed}"), 0.0
     try:
         for title, work in jobs.items():
             parent_conn, other = context.Pipe()
@@ -73,6 +75,9 @@ def side_by_side(jobs: Mapping[str, Callable[[], object]], logs: Mapping[str, Pa
             connection.wait([job.link for job in running], timeout=LOOK_S)
             for title, job in started.items():
                 _listen(title, job)
+            if time.monotonic() - shown < look:
+                continue
+            shown = time.monotonic()
             lines = [f"{title}: {'done' if job.finished else progress(job.log)}" for title, job in started.items()]
             bar.set_description_str(" | ".join([*lines, ""]))
     finally:
