@@ -143,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         for name, (predicted, _) in said.items():
             figures = region_measures(predicted, truth, list(regions), pixel_mm)
-            rows[name].append({"case": case, "unit": datalists.unit(item), **figures})
+            defined = {key: value if np.isfinite(value) else None for key, value in figures.items()}
+            rows[name].append({"case": case, "unit": datalists.unit(item), **defined})
     summaries = {name: region_summary(own, list(regions)) for name, own in rows.items()}
     ours["prediction_s"] = sum(seconds)
     write_json(
@@ -154,12 +155,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _cell(mean: float | None, low: float | None, high: float | None) -> str:
+    if mean is None:
+        return "n/a"
+    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def _table(summaries: Mapping[str, Any], regions: Sequence[str], ours: Any, theirs: Any, cases: int) -> str:
     lines = [f"| | {' | '.join(summaries)} |", "|---|---|---|"]
     for region in regions:
         for measure in SHOWN:
             figures = [own[region][measure] for own in summaries.values()]
-            cells = [f"{f['mean']:.3f} [{f['ci95'][0]:.3f}, {f['ci95'][1]:.3f}]" for f in figures]
+            cells = [_cell(f["mean"], *f["ci95"]) for f in figures]
             lines.append(f"| {region}: {measure} ({figures[0]['n']} cases) | {' | '.join(cells)} |")
     for text, key, scale in (("training, CPU s", "training_s", 1), ("prediction, CPU s a case", "prediction_s", cases)):
         lines.append(f"| {text} | {ours[key] / scale:.0f} | {theirs[key] / scale:.0f} |")

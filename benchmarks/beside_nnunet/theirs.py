@@ -81,6 +81,35 @@ def seconds_a_step(steps: int) -> float:
     return (cpu_seconds() - start) / steps
 
 
+def train(root: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Plan, preprocess and train; the plan, the steps and the CPU time of each part."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
+
+    start = cpu_seconds()
+    file = planned(root)
+    result: dict[str, Any] = {"own_plan": json.loads(file.read_text(encoding="utf-8"))["configurations"][CONFIGURATION]}
+    preprocess([NUMBER], configurations=[CONFIGURATION], num_processes=[1])
+    result["preprocessing_s"] = cpu_seconds() - start
+    os.environ |= {"nnUNet_n_proc_DA": "0"}  # augmentation in this process
+    if options.seconds_of_own_plan:
+        result["own_plan_step_s"] = seconds_a_step(1)
+        print(f"a step of its own plan takes {result['own_plan_step_s']:.1f} CPU s", flush=True)
+    resized(file, options.filters, options.patch, options.batch)
+    step = seconds_a_step(PILOT)
+    iterations = max(1, round(options.seconds / step / EPOCHS))
+    print(f"a step takes {step:.2f} CPU s: {EPOCHS} epochs of {iterations}", flush=True)
+    start = cpu_seconds()
+    trainer = trainer_of(EPOCHS, iterations)
+    trainer.run_training()
+    seconds = cpu_seconds() - start
+    return result | {
+        "step_s": step,
+        "steps": EPOCHS * iterations,
+        "training_s": seconds,
+        "folder": trainer.output_folder_base,
+    }
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -98,33 +127,20 @@ def main() -> None:
         os.environ[f"nnUNet_{name}"] = str(root / name)
     os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}  # the planner takes no 0
     import torch
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    start, results = cpu_seconds(), {}
-    file = planned(root)
-    results["own_plan"] = json.loads(file.read_text(encoding="utf-8"))["configurations"][CONFIGURATION]
-    preprocess([NUMBER], configurations=[CONFIGURATION], num_processes=[1])
-    results["preprocessing_s"] = cpu_seconds() - start
-    os.environ |= {"nnUNet_n_proc_DA": "0"}  # augmentation in this process
-    if options.seconds_of_own_plan:
-        results["own_plan_step_s"] = seconds_a_step(1)
-        print("a step of its own plan:", results["own_plan_step_s"], flush=True)
-    resized(file, options.filters, options.patch, options.batch)
-    step = seconds_a_step(PILOT)
-    iterations = max(1, round(options.seconds / step / EPOCHS))
-    print(f"a step takes {step:.2f} CPU s: {EPOCHS} epochs of {iterations}", flush=True)
-    start = cpu_seconds()
-    trainer = trainer_of(EPOCHS, iterations)
-    trainer.run_training()
-    results |= {"step_s": step, "steps": EPOCHS * iterations, "training_s": cpu_seconds() - start}
+    trained = root / "trained.json"
+    if not trained.is_file():
+        trained.write_text(json.dumps(train(root, options), indent=1), encoding="utf-8")
+    result = json.loads(trained.read_text(encoding="utf-8"))
     predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (FOLD,), "checkpoint_final.pth")
+    predictor.initialize_from_trained_model_folder(result["folder"], (FOLD,), "checkpoint_final.pth")
+    (root / "predicted").mkdir(exist_ok=True)
     start, wall = cpu_seconds(), time.monotonic()
     predictor.predict_from_files_sequential(str(root / "raw" / DATASET / "imagesTs"), str(root / "predicted"))
-    results |= {"prediction_s": cpu_seconds() - start, "prediction_wall_s": time.monotonic() - wall}
-    (root / "theirs.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    result |= {"prediction_s": cpu_seconds() - start, "prediction_wall_s": time.monotonic() - wall}
+    (root / "theirs.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
