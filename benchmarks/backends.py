@@ -1,4 +1,4 @@
-"""What runs the network's passes fastest on a CPU: torch, ONNX Runtime, and what was tried beside them.
+"""What runs the network's passes in less time on a CPU: torch, ONNX Runtime, and what was tried beside them.
 
     python -m benchmarks.backends [--threads 1] [--rounds 9] [--clock cpu] [--tried] [--out FILE]
 

@@ -190,7 +190,7 @@ def _change_values(
     Args:
         image: float32 (C, X, Y[, Z]).
         inside: bool (1, X, Y[, Z]).
-        change: of (values, where): float32 (N,) in 0..1 and the bool mask (X, Y[, Z]) that they lie in.
+        change: of (values, mask): float32 (N,) in 0..1 and the bool mask (X, Y[, Z]) that they lie in.
 
     Returns:
         float32 like ``image``, 0 in air.
@@ -332,7 +332,7 @@ class RandBiasForegroundd(_RandForeground):
         coarse = self.R.uniform(-1, 1, [3] * (image.ndim - 1)).astype(np.float32) * np.float32(amplitude)
         for axis, size in enumerate(image.shape[1:]):
             coarse = np.moveaxis(np.tensordot(_cubic_weights(size), coarse, axes=(1, axis)), 0, axis)
-        return _change_values(image, inside, lambda values, where: values * np.exp(coarse[where]))
+        return _change_values(image, inside, lambda values, mask: values * np.exp(coarse[mask]))
 
 
 @lru_cache(maxsize=16)

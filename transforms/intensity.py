@@ -77,6 +77,9 @@ def quantile(values: np.ndarray, share: float) -> np.floating:
     Args:
         values: float32 or float64 (N,), N >= 1, finite.
         share: 0 to 1.
+
+    Returns:
+        a scalar of the type of ``values``.
     """
     place = (values.size - 1) * share
     first, second = _ordered(values, int(place))
@@ -93,7 +96,12 @@ def _ordered(values: np.ndarray, low: int) -> tuple[np.floating, np.floating]:
 
 
 def ordered(values: np.ndarray, place: int) -> np.floating:
-    """The value at a place of the ascending order of flat values (N,), in a third of the time of ``np.partition``."""
+    """The value at a place of the ascending order of flat values (N,), in a third of the time of ``np.partition``.
+
+    Args:
+        values: float (N,), N >= 1, finite.
+        place: 0 to N - 1.
+    """
     candidates, skipped = _around(values, place, place)
     return np.partition(candidates, place - skipped)[place - skipped]
 
@@ -121,7 +129,14 @@ def _around(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
 
 
 def different_values(pixels: np.ndarray) -> np.ndarray:
-    """``np.unique``, which puts all pixels in order; whole numbers of up to 16 bits are counted instead."""
+    """``np.unique``, which puts all pixels in order; whole numbers of up to 16 bits are counted instead.
+
+    Args:
+        pixels: of any shape, at least one.
+
+    Returns:
+        (M,) ascending, of the type of ``pixels``.
+    """
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0 or high >= 1 << 16:
         return np.unique(pixels)

@@ -7,7 +7,8 @@
 What follows goes to ``train --joint --overlay configs/volumetric_patches.yaml``. Ours is trained first; nnU-Net gets
 the CPU time that this took, one thread each, its own planning and preprocessing not counted. Both are in 3D, with the
 patches, batches and widths of ours, as those that nnU-Net plans for a GPU make no progress in such a time. The masks of
-the test part are compared on the files' grid by one function. What is finished in ``--out`` is not done again.
+the test part are compared on the files' grid by one function. Trainings and
+nnU-Net's prediction that are finished in ``--out`` are not done again.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ def child_seconds(command: Sequence[Any]) -> float:
 def train_ours(options: argparse.Namespace, overrides: Sequence[str], file: Path) -> dict[str, Any]:
     """Our training, once; what it took."""
     if not file.is_file():
+        if (options.out / "run").exists():
+            raise ValueError(
+                f"{options.out / 'run'} was begun before, so its CPU time is not known; give another --out"
+            )
         paths = [
             "--dataset_dir",
             options.dataset_dir,
@@ -72,8 +77,13 @@ def train_ours(options: argparse.Namespace, overrides: Sequence[str], file: Path
         ]
         overlay = ["--joint", "--overlay", CONFIGS / "volumetric_patches.yaml"]
         seconds = child_seconds([sys.executable, "-m", "scripts", "train", *overlay, *paths, *overrides])
-        write_json({"training_s": seconds}, file)
-    return dict(json.loads(file.read_text(encoding="utf-8")))
+        write_json({"training_s": seconds, "values": list(overrides)}, file)
+    done = dict(json.loads(file.read_text(encoding="utf-8")))
+    if done["values"] != list(overrides):
+        raise ValueError(
+            f"{options.out} was trained with {' '.join(done['values'])}; give another --out for other values"
+        )
+    return done
 
 
 def train_theirs(options: argparse.Namespace, seconds: float, file: Path) -> dict[str, Any]:

@@ -39,14 +39,12 @@ def planned(root: Path) -> Path:
     return folder / "nnUNetPlans.json"
 
 
-def resized(file: Path, filters: list[int], patch: list[int], batch: int) -> dict[str, Any]:
-    """Give the plan another patch, batch and network of as many levels as filters; what it had before."""
+def resized(file: Path, filters: list[int], patch: list[int], batch: int) -> None:
+    """Give the plan another patch, batch and network of as many levels as filters."""
     plans = json.loads(file.read_text(encoding="utf-8"))
-    config = plans["configurations"][CONFIGURATION]
-    before = {key: config[key] for key in ("patch_size", "batch_size")}
-    network, levels = config["architecture"]["arch_kwargs"], len(filters)
-    before["features_per_stage"] = network["features_per_stage"]
-    config |= {"patch_size": patch, "batch_size": batch}
+    own = plans["configurations"][CONFIGURATION]
+    own |= {"patch_size": patch, "batch_size": batch}
+    network, levels = own["architecture"]["arch_kwargs"], len(filters)
     network |= {
         "n_stages": levels,
         "features_per_stage": filters,
@@ -56,7 +54,6 @@ def resized(file: Path, filters: list[int], patch: list[int], batch: int) -> dic
         "n_conv_per_stage_decoder": [2] * (levels - 1),
     }
     file.write_text(json.dumps(plans), encoding="utf-8")
-    return before
 
 
 def trainer_of(epochs: int, iterations: int) -> Any:

@@ -37,7 +37,7 @@ RISES, RISES_IN_PART = 0.3, 0.05
 class Statement:
     """A property with its verdict and the sentence that says why.
 
-    Args:
+    Attributes:
         property, of: what is judged, and of which output.
         verdict: "holds", "in part" or "fails" where that may be claimed, else "withheld".
         sentence: what was measured; of `statements` also what follows, with the probability that it is false.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from scripts.checks.verification import every_item
 from scripts.checks.verify_data import read_loosely
 from scripts.command.verbs import Outcome
-from scripts.data.datalists.known_fingerprints import FILE, key_of, write
+from scripts.data.datalists.known_fingerprints import FILE, VERSION, key_of, write
 from scripts.data.datalists.linking import picture_of
 from scripts.inference.item_shards import in_shards
 
@@ -35,7 +35,7 @@ class FingerprintJob:
 
     def settings(self) -> dict[str, Any]:
         """What decides about a result beside the list."""
-        return {"dataset_dir": str(Path(self.dataset_dir).resolve())}
+        return {"dataset_dir": str(Path(self.dataset_dir).resolve()), "version": VERSION}
 
     def start(self) -> Callable[[int], Any]:
         """Key, fingerprint and content hash of an item by its number; None where its image cannot be read."""

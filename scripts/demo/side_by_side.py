@@ -123,7 +123,7 @@ def _listen(title: str, job: _Job) -> None:
         shown = "\n".join(_last_lines(job.log)[-LINES:])
         raise RuntimeError(f"{title} ended with {job.process.exitcode}; {job.log} ends with\n{shown}") from None
     if error is not None:
-        raise error
+        raise ValueError(f"{title}: {error} (all of it in {job.log})")
     job.finished = True
 
 
@@ -144,4 +144,4 @@ def _work(link: connection.Connection, job: Callable[[], object], log: Path, thr
         text = sentence(error)
         if text is None:
             raise
-        link.send(ValueError(text))
+        link.send(text)

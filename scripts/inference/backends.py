@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from scripts.command.optional import needed
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.runs.checkpoint_files import written_state
 
 __all__ = ["BACKENDS", "OPSET", "TOLERANCE", "OnnxNetwork", "backend_of", "example", "export_package", "trace_onnx"]
 
@@ -106,7 +106,7 @@ class OnnxNetwork:
 
     def _begin(self) -> None:
         self._session: Any = None
-        self._written: list[int] = []
+        self._written: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
@@ -154,7 +154,7 @@ class OnnxNetwork:
     def _current(self) -> tuple[Any, list[str]]:
         with self._lock:
             network = self._network
-            written = [value._version for value in chain(network.parameters(), network.buffers())]
+            written = written_state(network)
             if self._session is None or written != self._written:
                 self._session, self._written = self._traced(), written
             return self._session

@@ -31,6 +31,7 @@ from torch import Tensor
 from scripts.command.files import whole
 from scripts.inference.inferers import Encoded
 from scripts.inference.scope_features import features, probe
+from scripts.runs.checkpoint_files import written_state
 from scripts.runs.folder import last_stage
 
 __all__ = ["FILE", "Scope", "ScopeScorer", "TooFewImages", "fit", "in_words", "load"]
@@ -211,7 +212,7 @@ class ScopeScorer:
     def __init__(self, weights: str | Path | None) -> None:
         file = None if weights is None else Path(weights).parent / FILE
         self.scope = None
-        self._fitting: tuple[weakref.ref[Any] | None, list[int]] = (None, [])
+        self._fitting: tuple[weakref.ref[Any] | None, list[tuple[int, int]]] = (None, [])
         try:
             self.scope = load(file) if file is not None and file.is_file() else None
         except OldScope as error:
@@ -236,7 +237,7 @@ class ScopeScorer:
     def _fits(self, network: Any) -> bool:
         """`Scope.fits`, asked again only where a weight was written to since."""
         assert self.scope is not None
-        written = [value._version for value in network.state_dict(keep_vars=True).values()]
+        written = written_state(network)
         known, then = self._fitting
         if (known is None or known() is not network or then != written) and not self.scope.fits(network):
             return False

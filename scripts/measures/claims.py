@@ -46,7 +46,7 @@ class Difference:
         error: standard error over patients; NaN then.
         furthest: how far the furthest patient lies below and above the mean.
         false_if_higher, false_if_lower: probability that the difference is not above, or not below 0: one-sided, with
-            one more patient as far on that side as the furthest seen.
+            one more patient as far on the side that speaks against it as the furthest seen there.
         groups, seeds: how many patients and trainings.
     """
 
@@ -175,10 +175,10 @@ def _further(false_of: Callable[[int], float], there: int, allowed: float) -> in
     """The least number of further patients at which a claim is false with at most that probability; None: none is."""
     high = 1
     while false_of(there + high) > allowed:
-        high *= 2
-        if high > MOST:
+        if high == MOST:
             return None
-    low = high // 2
+        high = min(2 * high, MOST)
+    low = 0
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if false_of(there + middle) <= allowed else (middle, high)

@@ -36,7 +36,8 @@ __all__ = [
 
 METHOD = (
     "95 % intervals with one more patient of the worst value on either side (of rates Clopper and Pearson's; Student's "
-    "with one twice as far as the furthest where values have no bound: these miss rare far values below 30 patients)"
+    "with one twice as far as the furthest where values have no bound, which misses rare far values of 20 patients and "
+    "fewer)"
 )
 # Measures of a case that have no upper bound.
 UNBOUNDED = ("hd95", "hd95_mm", "n", "predicted_ml", "predicted_mm2", "predicted_pixels", "false_lesions")

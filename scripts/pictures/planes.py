@@ -84,6 +84,9 @@ class PicturePlane:
             count: at most so many, at least 2.
             shown: (1, X, Y, Z) each, masks and maps; the planes span the slices in which any is above 0, a quarter of
                 their number to either side.
+
+        Returns:
+            planes in ascending order, this one among them; of a picture this one alone.
         """
         own = self.slice
         if own is None:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import zipfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previou
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def written_state(network: nn.Module) -> list[tuple[int, int]]:
+    """Address and count of writes of each parameter and buffer: another list once one is written to or exchanged."""
+    return [(value.data_ptr(), value._version) for value in chain(network.parameters(), network.buffers())]
 
 
 def save_atomic(value: Any, path: str | Path) -> None:

@@ -10,8 +10,10 @@ from scipy.stats import binomtest, t, ttest_1samp
 
 from benchmarks.intervals import said
 from scripts.measures.claims import (
+    MOST,
     Difference,
     Share,
+    _further,
     adjusted,
     difference_of,
     reservation,
@@ -225,3 +227,9 @@ def test_of_shares_that_are_not_so_large_hardly_any_is_claimed():
             any(found["settled"] for found in settled([[of_rate(r, n, least=0.9)] for r in row])) for row in rights
         )
         assert said / 400 <= 0.075, n
+
+
+def test_the_further_patients_are_searched_up_to_the_limit():
+    for needed in (1, 2, 3, 1000, 65_537, 70_000, MOST):
+        assert _further(lambda n, needed=needed: 0.0 if n >= 10 + needed else 1.0, 10, 0.05) == needed
+    assert _further(lambda n: 0.0 if n > 10 + MOST else 1.0, 10, 0.05) is None

@@ -16,7 +16,7 @@ from scripts.data.caching import describe_item
 from scripts.data.datalists.fingerprints import SIZE
 from scripts.data.datalists.units import Item
 
-__all__ = ["FILE", "KnownFingerprints"]
+__all__ = ["FILE", "VERSION", "KnownFingerprints", "key_of", "write"]
 
 logger = logging.getLogger(__name__)
 
