@@ -19,6 +19,7 @@ __all__ = ["AT_LEAST_0", "SHARES", "auc", "auc_values", "mean_interval", "ratio_
 
 Bounds = tuple[float, float]
 SHARES: Bounds = (0.0, 1.0)
+SLACK = 1e-6  # by which a mean of values in single precision may miss its bounds
 AT_LEAST_0: Bounds = (0.0, float("inf"))
 _TAIL = 0.025  # on either side of a 95 % interval
 ROUNDING = 1e-20  # relative variance below which values are alike
@@ -104,7 +105,7 @@ def ratio_interval(
     if count < 2:
         return [None, None]
     low, high = (-np.inf, np.inf) if bounds is None else bounds
-    if not low - 1e-9 <= mean <= high + 1e-9:
+    if not low - SLACK <= mean <= high + SLACK:
         raise ValueError(f"{mean:g} over values between {low:g} and {high:g}: give the right bounds")
     if np.isfinite([low, high]).all():
         width = high - low

@@ -227,8 +227,9 @@ def settled(claimed: Sequence[Sequence[Share]]) -> list[dict[str, Any]]:
         of each {settled, false_probability, needed: further patients that would settle it if all went on alike, None
         where no number would}.
 
-    >>> settled([[Share(1.0, 0.0, 20, 0.9)]])
-    [{'settled': False, 'false_probability': 0.12157665459056931, 'needed': 9}]
+    >>> (claim,) = settled([[Share(1.0, 0.0, 20, 0.9)]])
+    >>> claim["settled"], round(claim["false_probability"], 6), claim["needed"]
+    (False, 0.121577, 9)
     """
     results = []
     for shares, false in zip(claimed, adjusted([max(one.false for one in shares) for shares in claimed]), strict=True):

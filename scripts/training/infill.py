@@ -30,11 +30,12 @@ from scripts.interventions.infill import Hole, surface
 from scripts.interventions.infills import Infill
 from scripts.interventions.learned import SIZE, like_healthy, make_network, planes, trained_network
 from scripts.interventions.regions import elsewhere
-from scripts.measures.intervals import case_summary
+from scripts.measures.intervals import AT_LEAST_0, case_summary
 from scripts.runs.folder import read_datalist, stage_items, write_json
 from scripts.training.counterfactuals import arrays, has_tumor, lesion_free
 
 # Pixels around a tumor's mask that a hole covers too.
+BOUNDS = {"mae": AT_LEAST_0, "ssim": (-1.0, 1.0)}
 MARGINS = (2, 6)
 # Shapes tried for a head before another is taken.
 _TRIES = 4
@@ -163,13 +164,21 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
     return rows
 
 
+def _cell(figures: dict[str, Any]) -> str:
+    low, high = figures["ci95"]
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{figures['mean']:.3f}{interval}"
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """`case_summary` of mae and ssim by infill."""
     stats = {}
     for how in dict.fromkeys(row["how"] for row in rows):
         group = [row for row in rows if row["how"] == how]
         units = [row["unit"] for row in group]
-        stats[how] = {key: case_summary(np.array([row[key] for row in group]), units) for key in ("mae", "ssim")}
+        stats[how] = {
+            key: case_summary(np.array([row[key] for row in group]), units, bounds) for key, bounds in BOUNDS.items()
+        }
     return stats
 
 
@@ -177,7 +186,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     """The summary in words."""
     lines = [f"{'infill':<16}{'n':>5}  {'absolute error':<24}{'structural similarity'}"]
     for how, row in found.items():
-        cells = (f"{v['mean']:.3f} [{v['ci95'][0]:.3f}, {v['ci95'][1]:.3f}]" for v in (row["mae"], row["ssim"]))
+        cells = map(_cell, (row["mae"], row["ssim"]))
         lines.append(f"{how:<16}{row['mae']['n']:>5}  " + "".join(f"{cell:<24}" for cell in cells).rstrip())
     return "\n".join(lines)
 
