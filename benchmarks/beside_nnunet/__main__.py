@@ -6,9 +6,9 @@
 
 What follows goes to ``train --joint --overlay configs/volumetric_patches.yaml``. Ours is trained first; nnU-Net gets
 the CPU time that this took, one thread each, its own planning and preprocessing not counted. Both are in 3D, with the
-patches, batches and widths of ours, as those that nnU-Net plans for a GPU make no progress in such a time. The masks of
-the test part are compared on the files' grid by one function. Trainings and
-nnU-Net's prediction that are finished in ``--out`` are not done again.
+patches, batches and widths of ours, as those that nnU-Net plans for a GPU make no progress in such a time; neither
+mirrors images when it predicts. The masks of the test part are compared on the files' grid by one function. Trainings
+and nnU-Net's prediction that are finished in ``--out`` are not done again.
 """
 
 from __future__ import annotations

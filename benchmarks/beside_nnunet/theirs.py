@@ -131,7 +131,9 @@ def main() -> None:
     if not trained.is_file():
         trained.write_text(json.dumps(train(root, options), indent=1), encoding="utf-8")
     result = json.loads(trained.read_text(encoding="utf-8"))
-    predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
     predictor.initialize_from_trained_model_folder(result["folder"], (FOLD,), "checkpoint_final.pth")
     (root / "predicted").mkdir(exist_ok=True)
     start, wall = cpu_seconds(), time.monotonic()
