@@ -19,7 +19,7 @@ RUN ?=
 STUDIES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve page archive viewer test bundle label test-label test-nnunet lint clean
+.PHONY: help setup demo serve page archive viewer test bundle label test-label nnunet test-nnunet lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -90,6 +90,8 @@ $(NNUNET_READY): requirements-nnunet.txt
 	$(NNUNET)/bin/pip install -q --disable-pip-version-check torch==2.13.0
 	$(NNUNET)/bin/pip install -q --disable-pip-version-check -r requirements-nnunet.txt
 	@touch $(NNUNET_READY)
+
+nnunet: $(NNUNET_READY)  ## an environment with the real nnU-Net, in .venv-nnunet
 
 test-nnunet: $(NNUNET_READY)  ## the tests that train the real nnU-Net, in an environment of their own
 	OMP_NUM_THREADS=1 $(NNUNET)/bin/python -m pytest --noconftest tests/explain/test_nnunet.py tests/explain/test_nnunet_trained.py

@@ -1,6 +1,6 @@
 """Train ours and the real nnU-Net v2 on the same volumes for the same CPU time, and compare their masks.
 
-    make .venv-nnunet/.ready
+    make nnunet
     python -m benchmarks.beside_nnunet --dataset_dir DIR --datalist_file LIST.json --out runs/beside \
         --spacing_mm 2 --spatial_size "[48,48,48]" --max_epochs 12 ...
 
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         setattr(options, name, getattr(options, name).resolve())
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.python.is_file():
-        raise ValueError(f"no {options.python}: `make .venv-nnunet/.ready` makes the environment of nnU-Net")
+        raise ValueError(f"no {options.python}: `make nnunet` makes the environment of nnU-Net")
     ours = train_ours(options, overrides, options.out / "ours.json")
     theirs = train_theirs(options, ours["training_s"], options.out / "theirs.json")
 

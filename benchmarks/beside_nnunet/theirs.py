@@ -1,4 +1,4 @@
-"""The side of nnU-Net, run by the Python of its own environment (`make .venv-nnunet/.ready`); imports nothing of ours.
+"""The side of nnU-Net, run by the Python of its own environment (`make nnunet`); imports nothing of ours.
 
     .venv-nnunet/bin/python benchmarks/beside_nnunet/theirs.py ROOT --seconds 1800 --filters 16 32 64 --patch 48 48 48
 
