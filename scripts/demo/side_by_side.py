@@ -22,8 +22,8 @@ import torch
 from tqdm import tqdm
 
 from scripts.command.errors import sentence, start_logging
+from scripts.command.linked import end_with, start_linked, stop_linked
 from scripts.command.machine import tune_process
-from scripts.inference.shards import end_with
 
 __all__ = ["side_by_side"]
 
@@ -65,12 +65,8 @@ def side_by_side(jobs: Mapping[str, Callable[[], object]], logs: Mapping[str, Pa
     bar, shown = tqdm(bar_format="{desc}{elapsed}"), 0.0
     try:
         for title, work in jobs.items():
-            parent_conn, other = context.Pipe()
             logs[title].parent.mkdir(parents=True, exist_ok=True)
-            process = context.Process(target=_work, args=(other, work, logs[title], threads), daemon=True)
-            process.start()
-            other.close()
-            started[title] = _Job(process, parent_conn, logs[title])
+            started[title] = _Job(*start_linked(context, _work, work, logs[title], threads), logs[title])
         while running := [job for job in started.values() if not job.finished]:
             connection.wait([job.link for job in running], timeout=LOOK_S)
             for title, job in started.items():
@@ -83,11 +79,9 @@ def side_by_side(jobs: Mapping[str, Callable[[], object]], logs: Mapping[str, Pa
     finally:
         bar.close()
         for job in started.values():
-            if not job.finished:
-                job.process.terminate()
-        for job in started.values():
-            job.process.join(STOP_S)
-            job.link.close()
+            if job.finished:  # it has its last lines to write
+                job.process.join(STOP_S)
+        stop_linked([(job.process, job.link) for job in started.values()], STOP_S)
 
 
 def progress(log: Path) -> str:

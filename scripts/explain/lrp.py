@@ -21,6 +21,7 @@ from scripts.explain.cam import CamPass
 from scripts.explain.gradients import INPUT
 from scripts.explain.grids import ToMap, as_map
 from scripts.explain.layers import LayerError, evaluating, frozen, resolve_layer
+from scripts.explain.maps import ADAPTIVE_MEAN
 from scripts.explain.recording import chosen_layers, record
 from scripts.explain.relevance import relevance_rules
 from scripts.explain.scores import checked_score, one_tensor, plain, plain_values
@@ -35,7 +36,6 @@ CONSERVED = 1e-3
 # Pixels along a side of a place. Chosen on the validation part of the shipped weights: the relevance of single pixels
 # points at tumors less well, since a convolution of stride 2 sees one pixel in four more often than the others.
 PLACE = 2
-AVERAGES: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 def output_relevance(target: Target, output: Tensor, varies: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def in_places(cells: Tensor, handed_on: Tensor, place: int = PLACE) -> Tensor:
     """
     grid, size = tuple(cells.shape[2:]), tuple(handed_on.shape[2:])
     times = [max(1, pixels // (place * n)) for pixels, n in zip(size, grid, strict=True)]
-    average = AVERAGES[len(grid)]
+    average = ADAPTIVE_MEAN[len(grid)]
     sizes = average(handed_on.abs(), tuple(n * k for n, k in zip(grid, times, strict=True)))
     whole = average(sizes, grid)
     for axis, k in enumerate(times, start=2):

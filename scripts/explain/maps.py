@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["check_maps", "combine_maps", "is_empty", "max_scaling", "scale_maps", "upsample"]
+__all__ = ["ADAPTIVE_MEAN", "check_maps", "combine_maps", "is_empty", "max_scaling", "scale_maps", "upsample"]
 
+ADAPTIVE_MEAN: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.explain.clusters import clusters
 from scripts.explain.intervals import AT_LEAST_0, SHARES, ratio_interval
-from scripts.explain.maps import check_maps, upsample
+from scripts.explain.maps import ADAPTIVE_MEAN, check_maps, upsample
 
 __all__ = [
     "MEASURES",
@@ -40,7 +39,6 @@ MEASURES = (
     "attention_rest",
     "attention_ratio",
 )
-ADAPTIVE_MEAN: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 def _mask(mask: Tensor, like: Tensor | None, what: str) -> Tensor:
@@ -159,7 +157,7 @@ class _Truth:
 
 def _measured(maps: Tensor, truth: _Truth, cancelled: Tensor | None = None) -> dict[str, Tensor]:
     """`case_measures` of maps (B, 1, *layer grid) of the grid that the truth is for."""
-    layer_map = check_maps(maps).double().clamp(min=0)
+    layer_map = maps.double().clamp(min=0)
     m = upsample(layer_map, truth.size).flatten(1)
     t, f, has_tumor = truth.tumor, truth.head, truth.has_tumor
     peak = m.amax(1, keepdim=True)

@@ -4,7 +4,6 @@ when it is killed."""
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -19,12 +18,13 @@ import torch
 from tqdm import tqdm
 
 from scripts.command.errors import USER_ERRORS, start_logging
+from scripts.command.linked import end_with, start_linked, stop_linked
 from scripts.inference.ledger import TRIES, Ledger
 from scripts.inference.manifest import Manifest, result_place
 from scripts.inference.result_names import shown
 from scripts.runs import lock
 
-__all__ = ["Predictor", "end_with", "run_local", "run_shard"]
+__all__ = ["Predictor", "run_local", "run_shard"]
 
 logger = logging.getLogger(__name__)
 
@@ -195,13 +195,7 @@ def run_local(
     bar = tqdm(total=manifest.rows, desc="predicting", unit="image")
 
     def started(number: int, deaths: int = 0) -> _Worker:
-        link, other = context.Pipe()
-        process = context.Process(  # type: ignore[attr-defined]
-            target=_work, args=(other, recipe, manifest, (number, processes), tries, threads), daemon=True
-        )
-        process.start()
-        other.close()
-        return _Worker(process, link, deaths)
+        return _Worker(*start_linked(context, _work, recipe, manifest, (number, processes), tries, threads), deaths)
 
     workers = {number: started(number) for number in range(1, processes + 1)}
     settled = dict.fromkeys(workers, 0)
@@ -227,11 +221,7 @@ def run_local(
             bar.refresh()
     finally:
         bar.close()
-        for worker in workers.values():
-            worker.process.terminate()
-        for worker in workers.values():
-            worker.process.join(LOCK_S)
-            worker.link.close()
+        stop_linked([(worker.process, worker.link) for worker in workers.values()], LOCK_S)
 
 
 def _listen(worker: _Worker, number: int, settled: dict[int, int]) -> None:
@@ -278,11 +268,3 @@ def _work(
         link.send(("error", type(error)(str(error))))
     except KeyboardInterrupt:
         logger.info("shard %d of %d: interrupted", *shard)
-
-
-def end_with(link: connection.Connection) -> None:
-    """Wait for the end of the process at the other end of the pipe, and end at once."""
-    try:
-        link.recv()
-    except (EOFError, OSError):
-        os._exit(1)

@@ -119,7 +119,7 @@ def comparison_rows(loaded: Sequence[Run]) -> list[dict[str, Any]]:
         cells = [Cell.of(run, measure) for run in loaded]
         if all(cell.value is None for cell in cells):
             continue
-        claim = measure.pointer.rpartition("/")[2] if measure.label != MEASURES[0].label else "dice"
+        claim = "dice" if measure.pointer.startswith(DICE) else measure.pointer.rpartition("/")[2]
         note = measure.note.format(chance=chance(loaded[0]))
         shown = [cell.shown(measure.kind) for cell in cells]
         rows.append({"label": measure.label, "note": note, "better": measure.better, "cells": shown, "claim": claim})
