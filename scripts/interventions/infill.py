@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from scripts.interventions.regions import (
     part,
     plausible,
     shifted,
+    usual_range,
+    within,
 )
 
 try:
@@ -33,6 +36,10 @@ except ImportError:  # the extra "certificate": two of the infills need it and s
 _BEST = 6
 # A region that fits nowhere is halved so often at most; the halves overlap by twice so many pixels.
 _SPLITS, _OVERLAP = 3, 3
+# What a place costs more for the share of it that holds values at the ends of the tissue's or beyond: see `oddness`.
+_STRANGE = 10.0
+# A region is rather put together of pieces than taken from a place more than half of which is so.
+MOSTLY_USUAL = 1 + (_STRANGE / 2) ** 2
 # Width of the smoothing, in pixels, that separates texture from what lies below it.
 _TEXTURE = 1.5
 
@@ -63,6 +70,19 @@ class Hole:
         self.soft = self.tissue & (self.region | plausible(image, usual)[self.box])
         if not (self.soft & self.rim).any():
             self.soft = self.tissue
+
+    @cached_property
+    def near(self) -> Mask:
+        """Healthy tissue around the region, of the whole picture; all of it where there is none."""
+        side = max(axis.stop - axis.start for axis in self.box)
+        around = np.zeros(self.foreground.shape, bool)
+        around[box_of(self.whole_region, side // 2)] = True
+        around &= self.healthy
+        return around if around.any() else self.healthy
+
+    def usual_in(self, image: Image) -> Mask:
+        """Where a picture like the whole one holds values that the tissue around the region has."""
+        return within(image, *usual_range(self.whole, self.near))
 
     @property
     def whole_rim(self) -> Mask:
@@ -155,16 +175,22 @@ def matching_shift(
     return search.shifts[int(rng.choice(np.argsort(cost, kind="stable")[:most]))]
 
 
+def oddness(search: Search, hole: Hole, image: Image) -> NDArray[np.float32]:
+    """Cost of each place of a search, 1 or more, (N,): a rim can match where the place holds skull or vessels."""
+    return 1 + (_STRANGE * search.share(~hole.usual_in(image))) ** 2
+
+
 def _gathered(
     hole: Hole, image: Image, healthy: Mask, shape: Mask, rim: Mask, rng: np.random.Generator, near: bool, splits: int
 ) -> Image:
     """Tissue for a part of the region, in the hole's box; what fits nowhere is halved and joined again."""
     search = Search(shape, healthy)
     if len(search.shifts):
-        weight = 1.0
-        if near:  # the other side's own place first; further off only for a much better match
-            weight = 1 + 2 * np.linalg.norm(search.shifts, axis=1) / max(hole.region.shape)
-        return shifted(image, matching_shift(search, image, rim, hole.whole, rng, _BEST, weight), hole.box)
+        weight = oddness(search, hole, image)
+        if splits == 0 or weight.min() <= MOSTLY_USUAL:
+            if near:  # the other side's own place first; further off only for a much better match
+                weight = weight * (1 + 2 * np.linalg.norm(search.shifts, axis=1) / max(hole.region.shape))
+            return shifted(image, matching_shift(search, image, rim, hole.whole, rng, _BEST, weight), hole.box)
     if splits == 0:
         raise NoRoom("the region fits nowhere in the healthy tissue of this head, in pieces neither")
     sides = box_of(shape)

@@ -17,7 +17,7 @@ from monai.networks.nets import UNet
 from torch.nn.functional import interpolate, pad
 
 from scripts.interventions.blend import blend
-from scripts.interventions.infill import Hole, matching_shift, surface, texture
+from scripts.interventions.infill import MOSTLY_USUAL, Hole, matching_shift, oddness, surface, texture
 from scripts.interventions.regions import Box, Image, Mask, Search, box_of, moved, shifted
 
 WEIGHTS = Path(__file__).with_name("learned.pt")
@@ -133,7 +133,7 @@ def like_healthy(hole: Hole, rng: np.random.Generator, network: UNet, grain: boo
     Args:
         hole: to fill.
         rng: draws the place among those whose surroundings are most like the hole's; where the shape fits nowhere else
-            in healthy tissue, the head's fine texture is added instead.
+            in healthy tissue that is like the tissue around it, the head's fine texture is added instead.
         network: of `make_network`.
         grain: add it; without it the hole is smooth where the network cannot know.
     """
@@ -145,9 +145,10 @@ def like_healthy(hole: Hole, rng: np.random.Generator, network: UNet, grain: boo
 
 def _grain(hole: Hole, rng: np.random.Generator, network: UNet) -> Image:
     search = Search(hole.whole_region, hole.healthy)
-    if not len(search.shifts):
+    odd = oddness(search, hole, hole.whole) if len(search.shifts) else np.zeros(0, np.float32)
+    if not len(odd) or odd.min() > MOSTLY_USUAL:
         return texture(hole, rng)
-    shift = matching_shift(search, hole.whole, hole.whole_rim, hole.whole, rng, _ALIKE)
+    shift = matching_shift(search, hole.whole, hole.whole_rim, hole.whole, rng, _ALIKE, odd)
     place = moved(hole.whole_region, shift)
     other = Hole(hole.whole, place, hole.healthy & ~place, hole.foreground, hole.seam)
     return shifted(hole.whole - other.placed(expected(other, network)), shift, hole.box)

@@ -130,6 +130,11 @@ class Search:
             self.places = np.argwhere(overlap < 0.5)
             self.shifts = self.places * step - np.array([side.start for side in self.box])
 
+    def share(self, mask: Mask) -> NDArray[np.float32]:
+        """Share of the shape that lies in a mask of the searched picture, at each shift, (N,), 0 to 1."""
+        held = _pooled(mask, self.step, np.mean).astype(np.float32)
+        return np.clip(_correlate(held, self.cells.astype(np.float32))[tuple(self.places.T)] / self.cells.sum(), 0, 1)
+
     def mismatch(self, image: Image, rim: Mask, wanted: Image) -> NDArray[np.float32]:
         """How badly the rim of the shape matches at each shift: variance of the difference, whatever its mean, (N,).
 
@@ -168,14 +173,24 @@ def part(array: NDArray[Any], box: Box) -> Any:
     return array[index]
 
 
-def plausible(image: Image, tissue: Mask) -> Mask:
-    """Where every channel has a value that the tissue has: neither skull nor scalp, vessels or fluid at its ends."""
+def usual_range(image: Image, tissue: Mask) -> tuple[Image, Image]:
+    """Between which values, by channel (C, 1, ...), most of the tissue lies: neither vessels nor fluid at its ends."""
     if not tissue.any():
         raise NoRoom("no healthy tissue of the head is left beside the region")
     values = image[:, tissue]
     low, high = np.percentile(values[:, :: max(1, values.shape[1] // 4000)], [12, 94], axis=1)
     shape = (-1, *[1] * tissue.ndim)
-    return ((image >= low.reshape(shape)) & (image <= high.reshape(shape))).all(axis=0)
+    return low.reshape(shape), high.reshape(shape)
+
+
+def within(image: Image, low: Image, high: Image) -> Mask:
+    """Where every channel lies in a range."""
+    return ((image >= low) & (image <= high)).all(axis=0)
+
+
+def plausible(image: Image, tissue: Mask) -> Mask:
+    """Where every channel has a value that the tissue has: neither skull nor scalp, vessels or fluid at its ends."""
+    return within(image, *usual_range(image, tissue))
 
 
 def everywhere(mask: NDArray[Any]) -> Box:
