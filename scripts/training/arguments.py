@@ -1,4 +1,4 @@
-"""Arguments of the verbs ``train`` and ``infill``."""
+"""Arguments of the verbs ``train``, ``plan`` and ``infill``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ def _train(parser: Parser) -> None:
     add_compute(parser, precision=True)
 
 
+def _plan(parser: Parser) -> None:
+    add_data(parser)
+    add_out(parser, "the plan, an overlay of train.yaml", required=True)
+    parser.add_argument(
+        "--hours", type=float, metavar="H", default=8.0, help="that the training may take on this machine (default: 8)"
+    )
+    add_compute(parser, precision=True)
+
+
 def _infill(parser: Parser) -> None:
     add_data(parser)
     add_out(parser, "folder of learned.pt and infill.json", required=True)
@@ -55,6 +64,13 @@ VERBS = (
     Verb(
         "train", "train all stages in one command, resumable", "scripts.training.train", _train, OVERRIDES,
         overrides=True,
+    ),
+    Verb(
+        "plan", "choose input, network, batch and epochs by the images and this machine, each with its reason",
+        "scripts.training.planning", _plan,
+        "  python -m scripts plan --dataset_dir DIR --datalist_file LIST.json --out runs/mine/plan.yaml --hours 8\n"
+        "  python -m scripts train --overlay runs/mine/plan.yaml --dataset_dir DIR --datalist_file LIST.json "
+        "--run_dir runs/mine",
     ),
     Verb(
         "infill", "fit the infill that learned healthy tissue, and measure every infill on tissue it never saw",

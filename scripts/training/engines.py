@@ -190,15 +190,15 @@ class KeptFeatures:
     def _check(self, size: int) -> None:
         needed = size * self.items
         logger.info("features of %d items: %.2f GB of memory, computed in the first epoch", self.items, needed / 1e9)
-        memory = _memory()
-        if memory is not None and needed > 0.8 * memory:
+        limit = memory()
+        if limit is not None and needed > 0.8 * limit:
             raise ValueError(
                 f"cache_features needs {needed / 1e9:.1f} GB for {self.items} items, this machine has "
-                f"{memory / 1e9:.1f} GB of memory; set cache_features to false"
+                f"{limit / 1e9:.1f} GB of memory; set cache_features to false"
             )
 
 
-def _memory() -> int | None:
+def memory() -> int | None:
     """Bytes of physical memory; None where the system does not say (Windows)."""
     if not hasattr(os, "sysconf"):
         return None

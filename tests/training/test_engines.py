@@ -334,7 +334,7 @@ class TestKeptFeatures:
         with pytest.raises(ValueError, match="cache_features needs a frozen encoder and no segmentation"):
             MultiTaskStep(tiny(), frozen=["encoder"], cache_features=True)
         step = MultiTaskStep(tiny(), segmentation=False, frozen=["encoder"], cache_features=True, items=1000).train()
-        monkeypatch.setattr("scripts.training.engines._memory", lambda: 1000)
+        monkeypatch.setattr("scripts.training.engines.memory", lambda: 1000)
         with pytest.raises(
             ValueError, match=r"GB for 1000 items, this machine has 0\.0 GB of memory; set cache_features"
         ):
