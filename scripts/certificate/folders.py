@@ -14,6 +14,7 @@ from PIL import Image
 from scripts.certificate.cases import Case, usable_mask
 from scripts.data.datalists import units
 from scripts.data.preprocessing import foreground_mask
+from scripts.data.views import view_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -125,4 +126,5 @@ def _case(file: Path, kind: int, masks: dict[str, Path], left_out: Counter[str])
         if reason:
             left_out[reason] += 1
             return None
-    return Case(f"{file.parent.name}/{file.name}", file.stem, "", kind, image, head, mask)
+    name, view = f"{file.parent.name}/{file.name}", view_of({"image": str(file)})
+    return Case(name, file.stem, "", kind, image, head, mask, view)

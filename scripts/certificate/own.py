@@ -15,6 +15,7 @@ from scripts.certificate.cases import Case, usable_mask
 from scripts.certificate.questions import Question
 from scripts.data.datalists import units
 from scripts.data.preprocessing import collate, foreground_mask, make_training_pipeline
+from scripts.data.views import view_of
 from scripts.evaluation.items import EvaluationDataset
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import upsample
@@ -79,7 +80,8 @@ class OwnRun:
                     left_out[reason] += 1
                     continue
             source = str(item.get("source", ""))
-            kept.append(Case(str(item["name"]), group, source, kind, image, head, mask if kind > 0 else None))
+            tumor = mask if kind > 0 else None
+            kept.append(Case(str(item["name"]), group, source, kind, image, head, tumor, view_of(item)))
         return kept
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:

@@ -16,6 +16,7 @@ import torch
 
 from scripts.data.caching import CachedDataset
 from scripts.data.samplers import both_shares
+from scripts.data.views import view_of
 from scripts.interventions import (
     TRAINING_BLENDS,
     TRAINING_INFILLS,
@@ -86,9 +87,9 @@ class Counterfactuals:
             hosts = [i for i, item in enumerate(items) if lesion_free(item)]
             drawn = np.random.default_rng(0).permutation(self.donors)[:_CANDIDATES]
             if len(drawn):
-                looks = Looks([look(items[i]) for i in drawn])
+                looks = Looks([look(items[i], dataset.data[i]) for i in drawn])
                 for i in hosts:
-                    near = looks.nearest(look(items[i]), _ALIKE)
+                    near = looks.nearest(look(items[i], dataset.data[i]), _ALIKE)
                     self.alike[i] = [(int(drawn[other.place]), other.turn) for other in near]
             fitting = sum(map(bool, self.alike.values()))
             logger.info(
@@ -147,10 +148,10 @@ def lesion_free(item: Mapping[str, Any]) -> bool:
     return item["diagnosis"] == 0 and item["has_mask"]
 
 
-def look(item: Mapping[str, Any]) -> Look:
-    """Of a prepared item."""
+def look(item: Mapping[str, Any], source: Mapping[str, Any]) -> Look:
+    """Of a prepared item; ``source`` is its entry in the datalist."""
     image, _, foreground = arrays(item)
-    return Look.of(image, foreground)
+    return Look.of(image, foreground, view_of(source))
 
 
 def _margin(rng: np.random.Generator) -> int:
