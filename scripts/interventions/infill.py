@@ -36,10 +36,12 @@ except ImportError:  # the extra "certificate": two of the infills need it and s
 _BEST = 6
 # A region that fits nowhere is halved so often at most; the halves overlap by twice so many pixels.
 _SPLITS, _OVERLAP = 3, 3
-# What a place costs more for the share of it that holds values at the ends of the tissue's or beyond: see `oddness`.
-_STRANGE = 10.0
-# A region is rather put together of pieces than taken from a place more than half of which is so.
-MOSTLY_USUAL = 1 + (_STRANGE / 2) ** 2
+# Values at the ends of the tissue's or beyond are odd. `odd` counts what a place has more of them than the tissue
+# around the hole, and some more: what is usual must cost nothing, or copies are too even. A place all odd costs what
+# a rim does that misses by so many spreads of the tissue.
+_SOME, _SPREADS = 0.07, 5.0
+# A region is rather put together of pieces than taken from a place that has so much more of it.
+MUCH = 0.25
 # Width of the smoothing, in pixels, that separates texture from what lies below it.
 _TEXTURE = 1.5
 
@@ -73,16 +75,18 @@ class Hole:
 
     @cached_property
     def near(self) -> Mask:
-        """Healthy tissue around the region, of the whole picture; all of it where there is none."""
+        """Healthy tissue around the region, of the whole picture; all of it where there is less than the region has."""
         side = max(axis.stop - axis.start for axis in self.box)
         around = np.zeros(self.foreground.shape, bool)
         around[box_of(self.whole_region, side // 2)] = True
         around &= self.healthy
-        return around if around.any() else self.healthy
+        return around if np.count_nonzero(around) >= np.count_nonzero(self.region) else self.healthy
 
-    def usual_in(self, image: Image) -> Mask:
-        """Where a picture like the whole one holds values that the tissue around the region has."""
-        return within(image, *usual_range(self.whole, self.near))
+    @cached_property
+    def usual(self) -> tuple[tuple[Image, Image], float]:
+        """The range of values of the tissue around the region, and the share of that tissue that lies beyond it."""
+        low, high = usual_range(self.whole, self.near)
+        return (low, high), 1 - float(within(self.whole, low, high)[self.near].mean())
 
     @property
     def whole_rim(self) -> Mask:
@@ -167,17 +171,29 @@ def tissue_like_rim(hole: Hole, rng: np.random.Generator, mirror_axis: int | Non
     return _gathered(hole, image, healthy, hole.whole_region, hole.whole_rim, rng, near, _SPLITS)
 
 
+def odd(search: Search, hole: Hole, image: Image) -> NDArray[np.float32]:
+    """How much more of each place of a search than of the tissue around the hole is odd, (N,), 0 to 1.
+
+    A rim can match where the place itself holds skull or vessels.
+    """
+    limits, own = hole.usual
+    return np.maximum(0, search.share(~within(image, *limits)) - own - _SOME)
+
+
 def matching_shift(
-    search: Search, image: Image, rim: Mask, wanted: Image, rng: np.random.Generator, most: int, weight: Any = 1.0
+    search: Search,
+    image: Image,
+    hole: Hole,
+    rim: Mask,
+    oddness: NDArray[np.float32],
+    rng: np.random.Generator,
+    most: int,
+    weight: Any = 1.0,
 ) -> NDArray[np.int_]:
-    """One of the ``most`` shifts at which the rim matches best; see `Search.mismatch`, times ``weight``."""
-    cost = search.mismatch(image, rim, wanted) * weight
+    """One of the ``most`` shifts at which the rim matches best and the place is least odd, times ``weight``."""
+    spread = float(hole.whole[:, hole.near].var(axis=1).sum())
+    cost = (search.mismatch(image, rim, hole.whole) + spread * (_SPREADS * oddness) ** 2) * weight
     return search.shifts[int(rng.choice(np.argsort(cost, kind="stable")[:most]))]
-
-
-def oddness(search: Search, hole: Hole, image: Image) -> NDArray[np.float32]:
-    """Cost of each place of a search, 1 or more, (N,): a rim can match where the place holds skull or vessels."""
-    return 1 + (_STRANGE * search.share(~hole.usual_in(image))) ** 2
 
 
 def _gathered(
@@ -186,11 +202,11 @@ def _gathered(
     """Tissue for a part of the region, in the hole's box; what fits nowhere is halved and joined again."""
     search = Search(shape, healthy)
     if len(search.shifts):
-        weight = oddness(search, hole, image)
-        if splits == 0 or weight.min() <= MOSTLY_USUAL:
+        oddness, weight = odd(search, hole, image), 1.0
+        if splits == 0 or oddness.min() <= MUCH:
             if near:  # the other side's own place first; further off only for a much better match
-                weight = weight * (1 + 2 * np.linalg.norm(search.shifts, axis=1) / max(hole.region.shape))
-            return shifted(image, matching_shift(search, image, rim, hole.whole, rng, _BEST, weight), hole.box)
+                weight = 1 + 2 * np.linalg.norm(search.shifts, axis=1) / max(hole.region.shape)
+            return shifted(image, matching_shift(search, image, hole, rim, oddness, rng, _BEST, weight), hole.box)
     if splits == 0:
         raise NoRoom("the region fits nowhere in the healthy tissue of this head, in pieces neither")
     sides = box_of(shape)

@@ -17,7 +17,7 @@ from monai.networks.nets import UNet
 from torch.nn.functional import interpolate, pad
 
 from scripts.interventions.blend import blend
-from scripts.interventions.infill import MOSTLY_USUAL, Hole, matching_shift, oddness, surface, texture
+from scripts.interventions.infill import MUCH, Hole, matching_shift, odd, surface, texture
 from scripts.interventions.regions import Box, Image, Mask, Search, box_of, moved, shifted
 
 WEIGHTS = Path(__file__).with_name("learned.pt")
@@ -145,10 +145,10 @@ def like_healthy(hole: Hole, rng: np.random.Generator, network: UNet, grain: boo
 
 def _grain(hole: Hole, rng: np.random.Generator, network: UNet) -> Image:
     search = Search(hole.whole_region, hole.healthy)
-    odd = oddness(search, hole, hole.whole) if len(search.shifts) else np.zeros(0, np.float32)
-    if not len(odd) or odd.min() > MOSTLY_USUAL:
+    oddness = odd(search, hole, hole.whole) if len(search.shifts) else np.ones(1, np.float32)
+    if oddness.min() > MUCH:
         return texture(hole, rng)
-    shift = matching_shift(search, hole.whole, hole.whole_rim, hole.whole, rng, _ALIKE, odd)
+    shift = matching_shift(search, hole.whole, hole, hole.whole_rim, oddness, rng, _ALIKE)
     place = moved(hole.whole_region, shift)
     other = Hole(hole.whole, place, hole.healthy & ~place, hole.foreground, hole.seam)
     return shifted(hole.whole - other.placed(expected(other, network)), shift, hole.box)

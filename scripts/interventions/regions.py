@@ -185,7 +185,7 @@ def usual_range(image: Image, tissue: Mask) -> tuple[Image, Image]:
 
 def within(image: Image, low: Image, high: Image) -> Mask:
     """Where every channel lies in a range."""
-    return ((image >= low) & (image <= high)).all(axis=0)
+    return np.asarray(((image >= low) & (image <= high)).all(axis=0))
 
 
 def plausible(image: Image, tissue: Mask) -> Mask:
