@@ -33,6 +33,8 @@ from scripts.checks.audit import audit
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data import datalists
+from scripts.data.datalists.schema import PLANES
+from scripts.data.planes import plane_of
 from scripts.evaluation.answers import answer_lines
 from scripts.inference import scope
 from scripts.runs import folder as runs
@@ -48,7 +50,6 @@ TRAINING = ROOT / "docs" / "training"
 RESULTS = TRAINING / "results.json"
 METADATA = ROOT / "configs" / "metadata.json"
 REACHED = ("dice", "balanced_accuracy", "removed", "moved")
-PLANES = {"_ax_": "axial", "_co_": "coronal", "_sa_": "sagittal"}
 MAPS = ("evidence", "gradcam", "hirescam", "uniform", "random", "oracle")
 # What the weights were to reach: measure, comparison, value.
 TARGETS = (
@@ -120,8 +121,8 @@ def by_plane(cases_file: Path) -> list[dict[str, Any]]:
     with cases_file.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     entries = []
-    for code, plane in PLANES.items():
-        plane_rows = [row for row in rows if code in row["name"]]
+    for plane in PLANES:
+        plane_rows = [row for row in rows if plane_of({"image": row["name"]}) == plane]
         if not plane_rows:
             continue
         dice = [float(row["dice"]) for row in plane_rows if row["dice"] != ""]

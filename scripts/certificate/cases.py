@@ -29,7 +29,7 @@ class Case:
         image: float32 (C, H, W[, D]), values as in the file.
         foreground: bool, the head.
         mask: bool, the tumor; None where there is none.
-        view: name of the plane; "" where it is not known.
+        plane: its name; "" where it is not known, and of volumes.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Case:
     image: Image
     foreground: Mask
     mask: Mask | None = None
-    view: str = ""
+    plane: str = ""
 
     @property
     def margin(self) -> int:
@@ -55,7 +55,7 @@ class Case:
     @cached_property
     def look(self) -> Look:
         """What it is compared with other heads by, each with many."""
-        return Look.of(self.image, self.foreground, self.view)
+        return Look.of(self.image, self.foreground, self.plane)
 
 
 def usable_mask(mask: Mask, foreground: Mask) -> tuple[Mask | None, str]:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from scripts.certificate.cases import Case, usable_mask
 from scripts.data.datalists import units
+from scripts.data.planes import plane_of
 from scripts.data.preprocessing import foreground_mask
-from scripts.data.views import view_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -77,7 +77,8 @@ def datalist_cases(items: Sequence[dict[str, Any]], index: Sequence[int], left_o
         masks = {Path(file).stem: Path(item["label"])} if "label" in item else {}
         case = _case(Path(file), index[kind], masks, left_out)
         if case is not None:
-            cases.append(replace(case, name=str(item["name"]), group=group, source=str(item.get("source", ""))))
+            source, plane = str(item.get("source", "")), plane_of(item)
+            cases.append(replace(case, name=str(item["name"]), group=group, source=source, plane=plane))
     return cases
 
 
@@ -126,5 +127,5 @@ def _case(file: Path, kind: int, masks: dict[str, Path], left_out: Counter[str])
         if reason:
             left_out[reason] += 1
             return None
-    name, view = f"{file.parent.name}/{file.name}", view_of({"image": str(file)})
-    return Case(name, file.stem, "", kind, image, head, mask, view)
+    name, plane = f"{file.parent.name}/{file.name}", plane_of({"image": str(file)})
+    return Case(name, file.stem, "", kind, image, head, mask, plane)

@@ -14,8 +14,8 @@ from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case, usable_mask
 from scripts.certificate.questions import Question
 from scripts.data.datalists import units
+from scripts.data.planes import plane_of
 from scripts.data.preprocessing import collate, foreground_mask, make_training_pipeline
-from scripts.data.views import view_of
 from scripts.evaluation.items import EvaluationDataset
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import upsample
@@ -81,7 +81,7 @@ class OwnRun:
                     continue
             source = str(item.get("source", ""))
             tumor = mask if kind > 0 else None
-            kept.append(Case(str(item["name"]), group, source, kind, image, head, tumor, view_of(item)))
+            kept.append(Case(str(item["name"]), group, source, kind, image, head, tumor, plane_of(item)))
         return kept
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:

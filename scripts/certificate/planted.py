@@ -74,7 +74,7 @@ def phantom_case(
     signal = np.where(picture.head, picture.signal + noise, np.abs(noise) * 0.2)[..., 0]
     image = np.rint(np.clip(signal * 85, 0, 255)).astype(np.float32)[None]
     mask = picture.tumor[..., 0] if kind else None
-    return Case(f"phantom {seed}", f"person {seed}", "phantoms", kind, image, foreground_mask(image), mask)
+    return Case(f"phantom {seed}", f"person {seed}", "phantoms", kind, image, foreground_mask(image), mask, "axial")
 
 
 def phantom_cases(seed: int, tumors: int, healthy: int) -> list[Case]:

@@ -17,8 +17,8 @@ _CELLS = {2: 24, 3: 12}
 _WEIGHT = 12
 # Two heads of one plane further apart than this do not show the same of it: one has a neck and the other none, and a
 # tumor would come to lie in a jaw. Where a plane is not known, nine in ten pairs within the second are of the same one;
-# both looked at on pictures of a training part. Of volumes the first holds.
-UNLIKE, UNKNOWN_PLANE = 1.35, 1.17
+# both looked at on pictures of a training part. The third is for volumes.
+UNLIKE, UNKNOWN_PLANE, UNLIKE_VOLUMES = 1.35, 1.17, 1.3
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,23 @@ class Look:
     Args:
         cells: float32 (24, 24), or (12, 12, 12).
         sides: (2 or 3,).
-        view: name of the plane; "" where it is not known.
+        plane: its name; "" where it is not known. Of volumes it says nothing.
     """
 
     cells: NDArray[np.float32]
     sides: NDArray[np.float32]
-    view: str = ""
+    plane: str = ""
 
     @classmethod
-    def of(cls, image: Image, foreground: Mask, view: str = "") -> Look:
-        """The look of an image (C, H, W[, D]) and its head (H, W[, D]); ``view`` as of the class."""
+    def of(cls, image: Image, foreground: Mask, plane: str = "") -> Look:
+        """The look of an image (C, H, W[, D]) and its head (H, W[, D]); ``plane`` as of the class."""
         box = box_of(foreground)
         sides = np.array([side.stop - side.start for side in box], np.float32)
         inside = foreground[box]
         factors = _CELLS[inside.ndim] / sides
         cells = ndimage.zoom(image.mean(axis=0)[box] * inside, factors, order=1, grid_mode=True, mode="nearest")
         cells = (cells - cells.mean()) / max(float(cells.std()), 1e-6)
-        return cls(cells.astype(np.float32), np.log(sides / sides.max()), view)
+        return cls(cells.astype(np.float32), np.log(sides / sides.max()), plane)
 
     def vector(self, turn: Turn = Turn()) -> NDArray[np.float32]:
         """What the distance of two heads is taken of, after a turn."""
@@ -93,7 +93,7 @@ class Looks:
 
     def __init__(self, looks: list[Look]):
         self.turns = turns(looks[0].cells.ndim)
-        self.views = np.array([look.view for look in looks for _ in self.turns])
+        self.planes = np.array([look.plane for look in looks for _ in self.turns])
         self.vectors = np.stack([look.vector(turn) for look in looks for turn in self.turns])
         self.squares = (self.vectors**2).sum(axis=1)
 
@@ -101,10 +101,11 @@ class Looks:
         """The ``count`` nearest that show the same view, nearest first; a head may occur in several turns."""
         query = look.vector()
         distance = np.sqrt(np.maximum(self.squares - 2 * self.vectors @ query + float(query @ query), 0))
-        limit = np.where((self.views == look.view) & (self.views != ""), UNLIKE, UNKNOWN_PLANE)
         if look.cells.ndim == 3:
-            limit[:] = UNLIKE
-        limit[(self.views != look.view) & (self.views != "") & (look.view != "")] = -1
+            limit = np.full(len(self.planes), UNLIKE_VOLUMES)
+        else:
+            named = (self.planes != "") & (look.plane != "")
+            limit = np.where(named, np.where(self.planes == look.plane, UNLIKE, -1), UNKNOWN_PLANE)
         order = np.argsort(np.where(distance <= limit, distance, np.inf), kind="stable")[:count]
         places = [divmod(int(k), len(self.turns)) for k in order if distance[k] <= limit[k]]
         return [Near(float(distance[i * len(self.turns) + t]), i, self.turns[t]) for i, t in places]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from scripts.data.caching import CachedDataset
+from scripts.data.planes import plane_of
 from scripts.data.samplers import both_shares
-from scripts.data.views import view_of
 from scripts.interventions import (
     TRAINING_BLENDS,
     TRAINING_INFILLS,
@@ -151,7 +151,7 @@ def lesion_free(item: Mapping[str, Any]) -> bool:
 def look(item: Mapping[str, Any], source: Mapping[str, Any]) -> Look:
     """Of a prepared item; ``source`` is its entry in the datalist."""
     image, _, foreground = arrays(item)
-    return Look.of(image, foreground, view_of(source))
+    return Look.of(image, foreground, plane_of(source))
 
 
 def _margin(rng: np.random.Generator) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from scripts.interventions import Donor, Look, Looks, NoRoom, Turn, grow, insertion, transplant
 from scripts.interventions.insertion import check_seen
-from scripts.interventions.likeness import UNLIKE, turns
+from scripts.interventions.likeness import UNKNOWN_PLANE, UNLIKE, turns
 from tests.interventions.heads import pair
 
 
@@ -28,7 +28,7 @@ def long_head(seed: int = 1) -> Donor:
 def test_a_turned_head_is_found_with_the_turn_that_brings_it_back(turn):
     head = long_head()
     near = Looks([look(head.turned(turn))]).nearest(look(head))[0]
-    assert near.distance == pytest.approx(0, abs=2e-3)
+    assert near.distance == pytest.approx(0, abs=5e-3)
     assert near.turn == turn.back()
     np.testing.assert_array_equal(head.turned(turn).turned(near.turn).image, head.image)
     np.testing.assert_allclose(look(head.turned(turn)).vector(), look(head).vector(turn), atol=1e-5)
@@ -40,7 +40,7 @@ def test_a_gain_and_an_offset_do_not_change_the_distance_of_like_heads():
     loud = Donor(heads[2].image * 30, heads[2].mask, heads[2].foreground)
     near = looks.nearest(look(loud), 1)
     assert [(head.place, head.turn) for head in near] == [(2, Turn())]
-    assert near[0].distance == pytest.approx(0, abs=2e-3)
+    assert near[0].distance == pytest.approx(0, abs=5e-3)
 
 
 def test_a_head_of_other_proportions_is_of_no_same_view():
@@ -78,3 +78,41 @@ def test_a_transplant_asks_whether_the_tumor_is_seen(monkeypatch):
     with pytest.raises(NoRoom, match="hardly be seen"):
         transplant(host.image, host.foreground, donor, np.random.default_rng(0), "alpha")
     assert transplant(host.image, host.foreground, donor, np.random.default_rng(0), "alpha", control=True).region.any()
+
+
+def at_distance(head: Look, distance: float, plane: str) -> Look:
+    """A head of the same proportions that far away."""
+    noise = np.random.default_rng(0).standard_normal(head.cells.shape)
+    noise -= noise.mean() + head.cells * (noise * head.cells).mean()
+    noise /= noise.std()
+    like = 1 - distance**2 / 2
+    cells = like * head.cells + np.sqrt(1 - like**2) * noise
+    return Look(cells.astype(np.float32), head.sides, plane)
+
+
+@pytest.mark.parametrize(
+    ("plane", "distance", "taken"),
+    [
+        ("axial", UNLIKE - 0.03, True),
+        ("axial", UNLIKE + 0.03, False),
+        ("coronal", 0.1, False),
+        ("", UNKNOWN_PLANE - 0.03, True),
+        ("", UNKNOWN_PLANE + 0.03, False),
+    ],
+)
+def test_planes_that_are_named_have_to_be_one_and_others_to_be_nearer(plane, distance, taken):
+    head = pair(2)[1]
+    own = Look.of(head.image, head.foreground, "axial")
+    other = at_distance(own, distance, plane)
+    near = Looks([other]).nearest(own)
+    assert [round(found.distance, 2) for found in near if found.turn == Turn()] == (
+        [round(distance, 2)] if taken else []
+    )
+    unnamed = Looks([other]).nearest(Look.of(head.image, head.foreground))
+    assert (Turn() in [found.turn for found in unnamed]) == (distance < UNKNOWN_PLANE)
+
+
+def test_volumes_have_no_plane_whatever_their_names_say():
+    volume = pair(2, slices=4)[1]
+    looks = [Look.of(volume.image, volume.foreground, plane) for plane in ("axial", "sagittal")]
+    assert Looks([looks[1]]).nearest(looks[0], 1)[0].distance == pytest.approx(0, abs=5e-3)
