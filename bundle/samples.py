@@ -1,6 +1,6 @@
 """Sample images for the checks, the page and MONAI Label, drawn by `scripts.phantoms`: no image of a person.
 
-Which heads are drawn is chosen so that the shipped weights answer rightly, with a margin of 0.15 to the threshold
+Which heads are drawn is chosen so that the shipped weights answer rightly, with a margin of 0.1 to the threshold
 (`tests/bundle/test_samples.py`). Phantoms are unlike scans: a right answer on them says that the bundle works, not how
 well it does on patients.
 """

@@ -99,7 +99,17 @@ def keep_curves(stage: Path, target: Path) -> None:
     os.replace(written, target / EVENTS)  # its own name holds the machine's
 
 
-def keep_run(run: Path, root: Path) -> None:
+def datalist_of(run: Path) -> bytes:
+    """The file of the datalist that a run's last stage was trained on, byte for byte: the manifest has its checksum.
+
+    Raises:
+        FileNotFoundError: when it is not there any more.
+    """
+    config = yaml.safe_load((stage_folders(run)[-1] / runs.CONFIG).read_text(encoding="utf-8"))
+    return Path(config["datalist_file"]).read_bytes()
+
+
+def keep_run(run: Path, root: Path, datalist: bytes) -> None:
     """Keep datalist, configs, manifests and curves of a run in ``docs/training/<run>``."""
     kept = root / TRAINING / run.name
     shutil.rmtree(kept, ignore_errors=True)
@@ -111,6 +121,7 @@ def keep_run(run: Path, root: Path) -> None:
             str(config["dataset_dir"]): DATASET_DIR,
             str(config["datalist_file"]): (TRAINING / run.name / DATALIST).as_posix(),
             str(config["run_dir"]): f"runs/{run.name}",
+            str(config.get("cache_dir")): "runs/cache",
             # Another run of the same folder, whose weights this one started from.
             f"{Path(config['run_dir']).resolve().parent}/": "runs/",
             f"{_checkout(manifest['command'], config)}/": "",
@@ -120,7 +131,7 @@ def keep_run(run: Path, root: Path) -> None:
         manifest["command"] = portable_command(manifest["command"])
         for name, content in ((runs.CONFIG, text), (runs.MANIFEST, json.dumps(manifest, indent=1) + "\n")):
             (target / name).write_text(replaced(content, names), encoding="utf-8")
-        shutil.copyfile(config["datalist_file"], kept / DATALIST)  # byte for byte: the manifest has its checksum
+    write_bytes(datalist, kept / DATALIST)
 
 
 def ship(
@@ -141,14 +152,15 @@ def ship(
     Raises:
         FileNotFoundError: when a run has no finished stage.
     """
-    for run in run_dirs:
-        stage_folders(run)  # all are looked at before anything is written
+    # Read before anything is deleted: a run may have been trained on the very list that is kept.
+    lists = [datalist_of(run) for run in run_dirs]
     if not keep_earlier:
         shutil.rmtree(root / TRAINING, ignore_errors=True)
-    for run in run_dirs:
-        keep_run(run, root)
+    for run, datalist in zip(run_dirs, lists, strict=True):
+        keep_run(run, root, datalist)
     stage = stage_folders(run_dirs[-1])[-1]
     config = yaml.safe_load((stage / runs.CONFIG).read_text(encoding="utf-8"))
+    config["datalist_file"] = str(root / TRAINING / run_dirs[-1].name / DATALIST)
     values = {key: config[key] for key in ("spatial_size", "num_classes", "network_def")}
     values |= {key: config.get(key) for key in OF_VOLUMES}
     values["training_prevalence"] = training_prevalence(stage)

@@ -82,6 +82,24 @@ def test_runs_behind_the_weights_before_are_kept_where_asked(small_run, tmp_path
     assert not old.exists()
 
 
+@pytest.mark.parametrize("keep_earlier", [True, False])
+def test_a_run_that_was_trained_on_the_list_that_is_kept_keeps_it(small_run, tmp_path, keep_earlier):
+    run = tmp_path / "ours"
+    shutil.copytree(small_run.run("ours"), run)
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "configs", root / "configs")
+    kept = root / "docs" / "training" / "ours" / "datalist.json"
+    kept.parent.mkdir(parents=True)
+    shutil.copyfile(small_run.datalist_file, kept)
+    for config in run.glob("*/config.yaml"):
+        text = config.read_text(encoding="utf-8").replace(str(small_run.datalist_file), str(kept))
+        assert str(kept) in text
+        config.write_text(text, encoding="utf-8")
+    ship([run], root, keep_earlier=keep_earlier)
+    assert kept.read_bytes() == small_run.datalist_file.read_bytes()
+    assert (root / "models" / "model.pt").is_file()
+
+
 def test_event_file_is_named_without_the_host(small_run, tmp_path):
     keep_curves(small_run.run("ours") / "stage1_segmentation", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [EVENTS]
