@@ -10,7 +10,7 @@ from PIL import Image
 from bundle.predictor import Predictor
 from bundle.samples import HEALTHY, HEALTHY_VOLUME, PICTURE, SAMPLES, VOLUME, draw_samples
 
-MARGIN = 0.15
+MARGIN = 0.1
 
 
 @pytest.fixture(scope="module")
