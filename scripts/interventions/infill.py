@@ -17,9 +17,11 @@ from scripts.interventions.regions import (
     Mask,
     NoRoom,
     Search,
+    beside,
     box_of,
     everywhere,
     grow,
+    odd_in,
     part,
     plausible,
     shifted,
@@ -36,10 +38,8 @@ except ImportError:  # the extra "certificate": two of the infills need it and s
 _BEST = 6
 # A region that fits nowhere is halved so often at most; the halves overlap by twice so many pixels.
 _SPLITS, _OVERLAP = 3, 3
-# Values at the ends of the tissue's or beyond are odd. `odd` counts what a place has more of them than the tissue
-# around the hole, and some more: what is usual must cost nothing, or copies are too even. A place all odd costs what
-# a rim does that misses by so many spreads of the tissue.
-_SOME, _SPREADS = 0.07, 5.0
+# A place all odd costs what a rim does that misses by so many spreads of the tissue.
+_SPREADS = 5.0
 # A region is rather put together of pieces than taken from a place that has so much more of it.
 MUCH = 0.25
 # Width of the smoothing, in pixels, that separates texture from what lies below it.
@@ -75,12 +75,8 @@ class Hole:
 
     @cached_property
     def near(self) -> Mask:
-        """Healthy tissue around the region, of the whole picture; all of it where there is less than the region has."""
-        side = max(axis.stop - axis.start for axis in self.box)
-        around = np.zeros(self.foreground.shape, bool)
-        around[box_of(self.whole_region, side // 2)] = True
-        around &= self.healthy
-        return around if np.count_nonzero(around) >= np.count_nonzero(self.region) else self.healthy
+        """Healthy tissue around the region, of the whole picture."""
+        return beside(self.whole_region, self.healthy)
 
     @cached_property
     def usual(self) -> tuple[tuple[Image, Image], float]:
@@ -176,8 +172,7 @@ def odd(search: Search, hole: Hole, image: Image) -> NDArray[np.float32]:
 
     A rim can match where the place itself holds skull or vessels.
     """
-    limits, own = hole.usual
-    return np.maximum(0, search.share(~within(image, *limits)) - own - _SOME)
+    return odd_in(search, image, *hole.usual)
 
 
 def matching_shift(

@@ -14,14 +14,18 @@ from scripts.interventions.regions import (
     Mask,
     NoRoom,
     Search,
+    beside,
     box_of,
     check,
     everywhere,
     grow,
     inner,
+    odd_in,
     part,
     plausible,
     shifted,
+    usual_range,
+    within,
 )
 
 # Training draws from the first; the certificate rests on the others, which no training may use.
@@ -231,14 +235,17 @@ def insert(
 
 
 def _healthy_like(piece: Piece, donor: Donor, inside: Mask, rng: np.random.Generator) -> Image:
-    """Healthy tissue of the donor in the piece's box, of any place that holds the piece's shape."""
+    """Healthy tissue of the donor in the piece's box, of any place that holds the piece's shape and is not odd."""
     # With its seam where that fits, so that no skull comes along.
     search = Search(piece.region, inside)
     if not len(search.shifts):
         search = Search(piece.core, inside)
     if not len(search.shifts):
         raise NoRoom("the donor has no healthy tissue of the tumor's size for the control")
-    shift = search.shifts[int(rng.integers(len(search.shifts)))]
+    near = beside(donor.mask, inside)
+    limits = usual_range(donor.image, near)
+    odd = odd_in(search, donor.image, limits, 1 - float(within(donor.image, *limits)[near].mean()))
+    shift = search.shifts[int(rng.choice(np.flatnonzero(odd <= odd.min() + 1e-6)))]
     return shifted(donor.image, shift, everywhere(piece.core))
 
 

@@ -18,6 +18,8 @@ Box = tuple[slice, ...]
 _CELLS = 96
 # Of the radius of a disk of the head's area: so far inside of its outline lies the brain.
 DEPTH = 0.14
+# Share of odd values that a place may hold over those that tissue has.
+_SOME = 0.07
 
 
 class NoRoom(ValueError):
@@ -186,6 +188,28 @@ def usual_range(image: Image, tissue: Mask) -> tuple[Image, Image]:
 def within(image: Image, low: Image, high: Image) -> Mask:
     """Where every channel lies in a range."""
     return np.asarray(((image >= low) & (image <= high)).all(axis=0))
+
+
+def beside(region: Mask, healthy: Mask) -> Mask:
+    """Healthy tissue around a region, within half of its size; all of it where there is less than the region has."""
+    box = box_of(region)
+    near = np.zeros(region.shape, bool)
+    near[box_of(region, max(side.stop - side.start for side in box) // 2 + 6)] = True
+    near &= healthy
+    return near if np.count_nonzero(near) >= np.count_nonzero(region) else healthy
+
+
+def odd_in(search: Search, image: Image, limits: tuple[Image, Image], own: float) -> NDArray[np.float32]:
+    """How much more of each place of a search than of tissue lies beyond its limits, (N,), 0 to 1.
+
+    What is usual must count nothing, or the places found are too even.
+
+    Args:
+        search, image: places, and what they hold.
+        limits: of `usual_range` of the tissue.
+        own: share of that tissue beyond them.
+    """
+    return np.maximum(0, search.share(~within(image, *limits)) - own - _SOME)
 
 
 def plausible(image: Image, tissue: Mask) -> Mask:
