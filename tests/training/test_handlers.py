@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from scripts.data.samplers import DrawnItems, MixedBatchSampler
 from scripts.runs import parallel
@@ -60,6 +62,23 @@ def test_epoch_seed_sets_every_generator_and_tells_sampler_and_items():
         assert (sampler.epoch, items.epoch) == (epoch, epoch)
         assert drawn.setdefault(epoch, values) == values
     assert all(a != b for a, b in zip(drawn[1], drawn[2], strict=True))
+
+
+def test_an_epoch_longer_than_its_loader_goes_on_with_other_draws():
+    items = DrawnItems(list(range(8)), 7, change=lambda index, rng: (index, float(rng.random())))
+    items.dataset = SimpleNamespace(transform=None, augmented=lambda item: item)
+    sampler = MixedBatchSampler([True] * 8, 4)
+    loader = DataLoader(items, batch_sampler=sampler, collate_fn=list)
+    seen: dict[int, list] = {}
+    engine = Engine(lambda engine, batch: seen.setdefault(engine.state.epoch, []).append(batch))
+    EpochSeed(7, items, sampler).attach(engine)
+    engine.run(loader, max_epochs=2, epoch_length=5)  # the loader has two batches
+    draws = [value for batches in seen.values() for batch in batches for _, value in batch]
+    assert len(draws) == 40
+    assert len(set(draws)) == 40
+    first, second = ([index for batch in seen[1][k : k + 2] for index, _ in batch] for k in (0, 2))
+    assert sorted(first) == sorted(second) == list(range(8))
+    assert first != second
 
 
 def gradients_of(values: list[float]) -> torch.nn.Parameter:

@@ -21,6 +21,8 @@ MOST_SKIPPED = 40  # in turn; from its first scale of 65536 a scaler reaches 1 i
 class EpochSeed:
     """Makes every epoch's randomness a function of seed and epoch alone, so that a resumed run equals an unbroken one.
 
+    Where an epoch is longer than its loader, the passes after the first are other draws than the first.
+
     Args:
         seed: of the run.
         items: their augmentation is told the epoch.
@@ -29,10 +31,12 @@ class EpochSeed:
 
     def __init__(self, seed: int, items: DrawnItems | None = None, sampler: MixedBatchSampler | None = None):
         self.seed, self.items, self.sampler = seed, items, sampler
+        self.passes = 0
 
     def attach(self, engine: Engine) -> None:
-        """Run at the start of every epoch, before its first batch is drawn."""
+        """Run at the start of every epoch, before its first batch is drawn, and when the loader begins again in it."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
+        engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self.next_pass)
 
     def __call__(self, engine: Any) -> None:
         """Seed all generators; the processes' dropout differs, their order of items does not."""
@@ -42,6 +46,15 @@ class EpochSeed:
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
+        self.passes = 0
+        self._tell(epoch)
+
+    def next_pass(self, engine: Any) -> None:
+        """Tell items and sampler a number that no epoch has."""
+        self.passes += 1
+        self._tell(engine.state.epoch + self.passes * 10**6)
+
+    def _tell(self, epoch: int) -> None:
         for told in (self.items, self.sampler):
             if told is not None:
                 told.set_epoch(epoch)
