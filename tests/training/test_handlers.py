@@ -40,7 +40,7 @@ from tests.stages import EPOCHS, Stage, assert_same, logged
 
 
 def at_epoch(epoch: int) -> SimpleNamespace:
-    return SimpleNamespace(state=SimpleNamespace(epoch=epoch))
+    return SimpleNamespace(state=SimpleNamespace(epoch=epoch, iteration=0))
 
 
 def test_each_process_draws_dropout_of_its_own(monkeypatch):

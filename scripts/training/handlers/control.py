@@ -31,7 +31,7 @@ class EpochSeed:
 
     def __init__(self, seed: int, items: DrawnItems | None = None, sampler: MixedBatchSampler | None = None):
         self.seed, self.items, self.sampler = seed, items, sampler
-        self.passes = 0
+        self.passes, self.begun = 0, 0
 
     def attach(self, engine: Engine) -> None:
         """Run at the start of every epoch, before its first batch is drawn, and when the loader begins again in it."""
@@ -46,13 +46,14 @@ class EpochSeed:
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
-        self.passes = 0
+        self.passes, self.begun = 0, engine.state.iteration
         self._tell(epoch)
 
     def next_pass(self, engine: Any) -> None:
-        """Tell items and sampler a number that no epoch has."""
-        self.passes += 1
-        self._tell(engine.state.epoch + self.passes * 10**6)
+        """Tell items and sampler a number that no epoch has; not where the loader begins with the epoch."""
+        if engine.state.iteration > self.begun:
+            self.passes += 1
+            self._tell(engine.state.epoch + self.passes * 10**6)
 
     def _tell(self, epoch: int) -> None:
         for told in (self.items, self.sampler):
