@@ -25,8 +25,7 @@ from scripts.interventions.regions import (
     part,
     plausible,
     shifted,
-    usual_range,
-    within,
+    usual,
 )
 
 try:
@@ -80,9 +79,8 @@ class Hole:
 
     @cached_property
     def usual(self) -> tuple[tuple[Image, Image], float]:
-        """The range of values of the tissue around the region, and the share of that tissue that lies beyond it."""
-        low, high = usual_range(self.whole, self.near)
-        return (low, high), 1 - float(within(self.whole, low, high)[self.near].mean())
+        """See `regions.usual`, of the tissue around the region."""
+        return usual(self.whole, self.near)
 
     @property
     def whole_rim(self) -> Mask:

@@ -24,8 +24,7 @@ from scripts.interventions.regions import (
     part,
     plausible,
     shifted,
-    usual_range,
-    within,
+    usual,
 )
 
 # Training draws from the first; the certificate rests on the others, which no training may use.
@@ -242,9 +241,7 @@ def _healthy_like(piece: Piece, donor: Donor, inside: Mask, rng: np.random.Gener
         search = Search(piece.core, inside)
     if not len(search.shifts):
         raise NoRoom("the donor has no healthy tissue of the tumor's size for the control")
-    near = beside(donor.mask, inside)
-    limits = usual_range(donor.image, near)
-    odd = odd_in(search, donor.image, limits, 1 - float(within(donor.image, *limits)[near].mean()))
+    odd = odd_in(search, donor.image, *usual(donor.image, beside(donor.mask, inside)))
     shift = search.shifts[int(rng.choice(np.flatnonzero(odd <= odd.min() + 1e-6)))]
     return shifted(donor.image, shift, everywhere(piece.core))
 

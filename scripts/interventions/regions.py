@@ -199,6 +199,12 @@ def beside(region: Mask, healthy: Mask) -> Mask:
     return near if np.count_nonzero(near) >= np.count_nonzero(region) else healthy
 
 
+def usual(image: Image, tissue: Mask) -> tuple[tuple[Image, Image], float]:
+    """The range of values of tissue, see `usual_range`, and the share of that tissue that lies beyond it."""
+    low, high = usual_range(image, tissue)
+    return (low, high), 1 - float(within(image, low, high)[tissue].mean())
+
+
 def odd_in(search: Search, image: Image, limits: tuple[Image, Image], own: float) -> NDArray[np.float32]:
     """How much more of each place of a search than of tissue lies beyond its limits, (N,), 0 to 1.
 
@@ -206,8 +212,7 @@ def odd_in(search: Search, image: Image, limits: tuple[Image, Image], own: float
 
     Args:
         search, image: places, and what they hold.
-        limits: of `usual_range` of the tissue.
-        own: share of that tissue beyond them.
+        limits, own: of `usual`.
     """
     return np.maximum(0, search.share(~within(image, *limits)) - own - _SOME)
 
