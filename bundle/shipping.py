@@ -121,11 +121,13 @@ def keep_run(run: Path, root: Path, datalist: bytes) -> None:
             str(config["dataset_dir"]): DATASET_DIR,
             str(config["datalist_file"]): (TRAINING / run.name / DATALIST).as_posix(),
             str(config["run_dir"]): f"runs/{run.name}",
-            str(config.get("cache_dir")): "runs/cache",
             # Another run of the same folder, whose weights this one started from.
             f"{Path(config['run_dir']).resolve().parent}/": "runs/",
             f"{_checkout(manifest['command'], config)}/": "",
         }
+        cache = config.get("cache_dir")
+        if isinstance(cache, str) and Path(cache).is_absolute():  # neither none nor an expression
+            names[cache] = "runs/cache"
         target = kept / stage.name
         keep_curves(stage, target)
         manifest["command"] = portable_command(manifest["command"])

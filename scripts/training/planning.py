@@ -201,9 +201,9 @@ def _input(plan: Plan, chosen: Choice, images: Images, heads: np.ndarray, spacin
     reason = f"three in four heads are at most {_longest(heads):.0f} {unit} long"
     left = min(design.size) // 2 ** (len(design.filters) - 1)
     levels = f"{len(design.filters)} levels leave {left} {unit} at the bottleneck; evidence at stride 4"
+    reasons = {"spatial_size": "; ".join(filter(None, (reason, chosen.larger))), "network_def#kernel_size": levels}
     for name, value in design.values().items():
-        plan.add(name, value, {"spatial_size": "; ".join(filter(None, (reason, chosen.larger)))}.get(name, ""))
-    plan.reasons["network_def#kernel_size"] = levels
+        plan.add(name, value, reasons.get(name, ""))
     plan.add("network_def#in_channels", images.channels)
     if spacing is not None:
         plan.add("network_def#spatial_dims", 3)

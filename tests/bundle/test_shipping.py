@@ -100,6 +100,26 @@ def test_a_run_that_was_trained_on_the_list_that_is_kept_keeps_it(small_run, tmp
     assert (root / "models" / "model.pt").is_file()
 
 
+@pytest.mark.parametrize(
+    ("cache", "kept"),
+    [("null", "null"), ("$@run_dir + '/../cache'", "$@run_dir + '/../cache'"), ("/somewhere/else", "runs/cache")],
+)
+def test_only_the_path_of_a_cache_is_replaced(small_run, tmp_path, cache, kept):
+    run = tmp_path / "ours"
+    shutil.copytree(small_run.run("ours"), run)
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "configs", root / "configs")
+    for config in run.glob("*/config.yaml"):
+        lines = config.read_text(encoding="utf-8").splitlines()
+        changed = [f"cache_dir: {cache}" if line.startswith("cache_dir:") else line for line in lines]
+        config.write_text("\n".join([*changed, "note: $@seed is not None"]) + "\n", encoding="utf-8")
+    ship([run], root)
+    for config in (root / "docs" / "training" / "ours").glob("*/config.yaml"):
+        lines = config.read_text(encoding="utf-8").splitlines()
+        assert f"cache_dir: {kept}" in lines
+        assert "note: $@seed is not None" in lines
+
+
 def test_event_file_is_named_without_the_host(small_run, tmp_path):
     keep_curves(small_run.run("ours") / "stage1_segmentation", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [EVENTS]
