@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scripts.data.planes import is_flat
 from scripts.data.preprocessing import make_augmentation, make_training_pipeline
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import folder as runs
@@ -20,7 +21,6 @@ from scripts.training.engines import MultiTaskStep
 from scripts.training.losses import MultiTaskLoss, pooling_of
 from transforms.cropping import CropToForegroundd
 from transforms.describe import Untraced
-from transforms.reading import file_kind
 
 __all__ = ["Cost", "Design", "Images", "cost_of", "measured_images"]
 
@@ -109,10 +109,9 @@ def measured_images(datalist: Mapping[str, Any], dataset_dir: str | Path) -> Ima
     """
     items = runs.stage_items(dict(datalist), "training", str(dataset_dir))
     chosen = [items[round(k)] for k in np.linspace(0, len(items) - 1, min(HEADS, len(items)))]
-    dims = {_dims(item) for item in chosen}
-    if len(dims) > 1:
+    flat = is_flat(chosen[0])
+    if any(is_flat(item) != flat for item in chosen[1:]):
         raise ValueError("some training images are whole volumes and others slices or pictures; plan for one of them")
-    flat = dims == {2}
     pipeline = make_training_pipeline([256, 256] if flat else [64, 64, 64], False)
     steps = [type(step) for step in pipeline.transforms]
     read, end = steps.index(Untraced), steps.index(CropToForegroundd) + 1
@@ -129,11 +128,6 @@ def measured_images(datalist: Mapping[str, Any], dataset_dir: str | Path) -> Ima
     counts = Counter(int(item.get("diagnosis", -1)) for item in items)
     validation = len(datalist.get("validation", []))
     return Images(np.array(heads), None if flat else np.median(spacings, axis=0), counts, channels.pop(), validation)
-
-
-def _dims(item: Mapping[str, Any]) -> int:
-    files = item["image"] if isinstance(item["image"], list) else [item["image"]]
-    return 2 if "slice" in item or file_kind(files[0]) == "picture" else 3
 
 
 def cost_of(design: Design, batch: int, device: torch.device, precision: str) -> Cost:

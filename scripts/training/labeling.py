@@ -21,12 +21,12 @@ from torch import nn
 from scripts.command.files import write_bytes
 from scripts.data.caching import CachedDataset, describe_item
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_items
+from scripts.data.planes import is_flat
 from scripts.data.preprocessing import resolve_items
 from scripts.runs import parallel
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
 from scripts.runs.folder import write_json
 from transforms.labels import REGIONS_KEY
-from transforms.reading import file_kind
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def expand_volumes(data: Sequence[Mapping[str, Any]], rule: SliceRule) -> list[d
         root = Path(path.anchor)
         label = Path(item["label"]).absolute() if item.get("label") else None
         try:
-            if "slice" in item or file_kind(path) == "picture":
+            if is_flat({**item, "image": path}):
                 result.append(dict(item))
                 continue
             made = case_items(Case(str(path), [path], label), rule, root, "label", findings)
