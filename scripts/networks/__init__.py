@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "classifiers": ["ClassifierEnsemble", "ImageClassifier"],
         "multitask_dynunet": ["MultiTaskDynUNet"],
+        "widening": ["widened"],
     },
 )

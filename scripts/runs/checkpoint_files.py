@@ -98,30 +98,6 @@ def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
     return network
 
 
-def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
-    """Take from weights of a similar design what fits, by name and shape; None leaves the network as it is.
-
-    What does not fit stays as it was initialized and is named in the log.
-
-    Raises:
-        FileNotFoundError: when the file is absent.
-        ValueError: when it is no state dict, or holds less than half of the network's parameters.
-    """
-    if path is None:
-        return network
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path} to start from")
-    state, current = load_whole(path), network.state_dict()
-    if not isinstance(state, dict):
-        raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
-    fitting = {k: v for k, v in state.items() if k in current and current[k].shape == v.shape}
-    if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in current.values()):
-        raise ValueError(f"weights file {path} holds less than half of this {type(network).__name__}; start without it")
-    network.load_state_dict(fitting, strict=False)
-    logger.info("warm start from %s, but for %s", path, sorted(current.keys() - fitting.keys()) or "nothing")
-    return network
-
-
 def save_checkpoint(state: dict[str, Any], folder: str | Path) -> None:
     """Write the newest checkpoint of a folder; the one before stays beside it."""
     newest = Path(folder) / CHECKPOINT

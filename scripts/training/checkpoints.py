@@ -15,16 +15,17 @@ from torch import nn
 from scripts.command import yaml_text
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.widening import widened
 from scripts.runs import parallel
 from scripts.runs.checkpoint_files import (
     CHECKPOINT,
     PREVIOUS,
     WEIGHTS,
     load_weights,
+    load_whole,
     read_checkpoint,
     save_atomic,
     save_checkpoint,
-    warm_start,
 )
 from scripts.runs.folder import read_manifest
 from scripts.training.averaging import WeightAverage
@@ -61,6 +62,37 @@ def initialized(
         device: to compute on.
     """
     return load_weights(warm_start(network, similar_weights), initial_weights).to(device)
+
+
+def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
+    """Take from weights of a similar design what fits, by name and shape; None leaves the network as it is.
+
+    Weights of a network with fewer channels are taken too, see `scripts.networks.widening.widened`. What does not fit
+    stays as it was initialized and is named in the log.
+
+    Raises:
+        FileNotFoundError: when the file is absent.
+        ValueError: when it is no state dict, or nothing in it fits more than half of the network's parameters.
+    """
+    if path is None:
+        return network
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path} to start from")
+    state, current = load_whole(path), network.state_dict()
+    if not isinstance(state, dict):
+        raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
+    fitting = widened(network, state)
+    if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in current.values()):
+        raise ValueError(f"weights file {path} fits less than half of this {type(network).__name__}; start without it")
+    network.load_state_dict(fitting, strict=False)
+    wider = sorted(k for k, v in fitting.items() if v.shape != state[k].shape)
+    logger.info(
+        "warm start from %s, but for %s%s",
+        path,
+        sorted(current.keys() - fitting.keys()) or "nothing",
+        f"; widened: {', '.join(wider)}" if wider else "",
+    )
+    return network
 
 
 class StageCheckpoint:

@@ -33,7 +33,7 @@ def tiny(dims: int = 2, in_channels: int = 1, seed: int = 0, **options) -> Multi
     """
     torch.manual_seed(seed)
     options = {"num_classes": 3, "evidence_channels": 5, **options}
-    network = MultiTaskDynUNet(**shape_arguments(dims, in_channels), **options).eval()
+    network = MultiTaskDynUNet(**{**shape_arguments(dims, in_channels), **options}).eval()
     for name, parameter in network.named_parameters():
         if "norm" in name:
             if name.endswith("weight"):

@@ -39,6 +39,16 @@ def test_warm_start_takes_what_fits_and_leaves_the_rest(tmp_path):
     assert all(torch.equal(value, old.state_dict()[key]) for key, value in after.items())
 
 
+def test_warm_start_from_fewer_channels_says_what_is_wider(tmp_path, caplog):
+    old, new = tiny(seed=1), tiny(seed=2, filters=[4, 6, 24])
+    torch.save(old.state_dict(), tmp_path / WEIGHTS)
+    with caplog.at_level("INFO"):
+        warm_start(new, tmp_path / WEIGHTS)
+    assert "but for nothing; widened: bottleneck.conv1" in caplog.text
+    image = torch.rand(1, 1, 32, 32)
+    torch.testing.assert_close(new.eval()(image, output="cls"), old.eval()(image, output="cls"), atol=1e-5, rtol=1e-4)
+
+
 def test_warm_start_from_too_different_weights_is_refused(tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match="less than half of this MultiTaskDynUNet"):

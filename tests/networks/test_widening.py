@@ -1,0 +1,47 @@
+"""A network with more channels begins with the answers of the narrow one."""
+
+import pytest
+import torch
+
+from scripts.networks import widened
+from tests.networks.nets import tiny
+
+
+@pytest.mark.parametrize("wide", [[4, 6, 8], [5, 6, 8], [4, 9, 16], [4, 6, 9]])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@torch.no_grad()
+def test_a_wider_network_answers_alike_at_first(wide, spatial_dims):
+    narrow, larger = tiny(spatial_dims), tiny(spatial_dims, seed=1, filters=wide)
+    state = widened(larger, narrow.state_dict())
+    assert state.keys() == larger.state_dict().keys()
+    larger.load_state_dict(state)
+    image = torch.rand([2, 1] + [32] * spatial_dims)
+    image[..., :5] = 0  # air
+    before, after = narrow.multitask(image), larger.multitask(image)
+    assert float(before["evidence"].std()) > 1e-3
+    for output, values in before.items():
+        torch.testing.assert_close(after[output], values, atol=2e-5, rtol=1e-4)
+
+
+def test_every_further_channel_can_learn():
+    larger = tiny(seed=1, filters=[5, 9, 16])
+    larger.load_state_dict(widened(larger, tiny().state_dict()))
+    optimizer = torch.optim.SGD(larger.parameters(), lr=0.1)
+    before = {k: v.clone() for k, v in larger.named_parameters()}
+    image = torch.rand(2, 1, 32, 32)
+    for _ in range(2):
+        optimizer.zero_grad()
+        outputs = larger.multitask(image)
+        sum((v**2).mean() for v in outputs.values()).backward()
+        optimizer.step()
+    for name, value in larger.named_parameters():
+        changed = (value != before[name]).flatten(1).any(dim=1) if value.ndim > 1 else value != before[name]
+        assert bool(changed.all()), name
+
+
+def test_a_narrower_network_takes_only_what_is_no_wider():
+    small = tiny(filters=[4, 6, 7])
+    taken = widened(small, tiny().state_dict())
+    missing = small.state_dict().keys() - taken.keys()
+    assert missing
+    assert all("bottleneck" in k or "upsamples.0.transp_conv" in k or "head.features.lateral.1" in k for k in missing)
