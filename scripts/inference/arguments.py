@@ -46,6 +46,11 @@ def _predict(parser: Parser) -> None:
     add_backend(parser)
     parser.add_argument("--readers", type=int, default=1, help="threads that read and prepare files ahead (default: 1)")
     parser.add_argument("--no_overlays", action="store_true", help="write masks, evidence and results only")
+    parser.add_argument(
+        "--results_to",
+        metavar="ADDRESS",
+        help="put the files of each image in this store, e.g. s3://bucket/prefix; the table stays below --out",
+    )
     parser.add_argument("--dicom", action="store_true", help="also write DICOM objects: segmentation, evidence, report")
     parser.add_argument("--series", metavar="UID", help="the one DICOM series to take, of a folder or study of several")
     parser.add_argument(

@@ -26,6 +26,7 @@ from scripts.inference.postprocessing import shown_evidence
 from scripts.inference.result_names import check_free, shown
 from scripts.inference.result_table import columns, write_table
 from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
+from scripts.inference.stores import RESULT, ResultStore
 from scripts.inference.studies import Study
 from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
@@ -52,6 +53,7 @@ class BatchPrediction:
         readers: files that are prepared ahead of the network, and threads that do so.
         objects: writes DICOM objects of each; None: none are written.
         called: what images are called in results, errors and logs, where it is not their path.
+        store: where the files of each image go once they are whole; None: they stay below ``out``.
     """
 
     def __init__(
@@ -63,11 +65,14 @@ class BatchPrediction:
         readers: int = 1,
         objects: ObjectWriter | None = None,
         called: Mapping[Path, str] | None = None,
+        store: ResultStore | None = None,
     ) -> None:
         self.inference, self.out, self.overlay, self.readers = inference, out, overlay, readers
-        self.objects, self.called = objects, called or {}
+        self.objects, self.called, self.store = objects, called or {}, store
         # Results of anything else are not taken for this one's.
         self.made_by = {**inference.identity(), "options": dict(options), "overlays": overlay}
+        if store is not None:
+            self.made_by["store"] = store.address
 
     def run(
         self, images: Sequence[Path], stems: Sequence[str], failed: Sequence[tuple[Path, str]] = ()
@@ -89,7 +94,7 @@ class BatchPrediction:
         rows: dict[str, dict[str, Any]] = {}
         todo = []
         for image, name in zip(images, stems, strict=True):
-            check_free(_beside(self.out / name, "_result.json"), image, "out")
+            check_free(_beside(self.out / name, RESULT), image, "out")
             kept = self.kept(image, name)
             if kept is None:
                 todo.append((image, name))
@@ -176,15 +181,20 @@ class BatchPrediction:
 
     def kept(self, image: Path, name: str) -> dict[str, Any] | None:
         """Row of an image whose results are there and are of the same file, weights and options, or None."""
-        path = _beside(self.out / name, "_result.json")
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            same = result["file"] == fingerprint(image) and result["made_by"] == self.made_by
-            whole = all(_beside(self.out / name, ending).is_file() for ending in result["files"])
-            row = result["row"]
+            result = self._result(name) if self.store is None else self.store.result(name)
+            if result is None or result["file"] != fingerprint(image) or result["made_by"] != self.made_by:
+                return None
+            row: dict[str, Any] = result["row"]
         except (OSError, ValueError, KeyError, TypeError):  # none, or nothing that was written here
             return None
-        return row if same and whole and list(row) == self.columns else None
+        return row if list(row) == self.columns else None
+
+    def _result(self, name: str) -> dict[str, Any] | None:
+        """Result of an image below ``out`` when all files that it names are there; else None."""
+        result: dict[str, Any] = json.loads(_beside(self.out / name, RESULT).read_text(encoding="utf-8"))
+        whole = all(_beside(self.out / name, ending).is_file() for ending in result["files"])
+        return result if whole else None
 
     def _shown(self, image: Path) -> str:
         return shown(self.called.get(image, image))
@@ -193,7 +203,7 @@ class BatchPrediction:
         reason = shown(error if isinstance(error, (str, ValueError)) else f"{type(error).__name__}: {error}")
         reason = reason.replace(shown(image), self._shown(image))
         logger.warning("%s skipped: %s", self._shown(image), reason)
-        self._remove(self.out / name)
+        self._remove(name)
         # A ValueError speaks of the image; anything else may go well another time.
         status = "refused" if isinstance(error, (str, ValueError)) else "failed"
         return {**self.lost(image, name, reason), "status": status}
@@ -203,11 +213,13 @@ class BatchPrediction:
         known = {"image": self._shown(image), "name": name, "verdict": f"{NOT_ASSESSED}: {reason}"}
         return {**dict.fromkeys(self.columns), **known, "flags": "", "status": "failed", "error": reason}
 
-    def _remove(self, target: Path) -> None:
+    def _remove(self, name: str) -> None:
         """Delete what was written of an earlier content of the file; the result first, which says that all is whole."""
-        result = _beside(target, "_result.json")
-        if result.is_file():
-            for ending in ("_result.json", *PARTS):
+        if self.store is not None:
+            self.store.remove(name, PARTS)
+        target = self.out / name
+        if _beside(target, RESULT).is_file():
+            for ending in (RESULT, *PARTS):
                 _beside(target, ending).unlink(missing_ok=True)
 
     def _write(
@@ -216,7 +228,7 @@ class BatchPrediction:
         """Mask, evidence, overlay, and last the result, which says that the others are whole."""
         done = self.inference.finish(item, output)
         target = self.out / name
-        self._remove(target)
+        self._remove(name)
         mask, result = done["pred"], done["result"]
         affine = np.asarray(mask.affine, dtype=float)
         study = Study.of(item["image"])
@@ -250,7 +262,9 @@ class BatchPrediction:
         }
         about = {"file": fingerprint(image), "files": [file.name.removeprefix(target.name) for file in files]}
         whole = {"image": self._shown(image), **result, "weights": shown(self.inference.weights), "row": row, **about}
-        write_json({**whole, "made_by": self.made_by}, _beside(target, "_result.json"))
+        write_json({**whole, "made_by": self.made_by}, _beside(target, RESULT))
+        if self.store is not None:
+            self.store.take([*files, _beside(target, RESULT)], self.out)
         return row
 
 

@@ -39,6 +39,7 @@ from scripts.inference.engines import by_shards, run_shards
 from scripts.inference.manifest import LEDGER, is_manifest, opened, prepare
 from scripts.inference.merging import merge
 from scripts.inference.pipeline import Inference
+from scripts.inference.stores import ResultStore
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Recipe:
         dicom: write DICOM objects.
         anonymous: that say nothing of the patient.
         evidence_segments: and the evidence as a Segmentation.
+        results_to: address of a store that takes the files of each image; None: they stay below ``out``.
     """
 
     out: Path
@@ -74,6 +76,7 @@ class Recipe:
     dicom: bool = False
     anonymous: bool = False
     evidence_segments: bool = False
+    results_to: str | None = None
 
     def __call__(self, called: Mapping[Path, str] | None = None) -> BatchPrediction:
         """Load the network.
@@ -81,12 +84,13 @@ class Recipe:
         Args:
             called: see `BatchPrediction`.
         """
+        store = None if self.results_to is None else ResultStore(self.results_to)
         inference = Inference(self.bundle_root, self.weights, self.overlays, self.device, self.options, self.backend)
         options, objects = dict(self.options), None
         if self.dicom:
             objects = object_writer(inference, options, self.anonymous, self.evidence_segments)
             options |= {"dicom": True, "anonymous": self.anonymous, "evidence_segments": self.evidence_segments}
-        return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects, called)
+        return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects, called, store)
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
@@ -109,6 +113,10 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             "--series, --store and --anonymous go with a folder, a file or an address, in one process; leave out "
             "manifest, --shard and --processes"
         )
+    if arguments.results_to and not large:
+        raise ValueError("--results_to goes with a manifest, --shard or --processes; a folder alone keeps its results")
+    if arguments.results_to:
+        ResultStore(arguments.results_to)  # refused here rather than in every process
     recipe = Recipe(
         out=arguments.out,
         bundle_root=arguments.bundle_root or ROOT,
@@ -126,6 +134,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         dicom=arguments.dicom,
         anonymous=arguments.anonymous,
         evidence_segments=arguments.evidence_segments,
+        results_to=arguments.results_to,
     )
     if not large:
         return _folder(arguments, recipe)
