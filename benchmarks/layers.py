@@ -21,7 +21,7 @@ import torch
 
 from scripts.command import errors
 from scripts.data.preprocessing import make_training_pipeline
-from scripts.evaluation.localization import decoder_layers, encoder_layers
+from scripts.evaluation.explanation_plan import decoder_layers, encoder_layers
 from scripts.explain import cam
 from scripts.explain.measures import case_measures, oracle_map
 from scripts.explain.methods import explain

@@ -36,8 +36,9 @@ from scripts.command.locations import ROOT
 from scripts.command.machine import tune_process
 from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.evaluation.evaluation import CaseResults
+from scripts.evaluation.explanation_plan import MAIN_TARGET, make_plan
 from scripts.evaluation.items import EvaluationDataset
-from scripts.evaluation.localization import MAIN_TARGET, make_plan, measure
+from scripts.evaluation.localization import measure
 from scripts.inference.pipeline import Inference
 from scripts.runs.folder import write_json
 from scripts.training.engines import MultiTaskStep, prepare_batch

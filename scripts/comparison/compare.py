@@ -21,7 +21,7 @@ from scripts.command.workflows import run_config
 from scripts.comparison import comparison_files
 from scripts.comparison.comparison import compare
 from scripts.comparison.trained_models import Model, expand, read_model, stage_folders, stale
-from scripts.evaluation.localization import MAIN_TARGET, main_layers, main_map
+from scripts.evaluation.explanation_plan import MAIN_TARGET, main_layers, main_map
 from scripts.runs import folder as runs
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from scripts.evaluation.localization import MAIN_TARGET, main_map
+from scripts.evaluation.explanation_plan import MAIN_TARGET, main_map
 from scripts.runs import folder as runs
 from scripts.runs.result_files import EVALUATION, EXPLANATION, marks, weights_sha256
 

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "evaluation": ["CaseResults", "write_evaluation"],
+        "explanation_plan": ["make_plan", "maps_of"],
         "explanations": ["write_explanations"],
-        "localization": ["make_plan", "maps_of"],
     },
 )

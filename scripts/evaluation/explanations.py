@@ -13,15 +13,10 @@ from tqdm import tqdm
 
 from scripts.command.files import write_bytes
 from scripts.data.preprocessing import collate
+from scripts.evaluation.explanation_plan import Plan, main_map, make_plan
 from scripts.evaluation.faithfulness import check_faithfulness, check_tests, chosen_methods
 from scripts.evaluation.galleries import choose_cases, methods_picture, show_cases, write_class_galleries
-from scripts.evaluation.localization import (
-    Plan,
-    draw_cases,
-    main_map,
-    make_plan,
-    measure,
-)
+from scripts.evaluation.localization import draw_cases, measure
 from scripts.evaluation.localization_table import format_table, localization_table, sorted_rows
 from scripts.explain.methods import SLOW
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.evaluation.localization import MAIN_TARGET, Plan, draw_cases, main_map, main_plan, maps_of
+from scripts.evaluation.explanation_plan import MAIN_TARGET, Plan, main_map, main_plan, maps_of
+from scripts.evaluation.localization import draw_cases
 from scripts.explain.clusters import clusters
 from scripts.explain.faithfulness import background_swap, deletion_insertion
 from scripts.explain.gradients import INPUT

@@ -14,7 +14,7 @@ from monai.data import DataLoader
 from torch import Tensor
 
 from scripts.data.preprocessing import collate, make_preprocessing
-from scripts.evaluation.localization import EVIDENCE, MAIN_TARGET, Plan, main_map, main_plan, maps_of
+from scripts.evaluation.explanation_plan import EVIDENCE, MAIN_TARGET, Plan, main_map, main_plan, maps_of
 from scripts.explain.clusters import clusters
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample

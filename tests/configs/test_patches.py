@@ -21,8 +21,8 @@ from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.data.datalists.regions import SCHEMES, own_values
 from scripts.data.preprocessing import make_training_pipeline
+from scripts.evaluation.explanation_plan import make_plan
 from scripts.evaluation.items import measured_regions
-from scripts.evaluation.localization import make_plan
 from scripts.evaluation.robustness import NOT_OF_PATCHES, left_out
 from scripts.inference.postprocessing import paint
 from scripts.networks.windows import stitched

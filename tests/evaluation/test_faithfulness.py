@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from scripts.evaluation.explanation_plan import main_map, make_plan, maps_of
 from scripts.evaluation.faithfulness import TESTS, check_faithfulness, chosen_methods
-from scripts.evaluation.localization import draw_cases, main_map, make_plan, maps_of
+from scripts.evaluation.localization import draw_cases
 from scripts.explain.faithfulness import background_swap, deletion_insertion
 from scripts.explain.methods import METHODS
 from scripts.explain.targets import TumorLogOdds

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from scripts.data.preprocessing import make_preprocessing
+from scripts.evaluation.explanation_plan import make_plan
 from scripts.evaluation.galleries import (
     _panel,
     choose_cases,
@@ -17,7 +18,6 @@ from scripts.evaluation.galleries import (
     write_class_galleries,
     write_map,
 )
-from scripts.evaluation.localization import make_plan
 from scripts.explain.maps import upsample
 from scripts.pictures import overlays
 from scripts.pictures.sheets import HEADING, stack, tile_grid

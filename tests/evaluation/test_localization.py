@@ -8,14 +8,8 @@ import pytest
 import torch
 
 from scripts.data.preprocessing import collate
-from scripts.evaluation.localization import (
-    Plan,
-    draw_cases,
-    layers_of,
-    make_plan,
-    maps_of,
-    measure,
-)
+from scripts.evaluation.explanation_plan import Plan, layers_of, make_plan, maps_of
+from scripts.evaluation.localization import draw_cases, measure
 from scripts.evaluation.localization_table import format_table, localization_table, sorted_rows
 from scripts.explain.methods import METHODS, explain
 from scripts.explain.targets import ClassScore, SegmentationRegion, TumorLogOdds

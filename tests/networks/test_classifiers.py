@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN
 
-from scripts.evaluation.localization import main_map, main_plan, make_plan, maps_of
+from scripts.evaluation.explanation_plan import main_map, main_plan, make_plan, maps_of
 from scripts.explain.methods import explain
 from scripts.explain.recording import default_layer
 from scripts.explain.targets import ClassScore
