@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data import datalists
+from transforms.cropping import ACQUIRED
 
 ROWS = (
     ("Dice over tumor cases", "segmentation", "dice"),
@@ -99,7 +100,7 @@ def model_card(meta: Mapping[str, Any], inference: Mapping[str, Any], figures: M
             "",
             "## Input and output",
             "",
-            f"Input: {meta['image_classes']}; resized to {' x '.join(map(str, inference['spatial_size']))}.",
+            f"Input: {meta['image_classes']}; {_grid(inference)}.",
             f"Output: {meta['pred_classes']}; classes {classes}; evidence of a tumor on the image's grid.",
             "",
             "## Performance",
@@ -110,7 +111,7 @@ def model_card(meta: Mapping[str, Any], inference: Mapping[str, Any], figures: M
             "",
             "From the folder of this bundle:",
             "",
-            "    python -m monai.bundle run --config_file configs/inference.yaml --input image.jpg",
+            f"    python -m monai.bundle run --config_file configs/inference.yaml --input {_example(inference)}",
             "    python -m scripts train --dataset_dir DIR --datalist_file LIST.json --run_dir runs/mine",
             "",
             "In Python: `monai.bundle.load(name, bundle_dir=PARENT, workflow_type='infer')`, with this folder current.",
@@ -118,13 +119,40 @@ def model_card(meta: Mapping[str, Any], inference: Mapping[str, Any], figures: M
             "",
             "## Limits",
             "",
-            "Slices of one channel, volumes slice by slice. Results on scanners, sequences and patients unlike those",
-            "of the training are not known. A map that lies in the tumor does not prove a right reason.",
+            _taken(inference),
+            "Results on scanners, sequences and patients unlike those of the training are not known.",
+            "A map that lies in the tumor does not prove a right reason.",
             "",
         ]
     )
 
 
+def _grid(inference: Mapping[str, Any]) -> str:
+    size = " x ".join(map(str, inference["spatial_size"]))
+    spacing = inference.get("spacing_mm")
+    return f"resized to {size}" if not spacing else f"resampled to {_millimeters(spacing)}, in windows of {size}"
+
+
+def _millimeters(spacing: Any) -> str:
+    sides = spacing if isinstance(spacing, list) else [spacing]
+    return "its own spacing" if sides == [ACQUIRED] else f"{' x '.join(f'{side:g}' for side in sides)} mm"
+
+
+def _example(inference: Mapping[str, Any]) -> str:
+    """What stands for an image in the example: a file a channel."""
+    channels, whole = inference["network_def"]["in_channels"], len(inference["spatial_size"]) == 3
+    if channels == 1:
+        return "image.nii.gz" if whole else "image.jpg"
+    return f'"[{",".join(repr(f"channel{k}.nii.gz") for k in range(channels))}]"'
+
+
+def _taken(inference: Mapping[str, Any]) -> str:
+    channels = inference["network_def"]["in_channels"]
+    of = "one channel" if channels == 1 else f"{channels} channels, in the order of the training"
+    return f"Volumes of {of}." if len(inference["spatial_size"]) == 3 else f"Slices of {of}, volumes slice by slice."
+
+
 def _number(entry: Mapping[str, Any]) -> str:
-    interval = f" [{entry['ci95'][0]:.3f}, {entry['ci95'][1]:.3f}]" if entry.get("ci95") else ""
+    low, high = entry.get("ci95") or (None, None)  # of fewer than two patients there is no interval
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{entry['value']:.3f}{interval}"

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 from monai import bundle
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -130,18 +132,53 @@ def load() -> str:
     return "network, state dict and TorchScript"
 
 
+def drawn(folder: Path) -> dict[str, dict[str, Any]]:
+    """Phantoms as the network takes them, slices or volumes of its sequences and regions: values of both workflows."""
+    names = ("data.datalists", "data.datalists.naming", "data.datalists.regions", "phantoms", "phantoms.sequences")
+    datalists, naming, stated, phantoms, volumes = (importlib.import_module(f"scripts.{name}") for name in names)
+    parser = ConfigParser()
+    parser.read_config(INFERENCE)
+    whole = len(parser.get_parsed_content("spatial_size")) == 3
+    channels = int(parser.get_parsed_content("network_def#in_channels"))
+    if channels == 1 and not whole:
+        phantoms.make_phantoms(folder, seed=0, patients=0, singles=12, progress=False)
+        data = folder / "singles"
+        datalist, _ = datalists.image_folder(data, name="phantoms", progress=False)
+        image: Any = str(next((data / "images").rglob("*.png")))
+    else:
+        data, sequences = folder / "volumes", naming.CHANNELS
+        if channels > len(sequences):
+            raise Failure(f"phantoms have {len(sequences)} sequences and the network takes {channels}: not checked")
+        regions = parser.get_parsed_content("regions")
+        for k in range(4):
+            volumes.write_pair(data, [0, k], f"v{k}", (8.0, 8.0, 8.0))
+        for mask in data.rglob("*_seg.nii.gz"):
+            _relabel(mask, stated.own_values(regions or {"tumor": [1]}))
+        rule = datalists.SliceRule(regions=regions, **({"planes": ()} if whole else {}))
+        datalist, _ = datalists.nifti_cases(
+            data, rule=rule, channels=sequences[:channels], patient_pattern=r"v\d+", progress=False
+        )
+        files = datalist["test"][0]["image"]  # one name of one sequence, else a list
+        image = [str(data / name) for name in ([files] if isinstance(files, str) else files)]
+    datalists.write(datalist, folder / "list.json")
+    paths = {"dataset_dir": str(data), "datalist_file": str(folder / "list.json"), "run_dir": str(folder / "run")}
+    return {"infer": {"input": image}, "train": paths}
+
+
+def _relabel(mask: Path, values: list[int]) -> None:
+    """Write the parts of a phantom's tumor, from the outermost to the innermost, in a scheme's own label values."""
+    image: Any = nib.load(mask)
+    labels = np.asarray(image.dataobj)
+    result = np.where(labels > 0, values[0], 0)
+    for inner, value in zip(([1, 3, 4], [4]), values[1:], strict=False):
+        result[np.isin(labels, inner)] = value
+    nib.save(nib.Nifti1Image(result.astype(np.uint8), image.affine), mask)
+
+
 def workflows() -> str:
     """Both configs have every property that MONAI asks of an inference or a training workflow, on a few phantoms."""
-    datalists, phantoms = (importlib.import_module(f"scripts.{name}") for name in ("data.datalists", "phantoms"))
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "singles"
-        phantoms.make_phantoms(folder, seed=0, patients=0, singles=12, progress=False)
-        datalist, _ = datalists.image_folder(data, name="phantoms", progress=False)
-        datalists.write(datalist, Path(folder) / "list.json")
-        overrides = {
-            "infer": {"input": str(next((data / "images").rglob("*.png")))},
-            "train": {"dataset_dir": str(data), "datalist_file": f"{folder}/list.json", "run_dir": f"{folder}/run"},
-        }
+        overrides = drawn(Path(folder))
         for kind, name in (("infer", INFERENCE), ("train", TRAIN)):
             workflow = ConfigWorkflow(
                 workflow_type=kind, config_file=name, meta_file=META, logging_file=False, **overrides[kind]

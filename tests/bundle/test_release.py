@@ -149,9 +149,27 @@ def test_model_card_gives_the_figures_of_the_evaluation(tmp_path):
     assert figures["dice"] == {"value": 0.8123, "ci95": [0.7, 0.9], "n": 7, "part": "test"}
     assert set(figures) == {"dice", "balanced_accuracy"}
     meta = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    card = model_card(meta, {"classes": {"0": "no_tumor", "1": "tumor"}, "spatial_size": [64, 64]}, figures)
+    taken = {"classes": {"0": "no_tumor", "1": "tumor"}, "spatial_size": [64, 64], "network_def": {"in_channels": 1}}
+    card = model_card(meta, taken, figures)
     assert "| Dice over tumor cases | 0.812 [0.700, 0.900] | 7 test images |" in card
     assert "| Balanced accuracy | 0.750 [0.600, 0.850] | 12 test images |" in card
+    assert "resized to 64 x 64." in card
+    assert "--input image.jpg" in card
+    assert "Slices of one channel, volumes slice by slice." in card
+
+
+def test_model_card_of_volumes_and_without_an_interval():
+    meta = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    taken = {"classes": {"0": "no_tumor", "1": "tumor"}, "spatial_size": [96, 96, 64], "spacing_mm": 1.5}
+    alone = {"dice": {"value": 0.5, "ci95": [None, None], "n": 1, "part": "test"}}
+    card = model_card(meta, {**taken, "network_def": {"in_channels": 2}}, alone)
+    assert "| Dice over tumor cases | 0.500 | 1 test images |" in card
+    assert "resampled to 1.5 mm, in windows of 96 x 96 x 64." in card
+    assert "--input \"['channel0.nii.gz','channel1.nii.gz']\"" in card
+    assert "Volumes of 2 channels, in the order of the training." in card
+    acquired = model_card(meta, {**taken, "spacing_mm": "acquired", "network_def": {"in_channels": 1}}, {})
+    assert "resampled to its own spacing, in windows" in acquired
+    assert "--input image.nii.gz" in acquired
 
 
 def test_without_weights_it_says_what_to_do(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from bundle.release import find_weights, write_configs
+from bundle.release import find_weights, release, write_configs
 from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS
 from scripts.command.workflows import run_config
@@ -213,3 +213,19 @@ def test_regions_that_the_config_does_not_name_are_refused(trained, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         run_config("inference.yaml", [tmp_path / "network.yaml"], input=trained["files"], output_dir=str(tmp_path))
     assert "output_block" in str(caught.value.__cause__)
+
+
+def test_a_release_of_volumes_passes_its_checks(trained, tmp_path, capsys):
+    folder = release(tmp_path, trained["folder"] / "run", "volumes_segmentation")
+    lines = capsys.readouterr().out
+    assert "ok      workflows" in lines
+    assert "FAILED" not in lines
+    meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert meta["image_classes"].startswith("4-channel MR volumes, air set to exactly 0")
+    assert meta["task"].endswith("in 3D MRI volumes")
+    assert meta["pred_classes"] == f"3 channels with a sigmoid each, nested: {', '.join(REGIONS)}"
+    labels = meta["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert labels == {
+        "0": "background",
+        **{str(v): n for n, v in zip(REGIONS, own_values(SCHEMES["brats2012"]), strict=True)},
+    }
