@@ -14,7 +14,8 @@ from scripts.report import report
 from scripts.runs.documents import format_number
 from scripts.runs.folder import write_json
 from tests.made_runs import made_model
-from tests.report.test_report import RUNS, Page, look_up, make_demo
+from tests.report.demo_runs import RUNS, make_demo
+from tests.report.pages import Page, look_up
 
 LEFT_OUT = [
     {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scripts.report import report
-from tests.report.test_report import RUNS, make_demo
+from tests.report.demo_runs import RUNS, make_demo
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,7 @@ import pytest
 from scripts.report.claim2024 import ITEMS, NOT_KNOWN, checklist, markdown
 from scripts.runs.documents import Document
 from scripts.runs.run_files import Run
-from tests.report.test_report import look_up
+from tests.report.pages import look_up
 
 # What no file of a run holds.
 OF_THE_AUTHORS = (2, 3, 4, 5, 8, 10, 11, 13, 14, 15, 16, 17, 18, 19, 21, 34, 36, 40, 41, 44)

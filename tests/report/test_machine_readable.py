@@ -11,7 +11,8 @@ import pytest
 from scripts.report import report
 from scripts.runs.documents import Document
 from scripts.runs.folder import write_json
-from tests.report.test_report import RUNS, look_up, read
+from tests.report.demo_runs import RUNS
+from tests.report.pages import look_up, read
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 

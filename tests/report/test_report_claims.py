@@ -12,7 +12,8 @@ import pytest
 from scripts.measures.claims import ALLOWED
 from scripts.report.claims import claims_of
 from scripts.runs.run_files import Run
-from tests.report.test_report import RUNS, read
+from tests.report.demo_runs import RUNS
+from tests.report.pages import read
 
 ROOT = Path(__file__).parents[2]
 # Words that say which of two is better, or that they are alike.
