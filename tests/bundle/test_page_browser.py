@@ -28,7 +28,7 @@ from bundle.predictor import Predictor
 from bundle.service import create_app
 from bundle.uploads import UploadLimits
 from scripts.inference.results import verdict_in_words
-from tests.data.test_datalists_sources import write_series
+from tests.data.volume_files import write_series
 from tests.dicom.series import write_series as write_placed
 from tests.ports import free_port
 from tests.scans import head, oblique, save, save_picture, write_overlay

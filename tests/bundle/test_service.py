@@ -27,7 +27,7 @@ from bundle.predictor import Predictor
 from bundle.service import create_app, predict_together
 from bundle.upload_formats import FormatRefused, whole_metaimage, whole_nrrd
 from bundle.uploads import UploadLimits, UploadRefused, stored
-from tests.data.test_datalists_sources import write_series
+from tests.data.volume_files import write_series
 from tests.scans import head, oblique, save, save_picture, write_overlay
 from transforms.limits import ReadLimits
 

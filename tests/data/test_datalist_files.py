@@ -12,7 +12,7 @@ import torch
 from scripts.checks.verify_data import read_loosely
 from scripts.data import datalists
 from scripts.runs.folder import finished, read_manifest, stage_items, start_stage
-from tests.data.test_datalists import minimal
+from tests.data.lists import minimal
 
 
 def windows() -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from scripts.data import datalists
 from scripts.data.datalists.fingerprints import SIZE, fingerprint, packed, perceptual_hash, unlikeness, unpacked
 from tests.scans import head
 
@@ -55,3 +56,12 @@ def test_unlikeness_is_one_less_the_correlation_and_says_nothing_of_one_gray_val
     found = unlikeness(prints, np.array([0, 0, 0]), np.array([0, 1, 2]))
     np.testing.assert_allclose(found[:, 0], [0, 2, np.inf], atol=1e-6)
     np.testing.assert_allclose(found[:, 1], 0, atol=1e-6)
+
+
+def test_hash_ignores_mode_and_depth(pool):
+    expected = datalists.perceptual_hash(pool[0])
+    for mode in ("RGB", "RGBA", "P"):
+        np.testing.assert_array_equal(datalists.perceptual_hash(pool[0].convert(mode)), expected)
+    deep = Image.fromarray(np.asarray(pool[0]).astype(np.uint16) * 257)
+    assert (datalists.perceptual_hash(deep) != expected).sum() <= 6
+    assert (datalists.perceptual_hash(pool[1]) != expected).sum() > 40

@@ -7,11 +7,14 @@ from collections import Counter
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from scripts.data import datalists
 from scripts.data.datalists import near_index, similarity
 from scripts.data.datalists.fingerprints import packed, unlikeness, unpacked
 from scripts.data.datalists.near_pairs import copy_pairs, indexed_pairs, near_pairs
-from scripts.data.datalists.similarity import COPY, FALSE_SHARE, MAX_DISTANCE, group_near_duplicates
+from scripts.data.datalists.similarity import COPY, FALSE_SHARE, MAX_DISTANCE, group_near_duplicates, places
+from tests.data.picture_folders import fill
 
 COUNT = 3000
 
@@ -225,3 +228,74 @@ def test_an_index_of_a_smaller_distance_is_searched_anew_and_a_file_that_is_none
         ValueError, match=r"near_pairs.npz is no index of near-duplicates of this version \(.*delete it"
     ):
         group_near_duplicates(every, index=tmp_path)
+
+
+def test_groups_join_over_chains_and_by_content():
+    hashes = np.zeros((5, 256), dtype=bool)
+    hashes[1, :40] = True  # 40 bits from 0
+    hashes[2, :80] = True  # 40 bits from 1, 80 from 0
+    hashes[3, 100:141] = True  # 41 bits from 0
+    hashes[4, 128:] = True
+    assert datalists.group_near_duplicates(hashes)[0].tolist() == [0, 0, 0, 1, 2]
+    assert datalists.group_near_duplicates(hashes, 39)[0].tolist() == [0, 1, 2, 3, 4]
+    same = np.array([0, 1, 2, 3, 0])
+    assert datalists.group_near_duplicates(hashes, 39, same)[0].tolist() == [0, 1, 2, 3, 0]
+
+
+def test_neighbors_in_the_order_of_files_may_differ_more():
+    hashes = np.zeros((4, 256), dtype=bool)
+    hashes[1, :68] = True  # 68 bits from 0
+    hashes[2, 100:169] = True  # 69 bits from 0
+    hashes[3, 32:100] = True  # 68 bits from 0, 64 from 1
+    assert datalists.group_near_duplicates(hashes)[0].tolist() == [0, 1, 2, 3]
+    assert datalists.group_near_duplicates(hashes, order=np.array([1, 0, 2, 9]))[0].tolist() == [0, 0, 1, 2]
+    assert datalists.group_near_duplicates(hashes, order=np.array([1, 8, 7, 3]))[0].tolist() == [0, 1, 2, 0]
+    assert datalists.group_near_duplicates(hashes, order=np.array([1, 4, 7, 10]))[0].tolist() == [0, 1, 2, 3]
+    views = np.random.default_rng(0).integers(0, 2, (2, 5, 256)).astype(bool)
+    views[1, 3] = views[0, 1]  # the turned head, mirrored
+    views[1, 3, :61] ^= True  # 61 bits of 0.9 * 68
+    assert datalists.group_near_duplicates(views)[0].tolist() == [0, 1]
+    assert datalists.group_near_duplicates(views, order=np.array([5, 6]))[0].tolist() == [0, 0]
+
+
+def test_the_order_of_names_counts_numbers_by_value(tmp_path, pool):
+    folder = fill(tmp_path, {"no_tumor": pool[:12], "tumor": pool[12:]})
+    tumors = folder / "images" / "tumor"
+    names = [path.name for path in sorted(tumors.iterdir())]
+    for k, name in enumerate(names):
+        (tumors / name).rename(tumors / f"scan {k + 1}.png")
+    files = [path.relative_to(folder).as_posix() for path in sorted(tumors.iterdir())]
+    assert files[:2] == ["images/tumor/scan 1.png", "images/tumor/scan 10.png"]
+    found = places([files, ["other.png"]])
+    assert [found[f"images/tumor/scan {k + 1}.png"] for k in range(12)] == list(range(1000, 1012))
+    assert found["other.png"] == 2011
+
+
+def test_a_chain_through_most_images_lowers_the_distance():
+    hashes = np.zeros((60, 512), dtype=bool)
+    for k in range(60):
+        hashes[k, : 8 * k] = True  # neighbors differ by 8 bits
+    groups, distance = datalists.group_near_duplicates(hashes, 24)
+    assert (distance.upright, distance.turned) == (0, 0)
+    assert groups.tolist() == list(range(60))
+    hashes[1] = hashes[0]
+    groups, _ = datalists.group_near_duplicates(hashes, 24)
+    assert groups[0] == groups[1]
+    assert groups.max() == 58
+
+
+def test_resized_and_recoded_copies_land_on_one_side(tmp_path, pool):
+    folder = fill(tmp_path, {"no_tumor": pool[:12], "tumor": pool[12:]})
+    for kind, start in (("no_tumor", 0), ("tumor", 12)):
+        for k in range(0, 12, 2):
+            copied = pool[start + k].resize((160, 150), Image.Resampling.BICUBIC)
+            copied.save(folder / "images" / kind / f"copy{k:02d}.jpg", quality=60)
+    datalist, report = datalists.image_folder(folder, progress=False)
+    assert report.figures["images"] == 36
+    assert report.figures["groups"] == 24
+    assert report.figures["largest_group"] == 2
+    where = {item["image"]: (split, item["group"]) for split in datalists.SPLITS for item in datalist[split]}
+    for kind in ("no_tumor", "tumor"):
+        for k in range(0, 12, 2):
+            assert where[f"images/{kind}/{kind}{k:02d}.png"] == where[f"images/{kind}/copy{k:02d}.jpg"]
+    datalists.assert_no_overlap(datalist)
