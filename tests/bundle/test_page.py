@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="the service's packages are not installed (extra 'serve')")
-from fastapi.testclient import TestClient
 
 from bundle.page import read_gray
 from bundle.page_answers import windows
@@ -21,42 +20,13 @@ from bundle.page_setup import choices, layers_for, page_setup
 from bundle.predictor import Predictor
 from bundle.removal import painted
 from bundle.samples import SAMPLES
-from bundle.service import create_app
 from bundle.service_model import read_metadata
 from bundle.uploads import UploadLimits, UploadRefused
-from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
-from transforms.limits import ReadLimits
+from tests.bundle.served import LIMITS
+from tests.scans import ROOT, head, oblique
 from transforms.reading import is_located
 
-LIMITS = UploadLimits(1 << 20, 4 << 20, 16, ReadLimits(pixels=1 << 16, voxels=1 << 18, side=512))
-
 VOLUME = nib.Nifti1Image(np.ones((40, 40, 40), np.float32), np.eye(4)).to_bytes()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("page")
-
-
-@pytest.fixture(scope="module")
-def predictor(folder):
-    return Predictor(overlay=write_overlay(folder))
-
-
-@pytest.fixture(scope="module")
-def client(predictor):
-    app = create_app(predictor, LIMITS)
-    with TestClient(app, raise_server_exceptions=False, base_url="http://127.0.0.1") as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def files(folder):
-    volume = head()
-    return {
-        "picture": save_picture(folder / "picture.png", volume[:, :, 4]),
-        "volume": save(folder / "volume.nii.gz", volume, oblique(), "SRA"),
-    }
 
 
 def asked(client, route, path, **fields):

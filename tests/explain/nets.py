@@ -1,4 +1,4 @@
-"""Small networks whose maps can be computed by hand."""
+"""Small networks whose maps can be computed by hand, and the stock design."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 from scripts.explain.cam import cam_pass
+from tests.networks.nets import tiny
+
+CLS = {"output": "cls"}
 
 
 def cam_maps(*arguments: Any, **options: Any) -> dict[tuple[str, str], torch.Tensor]:
@@ -155,3 +158,13 @@ def assert_same_state(before: dict, after: dict) -> None:
         assert a is None or torch.equal(a, b)
     for key, value in before["tensors"].items():
         assert torch.equal(value, after["tensors"][key]), key
+
+
+def peaked(maps):
+    """Maps with a strongest place of 1."""
+    return maps / maps.amax(tuple(range(1, maps.dim())), keepdim=True)
+
+
+def stock(**options):
+    """The stock design: normalization and pooling over the air as well."""
+    return tiny(normalization="instance", head="average_pool", **options)
