@@ -12,7 +12,7 @@ from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS
 from scripts.evaluation import explanations
 from scripts.evaluation.explanations import check_cases, make_plan, write_explanations
-from tests.evaluation.test_localization import CLASSES, make_cases, make_net
+from tests.evaluation.small_cases import CLASSES, make_cases, make_net
 
 
 @pytest.mark.parametrize("names", [6, "case", [1, 2]])

@@ -17,7 +17,7 @@ from scripts.explain.methods import METHODS
 from scripts.explain.targets import TumorLogOdds
 from scripts.pictures.explanation_figures import faithfulness_figure, localization_figure, map_label
 from scripts.runs.folder import write_json
-from tests.evaluation.test_localization import FAST, make_cases, make_net
+from tests.evaluation.small_cases import FAST, make_cases, make_net
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from scripts.evaluation.galleries import (
 from scripts.explain.maps import upsample
 from scripts.pictures import overlays
 from scripts.pictures.sheets import HEADING, stack, tile_grid
-from tests.evaluation.test_localization import CLASSES, FAST, make_cases, make_net
+from tests.evaluation.small_cases import CLASSES, FAST, make_cases, make_net
 
 
 def case(name, patient, area, diagnosis=1):
