@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 import yaml
@@ -111,7 +112,7 @@ def masks_of(file: Path, regions: Mapping[str, Sequence[int]]) -> tuple[torch.Te
     """(R, X, Y, Z) bool of a label map, and the sides of its voxels in mm (3,)."""
     values, affine = read_volume(file, file_kind(file))
     masks = torch.from_numpy(np.stack([np.isin(values, own) for own in regions.values()]))
-    return masks, torch.from_numpy(np.linalg.norm(affine[:3, :3], axis=0))
+    return masks, torch.from_numpy(nib.affines.voxel_sizes(affine))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import Dataset
@@ -124,7 +125,7 @@ def _spacing_mm(image: Any) -> tuple[np.ndarray, float]:
     dims, path = image.ndim - 1, image.meta.get("filename_or_obj")
     if path is None or file_kind(path) == "picture":
         return np.full(dims, np.nan), float("nan")
-    sides = np.linalg.norm(np.asarray(image.affine, dtype=float)[:3, :3], axis=0)
+    sides = nib.affines.voxel_sizes(np.asarray(image.affine, dtype=float))
     return sides[:dims], float(sides[2]) if dims == 2 else float("nan")
 
 

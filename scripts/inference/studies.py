@@ -296,7 +296,7 @@ class PrepareStudyd(MapTransform):
         if len(self.size) == 2:
             return array
         turned = orient_lps(np.empty(study.shape, np.bool_), np.asarray(study.affine))[1]
-        affine = np.diag([*(_LPS * np.linalg.norm(turned[:3, :3], axis=0)), 1.0])
+        affine = np.diag([*(_LPS * nib.affines.voxel_sizes(turned)), 1.0])
         return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
 
     def _units(self, item: Mapping[Hashable, Any]) -> tuple[Study, Sequence[np.ndarray], Sequence[np.ndarray] | None]:

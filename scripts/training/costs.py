@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -118,7 +119,7 @@ def measured_images(datalist: Mapping[str, Any], dataset_dir: str | Path) -> Ima
     heads, spacings, channels = [], [], set()
     for item in tqdm(chosen, desc="heads", leave=False):
         loaded = pipeline(item, end=read)
-        spacing = np.linalg.norm(np.asarray(loaded["image"].affine, float)[:3, :3], axis=0)
+        spacing = nib.affines.voxel_sizes(np.asarray(loaded["image"].affine, float))
         image = pipeline(loaded, start=read, end=end)["image"]
         heads.append(np.array(image.shape[1:]) * (1 if flat else spacing))
         spacings.append(spacing)
