@@ -211,6 +211,8 @@ READER = {
     "How is it run again?": (("Reproduce",), "#reproduce", r"Command\s+scripts/demo"),
 }
 
+OPEN = "place => document.querySelector(place).open"
+
 
 def test_a_reader_finds_each_answer_in_two_clicks(demo, page):
     reader = page.context.browser.new_page(viewport={"width": 1280, "height": 800})
@@ -218,6 +220,7 @@ def test_a_reader_finds_each_answer_in_two_clicks(demo, page):
         reader.goto((demo / "report.html").as_uri())
         for name in clicks[:1]:
             reader.locator("nav a", has_text=name).first.click()
+            reader.wait_for_function(OPEN, arg=place)  # the page opens it once the address has changed
         for name in clicks[1:]:
             reader.locator(f"{place} thead button", has_text=name).click()
         assert len(clicks) <= 2
