@@ -130,12 +130,12 @@ def model_card(meta: Mapping[str, Any], inference: Mapping[str, Any], figures: M
 def _grid(inference: Mapping[str, Any]) -> str:
     size = " x ".join(map(str, inference["spatial_size"]))
     spacing = inference.get("spacing_mm")
-    return f"resized to {size}" if not spacing else f"resampled to {_millimeters(spacing)}, in windows of {size}"
-
-
-def _millimeters(spacing: Any) -> str:
+    if not spacing:
+        return f"resized to {size}"
+    if spacing == ACQUIRED:
+        return f"on the voxels that it has, in windows of {size}"
     sides = spacing if isinstance(spacing, list) else [spacing]
-    return "its own spacing" if sides == [ACQUIRED] else f"{' x '.join(f'{side:g}' for side in sides)} mm"
+    return f"resampled to {' x '.join(f'{side:g}' for side in sides)} mm, in windows of {size}"
 
 
 def _example(inference: Mapping[str, Any]) -> str:

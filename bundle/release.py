@@ -150,10 +150,15 @@ def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
     for part in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
         part["spatial_shape"] = [f"{stride}*n" for stride in strides]
     channels = parser.get_parsed_content("network_def#in_channels")
-    axes, taken = len(strides), "slices" if len(strides) == 2 else "volumes"
-    meta["task"] = f"Brain tumor segmentation, classification and evidence map in {axes}D MRI {taken}"
-    prepared = meta["image_classes"].partition(",")[2]
-    meta["image_classes"] = f"{'single' if channels == 1 else channels}-channel MR {taken},{prepared}"
+    if len(strides) == 3:
+        meta |= {
+            "task": meta["task"].replace("2D MRI slices", "3D MRI volumes"),
+            "data_type": "nifti, mha, nrrd, dicom",
+        }
+        for part in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
+            part["is_patch_data"] = bool(parser.get_parsed_content("spacing_mm"))
+    pictures = f"{'single' if channels == 1 else channels}-channel MR {'slices' if len(strides) == 2 else 'volumes'}"
+    meta["image_classes"] = meta["image_classes"].replace("single-channel MR slices", pictures)
     image = meta["network_data_format"]["inputs"]["image"]
     if image["num_channels"] != channels:
         image.update(num_channels=channels, channel_def={str(i): f"channel {i}" for i in range(channels)})
@@ -163,7 +168,9 @@ def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
             **{str(value): name for name, value in zip(regions, own_values(regions), strict=True)},
         }
         meta["network_data_format"]["outputs"]["pred"].update(num_channels=len(regions), channel_def=named)
-        meta["pred_classes"] = f"{len(regions)} channels with a sigmoid each, nested: {', '.join(regions)}"
+        meta["pred_classes"] = f"{len(regions)} channels with a sigmoid each: {', '.join(regions)}"
+        stated = "; ".join(f"{name} {', '.join(map(str, own))}" for name, own in regions.items())
+        meta["label_classes"] = f"single channel, 0 is none; label values of the regions: {stated}"
     meta_file.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     return parser
 

@@ -132,24 +132,27 @@ def load() -> str:
     return "network, state dict and TorchScript"
 
 
-def drawn(folder: Path) -> dict[str, dict[str, Any]]:
-    """Phantoms as the network takes them, slices or volumes of its sequences and regions: values of both workflows."""
+def drawn(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Phantoms as the network takes them, slices or volumes of its sequences and regions: values of both workflows.
+
+    None where the network takes more sequences than phantoms have.
+    """
     names = ("data.datalists", "data.datalists.naming", "data.datalists.regions", "phantoms", "phantoms.sequences")
     datalists, naming, stated, phantoms, volumes = (importlib.import_module(f"scripts.{name}") for name in names)
     parser = ConfigParser()
     parser.read_config(INFERENCE)
     whole = len(parser.get_parsed_content("spatial_size")) == 3
     channels = int(parser.get_parsed_content("network_def#in_channels"))
-    if channels == 1 and not whole:
+    regions, sequences = parser.get_parsed_content("regions"), naming.CHANNELS
+    if channels > len(sequences):
+        return None
+    if channels == 1 and not whole and len(regions or []) < 2:
         phantoms.make_phantoms(folder, seed=0, patients=0, singles=12, progress=False)
         data = folder / "singles"
         datalist, _ = datalists.image_folder(data, name="phantoms", progress=False)
         image: Any = str(next((data / "images").rglob("*.png")))
     else:
-        data, sequences = folder / "volumes", naming.CHANNELS
-        if channels > len(sequences):
-            raise Failure(f"phantoms have {len(sequences)} sequences and the network takes {channels}: not checked")
-        regions = parser.get_parsed_content("regions")
+        data = folder / "volumes"
         for k in range(4):
             volumes.write_pair(data, [0, k], f"v{k}", (8.0, 8.0, 8.0))
         for mask in data.rglob("*_seg.nii.gz"):
@@ -179,6 +182,8 @@ def workflows() -> str:
     """Both configs have every property that MONAI asks of an inference or a training workflow, on a few phantoms."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = drawn(Path(folder))
+        if overrides is None:
+            return "NOT CHECKED: the network takes more sequences than phantoms have"
         for kind, name in (("infer", INFERENCE), ("train", TRAIN)):
             workflow = ConfigWorkflow(
                 workflow_type=kind, config_file=name, meta_file=META, logging_file=False, **overrides[kind]

@@ -23,10 +23,10 @@ from scripts.inference.answer import NOT_ASSESSED
 from scripts.inference.image_files import fingerprint
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.inference.postprocessing import shown_evidence
-from scripts.inference.result_names import check_free, shown
+from scripts.inference.result_names import RESULT, check_free, shown
 from scripts.inference.result_table import columns, write_table
 from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
-from scripts.inference.stores import RESULT, ResultStore
+from scripts.inference.stores import ResultStore, StoreError
 from scripts.inference.studies import Study
 from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
@@ -186,9 +186,16 @@ class BatchPrediction:
             if result is None or result["file"] != fingerprint(image) or result["made_by"] != self.made_by:
                 return None
             row: dict[str, Any] = result["row"]
+        except StoreError as error:
+            logger.warning("%s is predicted without asking for an earlier result: %s", self._shown(image), error)
+            return None
         except (OSError, ValueError, KeyError, TypeError):  # none, or nothing that was written here
             return None
-        return row if list(row) == self.columns else None
+        if list(row) != self.columns:
+            return None
+        if self.store is not None:
+            self._remove_here(name)  # of a process that was killed when all was in the store
+        return row
 
     def _result(self, name: str) -> dict[str, Any] | None:
         """Result of an image below ``out`` when all files that it names are there; else None."""
@@ -203,7 +210,10 @@ class BatchPrediction:
         reason = shown(error if isinstance(error, (str, ValueError)) else f"{type(error).__name__}: {error}")
         reason = reason.replace(shown(image), self._shown(image))
         logger.warning("%s skipped: %s", self._shown(image), reason)
-        self._remove(name)
+        try:
+            self._remove(name)
+        except StoreError as left:
+            logger.warning("%s: an earlier result stays in the store: %s", self._shown(image), left)
         # A ValueError speaks of the image; anything else may go well another time.
         status = "refused" if isinstance(error, (str, ValueError)) else "failed"
         return {**self.lost(image, name, reason), "status": status}
@@ -216,7 +226,10 @@ class BatchPrediction:
     def _remove(self, name: str) -> None:
         """Delete what was written of an earlier content of the file; the result first, which says that all is whole."""
         if self.store is not None:
-            self.store.remove(name, PARTS)
+            self.store.remove(name)
+        self._remove_here(name)
+
+    def _remove_here(self, name: str) -> None:
         target = self.out / name
         if _beside(target, RESULT).is_file():
             for ending in (RESULT, *PARTS):

@@ -165,7 +165,8 @@ class Ledger:
     def _read(self, journal: Path, about: Mapping[str, Any]) -> None:
         other = header(journal)
         if other and other != about:
-            unlike = sorted(key for key in about["made_by"] if other["made_by"].get(key) != about["made_by"][key])
+            mine, theirs = about["made_by"], other["made_by"]
+            unlike = sorted(key for key in mine.keys() | theirs.keys() if theirs.get(key) != mine.get(key))
             raise ValueError(
                 f"{journal} holds results made otherwise ({', '.join(unlike) or 'other columns'} differ); choose "
                 "another --out, or predict with the weights, config and options of before"

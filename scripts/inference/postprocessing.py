@@ -16,7 +16,7 @@ from torch import Tensor
 from scripts.data.datalists.regions import own_values
 from scripts.explain.maps import upsample
 from scripts.inference.answer import Raw, join, overlaps
-from scripts.inference.result_names import check_free, result_name
+from scripts.inference.result_names import RESULT, check_free, result_name
 from scripts.inference.results import EVIDENCE, save_nifti
 from scripts.inference.studies import Study, to_unit
 from scripts.inference.volume_rule import VolumeRule, evidence_places, strongest_run
@@ -306,7 +306,7 @@ class SaveEvidenced(Transform):
         evidence = item["evidence"]
         source = str(evidence.meta["filename_or_obj"])
         name = result_name(item, source)
-        check_free(self.output_dir / f"{name}_result.json", source)
+        check_free(self.output_dir / f"{name}{RESULT}", source)
         path = self.output_dir / f"{name}_evidence.nii.gz"
         save_nifti(evidence[0].numpy(), np.asarray(evidence.affine, dtype=float), path, EVIDENCE)
         item["result"] = {**item["result"], "evidence": str(path)}

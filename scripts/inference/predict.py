@@ -3,6 +3,7 @@
     python -m scripts predict FOLDER --out runs/predicted --run_dir runs/mine
     python -m scripts predict manifest.csv --out runs/predicted --processes 2
     python -m scripts predict manifest.csv --out runs/predicted --shard 3/8
+    python -m scripts predict manifest.csv --out runs/predicted --processes 2 --results_to s3://bucket/prefix
     python -m scripts predict http://HOST/dicom-web/studies/UID --series UID --out runs/predicted --dicom --store
 
 Pictures and volumes are found in all subfolders; a folder of DICOM files is one volume. The folder structure is kept
@@ -15,7 +16,8 @@ and the others go on. Interrupted or run again, it continues: images whose resul
 config and options, are not read again.
 
 By manifest, in several processes or shard by shard, a ledger says what became of every input (see
-`scripts.inference.ledger`), results lie in numbered folders, and ``--merge`` makes the one table.
+`scripts.inference.ledger`), results lie in numbered folders, and ``--merge`` makes the one table. With ``--results_to``
+these folders are in a store by its address, see `scripts.inference.stores`; ledger and table are not.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from scripts.inference.manifest import LEDGER, is_manifest, opened, prepare
 from scripts.inference.merging import merge
 from scripts.inference.pipeline import Inference
 from scripts.inference.stores import ResultStore
+from scripts.runs.checkpoint_files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,10 @@ class Recipe:
         if self.dicom:
             objects = object_writer(inference, options, self.anonymous, self.evidence_segments)
             options |= {"dicom": True, "anonymous": self.anonymous, "evidence_segments": self.evidence_segments}
-        return BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects, called, store)
+        job = BatchPrediction(inference, self.out, options, self.pictures, self.readers, objects, called, store)
+        if store is not None:
+            store.claim({"inputs": file_sha256(opened(self.out).path), **job.made_by})
+        return job
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
@@ -116,7 +122,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     if arguments.results_to and not large:
         raise ValueError("--results_to goes with a manifest, --shard or --processes; a folder alone keeps its results")
     if arguments.results_to:
-        ResultStore(arguments.results_to)  # refused here rather than in every process
+        ResultStore(arguments.results_to).probe()  # refused here rather than in every process
     recipe = Recipe(
         out=arguments.out,
         bundle_root=arguments.bundle_root or ROOT,

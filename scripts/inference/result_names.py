@@ -13,9 +13,21 @@ from typing import Any
 from transforms.pictures import PICTURE_SUFFIXES
 from transforms.reading import VOLUME_SUFFIXES
 
-__all__ = ["DICOM", "HEADERS", "SUFFIXES", "check_free", "result_name", "result_stems", "safe", "shown", "stem"]
+__all__ = [
+    "DICOM",
+    "HEADERS",
+    "RESULT",
+    "SUFFIXES",
+    "check_free",
+    "result_name",
+    "result_stems",
+    "safe",
+    "shown",
+    "stem",
+]
 
 DICOM = (".dcm", ".ima")
+RESULT = "_result.json"  # what follows an image's name in that of its result
 HEADERS = (".hdr", ".nhdr")  # of a pair
 SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, *HEADERS)
 # What is stripped, the longest first: ".nii.gz" before ".gz" would be tried.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from scripts.command.files import whole, write_bytes
 from scripts.inference.answer import NO_TUMOR, TUMOR
-from scripts.inference.result_names import HEADERS, check_free, result_name, shown
+from scripts.inference.result_names import HEADERS, RESULT, check_free, result_name, shown
 from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
 from scripts.runs.checkpoint_files import file_sha256
@@ -132,7 +132,7 @@ class WriteResults:
         """
         source = Path(str(item["image"].meta["filename_or_obj"]))
         name = result_name(item, source)
-        check_free(self.output_dir / f"{name}_result.json", source)
+        check_free(self.output_dir / f"{name}{RESULT}", source)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         mask = output["pred"][0].cpu().numpy().astype(np.uint8)
         affine = np.asarray(output["pred"].affine, dtype=float)
@@ -143,8 +143,8 @@ class WriteResults:
         result = {"image": shown(source), **output["result"], **self.weights}
         if "evidence" in result:
             written.append(Path(result["evidence"]))
-        write_json(result, self.output_dir / f"{name}_result.json")
-        written.append(self.output_dir / f"{name}_result.json")
+        write_json(result, self.output_dir / f"{name}{RESULT}")
+        written.append(self.output_dir / f"{name}{RESULT}")
         print(
             f"{shown(source.name)}: {verdict_in_words(result)}, probability {result['tumor_probability']:.4f} "
             f"(threshold {result['threshold']:.4f})"

@@ -8,27 +8,33 @@ import torch
 from torch import nn
 
 JOINED = "conv_block.conv1."  # of a decoder level: reads its input's channels and then the skip's
+# Where a network ends: channels that are sequences, regions or classes, of which no further one is like the others.
+INPUT, OUTPUTS = "input_block.conv1.", ("output_block.", "head.evidence.")
+FEATURES = "head.features."  # of the evidence head; of any other head nothing is widened
 
 
 def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights that fit a network from those of one with fewer channels, without a change of what is computed.
+    """Weights that fit a network from those of one with fewer features, without a change of what is computed.
 
-    Each tensor takes the narrow one's values for the channels that both have. What the further channels add to
-    those is 0 at first; what they compute themselves stays as the network initialized it.
+    Each tensor takes the narrow one's values for the features that both have. What the further ones add to those is 0
+    at first; what they compute themselves stays as the network initialized it. Sequences, regions and classes are no
+    features: a tensor that has another number of them is left out, and so is every other shape where the networks have
+    not the same levels.
 
     Args:
-        network: a `scripts.networks.MultiTaskDynUNet` with as many levels and at least as many channels at each.
-        state: state dict of the narrow one.
+        network: a `scripts.networks.MultiTaskDynUNet`.
+        state: state dict of one with fewer features.
 
     Returns:
-        the tensors of the network's state dict that have one of this name, kernel and number of axes in ``state``,
-        none of them narrower than there.
+        the tensors of the network's state dict that take values of the one of the same name in ``state``.
 
     Example:
         >>> narrow, wide = nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(1, 4, 3, bias=False)
         >>> bool((widened(wide, narrow.state_dict())["weight"][:2] == narrow.weight).all())
         True
     """
+    levels = {name for name in network.state_dict() if not name.startswith("head.")}
+    alike = levels == {name for name in state if not name.startswith("head.")}
     transposed = {
         f"{name}.weight"
         for name, module in network.named_modules()
@@ -41,7 +47,11 @@ def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, 
             continue
         if given.shape == own.shape:
             result[name] = given
-        elif all(few <= many for few, many in zip(given.shape, own.shape, strict=True)):
+        elif (
+            alike
+            and _of_features(name, given, own)
+            and all(few <= many for few, many in zip(given.shape, own.shape, strict=True))
+        ):
             value = own.clone()
             if own.ndim == 1:
                 value[: len(given)] = given
@@ -55,3 +65,12 @@ def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, 
                     into[:outputs, : part.shape[1]] = part
             result[name] = value
     return result
+
+
+def _of_features(name: str, given: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether what the tensors differ in are features, not sequences, regions or classes."""
+    if name.startswith(INPUT) and own.ndim > 1:
+        return given.shape[1] == own.shape[1]
+    if name.startswith(OUTPUTS):
+        return given.shape[0] == own.shape[0]
+    return not name.startswith("head.") or name.startswith(FEATURES)

@@ -46,6 +46,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# Of the parameters of a network that starts from another's: in tensors that take something, and what they take.
+LEAST_COVERED, LEAST_GIVEN = 0.5, 0.1
+
 
 def initialized(
     network: nn.Module,
@@ -67,12 +70,13 @@ def initialized(
 def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
     """Take from weights of a similar design what fits, by name and shape; None leaves the network as it is.
 
-    Weights of a network with fewer channels are taken too, see `scripts.networks.widening.widened`. What does not fit
+    Weights of a network with fewer features are taken too, see `scripts.networks.widening.widened`. What does not fit
     stays as it was initialized and is named in the log.
 
     Raises:
         FileNotFoundError: when the file is absent.
-        ValueError: when it is no state dict, or nothing in it fits more than half of the network's parameters.
+        ValueError: when it is no state dict, when less than half of the network's parameters are in tensors that take
+            something of it, or when it has less than a tenth of their number to give.
     """
     if path is None:
         return network
@@ -82,13 +86,20 @@ def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
     if not isinstance(state, dict):
         raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
     fitting = widened(network, state)
-    if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in current.values()):
-        raise ValueError(f"weights file {path} fits less than half of this {type(network).__name__}; start without it")
+    number = sum(v.numel() for v in current.values())
+    covered = sum(v.numel() for v in fitting.values()) / number
+    given = sum(state[name].numel() for name in fitting) / number
+    if covered < LEAST_COVERED or given < LEAST_GIVEN:
+        raise ValueError(
+            f"weights file {path} has {given:.0%} of the parameters of this {type(network).__name__}, in tensors that "
+            f"hold {covered:.0%} of them; start without it"
+        )
     network.load_state_dict(fitting, strict=False)
     wider = sorted(k for k, v in fitting.items() if v.shape != state[k].shape)
     logger.info(
-        "warm start from %s, but for %s%s",
+        "warm start from %s, which has %.0f %% of the parameters, but for %s%s",
         path,
+        100 * given,
         sorted(current.keys() - fitting.keys()) or "nothing",
         f"; widened: {', '.join(wider)}" if wider else "",
     )

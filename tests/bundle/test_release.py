@@ -168,7 +168,7 @@ def test_model_card_of_volumes_and_without_an_interval():
     assert "--input \"['channel0.nii.gz','channel1.nii.gz']\"" in card
     assert "Volumes of 2 channels, in the order of the training." in card
     acquired = model_card(meta, {**taken, "spacing_mm": "acquired", "network_def": {"in_channels": 1}}, {})
-    assert "resampled to its own spacing, in windows" in acquired
+    assert "; on the voxels that it has, in windows of 96 x 96 x 64." in acquired
     assert "--input image.nii.gz" in acquired
 
 

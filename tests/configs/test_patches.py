@@ -223,7 +223,10 @@ def test_a_release_of_volumes_passes_its_checks(trained, tmp_path, capsys):
     meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert meta["image_classes"].startswith("4-channel MR volumes, air set to exactly 0")
     assert meta["task"].endswith("in 3D MRI volumes")
-    assert meta["pred_classes"] == f"3 channels with a sigmoid each, nested: {', '.join(REGIONS)}"
+    assert meta["pred_classes"] == f"3 channels with a sigmoid each: {', '.join(REGIONS)}"
+    assert meta["label_classes"].endswith("regions: whole_tumor 1, 2, 3, 4; tumor_core 1, 3, 4; enhancing_tumor 4")
+    assert meta["data_type"] == "nifti, mha, nrrd, dicom"
+    assert meta["network_data_format"]["inputs"]["image"]["is_patch_data"] is True
     labels = meta["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert labels == {
         "0": "background",

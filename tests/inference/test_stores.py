@@ -8,15 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from scripts.__main__ import main as command
 from scripts.inference import predict
 from scripts.inference.pipeline import Inference
 from scripts.inference.stores import ResultStore
 from tests.scans import head, save_picture, write_overlay
-
-STORE = "memory://results/of/mine"
 
 
 @pytest.fixture
@@ -48,10 +46,8 @@ def seen(monkeypatch):
 
 
 @pytest.fixture
-def memory():
-    MemoryFileSystem.store.clear()
-    yield MemoryFileSystem
-    MemoryFileSystem.store.clear()
+def store(tmp_path):
+    return tmp_path / "store"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -63,101 +59,144 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_store_holds_what_the_folder_would_and_the_folder_the_ledger_and_the_table(given, tmp_path):
-    address = (tmp_path / "store").as_uri()
+def test_a_store_holds_what_the_folder_would_and_the_folder_the_ledger_and_the_table(given, tmp_path, store):
     assert command([*given, "--out", str(tmp_path / "plain"), "--processes", "2"]) == 1
-    assert command([*given, "--out", str(tmp_path / "out"), "--processes", "2", "--results_to", address]) == 1
+    assert command([*given, "--out", str(tmp_path / "out"), "--processes", "2", "--results_to", store.as_uri()]) == 1
     plain, stored, left = (files(tmp_path / name) for name in ("plain", "store", "out"))
     assert rows(tmp_path / "out") == rows(tmp_path / "plain")
     assert {name for name in left if not name.startswith("ledger/")} == {"results.csv"}
     results = {name for name in plain if not name.startswith("ledger/")} - {"results.csv"}
-    assert stored.keys() == results
+    assert stored.keys() == results | {"about.json"}
     assert len(results) == 12
-    for name, content in stored.items():
+    for name in results:
         if name.endswith("_result.json"):
-            ours, theirs = json.loads(content), json.loads(plain[name])
-            assert ours["made_by"].pop("store") == address
+            ours, theirs = json.loads(stored[name]), json.loads(plain[name])
+            assert ours["made_by"].pop("store") == store.as_uri()
             assert ours == theirs
         else:
-            assert content == plain[name]
+            assert stored[name] == plain[name]
 
 
-def test_what_is_in_the_store_is_kept_while_it_is_whole(given, tmp_path, seen, memory):
-    run = [*given, "--shard", "1/1", "--results_to", STORE, "--out"]
-    command([*run, str(tmp_path / "out")])
+def test_what_is_in_the_store_is_kept_while_it_is_whole(given, tmp_path, seen, store):
+    run = [*given, "--shard", "1/1", "--results_to", store.as_uri(), "--out", str(tmp_path / "out")]
+    command(run)
     assert sorted(seen) == ["0.png", "1.png", "2.png"]
-    seen.clear()
-    shutil.rmtree(tmp_path / "out")
-    memory().rm("/results/of/mine/0000/0000002_0_mask.png")
-    command([*run, str(tmp_path / "out")])
-    assert seen == ["0.png"]
+    for broken in ("0_mask.png", "0_result.json"):
+        seen.clear()
+        shutil.rmtree(tmp_path / "out")
+        if broken.endswith(".json"):
+            (store / f"0000/0000002_{broken}").write_text('{"row": ')  # a process was killed
+        else:
+            (store / f"0000/0000002_{broken}").unlink()
+        command(run)
+        assert seen == ["0.png"]
     save_picture(tmp_path / "in" / "1.png", head(seed=7)[:, :, 4])
     seen.clear()
     shutil.rmtree(tmp_path / "out")
-    command([*run, str(tmp_path / "out")])
+    command(run)
     assert seen == ["1.png"]
 
 
-def test_an_image_that_cannot_be_used_any_more_leaves_nothing_in_the_store(given, tmp_path, memory):
-    run = [*given, "--shard", "1/1", "--results_to", STORE, "--out"]
-    command([*run, str(tmp_path / "out")])
-    assert len([name for name in memory.store if "0000003_1" in name]) == 4
+def test_what_was_left_when_a_process_was_killed_after_the_upload_is_deleted(given, tmp_path, seen, store, monkeypatch):
+    run = [*given, "--shard", "1/1", "--results_to", store.as_uri(), "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as killed:
+        unlink = Path.unlink
+        killed.setattr(Path, "unlink", lambda self, **more: None if "2_0_" in self.name else unlink(self, **more))
+        command(run)
+    assert len(list((tmp_path / "out").glob("0000/0000002_0_*"))) == 4
+    for journal in (tmp_path / "out").rglob("journal.jsonl"):
+        journal.unlink()
+    seen.clear()
+    command(run)
+    assert seen == []
+    assert not list((tmp_path / "out").glob("0000/*"))
+
+
+def test_an_image_that_cannot_be_used_any_more_leaves_nothing_in_the_store(given, tmp_path, store):
+    run = [*given, "--shard", "1/1", "--results_to", store.as_uri(), "--out", str(tmp_path / "out")]
+    command(run)
+    assert len(list(store.rglob("*3_1_*"))) == 4
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "in" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    command([*run, str(tmp_path / "out")])
-    assert not [name for name in memory.store if "0000003_1" in name]
-    assert len(memory.store) == 8
+    command(run)
+    assert not list(store.rglob("*3_1_*"))
+    assert len(files(store)) == 9
 
 
-def test_an_upload_that_fails_is_tried_again_and_is_never_taken_for_whole(
-    given, tmp_path, seen, memory, monkeypatch, caplog
+@pytest.mark.parametrize("error", [OSError("the connection was lost"), RuntimeError("the connection was lost")])
+def test_a_store_that_is_away_for_a_while_fails_tries_and_no_run(
+    given, tmp_path, seen, store, monkeypatch, caplog, error
 ):
-    put = memory.put_file
-    failures = ["evidence", "result.json"]
+    away = ["put_file", "put_file", "cat_file"]
 
-    def brittle(self, here, there, **more):
-        if failures and there.endswith(("2_0_evidence.nii.gz", "2_0_result.json")) and failures[0] in there:
-            failures.pop(0)
-            raise OSError("the connection was lost")
-        return put(self, here, there, **more)
+    def brittle(name):
+        whole = getattr(LocalFileSystem, name)
 
-    monkeypatch.setattr(memory, "put_file", brittle)
-    run = [*given, "--out", str(tmp_path / "out"), "--results_to", STORE]
+        def call(self, *args, **more):
+            if away and away[0] == name and any("2_0_" in str(arg) for arg in args):
+                away.pop(0)
+                raise error
+            return whole(self, *args, **more)
+
+        monkeypatch.setattr(LocalFileSystem, name, call)
+
+    for name in ("put_file", "cat_file"):
+        brittle(name)
+    run = [*given, "--out", str(tmp_path / "out"), "--results_to", store.as_uri()]
     command([*run, "--shard", "1/1"])
     assert seen == ["2.png", "0.png", "1.png", "0.png", "0.png"]
-    assert caplog.text.count("the connection was lost") == 2
+    assert caplog.text.count("did not take a file") == 2
+    assert "predicted without asking for an earlier result" in caplog.text or "stays in the store" in caplog.text
     assert command([*run, "--merge"]) == 1
     assert [row["status"] for row in rows(tmp_path / "out")] == ["done", "refused", "done", "done"]
-    assert ResultStore(STORE).result("0000/0000002_0")["row"]["status"] == "done"
+    result = ResultStore(store.as_uri()).result("0000/0000002_0")
+    assert result is not None
+    assert result["row"]["status"] == "done"
 
 
-def test_the_place_decides_like_the_weights(given, tmp_path, memory):
-    command([*given, "--shard", "1/1", "--out", str(tmp_path / "out"), "--results_to", STORE])
+def test_results_of_other_inputs_or_made_otherwise_are_never_written_over(given, tmp_path, store):
+    run = [*given, "--shard", "1/1", "--results_to", store.as_uri()]
+    command([*run, "--out", str(tmp_path / "out")])
+    before = files(store)
+    with pytest.raises(ValueError, match=r"store .* holds results of another prediction \(overlays differ\)"):
+        command([*run, "--out", str(tmp_path / "other"), "--no_overlays"])
+    (tmp_path / "in.csv").write_text("image\nin/0.png\n")
+    with pytest.raises(ValueError, match=r"store .* holds results of another prediction \(inputs differ\)"):
+        command([*run, "--out", str(tmp_path / "third")])
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_does_not_change_its_place(given, tmp_path, store, first):
+    to = ["--results_to", store.as_uri()]
+    run = [*given, "--shard", "1/1", "--out", str(tmp_path / "out")]
+    command([*run, *(to if first else [])])
     with pytest.raises(ValueError, match=r"holds results made otherwise \(store differ\)"):
-        command([*given, "--shard", "1/1", "--out", str(tmp_path / "out"), "--results_to", "memory://elsewhere"])
+        command([*run, *([] if first else to)])
 
 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("bucket/prefix", r"a store is an address like s3://bucket/prefix or file:///folder, got bucket/prefix"),
-        ("nowhere://bucket", r"store nowhere://bucket: Protocol not known: nowhere"),
-        ("smb://host/share", r"store smb://host/share: .*smbprotocol"),
+        ("bucket/prefix", "a store is given by an address like s3://bucket/prefix or file:///folder"),
+        ("nowhere://bucket", "store nowhere://bucket: Protocol not known: nowhere"),
+        ("smb://host/share", "store smb://host/share: .*smbprotocol"),
+        ("file://results", "the store file://results is no whole path; give file:///FOLDER"),
+        ("memory://results", "a store in memory ends with the process"),
+        ("s3://me:secret@bucket/results", "the address of the store holds a password"),
+        ("sftp://me:sec@ret@host/results", "the address of the store holds a password"),
+        ("sftp://me:sec/ret@host/results", "the address of the store is none: .* no port"),
+        ("file:///dev/null/results", "store file:///dev/null/results can not be written to .*NotADirectoryError"),
     ],
 )
 def test_addresses_that_are_none_are_refused_before_anything_is_written(given, tmp_path, address, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message) as error:
         command([*given, "--out", str(tmp_path / "out"), "--results_to", address])
+    assert "sec" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_password_is_in_no_result_and_no_message():
-    with pytest.raises(ValueError, match="store nowhere://host/results: Protocol") as error:
-        ResultStore("nowhere://me:secret@host/results/")
-    assert "secret" not in str(error.value)
-    assert ResultStore("memory://me:secret@host/results/").address == "memory://host/results"
-
-
-def test_a_folder_alone_keeps_its_results(given, tmp_path):
+def test_a_folder_alone_keeps_its_results(given, tmp_path, store):
     with pytest.raises(ValueError, match="--results_to goes with a manifest, --shard or --processes"):
-        command(["predict", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--results_to", STORE])
+        command(["predict", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--results_to", store.as_uri()])
+    assert not store.exists()

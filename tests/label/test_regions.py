@@ -90,7 +90,7 @@ def server(made) -> Iterator[RunningServer]:
 
 def test_the_server_knows_each_region_by_the_value_that_it_is_painted_in(server):
     assert server.json("GET", "/info/")["models"][NAME]["labels"] == LABELS
-    assert LABELS == {"whole_tumor": 1 + 1, "tumor_core": 1, "enhancing_tumor": 4}
+    assert LABELS == {"whole_tumor": 2, "tumor_core": 1, "enhancing_tumor": 4}
 
 
 def test_every_voxel_has_the_label_of_monai_bundle_run(server, made, tmp_path):
@@ -122,3 +122,17 @@ def test_training_on_labels_of_the_server_reads_the_regions(server, made):
     task = server.train(NAME, max_epochs=1, val_split=0.34, multi_gpu=False)
     assert task["status"] == "DONE", "\n".join(task["details"][-30:])
     assert (models / "model.pt").read_bytes() != before
+
+
+def test_a_label_value_of_no_region_is_refused_by_its_name(server, made, tmp_path):
+    mask = next(made["volumes"][0].parent.glob("*seg*.nii.gz"))
+    image = nib.load(mask)
+    values = np.asarray(image.dataobj).copy()
+    values[values == 2] = 9
+    other = tmp_path / "case0.nii.gz"
+    nib.save(nib.Nifti1Image(values, image.affine), other)
+    server.upload("PUT", "/datastore/label", "label", other, image="case0", tag="final")
+    task = server.train(NAME, max_epochs=1, val_split=0.34, multi_gpu=False)
+    assert task["status"] == "ERROR"
+    assert "9" in "\n".join(task["details"])
+    assert "region" in "\n".join(task["details"])

@@ -45,3 +45,27 @@ def test_a_narrower_network_takes_only_what_is_no_wider():
     missing = small.state_dict().keys() - taken.keys()
     assert missing
     assert all("bottleneck" in k or "upsamples.0.transp_conv" in k or "head.features.lateral.1" in k for k in missing)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"in_channels": 4}, {"input_block.conv1.conv.weight"}),
+        ({"num_classes": 5}, {"head.evidence.conv.weight", "head.bias"}),
+        (
+            {"out_channels": 3, "regions": ["a", "b", "c"]},
+            {"output_block.conv.conv.weight", "output_block.conv.conv.bias"},
+        ),
+    ],
+)
+def test_sequences_classes_and_regions_are_no_features(options, left):
+    larger = tiny(seed=1, **options)
+    assert larger.state_dict().keys() - widened(larger, tiny().state_dict()).keys() == left
+
+
+def test_of_other_levels_only_equal_shapes_are_taken():
+    deeper = tiny(filters=[4, 6, 8, 10], kernel_size=[3] * 4, strides=[1, 2, 2, 2], upsample_kernel_size=[2, 2, 2])
+    state = tiny().state_dict()
+    taken = widened(deeper, state)
+    assert taken
+    assert all(state[name].shape == value.shape for name, value in taken.items())

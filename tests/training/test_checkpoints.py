@@ -40,7 +40,7 @@ def test_warm_start_takes_what_fits_and_leaves_the_rest(tmp_path):
 
 
 def test_warm_start_from_fewer_channels_says_what_is_wider(tmp_path, caplog):
-    old, new = tiny(seed=1), tiny(seed=2, filters=[4, 6, 24])
+    old, new = tiny(seed=1), tiny(seed=2, filters=[4, 6, 16])
     torch.save(old.state_dict(), tmp_path / WEIGHTS)
     with caplog.at_level("INFO"):
         warm_start(new, tmp_path / WEIGHTS)
@@ -49,9 +49,17 @@ def test_warm_start_from_fewer_channels_says_what_is_wider(tmp_path, caplog):
     torch.testing.assert_close(new.eval()(image, output="cls"), old.eval()(image, output="cls"), atol=1e-5, rtol=1e-4)
 
 
+def test_warm_start_from_a_hundredth_of_the_parameters_is_refused(tmp_path):
+    torch.save(tiny(seed=1).state_dict(), tmp_path / WEIGHTS)
+    with pytest.raises(
+        ValueError, match=r"has \d% of the parameters of this MultiTaskDynUNet, in tensors that hold 100%"
+    ):
+        warm_start(tiny(filters=[4, 6, 80]), tmp_path / WEIGHTS)
+
+
 def test_warm_start_from_too_different_weights_is_refused(tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match="less than half of this MultiTaskDynUNet"):
+    with pytest.raises(ValueError, match="has 0% of the parameters of this MultiTaskDynUNet"):
         warm_start(tiny(), tmp_path / WEIGHTS)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
@@ -374,7 +375,7 @@ def _plane_slices(
 ) -> list[tuple[int, int]]:
     """(slice, diagnosis) of the slices of one plane."""
     turn = view_plane(scan, plane)[1]
-    sides = np.sqrt(((affine @ turn)[:3, :3] ** 2).sum(axis=0))[:2]
+    sides = nib.affines.voxel_sizes(affine @ turn)[:2]
     if plane != "axial" and max(sides) > MAX_ANISOTROPY * min(sides):
         raise ValueError(
             f"{plane} planes of {case.images[0].name} have pixels of {sides[0]:.2f} x {sides[1]:.2f} mm; "
