@@ -98,13 +98,14 @@ class Scope:
                 f"{AGAIN}"
             )
         standard = (values - self.mean) / self.scale
-        length = np.log(np.maximum(((standard @ self.whiten) ** 2).sum(axis=1), 1e-12)) / 2
-        odds = np.clip(standard, -FARTHEST, FARTHEST) @ self.direction
+        # Not BLAS: see `scope_features`.
+        length = np.log(np.maximum((np.einsum("bf,fg->bg", standard, self.whiten) ** 2).sum(axis=1), 1e-12)) / 2
+        odds = np.einsum("bf,f->b", np.clip(standard, -FARTHEST, FARTHEST), self.direction)
         return (np.stack([length, odds], axis=1) - self.center) / self.spread
 
     def summed(self, values: NDArray) -> NDArray[np.float64]:
         """Weighted sum (B,) of both distances."""
-        return self.distances(values) @ [1.0, WEIGHT]
+        return (self.distances(values) * [1.0, WEIGHT]).sum(axis=1)
 
     def score(self, values: NDArray) -> NDArray[np.float64]:
         """How unlike the training images features (B, F) are, (B,): above 1 is unlike; a deviation more is e-fold."""
