@@ -330,15 +330,13 @@ class RandBiasForegroundd(_RandForeground):
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         amplitude = self._uniform(self.strength)
         coarse = self.R.uniform(-1, 1, [3] * (image.ndim - 1)).astype(np.float32) * np.float32(amplitude)
-        field = torch.from_numpy(coarse)
-        for axis, size in enumerate(image.shape[1:]):  # not BLAS: see intensity.py
-            field = torch.tensordot(_cubic_weights(size), field, dims=([1], [axis])).movedim(0, axis)
-        gain = field.numpy()
-        return _change_values(image, inside, lambda values, mask: values * np.exp(gain[mask]))
+        for axis, size in enumerate(image.shape[1:]):
+            coarse = np.moveaxis(np.tensordot(_cubic_weights(size), coarse, axes=(1, axis)), 0, axis)
+        return _change_values(image, inside, lambda values, mask: values * np.exp(coarse[mask]))
 
 
 @lru_cache(maxsize=16)
-def _cubic_weights(size: int) -> torch.Tensor:
+def _cubic_weights(size: int) -> np.ndarray:
     """(size, 3): bicubic interpolation of three knots, the outer ones on the outermost voxels."""
     knots = torch.eye(3)[None, :, :, None]
-    return F.interpolate(knots, (size, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T.contiguous()
+    return F.interpolate(knots, (size, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T.contiguous().numpy()
