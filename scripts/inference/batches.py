@@ -225,9 +225,9 @@ class BatchPrediction:
 
     def _remove(self, name: str) -> None:
         """Delete what was written of an earlier content of the file; the result first, which says that all is whole."""
+        self._remove_here(name)
         if self.store is not None:
             self.store.remove(name)
-        self._remove_here(name)
 
     def _remove_here(self, name: str) -> None:
         target = self.out / name
