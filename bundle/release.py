@@ -147,19 +147,16 @@ def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
         meta.pop("eval_metrics", None)
     if weights.figures:
         meta["eval_metrics"] = weights.figures
-    for part in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
+    image, pred = meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]
+    for part in (image, pred):
         part["spatial_shape"] = [f"{stride}*n" for stride in strides]
-    channels = parser.get_parsed_content("network_def#in_channels")
+        part["is_patch_data"] = bool(parser.get_parsed_content("spacing_mm"))
+    channels, taken = parser.get_parsed_content("network_def#in_channels"), "slices"
     if len(strides) == 3:
-        meta |= {
-            "task": meta["task"].replace("2D MRI slices", "3D MRI volumes"),
-            "data_type": "nifti, mha, nrrd, dicom",
-        }
-        for part in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
-            part["is_patch_data"] = bool(parser.get_parsed_content("spacing_mm"))
-    pictures = f"{'single' if channels == 1 else channels}-channel MR {'slices' if len(strides) == 2 else 'volumes'}"
+        taken, meta["data_type"] = "volumes", "nifti, mha, nrrd, dicom"
+        meta["task"] = meta["task"].replace("2D MRI slices", "3D MRI volumes")
+    pictures = f"{'single' if channels == 1 else channels}-channel MR {taken}"
     meta["image_classes"] = meta["image_classes"].replace("single-channel MR slices", pictures)
-    image = meta["network_data_format"]["inputs"]["image"]
     if image["num_channels"] != channels:
         image.update(num_channels=channels, channel_def={str(i): f"channel {i}" for i in range(channels)})
     if (regions := parser.get_parsed_content("regions")) and len(regions) > 1:
@@ -167,7 +164,7 @@ def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
             "0": "background",
             **{str(value): name for name, value in zip(regions, own_values(regions), strict=True)},
         }
-        meta["network_data_format"]["outputs"]["pred"].update(num_channels=len(regions), channel_def=named)
+        pred.update(num_channels=len(regions), channel_def=named)
         meta["pred_classes"] = f"{len(regions)} channels with a sigmoid each: {', '.join(regions)}"
         stated = "; ".join(f"{name} {', '.join(map(str, own))}" for name, own in regions.items())
         meta["label_classes"] = f"single channel, 0 is none; label values of the regions: {stated}"

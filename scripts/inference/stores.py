@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,7 +63,7 @@ class ResultStore:
         """
         place = self._place(f"probe-{uuid.uuid4().hex}")
         with self._asked("can not be written to"):
-            self._written(place, b"")
+            self._in_folder(place, partial(self._files.pipe_file, value=b""))
             self._files.rm(place)
 
     def claim(self, about: Mapping[str, Any]) -> None:
@@ -80,7 +81,8 @@ class ResultStore:
             known = self._read(place)
             if known is None:  # several processes may say the same at once: whole, or not at all
                 part = f"{place}.{uuid.uuid4().hex}"
-                self._written(part, json.dumps(about, sort_keys=True).encode())
+                content = json.dumps(about, sort_keys=True).encode()
+                self._in_folder(part, partial(self._files.pipe_file, value=content))
                 self._files.mv(part, place)
                 return
         if known != about:
@@ -98,12 +100,7 @@ class ResultStore:
         """
         with self._asked("did not take a file"):
             for file in files:
-                place = self._place(file.relative_to(out).as_posix())
-                try:
-                    self._files.put_file(str(file), place)
-                except FileNotFoundError:  # a store of real folders
-                    self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
-                    self._files.put_file(str(file), place)
+                self._in_folder(self._place(file.relative_to(out).as_posix()), partial(self._files.put_file, str(file)))
         for file in files:
             file.unlink()
 
@@ -144,12 +141,13 @@ class ResultStore:
             return None
         return content
 
-    def _written(self, place: str, content: bytes) -> None:
+    def _in_folder(self, place: str, write: Callable[[str], Any]) -> None:
+        """Write to a place, in a store of real folders once its folder is there."""
         try:
-            self._files.pipe_file(place, content)
-        except FileNotFoundError:  # a store of real folders
+            write(place)
+        except FileNotFoundError:
             self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(place, content)
+            write(place)
 
     @contextmanager
     def _asked(self, failed: str) -> Iterator[None]:

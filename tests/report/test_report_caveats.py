@@ -17,6 +17,16 @@ from tests.report.demo_runs import RUNS, make_demo
 from tests.report.pages import Page, look_up, read
 
 
+def text_with(demo: Path, path: Path, content: object, folder: Path) -> str:
+    """Text of the report where a file of the demo holds something else, which it does no more afterwards."""
+    before = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(content))
+    try:
+        return Page(report.write_report(demo, RUNS, out=folder / "x.html").read_text(encoding="utf-8")).text
+    finally:
+        path.write_text(before)
+
+
 def test_always_tumor_has_balanced_accuracy_one_half_and_the_page_says_so(tmp_path):
     folder = make_demo(tmp_path, logits={"ours": 5.0})
     assert look_up(folder, "ours/evaluation/metrics.json#/test/overall/classification/balanced_accuracy") == 0.5
@@ -54,16 +64,11 @@ def test_shortcuts_of_the_audit_stand_on_top_and_their_absence_is_said_too(demo,
 
 def test_temperature_at_its_bound_and_images_seen_in_training_are_said(demo, tmp_path):
     path = demo / "ours" / "evaluation" / "metrics.json"
-    before = path.read_text(encoding="utf-8")
-    metrics = json.loads(before)
+    metrics = json.loads(path.read_text(encoding="utf-8"))
     metrics["test"]["overall"]["classification"]["temperature_at_bound"] = True
     metrics["provenance"] = {"datalist": "other", "own": False, "seen": 7}
     metrics["notes"] = ["the datalist has no class x, which the run may predict"]
-    path.write_text(json.dumps(metrics))
-    try:
-        text = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text(encoding="utf-8")).text
-    finally:
-        path.write_text(before)
+    text = text_with(demo, path, metrics, tmp_path)
     assert "TumorLens: the temperature (1.3) stands at a bound of its fit" in text
     assert "TumorLens: 7 of the evaluated images were trained or selected on" in text
     assert "evaluated on a datalist that it was not trained on" in text
@@ -173,14 +178,9 @@ def test_missing_events_are_said_and_a_missing_run_is_named(demo, tmp_path):
 
 def test_interrupted_stage_and_other_datalist_are_said(demo, tmp_path):
     path = demo / "baseline" / "stage3_joint" / "manifest.json"
-    before = path.read_text(encoding="utf-8")
-    manifest = json.loads(before)
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     del manifest["finished"], manifest["best_metric"], manifest["best_epoch"]
     manifest["datalist_sha256"] = "cd" * 32
-    path.write_text(json.dumps(manifest))
-    try:
-        text = Page(report.write_report(demo, RUNS, out=tmp_path / "x.html").read_text(encoding="utf-8")).text
-    finally:
-        path.write_text(before)
+    text = text_with(demo, path, manifest, tmp_path)
     assert "stock design: stage stage3_joint did not run to its end" in text
     assert "not all trained on the same datalist" in text
