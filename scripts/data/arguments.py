@@ -29,7 +29,14 @@ def _optional(command: Parser, name: str, text: str, **settings: Any) -> None:
 def _add_split(command: Parser) -> None:
     _optional(command, "--seed", "of the split (default: 0)", type=int, metavar="N")
     shares = ("TRAIN", "VAL", "TEST")
-    _optional(command, "--fractions", "of the split (default: 0.6 0.15 0.25)", type=float, nargs=3, metavar=shares)
+    _optional(
+        command,
+        "--fractions",
+        "of the split (default: 0.6 0.15 0.25; 0 0 1: all for testing)",
+        type=float,
+        nargs=3,
+        metavar=shares,
+    )
 
 
 def _add_slices(command: Parser) -> None:

@@ -31,7 +31,18 @@ def test_three_units_reach_all_three_splits():
     assert sorted(datalists.split_units(dict.fromkeys("abc", "s")).values()) == sorted(datalists.SPLITS)
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.5, 0.5, 0.5), (1.0, 0.0, 0.0)])
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.5, 0.5, 0.5), (1.2, -0.2, 0.0)])
 def test_fractions_must_be_three_that_sum_to_one(fractions):
-    with pytest.raises(ValueError, match="three positive numbers that sum to 1"):
+    with pytest.raises(ValueError, match="three numbers from 0 that sum to 1"):
         datalists.split_units({"a": "s"}, fractions)
+
+
+def test_a_part_of_no_share_stays_empty():
+    sides = datalists.split_units({f"u{k}": "ab"[k % 2] for k in range(40)}, (0.75, 0, 0.25))
+    assert Counter(sides.values()) == {"training": 30, "test": 10}
+    items = [{"image": f"{k}.png", "diagnosis": 0, "patient": f"p{k}", "source": "s"} for k in range(2)]
+    foreign = datalists.assemble("foreign", ["no_tumor", "tumor"], items, (0, 0, 1))
+    assert [len(foreign[split]) for split in datalists.SPLITS] == [0, 0, 2]
+    for fractions in ((0.5, 0.5), (0.5, 0.5, 0.0, 0.0)):
+        with pytest.raises(ValueError, match="three numbers from 0"):
+            datalists.assemble("foreign", ["no_tumor", "tumor"], items, fractions)

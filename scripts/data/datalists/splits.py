@@ -24,7 +24,8 @@ def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRA
 
     Args:
         strata: unit name to stratum name (for instance its class).
-        fractions: shares of training, validation and test; they sum to 1.
+        fractions: shares of training, validation and test; they sum to 1, and a part of 0 stays empty: (0, 0, 1) makes
+            a test set of what was never trained on.
         sizes: unit name to number of items, 1 if not given.
         seed: of the shuffle.
 
@@ -32,10 +33,11 @@ def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRA
         Unit name to split name.
 
     Raises:
-        ValueError: when the fractions are not three positive numbers that sum to 1.
+        ValueError: when the fractions are not three numbers of at least 0 that sum to 1.
     """
-    if len(fractions) != len(SPLITS) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions must be three positive numbers that sum to 1 ({SPLITS}), got {tuple(fractions)}")
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be three numbers from 0 that sum to 1 ({SPLITS}), got {tuple(fractions)}")
+    wanted = [(k, share) for k, share in enumerate(fractions) if share]
     sizes = sizes or {}
     chosen: dict[str, str] = {}
     rng = np.random.default_rng(seed)
@@ -45,7 +47,7 @@ def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRA
         units.sort(key=lambda name: -sizes.get(name, 1))
         filled = np.zeros(len(SPLITS))
         for name in units:
-            k = int(np.argmin(filled / np.asarray(fractions)))
+            k, _ = min(wanted, key=lambda part: filled[part[0]] / part[1])
             chosen[name] = SPLITS[k]
             filled[k] += sizes.get(name, 1)
     return chosen
@@ -74,10 +76,11 @@ def assemble(
         strata: unit to stratum; by default the most frequent diagnosis of its items.
         regions: of the masks, by name.
 
-    With fewer patients or groups than splits, later splits stay empty: a list to be merged with others.
+    With fewer patients or groups than splits, later splits stay empty: a list to be merged with others. A split whose
+    share is 0 stays empty too.
 
     Raises:
-        ValueError: when there are enough patients or groups, and a split comes out empty all the same.
+        ValueError: when there are enough patients or groups, and a split of a share comes out empty all the same.
     """
     owners = units(items)
     members: dict[str, list[Item]] = {}
@@ -90,7 +93,8 @@ def assemble(
         }
     sizes = {key: len(own) for key, own in members.items()}
     sides = split_units(strata, fractions, sizes=sizes, seed=seed)
-    if len(set(sides.values())) < len(SPLITS):  # small strata begin with training, each: deal them as one
+    wanted = [split for split, share in zip(SPLITS, fractions, strict=True) if share]
+    if len(set(sides.values())) < len(wanted):  # small strata begin with training, each: deal them as one
         sides = split_units(dict.fromkeys(strata, ""), fractions, sizes=sizes, seed=seed)
     datalist: Datalist = {
         "name": name,
@@ -101,10 +105,10 @@ def assemble(
     }
     for item, owner in zip(items, owners, strict=True):
         datalist[sides[owner]].append(item)
-    empty = [split for split in SPLITS if not datalist[split]]
+    empty = [split for split in wanted if not datalist[split]]
     if empty:
         reason = f"{name}: {len(items)} items of {len(members)} patients or groups are too few to split"
-        if len(members) >= len(SPLITS):
+        if len(members) >= len(wanted):
             raise ValueError(f"{reason}: no item in {empty}")
         logger.warning("%s: nothing in %s; merge with other lists and --resplit", reason, " and ".join(empty))
     validate(datalist)
