@@ -6,6 +6,7 @@ over processes: a batch spread over devices has the loss and the gradients of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,16 +29,33 @@ class SegmentationLoss(nn.Module):
     Args:
         out_channels: of the network, background included; of several regions their number.
         nested: the channels are regions that may lie in each other, without a background.
+        focal_gamma: exponent of the focal loss in place of cross-entropy; 0 is cross-entropy.
+        tversky_beta: in (0, 1), weight of missed pixels in the overlap, that of false ones being the rest (Tversky's
+            index); 0.5 is Dice.
+        per_item: the overlap of each item with a tumor by itself, and their mean; what is predicted in heads without
+            one then counts in the cross-entropy alone.
 
     Raises:
-        ValueError: when there is no background channel.
+        ValueError: when there is no background channel, or a number is out of range.
     """
 
-    def __init__(self, out_channels: int = 2, nested: bool = False):
+    def __init__(
+        self,
+        out_channels: int = 2,
+        nested: bool = False,
+        focal_gamma: float = 0.0,
+        tversky_beta: float = 0.5,
+        per_item: bool = False,
+    ):
         super().__init__()
         if out_channels < 2:
             raise ValueError(f"segmentation needs a background channel and a tumor channel, got {out_channels} channel")
+        if not 0 <= focal_gamma < math.inf or not 0 < tversky_beta < 1:
+            raise ValueError(
+                f"mask_loss: focal_gamma is 0 or more, tversky_beta between 0 and 1; got {focal_gamma}, {tversky_beta}"
+            )
         self.out_channels, self.nested = out_channels, nested
+        self.focal_gamma, self.tversky_beta, self.per_item = focal_gamma, tversky_beta, per_item
         self.size = 3 * (out_channels if nested else out_channels - 1) + 2
 
     def sums(self, seg: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -48,7 +66,8 @@ class SegmentationLoss(nn.Module):
             label: (M, 1, H, W[, D]), class of each pixel; of several regions (M, C, H, W[, D]), 0 or 1.
 
         Returns:
-            (size,): overlap of each tumor channel, its prediction, its truth, cross-entropy, number of pixels.
+            (size,): overlap of each tumor channel, its prediction, its truth, cross-entropy, number of pixels. With
+            ``per_item`` the first are the sum of the items' overlaps as a share, the items with a tumor, and its truth.
 
         Raises:
             ValueError: when the network has another number of channels.
@@ -58,7 +77,6 @@ class SegmentationLoss(nn.Module):
                 f"the network has {seg.shape[1]} segmentation channels, the loss is for {self.out_channels}: give "
                 "the loss the network's out_channels"
             )
-        axes = [0, *range(2, seg.ndim)]
         if self.nested:
             if label.shape != seg.shape:
                 raise ValueError(
@@ -66,15 +84,34 @@ class SegmentationLoss(nn.Module):
                     "states other regions than the network was made for"
                 )
             p, y = torch.sigmoid(seg), label.to(seg.dtype)
-            entropy = nn.functional.binary_cross_entropy_with_logits(seg, y, reduction="sum") / self.out_channels
-            pixels = entropy.new_tensor([seg[:, 0].numel()])
-            return torch.cat([(p * y).sum(axes), p.sum(axes), y.sum(axes), entropy[None], pixels])
-        classes = label[:, 0].long()
-        p = torch.softmax(seg, dim=1)[:, 1:]
-        y = torch.stack([(classes == k).to(p.dtype) for k in range(1, self.out_channels)], dim=1)
-        entropy = nn.functional.cross_entropy(seg, classes, reduction="sum")
-        pixels = entropy.new_tensor([classes.numel()])
-        return torch.cat([(p * y).sum(axes), p.sum(axes), y.sum(axes), entropy[None], pixels])
+            how = "none" if self.focal_gamma else "sum"
+            entropy = nn.functional.binary_cross_entropy_with_logits(seg, y, reduction=how) / self.out_channels
+        else:
+            classes = label[:, 0].long()
+            p = torch.softmax(seg, dim=1)[:, 1:]
+            y = torch.stack([(classes == k).to(p.dtype) for k in range(1, self.out_channels)], dim=1)
+            entropy = nn.functional.cross_entropy(seg, classes, reduction="none" if self.focal_gamma else "sum")
+        if self.focal_gamma:
+            of_truth = torch.exp(-entropy * (self.out_channels if self.nested else 1))
+            entropy = (entropy * (1 - of_truth) ** self.focal_gamma).sum()
+        pixels = entropy.new_tensor([seg[:, 0].numel()])
+        return torch.cat([*self._overlaps(p, y), entropy[None], pixels])
+
+    def _overlaps(self, p: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        """Overlap, prediction and truth of each channel, or what stands for them with ``per_item``."""
+        if not self.per_item:
+            axes = [0, *range(2, p.ndim)]
+            return [(p * y).sum(axes), p.sum(axes), y.sum(axes)]
+        axes = list(range(2, p.ndim))
+        true = y.sum(axes)
+        present = (true > 0).to(p.dtype)
+        shares = self._share((p * y).sum(axes), p.sum(axes), true) * present
+        return [shares.sum(0), present.sum(0), true.sum(0)]
+
+    def _share(self, overlap: torch.Tensor, predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        """Tversky's index, which is Dice where missed and false pixels weigh alike."""
+        apart = 2 * (1 - self.tversky_beta) * predicted + 2 * self.tversky_beta * true
+        return (2 * overlap + SMOOTH) / (apart + SMOOTH)
 
     def of_sums(self, sums: torch.Tensor) -> torch.Tensor | None:
         """The loss, a scalar; None without a pixel.
@@ -86,7 +123,8 @@ class SegmentationLoss(nn.Module):
         overlap, predicted, true = sums[:-2].chunk(3)
         if sums[-1] == 0:
             return None
-        dice = 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
+        share = overlap / predicted.clamp(min=1) if self.per_item else self._share(overlap, predicted, true)
+        dice = 1 - share
         present = (true > 0).to(dice.dtype)
         return (dice * present).sum() / present.sum().clamp(min=1) + sums[-2] / sums[-1]
 
@@ -286,7 +324,7 @@ class MultiTaskLoss(nn.Module):
         label_smoothing, focal_gamma, class_weights: see `ClassificationLoss`.
         area_at_zero, background_weight: see `EvidenceLoss`.
         pooling: of the head, see `pooling_of`; None: `EvidenceLoss`'s defaults.
-        out_channels, nested: see `SegmentationLoss`.
+        out_channels, nested, mask_loss: see `SegmentationLoss`; the last is its other arguments.
 
     ``parts`` holds the parts of the last call, unweighted and detached, by name, for logging.
     """
@@ -304,10 +342,11 @@ class MultiTaskLoss(nn.Module):
         out_channels: int = 2,
         pooling: Mapping[str, Any] | None = None,
         nested: bool = False,
+        mask_loss: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.weights = {"segmentation": seg_weight, "classification": cls_weight, "evidence": evidence_weight}
-        self.segmentation = SegmentationLoss(out_channels, nested)
+        self.segmentation = SegmentationLoss(out_channels, nested, **(mask_loss or {}))
         self.classification = ClassificationLoss(label_smoothing, focal_gamma, class_weights)
         self.evidence = EvidenceLoss(area_at_zero, background_weight, **(pooling or {}))
         self.parts: dict[str, torch.Tensor] = {}
