@@ -15,10 +15,11 @@ from scipy.special import softmax
 
 from scripts.evaluation.answers import RULE, answer_summary, evidence_of_case, judged
 from scripts.evaluation.items import ClassComparison
+from scripts.evaluation.notes import gaps, not_segmented, task_notes
 from scripts.evaluation.overview import overview
 from scripts.explain.clusters import clusters
 from scripts.inference.volume_rule import VolumeRule
-from scripts.inference.volumes import group_rows, patient_summary, volume_summary
+from scripts.inference.volumes import group_rows, own_threshold, patient_summary, volume_summary
 from scripts.measures.intervals import METHOD, case_summary, column_summary
 from scripts.measures.lesions import lesion_summary
 from scripts.measures.mask_measures import NAN, SEGMENTATION, mask_measures
@@ -143,10 +144,6 @@ def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
     }
 
 
-def _not_segmented(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any(row["predicted_pixels"] is None for row in rows)
-
-
 def is_free(row: Mapping[str, Any]) -> bool:
     """Whether a case has no tumor: by its mask, or without one by its diagnosis."""
     return row["diagnosis"] == 0 if row["tumor_pixels"] is None else row["tumor_pixels"] == 0
@@ -158,7 +155,7 @@ def segmentation_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     tumors = [row for row in rows if row["tumor_pixels"]]
     return {
         **{name: column_summary(rows, name) for name in SEGMENTATION},
-        "hd95_missed": None if _not_segmented(rows) else sum(row["predicted_pixels"] == 0 for row in tumors),
+        "hd95_missed": None if not_segmented(rows) else sum(row["predicted_pixels"] == 0 for row in tumors),
         "false_positive_pixels": column_summary(free, "predicted_pixels"),
         "false_positive_mm2": column_summary(free, "predicted_mm2"),
         "false_positive_ml": column_summary(free, "predicted_ml"),
@@ -340,8 +337,8 @@ def write_evaluation(
         "prevalence": None if prevalence is None else dict(prevalence),
         "notes": [
             *(classes.notes if classes else []),
-            *_task_notes(rows, provenance or {}),
-            *_gaps(rows, names, clustered_by),
+            *task_notes(rows, provenance or {}),
+            *gaps(rows, names, clustered_by),
             *([in_words(prevalence)] if prevalence else []),
             *notes,
         ],
@@ -356,6 +353,9 @@ def write_evaluation(
         at = rule.threshold_of(threshold)
         volumes = [{**row, **judged({**row, "tumor_probability": row["score"]}, at)} for row in volumes]
         result[part]["volumes"]["answers"] = answer_summary(volumes)
+        if part == "validation" and spatial_dims == 2:
+            result[part]["volumes"]["own_threshold"], words = own_threshold(volumes)
+            result["notes"].append(words)
         write_csv([_shown(row) for row in volumes], Path(folder) / "volumes.csv")
     write_csv([_shown(row) for row in patients], Path(folder) / "patients.csv")
     write_csv([_shown(row) for row in rows], Path(folder) / "cases.csv")
@@ -363,36 +363,6 @@ def write_evaluation(
     logger.info("%d cases evaluated, figures in %s", len(rows), folder)
     print(overview(result, part, folder))
     return result
-
-
-def _task_notes(rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> list[str]:
-    """What the figures do not hold because the run was not trained for it."""
-    notes = []
-    if _not_segmented(rows):
-        notes.append("this run segments nothing: there are no figures of segmentation")
-    if "classification" not in provenance.get("tasks", ["classification"]):
-        notes.append("the head of this run was not trained: its figures of classification are those of random weights")
-    return notes
-
-
-def _gaps(rows: Sequence[Mapping[str, Any]], names: Sequence[str], unit: str) -> list[str]:
-    """Which cases are missing, by source and class, and where an interval is missing for want of patients."""
-    strata: dict[str, list[Mapping[str, Any]]] = {"all cases": list(rows)}
-    for row in rows:
-        strata.setdefault(f"source {row['source'] or 'unnamed'}", []).append(row)
-    lacking, alone = [], []
-    for name, stratum in strata.items():
-        known = {row["diagnosis"] for row in stratum} - {-1}
-        absent = [names[k] for k in range(len(names)) if k not in known]
-        maskless = [] if any(row["tumor_pixels"] for row in stratum) else ["with a tumor in the mask"]
-        if missing := [*(["with a known class"] if not known else [f"of class {n}" for n in absent]), *maskless]:
-            lacking.append(f"{name}: none {', none '.join(missing)}")
-        if len({row["unit"] for row in stratum}) < 2:
-            alone.append(name)
-    return [
-        *([f"missing cases, whose figures are therefore n/a: {'; '.join(lacking)}"] if lacking else []),
-        *([f"no intervals, which need more than one {unit}: {', '.join(alone)}"] if alone else []),
-    ]
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from scripts.inference.volume_rule import VolumeRule
 from scripts.measures.intervals import column_summary
-from scripts.measures.metrics import diagnosis_metrics
+from scripts.measures.metrics import choose_threshold, diagnosis_metrics
 
-__all__ = ["VolumeRule", "group_rows", "patient_summary", "volume_summary"]
+__all__ = ["VolumeRule", "group_rows", "own_threshold", "patient_summary", "volume_summary"]
 
 RULE = VolumeRule()
+LEAST = 10  # patients with a tumor, and without, that volumes of slices are given a threshold of their own by
 DICE_RULE = (
     "2 x overlap / (true + predicted), each summed over the slices that were evaluated, in pixels of the image "
     "(slices are scaled to the network's grid one by one)"
@@ -154,3 +155,30 @@ def volume_summary(
         units = [row["unit"] for row in known]
         result["classification"] = diagnosis_metrics(diagnosis, predicted, score, classes, units)
     return result
+
+
+def own_threshold(volumes: Sequence[dict[str, Any]]) -> tuple[float | None, str]:
+    """Threshold of a volume's tumor probability that validation volumes of slices support.
+
+    Args:
+        volumes: of `group_rows`, of the validation part.
+
+    Returns:
+        that with the best balanced accuracy, None with fewer than `LEAST` patients of either kind; and what to do with
+        it, or what is missing, in words.
+    """
+    known = [row for row in volumes if row["diagnosis"] >= 0]
+    tumor = np.array([row["diagnosis"] > 0 for row in known], dtype=bool)
+    sick, healthy = (
+        len({row["unit"] for row, own in zip(known, tumor, strict=True) if own == k}) for k in (True, False)
+    )
+    if min(sick, healthy) < LEAST:
+        return None, (
+            f"volumes keep the threshold of a slice: one of their own takes {LEAST} patients with a tumor and {LEAST} "
+            f"without, this part has {sick} and {healthy}"
+        )
+    threshold = choose_threshold(np.array([row["score"] for row in known]), tumor)
+    return threshold, (
+        f"volumes are told apart best at {threshold:.3f} ({sick} patients with a tumor, {healthy} without): "
+        f"`volume_threshold: {threshold:.3f}` in the run's network.yaml makes it theirs"
+    )

@@ -210,6 +210,15 @@ def test_files_say_what_was_computed(rows, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == names, "nothing half-written is left, no volume was evaluated"
 
 
+def test_the_validation_part_alone_says_whether_volumes_have_a_threshold_of_their_own(rows, tmp_path):
+    slices = [{**row, "volume": row["name"]} for row in rows]
+    result = write_evaluation(slices, tmp_path, 0.6, 2.0, part="validation")
+    assert result["validation"]["volumes"]["own_threshold"] is None
+    assert [note for note in result["notes"] if note.startswith("volumes keep the threshold of a slice")]
+    result = write_evaluation(slices, tmp_path, 0.6, 2.0)
+    assert "own_threshold" not in result["test"]["volumes"]
+
+
 def test_dice_averaged_by_hand_over_the_table_equals_the_reported_one(rows, tmp_path):
     result = write_evaluation(rows, tmp_path, 0.6, 2.0)
     with open(tmp_path / "cases.csv", encoding="utf-8", newline="") as file:

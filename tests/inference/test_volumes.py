@@ -10,7 +10,7 @@ import yaml
 
 from scripts.inference.postprocessing import RestoreStudyd
 from scripts.inference.volume_rule import VolumeRule, evidence_places, strongest_run, volume_probability
-from scripts.inference.volumes import group_rows, patient_summary, volume_summary
+from scripts.inference.volumes import group_rows, own_threshold, patient_summary, volume_summary
 from scripts.measures.lesions import count_lesions, lesion_summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,6 +153,20 @@ def test_a_volume_has_a_threshold_of_its_own_and_a_joined_answer():
     assert unsegmented["predicted_pixels"] is None
     with pytest.raises(ValueError, match="volume_threshold lies between 0 and 1"):
         VolumeRule(threshold=1.5)
+
+
+def test_volumes_get_a_threshold_of_their_own_where_enough_patients_carry_it():
+    sick = [{"unit": f"s{k}", "diagnosis": 2, "score": 0.30 + 0.01 * k} for k in range(10)]
+    healthy = [{"unit": f"h{k}", "diagnosis": 0, "score": 0.02 * k} for k in range(10)]
+    unknown = {"unit": "u", "diagnosis": -1, "score": 0.9}
+    threshold, words = own_threshold([*sick, *healthy, unknown])
+    assert threshold == pytest.approx((0.18 + 0.30) / 2)
+    assert "`volume_threshold: 0.240` in the run's network.yaml" in words
+    assert VolumeRule(threshold=threshold).threshold_of(0.5) == threshold
+    # Twenty volumes of nine patients are nine.
+    threshold, words = own_threshold([*sick[:9], *sick[:9], *healthy, unknown])
+    assert threshold is None
+    assert words.endswith("takes 10 patients with a tumor and 10 without, this part has 9 and 10")
 
 
 def test_what_is_not_known_is_not_made_up():
