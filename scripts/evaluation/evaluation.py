@@ -44,7 +44,7 @@ GRID_WORDS = (
     "predicted {}; Dice over cases with a tumor in the mask"
 )
 # Columns of cases.csv that are not lists.
-HIDDEN = ("logits", "probability", "evidence_place")
+HIDDEN = ("logits", "uncalibrated", "probability", "evidence_place")
 
 
 class CaseResults:
@@ -61,10 +61,17 @@ class CaseResults:
     Args:
         temperature: of the network.
         regions: that are measured one by one; None: the tumor alone.
+        fixed_part: (K,) of the class logits, which the temperature leaves as it is; None: nothing.
     """
 
-    def __init__(self, temperature: float = 1.0, regions: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        regions: Sequence[str] | None = None,
+        fixed_part: torch.Tensor | None = None,
+    ) -> None:
         self.temperature, self.regions = temperature, list(regions or [])
+        self.lift = None if fixed_part is None else (temperature - 1.0) * fixed_part.cpu().double()
         self.rows: list[dict[str, Any]] = []
         self.people: list[dict[str, Any]] = []
 
@@ -97,6 +104,7 @@ class CaseResults:
                     **identity(batch, i),
                     "diagnosis": int(target["diagnosis"][i]),
                     "logits": [float(v) for v in pred["cls"][i]],
+                    **({} if self.lift is None else {"uncalibrated": (pred["cls"][i].cpu() - self.lift).tolist()}),
                     "label_coverage": float(batch["label_coverage"][i]),
                     **evidence_of_case(
                         None if segmented is None else segmented[i],
@@ -182,6 +190,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
             threshold,
             temperature,
             [row["unit"] for row in known],
+            np.array([row.get("uncalibrated", row["logits"]) for row in known]),
         )
         if all("verdict" in row for row in rows):
             result["answers"] = answer_summary(rows)

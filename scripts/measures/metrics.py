@@ -44,7 +44,12 @@ def decide(logits: np.ndarray, threshold: float, temperature: float = 1.0) -> np
     return np.where(tumor, 1 + np.argmax(logits[:, 1:], axis=1), 0)
 
 
-def fit_temperature(logits: np.ndarray, diagnosis: np.ndarray) -> float:
+def calibrated(logits: np.ndarray, temperature: float, fixed_part: np.ndarray | None = None) -> np.ndarray:
+    """Logits (N, K) which, divided by the temperature, leave the fixed part (K,) of the given ones as it is."""
+    return logits if fixed_part is None else logits + (temperature - 1.0) * fixed_part
+
+
+def fit_temperature(logits: np.ndarray, diagnosis: np.ndarray, fixed_part: np.ndarray | None = None) -> float:
     """Temperature in [0.05, 20] that minimizes the negative log-likelihood of the validation cases.
 
     It is 1, the logits as they are, where no temperature is better on these cases, and where they say nothing about it:
@@ -52,20 +57,22 @@ def fit_temperature(logits: np.ndarray, diagnosis: np.ndarray) -> float:
     make every probability 0 or 1.
 
     Args:
-        logits: (N, K).
+        logits: (N, K), before any temperature.
         diagnosis: (N,) int in [0, K).
+        fixed_part: (K,), which the temperature does not divide; None: it divides all.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
     if bool((logits.argmax(axis=1) == diagnosis).all()):
         return 1.0
+
+    def likelihood(t: float) -> float:
+        return negative_log_likelihood(calibrated(logits, t, fixed_part), diagnosis, t)
+
     bounds = tuple(np.log(TEMPERATURES))
-    fitted = minimize_scalar(
-        lambda log_t: negative_log_likelihood(logits, diagnosis, float(np.exp(log_t))), bounds=bounds, method="bounded"
-    )
+    fitted = minimize_scalar(lambda log_t: likelihood(float(np.exp(log_t))), bounds=bounds, method="bounded")
     temperature = float(np.exp(fitted.x))
-    better = negative_log_likelihood(logits, diagnosis, temperature) < negative_log_likelihood(logits, diagnosis)
-    return temperature if better else 1.0
+    return temperature if likelihood(temperature) < likelihood(1.0) else 1.0
 
 
 def negative_log_likelihood(logits: np.ndarray, diagnosis: np.ndarray, temperature: float = 1.0) -> float:
@@ -79,7 +86,7 @@ def temperature_at_bound(temperature: float) -> bool:
     return bool(temperature <= TEMPERATURES[0] * 1.01 or temperature >= TEMPERATURES[1] / 1.01)
 
 
-def choose_threshold(probability: np.ndarray, tumor: np.ndarray) -> float:
+def choose_threshold(probability: np.ndarray, tumor: np.ndarray, least: float = 0.0) -> float:
     """Threshold of tumor probability with the best balanced accuracy on validation data.
 
     Candidates lie midway between neighboring probabilities; of equally good ones the nearest to 0.5 is taken.
@@ -87,11 +94,13 @@ def choose_threshold(probability: np.ndarray, tumor: np.ndarray) -> float:
     Args:
         probability: (N,) in [0, 1].
         tumor: (N,) bool.
+        least: below 0.499, that the threshold is above by more than rounding: the probability without any evidence.
     """
     if not 0 < tumor.sum() < len(tumor):
         return 0.5
     values = np.unique(probability)
     candidates = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
+    candidates = candidates[candidates > least + 0.001] if least else candidates
     scores = [((probability[tumor] >= c).mean() + (probability[~tumor] < c).mean()) / 2 for c in candidates]
     best = np.flatnonzero(np.isclose(scores, np.max(scores)))
     return float(candidates[best[np.argmin(np.abs(candidates[best] - 0.5))]])
@@ -228,11 +237,13 @@ def classification_metrics(
     threshold: float,
     temperature: float = 1.0,
     groups: Sequence[str] | None = None,
+    uncalibrated: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The block "classification" of metrics.json: `diagnosis_metrics`, and how well the probabilities are calibrated.
 
     Calibration error and reliability are of the most probable class's probability (``ece``) and of the tumor
-    probability (``ece_tumor``), after the temperature; ``ece_uncalibrated`` is the former without it.
+    probability (``ece_tumor``), after the temperature; ``ece_uncalibrated`` is the former without it. ``nll`` is the
+    mean of -log of the probability of the true class.
 
     Args:
         logits: (N, K).
@@ -240,6 +251,7 @@ def classification_metrics(
         threshold: of tumor probability, chosen elsewhere.
         temperature: divides the logits, chosen elsewhere.
         groups: (N,) patients or near-duplicate groups; with them come 95 % intervals.
+        uncalibrated: (N, K) logits before the temperature, where it leaves a part of them as it is; None: the same.
 
     Raises:
         ValueError: when there is no case.
@@ -247,12 +259,15 @@ def classification_metrics(
     if len(diagnosis) == 0:
         raise ValueError("no case with a diagnosis: classification can not be evaluated")
     probability = tumor_probability(logits, temperature)
-    per_class, raw = softmax(logits / temperature, axis=1), softmax(logits, axis=1)
+    before = logits if uncalibrated is None else uncalibrated
+    per_class, raw = softmax(logits / temperature, axis=1), softmax(before, axis=1)
     correct = per_class.argmax(axis=1) == diagnosis
     return {
         **diagnosis_metrics(diagnosis, decide(logits, threshold, temperature), probability, logits.shape[1], groups),
         "ece": expected_calibration_error(per_class.max(axis=1), correct),
         "ece_uncalibrated": expected_calibration_error(raw.max(axis=1), correct),
+        "nll": negative_log_likelihood(logits, diagnosis, temperature),
+        "nll_uncalibrated": negative_log_likelihood(before, diagnosis),
         "ece_tumor": expected_calibration_error(probability, diagnosis > 0),
         "reliability": calibration_bins(per_class.max(axis=1), correct),
         "reliability_tumor": calibration_bins(probability, diagnosis > 0),

@@ -73,8 +73,9 @@ class EvidenceHead(nn.Module):
       version 0.2.0. No evidence at all can then mean "tumor".
 
     ``scale`` is learned and positive. ``c`` is fixed so that the probability of any tumor is `AT_ZERO` where evidence
-    is 0: a tumor is never said without evidence for it. With no evidence below 0, maps of tumors do not cancel, and the
-    map of any mixture of tumors is 0 only where all of theirs are.
+    is 0, and the network's temperature leaves it as it is: a tumor is never said without evidence for it. With no
+    evidence below 0, maps of tumors do not cancel, and the map of any mixture of tumors is 0 only where all of theirs
+    are.
 
     Grad-CAM at ``features``, after its ReLU, is ``max(0, cells_k)`` up to a positive factor: the evidence itself for
     "rectified", the positive part of it for "signed", and for "softplus" its asymptote. HiResCAM of "signed" equals the

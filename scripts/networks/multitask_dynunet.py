@@ -156,6 +156,11 @@ class MultiTaskDynUNet(DynUNet):
         # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
+        # The part of the class logits that the temperature leaves as it is, see `moved`; 0 where the head learns it.
+        fixed = torch.zeros(num_classes)
+        if head == "evidence" and evidence != "signed":
+            fixed = self.head.bias.detach().clone()
+        self.register_buffer("fixed_part", fixed, persistent=False)
         # Of the place where it is used, not of the weights: see `shift_classes`.
         self.register_buffer("class_shift", torch.zeros(num_classes), persistent=False)
         self.shifted = False
@@ -254,7 +259,14 @@ class MultiTaskDynUNet(DynUNet):
         return self.moved(logits), evidence, cells
 
     def moved(self, logits: torch.Tensor) -> torch.Tensor:
-        """Class logits at the prevalence that the network answers for."""
+        """Class logits that the temperature is made for, at the prevalence that the network answers for.
+
+        Divided by the temperature they are the evidence divided by it, plus the head's constant as it is: without any
+        evidence the probability of a tumor stays what the head fixes, whatever the temperature. In training they are
+        the head's own.
+        """
+        if not self.training:
+            logits = logits + (self.temperature - 1.0) * self.fixed_part
         return logits + self.temperature * self.class_shift if self.shifted else logits
 
     @torch.jit.export

@@ -13,7 +13,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 
 from scripts.command import yaml_text
-from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
+from scripts.measures.metrics import calibrated, choose_threshold, fit_temperature, tumor_probability
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.widening import widened
 from scripts.runs import parallel
@@ -29,6 +29,7 @@ from scripts.runs.checkpoint_files import (
 )
 from scripts.runs.folder import read_manifest
 from scripts.training.averaging import WeightAverage
+from scripts.training.engines import fixed_part
 from scripts.training.handlers import StageWriter, ValidationMetrics, describe
 
 __all__ = [
@@ -252,9 +253,13 @@ class StageCheckpoint:
                 "threshold and temperature are those that the weights came with"
             )
             return
-        temperature = fit_temperature(logits, diagnosis)
+        constant = fixed_part(self.average.selected)
+        fixed = None if constant is None else constant.cpu().double().numpy()
+        temperature = fit_temperature(logits, diagnosis, fixed)
         judged, kinds = self.metrics.judged_logits, self.metrics.judged_diagnosis
-        threshold = choose_threshold(tumor_probability(judged, temperature), kinds > 0)
+        at_zero = 0.0 if fixed is None or not fixed.any() else float(tumor_probability(fixed[None])[0])
+        probability = tumor_probability(calibrated(judged, temperature, fixed), temperature)
+        threshold = choose_threshold(probability, kinds > 0, at_zero)
         for network in {id(n): n for n in (self.network, self.average.selected)}.values():
             network.temperature.fill_(temperature)
             network.threshold.fill_(threshold)

@@ -44,6 +44,8 @@ class MultiTaskStep(nn.Module):
         cache_features: keep the frozen encoder's features of each training item and compute them once. The items must
             not be augmented then.
         items: number of training items, for ``cache_features``.
+        calibrated: in evaluation mode, "cls" is what the network's temperature is made for; else as the head gives it,
+            for a validation that fits the temperature.
 
     Raises:
         ValueError: when precision is another word or does not fit the device, accumulation_steps is less than 1, or
@@ -61,6 +63,7 @@ class MultiTaskStep(nn.Module):
         evidence: bool | None = None,
         cache_features: bool = False,
         items: int = 0,
+        calibrated: bool = True,
     ):
         super().__init__()
         if accumulation_steps < 1:
@@ -69,7 +72,7 @@ class MultiTaskStep(nn.Module):
         self.segmentation = segmentation and network.has_segmentation
         self.classification = classification
         self.evidence = (classification if evidence is None else evidence) and network.has_evidence
-        self.frozen, self.accumulation_steps = tuple(frozen), accumulation_steps
+        self.frozen, self.accumulation_steps, self.calibrated = tuple(frozen), accumulation_steps, calibrated
         if cache_features and ("encoder" not in self.frozen or self.segmentation):
             raise ValueError(
                 "cache_features needs a frozen encoder and no segmentation, as in stage 2: features of weights that "
@@ -121,6 +124,8 @@ class MultiTaskStep(nn.Module):
             outputs.append(self._outputs(*chunks[-1]))
             names = [name for name in ("seg", "cls", "evidence", "cells") if any(name in output for output in outputs)]
             result = {name: torch.cat([o[name] for o in outputs if name in o]) for name in names}
+        if not self.calibrated and not self.training and "cls" in result:
+            result["cls"] = uncalibrated(self.network, result["cls"])
         if self.training and parallel.world() > 1:
             trained = next(p for p in self.network.parameters() if p.requires_grad)
             result["anchor"] = 0.0 * trained.flatten()[0].float()
@@ -149,6 +154,17 @@ class MultiTaskStep(nn.Module):
             if self.classification:
                 result["cls"] = logits
         return result
+
+
+def fixed_part(network: nn.Module) -> torch.Tensor | None:
+    """The part (K,) of the class logits that the temperature leaves as it is; None of a network without one."""
+    return getattr(network, "fixed_part", None)
+
+
+def uncalibrated(network: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Class logits (B, K) before the network's temperature, of those that it gives in evaluation mode."""
+    fixed = fixed_part(network)
+    return logits if fixed is None else logits - (network.temperature - 1.0) * fixed
 
 
 class KeptFeatures:

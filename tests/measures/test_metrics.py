@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 
 from scripts.measures.metrics import (
     TEMPERATURES,
+    calibrated,
     calibration_bins,
     choose_threshold,
     classification_metrics,
@@ -188,6 +189,14 @@ def test_threshold_is_the_best_of_all():
     assert balanced(chosen) > balanced(0.5)
 
 
+def test_threshold_is_above_the_probability_without_evidence():
+    # Two tumors without any evidence, at 0.05: below it they would be called tumors, and with them all of that kind.
+    probability = np.array([0.02, 0.05, 0.05, 0.3, 0.9])
+    tumor = np.array([False, True, True, True, True])
+    assert choose_threshold(probability, tumor) == pytest.approx(0.035)
+    assert choose_threshold(probability, tumor, least=0.05) == pytest.approx(0.175)
+
+
 @pytest.mark.parametrize("tumor", [[True, True], [False, False]])
 def test_threshold_without_both_classes_is_one_half(tumor):
     assert choose_threshold(np.array([0.1, 0.2]), np.array(tumor)) == 0.5
@@ -239,6 +248,25 @@ def test_temperature_never_makes_its_own_validation_cases_less_likely(count, ski
         fitted, raw = (negative_log_likelihood(logits, diagnosis, t) for t in (temperature, 1.0))
         assert fitted <= raw
         assert temperature == 1.0 or fitted < raw
+
+
+@pytest.mark.parametrize("skill", [0.2, 1.5, 4.0])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 6.0])
+def test_temperature_beside_a_fixed_part_is_the_most_likely_and_never_worse(skill, scale):
+    fixed = np.array([0.0, -4.0, -4.0])
+    rng = np.random.default_rng(5)
+    diagnosis = rng.integers(3, size=80)
+    logits = fixed + scale * (np.abs(rng.normal(size=(80, 3))) + (4 + skill) * np.eye(3)[diagnosis]) * (1, 1, 1)
+
+    def likelihood(t: float) -> float:  # the rest divided by the temperature, the fixed part as it is
+        return negative_log_likelihood((logits - fixed) / t + fixed, diagnosis)
+
+    temperature = fit_temperature(logits, diagnosis, fixed)
+    moved = calibrated(logits, temperature, fixed)
+    assert negative_log_likelihood(moved, diagnosis, temperature) == pytest.approx(likelihood(temperature))
+    assert likelihood(temperature) <= likelihood(1.0)
+    if not (logits.argmax(axis=1) == diagnosis).all():
+        assert likelihood(temperature) <= min(likelihood(t) for t in np.geomspace(0.05, 20, 60)) + 1e-6
 
 
 def test_temperature_of_useless_logits_is_at_its_bound_and_said_to_be():
@@ -301,6 +329,13 @@ def test_temperature_reaches_decision_and_calibration():
     assert block["confusion_matrix"] == [[2, 0], [2, 0]]
     assert block["ece"] == pytest.approx(0.75 - said)
     assert block["ece_uncalibrated"] == pytest.approx(raw - 0.75)
+    assert block["nll"] == pytest.approx((-2 * math.log(said) - math.log(1 - said) - math.log(said)) / 4)
+    assert block["nll_uncalibrated"] == pytest.approx((-2 * math.log(raw) - math.log(1 - raw) - math.log(raw)) / 4)
+    before = classification_metrics(logits, np.array([1, 1, 0, 0]), 0.8, 2.0, uncalibrated=logits + np.array([0.0, 1]))
+    raw = [1 / (1 + math.exp(-3))] * 3 + [1 / (1 + math.exp(-1))]
+    expected = -2 * math.log(raw[0]) - math.log(1 - raw[0]) - math.log(raw[3])
+    assert before["nll_uncalibrated"] == pytest.approx(expected / 4)
+    assert before["nll"] == block["nll"]
     assert block["ece_tumor"] == pytest.approx((3 * (said - 2 / 3) + (1 - said)) / 4)
     assert [b["n"] for b in block["reliability"] if b["n"]] == [4]
     assert block["reliability"][7]["predicted"] == pytest.approx(said)

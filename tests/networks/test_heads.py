@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 
+from scripts.inference.answer import Raw, join
 from scripts.networks.heads import AT_ZERO, AveragePoolHead, EvidenceHead, FusedFeatures
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.training.engines import MultiTaskStep
 from tests.networks.nets import heads, tiny
 
 
@@ -151,6 +154,45 @@ def test_no_evidence_means_no_tumor_for_any_number_of_classes_and_any_scale(evid
     cells[:, 0] = 0
     logits, _ = head.of_cells(cells, torch.ones(1, 1, 2, 2))
     assert float(1 - logits.softmax(1)[0, 0]) == pytest.approx(AT_ZERO, abs=1e-6)
+
+
+def without_evidence(temperature: float) -> MultiTaskDynUNet:
+    network = tiny(evidence="rectified").eval()
+    with torch.no_grad():
+        network.head.evidence.conv.weight.zero_()
+        network.temperature.fill_(temperature)
+    return network
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_no_temperature_makes_a_tumor_more_probable_where_there_is_no_evidence(temperature):
+    x = heads()
+    network = without_evidence(temperature)
+    said = network(x, output="cls") / temperature
+    torch.testing.assert_close(1 - said.softmax(1)[:, 0], torch.full((len(x),), AT_ZERO))
+    # The evidence alone is divided by it, and a training sees neither.
+    network = tiny(evidence="rectified").eval()
+    plain = network(x, output="cls")
+    network.temperature.fill_(temperature)
+    torch.testing.assert_close(
+        network(x, output="cls") / temperature - network.fixed_part, (plain - network.fixed_part) / temperature
+    )
+    torch.testing.assert_close(MultiTaskStep(network, calibrated=False).eval()(x)["cls"], plain)
+    torch.testing.assert_close(MultiTaskStep(network).eval()(x)["cls"], network(x, output="cls"))
+    scripted = torch.jit.script(network)
+    torch.testing.assert_close(scripted(x, output="cls"), network(x, output="cls"))
+    assert not tiny(evidence="signed").fixed_part.any()
+
+
+def test_where_tumors_are_frequent_no_evidence_is_more_probable_by_their_odds_and_still_no_verdict():
+    x = heads()
+    network = without_evidence(2.0)
+    network.shift_classes(torch.tensor([0.0, *[math.log(9.0)] * (network.num_classes - 1)]))
+    p = float(1 - (network(x, output="cls") / 2.0).softmax(1)[0, 0])
+    assert p / (1 - p) == pytest.approx(9 * AT_ZERO / (1 - AT_ZERO), rel=1e-5)
+    answer = join(Raw(p, 0.3, 0, 1000, 0.0, None))
+    assert answer.verdict == "uncertain"
+    assert answer.reasons[-1] == "the verdict is tumor, but there is no evidence for it anywhere"
 
 
 def test_a_tumor_verdict_has_evidence_in_its_class_and_evidence_is_never_negative():

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Events
 
 from scripts.measures.metrics import fit_temperature, tumor_probability
+from scripts.networks.heads import AT_ZERO
 from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic, warm_start
 from scripts.training.handlers import ValidationScalars
 from tests.networks.nets import tiny
@@ -222,8 +223,8 @@ def test_running_without_engines_is_refused(tmp_path):
 class Selecting:
     """`StageCheckpoint.select` and `ValidationScalars` fed by hand."""
 
-    def __init__(self, folder: Path, key_metric: str = "dice"):
-        self.network, self.scalars = tiny(), []
+    def __init__(self, folder: Path, key_metric: str = "dice", **options):
+        self.network, self.scalars = tiny(**options), []
         self.metrics = SimpleNamespace(
             logits=np.array([[1.0, 0.0, 0.0], [0.0, 0.2, 0.0], [0.3, 0.0, 0.0], [0.0, 0.0, 1.0]]),
             diagnosis=np.array([0, 1, 1, 2]),
@@ -292,6 +293,21 @@ def test_the_threshold_is_chosen_on_changed_items_too_and_the_temperature_is_not
     assert float(stage.network.temperature) == float(alone.network.temperature)
     assert float(stage.network.threshold) > tumor_probability(removed, float(stage.network.temperature))[0]
     assert float(alone.network.threshold) < float(stage.network.threshold)
+
+
+def test_the_head_of_fixed_constant_keeps_it_and_the_threshold_is_above_it(tmp_path):
+    stage = Selecting(tmp_path, evidence="rectified")
+    fixed = stage.network.fixed_part.numpy()
+    # Two tumors without any evidence, beside sure ones of both kinds and a mistake.
+    logits = np.array([[0.0, -9, -9], [0, 0, 0], [0, 0, 0], [0, 9, 0], [0, 0, 5], [0, 3, 0]]) + fixed
+    logits[0] -= fixed
+    stage.metrics.logits = stage.metrics.judged_logits = logits
+    stage.metrics.diagnosis = stage.metrics.judged_diagnosis = np.array([0, 1, 2, 1, 2, 2])
+    stage.select(0, dice=0.5)
+    temperature, threshold = float(stage.network.temperature), float(stage.network.threshold)
+    assert temperature == pytest.approx(fit_temperature(logits, stage.metrics.diagnosis, fixed), rel=1e-3)
+    assert temperature != 1.0
+    assert threshold > AT_ZERO + 0.001
 
 
 def test_without_any_diagnosis_threshold_and_temperature_stay(tmp_path):
