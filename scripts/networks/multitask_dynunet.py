@@ -157,10 +157,8 @@ class MultiTaskDynUNet(DynUNet):
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
         # The part of the class logits that the temperature leaves as it is, see `moved`; 0 where the head learns it.
-        fixed = torch.zeros(num_classes)
-        if head == "evidence" and evidence != "signed":
-            fixed = self.head.bias.detach().clone()
-        self.register_buffer("fixed_part", fixed, persistent=False)
+        constant: Any = self.head.bias if head == "evidence" and evidence != "signed" else torch.zeros(num_classes)
+        self.register_buffer("fixed_part", constant.clone(), persistent=False)
         # Of the place where it is used, not of the weights: see `shift_classes`.
         self.register_buffer("class_shift", torch.zeros(num_classes), persistent=False)
         self.shifted = False
