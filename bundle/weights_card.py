@@ -296,6 +296,7 @@ def stages() -> list[dict[str, Any]]:
             "python -m scripts.train ", "python -m scripts train "
         )  # before verbs
         entry["clean"] = not manifest["commit"].endswith(provenance.CHANGES)
+        entry["calibration"] = manifest.get("calibration", "none")
         entry |= {"best_metric": manifest["best_metric"], "best_epoch": manifest["best_epoch"]}
         curves = read_scalars(folder)
         reached = {name: dict(curves.get(f"validation/{name}", ())) for name in REACHED}

@@ -29,6 +29,7 @@ FIGURES = {
     "contradictions/raw": "contradictions, raw",
     "contradictions/joined": "contradictions, joined",
     "uncertain_rate": "uncertain",
+    "empty_evidence": "no evidence at all under a verdict of tumor, raw",
     "both_right/raw": "class and mask right, raw",
     "both_right/joined": "class and mask right, joined, uncertain left out",
 }
@@ -97,7 +98,8 @@ def _both_right(row: Mapping[str, Any], predicted: int, mask: int | None) -> flo
 
 
 def answer_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The block "answers" of metrics.json: S of contradictions and both_right (each raw and joined), uncertain_rate.
+    """The block "answers" of metrics.json: S of contradictions and both_right (each raw and joined), uncertain_rate,
+    and empty_evidence, of the cases that are called a tumor.
 
     Args:
         rows: with the columns of `judged`.
@@ -116,15 +118,23 @@ def answer_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "joined": figure([row["joined_both_right"] for row in rows]),
         },
         "uncertain_rate": figure([float(row["verdict"] == UNCERTAIN) for row in rows]),
+        "empty_evidence": figure([_empty(row) for row in rows]),
     }
 
 
+def _empty(row: Mapping[str, Any]) -> float:
+    """1 where a case is called a tumor without any evidence, NaN where it is not, or has no evidence map."""
+    maximum = row.get("evidence_maximum")
+    return math.nan if maximum is None or row["predicted"] <= 0 else float(maximum <= 0)
+
+
 def answer_lines(block: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Name and S of each figure of the block, in the order of `FIGURES`."""
+    """Name and S of each figure of the block, in the order of `FIGURES`; earlier versions wrote fewer."""
     lines = []
     for pointer, name in FIGURES.items():
         figure: Any = block
         for key in pointer.split("/"):
-            figure = figure[key]
-        lines.append((name, figure))
+            figure = figure.get(key, {})
+        if figure:
+            lines.append((name, figure))
     return lines

@@ -13,7 +13,13 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 
 from scripts.command import yaml_text
-from scripts.measures.metrics import calibrated, choose_threshold, fit_temperature, tumor_probability
+from scripts.measures.metrics import (
+    calibrated,
+    choose_threshold,
+    fit_temperature,
+    negative_log_likelihood,
+    tumor_probability,
+)
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.widening import widened
 from scripts.runs import parallel
@@ -263,7 +269,13 @@ class StageCheckpoint:
         for network in {id(n): n for n in (self.network, self.average.selected)}.values():
             network.temperature.fill_(temperature)
             network.threshold.fill_(threshold)
-        self.calibration = f"fitted on {len(diagnosis)} validation cases"
+        before, after = (
+            negative_log_likelihood(calibrated(logits, t, fixed), diagnosis, t) for t in (1.0, temperature)
+        )
+        self.calibration = (
+            f"fitted on {len(diagnosis)} validation cases, whose negative log-likelihood is {after:.3f} "
+            f"({before:.3f} without temperature)"
+        )
         if temperature == 1.0:
             self.calibration += "; temperature 1, as no other makes them more likely, or all are classified right"
 

@@ -355,6 +355,7 @@ def test_contradictions_and_what_is_right_raw_and_joined(rows):
         assert [None if np.isnan(row[key]) else row[key] for key in columns] == values
     block = answer_summary(found)
     assert block["uncertain_rate"]["mean"] == pytest.approx(5 / 11)
+    assert (block["empty_evidence"]["mean"], block["empty_evidence"]["n"]) == (pytest.approx(1 / 7), 7)
     assert block["contradictions"]["raw"]["mean"] == pytest.approx(6 / 11)
     assert (block["contradictions"]["joined"]["mean"], block["contradictions"]["joined"]["n"]) == (0, 6)
     assert block["both_right"]["raw"]["mean"] == pytest.approx(4 / 10)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import skimage.data
 import torch
 from PIL import Image, ImageDraw
 
@@ -353,6 +355,9 @@ def test_what_is_no_head_is_not_assessed_and_the_reason_is_said(tmp_path):
     }  # fmt: skip
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
+    photos = Path(skimage.data.__file__).parent
+    for name in ("astronaut", "camera", "chelsea", "coffee", "page"):  # photographs and a scanned page of its package
+        shutil.copyfile(photos / f"{name}.png", folder / f"{name}.png")
     rows = {row["name"]: row for row in job(Inference(), folder, tmp_path / "out")}
     assert {row["verdict"].split(": ")[0] for row in rows.values()} == {"not assessed"}
     for name in ("black", "white", "one pixel"):

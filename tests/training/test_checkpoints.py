@@ -10,7 +10,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from scripts.measures.metrics import fit_temperature, tumor_probability
+from scripts.measures.metrics import fit_temperature, negative_log_likelihood, tumor_probability
 from scripts.networks.heads import AT_ZERO
 from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic, warm_start
 from scripts.training.handlers import ValidationScalars
@@ -275,7 +275,10 @@ def test_threshold_and_temperature_of_the_selecting_validation_are_stored(tmp_pa
     assert threshold == pytest.approx((p[0] + p[2]) / 2, abs=1e-6)
 
     assert temperature == pytest.approx(fit_temperature(logits, diagnosis), rel=1e-6)
-    assert stage.checkpoint.calibration == "fitted on 4 validation cases"
+    before, after = (negative_log_likelihood(logits, diagnosis, t) for t in (1.0, temperature))
+    assert stage.checkpoint.calibration == (
+        f"fitted on 4 validation cases, whose negative log-likelihood is {after:.3f} ({before:.3f} without temperature)"
+    )
     stage.metrics.logits = stage.metrics.judged_logits = stage.metrics.logits * 10
     stage.select(1, dice=0.4)
     assert float(stage.network.temperature) == temperature, "a validation that is not selected changes nothing"
