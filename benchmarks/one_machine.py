@@ -41,7 +41,7 @@ from scripts.evaluation.items import EvaluationDataset
 from scripts.evaluation.localization import measure
 from scripts.inference.pipeline import Inference
 from scripts.runs.folder import write_json
-from scripts.training.engines import MultiTaskStep, prepare_batch
+from scripts.training.engines import MultiTaskStep, lift_of, prepare_batch
 
 BATCH = 8  # of a part
 COLD, CACHED = "cold, image", "cached, flips and intensity"
@@ -100,7 +100,7 @@ def parts(folder: Path, count: int, rounds: int) -> list[Line]:
     dataset = EvaluationDataset(items, make_training_pipeline(size, False, network.num_classes))
     cases = [dataset[k] for k in range(len(dataset))]
     batches = [collate(cases[start : start + BATCH]) for start in range(0, count, BATCH)]
-    results = CaseResults(float(network.temperature))
+    results = CaseResults(float(network.temperature), lift=lift_of(network))
     evaluator = SupervisedEvaluator(
         torch.device("cpu"), batches, MultiTaskStep(network), inferer=SimpleInferer(), prepare_batch=prepare_batch,
         val_handlers=[results], decollate=False,

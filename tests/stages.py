@@ -91,7 +91,7 @@ class Stage:
         self.evaluator = SupervisedEvaluator(
             device="cpu",
             val_data_loader=DataLoader(valid_data, batch_size=3),
-            network=MultiTaskStep(self.average.selected),
+            network=MultiTaskStep(self.average.selected, calibrated=False),
             inferer=SimpleInferer(),
             prepare_batch=prepare_batch,
             key_val_metric={key_metric: metrics},

@@ -61,17 +61,17 @@ class CaseResults:
     Args:
         temperature: of the network.
         regions: that are measured one by one; None: the tumor alone.
-        fixed_part: (K,) of the class logits, which the temperature leaves as it is; None: nothing.
+        lift: (K,) that the network adds to its class logits for its temperature; None: nothing.
     """
 
     def __init__(
         self,
         temperature: float = 1.0,
         regions: Sequence[str] | None = None,
-        fixed_part: torch.Tensor | None = None,
+        lift: torch.Tensor | None = None,
     ) -> None:
         self.temperature, self.regions = temperature, list(regions or [])
-        self.lift = None if fixed_part is None else (temperature - 1.0) * fixed_part.cpu().double()
+        self.lift = 0.0 if lift is None else lift.detach().cpu().double()
         self.rows: list[dict[str, Any]] = []
         self.people: list[dict[str, Any]] = []
 
@@ -104,7 +104,7 @@ class CaseResults:
                     **identity(batch, i),
                     "diagnosis": int(target["diagnosis"][i]),
                     "logits": [float(v) for v in pred["cls"][i]],
-                    **({} if self.lift is None else {"uncalibrated": (pred["cls"][i].cpu() - self.lift).tolist()}),
+                    "uncalibrated": (pred["cls"][i].cpu().double() - self.lift).tolist(),
                     "label_coverage": float(batch["label_coverage"][i]),
                     **evidence_of_case(
                         None if segmented is None else segmented[i],
@@ -190,7 +190,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
             threshold,
             temperature,
             [row["unit"] for row in known],
-            np.array([row.get("uncalibrated", row["logits"]) for row in known]),
+            np.array([row["uncalibrated"] for row in known]),
         )
         if all("verdict" in row for row in rows):
             result["answers"] = answer_summary(rows)
@@ -279,14 +279,16 @@ def decided(
     """
     decisions = []
     for row in rows:
-        logits = np.array([row["logits"]], dtype=float)
+        logits, before = (np.array([row[name]], dtype=float) for name in ("logits", "uncalibrated"))
         diagnosis = row["diagnosis"]
         if classes is not None:
             logits, diagnosis = classes.logits(logits, temperature), classes.diagnosis(diagnosis)
+            before = classes.logits(before, 1.0)
         probability = softmax(logits[0] / temperature)
         now = {
             **row,
             "logits": logits[0].tolist(),
+            "uncalibrated": before[0].tolist(),
             "diagnosis": diagnosis,
             "probability": probability.tolist(),
             "tumor_probability": float(1 - probability[0]),
@@ -362,7 +364,7 @@ def write_evaluation(
         at = rule.threshold_of(threshold)
         volumes = [{**row, **judged({**row, "tumor_probability": row["score"]}, at)} for row in volumes]
         result[part]["volumes"]["answers"] = answer_summary(volumes)
-        if part == "validation" and spatial_dims == 2:
+        if part == "validation" and spatial_dims == 2 and prevalence is None:
             result[part]["volumes"]["own_threshold"], words = own_threshold(volumes)
             result["notes"].append(words)
         write_csv([_shown(row) for row in volumes], Path(folder) / "volumes.csv")

@@ -12,6 +12,7 @@ import numpy as np
 from scripts.inference.volume_rule import VolumeRule
 from scripts.measures.intervals import column_summary
 from scripts.measures.metrics import choose_threshold, diagnosis_metrics
+from scripts.networks.heads import AT_ZERO
 
 __all__ = ["VolumeRule", "group_rows", "own_threshold", "patient_summary", "volume_summary"]
 
@@ -164,8 +165,8 @@ def own_threshold(volumes: Sequence[dict[str, Any]]) -> tuple[float | None, str]
         volumes: of `group_rows`, of the validation part.
 
     Returns:
-        that with the best balanced accuracy, None with fewer than `LEAST` patients of either kind; and what to do with
-        it, or what is missing, in words.
+        that with the best balanced accuracy, above the probability without evidence, None with fewer than `LEAST`
+        patients of either kind; and what to do with it, or what is missing, in words.
     """
     known = [row for row in volumes if row["diagnosis"] >= 0]
     tumor = np.array([row["diagnosis"] > 0 for row in known], dtype=bool)
@@ -174,10 +175,10 @@ def own_threshold(volumes: Sequence[dict[str, Any]]) -> tuple[float | None, str]
     )
     if min(sick, healthy) < LEAST:
         return None, (
-            f"volumes keep the threshold of a slice: one of their own takes {LEAST} patients with a tumor and {LEAST} "
-            f"without, this part has {sick} and {healthy}"
+            f"volumes keep the threshold that they have: one of their own takes {LEAST} patients with a tumor and "
+            f"{LEAST} without, this part has {sick} and {healthy}"
         )
-    threshold = choose_threshold(np.array([row["score"] for row in known]), tumor)
+    threshold = choose_threshold(np.array([row["score"] for row in known]), tumor, AT_ZERO)
     return threshold, (
         f"volumes are told apart best at {threshold:.3f} ({sick} patients with a tumor, {healthy} without): "
         f"`volume_threshold: {threshold:.3f}` in the run's network.yaml makes it theirs"

@@ -44,8 +44,8 @@ def decide(logits: np.ndarray, threshold: float, temperature: float = 1.0) -> np
     return np.where(tumor, 1 + np.argmax(logits[:, 1:], axis=1), 0)
 
 
-def calibrated(logits: np.ndarray, temperature: float, fixed_part: np.ndarray | None = None) -> np.ndarray:
-    """Logits (N, K) which, divided by the temperature, leave the fixed part (K,) of the given ones as it is."""
+def lifted(logits: np.ndarray, temperature: float, fixed_part: np.ndarray | None = None) -> np.ndarray:
+    """Logits (N, K) which, once divided by the temperature, have the fixed part (K,) of the given ones as it was."""
     return logits if fixed_part is None else logits + (temperature - 1.0) * fixed_part
 
 
@@ -54,7 +54,7 @@ def fit_temperature(logits: np.ndarray, diagnosis: np.ndarray, fixed_part: np.nd
 
     It is 1, the logits as they are, where no temperature is better on these cases, and where they say nothing about it:
     cases that are all classified right are most likely under certainty, so the fit would run to its lower bound and
-    make every probability 0 or 1.
+    make every probability 0 or 1 (beside a fixed part they are not).
 
     Args:
         logits: (N, K), before any temperature.
@@ -63,11 +63,11 @@ def fit_temperature(logits: np.ndarray, diagnosis: np.ndarray, fixed_part: np.nd
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
-    if bool((logits.argmax(axis=1) == diagnosis).all()):
+    if fixed_part is None and bool((logits.argmax(axis=1) == diagnosis).all()):
         return 1.0
 
     def likelihood(t: float) -> float:
-        return negative_log_likelihood(calibrated(logits, t, fixed_part), diagnosis, t)
+        return negative_log_likelihood(lifted(logits, t, fixed_part), diagnosis, t)
 
     bounds = tuple(np.log(TEMPERATURES))
     fitted = minimize_scalar(lambda log_t: likelihood(float(np.exp(log_t))), bounds=bounds, method="bounded")
@@ -265,7 +265,7 @@ def classification_metrics(
     return {
         **diagnosis_metrics(diagnosis, decide(logits, threshold, temperature), probability, logits.shape[1], groups),
         "ece": expected_calibration_error(per_class.max(axis=1), correct),
-        "ece_uncalibrated": expected_calibration_error(raw.max(axis=1), correct),
+        "ece_uncalibrated": expected_calibration_error(raw.max(axis=1), raw.argmax(axis=1) == diagnosis),
         "nll": negative_log_likelihood(logits, diagnosis, temperature),
         "nll_uncalibrated": negative_log_likelihood(before, diagnosis),
         "ece_tumor": expected_calibration_error(probability, diagnosis > 0),

@@ -156,9 +156,9 @@ class MultiTaskDynUNet(DynUNet):
         # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
-        # The part of the class logits that the temperature leaves as it is, see `moved`; 0 where the head learns it.
-        constant: Any = self.head.bias if head == "evidence" and evidence != "signed" else torch.zeros(num_classes)
-        self.register_buffer("fixed_part", constant.clone(), persistent=False)
+        # Part of the class logits that the temperature leaves as it is, see `moved`: the head's constant where it was
+        # fitted so, 0 before and with weights of version 0.4.0 and earlier.
+        self.register_buffer("fixed_part", torch.zeros(num_classes))
         # Of the place where it is used, not of the weights: see `shift_classes`.
         self.register_buffer("class_shift", torch.zeros(num_classes), persistent=False)
         self.shifted = False
@@ -264,8 +264,23 @@ class MultiTaskDynUNet(DynUNet):
         the head's own.
         """
         if not self.training:
-            logits = logits + (self.temperature - 1.0) * self.fixed_part
-        return logits + self.temperature * self.class_shift if self.shifted else logits
+            logits = logits + self.lift()
+        return logits + self.class_shift if self.shifted else logits
+
+    def lift(self) -> torch.Tensor:
+        """What the temperature, once divided by, must leave as it is: (K,), added to the class logits."""
+        return (self.temperature - 1.0) * (self.fixed_part + self.class_shift)
+
+    @torch.jit.unused
+    def constant(self) -> torch.Tensor | None:
+        """The fixed constants of the class logits, (K,); None of a head that learns them."""
+        head: Any = self.head
+        return head.bias.detach() if self.has_evidence and not head.signed else None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Weights of version 0.4.0 and earlier have no `fixed_part`: their temperature divides all."""
+        state_dict.setdefault(f"{prefix}fixed_part", torch.zeros(self.num_classes))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.jit.export
     def multitask(

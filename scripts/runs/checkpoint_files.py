@@ -19,6 +19,7 @@ from scripts.runs import parallel
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previous.pt"
+LATER = {"fixed_part"}  # keys that earlier versions did not write, and that the network fills in
 
 
 def file_sha256(path: str | Path) -> str:
@@ -81,7 +82,7 @@ def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
     if not isinstance(state, dict):
         raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
     expected = network.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    missing, unexpected = sorted(expected.keys() - state.keys() - LATER), sorted(state.keys() - expected.keys())
     shapes = sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape)
     if missing or unexpected or shapes:
         raise ValueError(

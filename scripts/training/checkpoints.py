@@ -14,9 +14,9 @@ from torch import nn
 
 from scripts.command import yaml_text
 from scripts.measures.metrics import (
-    calibrated,
     choose_threshold,
     fit_temperature,
+    lifted,
     negative_log_likelihood,
     tumor_probability,
 )
@@ -35,7 +35,6 @@ from scripts.runs.checkpoint_files import (
 )
 from scripts.runs.folder import read_manifest
 from scripts.training.averaging import WeightAverage
-from scripts.training.engines import fixed_part
 from scripts.training.handlers import StageWriter, ValidationMetrics, describe
 
 __all__ = [
@@ -259,19 +258,19 @@ class StageCheckpoint:
                 "threshold and temperature are those that the weights came with"
             )
             return
-        constant = fixed_part(self.average.selected)
+        constant = self.network.constant() if hasattr(self.network, "constant") else None
         fixed = None if constant is None else constant.cpu().double().numpy()
         temperature = fit_temperature(logits, diagnosis, fixed)
         judged, kinds = self.metrics.judged_logits, self.metrics.judged_diagnosis
-        at_zero = 0.0 if fixed is None or not fixed.any() else float(tumor_probability(fixed[None])[0])
-        probability = tumor_probability(calibrated(judged, temperature, fixed), temperature)
+        at_zero = 0.0 if fixed is None else float(tumor_probability(fixed[None])[0])
+        probability = tumor_probability(lifted(judged, temperature, fixed), temperature)
         threshold = choose_threshold(probability, kinds > 0, at_zero)
         for network in {id(n): n for n in (self.network, self.average.selected)}.values():
             network.temperature.fill_(temperature)
             network.threshold.fill_(threshold)
-        before, after = (
-            negative_log_likelihood(calibrated(logits, t, fixed), diagnosis, t) for t in (1.0, temperature)
-        )
+            if constant is not None:
+                network.fixed_part.copy_(constant)
+        before, after = (negative_log_likelihood(lifted(logits, t, fixed), diagnosis, t) for t in (1.0, temperature))
         self.calibration = (
             f"fitted on {len(diagnosis)} validation cases, whose negative log-likelihood is {after:.3f} "
             f"({before:.3f} without temperature)"

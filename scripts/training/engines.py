@@ -125,7 +125,7 @@ class MultiTaskStep(nn.Module):
             names = [name for name in ("seg", "cls", "evidence", "cells") if any(name in output for output in outputs)]
             result = {name: torch.cat([o[name] for o in outputs if name in o]) for name in names}
         if not self.calibrated and not self.training and "cls" in result:
-            result["cls"] = uncalibrated(self.network, result["cls"])
+            result["cls"] = result["cls"] - lift_of(self.network)
         if self.training and parallel.world() > 1:
             trained = next(p for p in self.network.parameters() if p.requires_grad)
             result["anchor"] = 0.0 * trained.flatten()[0].float()
@@ -156,15 +156,9 @@ class MultiTaskStep(nn.Module):
         return result
 
 
-def fixed_part(network: nn.Module) -> torch.Tensor | None:
-    """The part (K,) of the class logits that the temperature leaves as it is; None of a network without one."""
-    return getattr(network, "fixed_part", None)
-
-
-def uncalibrated(network: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Class logits (B, K) before the network's temperature, of those that it gives in evaluation mode."""
-    fixed = fixed_part(network)
-    return logits if fixed is None else logits - (network.temperature - 1.0) * fixed
+def lift_of(network: Any) -> torch.Tensor:
+    """What a network in evaluation mode adds to its class logits for its temperature, (K,): `MultiTaskDynUNet.lift`."""
+    return network.lift() if hasattr(network, "lift") else torch.zeros(network.num_classes)
 
 
 class KeptFeatures:

@@ -92,8 +92,8 @@ class SegmentationLoss(nn.Module):
             y = torch.stack([(classes == k).to(p.dtype) for k in range(1, self.out_channels)], dim=1)
             entropy = nn.functional.cross_entropy(seg, classes, reduction="none" if self.focal_gamma else "sum")
         if self.focal_gamma:
-            of_truth = torch.exp(-entropy * (self.out_channels if self.nested else 1))
-            entropy = (entropy * (1 - of_truth) ** self.focal_gamma).sum()
+            missing = -torch.expm1(-entropy * (self.out_channels if self.nested else 1))  # 1 - p of the truth
+            entropy = (entropy * missing.clamp(min=1e-12) ** self.focal_gamma).sum()  # of 0, a power has no gradient
         pixels = entropy.new_tensor([seg[:, 0].numel()])
         return torch.cat([*self._overlaps(p, y), entropy[None], pixels])
 

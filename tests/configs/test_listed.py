@@ -110,3 +110,12 @@ def test_expressions_are_of_one_short_line(path):
     assert "|-" not in text
     found = expressions(yaml.safe_load(text))
     assert [e for e in found if len(e) > LONGEST or "\n" in e] == []
+
+
+def test_configs_fit_the_temperature_before_it_and_measure_after_it():
+    train, evaluate = (
+        yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")) for name in ("train", "evaluate")
+    )
+    assert train["validate"]["step"]["calibrated"] is False
+    assert "calibrated" not in evaluate["step"]
+    assert evaluate["results"]["lift"] == "$engines.lift_of(@network)"

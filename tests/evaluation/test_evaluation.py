@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from scipy.special import softmax
 
 from scripts.evaluation.answers import answer_summary, evidence_of_case, judged
 from scripts.evaluation.evaluation import CaseResults, by_area, by_class, decided, summarize, write_evaluation
+from scripts.evaluation.items import ClassComparison
 from scripts.measures.mask_measures import random_mask
 from scripts.measures.metrics import classification_metrics
 from scripts.runs.folder import write_csv
@@ -214,9 +216,24 @@ def test_the_validation_part_alone_says_whether_volumes_have_a_threshold_of_thei
     slices = [{**row, "volume": row["name"]} for row in rows]
     result = write_evaluation(slices, tmp_path, 0.6, 2.0, part="validation")
     assert result["validation"]["volumes"]["own_threshold"] is None
-    assert [note for note in result["notes"] if note.startswith("volumes keep the threshold of a slice")]
+    assert [note for note in result["notes"] if note.startswith("volumes keep the threshold that they have")]
     result = write_evaluation(slices, tmp_path, 0.6, 2.0)
     assert "own_threshold" not in result["test"]["volumes"]
+
+
+def test_logits_before_the_temperature_are_kept_beside_those_that_it_divides():
+    results, (cases, output) = CaseResults(2.0, lift=torch.tensor([0.0, -1.5])), batch([HIT, HEALTHY])
+    results.collect(SimpleNamespace(state=SimpleNamespace(batch=cases, output=output)))
+    assert [row["logits"] for row in results.rows] == [[0.0, 2.0], [2.0, 0.0]]
+    assert [row["uncalibrated"] for row in results.rows] == [[0.0, 3.5], [2.0, 1.5]]
+    # Kinds of tumor taken together: both keep the probability of none, each at its own temperature.
+    row = {**results.rows[0], "unit": "u", "logits": [0.0, 2.0, 1.0], "uncalibrated": [0.5, 1.0, 3.0]}
+    together = ClassComparison(["no tumor", "tumor"], [0, 1, 1], binary=True)
+    (now,) = decided([row], 0.5, 2.0, together)
+    before, after = softmax(row["uncalibrated"])[0], softmax(np.array(row["logits"]) / 2)[0]
+    assert softmax(now["uncalibrated"])[0] == pytest.approx(before)
+    assert now["probability"][0] == pytest.approx(after)
+    assert len(now["uncalibrated"]) == 2
 
 
 def test_dice_averaged_by_hand_over_the_table_equals_the_reported_one(rows, tmp_path):

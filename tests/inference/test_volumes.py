@@ -167,6 +167,11 @@ def test_volumes_get_a_threshold_of_their_own_where_enough_patients_carry_it():
     threshold, words = own_threshold([*sick[:9], *sick[:9], *healthy, unknown])
     assert threshold is None
     assert words.endswith("takes 10 patients with a tumor and 10 without, this part has 9 and 10")
+    # Without evidence 0.05 is said: a threshold below it would call that a tumor.
+    weak = [{**row, "score": 0.052 + 0.0001 * k} for k, row in enumerate(sick)]
+    none = [{**row, "score": 0.05} for row in healthy]
+    threshold, _ = own_threshold([*weak, *none])
+    assert threshold > 0.051
 
 
 def test_what_is_not_known_is_not_made_up():

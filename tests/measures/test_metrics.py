@@ -9,7 +9,6 @@ from sklearn import metrics as sk
 
 from scripts.measures.metrics import (
     TEMPERATURES,
-    calibrated,
     calibration_bins,
     choose_threshold,
     classification_metrics,
@@ -17,6 +16,7 @@ from scripts.measures.metrics import (
     diagnosis_metrics,
     expected_calibration_error,
     fit_temperature,
+    lifted,
     negative_log_likelihood,
     one_class_metrics,
     temperature_at_bound,
@@ -256,17 +256,16 @@ def test_temperature_beside_a_fixed_part_is_the_most_likely_and_never_worse(skil
     fixed = np.array([0.0, -4.0, -4.0])
     rng = np.random.default_rng(5)
     diagnosis = rng.integers(3, size=80)
-    logits = fixed + scale * (np.abs(rng.normal(size=(80, 3))) + (4 + skill) * np.eye(3)[diagnosis]) * (1, 1, 1)
+    logits = fixed + scale * (np.abs(rng.normal(size=(80, 3))) + (4 + skill) * np.eye(3)[diagnosis])
 
     def likelihood(t: float) -> float:  # the rest divided by the temperature, the fixed part as it is
         return negative_log_likelihood((logits - fixed) / t + fixed, diagnosis)
 
     temperature = fit_temperature(logits, diagnosis, fixed)
-    moved = calibrated(logits, temperature, fixed)
+    moved = lifted(logits, temperature, fixed)
     assert negative_log_likelihood(moved, diagnosis, temperature) == pytest.approx(likelihood(temperature))
     assert likelihood(temperature) <= likelihood(1.0)
-    if not (logits.argmax(axis=1) == diagnosis).all():
-        assert likelihood(temperature) <= min(likelihood(t) for t in np.geomspace(0.05, 20, 60)) + 1e-6
+    assert likelihood(temperature) <= min(likelihood(t) for t in np.geomspace(0.05, 20, 60)) + 1e-6
 
 
 def test_temperature_of_useless_logits_is_at_its_bound_and_said_to_be():
@@ -331,11 +330,14 @@ def test_temperature_reaches_decision_and_calibration():
     assert block["ece_uncalibrated"] == pytest.approx(raw - 0.75)
     assert block["nll"] == pytest.approx((-2 * math.log(said) - math.log(1 - said) - math.log(said)) / 4)
     assert block["nll_uncalibrated"] == pytest.approx((-2 * math.log(raw) - math.log(1 - raw) - math.log(raw)) / 4)
-    before = classification_metrics(logits, np.array([1, 1, 0, 0]), 0.8, 2.0, uncalibrated=logits + np.array([0.0, 1]))
-    raw = [1 / (1 + math.exp(-3))] * 3 + [1 / (1 + math.exp(-1))]
-    expected = -2 * math.log(raw[0]) - math.log(1 - raw[0]) - math.log(raw[3])
-    assert before["nll_uncalibrated"] == pytest.approx(expected / 4)
-    assert before["nll"] == block["nll"]
+    # Where the temperature leaves a part as it is, another class can come first before it.
+    others = np.array([[0.0, -1], [0, -1], [0, -1], [2, 0]])
+    before = classification_metrics(logits, np.array([1, 1, 0, 0]), 0.8, 2.0, uncalibrated=others)
+    none, sure = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))
+    likelihood = -2 * math.log(1 - none) - math.log(none) - math.log(sure)
+    assert before["nll_uncalibrated"] == pytest.approx(likelihood / 4)
+    assert before["ece_uncalibrated"] == pytest.approx((3 * (none - 1 / 3) + 1 - sure) / 4)
+    assert (before["nll"], before["ece"]) == (block["nll"], block["ece"])
     assert block["ece_tumor"] == pytest.approx((3 * (said - 2 / 3) + (1 - said)) / 4)
     assert [b["n"] for b in block["reliability"] if b["n"]] == [4]
     assert block["reliability"][7]["predicted"] == pytest.approx(said)

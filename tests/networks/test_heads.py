@@ -161,6 +161,7 @@ def without_evidence(temperature: float) -> MultiTaskDynUNet:
     with torch.no_grad():
         network.head.evidence.conv.weight.zero_()
         network.temperature.fill_(temperature)
+        network.fixed_part.copy_(network.constant())
     return network
 
 
@@ -174,6 +175,8 @@ def test_no_temperature_makes_a_tumor_more_probable_where_there_is_no_evidence(t
     network = tiny(evidence="rectified").eval()
     plain = network(x, output="cls")
     network.temperature.fill_(temperature)
+    torch.testing.assert_close(network(x, output="cls"), plain)  # weights of before: the temperature divides all
+    network.fixed_part.copy_(network.constant())
     torch.testing.assert_close(
         network(x, output="cls") / temperature - network.fixed_part, (plain - network.fixed_part) / temperature
     )
@@ -181,7 +184,8 @@ def test_no_temperature_makes_a_tumor_more_probable_where_there_is_no_evidence(t
     torch.testing.assert_close(MultiTaskStep(network).eval()(x)["cls"], network(x, output="cls"))
     scripted = torch.jit.script(network)
     torch.testing.assert_close(scripted(x, output="cls"), network(x, output="cls"))
-    assert not tiny(evidence="signed").fixed_part.any()
+    torch.testing.assert_close(network.train()(x, output="cls"), tiny(evidence="rectified").train()(x, output="cls"))
+    assert tiny(evidence="signed").constant() is None
 
 
 def test_where_tumors_are_frequent_no_evidence_is_more_probable_by_their_odds_and_still_no_verdict():

@@ -241,7 +241,8 @@ class Selecting:
     def select(self, epoch: int, **metrics: float) -> None:
         self.checkpoint.trainer.state.epoch = epoch
         with torch.no_grad():
-            self.network.head.bias.fill_(epoch)  # the weights of that epoch
+            if self.network.head.signed:
+                self.network.head.bias.fill_(epoch)  # the weights of that epoch
         engine = SimpleNamespace(state=SimpleNamespace(metrics=metrics, trainer_epoch=epoch))
         ValidationScalars(self.metrics)(engine, self.writer)
         self.checkpoint.select(engine)
@@ -311,6 +312,19 @@ def test_the_head_of_fixed_constant_keeps_it_and_the_threshold_is_above_it(tmp_p
     assert temperature == pytest.approx(fit_temperature(logits, stage.metrics.diagnosis, fixed), rel=1e-3)
     assert temperature != 1.0
     assert threshold > AT_ZERO + 0.001
+    assert torch.equal(stage.network.fixed_part, stage.network.constant())
+    # Weights of before say nothing of it: their temperature divides all.
+    state = torch.load(tmp_path / WEIGHTS)
+    assert load_weights(tiny(evidence="rectified"), tmp_path / WEIGHTS).fixed_part.any()
+    del state["fixed_part"]
+    torch.save(state, tmp_path / "old.pt")
+    old = load_weights(tiny(evidence="rectified"), tmp_path / "old.pt")
+    assert not old.fixed_part.any()
+    assert float(old.temperature) == pytest.approx(temperature)
+    del state["threshold"]
+    torch.save(state, tmp_path / "less.pt")
+    with pytest.raises(ValueError, match="missing keys"):
+        load_weights(tiny(evidence="rectified"), tmp_path / "less.pt")
 
 
 def test_without_any_diagnosis_threshold_and_temperature_stay(tmp_path):

@@ -85,6 +85,17 @@ def test_sums_of_two_halves_are_those_of_the_batch(options, nested):
     assert len(halves) == loss.size
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("nested", [False, True])
+def test_focal_loss_has_gradients_where_a_pixel_is_certain(gamma, nested):
+    seg, label = batch(nested)
+    seg[:, 0, :3], seg[:, 1, :3] = 40.0, -40.0
+    seg.requires_grad_()
+    SegmentationLoss(nested=nested, focal_gamma=gamma)(seg, label).backward()
+    assert bool(torch.isfinite(seg.grad).all())
+    assert bool(seg.grad[:, :, 3:].any())
+
+
 @pytest.mark.parametrize(
     "options", [{"focal_gamma": -1.0}, {"focal_gamma": math.inf}, {"tversky_beta": 0.0}, {"tversky_beta": 1.0}]
 )

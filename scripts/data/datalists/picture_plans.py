@@ -216,7 +216,7 @@ def plan_pictures(
             [split for _, split in listed_items],
             [image in told for image, _ in listed_items],
         )
-        for split in SPLITS:
+        for split in (split for split, share in zip(SPLITS, settings.fractions, strict=True) if share):
             present = {item["diagnosis"] for item in datalist[split]}
             for k, kind in enumerate(classes):
                 if k not in present:
