@@ -190,7 +190,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
             threshold,
             temperature,
             [row["unit"] for row in known],
-            np.array([row["uncalibrated"] for row in known]),
+            np.array([row.get("uncalibrated", row["logits"]) for row in known]),
         )
         if all("verdict" in row for row in rows):
             result["answers"] = answer_summary(rows)
@@ -279,7 +279,8 @@ def decided(
     """
     decisions = []
     for row in rows:
-        logits, before = (np.array([row[name]], dtype=float) for name in ("logits", "uncalibrated"))
+        logits = np.array([row["logits"]], dtype=float)
+        before = np.array([row.get("uncalibrated", row["logits"])], dtype=float)
         diagnosis = row["diagnosis"]
         if classes is not None:
             logits, diagnosis = classes.logits(logits, temperature), classes.diagnosis(diagnosis)
