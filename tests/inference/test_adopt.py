@@ -62,6 +62,7 @@ def test_the_adopted_network_segments_as_the_stock_one(tmp_path, dims):
         "head",
         "threshold",
         "temperature",
+        "fixed_part",
     }
 
 
@@ -199,7 +200,7 @@ def test_stages_2_and_3_train_the_adopted_network(checkpoint, small_data, tmp_pa
     )  # fmt: skip
     adopted = torch.load(run / "stage1_segmentation" / "model.pt")
     second, third = (torch.load(run / stage / "model.pt") for stage in runs.STAGES[1:])
-    frozen = [k for k in adopted if not k.startswith(("head.", "threshold", "temperature"))]
+    frozen = [k for k in adopted if not k.startswith(("head.", "threshold", "temperature", "fixed_part"))]
     assert all(torch.equal(adopted[k], second[k]) for k in frozen)
     assert adopted.keys() == third.keys()
     assert yaml.safe_load((run / "network.yaml").read_text(encoding="utf-8"))["spatial_size"] == [64, 64]
