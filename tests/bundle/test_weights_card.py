@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shlex
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_commands_of_the_card_are_understood(results, monkeypatch):
         folder = weights_card.TRAINING / stage["run"] / stage["stage"]
         kept = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         own = {key: value for key, value in overrides.items() if key not in runs.STAGES}
-        assert {key: kept[key] for key in own} == own
+        assert {key: reduce(lambda part, name: part[name], key.split("#"), kept) for key in own} == own
 
 
 def test_stages_tell_dice_and_balanced_accuracy_of_the_epoch_they_selected(results):
