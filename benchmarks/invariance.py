@@ -91,10 +91,10 @@ OTHERS: Mapping[str, Callable[[Picture], Picture]] = {
 }
 
 
-def changes(picture: Picture, rng: np.random.Generator) -> Iterator[tuple[str, Picture, Picture]]:
+def changes(picture: Picture, rng: np.random.Generator, borders: bool = True) -> Iterator[tuple[str, Picture, Picture]]:
     """Name, unchanged and changed picture of every change."""
     compressed = jpeg(picture)
-    for place, sides in SIDES.items():
+    for place, sides in SIDES.items() if borders else ():
         for name, color in COLORS.items():
             width = max(1, round(float(rng.uniform(0.02, 0.4)) * max(picture.shape)))
             framed = bordered(picture, sides, color, width)
@@ -113,14 +113,16 @@ def probability(inference: Inference, picture: Picture) -> tuple[float, float]:
     return 1.0 - float(output["probability"][0, 0]), float(output["threshold"])
 
 
-def measure(inference: Inference, pictures: Sequence[Picture], seed: int = 0) -> list[dict[str, Any]]:
-    """A row a change: n, quantile_95 and maximum of the change of the probability, flips, refused."""
+def measure(
+    inference: Inference, pictures: Sequence[Picture], seed: int = 0, borders: bool = True
+) -> list[dict[str, Any]]:
+    """A row a change, with or without the borders: n, quantile_95 and maximum of the change of p, flips, refused."""
     rng = np.random.default_rng(seed)
     moved: dict[str, list[tuple[float, bool]]] = {}
     refused: dict[str, int] = {}
     for number, picture in enumerate(pictures):
         known: dict[int, tuple[Picture, float, float]] = {}  # the picture stays, or another could get its id
-        for name, before, after in changes(picture, rng):
+        for name, before, after in changes(picture, rng, borders):
             try:
                 if id(before) not in known:
                     known[id(before)] = before, *probability(inference, before)
@@ -177,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--datalist_file", type=Path, required=True, help="its test part is taken")
     parser.add_argument("--overlay", type=Path, help="network.yaml of a run (default: the shipped weights)")
     parser.add_argument("--cases", type=int, default=200, help="pictures (default: 200)")
+    parser.add_argument("--without_borders", action="store_true", help="the other changes alone")
     parser.add_argument("--out", type=Path, help="write the rows as JSON here")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -186,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures = [
         np.clip(read_picture(arguments.dataset_dir / str(item["image"])), 0, 255).astype(np.uint8) for item in chosen
     ]
-    rows = measure(Inference(overlay=arguments.overlay), pictures)
+    rows = measure(Inference(overlay=arguments.overlay), pictures, borders=not arguments.without_borders)
     if arguments.out:
         write_json(rows, arguments.out)
     print(table(rows))
