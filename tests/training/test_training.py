@@ -187,7 +187,6 @@ def test_each_weight_of_the_config_weighs_the_part_it_names(small_run, tmp_path)
         ("class_weights", [1.0, 5.0], "classification"),
         ("mask_loss#focal_gamma", 2.0, "segmentation"),
         ("mask_loss#tversky_beta", 0.7, "segmentation"),
-        ("mask_loss#per_item", True, "segmentation"),
         ("area_at_zero", 0.5, "evidence"),
         ("background_weight", 0.0, "evidence"),
     ],
