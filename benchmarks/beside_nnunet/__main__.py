@@ -5,10 +5,11 @@
         --spacing_mm 2 --spatial_size "[48,48,48]" --max_epochs 12 ...
 
 What follows goes to ``train --joint --overlay configs/volumetric_patches.yaml``. Ours is trained first; nnU-Net gets
-the CPU time that this took, one thread each, its own planning and preprocessing not counted. Both are in 3D, with the
-patches, batches and widths of ours, as those that nnU-Net plans for a GPU make no progress in such a time; neither
-mirrors images when it predicts. The masks of the test part are compared on the files' grid by one function. Trainings
-and nnU-Net's prediction that are finished in ``--out`` are not done again.
+the CPU time that this took, one thread each, its own planning and preprocessing not counted. With ``--seconds`` it
+gets that many and is trained beside ours, on another core. Both are in 3D, with the patches, batches and widths of
+ours, as those that nnU-Net plans for a GPU make no progress in such a time; neither mirrors images when it predicts.
+The masks of the test part are compared on the files' grid by one function. Trainings and nnU-Net's prediction that
+are finished in ``--out`` are not done again.
 """
 
 from __future__ import annotations
@@ -16,49 +17,51 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-import yaml
 
 from benchmarks.beside_nnunet.theirs import DATASET
 from benchmarks.timing import machine
 from scripts.command import errors
 from scripts.command.locations import CONFIGS, ROOT
+from scripts.command.overrides import merged_config, parse_overrides
 from scripts.command.workflows import run_config
 from scripts.data import datalists
 from scripts.data.datalists.nnunet import write_raw
 from scripts.data.datalists.regions import SCHEMES
 from scripts.data.datalists.units import Item, images_of
 from scripts.measures.region_measures import region_measures, region_summary
-from scripts.runs.folder import write_json
+from scripts.runs.folder import JOINT, write_json
+from scripts.training.train import config_files
 from transforms.reading import file_kind, read_volume
 
 THEIRS = Path(__file__).with_name("theirs.py")
 PYTHON = ROOT / ".venv-nnunet" / "bin" / "python"
+OVERLAY = CONFIGS / "volumetric_patches.yaml"
 SHOWN = ("dice", "nsd", "lesion_f1")
 
 
 def child_seconds(command: Sequence[Any]) -> float:
-    """Run a command on one thread; its CPU time.
+    """Run a command on one thread; its CPU time, also where others run beside it.
 
     Raises:
         RuntimeError: when it fails.
     """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = subprocess.run([*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT)
-    if ended.returncode:
-        raise RuntimeError(f"{command[0]} ended with {ended.returncode}; its message stands above")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    child = subprocess.Popen([*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"{command[0]} ended with {child.returncode}; its message stands above")
+    return usage.ru_utime + usage.ru_stime
 
 
 def train_ours(options: argparse.Namespace, overrides: Sequence[str], file: Path) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def train_ours(options: argparse.Namespace, overrides: Sequence[str], file: Path
             "--run_dir",
             options.out / "run",
         ]
-        overlay = ["--joint", "--overlay", CONFIGS / "volumetric_patches.yaml"]
+        overlay = ["--joint", "--overlay", OVERLAY]
         seconds = child_seconds([sys.executable, "-m", "scripts", "train", *overlay, *paths, *overrides])
         write_json({"training_s": seconds, "values": list(overrides)}, file)
     done = dict(json.loads(file.read_text(encoding="utf-8")))
@@ -87,13 +90,13 @@ def train_ours(options: argparse.Namespace, overrides: Sequence[str], file: Path
     return done
 
 
-def train_theirs(options: argparse.Namespace, seconds: float, file: Path) -> dict[str, Any]:
+def train_theirs(options: argparse.Namespace, overrides: Sequence[str], seconds: float, file: Path) -> dict[str, Any]:
     """nnU-Net's training and prediction, once; what they took."""
     if not file.is_file():
         datalist = datalists.read(options.datalist_file, options.dataset_dir)
         write_raw(datalist, options.dataset_dir, options.out / "raw" / DATASET)
-        trained = yaml.safe_load((options.out / "run" / "network.yaml").read_text(encoding="utf-8"))
-        filters, patch = trained["network_def"]["filters"], trained["spatial_size"]
+        ours = merged_config(config_files(JOINT, [OVERLAY]), parse_overrides(overrides))
+        filters, patch = ours["network_def"]["filters"], ours["spatial_size"]
         sizes = ["--filters", *filters, "--patch", *patch, "--batch", options.batch]
         child_seconds([options.python, THEIRS, options.out, "--seconds", seconds, *sizes, "--seconds_of_own_plan"])
     return dict(json.loads(file.read_text(encoding="utf-8")))
@@ -123,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--datalist_file", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of both, and of beside.json")
+    text = "CPU time of nnU-Net, which is trained beside ours (default: after ours, as much as that took)"
+    parser.add_argument("--seconds", type=float, help=text)
     parser.add_argument("--batch", type=int, default=2, help="patches of a step of nnU-Net (default: 2)")
     parser.add_argument("--python", type=Path, default=PYTHON, help="that has nnunetv2 (default: .venv-nnunet)")
     options, overrides = parser.parse_known_args(arguments)
@@ -133,19 +138,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.python.is_file():
         raise ValueError(f"no {options.python}: `make nnunet` makes the environment of nnU-Net")
-    ours = train_ours(options, overrides, options.out / "ours.json")
-    theirs = train_theirs(options, ours["training_s"], options.out / "theirs.json")
+    with ThreadPoolExecutor(2) as pool:
+        our_training = pool.submit(train_ours, options, overrides, options.out / "ours.json")
+        seconds = options.seconds or our_training.result()["training_s"]
+        their_training = pool.submit(train_theirs, options, overrides, seconds, options.out / "theirs.json")
+        ours, theirs = our_training.result(), their_training.result()
 
     datalist = datalists.read(options.datalist_file, options.dataset_dir)
     regions = datalist.get("regions") or SCHEMES["tumor"]
     described = json.loads((options.out / "raw" / DATASET / "dataset.json").read_text(encoding="utf-8"))["labels"]
     rows: dict[str, list[dict[str, Any]]] = {"TumorLens": [], "nnU-Net": []}
-    seconds = []
+    spent_by_case = []
     for item in datalist["test"]:
         label = options.dataset_dir / item["label"]
         case = label.name.removesuffix(".nii.gz").removesuffix("_seg")
         mask, spent = predict_ours(options.out / "run", item, options.dataset_dir, options.out / "masks" / case)
-        seconds.append(spent)
+        spent_by_case.append(spent)
         truth, pixel_mm = masks_of(label, regions)
         numbers = {name: np.atleast_1d(described[name]).tolist() for name in regions}
         said = {
@@ -157,12 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             defined = {key: value if np.isfinite(value) else None for key, value in figures.items()}
             rows[name].append({"case": case, "unit": datalists.unit(item), **defined})
     summaries = {name: region_summary(own, list(regions)) for name, own in rows.items()}
-    ours["prediction_s"] = sum(seconds)
+    ours["prediction_s"] = sum(spent_by_case)
     write_json(
         {"machine": machine(), "ours": ours, "theirs": theirs, "summaries": summaries, "cases": rows},
         options.out / "beside.json",
     )
-    print(_table(summaries, list(regions), ours, theirs, len(seconds)))
+    print(_table(summaries, list(regions), ours, theirs, len(spent_by_case)))
     return 0
 
 
