@@ -10,7 +10,8 @@ from monai.bundle import ConfigParser
 
 from scripts.command.locations import CONFIGS
 from scripts.training.engines import MultiTaskStep
-from scripts.training.losses import EvidenceLoss, MultiTaskLoss, SegmentationLoss
+from scripts.training.losses import EvidenceLoss, MultiTaskLoss
+from scripts.training.mask_loss import SegmentationLoss
 from tests.networks.nets import gradients, heads, tiny
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])

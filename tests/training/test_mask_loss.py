@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 
-from scripts.training.losses import SegmentationLoss
+from scripts.training.mask_loss import SegmentationLoss
 
 
 def batch(nested: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

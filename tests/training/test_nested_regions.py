@@ -13,7 +13,8 @@ from monai.losses import DiceLoss
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.training.engines import MultiTaskStep, prepare_batch
 from scripts.training.handlers import ValidationMetrics
-from scripts.training.losses import MultiTaskLoss, SegmentationLoss
+from scripts.training.losses import MultiTaskLoss
+from scripts.training.mask_loss import SegmentationLoss
 
 REGIONS = ["whole", "core", "rim"]
 

@@ -18,7 +18,7 @@ from scripts.data.datalists.picture_groups import Picture, picture_items
 from scripts.data.datalists.plans import Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report
 from scripts.data.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training, places
-from scripts.data.datalists.splits import assemble
+from scripts.data.datalists.splits import assemble, with_a_share
 from scripts.data.datalists.units import units
 from transforms.masks import binary_mask, check_tumor, read_mask_picture
 from transforms.pictures import PICTURE_SUFFIXES, read_picture
@@ -216,7 +216,7 @@ def plan_pictures(
             [split for _, split in listed_items],
             [image in told for image, _ in listed_items],
         )
-        for split in (split for split, share in zip(SPLITS, settings.fractions, strict=True) if share):
+        for split in with_a_share(settings.fractions):
             present = {item["diagnosis"] for item in datalist[split]}
             for k, kind in enumerate(classes):
                 if k not in present:

@@ -53,6 +53,11 @@ def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRA
     return chosen
 
 
+def with_a_share(fractions: Sequence[float]) -> list[str]:
+    """The splits that are meant to hold anything."""
+    return [split for split, share in zip(SPLITS, fractions, strict=True) if share]
+
+
 def assemble(
     name: str,
     classes: Sequence[str],
@@ -93,7 +98,7 @@ def assemble(
         }
     sizes = {key: len(own) for key, own in members.items()}
     sides = split_units(strata, fractions, sizes=sizes, seed=seed)
-    wanted = [split for split, share in zip(SPLITS, fractions, strict=True) if share]
+    wanted = with_a_share(fractions)
     if len(set(sides.values())) < len(wanted):  # small strata begin with training, each: deal them as one
         sides = split_units(dict.fromkeys(strata, ""), fractions, sizes=sizes, seed=seed)
     datalist: Datalist = {
