@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,7 @@ class Answer:
         probabilities: of each class, class 0 no tumor.
         refused: why there is no answer; then all else is empty.
         mask_pixels: predicted tumor pixels; None: the model has no mask.
+        mask_in_place: predicted tumor pixels at the place; None without either.
         dice: of the predicted mask and the place; None without either.
         evidence: largest value of the map; None: the model has none.
         evidence_in_place: share of the map's energy at the place; None without, or where the map is empty.
@@ -35,6 +36,7 @@ class Answer:
     probabilities: tuple[float, ...] = ()
     refused: str = ""
     mask_pixels: int | None = None
+    mask_in_place: int | None = None
     dice: float | None = None
     evidence: float | None = None
     evidence_in_place: float | None = None
@@ -74,7 +76,8 @@ class Kept:
         self._known: dict[str, Answer] = {}
         if path is not None and path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["identity"] == subject.identity:
+            # Answers of before lack what is asked of a model now.
+            if content["identity"] == subject.identity and content.get("fields") == _FIELDS:
                 self._known = {key: _read(value) for key, value in content["answers"].items()}
 
     def ask(self, questions: Iterable[Question], total: int | None = None) -> Iterator[tuple[Question, Answer]]:
@@ -106,8 +109,12 @@ class Kept:
         """Write the kept answers, whole or not at all."""
         if self.path is None:
             return
-        content = {"identity": self.subject.identity, "answers": {k: asdict(v) for k, v in self._known.items()}}
+        answers = {key: asdict(answer) for key, answer in self._known.items()}
+        content = {"identity": self.subject.identity, "fields": _FIELDS, "answers": answers}
         write_text(json.dumps(content), self.path)
+
+
+_FIELDS = [field.name for field in fields(Answer)]
 
 
 def _read(value: dict) -> Answer:

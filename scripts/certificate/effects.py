@@ -18,6 +18,8 @@ from scripts.measures.intervals import mean_interval, standard_error
 Measure = Callable[[Answer, int], float]
 # Tests whose effect is that something is there afterwards; of the others, that it is gone.
 APPEARS = ("transplant", "swap")
+# Dice with the place of the tumor from which on a mask marks it.
+MARKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ class Answers:
             "called that kind": lambda answer, wanted: float(self.called(answer) and kind_of(answer) == wanted),
             "tumor probability": lambda answer, wanted: answer.tumor(),
             "mask not empty": lambda answer, wanted: _truth(answer.mask_pixels),
+            "mask at the place": lambda answer, wanted: _mask(answer, float((answer.mask_in_place or 0) > 0)),
+            "mask marks it": lambda answer, wanted: _mask(answer, float((answer.dice or 0.0) >= MARKS)),
+            "mask's overlap": lambda answer, wanted: _mask(answer, answer.dice or 0.0),
             "evidence anywhere": lambda answer, wanted: _truth(answer.evidence),
             "evidence peaks there": lambda answer, wanted: (
                 float("nan") if answer.evidence is None else float(bool(answer.peak_in_place))
@@ -101,7 +106,7 @@ class Answers:
         Returns:
             {test, how, measure, n, groups, before, after, after_error, after_ci95, control, effect, control_effect,
             difference, difference_ci95}: means over cases; error is the standard error by group; effect is how many
-            less (removal) or more (transplant, swap) than before, difference the effect minus the control's.
+            less (removal, fade) or more (transplant, swap) than before, difference the effect minus the control's.
         """
         triples = self.triples(test, how) if triples is None else triples
         value = self.measures()[measure]
@@ -150,13 +155,14 @@ class Answers:
     def rows(self) -> list[dict[str, Any]]:
         """Every test, way and measure, over all cases; then the verdict by class and by source."""
         table = []
-        for test in ("removal", "transplant", "swap"):
+        for test in ("removal", "transplant", "swap", "fade"):
             for how in self.ways(test):
                 triples = self.triples(test, how)
                 table += [{**self.effects(test, how, name, triples), "part": "all"} for name in self.measures()]
+                # A faded tumor may still be called one: what falls is the probability.
+                measures = ("called tumor", "tumor probability" if test == "fade" else "called that kind")
                 for part, subset in _parts(triples, self.classes):
-                    for name in ("called tumor", "called that kind"):
-                        table.append({**self.effects(test, how, name, subset), "part": part})
+                    table += [{**self.effects(test, how, name, subset), "part": part} for name in measures]
         return [row for row in table if row["n"]]
 
     def _faded(self) -> tuple[list[float], list[str]]:
@@ -166,19 +172,30 @@ class Answers:
         return levels, sorted(set.intersection(*every) & set(self.as_is)) if every else []
 
     def doses(self) -> list[dict[str, Any]]:
-        """Mean tumor probability and share called tumor by the tumor's strength, beside the control's."""
+        """Mean tumor probability and share called tumor by the tumor's strength, beside the control's, with intervals.
+
+        Returns:
+            {strength, n, groups, {tumor, control}_{probability, called}, each with _ci95}, and difference, of the
+            tumor's probability minus the control's, with difference_ci95, of each strength; 1 is the picture as it is.
+        """
         levels, names = self._faded()
+        groups = [self.cases[name].group for name in names]
         rows = []
         for level in (*levels, 1.0) if names else ():
-            row: dict[str, Any] = {"strength": level, "n": len(names)}
+            row: dict[str, Any] = {"strength": level, "n": len(names), "groups": len({*groups})}
+            of_both = []
             for label, control in (("tumor", False), ("control", True)):
                 if level == 1:
                     answers = [self.as_is[name] for name in names]
                 else:
                     answers = [self.asked["fade", f"{level:g}", control][name][1] for name in names]
-                row[f"{label}_probability"] = float(np.mean([a.tumor() for a in answers]))
-                row[f"{label}_called"] = float(np.mean([self.called(a) for a in answers]))
-            rows.append(row)
+                of_both.append(np.array([a.tumor() for a in answers]))
+                called = np.array([self.called(a) for a in answers], dtype=float)
+                for name, values in ((f"{label}_probability", of_both[-1]), (f"{label}_called", called)):
+                    row |= {name: float(values.mean()), f"{name}_ci95": mean_interval(values, groups)}
+            gap = of_both[0] - of_both[1]
+            row |= {"difference": float(gap.mean())}
+            rows.append(row | {"difference_ci95": mean_interval(gap, groups, bounds=(-1.0, 1.0))})
         return rows
 
     def rise(self) -> dict[str, Any]:
@@ -275,6 +292,11 @@ def kind_of(answer: Answer) -> int:
 
 def _truth(value: float | None) -> float:
     return float("nan") if value is None else float(value > 0)
+
+
+def _mask(answer: Answer, value: float) -> float:
+    """Of a model with masks; a healthy head as it is has no place, so that its mask marks none."""
+    return float("nan") if answer.mask_pixels is None else value
 
 
 def _parts(triples: Sequence[Triple], classes: Sequence[str]) -> list[tuple[str, list[Triple]]]:

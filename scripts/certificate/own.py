@@ -133,6 +133,7 @@ class OwnRun:
                 values["mask_pixels"] = int(masks[i].sum())
                 if bool(place.any()):
                     both = int((masks[i] & place).sum())
+                    values["mask_in_place"] = both
                     values["dice"] = 2 * both / int(masks[i].sum() + place.sum())
             if maps is not None:
                 values["evidence"] = float(largest[i])

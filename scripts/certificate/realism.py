@@ -63,7 +63,7 @@ class Realism:
         for question in questions:
             if question.test == "as is":
                 self._images[question.before] = question.picture, question.case.foreground
-            elif question.control and question.region is not None and question.test in ("removal", "transplant"):
+            elif question.control and question.region is not None:
                 image, head = self._images[question.before]
                 made, untouched = (traces(picture, question.region, head) for picture in (question.picture, image))
                 self._found[question.test, question.how].append((question.case.group, made, untouched))

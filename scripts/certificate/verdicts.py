@@ -95,6 +95,13 @@ _TESTS = (
         ("the mask needs the tumor", "the mask rests on the tumor in part", "the mask does not depend on it"),
     ),
     (
+        "necessity", "removal", "mask at the tumor's place", "mask at the place",
+        "the mask of {gone} of {n} pictures marks no pixel at the place of the tumor once it is painted out",
+        "the mask of {kept} of {n} pictures marks the place of the tumor after the tumor was painted out",
+        ("what is marked there is the tumor", "what is marked there is the tumor in part",
+         "the place is marked whatever is there"),
+    ),
+    (
         "necessity", "removal", "evidence map", "evidence anywhere",
         "the evidence of {gone} of {n} pictures vanishes with the tumor",
         "the evidence of {kept} of {n} pictures remains after the tumor was painted out",
@@ -111,6 +118,12 @@ _TESTS = (
         "{kept} of {n} healthy heads are called the moved tumor's kind",
         "{kept} of {n} healthy heads are called the moved tumor's kind",
         ("the kind follows the tumor", "the kind follows the tumor in part", "the kind does not follow the tumor"),
+    ),
+    (
+        "sufficiency", "transplant", "mask", "mask marks it",
+        "the mask of {kept} of {n} healthy heads marks the moved tumor (Dice of .5 or more with its place)",
+        "the mask of {kept} of {n} healthy heads marks the moved tumor (Dice of .5 or more with its place)",
+        ("the mask follows the tumor", "the mask follows the tumor in part", "the mask does not follow the tumor"),
     ),
     (
         "sufficiency", "transplant", "evidence map", "evidence peaks there",
@@ -180,7 +193,7 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
         answers: of the subject.
         realism: rows of `scripts.certificate.realism`; what is out of distribution is said beside the sentence.
     """
-    odd = {row["how"] for row in realism if row.get("out_of_distribution")}
+    odd = {(row["test"], row["how"]) for row in realism if row.get("out_of_distribution")}
     judged: list[Statement] = []
     ways_of: dict[int, str] = {}
     for name, test, of, measure, good, bad, words in _TESTS:
@@ -188,16 +201,20 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
         for how in ways:
             statement = _judged(answers, name, test, how, of, measure, good, bad, words)
             if statement is not None:
+                if (test, how) in odd:
+                    ways_of[len(judged)] = f"{test} ({how})" if how else test
                 judged.append(statement)
-                ways_of[len(judged) - 1] = how
+    faded = [how for test, how in sorted(odd) if test == "fade"]
+    if faded:
+        ways_of[len(judged)] = f"fade ({', '.join(faded)})"
     judged.append(_dose(answers))
     judged += _reads(answers)
     judged += _irrelevance(answers)
     judged += _order(answers)
     said = _said(judged)
-    for k, how in ways_of.items():
-        if how in odd and said[k].verdict != "withheld":
-            note = f" (the control of {how} can be recognized: read with reserve)"
+    for k, way in ways_of.items():
+        if said[k].verdict != "withheld":
+            note = f" (the control of {way} can be recognized: read with reserve)"
             said[k] = replace(said[k], sentence=said[k].sentence + note)
     return said
 
@@ -257,7 +274,7 @@ def _judged(
     if triples and not row["n"]:
         return None  # the model has no such output
     decisive = answers.decisive(test, how, of == "kind") if of in ("verdict", "kind") else triples
-    if of in ("mask", "evidence map") and test == "removal":
+    if of not in ("verdict", "kind") and test == "removal":
         value = answers.measures()[measure]
         decisive = [t for t in triples if value(t.before, t.wanted) > 0]
     chosen = answers.effects(test, how, measure, decisive)

@@ -15,13 +15,11 @@ from scripts.certificate.cases import draw, hosts_for, usable_mask
 from scripts.certificate.certificate import certify, table
 from scripts.certificate.effects import Answers
 from scripts.certificate.harmless import bordered
-from scripts.certificate.planted import CLASSES, Honest, phantom_cases
+from scripts.certificate.planted import CLASSES, Honest
 from scripts.certificate.questions import Plan, Question
 from scripts.certificate.realism import Realism
-from scripts.certificate.verdicts import Statement, statements
 from scripts.interventions.regions import inner
-
-COUNT = 22
+from tests.certificate.asking import COUNT, judged, times
 
 
 class Skull(Honest):
@@ -44,36 +42,6 @@ def marked(cases):
         image[0][ring] = image[0][ring] + (150 if case.kind else 0)
         found.append(replace(case, image=image))
     return found
-
-
-@pytest.fixture(scope="module")
-def cases():
-    return phantom_cases(3, COUNT, COUNT)
-
-
-@pytest.fixture(scope="module")
-def asked(cases):
-    """Every question about them, made once."""
-    plan = Plan(cases[:COUNT], cases[COUNT:], ("poisson",), harmless=10)
-    realism = Realism()
-    questions = list(realism.watch(plan))
-    return plan, questions, realism.rows(), Honest().answer(questions)
-
-
-def judged(questions, answers) -> dict[tuple[str, str], Statement]:
-    found = statements(Answers(zip(questions, answers, strict=True), CLASSES, 0.5))
-    return {(s.property, s.of): s for s in found}
-
-
-def times(questions, count: int) -> list[Question]:
-    """So many patients like each."""
-    return [
-        replace(
-            q, case=replace(q.case, name=f"{q.case.name} {k}", group=f"{q.case.group} {k}"), before=f"{q.before} {k}"
-        )
-        for k in range(count)
-        for q in questions
-    ]
 
 
 def test_an_honest_classifier_holds_every_property_of_these_pictures(asked):
@@ -269,7 +237,13 @@ def test_answers_of_another_model_are_not_taken(cases, tmp_path):
     first = Kept(Honest(), tmp_path / "answers.json", 2)
     list(first.ask(questions))
     same, other = Kept(Honest(), tmp_path / "answers.json"), Kept(Skull(), tmp_path / "answers.json")
-    for kept, asked in ((same, 0), (other, 3)):
+    content = json.loads((tmp_path / "answers.json").read_text())
+    for answer in content["answers"].values():
+        answer.pop("mask_in_place")
+    content["fields"].remove("mask_in_place")
+    (tmp_path / "before.json").write_text(json.dumps(content))
+    earlier = Kept(Honest(), tmp_path / "before.json")
+    for kept, asked in ((same, 0), (other, 3), (earlier, 3)):
         list(kept.ask(questions))
         assert kept.asked == asked
 
