@@ -83,6 +83,7 @@ VARIANTS = {
         "evidence that cannot be negative", "alternative", "ablations/rectified_evidence.yaml"
     ),
     "softplus_evidence": Variant("evidence by softplus", "alternative", "ablations/softplus_evidence.yaml"),
+    "deep_supervision": Variant("deep supervision", "alternative", "ablations/deep_supervision.yaml"),
     "mask_focal": Variant("focal loss on the masks", "alternative", "ablations/mask_focal.yaml"),
     "mask_tversky": Variant("Tversky's overlap of the masks", "alternative", "ablations/mask_tversky.yaml"),
     "mask_per_item": Variant("overlap of each picture by itself", "alternative", "ablations/mask_per_item.yaml"),

@@ -9,6 +9,7 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import nn
 
+from scripts.networks import deep_supervision as deep
 from scripts.networks.blocks import NORMALIZATIONS, MaskedBlock, MaskedUpBlock
 from scripts.networks.heads import AveragePoolHead, EvidenceHead
 from scripts.networks.windows import WindowOutputs, larger, stitched
@@ -17,7 +18,7 @@ HEADS = ("evidence", "average_pool")
 RARE_LOGIT = -4.0  # of a region, before anything is learned: probability 0.02
 PARTS = {
     "encoder": ("input_block", "downsamples", "bottleneck"),
-    "decoder": ("upsamples", "output_block"),
+    "decoder": ("upsamples", "output_block", "deep_heads"),
     "head": ("head",),
 }
 
@@ -44,7 +45,8 @@ class MultiTaskDynUNet(DynUNet):
         evidence: "rectified", "softplus", or "signed", the head of version 0.2.0 and of runs whose config has no such
             key. The state dict says which it is: "signed" has a ``head.bias``, the others a ``head.log_scale``.
         masked_pooling: pool over the foreground only. None: as the head does by default (evidence yes, average no).
-        res_block, deep_supervision: not supported.
+        res_block: not supported.
+        deep_supervision: in training alone, see `scripts.networks.deep_supervision`.
         regions: names of the regions that are segmented, the tumor first. Of several each is an output channel with a
             sigmoid, so that they may lie in each other; one (None: "tumor") has a channel beside the background's, with
             a softmax over both. See `scripts.networks.regions`.
@@ -85,8 +87,8 @@ class MultiTaskDynUNet(DynUNet):
         regions: Collection[str] | None = None,
         window: Sequence[int] | None = None,
     ):
-        if res_block or deep_supervision:
-            raise ValueError("res_block and deep_supervision are not supported by MultiTaskDynUNet; leave them False")
+        if res_block:
+            raise ValueError("res_block is not supported by MultiTaskDynUNet; leave it False")
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization is one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
         if head not in HEADS:
@@ -151,6 +153,8 @@ class MultiTaskDynUNet(DynUNet):
         if self.nested:
             # Most voxels are in no region: a sigmoid that starts at one half spends the first epochs on saying so.
             nn.init.constant_(self.output_block.conv.conv.bias, RARE_LOGIT)
+        # Last of all that is drawn: everything else begins as without them.
+        self.deep_heads = deep.deep_heads(self, deep_supervision, RARE_LOGIT if self.nested else 0.0)
         self.has_segmentation, self.has_evidence = True, head == "evidence"
         self.default_cam_layer = "head.features" if self.has_evidence else "bottleneck"
         # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
@@ -221,15 +225,25 @@ class MultiTaskDynUNet(DynUNet):
         features.append(self.bottleneck(features[-1], masks[-1]))
         return features, masks
 
-    def decode(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
-        """Segmentation logits (B, out_channels, H, W[, D]) from `encode`; air is background, without a gradient."""
+    def decode(
+        self, features: list[torch.Tensor], masks: list[torch.Tensor], levels: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Segmentation logits (B, out_channels, H, W[, D]) from `encode`; air is background, without a gradient.
+
+        To ``levels``, if given, the decoder's activations are appended, coarsest first.
+        """
         x = features[-1]
         for i, block in enumerate(self.upsamples):
             level = len(masks) - 2 - i
             x = block(x, features[level], masks[level])
-        seg = self.output_block(x).float()
+            if levels is not None:
+                levels.append(x)
+        return self.in_head(self.output_block(x).float(), masks[0])
+
+    def in_head(self, seg: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
+        """Segmentation logits with those of air where there is no foreground (B, 1, H, W[, D])."""
         if self.normalization == "foreground":
-            mask = masks[0].to(seg.dtype)
+            mask = foreground.to(seg.dtype)
             seg = seg * mask + self.air_of(seg) * (1 - mask)
         return seg
 
@@ -280,6 +294,7 @@ class MultiTaskDynUNet(DynUNet):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Weights of version 0.4.0 and earlier have no `fixed_part`: their temperature divides all."""
         state_dict.setdefault(f"{prefix}fixed_part", torch.zeros(self.num_classes))
+        deep.fit_state(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.jit.export

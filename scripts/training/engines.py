@@ -12,6 +12,7 @@ from monai.utils import convert_to_tensor
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from scripts.networks.deep_supervision import decode_levels
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.windows import larger
 from scripts.runs import parallel
@@ -107,9 +108,9 @@ class MultiTaskStep(nn.Module):
 
         Returns:
             "seg" (M, 2, H, W[, D]), "cls" (B, K), "evidence" and the cell logits "cells" that it is made of
-            (B, K, h, w[, d]), as far as asked, float32. In training with several processes also "anchor", a 0 that ties
-            the loss to a parameter: a process whose items have no target must send gradients of 0, or the others wait
-            for it.
+            (B, K, h, w[, d]), as far as asked, float32; in training "seg_1", ... of `decode_levels` too. In that of
+            several processes also "anchor", a 0 that ties the loss to a parameter: a process whose items have no target
+            must send gradients of 0, or the others wait for it.
         """
         masked, index = (has_mask, index) if self.training else (None, None)
         parts = min(self.accumulation_steps, len(image)) if self.training else 1
@@ -122,7 +123,7 @@ class MultiTaskStep(nn.Module):
             # The last part's activations are freed first in the backward pass, so they may stay.
             outputs = [checkpoint(self._outputs, *chunk, use_reentrant=False) for chunk in chunks[:-1]]
             outputs.append(self._outputs(*chunks[-1]))
-            names = [name for name in ("seg", "cls", "evidence", "cells") if any(name in output for output in outputs)]
+            names = dict.fromkeys(name for output in outputs for name in output)
             result = {name: torch.cat([o[name] for o in outputs if name in o]) for name in names}
         if not self.calibrated and not self.training and "cls" in result:
             result["cls"] = result["cls"] - lift_of(self.network)
@@ -144,9 +145,9 @@ class MultiTaskStep(nn.Module):
             result: dict[str, torch.Tensor] = {}
             if self.segmentation:
                 if masked is None or bool(masked.all()):
-                    result["seg"] = self.network.decode(features, masks)
+                    result |= self._decoded(features, masks)
                 elif bool(masked.any()):
-                    result["seg"] = self.network.decode([f[masked] for f in features], [m[masked] for m in masks])
+                    result |= self._decoded([f[masked] for f in features], [m[masked] for m in masks])
             if self.evidence:
                 logits, result["evidence"], result["cells"] = self.network.classify_cells(features, masks)
             elif self.classification:
@@ -154,6 +155,11 @@ class MultiTaskStep(nn.Module):
             if self.classification:
                 result["cls"] = logits
         return result
+
+    def _decoded(self, features: list[torch.Tensor], masks: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.training:
+            return decode_levels(self.network, features, masks)
+        return {"seg": self.network.decode(features, masks)}
 
 
 def lift_of(network: Any) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 from monai.losses import FocalLoss
 from torch import nn
 
+from scripts.networks import deep_supervision as deep
 from scripts.networks.heads import POOLINGS
 from scripts.runs import parallel
 from scripts.training.mask_loss import SMOOTH, SegmentationLoss
@@ -80,6 +81,11 @@ def pooling_of(network: nn.Module) -> dict[str, Any]:
     if not getattr(network, "has_evidence", False) or head is None:
         return {}
     return {name: getattr(head, name) for name in ("pooling", "sharpness", "masked")}
+
+
+def coarser_levels(network: nn.Module) -> int:
+    """How many coarser levels of a network's decoder are supervised; 0 without deep supervision."""
+    return len(getattr(network, "deep_heads", ()))
 
 
 class EvidenceLoss(nn.Module):
@@ -193,6 +199,13 @@ class EvidenceLoss(nn.Module):
         return loss
 
 
+def at_level(masks: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+    """Masks (M, C, H, W[, D]) on the grid of logits (M, K, h, w[, d]): the value in the middle of each cell."""
+    if masks.shape[2:] == seg.shape[2:]:
+        return masks
+    return nn.functional.interpolate(masks.float(), size=tuple(seg.shape[2:]), mode="nearest-exact")
+
+
 class MultiTaskLoss(nn.Module):
     """``seg_weight * L_seg + cls_weight * L_cls + evidence_weight * L_evidence``.
 
@@ -207,6 +220,8 @@ class MultiTaskLoss(nn.Module):
         area_at_zero, background_weight: see `EvidenceLoss`.
         pooling: of the head, see `pooling_of`; None: `EvidenceLoss`'s defaults.
         out_channels, nested, mask_loss: see `SegmentationLoss`; the last is its other arguments.
+        coarser_levels: of the decoder, which are supervised too, see `coarser_levels`. The weight is shared by all
+            levels as `scripts.networks.deep_supervision.level_weights` says.
 
     ``parts`` holds the parts of the last call, unweighted and detached, by name, for logging.
     """
@@ -225,9 +240,17 @@ class MultiTaskLoss(nn.Module):
         pooling: Mapping[str, Any] | None = None,
         nested: bool = False,
         mask_loss: Mapping[str, Any] | None = None,
+        coarser_levels: int = 0,
     ):
         super().__init__()
         self.weights = {"segmentation": seg_weight, "classification": cls_weight, "evidence": evidence_weight}
+        # Part of the loss to output of the network.
+        self.levels = {f"segmentation_{k}": name for k, name in enumerate(deep.names(coarser_levels), 1)}
+        if self.levels:
+            shares = deep.level_weights(coarser_levels)
+            self.weights |= {
+                part: seg_weight * w for part, w in zip(("segmentation", *self.levels), shares, strict=True)
+            }
         self.segmentation = SegmentationLoss(out_channels, nested, **(mask_loss or {}))
         self.classification = ClassificationLoss(label_smoothing, focal_gamma, class_weights)
         self.evidence = EvidenceLoss(area_at_zero, background_weight, **(pooling or {}))
@@ -237,9 +260,9 @@ class MultiTaskLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            pred: "seg" logits (M, C, H, W[, D]) of the M items with a mask, in order; "cls" logits (B, K); "cells", the
-                cell logits of the evidence (B, K, h, w[, d]). Absent outputs are left out of the loss. "anchor": see
-                `scripts.training.engines`.
+            pred: "seg" logits (M, C, H, W[, D]) of the M items with a mask, in order, "seg_1", ... (M, C, h, w[, d]) of
+                coarser levels; "cls" logits (B, K); "cells", the cell logits of the evidence (B, K, h, w[, d]). Absent
+                outputs are left out of the loss. "anchor": see `scripts.training.engines`.
             target: "label" and "foreground" (B, 1, H, W[, D]), "has_mask" (B,) bool, "diagnosis" (B,) int, -1 unknown.
 
         Raises:
@@ -274,7 +297,7 @@ class MultiTaskLoss(nn.Module):
         return total
 
     def _part(self, name: str) -> Any:
-        return getattr(self, name)
+        return self.segmentation if name in self.levels else getattr(self, name)
 
     def _sums(
         self, pred: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]
@@ -284,9 +307,10 @@ class MultiTaskLoss(nn.Module):
         known = diagnosis >= 0
         several = parallel.world() > 1
         result: dict[str, torch.Tensor | None] = {name: None for name, weight in self.weights.items() if weight}
-        if "segmentation" in result and "seg" in pred and bool(has_mask.any()):
-            masks = target["region_masks"] if self.segmentation.nested else target["label"]
-            result["segmentation"] = self.segmentation.sums(pred["seg"], masks[has_mask])
+        for part, output in {"segmentation": "seg", **self.levels}.items():
+            if part in result and output in pred and bool(has_mask.any()):
+                masks = target["region_masks"] if self.segmentation.nested else target["label"]
+                result[part] = self.segmentation.sums(pred[output], at_level(masks[has_mask], pred[output]))
         if "classification" in result and "cls" in pred and (several or bool(known.any())):
             result["classification"] = self.classification.sums(pred["cls"][known], diagnosis[known])
         if "evidence" in result and "cells" in pred and (several or bool(has_mask.any())):

@@ -129,8 +129,8 @@ def test_foreground_is_where_any_channel_is_not_zero():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"res_block": True}, "res_block and deep_supervision are not supported"),
-        ({"deep_supervision": True}, "res_block and deep_supervision are not supported"),
+        ({"res_block": True}, "res_block is not supported"),
+        ({"deep_supervision": True}, "4 filters or more, got 3"),
         ({"normalization": "batch"}, "normalization is one of foreground, instance, got 'batch'"),
         ({"head": "mlp"}, "head is one of evidence, average_pool, got 'mlp'"),
         ({"pooling": "max"}, "pooling is one of logsumexp, mean, got 'max'"),
