@@ -32,13 +32,12 @@ def lesion_scores(predicted: NDArray, truth: NDArray, pixel_mm: Sequence[float])
         missed + false). Both 1 where there is neither a lesion nor a false component.
 
     Source: Saluja et al., BraTS 2023 metrics, github.com/rachitsaluja/BraTS-2023-Metrics, challenge "BraTS-GLI".
-    Departs from it: the dilation is of `NEAR_MM`, rounded to whole steps of the mean voxel side, not of three voxels;
-    at 1 mm they are the same.
+    Departs from it: the dilation is of `NEAR_MM`, rounded to whole voxels by axis and at least one, not of three
+    voxels; at 1 mm they are the same.
     """
     said, true = predicted != 0, truth != 0
-    steps = max(1, round(NEAR_MM / float(np.mean(pixel_mm))))
     components, count = ndimage.label(said, structure=_TOUCHING)
-    groups, _ = ndimage.label(ndimage.binary_dilation(true, _STEP, iterations=steps), structure=_TOUCHING)
+    groups, _ = ndimage.label(_dilated(true, pixel_mm), structure=_TOUCHING)
     owned: set[int] = set()
     dice, missed = [], 0
     for k, box in enumerate(ndimage.find_objects(groups), start=1):
@@ -58,3 +57,13 @@ def lesion_scores(predicted: NDArray, truth: NDArray, pixel_mm: Sequence[float])
         "lesion_dice": sum(dice) / (len(dice) + false) if dice or false else 1.0,
         "lesion_f1": 2 * detected / (2 * detected + missed + false) if dice or false else 1.0,
     }
+
+
+def _dilated(mask: NDArray, pixel_mm: Sequence[float]) -> NDArray:
+    """A mask dilated by `NEAR_MM` along every axis; an axis of larger voxels takes part in fewer of the steps."""
+    reach = [max(1, round(NEAR_MM / side)) for side in pixel_mm]
+    steps = max(reach)
+    for k in range(1, steps + 1):
+        still = (slice(None) if k * n // steps > (k - 1) * n // steps else slice(1, 2) for n in reach)
+        mask = ndimage.binary_dilation(mask, _STEP[tuple(still)])
+    return mask

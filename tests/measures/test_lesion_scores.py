@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from scripts.measures.lesion_scores import lesion_scores
+from scripts.measures.lesion_scores import _dilated, lesion_scores
 
 ONE_MM = (1.0, 1.0, 1.0)
 
@@ -55,3 +56,21 @@ def test_nothing_is_right_where_there_is_nothing_and_wrong_where_something_is_pr
     empty = np.zeros((60, 20, 20), bool)
     assert lesion_scores(empty, empty, ONE_MM) == {"lesion_dice": 1.0, "lesion_f1": 1.0}
     assert lesion_scores(cube(4), empty, ONE_MM) == {"lesion_dice": 0.0, "lesion_f1": 0.0}
+
+
+@pytest.mark.parametrize(("sides", "lesions"), [((1.0, 1.0, 3.0), 1), ((3.0, 1.0, 1.0), 2), ((1.0, 3.0, 1.0), 1)])
+def test_lesions_are_dilated_by_as_many_millimeters_along_each_axis(sides, lesions):
+    """A gap of six voxels along the first axis is 6 mm, or 18 where its voxels are the long ones."""
+    found = lesion_scores(cube(4), cube(4, 16), sides)
+    assert found["lesion_f1"] == pytest.approx(1.0 if lesions == 1 else 2 / 3)
+
+
+def test_isotropic_voxels_are_dilated_alike_along_all_axes():
+    """Equal to iterating one step of 18 neighbors, as BraTS does at 1 mm."""
+    seed = np.zeros((15, 15, 15), bool)
+    seed[7, 7, 7] = True
+    for side, steps in ((1.0, 3), (2.0, 2), (4.0, 1)):
+        expected = ndimage.binary_dilation(seed, ndimage.generate_binary_structure(3, 2), iterations=steps)
+        assert np.array_equal(_dilated(seed, (side,) * 3), expected)
+    reach = _dilated(seed, (1.0, 1.0, 3.0))
+    assert [int(reach.any(axis=axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))] == [7, 7, 3]

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from scripts.measures.mask_measures import mask_measures
 from scripts.measures.region_measures import region_measures, region_summary
 
 NAMES = ("whole_tumor", "tumor_core")
@@ -64,3 +65,19 @@ def test_the_summary_counts_each_region_over_the_cases_that_have_it():
     assert found["tumor_core"]["false_positive_rate"]["mean"] == pytest.approx(0.5)
     assert found["whole_tumor"]["lesion_dice"]["mean"] == pytest.approx((1 + 0 + 1) / 3)
     assert found["tumor_core"]["lesion_f1"]["mean"] == pytest.approx((1 + 1 + 0) / 3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_distances_and_surfaces_use_the_side_of_the_voxel_along_their_own_axis(axis):
+    """A box moved by two voxels along one axis, of 1, 1.5 and 3 mm: 2, 3 or 6 mm, and none other."""
+    truth = box(6, 12)
+    said = truth.roll(2, dims=axis)
+    sides = torch.tensor([1.0, 1.5, 3.0])
+    row = region_measures(said[None], truth[None], ["tumor"], sides)
+    assert row["hd95_mm_tumor"] == pytest.approx(2 * float(sides[axis]))
+    near = region_measures(truth.roll(1, dims=axis)[None], truth[None], ["tumor"], sides)
+    # One voxel: within the tolerance of 1 mm along the first axis alone.
+    assert (near["nsd_tumor"] == 1.0) == (axis == 0)
+    whole = mask_measures(said[None].float(), truth[None].float(), torch.ones(1, 24, 24, 24) > 0, sides, "case")
+    assert whole["hd95_mm"] == pytest.approx(2 * float(sides[axis]))
+    assert whole["tumor_ml"] == pytest.approx(6 * 8 * 8 * 4.5 / 1000)
