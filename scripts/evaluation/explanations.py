@@ -17,7 +17,7 @@ from scripts.evaluation.explanation_plan import Plan, main_map, make_plan
 from scripts.evaluation.faithfulness import check_faithfulness, check_tests, chosen_methods
 from scripts.evaluation.galleries import choose_cases, methods_picture, show_cases, write_class_galleries
 from scripts.evaluation.localization import draw_cases, measure
-from scripts.evaluation.localization_table import format_table, localization_table, sorted_rows
+from scripts.evaluation.localization_table import format_regions, format_table, localization_table, sorted_rows
 from scripts.explain.methods import SLOW
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
@@ -62,6 +62,7 @@ def write_explanations(
     test_methods: str | Sequence[str] = "main",
     test_cases: int | None = 4,
     picture_channel: int = 0,
+    regions: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Write what is known of the maps of a run, and print the table of their localization.
 
@@ -87,6 +88,7 @@ def write_explanations(
         test_methods: "main", "all" or names, see `scripts.evaluation.faithfulness.chosen_methods`.
         test_cases: tumor cases that are tested; None: all.
         picture_channel: of the image, that pictures show; of a volume they show one slice, see `PicturePlane`.
+        regions: that maps are measured against beside the tumor, by name.
 
     Returns:
         the rows of localization.json.
@@ -108,7 +110,7 @@ def write_explanations(
     title = f"{folder.parent.name}: localization in the true masks"
     for path in clear(folder, EXPLANATION):
         logger.debug("deleted: %s", path)
-    table = _measure(network, dataset, plan, classes, folder, batch_size, title)
+    table = _measure(network, dataset, plan, classes, folder, batch_size, title, regions)
     diagnoses = is_trained(network, "classification")
     if not diagnoses:
         write_json({"classification": UNTRAINED["classification"]}, folder / "unavailable.json")
@@ -127,7 +129,8 @@ def write_explanations(
         )  # fmt: skip
     finally:
         network.to(device)
-    print(f"{title}, sorted\n\n{format_table(sorted_rows(table))}\n\nfiles: {folder}")
+    by_region = format_regions(sorted_rows(table))
+    print(f"{title}, sorted\n\n{format_table(sorted_rows(table))}\n{by_region}\nfiles: {folder}")
     return table
 
 
@@ -139,6 +142,7 @@ def _measure(
     folder: Path,
     batch_size: int,
     title: str,
+    regions: Sequence[str],
 ) -> list[dict[str, Any]]:
     device = next(network.parameters()).device
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=0, collate_fn=collate)
@@ -147,7 +151,7 @@ def _measure(
     if slow:
         logger.info("%s on %d cases, drawn by seed %d", ", ".join(slow), len(drawn), plan.seed)
     batches = tqdm(loader, desc="explaining", unit="batch")
-    rows = measure(network, batches, plan, classes, drawn, device)
+    rows = measure(network, batches, plan, classes, drawn, device, regions)
     table = localization_table(rows)
     write_json(table, folder / "localization.json")
     write_csv(rows, folder / "cases.csv")

@@ -24,6 +24,7 @@ from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.folder import last_stage, read_manifest, stage_items, trained_tasks
 from scripts.runs.network_overlay import FILE as NETWORK
 from scripts.runs.prevalence import training_prevalence
+from scripts.runs.regions import stated
 from scripts.runs.seen import count_seen
 from transforms.cropping import CropToForegroundd, ResizeToFitd
 from transforms.describe import Untraced
@@ -36,6 +37,7 @@ __all__ = [
     "compare_classes",
     "comparison",
     "evaluated_items",
+    "explained_regions",
     "is_own_datalist",
     "measured_regions",
     "output_folder",
@@ -239,15 +241,25 @@ def measured_regions(network: Any, datalist: Mapping[str, Any]) -> list[str] | N
     Raises:
         ValueError: when the datalist states other regions.
     """
-    trained, stated = list(getattr(network, "regions", [])), list(datalist.get("regions") or {})
+    trained, given = list(getattr(network, "regions", [])), list(stated(datalist) or [])
     if len(trained) < 2:
         return None
-    if len(stated) > 1 and stated != trained:
+    if given and given != trained:
         raise ValueError(
-            f"the run segments the regions {', '.join(trained)}, the datalist states {', '.join(stated)}: build the "
+            f"the run segments the regions {', '.join(trained)}, the datalist states {', '.join(given)}: build the "
             "datalist again with the --regions of the run"
         )
     return trained
+
+
+def explained_regions(network: Any, datalist: Mapping[str, Any]) -> list[str]:
+    """Regions that maps are measured against one by one: those that the datalist states, also of a network of one.
+
+    Raises:
+        ValueError: as of `measured_regions`.
+    """
+    measured_regions(network, datalist)
+    return list(stated(datalist) or [])
 
 
 def volume_rule(run_dir: str | Path) -> VolumeRule:

@@ -22,8 +22,9 @@ from scripts.explain.measures import (
 from scripts.explain.methods import SLOW, Explanation
 from scripts.explain.targets import LogitTarget, Target, named_target
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.networks.regions import tumor_mask
+from scripts.networks.regions import is_nested, region_masks
 from scripts.runs.tasks import is_trained
+from transforms.labels import MASKS_KEY
 
 BASELINES = ("uniform", "random", "oracle")
 COMPLETENESS = "completeness_error"
@@ -44,6 +45,7 @@ def measure(
     classes: Mapping[str, str],
     slow_names: set[str],
     device: torch.device | str = "cpu",
+    regions: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Measures of every map on every case with a tumor in its mask: one row a case, map and mask.
 
@@ -51,11 +53,14 @@ def measure(
 
     Args:
         network: in evaluation mode, on ``device``.
-        batches: collated items of the bundle's pipeline.
+        batches: collated items of the bundle's pipeline; with ``pixel_mm`` (B, D), of
+            `scripts.evaluation.items.EvaluationDataset`, distances stand in the rows.
         plan: what is explained.
         classes: names by index.
         slow_names: cases that the methods of `SLOW` run on.
         device: where the network is.
+        regions: names of those that the items hold, see `scripts.evaluation.items.explained_regions`; none: the tumor
+            alone.
 
     Returns:
         rows of `case_rows` with ``mask``: "true", or "predicted" where the network's own segmentation stands in for
@@ -72,12 +77,12 @@ def measure(
         keep = torch.as_tensor(batch["has_mask"]) & tumor
         free = (torch.as_tensor(batch["diagnosis"]) == 0) & ~tumor
         if bool(free.any()) and quick and MAIN_TARGET in plan.targets:
-            healthy = _Part(network, batch, torch.nonzero(free).flatten(), classes, device, segment=False)
+            healthy = _Part(network, batch, torch.nonzero(free).flatten(), classes, device, regions, segment=False)
             result = healthy.maps(network, MAIN_TARGET, plan, quick)
             rows += [] if result is None else healthy.rows(result, MAIN_TARGET)
         if not bool(keep.any()):
             continue
-        part = _Part(network, batch, torch.nonzero(keep).flatten(), classes, device)
+        part = _Part(network, batch, torch.nonzero(keep).flatten(), classes, device, regions)
         slow_indices = [i for i, case in enumerate(part.cases) if case["name"] in slow_names]
         sizes: dict[tuple[str, str], Sequence[int]] = {}
         for name in plan.targets:
@@ -94,6 +99,11 @@ def measure(
     return rows
 
 
+def _by_name(masks: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Masks (B, R, *spatial) as (B, 1, *spatial) each."""
+    return {name: masks[:, k : k + 1] for k, name in enumerate(names)}
+
+
 class _Part:
     """Cases of one batch, with the masks they are measured against."""
 
@@ -104,6 +114,7 @@ class _Part:
         index: Tensor,
         classes: Mapping[str, str],
         device: torch.device | str,
+        regions: Sequence[str] = (),
         segment: bool = True,
     ) -> None:
         self.image, self.foreground = batch["image"][index].to(device), batch["foreground"][index].to(device)
@@ -112,12 +123,18 @@ class _Part:
         for case, diagnosis in zip(self.cases, self.diagnosis.tolist(), strict=True):
             case["class"] = classes.get(str(diagnosis), "unknown")
         self.temperature = float(network.temperature)
+        self.pixel_mm = torch.as_tensor(batch["pixel_mm"])[index] if "pixel_mm" in batch else None
         self.masks = {"true": self.label}
+        self.regions: dict[str, dict[str, Tensor]] = {"true": {}}
+        if regions and MASKS_KEY in batch:
+            self.regions["true"] = _by_name(batch[MASKS_KEY][index], regions)
         self.output: dict[str, Tensor] = {}
         if segment and is_trained(network, "segmentation"):
             with torch.no_grad(), evaluating(network):
                 self.output = network.multitask(self.image, self.foreground)
-            self.masks["predicted"] = tumor_mask(self.output["seg"], network).to(self.label.dtype).cpu()
+            found = region_masks(self.output["seg"], is_nested(network)).to(self.label.dtype).cpu()
+            self.masks["predicted"] = found[:, :1]
+            self.regions["predicted"] = _by_name(found, regions) if list(regions) == network.regions else {}
 
     def take(self, index: Sequence[int]) -> _Part:
         part = object.__new__(_Part)
@@ -126,6 +143,10 @@ class _Part:
         part.temperature = self.temperature
         part.output = {name: value[list(index)] for name, value in self.output.items()}
         part.masks = {name: mask[list(index)] for name, mask in self.masks.items()}
+        part.pixel_mm = None if self.pixel_mm is None else self.pixel_mm[list(index)]
+        part.regions = {
+            kind: {name: mask[list(index)] for name, mask in masks.items()} for kind, masks in self.regions.items()
+        }
         part.cases = [self.cases[i] for i in index]
         return part
 
@@ -149,7 +170,8 @@ class _Part:
             for mask, truth in self.masks.items():
                 cancelled = result.cancelled.get((method, layer))
                 none = None if cancelled is None else cancelled.cpu()
-                measures = case_measures(maps.cpu(), truth, self.foreground.cpu(), none)
+                where: dict[str, Any] = {"pixel_mm": self.pixel_mm, "regions": self.regions[mask]}
+                measures = case_measures(maps.cpu(), truth, self.foreground.cpu(), none, **where)
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan) if relative is None else relative.cpu()
                 records += case_rows(measures, self.cases, **keys, mask=mask)
         return records
@@ -159,10 +181,11 @@ class _Part:
         rows, foreground = [], self.foreground.cpu()
         names = [case["name"] for case in self.cases]
         for mask, truth in self.masks.items():
+            where: dict[str, Any] = {"pixel_mm": self.pixel_mm, "regions": self.regions[mask]}
             for name, measures in (
-                ("uniform", uniform_baseline(truth, foreground, layer_size)),
-                ("random", random_baseline(truth, foreground, layer_size, names)),
-                ("oracle", case_measures(oracle_map(truth, layer_size), truth, foreground)),
+                ("uniform", uniform_baseline(truth, foreground, layer_size, **where)),
+                ("random", random_baseline(truth, foreground, layer_size, names, **where)),
+                ("oracle", case_measures(oracle_map(truth, layer_size), truth, foreground, **where)),
             ):
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan)
                 rows += case_rows(measures, self.cases, method=name, layer="none", target=target, mask=mask)

@@ -9,10 +9,11 @@ import numpy as np
 
 from scripts.evaluation.localization import BASELINES, COMPLETENESS
 from scripts.explain.clusters import clusters
+from scripts.explain.localization import DISTANCES
 from scripts.explain.measures import aggregate
 from scripts.measures.intervals import mean_interval
 
-__all__ = ["format_table", "localization_table", "sorted_rows"]
+__all__ = ["format_regions", "format_table", "localization_table", "sorted_rows"]
 
 
 def localization_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -103,33 +104,49 @@ def sorted_rows(
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of localization.json as plain text, in the given order."""
+    head = ["method", "layer", "target", "n", "energy in tumor", "pointing game", "rank accuracy", "peak to tumor"]
+    head += ["in air", "empty", "cancelled", "empty without tumor"]
     lines = [
         [
-            row["method"],
-            row["layer"],
-            row["target"],
-            str(row["n"]),
+            *(str(row[key]) for key in ("method", "layer", "target", "n")),
             *(_percent(row[f"{name}_ci95"], row[name]) for name in ("tumor_energy", "pointing_game")),
+            _percent(None, row.get("rank_accuracy")),
+            _mm(row.get("peak_distance_mm")),
             *(_percent(None, row[name]) for name in ("background_energy", "empty_rate", "cancelled_rate")),
             _percent(None, row.get("empty_rate_free")),
         ]
         for row in rows
     ]
-    head = [
-        "method",
-        "layer",
-        "target",
-        "n",
-        "energy in tumor",
-        "pointing game",
-        "in air",
-        "empty",
-        "cancelled",
-        "empty without tumor",
+    return _aligned(head, lines)
+
+
+def format_regions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The regions of rows of localization.json as plain text, region by region; "" of rows without."""
+    lines = [
+        [
+            name,
+            *(str(row[key]) for key in ("method", "layer", "target")),
+            str(region["n"]),
+            *(_percent(region[f"{key}_ci95"], region[key]) for key in ("energy", "pointing_game")),
+            *(_percent(None, region[key]) for key in ("rank_accuracy", "area")),
+            *(_mm(region[key]) for key in DISTANCES),
+        ]
+        for name in (rows[0].get("regions", {}) if rows else {})
+        for row in rows
+        for region in (row["regions"][name],)
     ]
+    head = ["region", "method", "layer", "target", "n", "energy in it", "pointing game", "rank accuracy", "area"]
+    return "\n" + _aligned([*head, "peak to it", "between centers"], lines) + "\n" if lines else ""
+
+
+def _aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (head, *lines)]
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
+
+
+def _mm(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f} mm"
 
 
 def _percent(interval: Sequence[float | None] | None, value: float | None) -> str:

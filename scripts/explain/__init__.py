@@ -4,8 +4,8 @@
 nothing here knows the bundle's own networks. Modules: `layers` and `recording` (which layer, and what it puts out),
 `outputs` (which output), `targets` (which number is explained), `cam`, `evidence`, `gradients`, `lrp`, `perturbation`
 (the methods), `statistics` and `relevance` (what the backward pass does), `methods` (all of them by name), `maps`
-(scale and grid), `measures`, `faithfulness` and `sanity` (what a map is worth), `diagnosis` (why it lies in the
-background).
+(scale and grid), `measures`, `localization`, `faithfulness` and `sanity` (what a map is worth), `diagnosis`
+(why it lies in the background).
 
 Imports nothing of ours.
 """

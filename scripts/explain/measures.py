@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scripts.explain.clusters import clusters
 from scripts.explain.intervals import AT_LEAST_0, SHARES, ratio_interval
+from scripts.explain.localization import DISTANCES, REGION_MEASURES, energy, localized, ratio
 from scripts.explain.maps import ADAPTIVE_MEAN, check_maps, upsample
 
 __all__ = [
@@ -33,6 +34,8 @@ MEASURES = (
     "background_energy_layer",
     "oracle_tumor_energy",
     "pointing_game",
+    "rank_accuracy",
+    *DISTANCES,
     "peak_in_background",
     "attention_mean",
     "attention_std",
@@ -62,20 +65,13 @@ def oracle_map(tumor: Tensor, layer_size: Sequence[int]) -> Tensor:
     return ADAPTIVE_MEAN[len(layer_size)](tumor.double(), tuple(layer_size))
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Quotient, NaN where the denominator is 0."""
-    safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
-    return torch.where(denominator == 0, torch.full_like(numerator, torch.nan), numerator / safe)
-
-
-def _energy(maps: Tensor, region: Tensor) -> Tensor:
-    """Share of each map's sum that lies in the region, (B,), NaN for an empty map."""
-    maps = maps.flatten(1)
-    return _ratio((maps * region.flatten(1)).sum(1), maps.sum(1))
-
-
 def case_measures(
-    maps: Tensor, tumor: Tensor, foreground: Tensor, cancelled: Tensor | None = None
+    maps: Tensor,
+    tumor: Tensor,
+    foreground: Tensor,
+    cancelled: Tensor | None = None,
+    pixel_mm: Tensor | None = None,
+    regions: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Measures of each map against the tumor mask and the foreground mask.
 
@@ -85,12 +81,15 @@ def case_measures(
     - `tumor_area`: T / all pixels, what a uniform map's `tumor_energy` would be.
     - `pointing_game`: 1 if the maximum of m is in T;  `peak_in_background`: 1 if it is outside F. Where several pixels
       share the maximum, the share of them that is (so that a uniform map points by chance, not by its first corner).
+    - `rank_accuracy`, `peak_distance_mm`, `centroid_distance_mm`: of m and T, see
+      `scripts.explain.localization.localized`; for each further region all that it gives, as "energy_<region>".
     - `attention_mean`, `attention_std`: of m / max(m) in T.  `attention_rest`: mean of m / max(m) in F without T.
       `attention_ratio`: the first mean / the latter; NaN where that is 0 (see `aggregate` for the ratio over cases).
     - `background_energy_layer`: on the layer's own grid, energy in cells without any foreground pixel.
     - `oracle_tumor_energy`: the `tumor_energy` of `oracle_map` at the layer's grid, brought to the image like the map.
-    - `empty`: 1 for a map without a positive value. It is a miss: `tumor_energy`, `pointing_game`, `attention_mean` and
-      `attention_std` are 0; energies and peak in the background, and what is outside the tumor, are left out (NaN).
+    - `empty`: 1 for a map without a positive value. It is a miss: `tumor_energy`, `pointing_game`, `rank_accuracy`,
+      `attention_mean` and `attention_std` are 0; energies and peak in the background, distances, and what is outside
+      the tumor, are left out (NaN).
     - `cancelled`: 1 for a map of zeros in place of one that there is not: its gradients cancel over space. It counts as
       a miss too, but finds nothing neither rightly nor wrongly, and is not `empty`.
 
@@ -102,6 +101,8 @@ def case_measures(
         tumor: (B, 1, *image grid), 0 or 1. Measures that need a tumor are NaN for a case without.
         foreground: the same shape, 0 or 1, at least one pixel in each case.
         cancelled: (B,), bool, see `scripts.explain.methods.Explanation`; None: none is.
+        pixel_mm: (B, D) size of a pixel of the image grid by axis, NaN where unknown; None: unknown, no distances.
+        regions: masks like the tumor's by name; None: the tumor alone.
 
     Returns:
         name: (B,), float64.
@@ -111,7 +112,7 @@ def case_measures(
         FloatingPointError: for maps that are not finite.
     """
     layer_map = check_maps(maps)
-    return _measured(layer_map, _Truth.of(tumor, foreground, layer_map), cancelled)
+    return _measured(layer_map, _Truth.of(tumor, foreground, layer_map, pixel_mm, regions), cancelled)
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class _Truth:
         cells_with_head: (B, 1, *layer grid), bool.
         oracle: (B,), `oracle_tumor_energy`.
         size: of the image.
+        pixel_mm: (B, D) or None.
+        regions: (B, 1, *size), bool, by name.
     """
 
     tumor: Tensor
@@ -135,9 +138,18 @@ class _Truth:
     cells_with_head: Tensor
     oracle: Tensor
     size: tuple[int, ...]
+    pixel_mm: Tensor | None
+    regions: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, tumor: Tensor, foreground: Tensor, layer_map: Tensor) -> _Truth:
+    def of(
+        cls,
+        tumor: Tensor,
+        foreground: Tensor,
+        layer_map: Tensor,
+        pixel_mm: Tensor | None = None,
+        regions: Mapping[str, Tensor] | None = None,
+    ) -> _Truth:
         """Of masks, for maps (B, 1, *layer grid); refuses what does not fit."""
         tumor = _mask(tumor, None, "tumor mask").to(layer_map.device)
         foreground = _mask(foreground, tumor, "foreground mask").to(layer_map.device)
@@ -148,17 +160,22 @@ class _Truth:
             raise ValueError(f"foreground mask: no foreground pixel in sample(s) {no_head}")
         size, layer_size = tuple(tumor.shape[2:]), tuple(layer_map.shape[2:])
         cells_with_head = ADAPTIVE_MEAN[len(layer_size)](foreground.double(), layer_size) > 0
-        oracle = _energy(upsample(oracle_map(tumor, layer_size), size), tumor)
+        oracle = energy(upsample(oracle_map(tumor, layer_size), size), tumor)
+        if pixel_mm is not None and pixel_mm.shape != (len(tumor), len(size)):
+            raise ValueError(f"pixel_mm: expected {(len(tumor), len(size))}, got {tuple(pixel_mm.shape)}")
+        own = {name: _mask(m, tumor, f"region {name}").to(layer_map.device) for name, m in (regions or {}).items()}
         t = tumor.flatten(1)
         return cls(
-            t, foreground.flatten(1), t.any(1), t.double().mean(1), t.sum(1).double(), cells_with_head, oracle, size
-        )
+            t, foreground.flatten(1), t.any(1), t.double().mean(1), t.sum(1).double(), cells_with_head, oracle, size,
+            pixel_mm, own,
+        )  # fmt: skip
 
 
 def _measured(maps: Tensor, truth: _Truth, cancelled: Tensor | None = None) -> dict[str, Tensor]:
     """`case_measures` of maps (B, 1, *layer grid) of the grid that the truth is for."""
     layer_map = maps.double().clamp(min=0)
-    m = upsample(layer_map, truth.size).flatten(1)
+    on_image = upsample(layer_map, truth.size)
+    m = on_image.flatten(1)
     t, f, has_tumor = truth.tumor, truth.head, truth.has_tumor
     peak = m.amax(1, keepdim=True)
     empty = peak[:, 0] <= 0
@@ -166,36 +183,56 @@ def _measured(maps: Tensor, truth: _Truth, cancelled: Tensor | None = None) -> d
 
     at_peak = (m == peak).double()
     scaled = m / torch.where(peak > 0, peak, torch.ones_like(peak))
-    mean = _ratio((scaled * t).sum(1), truth.in_tumor)
-    variance = _ratio(((scaled - mean[:, None]).square() * t).sum(1), truth.in_tumor)
+    mean = ratio((scaled * t).sum(1), truth.in_tumor)
+    variance = ratio(((scaled - mean[:, None]).square() * t).sum(1), truth.in_tumor)
     rest = f & ~t
-    rest_mean = _ratio((scaled * rest).sum(1), rest.sum(1).double())
+    rest_mean = ratio((scaled * rest).sum(1), rest.sum(1).double())
 
-    miss = torch.zeros_like(nan)
+    in_tumor = localized(on_image, t.view_as(on_image), truth.pixel_mm)
     measures = {
-        "tumor_energy": torch.where(empty, miss, _energy(m, t)),
+        "tumor_energy": in_tumor["energy"],
         "tumor_area": truth.area,
-        "background_energy": _energy(m, ~f),
-        "background_energy_layer": _energy(layer_map, ~truth.cells_with_head),
+        "background_energy": energy(m, ~f),
+        "background_energy_layer": energy(layer_map, ~truth.cells_with_head),
         "oracle_tumor_energy": truth.oracle,
-        "pointing_game": torch.where(empty, miss, (at_peak * t).sum(1) / at_peak.sum(1)),
+        "pointing_game": in_tumor["pointing_game"],
+        **{name: in_tumor[name] for name in ("rank_accuracy", *DISTANCES)},
         "peak_in_background": torch.where(empty, nan, (at_peak * ~f).sum(1) / at_peak.sum(1)),
         "attention_mean": mean,
         "attention_std": variance.sqrt(),
         "attention_rest": torch.where(empty | ~has_tumor, nan, rest_mean),
-        "attention_ratio": torch.where(empty, nan, _ratio(mean, rest_mean)),
+        "attention_ratio": torch.where(empty, nan, ratio(mean, rest_mean)),
     }
-    for name in ("tumor_energy", "pointing_game"):
-        measures[name] = torch.where(has_tumor, measures[name], nan)
+    for name, region in truth.regions.items():
+        same = torch.equal(region.flatten(1), t)  # the first region is the tumor
+        found = in_tumor if same else localized(on_image, region, truth.pixel_mm)
+        measures |= {region_column(measure, name): value for measure, value in found.items()}
     nothing = torch.zeros_like(empty) if cancelled is None else cancelled.to(empty.device)
     measures["empty"] = (empty & ~nothing).double()
     measures["cancelled"] = nothing.double()
     return measures
 
 
-def uniform_baseline(tumor: Tensor, foreground: Tensor, layer_size: Sequence[int]) -> dict[str, Tensor]:
+def region_column(measure: str, region: str) -> str:
+    """Name of the measure of a region: "energy_tumor_core"."""
+    return f"{measure}_{region}"
+
+
+def region_names(row: Mapping[str, Any]) -> list[str]:
+    """Regions that a row of `case_rows` has measures of, in their order."""
+    return [key.removeprefix("area_") for key in row if key.startswith("area_")]
+
+
+def uniform_baseline(
+    tumor: Tensor,
+    foreground: Tensor,
+    layer_size: Sequence[int],
+    pixel_mm: Tensor | None = None,
+    regions: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """`case_measures` of a map that is 1 everywhere, on a layer's grid."""
-    return case_measures(torch.ones(tumor.shape[0], 1, *layer_size), tumor, foreground)
+    ones = torch.ones(tumor.shape[0], 1, *layer_size)
+    return case_measures(ones, tumor, foreground, pixel_mm=pixel_mm, regions=regions)
 
 
 def random_baseline(
@@ -205,6 +242,8 @@ def random_baseline(
     names: Sequence[str],
     n_maps: int = 10,
     seed: int = 0,
+    pixel_mm: Tensor | None = None,
+    regions: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Mean of `case_measures` over several random maps per case: independent values in [0, 1) on a layer's grid.
 
@@ -217,12 +256,13 @@ def random_baseline(
         names: unique name of each case.
         n_maps: random maps per case.
         seed: changes all maps.
+        pixel_mm, regions: as of `case_measures`.
     """
     if len(names) != tumor.shape[0] or n_maps < 1:
         raise ValueError(f"expected {tumor.shape[0]} names and n_maps >= 1, got {len(names)} names, n_maps={n_maps}")
     draws = [np.random.default_rng([seed, zlib.crc32(str(name).encode())]) for name in names]
     maps = torch.from_numpy(np.stack([rng.random((n_maps, 1, *layer_size)) for rng in draws], 1))
-    truth = _Truth.of(tumor, foreground, maps[0])
+    truth = _Truth.of(tumor, foreground, maps[0], pixel_mm, regions)
     results = [_measured(maps[i], truth) for i in range(n_maps)]
     return {name: torch.stack([r[name] for r in results]).mean(0) for name in results[0]}
 
@@ -308,6 +348,22 @@ def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> dict
         below = wholes[there].sum()
         key = f"{measure}_rate" if measure in ("empty", "cancelled") else measure
         summary[key] = float(values[there].sum() / below) if below else None
-        bounds = AT_LEAST_0 if measure.startswith("attention") else SHARES
+        bounds = AT_LEAST_0 if measure.startswith("attention") or measure in DISTANCES else SHARES
         summary[f"{key}_ci95"] = ratio_interval(values, wholes, belongs, bounds)
+    if regions := region_names(rows[0]):
+        summary["regions"] = {name: _of_region(rows, name, belongs) for name in regions}
+    return summary
+
+
+def _of_region(rows: Sequence[Mapping[str, Any]], region: str, belongs: Sequence[str]) -> dict[str, Any]:
+    """Means over the cases that have a region, with intervals."""
+    columns = {m: np.array([float(row[region_column(m, region)]) for row in rows]) for m in REGION_MEASURES}
+    has = columns["area"] > 0
+    summary: dict[str, Any] = {"n": int(has.sum())}
+    for measure, values in columns.items():
+        values = np.where(has, values, np.nan)
+        there = np.isfinite(values)
+        summary[measure] = float(values[there].mean()) if there.any() else None
+        bounds = AT_LEAST_0 if measure in DISTANCES else SHARES
+        summary[f"{measure}_ci95"] = ratio_interval(values, np.where(there, 1.0, np.nan), belongs, bounds)
     return summary

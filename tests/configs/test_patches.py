@@ -53,6 +53,7 @@ def trained(tmp_path_factory) -> dict[str, Any]:
     overlays = [CONFIGS / "volumetric_patches.yaml", CONFIGS / "smoke.yaml"]
     train(folder / "run", overlays, (runs.JOINT,), max_epochs=1, val_interval=1, batch_size=2, **SMALL, **paths)
     run_config("evaluate.yaml", run_dir=str(folder / "run"), extras=[], **paths)
+    run_config("explain.yaml", run_dir=str(folder / "run"), tests=[], gallery_cases=1, **paths)
     files = [str(folder / "data" / file) for file in datalist["test"][0]["image"]]
     run_config("inference.yaml", [folder / "run" / "network.yaml"], input=files, output_dir=str(folder / "out"))
     return {"folder": folder, "datalist": datalist, "files": files}
@@ -79,6 +80,25 @@ def test_the_evaluation_measures_every_region_of_every_case(trained):
         assert figure["n"] == len(dice) == sum(row[f"region_{name}"] == "1.0" for row in rows)
         assert not dice or figure["mean"] == pytest.approx(np.mean(dice))
     assert [row["dice"] for row in rows] == [row["dice_whole_tumor"] for row in rows]
+
+
+def test_the_explanation_measures_every_region_of_every_case_in_millimeters(trained):
+    folder = trained["folder"] / "run" / "explanations"
+    table = json.loads((folder / "localization.json").read_text(encoding="utf-8"))
+    with open(folder / "cases.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in (r for r in table if (r["source"], r["class"], r["mask"]) == ("all", "all", "true")):
+        assert list(row["regions"]) == REGIONS
+        keys = ("method", "layer", "target", "mask")
+        cases = [r for r in rows if float(r["tumor_area"]) and all(r[key] == row[key] for key in keys)]
+        for name, found in row["regions"].items():
+            own = [r for r in cases if float(r[f"area_{name}"])]
+            assert found["n"] == len(own)
+            known = [float(r[f"peak_distance_mm_{name}"]) for r in own if r[f"peak_distance_mm_{name}"]]
+            assert found["peak_distance_mm"] == (pytest.approx(np.mean(known)) if known else None)
+        assert row["regions"]["whole_tumor"]["energy"] == pytest.approx(row["tumor_energy"])
+    uniform = next(r for r in table if r["method"] == "uniform" and r["mask"] == "true")
+    assert uniform["peak_distance_mm"] > 8.0  # of voxels of 8 mm all over the grid
 
 
 def test_inference_says_what_the_evaluation_said_in_the_files_own_labels(trained):
