@@ -104,9 +104,9 @@ def _twice(
     with torch.enable_grad():
         output = slide(keep)
         score = score_of(output)
-        upstream = iter(torch.autograd.grad(score.sum(), leaves))
+        upstream = list(torch.autograd.grad(score.sum(), leaves))[::-1]
         leaves.clear()
-        slide(lambda *window: follow(*window, next(upstream)))
+        slide(lambda *window: follow(*window, upstream.pop()))  # each is let go with its window
     return output.detach(), score.detach()
 
 
