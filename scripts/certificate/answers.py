@@ -28,6 +28,8 @@ class Answer:
         mask_pixels: predicted tumor pixels; None: the model has no mask.
         mask_in_place: predicted tumor pixels at the place; None without either.
         dice: of the predicted mask and the place; None without either.
+        mask_center: where the middle of the mask lies, 0..1 by axis of what the model was given; None without a mask.
+        mask_brighter_than: share of the head that is darker than the mask's median; None without, or where not asked.
         evidence: largest value of the map; None: the model has none.
         evidence_in_place: share of the map's energy at the place; None without, or where the map is empty.
         peak_in_place: whether the map's maximum lies there.
@@ -38,6 +40,8 @@ class Answer:
     mask_pixels: int | None = None
     mask_in_place: int | None = None
     dice: float | None = None
+    mask_center: tuple[float, ...] | None = None
+    mask_brighter_than: float | None = None
     evidence: float | None = None
     evidence_in_place: float | None = None
     peak_in_place: bool | None = None
@@ -118,7 +122,9 @@ _FIELDS = [field.name for field in fields(Answer)]
 
 
 def _read(value: dict) -> Answer:
-    return Answer(**{**value, "probabilities": tuple(value["probabilities"])})
+    center = value["mask_center"]
+    center = None if center is None else tuple(center)
+    return Answer(**{**value, "probabilities": tuple(value["probabilities"]), "mask_center": center})
 
 
 def _fingerprint(question: Question) -> str:

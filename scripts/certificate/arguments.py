@@ -16,7 +16,7 @@ def _certify(parser: Parser) -> None:
         "FILE.onnx, FILE.pt (TorchScript), module:function or http://ADDRESS; executes what you name and nothing else"
     )
     subject.add_argument("--model", help=text)
-    text = "YAML: classes, no_tumor, size, channels, scaling, mean, std, channel_order, layout, outputs, threshold"
+    text = "YAML: classes, no_tumor, size, channels, scaling, mean, std, channel_order, layout, outputs, threshold, ..."
     subject.add_argument("--model_config", type=folder, metavar="FILE.yaml", help=text)
     pictures = parser.add_argument_group("pictures: by datalist, or of --model by folder")
     add_data(pictures, required=False)  # type: ignore[arg-type]
@@ -54,8 +54,8 @@ VERBS = (
         "What each sentence can and cannot conclude: docs/certificate.md.",
     ),
     Verb(
-        "planted", "try the certificate on classifiers of which it is known what they read",
-        "scripts.certificate.planted", _planted,
+        "planted", "try the certificate on classifiers and segmenters of which it is known what they read",
+        "scripts.certificate.planted_suite", _planted,
         "  python -m scripts planted --seeds 10\n\nExit status 1 when one is named wrong.",
     ),
     Verb(

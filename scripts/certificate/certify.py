@@ -19,8 +19,9 @@ import torch
 from scripts.certificate.cases import Case
 from scripts.certificate.certificate import certify, table
 from scripts.certificate.folders import datalist_cases, read_cases
-from scripts.certificate.models import Settings, open_model
+from scripts.certificate.openers import open_model
 from scripts.certificate.own import OwnRun
+from scripts.certificate.settings import Settings
 from scripts.command.verbs import Outcome
 from scripts.evaluation.items import compare_classes, comparison, evaluated_items
 from scripts.runs import folder as runs
@@ -70,7 +71,7 @@ def certify_run(
 def certify_model(
     spec: str, settings: Settings, cases: Sequence[Case], out: Path, unit: str, **options: Any
 ) -> dict[str, Any]:
-    """Certificate of anybody's classifier.
+    """Certificate of anybody's classifier or segmenter.
 
     Args:
         spec: see `scripts.certificate.models.open_model`.
@@ -94,7 +95,7 @@ def _pictures(arguments: argparse.Namespace, classes: list[str], left_out: Count
         raise ValueError("give --images and --masks, or --dataset_dir and --datalist_file")
     datalist = runs.read_datalist(str(arguments.datalist_file), str(arguments.dataset_dir))
     met = compare_classes(classes, len(classes), [datalist["classes"][str(k)] for k in range(len(datalist["classes"]))])
-    if met.binary:
+    if met.binary and len(classes) > 2:  # a model of two classes knows any tumor and none
         raise ValueError(f"{arguments.datalist_file}: {'; '.join(met.notes)}; name the classes in --model_config alike")
     items = evaluated_items(datalist, arguments.part, str(arguments.dataset_dir))
     return datalist_cases(items, met.index, left_out), runs.clustered_by(datalist)

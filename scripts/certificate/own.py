@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case, usable_mask
+from scripts.certificate.masks import mask_fields
 from scripts.certificate.questions import Question
 from scripts.data.datalists import units
 from scripts.data.planes import plane_of
@@ -130,11 +131,8 @@ class OwnRun:
             place = batch["label"][i, 0] != 0
             values: dict[str, Any] = {"probabilities": tuple(probabilities[i].double().tolist())}
             if masks is not None:
-                values["mask_pixels"] = int(masks[i].sum())
-                if bool(place.any()):
-                    both = int((masks[i] & place).sum())
-                    values["mask_in_place"] = both
-                    values["dice"] = 2 * both / int(masks[i].sum() + place.sum())
+                gray, head = batch["image"][i].mean(0).numpy(), batch["foreground"][i, 0].numpy() != 0
+                values |= mask_fields(masks[i].numpy() != 0, place.numpy(), gray, head)
             if maps is not None:
                 values["evidence"] = float(largest[i])
                 total = float(maps[i].sum())

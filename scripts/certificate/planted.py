@@ -1,16 +1,12 @@
-"""Phantom pictures and classifiers of which it is known what they read: the certificate is tried on them.
+"""Phantom pictures and classifiers of which it is known what they read.
 
-    python -m scripts planted [--seeds 10]
-
-prints the confusion matrix: each classifier by what the certificate says that it reads. All pictures of tumors come
-from one collection and all others from another, which differ in everything that the classifiers read.
+All pictures of tumors come from one collection and all others from another, which differ in everything that the
+classifiers read.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,24 +15,22 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
-from tqdm import tqdm
 
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case
-from scripts.certificate.effects import Answers
 from scripts.certificate.pictures import example_sheet
 from scripts.certificate.probes import BLOCKY, blockiness
 from scripts.certificate.questions import Plan, Question
-from scripts.certificate.verdicts import named, statements
-from scripts.command.verbs import Outcome
 from scripts.data.preprocessing import foreground_mask
 from scripts.interventions.regions import Image as Picture
-from scripts.interventions.regions import inner
+from scripts.interventions.regions import Mask, inner
 from scripts.phantoms.head import draw_head, render, with_tumor
 
 SIZE = 128
 CLASSES = ("no_tumor", "solid", "ring")
 _PIXEL_MM = 1.8
+# Pixels of a bright piece from which on it is a tumor, and its share of hollow from which on it is a ring.
+AREA, HOLLOW = 35, 0.32
 # Share of necrosis, and contrast of rim, core and necrosis of the two kinds.
 _KINDS = {"solid": (0.0, 1.1, 1.3, 0.0), "ring": (0.85, 1.2, 1.2, -0.7)}
 
@@ -84,19 +78,19 @@ def phantom_cases(seed: int, tumors: int, healthy: int) -> list[Case]:
     return tumor_cases + [phantom_case(1000 * seed + 500 + k, 0) for k in range(healthy)]
 
 
-def brightest(image: Picture) -> tuple[int, float]:
-    """Size in pixels of the largest bright piece of the brain, and the share of it that is hollow."""
+def bright_piece(image: Picture) -> tuple[Mask, float]:
+    """The largest bright piece of the brain (X, Y), empty without one, and the share of its hull that is hollow."""
     inside = inner(foreground_mask(image), 0.24)  # the scalp, bright in one collection, lies outside
     smooth = ndimage.gaussian_filter(image[0], 0.7)
     labels, count = ndimage.label((smooth > 1.5 * np.median(image[0][inside])) & inside)
     if not count:
-        return 0, 0.0
+        return np.zeros(inside.shape, bool), 0.0
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     piece = labels == int(np.argmax(sizes))
     hull = convex_hull_image(piece)
     dark = smooth < 1.2 * np.median(image[0][inside])
-    return int(piece.sum()), float((hull & dark).sum() / hull.sum())
+    return piece, float((hull & dark).sum() / hull.sum())
 
 
 def collected(case: Case, seed: int) -> Case:
@@ -135,9 +129,9 @@ class Honest:
 
     def probabilities(self, image: Picture) -> tuple[float, ...]:
         """Of each class."""
-        area, hollow = brightest(image)
-        tumor = float(1 / (1 + np.exp(np.clip(-0.2 * (area - 35), -30, 30))))
-        ring = float(1 / (1 + np.exp(-30 * (hollow - 0.32))))
+        piece, hollow = bright_piece(image)
+        tumor = float(1 / (1 + np.exp(np.clip(-0.2 * (int(piece.sum()) - AREA), -30, 30))))
+        ring = float(1 / (1 + np.exp(-30 * (hollow - HOLLOW))))
         return 1 - tumor, tumor * (1 - ring), tumor * ring
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
@@ -197,36 +191,6 @@ READERS = (
 )
 
 
-def read_by(subject: Honest, questions: Sequence[Question]) -> str:
-    """What the certificate measures of a subject: "honest" where necessity and sufficiency hold, nothing else is read.
-
-    Two dozen pictures settle no claim among so many; what is looked at is whether the right thing is measured.
-
-    Returns:
-        the name of a probe, "honest", or "unclear".
-    """
-    pairs = zip(questions, subject.answer(questions), strict=True)
-    answers = Answers(pairs, subject.classes, subject.threshold)
-    name = named(answers.probes())
-    if name is not None:
-        return name
-    verdicts = {(s.property, s.of): s.measured for s in statements(answers)}
-    follows = [verdicts["necessity", "verdict (poisson)"], verdicts["sufficiency", "verdict (poisson)"]]
-    return "honest" if set(follows) == {"holds"} else "unclear"
-
-
-def confusion(seeds: Sequence[int], count: int = 24) -> Counter[tuple[str, str]]:
-    """How often each subject (first) is named what (second)."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for seed in tqdm(seeds, desc="collections", unit="collection"):
-        cases = [collected(case, 100 * seed + k) for k, case in enumerate(phantom_cases(seed, count, count))]
-        tumors, heads = [case for case in cases if case.kind], [case for case in cases if not case.kind]
-        questions = list(Plan(tumors, heads, ("poisson",), harmless=0))
-        for subject in (Honest(), *READERS):
-            counts[subject.identity, read_by(subject, questions)] += 1
-    return counts
-
-
 def write_sheet(path: Path, seed: int = 0, count: int = 6) -> Path:
     """Write a picture of the interventions on a phantom of each kind: what the honest classifier says, and a reader.
 
@@ -251,20 +215,3 @@ def write_sheet(path: Path, seed: int = 0, count: int = 6) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(sheets)).save(path)
     return path
-
-
-def execute(arguments: argparse.Namespace) -> Outcome:
-    """The verb ``planted``; exit status 1 where one is named wrong."""
-    counts = confusion(range(arguments.seeds))
-    names = ["honest", *(reader.identity for reader in READERS)]
-    columns = [*names, "unclear"]
-    width = max(map(len, columns))
-    lines = [" " * width + "  " + "  ".join(name.rjust(width) for name in columns)]
-    for name in names:
-        lines.append(name.ljust(width) + "  " + "  ".join(str(counts[name, said]).rjust(width) for said in columns))
-    wrong = sum(count for (name, said), count in counts.items() if name != said)
-    lines.append(
-        f"rows: what the classifier reads; columns: what the certificate says; {wrong} of {sum(counts.values())} wrong"
-    )
-    files = [write_sheet(arguments.sheet)] if arguments.sheet else []
-    return Outcome("\n".join(lines), files, failed=wrong > 0)

@@ -7,78 +7,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from scripts.certificate.effects import Answers
+from scripts.certificate.shortcuts import marks, reads
+from scripts.certificate.statement import CONTROL, LEAST, LEAST_GROUPS, Statement, at_most, claim, percent
 from scripts.measures.claims import Share, reservation, settled
 
-# A statement rests on at least so many pictures of so many patients or groups.
-LEAST, LEAST_GROUPS = 20, 10
-# Share that must follow the tumor for a property to hold, and share of changed controls above which it is not judged.
-HOLDS, CONTROL = 0.90, 0.10
+# Share that must follow the tumor for a property to hold.
+HOLDS = 0.90
 # Verdicts changed by what says nothing about a tumor, at most.
 IRRELEVANT = 0.02
 # And by what is done to healthy tissue, the controls.
 HARMLESS = 0.03
-# Verdicts that a probe must change for it to be named as what is read.
-READ = 0.5
 # By so much accuracy must rise under another order of the classes for their order to be doubted.
 SWAPPED = 0.2
-
-
 # What a share of pictures is called, and between what it lies then.
 RANGES = {"holds": (HOLDS, 1.0), "in part": (0.5, HOLDS), "fails": (0.0, 0.5)}
 # The tumor probability rises by so much with the tumor, or by so much more than the control changes it.
 RISES, RISES_IN_PART = 0.3, 0.05
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A property with its verdict and the sentence that says why.
-
-    Attributes:
-        property, of: what is judged, and of which output.
-        verdict: "holds", "in part" or "fails" where that may be claimed, else "withheld".
-        sentence: what was measured; of `statements` also what follows, with the probability that it is false.
-        value, ci95, n: share, its interval, pictures.
-        measured: what the verdict is of these pictures alone; "" where they are too few or the control changes them.
-        conclusion: what is claimed, in words.
-        claimed: the shares that all have to lie where the conclusion says.
-        false_probability: of the conclusion, corrected for all of the certificate.
-        needed: further patients that would settle it; None: settled, or no number would.
-    """
-
-    property: str
-    of: str
-    verdict: str
-    sentence: str
-    value: float | None = None
-    ci95: tuple[float | None, float | None] = (None, None)
-    n: int = 0
-    measured: str = ""
-    conclusion: str = ""
-    claimed: tuple[Share, ...] = ()
-    false_probability: float | None = None
-    needed: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For causal.json."""
-        return {**asdict(self), "ci95": list(self.ci95), "claimed": [asdict(one) for one in self.claimed]}
-
-
-def _claim(
-    name: str, of: str, verdict: str, sentence: str, value: float, n: int, conclusion: str, *claimed: Share,
-    ci95: tuple[float | None, float | None] = (None, None),
-) -> Statement:  # fmt: skip
-    """A statement as measured, before it is looked at whether it may be made."""
-    return Statement(name, of, verdict, sentence, value, ci95, n, verdict, conclusion, claimed)
-
-
-def _at_most(share: float, error: float | None, groups: int, most: float, stays: bool) -> Share:
-    """The claim that at most so many change, or (not `stays`) that more do."""
-    return Share(share, error, groups, most=most) if stays else Share(share, error, groups, least=most)
-
 
 # property, test, what it is of, measure, share that is wanted afterwards, (holds, in part, fails)
 _TESTS = (
@@ -141,51 +89,6 @@ _TESTS = (
 )  # fmt: skip
 
 
-def named(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the verdict reads instead of the tumor, the most particular of what changes it; None: none of the probes.
-
-    Args:
-        rows: of `Answers.probes`, the most particular first.
-    """
-    for row in rows:
-        reads = row["n_changed"] >= LEAST and row["changed"] >= READ
-        if reads and (row["control"] is None or row["control"] <= CONTROL):
-            return str(row["probe"])
-    return None
-
-
-def _reads(answers: Answers) -> list[Statement]:
-    rows = [row for row in answers.probes() if row["n_changed"]]
-    n = max((row["n_changed"] for row in rows), default=0)
-    if n < LEAST:
-        return []
-    name = named(rows)
-    if name is None:
-        worst = max(rows, key=lambda row: row["changed"])
-        largest, stays = worst["changed"], worst["changed"] <= CONTROL
-        sentence = (
-            f"none of {', '.join(row['probe'] for row in rows)}, taken from a picture of the other side, changes more "
-            f"than {_percent(largest)} of {n} verdicts"
-        )
-        claimed = [
-            _at_most(row["changed"], row["changed_error"], row["groups_changed"], CONTROL, stays)
-            for row in (rows if stays else [worst])
-        ]
-        conclusion = f"{'none' if stays else 'one'} of them changes more than {_percent(CONTROL)}"
-        verdict = "holds" if stays else "in part"
-        return [_claim("shortcut", "verdict", verdict, sentence, largest, n, conclusion, *claimed)]
-    row = next(row for row in rows if row["probe"] == name)
-    sentence = (
-        f"the {name} of a picture of the other side changes {_percent(row['changed'])} of {row['n_changed']} verdicts "
-        f"(of the same side: {_percent(row['control'] or 0)})"
-    )
-    claimed = [Share(row["changed"], row["changed_error"], row["groups_changed"], least=READ)]
-    if row["control"] is not None:
-        claimed.append(Share(row["control"], row["control_error"], row["groups_control"], most=READ))
-    conclusion = f"the verdict reads the {name}"
-    return [_claim("shortcut", name, "fails", sentence, row["changed"], row["n_changed"], conclusion, *claimed)]
-
-
 def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> list[Statement]:
     """Every property that can be judged, and of the others why not.
 
@@ -208,7 +111,8 @@ def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> l
     if faded:
         ways_of[len(judged)] = f"fade ({', '.join(faded)})"
     judged.append(_dose(answers))
-    judged += _reads(answers)
+    judged += reads(answers)
+    judged += marks(answers)
     judged += _irrelevance(answers)
     judged += _order(answers)
     said = _said(judged)
@@ -248,13 +152,13 @@ def _order(answers: Answers) -> list[Statement]:
         return []
     names = [answers.classes[k] for k in order["order"]]
     sentence = (
-        f"accuracy is {_percent(order['accuracy'])} with the classes as named, {_percent(order['best'])} with the "
+        f"accuracy is {percent(order['accuracy'])} with the classes as named, {percent(order['best'])} with the "
         f"outputs read as {', '.join(names)}: check their order"
     )
     n = len(answers.as_is)
     gain = _between(order["best"] - order["accuracy"], order["error"], order["groups"], least=0.0)
     conclusion = "the outputs are in another order than named"
-    return [_claim("class order", "outputs", "fails", sentence, order["accuracy"], n, conclusion, gain)]
+    return [claim("class order", "outputs", "fails", sentence, order["accuracy"], n, conclusion, gain)]
 
 
 def _between(
@@ -295,10 +199,10 @@ def _judged(
     verdict = next(name for name, (least, _) in RANGES.items() if share >= least)
     rank = list(RANGES).index(verdict)
     text = good if rank == 0 else bad
-    sentence = text.format(gone=_percent(1 - chosen["after"]), kept=_percent(chosen["after"]), n=chosen["n"])
-    sentence += f" (control: {_percent(chosen['control'])})"
+    sentence = text.format(gone=percent(1 - chosen["after"]), kept=percent(chosen["after"]), n=chosen["n"])
+    sentence += f" (control: {percent(chosen['control'])})"
     claimed = Share(share, chosen["after_error"], chosen["groups"], *RANGES[verdict])
-    return _claim(name, label, verdict, sentence, share, chosen["n"], words[rank], claimed, ci95=bounds)
+    return claim(name, label, verdict, sentence, share, chosen["n"], words[rank], claimed, ci95=bounds)
 
 
 def _too_few(row: Mapping[str, Any], test: str, of: str) -> str:
@@ -339,14 +243,14 @@ def _dose(answers: Answers) -> Statement:
         "fails": f"it does not rise by {more}",
     }[verdict]
     claimed = _between(trend["rise"], trend["error"], trend["groups"], least, most)
-    return _claim("dose", "verdict", verdict, sentence, trend["rise"], rows[0]["n"], conclusion, claimed)
+    return claim("dose", "verdict", verdict, sentence, trend["rise"], rows[0]["n"], conclusion, claimed)
 
 
 def _irrelevance(answers: Answers) -> list[Statement]:
     changes = []
     for row in answers.harmless():
         sentence = (
-            f"{row['change']} changes {_percent(row['changed'])} of {row['n']} verdicts, the tumor probability by up "
+            f"{row['change']} changes {percent(row['changed'])} of {row['n']} verdicts, the tumor probability by up "
             f"to {row['largest']:.2f}"
         )
         changes.append((row["change"], sentence, row["changed"], row["changed_error"], row, IRRELEVANT))
@@ -355,21 +259,17 @@ def _irrelevance(answers: Answers) -> list[Statement]:
             row = answers.effects(test, how, "called tumor")
             if row["n"]:
                 share, error = row["control_changed"], row["control_changed_error"]
-                sentence = f"{what} ({how}) changes {_percent(share)} of {row['n']} verdicts"
+                sentence = f"{what} ({how}) changes {percent(share)} of {row['n']} verdicts"
                 changes.append((f"control of {test} ({how})", sentence, share, error, row, HARMLESS))
     statements = []
     for of, sentence, share, error, row, limit in changes:
         if row["n"] >= LEAST:
             stays = share <= limit
-            claimed = _at_most(share, error, row["groups"], limit, stays)
-            conclusion = f"{'at most' if stays else 'more than'} {_percent(limit)} change"
+            claimed = at_most(share, error, row["groups"], limit, stays)
+            conclusion = f"{'at most' if stays else 'more than'} {percent(limit)} change"
             verdict = "holds" if stays else "fails"
-            statements.append(_claim("irrelevance", of, verdict, sentence, share, row["n"], conclusion, claimed))
+            statements.append(claim("irrelevance", of, verdict, sentence, share, row["n"], conclusion, claimed))
     return statements
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _less(value: float | None) -> float | None:

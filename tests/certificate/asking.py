@@ -7,7 +7,8 @@ from dataclasses import replace
 from scripts.certificate.effects import Answers
 from scripts.certificate.planted import CLASSES
 from scripts.certificate.questions import Question
-from scripts.certificate.verdicts import Statement, statements
+from scripts.certificate.statement import Statement
+from scripts.certificate.verdicts import statements
 
 COUNT = 22
 

@@ -16,10 +16,12 @@ from PIL import Image
 
 from scripts.certificate.arguments import VERBS
 from scripts.certificate.folders import datalist_cases, read_cases, read_picture
-from scripts.certificate.models import Foreign, Settings, open_model
+from scripts.certificate.models import Foreign
+from scripts.certificate.openers import open_model
 from scripts.certificate.own import OwnRun
 from scripts.certificate.planted import phantom_case
 from scripts.certificate.questions import Question
+from scripts.certificate.settings import Settings
 from scripts.command.verbs import run_verb
 from scripts.data.datalists import units
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet

@@ -16,7 +16,8 @@ from scripts.certificate.harmless import HARMLESS, brightened, mirrored, resized
 from scripts.certificate.planted import CLASSES, READERS, Honest, collected, phantom_case, phantom_cases
 from scripts.certificate.probes import BLOCKY, PROBES, blockiness, other_of
 from scripts.certificate.questions import Plan
-from scripts.certificate.verdicts import named, statements
+from scripts.certificate.shortcuts import named
+from scripts.certificate.verdicts import statements
 
 
 @pytest.fixture(scope="module")
