@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks import explain as benchmark
 from scripts.explain.cam import cam_pass
-from scripts.explain.faithfulness import deletion_insertion
+from scripts.explain.faithfulness import cascading_randomization, deletion_insertion, stability
 from scripts.explain.measures import case_measures
 from scripts.explain.methods import explain
 from scripts.explain.targets import ClassScore
@@ -256,13 +256,14 @@ def test_where_quantus_counts_otherwise_a_map_by_hand_says_who_is_right(quantus)
     assert ours_of([0.0] * 4) == (0.0, 0.0)
 
 
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+
+
 @pytest.mark.parametrize("step", [1, 8])
 def test_deletion_is_the_pixel_flipping_of_quantus(step, quantus):
-    torch.manual_seed(0)
-    net, x = (
-        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval(),
-        torch.rand(2, 1, 8, 8) + 0.1,
-    )
+    net, x = small_network(), torch.rand(2, 1, 8, 8) + 0.1
     maps = torch.rand(2, 1, 8, 8)  # no two values are the same
     curves = deletion_insertion(net, x, maps, ClassScore(1), steps=64 // step, baseline=0.0, n_random=1)
     metric = quantus.PixelFlipping(  # its "black" is the smallest value of the image
@@ -272,3 +273,81 @@ def test_deletion_is_the_pixel_flipping_of_quantus(step, quantus):
     theirs = torch.tensor(metric(model=net, **arrays, softmax=False, device="cpu"), dtype=torch.double)
     assert float((curves.deletion[:, 0] - curves.deletion[:, -1]).abs().max()) > 1e-3
     torch.testing.assert_close(curves.deletion[:, 1:], theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [1, 8])
+def test_insertion_is_the_pixel_flipping_of_quantus_from_the_baseline_to_the_image(step, quantus):
+    """Quantus 0.6 has no insertion: its flipping starts at the baseline and puts the image's own pixels back."""
+    net, x, maps = small_network(), torch.rand(2, 1, 8, 8) + 0.1, torch.rand(2, 1, 8, 8)
+    curves = deletion_insertion(net, x, maps, ClassScore(1), steps=64 // step, baseline=0.0, n_random=1)
+    image = x.flatten(1).numpy()
+
+    def restore(arr: np.ndarray, indices: np.ndarray, **_: Any) -> np.ndarray:
+        restored = arr.copy()
+        np.put_along_axis(restored, indices, np.take_along_axis(image, indices, 1), 1)
+        return restored
+
+    metric = quantus.PixelFlipping(step, abs=False, perturb_func=restore, disable_warnings=True)
+    arrays = {"x_batch": np.zeros_like(x.numpy()), "y_batch": np.array([1, 1]), "a_batch": maps.numpy()}
+    theirs = torch.tensor(metric(model=net, **arrays, softmax=False, device="cpu"), dtype=torch.double)
+    assert float((curves.insertion[:, 0] - curves.insertion[:, -1]).abs().max()) > 1e-3
+    torch.testing.assert_close(curves.insertion[:, 1:], theirs, rtol=0, atol=1e-5)
+
+
+def signed_map(net: nn.Module, x: Tensor) -> Tensor:
+    """Gradient times input of class 1, (B, 1, H, W)."""
+    x = x.clone().requires_grad_()
+    return (torch.autograd.grad(net(x)[:, 1].sum(), x)[0] * x).detach()
+
+
+def for_quantus(explainer: Any) -> Any:
+    return lambda model, inputs, **_: explainer(model, torch.as_tensor(inputs)).numpy()
+
+
+class OwnWeights(nn.Linear):
+    """Draws the same weights again whatever the global seed is: Quantus and ours seed the layers differently."""
+
+    def reset_parameters(self) -> None:
+        generator = torch.Generator().manual_seed(self.in_features)
+        with torch.no_grad():
+            self.weight.copy_(torch.randn(self.weight.shape, generator=generator))
+            self.bias.zero_()
+
+
+def test_cascading_randomization_is_the_one_of_quantus(quantus):
+    torch.manual_seed(0)
+    layers = [OwnWeights(36, 16), nn.Tanh(), OwnWeights(16, 8), nn.Tanh(), OwnWeights(8, 3)]
+    net, x = nn.Sequential(nn.Flatten(), *layers).eval(), torch.rand(4, 1, 6, 6)
+    for layer in layers[::2]:
+        nn.Linear.reset_parameters(layer)  # "learned": other than what is drawn again
+    stages = cascading_randomization(net, x, signed_map, ["5", "3", "1"])
+    metric = quantus.MPRT(abs=False, normalise=False, disable_warnings=True)
+    arrays = {"x_batch": x.numpy(), "y_batch": np.ones(4, int), "a_batch": signed_map(net, x).numpy()}
+    theirs = metric(model=net, **arrays, explain_func=for_quantus(signed_map), device="cpu")
+    assert list(theirs) == ["original", "5", "3", "1"]
+    assert float(stages[-1].rank_correlation.abs().max()) < 0.9
+    for stage, correlations in zip(stages, theirs.values(), strict=True):
+        np.testing.assert_allclose(stage.rank_correlation, correlations, rtol=0, atol=1e-6)
+
+
+def test_the_largest_change_under_noise_is_the_max_sensitivity_of_quantus(quantus):
+    """For the same noise: Quantus draws uniform noise of a given size, ours Gaussian of a share of the contrast."""
+    net, x, copies, strength = small_network(), torch.rand(3, 1, 8, 8), 3, 0.1
+
+    def explainer(model: nn.Module, image: Tensor) -> Tensor:
+        return signed_map(model, image).abs()
+
+    generator = torch.Generator().manual_seed(0)
+    contrast = strength * x.flatten(1).std(1, correction=0, keepdim=True)
+
+    def noise(arr: np.ndarray, **_: Any) -> np.ndarray:
+        return arr + (contrast * torch.randn(x.shape[1:], generator=generator).flatten()).numpy()
+
+    # By itself it divides by the largest value of a batch, so that a score depends on the other images in it.
+    alone = {"normalise_func_kwargs": {"normalise_axes": (1, 2, 3)}}
+    metric = quantus.MaxSensitivity(nr_samples=copies, perturb_func=noise, disable_warnings=True, **alone)
+    arrays = {"x_batch": x.numpy(), "y_batch": np.ones(3, int), "a_batch": explainer(net, x).numpy()}
+    theirs = metric(model=net, **arrays, explain_func=for_quantus(explainer), device="cpu")
+    found = stability(net, x, explainer, noise_std=strength, n_copies=copies).largest_change
+    assert float(found.min()) > 0.01
+    np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-5)
