@@ -11,6 +11,7 @@ from pathlib import Path
 if not __package__:  # python /path/to/scripts VERB, from any folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from scripts.adoption import arguments as adoption
 from scripts.certificate import arguments as certificate
 from scripts.checks import arguments as checks
 from scripts.command import arguments as command
@@ -31,8 +32,8 @@ from scripts.training import arguments as training
 # Imported by name where it is there: the released bundle has no `bundle`, and `scripts` imports nothing of it.
 PRODUCT = "bundle.arguments"
 PARTS = (
-    demo, data, phantoms, checks, training, evaluation, certificate, diagnosis, inference, dicom, comparison,
-    report, command,
+    demo, data, phantoms, checks, training, evaluation, certificate, diagnosis, inference, adoption, dicom,
+    comparison, report, command,
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Checks of a datalist before training: verification against rules, and the audit for shortcuts.
 
-May import everything up to `scripts.evaluation`.
+What it may import stands in docs/architecture.md.
 """
 
 import lazy_loader

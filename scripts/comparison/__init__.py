@@ -1,6 +1,6 @@
 """Runs beside each other: comparison, ablation, ensembles, sources left out.
 
-May import everything up to `scripts.checks`, and the certificate.
+What it may import stands in docs/architecture.md.
 """
 
 import lazy_loader

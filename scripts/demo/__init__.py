@@ -1,4 +1,4 @@
 """The whole way in one command.
 
-May import everything.
+What it may import stands in docs/architecture.md.
 """

@@ -1,6 +1,6 @@
 """Why does a heatmap lie in the background: every known cause on a network and its images, with pictures.
 
-May import everything up to `scripts.checks`.
+What it may import stands in docs/architecture.md.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
 """The jobs that measure a trained run: evaluation, localization, faithfulness, robustness, galleries.
 
-May import everything up to `scripts.inference`.
+What it may import stands in docs/architecture.md.
 """
 
 import lazy_loader

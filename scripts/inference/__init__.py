@@ -1,6 +1,6 @@
 """From a file to an answer: inferers, postprocessing, volumes, scope, uncertainty, prediction of folders.
 
-May import what stands before it, of `scripts.training` the weights.
+What it may import stands in docs/architecture.md; nothing of `scripts.training`: answers need no engine.
 """
 
 import lazy_loader

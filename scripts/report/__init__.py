@@ -1,6 +1,6 @@
 """The page about one or two runs, made from their files alone.
 
-May import everything up to `scripts.comparison`.
+What it may import stands in docs/architecture.md.
 """
 
 import lazy_loader

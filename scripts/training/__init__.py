@@ -1,6 +1,6 @@
 """Training: engines, losses, stages, handlers and checkpoints.
 
-May import what stands before it, but `scripts.explain`.
+What it may import stands in docs/architecture.md.
 """
 
 import lazy_loader

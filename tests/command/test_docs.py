@@ -15,7 +15,7 @@ from scripts.command.config_files import read_config
 from scripts.command.locations import ROOT
 from scripts.command.overrides import bundle_command, check_overrides
 from scripts.command.verbs import parse
-from tests.test_imports import ARROWS
+from tests.arrows import ARROWS, drawing, floors, graph, longest_path, used_arrows
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MONAI = "/lib/python3.11/site-packages/monai/bundle/__main__.py"
@@ -83,8 +83,22 @@ def test_the_readme_names_what_a_prediction_has():
     assert len(text.splitlines()) <= 120
 
 
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+LONGEST = 27  # modules on the longest way over imports; it may get shorter, not longer
+
+
+def test_the_drawing_and_the_figures_of_the_architecture_are_those_of_the_code():
+    text, imports = ARCHITECTURE.read_text(encoding="utf-8"), graph()
+    assert f"```mermaid\n{drawing(ARROWS)}\n```" in text, "python -m tests.arrows prints it"
+    arrows = sum(map(len, used_arrows(imports).values()))
+    assert f"{arrows} arrows on {len(floors(ARROWS))} floors" in text
+    path = longest_path(imports)
+    assert f"goes over {len(path)} modules" in text, path
+    assert len(path) <= LONGEST, path
+
+
 def test_the_table_of_the_architecture_equals_the_arrows():
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = ARCHITECTURE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w.]+)` \| .* \| (.*) \|$", text, re.MULTILINE)
     outer = {"transforms", "scripts", "bundle", "tests"}
     full = {name: name if name in outer else f"scripts.{name}" for name, _ in rows}

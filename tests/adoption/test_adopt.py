@@ -14,8 +14,8 @@ from monai.networks.nets import DynUNet
 from PIL import Image
 
 from scripts.__main__ import main as command
+from scripts.adoption import adopt
 from scripts.command.locations import CONFIGS
-from scripts.inference import adopt
 from scripts.runs import folder as runs
 from scripts.runs.network_overlay import write_network_overlay
 from scripts.training import train
