@@ -343,8 +343,8 @@ def test_the_largest_change_under_noise_is_the_max_sensitivity_of_quantus(quantu
     def noise(arr: np.ndarray, **_: Any) -> np.ndarray:
         return arr + (contrast * torch.randn(x.shape[1:], generator=generator).flatten()).numpy()
 
-    # By itself it divides by the largest value of a batch, so that a score depends on the other images in it.
-    alone = {"normalise_func_kwargs": {"normalise_axes": (1, 2, 3)}}
+    # Told to normalise, it divides by the largest value of a batch, so that a score depends on the other images in it.
+    alone = {"normalise": True, "normalise_func_kwargs": {"normalise_axes": (1, 2, 3)}}
     metric = quantus.MaxSensitivity(nr_samples=copies, perturb_func=noise, disable_warnings=True, **alone)
     arrays = {"x_batch": x.numpy(), "y_batch": np.ones(3, int), "a_batch": explainer(net, x).numpy()}
     theirs = metric(model=net, **arrays, explain_func=for_quantus(explainer), device="cpu")
