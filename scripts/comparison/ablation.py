@@ -91,6 +91,9 @@ VARIANTS = {
         "counterfactual pictures alone", "alternative", "ablations/counterfactual_signed.yaml"
     ),
     "counterfactual": Variant("counterfactual pictures, evidence not negative", "alternative", "counterfactual.yaml"),
+    "counterfactual_more": Variant(
+        "more counterfactual pictures, swapped heads too", "alternative", "ablations/counterfactual_more.yaml"
+    ),
 }
 
 

@@ -45,7 +45,8 @@ def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
     ]
     kept = 1 - float(config.get("control_share", 0.3))
     removed, moved = (kept * share for share in both_shares(config.get("counterfactual_share") or 0.0))
-    shares = _turned(shares, counts, of_masked, [moved] + [removed] * (len(names) - 1))
+    swap = float(config.get("swap_share", 0.0))
+    shares = _turned(shares, counts, of_masked, moved, removed * (1 - swap), removed * swap)
     weights = config.get("class_weights") or [1.0] * len(names)
     weighted = [share * float(weight) for share, weight in zip(shares, weights, strict=True)]
     if not sum(weighted):
@@ -54,16 +55,25 @@ def training_prevalence(stage_dir: str | Path) -> dict[str, float] | None:
 
 
 def _turned(
-    shares: Sequence[float], counts: Sequence[float], masked: Sequence[float], changed: Sequence[float]
+    shares: Sequence[float],
+    counts: Sequence[float],
+    masked: Sequence[float],
+    moved: float,
+    removed: float,
+    swapped: float,
 ) -> list[float]:
-    """Shares after counterfactuals: tumors taken out, and others put in, of each class as often as there are donors.
+    """Shares after counterfactuals: tumors taken out, put in and swapped, of each class as often as there are donors.
 
     Heads that no donor's tumor fits are counted as if one did: which those are only the images tell.
     """
     donors = [count * share for count, share in zip(counts[1:], masked[1:], strict=True)]
-    out = [share * has * often for share, has, often in zip(shares, masked, changed, strict=True)]
     if not sum(donors):
-        out[0] = 0.0
-    gained = [out[0] * donor / sum(donors) for donor in donors] if sum(donors) else [0.0] * len(donors)
-    tumors = [share - lost + new for share, lost, new in zip(shares[1:], out[1:], gained, strict=True)]
-    return [shares[0] - out[0] + sum(out[1:]), *tumors]
+        moved = swapped = 0.0
+    marked = [share * has for share, has in zip(shares, masked, strict=True)]
+    filled, taken = marked[0] * moved, sum(marked[1:]) * removed
+    given = filled + sum(marked[1:]) * swapped
+    gained = [given * donor / max(sum(donors), 1e-12) for donor in donors]
+    tumors = [
+        share - own * (removed + swapped) + new for share, own, new in zip(shares[1:], marked[1:], gained, strict=True)
+    ]
+    return [shares[0] - filled + taken, *tumors]

@@ -27,6 +27,7 @@ from scripts.interventions import (
     Outcome,
     Turn,
     remove,
+    swap,
     transplant,
 )
 from transforms.intensity import normalize_foreground
@@ -34,7 +35,7 @@ from transforms.masking import mask_background
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("removed", "moved", "removal_control", "move_control")
+KINDS = ("removed", "moved", "removal_control", "move_control", "swapped", "swap_control")
 # Heads compared with each host at most, and those kept to draw from: the nearest, turned and mirrored as they fit.
 _CANDIDATES, _ALIKE = 4096, 32
 # Donors tried for a host before it stays as it is.
@@ -45,9 +46,11 @@ class Counterfactuals:
     """Changes an item by chance; what it is then is true by construction.
 
     With a tumor: ``removed`` (class 0, empty mask) or ``removal_control`` (healthy tissue replaced elsewhere, all
-    else as it was). Without, where "no tumor" means no lesion: ``moved`` (the tumor of a donor from the items, with its
-    class and mask) or ``move_control`` (healthy tissue of a donor, all else as it was), so that seams tell nothing.
-    Infills and blends are drawn from those for training; what `scripts.interventions` holds out is never used. The
+    else as it was); or ``swapped`` (its own tumor taken out, that of a donor with its class and mask put in, so that
+    the kind does not follow from the head either) or ``swap_control`` (its own taken out and put back). Without, where
+    "no tumor" means no lesion: ``moved`` (the tumor of a donor from the items, with its class and mask) or
+    ``move_control`` (healthy tissue of a donor, all else as it was), so that seams tell nothing. Infills and blends are
+    drawn from those for training; what `scripts.interventions` holds out is never used. The
     image is normalized over the head again: a file changed so would have come out of the pipeline like this.
 
     Args:
@@ -55,6 +58,7 @@ class Counterfactuals:
         share: of the items that are changed: one number, or two, of those with a tumor and of those without a lesion;
             0: none. Where no tumor comes from a head of the same view, a head without one stays as it is.
         control_share: of these, controls.
+        swap_share: of the changed items with a tumor, those that get another's; 0: none.
         infills, blends: of `scripts.interventions`, without the held out.
 
     Raises:
@@ -66,16 +70,18 @@ class Counterfactuals:
         dataset: CachedDataset,
         share: float | Sequence[float] = 0.5,
         control_share: float = 0.3,
+        swap_share: float = 0.0,
         infills: Sequence[str] = TRAINING_INFILLS,
         blends: Sequence[str] = TRAINING_BLENDS,
     ):
         self.shares = both_shares(share)
-        if not 0 <= control_share <= 1:
-            raise ValueError(f"control_share lies between 0 and 1, got {control_share}")
+        for name, part in (("control_share", control_share), ("swap_share", swap_share)):
+            if not 0 <= part <= 1:
+                raise ValueError(f"{name} lies between 0 and 1, got {part}")
         for requested, allowed in ((infills, TRAINING_INFILLS), (blends, TRAINING_BLENDS)):
             if not requested or set(requested) - set(allowed):
                 raise ValueError(f"training draws from {', '.join(allowed)}; the others are held out; got {requested}")
-        self.dataset, self.control_share = dataset, control_share
+        self.dataset, self.control_share, self.swap_share = dataset, control_share, swap_share
         self.infills, self.blends = tuple(infills), tuple(blends)
         self.donors = np.empty(0, int)
         self.alike: dict[int, list[tuple[int, Turn]]] = {}
@@ -88,10 +94,10 @@ class Counterfactuals:
             drawn = np.random.default_rng(0).permutation(self.donors)[:_CANDIDATES]
             if len(drawn):
                 looks = Looks([look(items[i], dataset.data[i]) for i in drawn])
-                for i in hosts:
+                for i in [*hosts, *(self.donors.tolist() if swap_share else [])]:
                     near = looks.nearest(look(items[i], dataset.data[i]), _ALIKE)
-                    self.alike[i] = [(int(drawn[other.place]), other.turn) for other in near]
-            fitting = sum(map(bool, self.alike.values()))
+                    self.alike[i] = [(int(drawn[n.place]), n.turn) for n in near if drawn[n.place] != i]
+            fitting = sum(bool(self.alike.get(i)) for i in hosts)
             logger.info(
                 "counterfactual items: shares %g and %g; %d tumors, some of the same view for %d of %d heads without",
                 *self.shares,
@@ -109,6 +115,8 @@ class Counterfactuals:
             control = rng.random() < self.control_share
             if tumor:
                 kind = "removal_control" if control else "removed"
+                if self.swap_share and self.alike.get(index) and rng.random() < self.swap_share:
+                    kind = "swap_control" if control else "swapped"
             elif self.alike.get(index):
                 kind = "move_control" if control else "moved"
         return self.changed(index, kind, rng)
@@ -124,14 +132,19 @@ class Counterfactuals:
             except NoRoom:
                 return item
             return {**item, **answer(item, item, outcome), "intervention": kind}
-        image, _, foreground = arrays(item)
+        image, mask, foreground = arrays(item)
         alike = self.alike.get(index, [])
         for choice in rng.permutation(len(alike))[:_TRIES]:
             place, turn = alike[choice]
             donor = self.dataset.prepared(place)
-            turned_donor, how = Donor(*arrays(donor)).turned(turn), str(rng.choice(self.blends))
+            turned_donor, blend = Donor(*arrays(donor)).turned(turn), str(rng.choice(self.blends))
+            control = kind.endswith("control")
             try:
-                outcome = transplant(image, foreground, turned_donor, rng, how, _margin(rng), kind != "moved")
+                if kind.startswith("swap"):
+                    how = str(rng.choice(self.infills))
+                    outcome = swap(image, mask, foreground, turned_donor, rng, how, blend, _margin(rng), control)
+                else:
+                    outcome = transplant(image, foreground, turned_donor, rng, blend, _margin(rng), control)
             except NoRoom:
                 continue
             return {**item, **answer(item, donor, outcome), "intervention": kind}
@@ -196,10 +209,10 @@ class Changed:
         """
         if not self.count:
             return []
-        made = Counterfactuals(dataset, 1.0)
+        made = Counterfactuals(dataset, 1.0, swap_share=float(any(kind.startswith("swap") for kind in self.kinds)))
         items: list[dict[str, Any]] = []
         for kind in self.kinds:
-            fitting: Callable[[Mapping[str, Any]], bool] = has_tumor if kind.startswith("remov") else lesion_free
+            fitting: Callable[[Mapping[str, Any]], bool] = lesion_free if kind.startswith("move") else has_tumor
             indices = [i for i in range(len(dataset.data)) if fitting(dataset.prepared(i))]
             if not indices or not len(made.donors):
                 raise ValueError(f"validation_counterfactuals: no item of the validation can be {kind!r}; set it to 0")

@@ -48,6 +48,11 @@ def stage(tmp_path):
         # Tumors alone, or the others alone.
         ({"counterfactual_share": [0.5, 0.0], "control_share": 0.4}, [0.5 + 0.09, 0.3 - 0.09, 0.2]),
         ({"counterfactual_share": [0.0, 0.5], "control_share": 0.4}, [0.5 - 0.15, 0.3 + 0.15, 0.2]),
+        # Of the 0.3 x 0.3 changed tumors half are another's now: all donors here are of class 1.
+        (
+            {"counterfactual_share": [0.5, 0.0], "control_share": 0.4, "swap_share": 0.5},
+            [0.5 + 0.045, 0.3 - 0.045, 0.2],
+        ),
     ],
 )
 def test_shares_are_those_that_the_loss_saw(stage, values, shares):

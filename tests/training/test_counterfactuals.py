@@ -28,11 +28,11 @@ def dataset(small_data) -> CaseDataset:
 
 @pytest.fixture(scope="module")
 def made(dataset) -> Counterfactuals:
-    return Counterfactuals(dataset, 1.0)
+    return Counterfactuals(dataset, 1.0, swap_share=0.5)
 
 
 def fitting(made: Counterfactuals, kind: str) -> list[int]:
-    test = has_tumor if kind.startswith("remov") else lesion_free
+    test = lesion_free if kind.startswith("move") else has_tumor
     return [i for i in range(len(made.dataset)) if test(made.dataset.prepared(i))]
 
 
@@ -49,13 +49,33 @@ def test_what_a_changed_item_says_is_true(made, kind):
         check_network_input(item["image"][None], item["foreground"][None])
         if kind == "removed":
             assert (item["diagnosis"], int(item["label"].sum())) == (0, 0)
-        elif kind == "moved":
+        elif kind in ("moved", "swapped"):
             assert item["diagnosis"] == 1
+            assert not torch.equal(item["label"], before["label"])
             assert item["label"].any()
             assert not (item["label"][item["foreground"] == 0]).any()
         else:
             assert item["diagnosis"] == before["diagnosis"]
-            assert torch.equal(item["label"], before["label"])
+            # Put back after it was taken out, a tumor lies where its head lets it, not to the pixel where it was.
+            assert item["label"].any() if kind == "swap_control" else torch.equal(item["label"], before["label"])
+
+
+def test_a_swapped_head_gets_the_class_of_its_donor(dataset, made):
+    index = next(
+        i for i in fitting(made, "swapped") if made.changed(i, "swapped", np.random.default_rng(0))["intervention"]
+    )
+    others = {place for place, _ in made.alike[index]}
+    assert others
+    assert index not in others
+    kinds = {i: dataset.prepared(i)["diagnosis"] for i in others}
+    try:
+        for i in others:
+            dataset.prepared(i)["diagnosis"] = 2
+        drawn = [made.changed(index, kind, np.random.default_rng(0)) for kind in ("swapped", "swap_control")]
+    finally:
+        for i, kind in kinds.items():
+            dataset.prepared(i)["diagnosis"] = kind
+    assert [item["diagnosis"] for item in drawn] == [2, 1]
 
 
 def test_prepared_items_are_not_written_into(made):
@@ -71,6 +91,13 @@ def test_shares_are_met(dataset):
     kinds = [some(index, rng)["intervention"] for _ in range(120)]
     assert kinds.count("") == pytest.approx(60, abs=16)
     assert kinds.count("move_control") == pytest.approx(24, abs=13)
+
+
+def test_swaps_are_drawn_as_often_as_asked(dataset, made):
+    index, rng = fitting(made, "swapped")[0], np.random.default_rng(0)
+    kinds = [made(index, rng)["intervention"].partition("_")[0] for _ in range(120)]
+    assert sum(kind.startswith("swap") for kind in kinds) == pytest.approx(60, abs=18)
+    assert sum(kind.startswith("remov") for kind in kinds) == pytest.approx(60, abs=18)
 
 
 def test_the_draw_depends_on_seed_epoch_and_place_alone(dataset, made):
@@ -112,6 +139,7 @@ def test_validation_has_the_same_changed_items_every_time(dataset):
         ({"share": 1.5}, "counterfactual_share lies between 0 and 1, one number or two, got 1.5"),
         ({"share": [0.1, 0.2, 0.3]}, "one number or two, got"),
         ({"control_share": -1.0}, "control_share lies between 0 and 1, got -1.0"),
+        ({"swap_share": 2}, "swap_share lies between 0 and 1, got 2"),
         ({"infills": HELD_OUT_INFILLS}, "the others are held out"),
         ({"blends": HELD_OUT_BLENDS}, "the others are held out"),
     ],
