@@ -59,23 +59,32 @@ def made_case(folder: Path, size: Sequence[int]) -> list[str]:
     return files
 
 
-def made_overlay(folder: Path, window: int, filters: Sequence[int] | None = None) -> Path:
-    """Overlay of ``inference.yaml`` with the network of patches and random weights."""
+def network_values(window: int, filters: Sequence[int] | None = None) -> dict[str, Any]:
+    """The network of ``volumetric_patches.yaml`` and what its definition refers to, of three regions and two classes.
+
+    Args:
+        window: voxels a side of its patches.
+        filters: in place of those of the config.
+    """
     train, patches = (
         yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
         for name in ("train.yaml", "volumetric_patches.yaml")
     )
     changed = {key.partition("#")[2]: value for key, value in patches.items() if key.startswith("network_def#")}
     definition = {**train["network_def"], **changed, **({"filters": list(filters)} if filters else {})}
-    values: dict[str, Any] = {
+    return {
         "spatial_size": [window] * 3,
         "spacing_mm": 1.0,
         "regions": SCHEMES["brats2017"],
         "num_classes": 2,
-        "classes": {"0": "no_tumor", "1": "tumor"},
         "network_def": definition,
-        "weights": str(folder / "model.pt"),
     }
+
+
+def made_overlay(folder: Path, window: int, filters: Sequence[int] | None = None) -> Path:
+    """Overlay of ``inference.yaml`` with the network of patches and random weights."""
+    classes, weights = {"0": "no_tumor", "1": "tumor"}, str(folder / "model.pt")
+    values = {**network_values(window, filters), "classes": classes, "weights": weights}
     torch.manual_seed(0)
     network = ConfigParser(dict(values)).get_parsed_content("network_def")
     with torch.no_grad():

@@ -12,6 +12,7 @@ from monai.utils import convert_to_tensor
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from scripts.networks.blocks import recompute_blocks
 from scripts.networks.deep_supervision import decode_levels
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.windows import larger
@@ -35,6 +36,9 @@ class MultiTaskStep(nn.Module):
     (one forward pass more). The loss sees the outputs of the whole batch, so loss and gradients are those of the whole
     batch, also where it is not a mean over items (soft Dice, means over the items with a mask).
 
+    ``gradient_checkpointing`` does the same within a part, block by block of the network: of each block its input is
+    kept. It lowers the memory of the one part that accumulation cannot divide, a patch or a whole volume.
+
     Args:
         network: the network that checkpoints hold.
         segmentation, classification, evidence: outputs to compute; the last, if not given, with the one before it.
@@ -47,10 +51,12 @@ class MultiTaskStep(nn.Module):
         items: number of training items, for ``cache_features``.
         calibrated: in evaluation mode, "cls" is what the network's temperature is made for; else as the head gives it,
             for a validation that fits the temperature.
+        gradient_checkpointing: compute the activations within each block again for the backward pass.
 
     Raises:
-        ValueError: when precision is another word or does not fit the device, accumulation_steps is less than 1, or
-            cache_features is asked for an encoder that is not frozen or beside the segmentation.
+        ValueError: when precision is another word or does not fit the device, accumulation_steps is less than 1,
+            cache_features is asked for an encoder that is not frozen or beside the segmentation, or a
+            network has no blocks for gradient_checkpointing.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class MultiTaskStep(nn.Module):
         cache_features: bool = False,
         items: int = 0,
         calibrated: bool = True,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         if accumulation_steps < 1:
@@ -87,6 +94,8 @@ class MultiTaskStep(nn.Module):
         for part in self.frozen:
             for parameter in network.parameters_of(part):
                 parameter.requires_grad_(False)
+        if gradient_checkpointing:
+            recompute_blocks(network)
 
     def train(self, mode: bool = True) -> MultiTaskStep:
         """Switch the mode; frozen parts stay in evaluation mode (dropout off, no state updated)."""
