@@ -1,12 +1,15 @@
 """What one volume of four sequences costs beside its windows: files to mask and evidence on disk, and peak memory.
 
     python -m benchmarks.volumes [--size 240 240 155] [--window 128] [--threads 2] [--clock wall] [--check]
+    python -m benchmarks.volumes --size 512 512 400 --enlarge 2 --filters 8 16 32 32 --memory
+    python -m benchmarks.volumes ... --mirror_axes 0 1 2
 
 A phantom case at 1 mm is laid into a grid of the given size and predicted by ``configs/inference.yaml`` with the
 network of ``configs/volumetric_patches.yaml`` (random weights): four files are read, cut to the head, inferred in
 windows, brought back to the files' grid and written. The time is compared with that of the forward passes of the same
 windows alone. The memory is the largest that the process held until the results were written; the interpreter and its
-libraries are in it.
+libraries are in it. With ``--memory`` it is the point: it is compared with the files as float32, the windows are
+counted and their passes not timed by themselves. ``--enlarge`` makes each voxel of the phantom several: large files.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -33,22 +37,31 @@ from scripts.command.locations import CONFIGS
 from scripts.command.workflows import run_config
 from scripts.data.datalists.regions import SCHEMES
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.networks.windows import stitched
+from scripts.networks.windows import evidence_stride, stitched
 from scripts.phantoms.sequences import SEQUENCES, phantom_case
 from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 
 LONGEST, MOST_GB = 1.10, 6.0
+MOST_SHARE = 3.0  # of the files' float32, with --memory
 BACKGROUND = 3.0  # taken from the random logits of every region, so that little is tumor
 
 
-def made_case(folder: Path, size: Sequence[int]) -> list[str]:
-    """Four files of a phantom with a tumor at 1 mm, in the middle of a grid of air of this size."""
+def made_case(folder: Path, size: Sequence[int], enlarge: int = 1) -> list[str]:
+    """Four files of a phantom with a tumor at 1 mm, in the middle of a grid of air of this size.
+
+    Args:
+        folder: of the files.
+        size: of the grid.
+        enlarge: voxels of the grid along each axis that a voxel of the phantom becomes.
+    """
     case = phantom_case([0, 1], True)
     files = []
     for name in SEQUENCES:
         image = case.images[name]
+        for axis in range(3):
+            image = image.repeat(enlarge, axis=axis)
         grid = np.zeros(size, image.dtype)
         low = [max(0, (n - m) // 2) for n, m in zip(size, image.shape, strict=True)]
         cut = [max(0, (m - n) // 2) for n, m in zip(size, image.shape, strict=True)]
@@ -95,20 +108,26 @@ def made_overlay(folder: Path, window: int, filters: Sequence[int] | None = None
     return path
 
 
-def bare_passes(overlay: Path, files: Sequence[str], clock: Callable[[], float]) -> tuple[float, int]:
-    """Seconds of the forward passes of all windows with a head, and their number."""
+def bare_passes(
+    overlay: Path, files: Sequence[str], clock: Callable[[], float], computed: bool = True
+) -> tuple[float, int]:
+    """Seconds of the forward passes of all windows with a head, and their number; they can be counted alone."""
     inference = Inference(overlay=overlay, device="cpu")
+    network = inference.network
     x = slices_first(inference.prepare({"image": list(files)})["image"]).contiguous()
     seconds: list[float] = []
 
     def passed(image: torch.Tensor, mask: torch.Tensor, _place: tuple[slice, ...]) -> Mapping[str, torch.Tensor]:
         start = clock()
-        outputs = inference.network.outputs(*inference.network.encode(image, mask))
+        outputs = network.outputs(*network.encode(image, mask)) if computed else blank
         seconds.append(clock() - start)
         return outputs
 
     with torch.no_grad():
-        stitched(inference.network, x, window_outputs=passed)
+        cells = [w // s for w, s in zip(network.window, evidence_stride(network), strict=True)]
+        blank = {"seg": torch.zeros(1, network.out_channels, *network.window)}
+        blank["evidence"] = torch.zeros(1, network.num_classes, *cells)
+        stitched(network, x, window_outputs=passed)
     return sum(seconds), len(seconds)
 
 
@@ -120,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=3, default=[240, 240, 155], help="voxels of 1 mm of the files")
     parser.add_argument("--window", type=int, default=128, help="voxels a side")
     parser.add_argument("--filters", type=int, nargs=4, help="of the network; default: those of the config")
+    parser.add_argument("--enlarge", type=int, default=1, help="voxels a side that a voxel of the phantom becomes")
+    parser.add_argument("--mirror_axes", type=int, nargs="+", help="average over images mirrored along these axes")
+    parser.add_argument("--memory", action="store_true", help="memory alone, as a share of the files as float32")
     add_options(parser, threads=2, clock="wall")
     options = parser.parse_args(arguments)
     errors.start_logging()
@@ -127,17 +149,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clock = CLOCKS[options.clock]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files, overlay = made_case(folder, options.size), made_overlay(folder, options.window, options.filters)
-        start = clock()
-        run_config("inference.yaml", [overlay], input=files, output_dir=str(folder / "out"), device="cpu")
+        files = made_case(folder, options.size, options.enlarge)
+        overlay = made_overlay(folder, options.window, options.filters)
+        before, start = peak_bytes() / 1e9, clock()
+        run_config(
+            "inference.yaml", [overlay], input=files, output_dir=str(folder / "out"), device="cpu",
+            mirror_axes=options.mirror_axes,
+        )  # fmt: skip
         whole, memory = clock() - start, peak_bytes() / 1e9
-        passes, windows = bare_passes(overlay, files, clock)
-    rows = [
-        Row("files to results / forward passes of the windows", whole / passes, target=LONGEST),
-        Row("peak memory", memory, "GB", target=MOST_GB),
-        Row("files to results", whole, "s"),
-        Row(f"forward passes of {windows} windows", passes, "s"),
-    ]
+        passes, windows = bare_passes(overlay, files, clock, computed=not options.memory)
+    if options.memory:
+        raw = len(files) * math.prod(options.size) * 4 / 1e9
+        rows = [
+            Row("peak memory / files as float32", memory / raw, target=MOST_SHARE),
+            Row("peak memory", memory, "GB"),
+            Row("of it held before the files were read", before, "GB"),
+            Row(f"files to results, {windows} windows", whole, "s"),
+        ]
+    else:
+        rows = [
+            Row(
+                "files to results / forward passes of the windows",
+                whole / passes,
+                target=None if options.mirror_axes else LONGEST,
+            ),
+            Row("peak memory", memory, "GB", target=MOST_GB),
+            Row("files to results", whole, "s"),
+            Row(f"forward passes of {windows} windows", passes, "s"),
+        ]
     print(table(rows))
     if options.out:
         about = {"machine": machine(), "clock": options.clock, "options": vars(options)}

@@ -37,6 +37,13 @@ def _predict(parser: Parser) -> None:
     parser.add_argument("--channel", type=int, help="which volume of 4D files, counted from 0")
     parser.add_argument("--slice_batch_size", type=int, help="slices in one pass of the network")
     parser.add_argument(
+        "--mirror_axes",
+        type=int,
+        nargs="+",
+        metavar="AXIS",
+        help="average over images mirrored along these axes, as 0 1 2",
+    )
+    parser.add_argument(
         "--assess_anyway", action="store_const", const=True, help="answer images unlike those of the training too"
     )
     add_prevalence(parser)

@@ -90,13 +90,15 @@ class OnnxNetwork:
         size: of an image on the network's grid.
 
     Raises:
-        ValueError: when a package is missing, or the network takes its images in windows or on another device; when
-            asked: when an output differs from torch's by more than `TOLERANCE`.
+        ValueError: when a package is missing, or the network takes its images in windows, mirrored or on another
+            device; when asked: when an output differs from torch's by more than `TOLERANCE`.
     """
 
     def __init__(self, network: MultiTaskDynUNet, size: Sequence[int]) -> None:
         for package in ("onnx", "onnxruntime"):
             export_package(package)
+        if network.mirror_axes:
+            raise ValueError("backend onnxruntime runs images as they are; mirror_axes needs torch")
         if network.window is not None:
             raise ValueError("backend onnxruntime takes images whole, and this network takes windows; use torch")
         if (device := next(network.parameters()).device).type != "cpu":

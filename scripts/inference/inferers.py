@@ -113,7 +113,8 @@ class MultiTaskInferer(Inferer):
         """One pass over (N, C, *size): "seg" (N, 2, *size), "probability" (N, K), "evidence" (N, 1, *grid), and of
         several regions "regions" (N, R, *size).
         """
-        output = network.multitask(units) if encoded is None else network.outputs(*encoded)
+        alone = encoded is None or getattr(network, "mirror_axes", ())
+        output = network.multitask(units) if alone else network.outputs(*encoded)
         logits = output["cls"].float()
         nested = is_nested(network)
         regions = region_probability(output["seg"], nested) if nested else None

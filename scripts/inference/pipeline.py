@@ -21,6 +21,7 @@ from scripts.inference.postprocessing import SaveEvidenced
 from scripts.inference.scope import FILE as SCOPE
 from scripts.inference.studies import Study
 from scripts.measures.prevalence import applied, prevalence_in_use
+from scripts.networks import mirroring
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.checkpoint_files import file_sha256, load_weights
 from scripts.runs.network_overlay import located
@@ -96,6 +97,7 @@ class Inference:
         self.training_prevalence: dict[str, float] | None = parser.get_parsed_content("training_prevalence")
         self.classes: list[str] = [names.get(str(i), f"class {i}") for i in range(self.network.num_classes)]
         applied(self.network, parser.get_parsed_content("prevalence"), self.training_prevalence, self.classes)
+        mirroring.applied(self.network, parser.get_parsed_content("mirror_axes"))
         self.inferer = parser.get_parsed_content("inferer")
         # One by one: MONAI's Compose wraps every error in another that does not name the file.
         self.preprocessing = list(parser.get_parsed_content("preprocessing").transforms)

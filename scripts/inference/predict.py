@@ -132,7 +132,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         backend=arguments.backend,
         options={
             key: value
-            for key in ("plane", "channel", "slice_batch_size", "assess_anyway", "prevalence")
+            for key in ("plane", "channel", "slice_batch_size", "mirror_axes", "assess_anyway", "prevalence")
             if (value := getattr(arguments, key)) is not None
         },
         pictures=not arguments.no_overlays,

@@ -12,7 +12,8 @@ from torch import nn
 from scripts.networks import deep_supervision as deep
 from scripts.networks.blocks import NORMALIZATIONS, MaskedBlock, MaskedUpBlock
 from scripts.networks.heads import AveragePoolHead, EvidenceHead
-from scripts.networks.windows import WindowOutputs, larger, stitched
+from scripts.networks.mirroring import in_one_piece
+from scripts.networks.windows import WindowOutputs, check_size, larger, stitched
 
 HEADS = ("evidence", "average_pool")
 RARE_LOGIT = -4.0  # of a region, before anything is learned: probability 0.02
@@ -166,6 +167,8 @@ class MultiTaskDynUNet(DynUNet):
         # Of the place where it is used, not of the weights: see `shift_classes`.
         self.register_buffer("class_shift", torch.zeros(num_classes), persistent=False)
         self.shifted = False
+        # Likewise: see `scripts.networks.mirroring`.
+        self.mirror_axes: tuple[int, ...] = ()
         # Written to air: tumor probability exp(-20) = 2e-9 there.
         self.air_logit = 10.0
 
@@ -200,12 +203,7 @@ class MultiTaskDynUNet(DynUNet):
             if self.normalization == "foreground":
                 x = x * mask  # a blurred or noisy input bleeds into the air
         if not torch.jit.is_tracing():
-            for axis, stride in enumerate(self.total_stride):
-                if x.shape[2 + axis] % stride != 0:
-                    raise ValueError(
-                        f"spatial size {list(x.shape[2:])} is not a multiple of the total stride {self.total_stride}; "
-                        "pad the image with zeros"
-                    )
+            check_size(list(x.shape[2:]), self.total_stride)
             if bool((mask.flatten(1).amax(dim=1) == 0).any()):
                 raise ValueError(
                     "an image has no foreground: all its pixels are exactly 0 (air); "
@@ -313,9 +311,11 @@ class MultiTaskDynUNet(DynUNet):
             segmentation: run the decoder; key "seg", (B, out_channels, H, W[, D]) logits.
             classification: run the head; keys "cls", (B, K) logits, and "evidence", (B, K, h, w[, d]), if it has one.
         """
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out the branch of this very condition
+        if not torch.jit.is_scripting():
             if not torch.jit.is_tracing() and larger(x.shape[2:], self.window):
                 return stitched(self, x, foreground, segmentation, classification)
+            if self.mirror_axes:
+                return in_one_piece(self, x, foreground, segmentation, classification)
         features, masks = self.encode(x, foreground)
         return self.outputs(features, masks, segmentation, classification)
 

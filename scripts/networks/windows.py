@@ -53,6 +53,24 @@ def overlaps(window: Sequence[int], stride: Sequence[int], overlap: float) -> li
     return [max(0.0, 1 - (step + 0.5) / w) for step, w in zip(steps, window, strict=True)]  # MONAI rounds the step down
 
 
+def hooked(network: nn.Module) -> bool:
+    """Whether hooks are set on a network's layers, which see each of several passes of one image."""
+    return any(module._forward_hooks for name, module in network.named_modules() if name)
+
+
+def check_size(size: list[int], total_stride: list[int]) -> None:
+    """Refuse an image (H, W[, D]) that the network's strides do not divide; in TorchScript as well.
+
+    Raises:
+        ValueError: names the size and the stride.
+    """
+    for axis, stride in enumerate(total_stride):
+        if size[axis] % stride != 0:
+            raise ValueError(
+                f"spatial size {size} is not a multiple of the total stride {total_stride}; pad the image with zeros"
+            )
+
+
 def stitched(
     network: Any,
     x: torch.Tensor,
@@ -76,17 +94,13 @@ def stitched(
         ValueError: when the size is no multiple of the stride, the volume has no head, or hooks are set on layers: what
             they see is a window, and a map made of it would be that of the last one.
     """
-    if window_outputs is None and any(module._forward_hooks for name, module in network.named_modules() if name):
+    if window_outputs is None and hooked(network):
         raise ValueError(
             f"layers of a network of patches ({window_words(network)}) see one window at a time, not the volume: "
             "explain it by its evidence map or by class activation maps of layers named, or give one patch"
         )
     window = list(network.window)
-    if any(n % s for n, s in zip(x.shape[2:], network.total_stride, strict=True)):
-        raise ValueError(
-            f"spatial size {list(x.shape[2:])} is not a multiple of the total stride {network.total_stride}; "
-            "pad the image with zeros"
-        )
+    check_size(list(x.shape[2:]), network.total_stride)
     size = x.shape[2:]
     inside = network.foreground_of(x) if foreground is None else (foreground != 0).to(x.dtype)
     if bool((inside.flatten(1).amax(dim=1) == 0).any()):
@@ -95,7 +109,7 @@ def stitched(
     cells = [w // s for w, s in zip(window, evidence_stride(network), strict=True)]
 
     def own_outputs(image: torch.Tensor, mask: torch.Tensor, _place: Place) -> Mapping[str, torch.Tensor]:
-        return network.outputs(*network.encode(image, mask), segmentation, classification)
+        return network.multitask(image, mask, segmentation, classification)
 
     outputs_of = window_outputs or own_outputs
 

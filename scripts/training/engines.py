@@ -145,7 +145,8 @@ class MultiTaskStep(nn.Module):
         self, image: torch.Tensor, masked: torch.Tensor | None, index: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            if not self.training and larger(image.shape[2:], self.window):  # a whole volume, in a validation
+            several = larger(image.shape[2:], self.window) or getattr(self.network, "mirror_axes", ())
+            if not self.training and several:  # passes of one image
                 return self.network.multitask(image, None, self.segmentation, self.classification)
             if self.kept is None or index is None:
                 features, masks = self.network.encode(image)

@@ -120,6 +120,29 @@ def test_inference_says_what_the_evaluation_said_in_the_files_own_labels(trained
     assert result["tumor_voxels"] == result["regions"]["whole_tumor"]["voxels"]
 
 
+def test_mirroring_is_one_word_of_evaluation_and_inference(trained, tmp_path):
+    folder = trained["folder"]
+    paths = {"dataset_dir": str(folder / "data"), "datalist_file": str(folder / "list.json")}
+    run_config(
+        "evaluate.yaml", run_dir=str(folder / "run"), extras=[], mirror_axes=[0, 2], output_dir=str(tmp_path), **paths
+    )
+    overlay, files = [folder / "run" / "network.yaml"], trained["files"]
+    run_config("inference.yaml", overlay, input=files, output_dir=str(tmp_path / "out"), mirror_axes=[0, 2])
+    result = json.loads(next((tmp_path / "out").glob("*_result.json")).read_text(encoding="utf-8"))
+    found = []
+    for place in (tmp_path, folder / "run" / "evaluation"):
+        with open(place / "cases.csv", encoding="utf-8", newline="") as file:
+            rows = {row["name"]: float(row["tumor_probability"]) for row in csv.DictReader(file)}
+        found.append(rows[Path(files[0]).name.removesuffix(".nii.gz")])
+    assert result["tumor_probability"] == pytest.approx(found[0], abs=1e-5)
+    assert abs(found[0] - found[1]) > 1e-5
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert "predictions are means over images mirrored along the axes 0, 2 (mirror_axes)" in metrics["notes"]
+    with pytest.raises(RuntimeError) as caught:
+        run_config("inference.yaml", overlay, input=files, output_dir=str(tmp_path / "no"), mirror_axes=[3])
+    assert str(sentence(caught.value)).startswith("mirror_axes are spatial axes from 0 to 2")
+
+
 def test_the_answer_does_not_depend_on_the_step_of_the_windows(trained):
     """Each window has its own statistics, so it does a little: what is allowed is stated in docs/volumes.md."""
     network, _, _ = runs.load_run(trained["folder"] / "run")

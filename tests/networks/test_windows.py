@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scripts.networks.mirroring import applied
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import region_masks, region_probability, tumor_mask
 from scripts.networks.windows import evidence_stride, larger, overlaps, stitched
@@ -106,6 +107,25 @@ def test_an_axis_shorter_than_the_window_is_filled_with_air(volume):
     padded = torch.nn.functional.pad(image, (0, 8))
     with torch.no_grad():
         assert torch.allclose(network.multitask(padded)["cls"], found["cls"], atol=1e-5)
+
+
+def test_windows_are_mirrored_one_by_one_and_the_verdict_is_of_the_stitched_means(volume):
+    network, whole = net("rectified"), net("rectified", window=None)
+    image = volume[:1, :, :32, 4:20, 2:18]
+    with torch.no_grad():
+        for one in (network, whole):
+            one.head.evidence.conv.weight.mul_(50)
+        plain = network.multitask(image)
+        applied(network, [0, 2])
+        found = stitched(network, image, overlap=0.0)
+        for a in (0, 16):
+            window = image[:, :, a : a + 16]
+            turned = [whole.multitask(window.flip(axes)) for axes in ((), (2,), (4,), (2, 4))]
+            mean = sum(t["evidence"].flip(axes) for t, axes in zip(turned, ((), (2,), (4,), (2, 4)), strict=True)) / 4
+            torch.testing.assert_close(found["evidence"][:, :, a // 2 : a // 2 + 8], mean, atol=1e-5, rtol=1e-5)
+        inside = torch.nn.functional.max_pool3d((image != 0).any(1, keepdim=True).float(), evidence_stride(network))
+        assert torch.equal(found["cls"], network.head.of_evidence(found["evidence"], inside))
+        assert not torch.allclose(network.multitask(image)["cls"], plain["cls"], atol=1e-4)
 
 
 def test_training_never_uses_windows(volume):
