@@ -116,7 +116,7 @@ def made_evaluation(
         write_rows(maps, folder / "explanations" / "cases.csv")
 
 
-def made_certificate(folder: Path, painted_out: float, identity: str = "sha") -> None:
+def made_certificate(folder: Path, painted_out: float, identity: str = "sha", probed: int = 12) -> None:
     """certificate/causal.json of a run, and the answers of its evaluation: two infills, nothing moved."""
 
     def row(how: str, measure: str, after: float, part: str = "all") -> dict[str, object]:
@@ -130,7 +130,13 @@ def made_certificate(folder: Path, painted_out: float, identity: str = "sha") ->
         row("telea", "called tumor", 0.0, "class glioma"),
     ]
     (folder / "certificate").mkdir(parents=True, exist_ok=True)
-    (folder / "certificate" / "causal.json").write_text(json.dumps({"identity": identity, "rows": rows}), "utf-8")
+    probes = [
+        {"probe": "corner", "changed": 0.1, "control": 0.0},
+        {"probe": "skull", "changed": painted_out, "control": 0.05},
+        {"probe": "air", "changed": None, "control": None},
+    ]
+    content = {"identity": identity, "rows": rows, "probes": probes if probed else [], "options": {"probes": probed}}
+    (folder / "certificate" / "causal.json").write_text(json.dumps(content), "utf-8")
     answers = {"contradictions": {"raw": {"mean": 0.05}}, "both_right": {"raw": {"mean": 0.8}}}
     answers["uncertain_rate"] = {"mean": 0.02}
     metrics = {"test": {"overall": {"answers": answers}}}

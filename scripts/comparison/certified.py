@@ -17,10 +17,12 @@ from scripts.runs.result_files import weights_sha256
 __all__ = ["FIGURES", "certify_missing", "figures", "table", "write"]
 
 FILE = "interventions"
+# So many pictures of either side are asked with each probe: enough for the certificate to name what is read.
+PROBED = 12
 
 
 def certify_missing(run_dir: Path, paths: Mapping[str, str], part: str = "test", **options: Any) -> Path:
-    """Certify a run whose certificate is missing or of other weights than it has now.
+    """Certify a run whose certificate is missing, of other weights than it has now, or without probes.
 
     Args:
         run_dir: trained run.
@@ -32,10 +34,14 @@ def certify_missing(run_dir: Path, paths: Mapping[str, str], part: str = "test",
         causal.json.
     """
     path = run_dir / FOLDER / "causal.json"
-    if not path.is_file() or _read(path)["identity"] != weights_sha256(run_dir):
+    if not path.is_file() or not _current(_read(path), weights_sha256(run_dir)):
         data = (Path(paths["dataset_dir"]), Path(paths["datalist_file"]))
-        certify_run(run_dir, *data, part=part, harmless=0, probes=0, **options)
+        certify_run(run_dir, *data, part=part, harmless=0, probes=PROBED, **options)
     return path
+
+
+def _current(certificate: Mapping[str, Any], identity: str) -> bool:
+    return certificate["identity"] == identity and certificate.get("options", {}).get("probes", 0) >= PROBED
 
 
 def _read(path: Path) -> Any:
@@ -56,6 +62,20 @@ def _share(test: str, measure: str, moment: str) -> Callable[[Mapping[str, Any]]
     return read
 
 
+def worst_probe(certificate: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The probe that changes most verdicts, of `scripts.certificate.effects.Answers.probes`; None: none was asked."""
+    rows = [row for row in certificate.get("probes", []) if row["changed"] is not None]
+    return max(rows, key=lambda row: row["changed"], default=None)
+
+
+def _probe(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def read(certificate: Mapping[str, Any]) -> float | None:
+        row = worst_probe(certificate)
+        return None if row is None else row[key]
+
+    return read
+
+
 # Title of a column, and what it reads of causal.json.
 FIGURES: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "as they are": _share("removal", "called tumor", "before"),
@@ -65,6 +85,8 @@ FIGURES: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "moved in": _share("transplant", "called tumor", "after"),
     "its kind": _share("transplant", "called that kind", "after"),
     "moved, control": _share("transplant", "called tumor", "control"),
+    "worst probe": _probe("changed"),
+    "probe, control": _probe("control"),
 }
 ANSWERS = {
     "contradict": ("contradictions", "raw"),
@@ -118,6 +140,17 @@ def table(rows: Mapping[str, Sequence[Mapping[str, float | None]]]) -> str:
     return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
 
 
+def _probes(folders: Mapping[str, Sequence[Path]]) -> str:
+    """Which probe is the worst of each model, by seed."""
+    lines = []
+    for title, seeds in folders.items():
+        worst = [worst_probe(_read(folder / FOLDER / "causal.json")) for folder in seeds]
+        said = ", ".join("none asked" if row is None else f"{row['probe']} {row['changed']:.2f}" for row in worst)
+        if said:
+            lines.append(f"worst probe of {title}: {said}")
+    return "\n".join(lines)
+
+
 def write(folders: Mapping[str, Sequence[Path]], out: Path) -> str:
     """Write interventions.json and interventions.md of certified runs.
 
@@ -126,10 +159,10 @@ def write(folders: Mapping[str, Sequence[Path]], out: Path) -> str:
         out: folder to write to.
 
     Returns:
-        the table.
+        the table, and which probe is the worst of each.
     """
     rows = {title: [figures(folder) for folder in seeds] for title, seeds in folders.items() if seeds}
-    text = table(rows)
+    text = f"{table(rows)}\n\n{_probes(folders)}"
     named = {
         title: {folder.name: row for folder, row in zip(folders[title], rows[title], strict=True)} for title in rows
     }

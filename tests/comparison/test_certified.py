@@ -17,6 +17,13 @@ def test_a_figure_is_the_mean_over_the_infills_of_all_tumors(tmp_path):
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found["uncertain"] == 0.02
     assert found["moved in"] is None
+    assert (found["worst probe"], found["probe, control"]) == (0.3, 0.05)
+
+
+def test_where_no_probe_was_asked_none_is_the_worst(tmp_path):
+    made_certificate(tmp_path / "seed0", 0.3, probed=0)
+    assert certified.figures(tmp_path / "seed0")["worst probe"] is None
+    assert certified.write({"ours": [tmp_path / "seed0"]}, tmp_path).endswith("worst probe of ours: none asked")
 
 
 def test_seeds_are_a_mean_with_the_lowest_and_highest_and_what_was_not_possible_is_na(tmp_path):
@@ -24,7 +31,8 @@ def test_seeds_are_a_mean_with_the_lowest_and_highest_and_what_was_not_possible_
         made_certificate(tmp_path / "ours" / f"seed{seed}", painted_out)
     folders = {"ours": sorted((tmp_path / "ours").iterdir()), "not run": []}
     text = certified.write(folders, tmp_path)
-    head, _, row = text.splitlines()
+    head, _, row, _, probes = text.splitlines()
+    assert probes == "worst probe of ours: skull 0.30, skull 0.50"
     cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
     assert (cells["painted out"], cells["moved in"], cells["seeds"]) == ("0.40 (0.30 to 0.50)", "n/a", "2")
     assert (tmp_path / "interventions.md").read_text(encoding="utf-8") == text + "\n"
@@ -43,8 +51,11 @@ def test_a_run_is_certified_once_for_its_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(certified, "certify_run", certify_run)
     monkeypatch.setattr(certified, "weights_sha256", lambda folder: "new")
-    made_certificate(tmp_path, 0.9, identity="old")
-    for _ in range(2):
-        path = certified.certify_missing(tmp_path, {"dataset_dir": "d", "datalist_file": "l"}, tumors=60)
-    assert asked == [("test", {"tumors": 60, "harmless": 0, "probes": 0})]
+    once = [("test", {"tumors": 60, "harmless": 0, "probes": certified.PROBED})]
+    for before in ({"identity": "old"}, {"identity": "new", "probed": 0}):
+        asked.clear()
+        made_certificate(tmp_path, 0.9, **before)
+        for _ in range(2):
+            path = certified.certify_missing(tmp_path, {"dataset_dir": "d", "datalist_file": "l"}, tumors=60)
+        assert asked == once
     assert json.loads(path.read_text(encoding="utf-8"))["identity"] == "new"
