@@ -108,6 +108,9 @@ class Checks:
         threshold, temperature = (float(state[name]) for name in ("threshold", "temperature"))
         if not 0 < threshold < 1 or temperature <= 0:
             raise Failure(f"threshold {threshold:g} is not between 0 and 1, or temperature {temperature:g} not above 0")
+        masks = self.predictor.network.mask_threshold.tolist()
+        if not all(0 < value < 1 for value in masks):
+            raise Failure(f"a threshold of the masks is not between 0 and 1: {masks}")
         return f"{len(state)} keys, threshold {threshold:.3f}, temperature {temperature:.3f}"
 
     def metadata(self) -> str:
@@ -232,7 +235,7 @@ class Checks:
         result = {key: value.cpu() for key, value in result.items()}
         evidence = result["evidence"][0, 0] if "evidence" in result else torch.zeros(1, *shown.shape[1:])
         heat = shown_evidence(upsample(evidence[None].clamp(min=0), shown.shape[1:])[0, 0] / result["temperature"][0])
-        mask = result["seg"][0, 0].argmax(dim=0)
+        mask = result["seg"][0, 0, 1] > result["mask_threshold"][0, 0]
         return shown[0].numpy(), heat.numpy(), mask.numpy().astype(np.uint8)
 
     def all(self) -> list[tuple[str, Callable[[], str]]]:

@@ -4,9 +4,10 @@
 
 Input ``image``: float32 (B, C, *spatial_size) as `scripts.inference.studies.PrepareStudyd` prepares it, any B.
 Outputs as of `scripts.inference.inferers.MultiTaskInferer`: ``seg`` (B, 2, *spatial_size), ``probability`` (B, K),
-``evidence`` (B, 1, *grid). Threshold, temperature, class names and the version of the bundle lie in the file's
-metadata. Needs the packages of the extra ``export``. TorchScript is written by MONAI: ``python -m monai.bundle
-ckpt_export``; the inferer takes it as a network.
+``evidence`` (B, 1, *grid). Threshold, temperature, thresholds of the masks, class names and the version of the bundle
+lie in the file's metadata. Needs the packages of the extra ``export``.
+
+TorchScript is written by MONAI: ``python -m monai.bundle ckpt_export``; the inferer takes it as a network.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.inference.backends import TOLERANCE, example, export_package, trace_onnx
 from scripts.inference.pipeline import Inference
+from scripts.networks.regions import thresholds_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ def _export(inference: Inference, partial: Path) -> dict[str, float]:
     about = {
         "threshold": repr(float(inference.network.threshold)),
         "temperature": repr(float(inference.network.temperature)),
+        "mask_thresholds": json.dumps(thresholds_by_name(inference.network)),
         "classes": json.dumps(inference.classes),
         "bundle_version": json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"],
     }

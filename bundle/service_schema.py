@@ -30,6 +30,7 @@ class Model(BaseModel):
     classes: list[str] = Field(description="by index; the first is no tumor")
     threshold: float = Field(description="tumor probability from which on a tumor counts as detected, 0 to 1")
     temperature: float = Field(description="by which logits are divided before the softmax")
+    mask_thresholds: dict[str, float] = Field(description="probability above which a place is in the mask, by region")
     prevalence: dict[str, float] | None = Field(
         description="of each class, that the probabilities are for; null: that of the training"
     )

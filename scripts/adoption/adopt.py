@@ -49,7 +49,7 @@ from scripts.training.train import train
 logger = logging.getLogger(__name__)
 
 FIRST = "input_block.conv1.conv.weight"
-HEAD = ("head.", "threshold", "temperature", "fixed_part")
+HEAD = ("head.", "threshold", "temperature", "fixed_part", "mask_threshold")
 
 
 def read_stock(path: str | Path) -> dict[str, Tensor]:

@@ -62,6 +62,7 @@ class CaseResults:
         temperature: of the network.
         regions: that are measured one by one; None: the tumor alone.
         lift: (K,) that the network adds to its class logits for its temperature; None: nothing.
+        mask_threshold: (R,) of the network, see `scripts.networks.regions`; None: one half.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class CaseResults:
         temperature: float = 1.0,
         regions: Sequence[str] | None = None,
         lift: torch.Tensor | None = None,
+        mask_threshold: torch.Tensor | None = None,
     ) -> None:
         self.temperature, self.regions = temperature, list(regions or [])
+        self.mask_threshold = mask_threshold
         self.lift = 0.0 if lift is None else lift.detach().cpu().double()
         self.rows: list[dict[str, Any]] = []
         self.people: list[dict[str, Any]] = []
@@ -95,7 +98,8 @@ class CaseResults:
         batch, pred, target = engine.state.batch, engine.state.output["pred"], engine.state.output["label"]
         check_outputs(pred, batch["name"])
         label = target["label"].float().cpu()
-        masks = region_masks(pred["seg"], len(self.regions) > 1).cpu() if "seg" in pred else None
+        nested = len(self.regions) > 1
+        masks = region_masks(pred["seg"], nested, self.mask_threshold).cpu() if "seg" in pred else None
         segmented = None if masks is None else masks[:, :1].float()
         for i in range(len(label)):
             self.people.append(_who(batch, i))
@@ -312,6 +316,7 @@ def write_evaluation(
     notes: Sequence[str] = (),
     rule: VolumeRule | None = None,
     prevalence: Mapping[str, float] | None = None,
+    mask_thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json, cases.csv, patients.csv and, of volumes (as slices or whole), volumes.csv.
 
@@ -327,6 +332,7 @@ def write_evaluation(
         notes: further ones, such as what is not measured.
         rule: how a volume is diagnosed from its slices, as at inference; None: the default.
         prevalence: share of each class that the logits are for, where it is not that of the training.
+        mask_thresholds: probability above which a place is in the mask, by region.
 
     Returns:
         the content of metrics.json.
@@ -347,6 +353,7 @@ def write_evaluation(
         },
         "classes": names,
         "prevalence": None if prevalence is None else dict(prevalence),
+        "mask_thresholds": dict(mask_thresholds or {}),
         "notes": [
             *(classes.notes if classes else []),
             *task_notes(rows, provenance or {}),

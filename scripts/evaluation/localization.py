@@ -22,7 +22,7 @@ from scripts.explain.measures import (
 from scripts.explain.methods import SLOW, Explanation
 from scripts.explain.targets import LogitTarget, Target, named_target
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.networks.regions import is_nested, region_masks
+from scripts.networks.regions import is_nested, mask_threshold, region_masks
 from scripts.runs.tasks import is_trained
 from transforms.labels import MASKS_KEY
 
@@ -132,7 +132,8 @@ class _Part:
         if segment and is_trained(network, "segmentation"):
             with torch.no_grad(), evaluating(network):
                 self.output = network.multitask(self.image, self.foreground)
-            found = region_masks(self.output["seg"], is_nested(network)).to(self.label.dtype).cpu()
+            masks = region_masks(self.output["seg"], is_nested(network), mask_threshold(network))
+            found = masks.to(self.label.dtype).cpu()
             self.masks["predicted"] = found[:, :1]
             self.regions["predicted"] = _by_name(found, regions) if list(regions) == network.regions else {}
 

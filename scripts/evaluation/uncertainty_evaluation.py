@@ -24,6 +24,7 @@ from scripts.inference.uncertainty import (
     mc_dropout,
     predict,
     test_time_augmentation,
+    tumor_threshold,
 )
 from scripts.measures.intervals import auc, auc_interval, case_summary
 from scripts.measures.metrics import decide
@@ -106,7 +107,7 @@ def measure(
             if seg is None or uncertainty.seg_std is None:
                 continue
             head, label = batch["foreground"][i] != 0, batch["label"][i] != 0
-            mask, masked = (seg[i] >= 0.5).cpu(), bool(batch["has_mask"][i])
+            mask, masked = (seg[i] > tumor_threshold(network)).cpu(), bool(batch["has_mask"][i])
             std = uncertainty.seg_std[i].cpu()
             rows[-1] |= _of_mask(mask, label if masked else None, head, std, seg[i].cpu())
             rows[-1]["mask_disagreement"] = float(uncertainty.mask_disagreement[i])

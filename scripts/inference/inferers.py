@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scripts.inference.backends import OnnxNetwork
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.networks.regions import is_nested, region_probability
+from scripts.networks.regions import is_nested, mask_threshold, region_probability
 from scripts.networks.windows import larger
 
 # What `MultiTaskDynUNet.encode` returns, or that of `OnnxNetwork`.
@@ -58,8 +58,8 @@ class MultiTaskInferer(Inferer):
         >>> result = MultiTaskInferer()(torch.rand(1, 1, 32, 32, 5) + 0.1, net)
         >>> {name: tuple(value.shape) for name, value in sorted(result.items())}
         ... # doctest: +NORMALIZE_WHITESPACE
-        {'class_shift': (1, 2), 'evidence': (1, 5, 1, 16, 16), 'probability': (1, 5, 2), 'seg': (1, 5, 2, 32, 32),
-         'temperature': (1, 1), 'threshold': (1, 1)}
+        {'class_shift': (1, 2), 'evidence': (1, 5, 1, 16, 16), 'mask_threshold': (1, 1), 'probability': (1, 5, 2),
+         'seg': (1, 5, 2, 32, 32), 'temperature': (1, 1), 'threshold': (1, 1)}
     """
 
     def __init__(self, batch_size: int = 8, judge: Judge | None = None) -> None:
@@ -84,7 +84,8 @@ class MultiTaskInferer(Inferer):
             "seg" (B, S, 2, *size) probabilities in [0, 1]; "probability" (B, S, K) of each class, class 0 "no tumor";
             "threshold" of tumor probability and "temperature", (B, 1); "evidence" (B, S, 1, *grid), positive where the
             image speaks for a tumor (absent without an evidence head); "class_shift" (B, K), of a prevalence, see
-            `scripts.measures.prevalence` (not of older TorchScript). S is 1 for a picture or a whole volume. Evidence
+            `scripts.measures.prevalence`, and "mask_threshold" (B, R) of the probability of each region (neither of
+            older TorchScript). S is 1 for a picture or a whole volume. Evidence
             of the tumor classes is weighted by their calibrated probability among them, so it is the map of the
             calibrated log-odds of any tumor, times the temperature. Of a network of several regions "regions"
             (B, S, R, *size) holds the probability of each, and "seg" is of the first, the tumor. All float32, on the
@@ -107,6 +108,8 @@ class MultiTaskInferer(Inferer):
         result["temperature"] = network.temperature.float().expand(batch, 1)
         if (shift := getattr(network, "class_shift", None)) is not None:
             result["class_shift"] = shift.float().expand(batch, -1)
+        if (least := mask_threshold(network)) is not None:
+            result["mask_threshold"] = least.float().expand(batch, -1)
         return result
 
     def infer(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:

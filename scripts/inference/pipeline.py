@@ -29,7 +29,7 @@ from scripts.runs.network_overlay import located
 # Of a config: where things lie and on what they run, which the result does not depend on.
 _PLACES = ("bundle_root", "dataset_dir", "input", "foreground", "output_dir", "weights", "device")
 # Of an inferer's outputs, those that are the same for every slice.
-_SHARED = ("threshold", "temperature", "class_shift")
+_SHARED = ("threshold", "temperature", "class_shift", "mask_threshold")
 
 
 class Inference:

@@ -22,6 +22,7 @@ from scripts.inference.studies import Study, to_unit
 from scripts.inference.volume_rule import VolumeRule, evidence_places, strongest_run
 from scripts.measures.metrics import temperature_at_bound
 from scripts.measures.prevalence import prevalence_in_use
+from scripts.networks.regions import named_thresholds
 from scripts.runs.tasks import TASKS, UNTRAINED, untrained_flags
 
 # What a further judgment of a study gives: numbers for the result, and flags.
@@ -49,20 +50,23 @@ def shown_evidence(log_odds: Tensor) -> Tensor:
     return torch.tanh(log_odds.clamp(min=0) / 2)
 
 
-def labels_of(tumor: Tensor) -> Tensor:
+def labels_of(tumor: Tensor, threshold: float = 0.5) -> Tensor:
     """Most probable class of each voxel, uint8 (*shape); where nothing was predicted all is 0, and so is the class.
 
     Args:
         tumor: (K - 1, *shape), probability of each class but the background.
+        threshold: of the tumor, where it is the one class.
     """
     if len(tumor) == 1:
-        return (tumor[0] > 1 - tumor[0]).to(torch.uint8)
+        return (tumor[0] > threshold).to(torch.uint8)
     best, label = tumor.max(dim=0)
     return torch.where(best > 1 - tumor.sum(dim=0), label + 1, 0).to(torch.uint8)
 
 
-def paint(probability: Tensor, regions: Mapping[str, Sequence[int]]) -> Tensor:
-    """Label values of the regions that are more probable than not, uint8 (*shape); the last of them counts.
+def paint(
+    probability: Tensor, regions: Mapping[str, Sequence[int]], thresholds: Sequence[float] | None = None
+) -> Tensor:
+    """Label values of the regions whose probability is above their threshold, uint8 (*shape); the last of them counts.
 
     A region is painted in the smallest of its values that no later one has: in "whole_tumor: [1, 2, 4]" before
     "tumor_core: [1, 4]" in 2, the edema. Values that only together make a region, such as necrosis and non-enhancing
@@ -71,6 +75,7 @@ def paint(probability: Tensor, regions: Mapping[str, Sequence[int]]) -> Tensor:
     Args:
         probability: (R, *shape) of each region, in their order.
         regions: label values by name.
+        thresholds: of each region; None: one half.
 
     >>> paint(torch.tensor([[0.9, 0.9, 0.9, 0.1], [0.1, 0.9, 0.9, 0.1], [0.1, 0.2, 0.8, 0.1]]),
     ...       {"whole_tumor": [1, 2, 4], "tumor_core": [1, 4], "enhancing_tumor": [4]}).tolist()
@@ -78,7 +83,7 @@ def paint(probability: Tensor, regions: Mapping[str, Sequence[int]]) -> Tensor:
     """
     label = torch.zeros(probability.shape[1:], dtype=torch.uint8)
     for number, value in enumerate(own_values(regions)):
-        label[probability[number] > 0.5] = value
+        label[probability[number] > (0.5 if thresholds is None else thresholds[number])] = value
     return label
 
 
@@ -95,9 +100,9 @@ class RestoreStudyd(Transform):
 
     "result" holds plain numbers and words: ``verdict`` and its ``reasons``; ``tumor_detected`` and ``predicted_class``
     (class 0 if not detected, else the most probable tumor class), None where the verdict is neither yes nor no;
-    ``tumor_probability``, ``threshold``, ``temperature``, ``class_probabilities`` by name, ``slice_probabilities``
-    (of any tumor, a slice of the plane each, None where the slice was not read; None for a picture), ``plane``,
-    ``run`` (first and last slice of the run that a volume is judged by),
+    ``tumor_probability``, ``threshold``, ``temperature``, ``mask_thresholds`` by region, ``class_probabilities`` by
+    name, ``slice_probabilities`` (of any tumor, a slice of the plane each, None where the slice was not read; None for
+    a picture), ``plane``, ``run`` (first and last slice of the run that a volume is judged by),
     ``tumor_voxels``, ``evidence_maximum``, ``flags``; ``prevalence`` that the probabilities are for, by class (None:
     that of the training); and under ``raw`` what the network says alone:
     ``tumor_detected`` (probability at least the threshold), ``predicted_class``, ``tumor_voxels``,
@@ -145,11 +150,14 @@ class RestoreStudyd(Transform):
         size = image.shape[1 : 1 + len(study.unit_shape)]
         masks, maps = [], []
         raw = output.get("evidence")
+        least = [float(t) for t in output["mask_threshold"]] if "mask_threshold" in output else None
         for i, placement in enumerate(study.placements):
             if "regions" in output:
-                masks.append(paint(to_unit(output["regions"][i], placement, study.unit_shape), self._named(output)))
+                regions = to_unit(output["regions"][i], placement, study.unit_shape)
+                masks.append(paint(regions, self._named(output), least))
             else:
-                masks.append(labels_of(to_unit(output["seg"][i, 1:], placement, study.unit_shape)))
+                tumor = to_unit(output["seg"][i, 1:], placement, study.unit_shape)
+                masks.append(labels_of(tumor, 0.5 if least is None else least[0]))
             if raw is not None:
                 on_size = upsample(raw[i : i + 1].clamp(min=0), size)[0]
                 maps.append(to_unit(on_size, placement, study.unit_shape)[0])
@@ -180,6 +188,11 @@ class RestoreStudyd(Transform):
                 "the run"
             )
         return self.regions
+
+    def mask_thresholds(self, output: Mapping[str, Tensor]) -> dict[str, float]:
+        """Threshold of each region by name; {} where the network does not say."""
+        names = list(self.regions) if "regions" in output else ["tumor"]
+        return named_thresholds(output["mask_threshold"], names) if "mask_threshold" in output else {}
 
     def tumor(self, mask: np.ndarray) -> np.ndarray:
         """Where a mask of class numbers, or of the label values of regions, says tumor: bool."""
@@ -279,6 +292,7 @@ class RestoreStudyd(Transform):
             "tumor_probability": 1.0 - probability[0],
             "threshold": self.rule.threshold_of(threshold) if study.plane else threshold,
             "temperature": float(output["temperature"]),
+            "mask_thresholds": self.mask_thresholds(output),
             "class_probabilities": dict(zip(names, probability, strict=True)),
             "prevalence": prevalence_in_use(output.get("class_shift"), self.training_prevalence, names),
             "slice_probabilities": slices,

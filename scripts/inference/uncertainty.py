@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from monai.metrics import compute_dice
@@ -13,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from scripts.inference.inferers import VIEWS
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.networks.regions import is_nested, region_probability
+from scripts.networks.regions import is_nested, mask_threshold, region_probability
 from scripts.runs.tasks import is_trained
 
 __all__ = ["PredictiveUncertainty", "has_dropout", "mc_dropout", "test_time_augmentation"]
@@ -46,8 +47,13 @@ class PredictiveUncertainty:
     count: int
 
     @classmethod
-    def of(cls, probabilities: Sequence[Tensor], segs: Sequence[Tensor | None]) -> PredictiveUncertainty:
-        """From predictions (B, K) and tumor probabilities of pixels (B, 1, H, W[, D]) or None, two or more of each."""
+    def of(
+        cls, probabilities: Sequence[Tensor], segs: Sequence[Tensor | None], threshold: float = 0.5
+    ) -> PredictiveUncertainty:
+        """From predictions (B, K) and tumor probabilities of pixels (B, 1, H, W[, D]) or None, two or more of each.
+
+        Masks begin above the threshold.
+        """
         if len(probabilities) < 2:
             raise ValueError(f"a spread takes two predictions or more, got {len(probabilities)}")
         classes = torch.stack(list(probabilities))
@@ -57,10 +63,10 @@ class PredictiveUncertainty:
         seg = None if pixels is None else pixels.mean(dim=0)
         agreement = torch.full((1, mean.shape[0]), torch.nan)
         if pixels is not None and seg is not None:
-            middle = (seg >= 0.5).float()
+            middle = (seg > threshold).float()
             # Two empty masks agree: MONAI's Dice is 1 there when told so.
             agreement = torch.stack(
-                [compute_dice((p >= 0.5).float(), middle, ignore_empty=False)[:, 0] for p in pixels]
+                [compute_dice((p > threshold).float(), middle, ignore_empty=False)[:, 0] for p in pixels]
             )
         return cls(
             probability=mean,
@@ -76,6 +82,12 @@ class PredictiveUncertainty:
 def _deviation(values: Tensor) -> Tensor:
     """Standard deviation over the first axis; exactly 0 where all are the same, which rounding would hide."""
     return (values - values[:1]).std(dim=0, correction=0)
+
+
+def tumor_threshold(network: Any) -> float:
+    """The probability above which a pixel is in the mask of the tumor."""
+    least = mask_threshold(network)
+    return 0.5 if least is None else float(least[0])
 
 
 @torch.no_grad()
@@ -108,7 +120,8 @@ def test_time_augmentation(
     for change, undo in VIEWS.values():
         probability, seg = predict(network, change(image), None if foreground is None else change(foreground.float()))
         predictions.append((probability, None if seg is None else undo(seg)))
-    return PredictiveUncertainty.of(*zip(*predictions, strict=True))
+    classes, segs = zip(*predictions, strict=True)
+    return PredictiveUncertainty.of(classes, segs, tumor_threshold(network))
 
 
 test_time_augmentation.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a test where it is imported
@@ -158,6 +171,5 @@ def mc_dropout(
     devices = [image.device] if image.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), dropout_on(network):
         torch.manual_seed(seed)
-        return PredictiveUncertainty.of(
-            *zip(*(predict(network, image, foreground) for _ in range(samples)), strict=True)
-        )
+        classes, segs = zip(*(predict(network, image, foreground) for _ in range(samples)), strict=True)
+        return PredictiveUncertainty.of(classes, segs, tumor_threshold(network))

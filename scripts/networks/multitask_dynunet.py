@@ -138,16 +138,9 @@ class MultiTaskDynUNet(DynUNet):
             for stride in self.level_strides[levels - evidence_levels + 1 :]:
                 scales.append([a * s for a, s in zip(scales[-1], stride, strict=True)])
             self.head = EvidenceHead(
-                spatial_dims,
-                list(self.filters[levels - evidence_levels : levels]),
-                scales,
-                evidence_channels,
-                num_classes,
-                pooling,
-                sharpness,
-                masked_pooling is not False,
-                evidence,
-            )
+                spatial_dims, list(self.filters[levels - evidence_levels : levels]), scales, evidence_channels,
+                num_classes, pooling, sharpness, masked_pooling is not False, evidence,
+            )  # fmt: skip
             self.head.apply(self.initialize_weights)
             # Start near "no evidence": log-sum-exp of large random maps would dominate the first logits.
             nn.init.normal_(self.head.evidence.conv.weight, std=0.01)
@@ -158,9 +151,11 @@ class MultiTaskDynUNet(DynUNet):
         self.deep_heads = deep.deep_heads(self, deep_supervision, RARE_LOGIT if self.nested else 0.0)
         self.has_segmentation, self.has_evidence = True, head == "evidence"
         self.default_cam_layer = "head.features" if self.has_evidence else "bottleneck"
-        # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature.
+        # Chosen on validation data and kept with the weights: p(tumor) >= threshold, after logits / temperature; in
+        # masks p(region) > mask_threshold.
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
+        self.register_buffer("mask_threshold", torch.full((len(names),), 0.5))
         # Part of the class logits that the temperature leaves as it is, see `moved`: the head's constant where it was
         # fitted so, 0 before and with weights of version 0.4.0 and earlier.
         self.register_buffer("fixed_part", torch.zeros(num_classes))
@@ -290,8 +285,9 @@ class MultiTaskDynUNet(DynUNet):
         return head.bias.detach() if self.has_evidence and not head.signed else None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Weights of version 0.4.0 and earlier have no `fixed_part`: their temperature divides all."""
+        """Earlier weights have no `fixed_part` (their temperature divides all) and no `mask_threshold` (one half)."""
         state_dict.setdefault(f"{prefix}fixed_part", torch.zeros(self.num_classes))
+        state_dict.setdefault(f"{prefix}mask_threshold", torch.full((len(self.regions),), 0.5))
         deep.fit_state(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

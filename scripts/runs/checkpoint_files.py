@@ -19,7 +19,7 @@ from scripts.runs import parallel
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previous.pt"
-LATER = {"fixed_part"}  # keys that earlier versions did not write, and that the network fills in
+LATER = {"fixed_part", "mask_threshold"}  # keys that earlier versions did not write, and that the network fills in
 
 
 def file_sha256(path: str | Path) -> str:

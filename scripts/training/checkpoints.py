@@ -155,7 +155,7 @@ class StageCheckpoint:
         self.average = WeightAverage(network) if average is None else average
         self.early_stopping = early_stopping
         self.best_metric, self.best_epoch = float("-inf"), -1
-        self.calibration = "none"
+        self.calibration, self.mask_thresholds = "none", "none"
         self.trainer: Any = None
         self.evaluator: Any = None
         self._state: dict[str, Any] | None = None
@@ -179,6 +179,7 @@ class StageCheckpoint:
             # Its weights are kept without a checkpoint; training again would put others in their place.
             self.best_metric, self.best_epoch = manifest["best_metric"], manifest["best_epoch"]
             self.calibration = manifest.get("calibration", self.calibration)
+            self.mask_thresholds = manifest.get("mask_thresholds", self.mask_thresholds)
             logger.info("%s: finished before; weights %s", self.stage_dir.name, self.stage_dir / WEIGHTS)
             return
         self.writer.continue_after(-1 if self._state is None else self._state["epoch"])
@@ -236,6 +237,7 @@ class StageCheckpoint:
                 if math.isfinite(known):
                     self.writer.add_scalar(f"best/{name}", known, epoch)
             self.calibrate()
+            self.choose_mask_thresholds()
             if parallel.first():
                 save_atomic(self.average.selected.state_dict(), self.stage_dir / WEIGHTS)
         elif self._over() and epoch < self.trainer.state.max_epochs:
@@ -278,6 +280,20 @@ class StageCheckpoint:
         if temperature == 1.0:
             self.calibration += "; temperature 1, as no other makes them more likely, or all are classified right"
 
+    def choose_mask_thresholds(self) -> None:
+        """Choose the threshold of each region's mask on the last validation and store them in the network's buffer.
+
+        Where nothing was segmented, what the weights came with stays.
+        """
+        chosen = self.metrics.mask_thresholds()
+        if chosen is None or not hasattr(self.network, "mask_threshold"):
+            self.mask_thresholds = "none: nothing was segmented, the weights keep theirs"
+            return
+        for network in {id(n): n for n in (self.network, self.average.selected)}.values():
+            network.mask_threshold.copy_(torch.tensor([value for value, _ in chosen]))
+        words = (f"{name} {why}" for name, (_, why) in zip(self.metrics.regions, chosen, strict=True))
+        self.mask_thresholds = "; ".join(words)
+
     def save(self, engine: Engine) -> None:
         """Write the state after an epoch, all that was logged before it."""
         if not parallel.first():
@@ -298,6 +314,7 @@ class StageCheckpoint:
                 "best_metric": self.best_metric,
                 "best_epoch": self.best_epoch,
                 "calibration": self.calibration,
+                "mask_thresholds": self.mask_thresholds,
             },
             self.stage_dir,
         )
@@ -318,6 +335,7 @@ class StageCheckpoint:
             raise ValueError(f"the processes find checkpoints of different epochs, {epochs}: is run_dir shared?")
         self.best_metric, self.best_epoch = state["best_metric"], state["best_epoch"]
         self.calibration = state.get("calibration", "none")
+        self.mask_thresholds = state.get("mask_thresholds", "none")
         trainer = self.trainer.state
         trainer.epoch, trainer.iteration = state["epoch"], state["iteration"]
         trainer.best_metric, trainer.best_metric_epoch = self.best_metric, self.best_epoch

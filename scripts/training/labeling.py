@@ -158,10 +158,13 @@ def check_weights(bundle_root: str, datalist_file: str | None, network: nn.Modul
         network.load_state_dict(before)
 
 
-def publish(stage_dir: str | Path, bundle_root: str, datalist_file: str | None, calibration: str) -> None:
+def publish(
+    stage_dir: str | Path, bundle_root: str, datalist_file: str | None, calibration: str, mask_thresholds: str
+) -> None:
     """Put the selected weights where MONAI Label reads them, ``models/model.pt``; the old: ``model_previous.pt``.
 
-    ``models/model.json`` says where they come from and whether threshold and temperature were fitted or are stale.
+    ``models/model.json`` says where they come from and whether threshold and temperature were fitted or are stale,
+    and what the thresholds of the masks are and why.
     Only where no datalist is given; nothing is done when they are already there.
     """
     if datalist_file is not None or not parallel.first():
@@ -173,6 +176,7 @@ def publish(stage_dir: str | Path, bundle_root: str, datalist_file: str | None, 
             write_bytes(old.read_bytes(), old.with_name(PREVIOUS_WEIGHTS))
         write_bytes(new.read_bytes(), old)
     about = {"from": str(new), "written": time.strftime("%Y-%m-%dT%H:%M:%S"), "calibration": calibration}
+    about["mask_thresholds"] = mask_thresholds
     write_json(about, old.with_name(ABOUT))
     (logger.warning if calibration.startswith("stale") else logger.info)(
         "weights in %s, the old ones in %s; threshold and temperature: %s", old, PREVIOUS_WEIGHTS, calibration

@@ -63,6 +63,7 @@ def test_the_adopted_network_segments_as_the_stock_one(tmp_path, dims):
         "threshold",
         "temperature",
         "fixed_part",
+        "mask_threshold",
     }
 
 

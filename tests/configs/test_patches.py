@@ -24,7 +24,9 @@ from scripts.data.preprocessing import make_training_pipeline
 from scripts.evaluation.explanation_plan import make_plan
 from scripts.evaluation.items import measured_regions
 from scripts.evaluation.robustness import NOT_OF_PATCHES, left_out
+from scripts.inference.pipeline import Inference
 from scripts.inference.postprocessing import paint
+from scripts.networks.regions import region_masks
 from scripts.networks.windows import stitched
 from scripts.phantoms.sequences import SEQUENCES, write_pair
 from scripts.runs import folder as runs
@@ -141,6 +143,29 @@ def test_mirroring_is_one_word_of_evaluation_and_inference(trained, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         run_config("inference.yaml", overlay, input=files, output_dir=str(tmp_path / "no"), mirror_axes=[3])
     assert str(sentence(caught.value)).startswith("mirror_axes are spatial axes from 0 to 2")
+
+
+def test_masks_of_inference_and_evaluation_begin_at_the_thresholds_of_the_weights(trained):
+    inference = Inference(overlay=trained["folder"] / "run" / "network.yaml", device="cpu")
+    item = inference.prepare({"image": trained["files"]})
+    output = inference.infer(item)
+    # Between the probabilities of this little network, so that each region has a part of the head.
+    between = [float(p[p > 0].median()) for p in output["regions"][0]]
+    found = {}
+    for name, thresholds in (("half", [0.5] * 3), ("between", between), ("none", [1 - 1e-6] * 3)):
+        inference.network.mask_threshold.copy_(torch.tensor(thresholds))
+        done = inference.finish(item, inference.infer(item))
+        assert list(done["result"]["mask_thresholds"].values()) == pytest.approx(thresholds, abs=1e-6)
+        found[name] = [int(np.isin(done["raw_pred"].numpy(), v).sum()) for v in SCHEMES["brats2012"].values()]
+        masks = region_masks(torch.logit(output["regions"]), True, inference.network.mask_threshold)[0]
+        assert found[name][0] > 0 or not bool(masks[0].any())
+    assert list(done["result"]["mask_thresholds"]) == REGIONS
+    assert found["none"] == [0, 0, 0]
+    assert found["between"][0] > found["half"][0]
+    metrics = json.loads((trained["folder"] / "run" / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["mask_thresholds"] == dict.fromkeys(REGIONS, 0.5), "too few validation cases for others"
+    manifest = json.loads((trained["folder"] / "run" / "joint" / "manifest.json").read_text(encoding="utf-8"))
+    assert "of the 10 patients with it that a threshold of its own takes" in manifest["mask_thresholds"]
 
 
 def test_the_answer_does_not_depend_on_the_step_of_the_windows(trained):

@@ -175,7 +175,13 @@ def test_state_dict_has_the_stock_names_once():
     keys = set(tiny().state_dict())
     stock = {key for key in DynUNet(**shape_arguments()).state_dict() if not key.startswith("skip_layers.")}
     assert stock <= keys
-    assert {key.split(".")[0] for key in keys - stock} == {"head", "threshold", "temperature", "fixed_part"}
+    assert {key.split(".")[0] for key in keys - stock} == {
+        "head",
+        "threshold",
+        "temperature",
+        "fixed_part",
+        "mask_threshold",
+    }
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,10 @@ class Selecting:
             logits=np.array([[1.0, 0.0, 0.0], [0.0, 0.2, 0.0], [0.3, 0.0, 0.0], [0.0, 0.0, 1.0]]),
             diagnosis=np.array([0, 1, 1, 2]),
             by_source={"a": {"dice": 0.25}},
+            regions=["tumor"],
+            mask_thresholds=lambda: self.thresholds,
         )
+        self.thresholds: list[tuple[float, str]] | None = None
         self.writer = writer = SimpleNamespace(
             add_scalar=lambda *args: self.scalars.append(args), add_pr_curve=lambda *args: self.curves.append(args)
         )
@@ -283,6 +286,19 @@ def test_threshold_and_temperature_of_the_selecting_validation_are_stored(tmp_pa
     stage.metrics.logits = stage.metrics.judged_logits = stage.metrics.logits * 10
     stage.select(1, dice=0.4)
     assert float(stage.network.temperature) == temperature, "a validation that is not selected changes nothing"
+
+
+def test_thresholds_of_the_masks_are_stored_with_the_selected_weights(tmp_path):
+    stage = Selecting(tmp_path)
+    stage.select(0, dice=0.5)
+    assert torch.load(tmp_path / WEIGHTS)["mask_threshold"].tolist() == [0.5]
+    assert stage.checkpoint.mask_thresholds.startswith("none: nothing was segmented")
+    stage.thresholds = [(0.35, "0.35 (why)")]
+    stage.select(1, dice=0.6)
+    stage.thresholds = [(0.8, "0.8")]
+    stage.select(2, dice=0.4)
+    assert torch.load(tmp_path / WEIGHTS)["mask_threshold"].tolist() == pytest.approx([0.35])
+    assert stage.checkpoint.mask_thresholds == "tumor 0.35 (why)"
 
 
 def test_the_threshold_is_chosen_on_changed_items_too_and_the_temperature_is_not(tmp_path):

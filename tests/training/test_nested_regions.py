@@ -10,7 +10,9 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
+from scripts.measures.mask_thresholds import LEAST
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import region_masks
 from scripts.training.engines import MultiTaskStep, prepare_batch
 from scripts.training.handlers import ValidationMetrics
 from scripts.training.losses import MultiTaskLoss
@@ -114,3 +116,48 @@ def test_validation_dice_is_the_mean_over_the_regions_of_a_case():
     assert [state.metrics[f"dice_{name}"] for name in REGIONS] == pytest.approx([1.0, 0.0, 1.0])
     assert state.metrics["balanced_accuracy"] == 1.0
     assert np.isfinite(state.metrics["combined"])
+
+
+def validated(cases: int, **changes: list) -> ValidationMetrics:
+    """A validation of cases in which the core is found above 0.3, and too much of it above 0.2; the rim is absent."""
+    metrics = ValidationMetrics(REGIONS)
+    metrics.start(None)
+    for k in range(cases):
+        label = masks()
+        label[:, 2] = 0
+        seg = torch.full_like(label, -5.0)
+        seg[label > 0] = 5.0
+        core = torch.full((8, 8, 8), 0.02)
+        core[1:7, 1:7, 1:7], core[2:6, 2:6, 2:6] = 0.22, 0.4
+        seg[0, 1] = torch.logit(core)
+        target = {key: value for key, value in batch().items() if key != "name"}
+        target |= {"region_masks": label, "label": label[:, :1]}
+        pred = {"seg": seg, "cls": torch.tensor([[0.0, 1.0], [1.0, 0.0]])}
+        names = {"name": [f"a{k}", f"b{k}"], "patient": [f"p{k}", f"q{k}"], **changes}
+        metrics.collect(SimpleNamespace(state=SimpleNamespace(output={"pred": pred, "label": target}, batch=names)))
+    return metrics
+
+
+def test_each_region_gets_the_threshold_of_its_best_dice_on_validation():
+    found = validated(LEAST).mask_thresholds()
+    assert [value for value, _ in found] == [0.5, 0.35, 0.5]
+    assert found[0][1] == "0.5 (mean Dice 1.000, 1.000 at 0.5; 10 patients)"
+    assert found[1][1] == "0.35 (mean Dice 1.000, 0.000 at 0.5; 10 patients)"
+    assert found[2][1].startswith("0.5 (0 of the 10 patients with it")
+
+
+def test_too_few_patients_and_changed_items_give_no_threshold():
+    assert [value for value, _ in validated(LEAST - 1).mask_thresholds()] == [0.5] * 3
+    assert [value for value, _ in validated(LEAST, patient=["p", "q"]).mask_thresholds()] == [0.5] * 3
+    assert validated(LEAST, intervention=["removed", "removed"]).mask_thresholds() is None
+
+
+def test_selection_measures_dice_at_one_half_whatever_was_chosen():
+    """Otherwise an epoch would be compared with another one's thresholds."""
+    metrics = validated(LEAST)
+    state = SimpleNamespace(metrics={})
+    metrics.compute(SimpleNamespace(state=state))
+    assert state.metrics["dice_core"] == 0.0
+    seg = torch.logit(torch.full((1, 3, 2, 2, 2), 0.4))
+    assert not bool(region_masks(seg, True).any())
+    assert bool(region_masks(seg, True, torch.tensor([0.35] * 3)).all())

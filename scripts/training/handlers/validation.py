@@ -14,13 +14,15 @@ from monai.visualize import blend_images
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from scripts.measures.mask_thresholds import THRESHOLDS, choose_mask_threshold, mask_curve
 from scripts.measures.metrics import balanced_accuracy, calibration_bins, tumor_probability
-from scripts.networks.regions import region_masks, region_probability
+from scripts.networks.regions import region_log_odds, region_masks, region_probability
 from scripts.pictures.evaluation_figures import reliability
 from scripts.runs import parallel
 from scripts.training.engines import check_outputs
 from scripts.training.handlers.monitoring import StageWriter
 
+_WHO = ("patient", "group", "name")  # what a case is counted by, the first that is known
 # What a validation measures and weights are selected by; the last where it has changed items.
 KEY_METRICS = ("dice", "balanced_accuracy", "auc", "combined", "because")
 
@@ -38,7 +40,8 @@ class ValidationMetrics:
     of the changed items for the threshold (``judged_logits``). With several processes each brings its cases, and all
     compute the same over all of them.
 
-    Of several regions the Dice of a case is the mean over those that its mask has; ``dice_<region>`` stands beside.
+    Of several regions the Dice of a case is the mean over those that its mask has; ``dice_<region>`` stands beside. All
+    of these are of masks at probability one half, whatever threshold is chosen later, so that epochs can be compared.
 
     Args:
         regions: names, the tumor first; None: the tumor alone.
@@ -54,6 +57,7 @@ class ValidationMetrics:
         self.judged_logits, self.judged_diagnosis = self.logits, self.diagnosis
         self.by_source: dict[str, dict[str, float]] = {}
         self._cases: list[tuple[str, list[float], int, np.ndarray, float, str]] = []
+        self._curves: list[list[tuple[str, bool, np.ndarray]]] = [[] for _ in self.regions]
 
     def attach(self, engine: Engine, name: str | None = None) -> None:
         """Collect batches and compute at the end; the metric ``name`` has to be among what is computed."""
@@ -64,7 +68,7 @@ class ValidationMetrics:
 
     def start(self, engine: Any) -> None:
         """Forget the run before."""
-        self._cases = []
+        self._cases, self._curves = [], [[] for _ in self.regions]
 
     def collect(self, engine: Any) -> None:
         """Add a batch."""
@@ -80,11 +84,36 @@ class ValidationMetrics:
                 masks = target["region_masks" if nested else "label"]
                 values = compute_dice(segmented[chosen].float(), masks[chosen].float())
                 dice[chosen.cpu().numpy()] = values.cpu().numpy()
+            self._add_curves(engine.state.batch, pred["seg"], target)
         sources = engine.state.batch.get("source", ["unknown"] * len(dice))
         changes = engine.state.batch.get("intervention", [""] * len(dice))
         logits = pred["cls"].float().cpu().numpy()
         diagnosis = target["diagnosis"].cpu().tolist()
         self._cases += list(zip(sources, dice.tolist(), diagnosis, logits, marked.tolist(), changes, strict=True))
+
+    def _add_curves(self, batch: Mapping[str, Any], seg: torch.Tensor, target: Mapping[str, Any]) -> None:
+        """Keep what each case with a mask, not a changed one, says of the thresholds of the masks."""
+        nested = len(self.regions) > 1
+        odds, masks = region_log_odds(seg, nested), target["region_masks" if nested else "label"]
+        for i in torch.nonzero(target["has_mask"]).flatten().tolist():
+            if not batch.get("intervention", [""] * len(masks))[i]:
+                words = {key: str(batch[key][i]) if key in batch else "" for key in ("source", *_WHO)}
+                unit = next((f"{words['source']} {words[key]}" for key in _WHO if words[key]), str(i))
+                for k, curves in enumerate(self._curves):
+                    curves.append((unit, bool(masks[i, k].any()), mask_curve(odds[i, k], masks[i, k])))
+
+    def mask_thresholds(self) -> list[tuple[float, str]] | None:
+        """Threshold of each region's mask with the best Dice, and why; None where no mask was predicted."""
+        chosen = []
+        for own in self._curves:
+            curves = parallel.gathered(own)
+            there = [(unit, curve) for unit, has, curve in curves if has]
+            free = [curve for _, has, curve in curves if not has]
+            if not curves:
+                return None
+            dice = np.asarray([curve for _, curve in there]).reshape(len(there), len(THRESHOLDS))
+            chosen.append(choose_mask_threshold(dice, [unit for unit, _ in there], np.asarray(free)))
+        return chosen
 
     def compute(self, engine: Any) -> None:
         """Write the metrics; what has no case is NaN.
