@@ -20,7 +20,9 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clock = CLOCKS[options.clock]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = made_case(folder, options.size, options.enlarge)
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # what drawing takes is not of the prediction
+            files = apart.submit(made_case, folder, options.size, options.enlarge).result()
         overlay = made_overlay(folder, options.window, options.filters)
         before, start = peak_bytes() / 1e9, clock()
         run_config(
