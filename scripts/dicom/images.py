@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lazy_loader
@@ -20,6 +21,17 @@ MAKER = "TumorLens"
 # Number of a series, which viewers sort by; far from those of scanners.
 SERIES_NUMBERS = {"segmentation": 9801, "evidence": 9802, "report": 9803, "segments": 9804}
 NEOPLASM = Code("108369006", "SCT", "Neoplasm")
+# What regions are by their names, from the lesion segmentation types of DICOM (CID 7159) and edema; others have a code
+# of our own with their name.
+REGION_TYPES = {
+    "tumor": NEOPLASM,
+    "whole_tumor": NEOPLASM,
+    "tumor_core": NEOPLASM,
+    "enhancing_tumor": Code("C113842", "NCIt", "Enhancing Lesion"),
+    "non_enhancing_tumor": Code("C81175", "NCIt", "Non-Enhancing Lesion"),
+    "necrosis": Code("6574001", "SCT", "Necrosis"),
+    "edema": Code("79654002", "SCT", "Edema"),
+}
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 BRAIN = Code("12738006", "SCT", "Brain")
 CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
@@ -27,8 +39,43 @@ NO_UNITS = Code("1", "UCUM", "no units")
 EVIDENCE = Code("EVIDENCE", "99TUMORLENS", "Evidence of a tumor, calibrated log-odds from 0 (none)")
 # Odds that a segment of evidence begins at, and its color: two of the scale inferno, whose lightness rises evenly.
 ODDS = {3: (221, 81, 58), 19: (252, 255, 164)}
+_CODE, _MEANING = 16, 64  # characters of a code and of its meaning at most
 WINDOW = 6.0  # log-odds that a viewer shows at first
 EVIDENCE_IN_WORDS = "log-odds of a tumor: 0 none, 1.1 odds of 3 to 1, 2.9 of 19 to 1"  # at most 64 characters
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a mask: how it is called, what it is, and the label values that it consists of."""
+
+    label: str
+    kind: Code
+    values: tuple[int, ...]
+    tracking: str
+
+
+def mask_segments(mask: np.ndarray, regions: Mapping[str, Sequence[int]] | None = None) -> list[Segment]:
+    """The segments of a mask: one a region, or one a label; without any label one that is empty.
+
+    Args:
+        mask: labels, 0 is background.
+        regions: label values of each region by name, the tumor first; they may lie in each other. None: labels are
+            tumors by number.
+    """
+    if regions:
+        return [
+            Segment(words := name.replace("_", " "), _kind(name, words), tuple(values), f"TumorLens {words}"[:_MEANING])
+            for name, values in regions.items()
+        ]
+    numbers = range(1, max(1, int(mask.max())) + 1)
+    return [
+        Segment("tumor" if len(numbers) == 1 else f"tumor, region {n}", NEOPLASM, (n,), f"TumorLens tumor {n}")
+        for n in numbers
+    ]
+
+
+def _kind(name: str, words: str) -> Code:
+    return REGION_TYPES.get(name, Code(name.upper()[:_CODE], "99TUMORLENS", words[:_MEANING]))
 
 
 def common(uids: Uids, kind: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,28 +92,31 @@ def common(uids: Uids, kind: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def segmentation(source: Source, mask: np.ndarray, uids: Uids, made_by: Mapping[str, Any]) -> Dataset:
-    """A binary Segmentation: one segment for each label of the mask, a neoplasm of the brain.
+def segmentation(
+    source: Source, mask: np.ndarray, segments: Sequence[Segment], uids: Uids, made_by: Mapping[str, Any]
+) -> Dataset:
+    """A binary Segmentation of the brain with segments that may overlap.
 
     Args:
         source: the series.
-        mask: (F, rows, columns) labels on its frames; 0 is background. Without any label there is one empty segment.
+        mask: (F, rows, columns) labels on its frames; 0 is background.
+        segments: of `mask_segments`.
         uids: of this result.
         made_by: see `Uids`.
     """
-    numbers = range(1, max(1, int(mask.max())) + 1)
-    segments = [
+    described = [
         {
-            "segment_label": "tumor" if len(numbers) == 1 else f"tumor, region {number}",
+            "segment_label": segment.label,
             "segmented_property_category": ABNORMAL,
-            "segmented_property_type": NEOPLASM,
+            "segmented_property_type": segment.kind,
             "tracking_uid": uids(f"segment {number}"),
-            "tracking_id": f"TumorLens tumor {number}",
+            "tracking_id": segment.tracking,
         }
-        for number in numbers
+        for number, segment in enumerate(segments, 1)
     ]
+    masks = [np.isin(mask, segment.values) for segment in segments]
     return _binary(
-        source, mask, segments, uids, "segmentation", made_by, content_label="TUMOR",
+        source, masks, described, uids, "segmentation", made_by, content_label="TUMOR",
         content_description="Mask of the tumor by TumorLens", series_description="TumorLens mask",
     )  # fmt: skip
 
@@ -91,8 +141,9 @@ def evidence_segments(source: Source, evidence: np.ndarray, uids: Uids, made_by:
         }
         for odds, color in ODDS.items()
     ]
+    steps = np.digitize(evidence, np.log(list(ODDS)))
     return _binary(
-        source, np.digitize(evidence, np.log(list(ODDS))), segments, uids, "segments", made_by,
+        source, [steps == number for number in range(1, len(ODDS) + 1)], segments, uids, "segments", made_by,
         content_label="EVIDENCE", content_description="Evidence of a tumor by TumorLens, in steps",
         series_description="TumorLens evidence, in steps",
     )  # fmt: skip
@@ -100,7 +151,7 @@ def evidence_segments(source: Source, evidence: np.ndarray, uids: Uids, made_by:
 
 def _binary(
     source: Source,
-    labels: np.ndarray,
+    masks: Sequence[np.ndarray],
     segments: Sequence[Mapping[str, Any]],
     uids: Uids,
     kind: str,
@@ -113,7 +164,7 @@ def _binary(
     )  # fmt: skip
     made = hd.seg.Segmentation(
         source_images=source.datasets,
-        pixel_array=np.stack([labels == number + 1 for number in range(len(segments))], axis=-1).astype(np.uint8),
+        pixel_array=np.stack(list(masks), axis=-1).astype(np.uint8),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
             hd.seg.SegmentDescription(
@@ -122,7 +173,7 @@ def _binary(
             )
             for number, segment in enumerate(segments, 1)
         ],
-        omit_empty_frames=bool(labels.any()),
+        omit_empty_frames=any(bool(mask.any()) for mask in masks),
         **about,
         **common(uids, kind, made_by),
     )  # fmt: skip

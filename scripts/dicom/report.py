@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from scripts.dicom.images import BRAIN, MAKER, NEOPLASM, NO_UNITS, common
+from scripts.dicom.images import BRAIN, MAKER, NEOPLASM, NO_UNITS, Segment, common
 from scripts.dicom.sources import Source
 from scripts.dicom.uids import Uids, replace_random_uids
 
@@ -31,7 +31,7 @@ def report(
     seg: Dataset,
     evidence: Dataset | None,
     result: Mapping[str, Any],
-    volumes_ml: Sequence[float],
+    segments: Sequence[tuple[Segment, float]],
     uids: Uids,
     made_by: Mapping[str, Any],
     intended_use: str,
@@ -43,7 +43,7 @@ def report(
         seg: Segmentation of the same result.
         evidence: Parametric Map of the same result; None: there is none.
         result: see `scripts.inference.postprocessing.RestoreStudyd`.
-        volumes_ml: of each segment.
+        segments: of the mask, and the volume of each in ml.
         uids: of this result.
         made_by: see `Uids`.
         intended_use: one sentence.
@@ -52,7 +52,7 @@ def report(
         name=MAKER, version=made_by["version"],
         parameters=[f"{key} {made_by[key]}" for key in ("weights_sha256", "config_sha256") if made_by.get(key)],
     )  # fmt: skip
-    common_group = {"algorithm_id": algorithm, "finding_type": NEOPLASM, "finding_sites": [hd.sr.FindingSite(BRAIN)]}
+    common_group = {"algorithm_id": algorithm, "finding_sites": [hd.sr.FindingSite(BRAIN)]}
     groups = [
         hd.sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(uids("verdict"), "TumorLens verdict"),
@@ -62,16 +62,18 @@ def report(
                 hd.sr.SourceImageForMeasurementGroup(dataset.SOPClassUID, dataset.SOPInstanceUID)
                 for dataset in source.datasets
             ],
+            finding_type=NEOPLASM,
             **common_group,
         )
     ]
     series = hd.sr.SourceSeriesForSegmentation(source.datasets[0].SeriesInstanceUID)
-    for number, volume in enumerate(volumes_ml, 1):
+    for number, (about, volume) in enumerate(segments, 1):
         segment = hd.sr.ReferencedSegment(seg.SOPClassUID, seg.SOPInstanceUID, number, source_series=series)
         groups.append(
             hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-                tracking_identifier=hd.sr.TrackingIdentifier(uids(f"segment {number}"), f"TumorLens tumor {number}"),
+                tracking_identifier=hd.sr.TrackingIdentifier(uids(f"segment {number}"), about.tracking),
                 referenced_segment=segment,
+                finding_type=about.kind,
                 measurements=[hd.sr.Measurement(codes.SCT.Volume, round(volume, 4), Code("mL", "UCUM", "milliliter"))],
                 **common_group,
             )
@@ -108,7 +110,7 @@ def report(
         series_description="TumorLens report",
         **settings,
     )
-    kept_uids = [uids(f"segment {number}") for number in range(1, len(volumes_ml) + 1)]
+    kept_uids = [uids(f"segment {number}") for number in range(1, len(segments) + 1)]
     kept_uids += [uids("verdict"), uids("device"), made.SOPInstanceUID, made.SeriesInstanceUID]
     others = [*source.datasets, seg, *([] if evidence is None else [evidence])]
     replace_random_uids(made, others, uids, "report", kept_uids)

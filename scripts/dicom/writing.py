@@ -15,7 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from scripts.command.files import write_bytes
-from scripts.dicom.images import evidence_segments, parametric_map, segmentation
+from scripts.dicom.images import evidence_segments, mask_segments, parametric_map, segmentation
 from scripts.dicom.report import report
 from scripts.dicom.sources import Source
 from scripts.dicom.uids import Uids
@@ -129,12 +129,15 @@ def write_objects(
     frames = source.frames(mask, affine)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values of the source that break the standard are copied, not judged here
-        seg = segmentation(source, frames, uids, made_by)
+        regions = {name: about["labels"] for name, about in result.get("regions", {}).items()}
+        segments = mask_segments(mask, regions)
+        seg = segmentation(source, frames, segments, uids, made_by)
         values = None if evidence is None else source.frames(evidence, affine)
         evidence_map = None if values is None else parametric_map(source, values, uids, made_by)
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-        volumes = [float((mask == number).sum()) * voxel_ml for number in range(1, max(1, int(mask.max())) + 1)]
-        text = report(source, seg, evidence_map, result, volumes, uids, made_by, intended_use)
+        volumes = [float(np.isin(mask, segment.values).sum()) * voxel_ml for segment in segments]
+        measured = list(zip(segments, volumes, strict=True))
+        text = report(source, seg, evidence_map, result, measured, uids, made_by, intended_use)
         steps = None
         if in_segments and values is not None:
             steps = evidence_segments(source, values, uids, made_by)
