@@ -15,6 +15,8 @@ from scripts.interventions.regions import Image, Mask, box_of
 
 # Of a head: how far around a tumor its own tissue is replaced or taken along.
 _MARGIN = 0.03
+# The sides of a voxel may differ by this factor.
+_CUBE = 1.1
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,23 @@ def usable_mask(mask: Mask, foreground: Mask) -> tuple[Mask | None, str]:
     if (inside & edge).any():
         return None, "its tumor touches the edge of the picture"
     return inside, ""
+
+
+def uneven(spacing: Sequence[float]) -> str:
+    """Why a volume of these voxels cannot be intervened on; "" where they are cubes.
+
+    Margins, distances and the sizes of moved tumors are counted in voxels along all axes alike: of cubes they are the
+    same in mm, of slices far apart they are not.
+
+    Args:
+        spacing: sides of a voxel in mm.
+    """
+    if not np.isfinite(spacing).all():
+        return "the size of its voxels is not known"
+    if max(spacing) > _CUBE * min(spacing):
+        sides = " x ".join(f"{side:.3g}" for side in spacing)
+        return f"its voxels of {sides} mm are no cubes: resample it"
+    return ""
 
 
 def extent_of(mask: Mask) -> list[int]:

@@ -43,11 +43,17 @@ def certify_run(
         options: of `scripts.certificate.certificate.certify`.
 
     Raises:
-        ValueError: when the run has no trained classifier, or the datalist's classes are not its own.
+        ValueError: when the run has no trained classifier, answers in windows of patches, or the datalist's classes
+            are not its own.
     """
     network, config, _ = runs.load_run(run_dir)
     if "classification" not in network.trained_tasks:
         raise ValueError(f"{run_dir} was not trained to classify: there is no verdict to certify")
+    if config.get("spacing_mm") is not None:
+        raise ValueError(
+            f"{run_dir} was trained on patches (spacing_mm: {config['spacing_mm']}) and answers in windows; certified is "
+            "a network that is given slices or whole volumes (configs/volumetric.yaml)"
+        )
     datalist = runs.read_datalist(str(datalist_file), str(dataset_dir))
     classes = comparison(run_dir, network.num_classes, datalist)
     if classes.binary:

@@ -69,7 +69,7 @@ def datalist_cases(items: Sequence[dict[str, Any]], index: Sequence[int], left_o
     for item, group in zip(items, units(items), strict=True):
         file, kind = item["image"], int(item.get("diagnosis", -1))
         if not isinstance(file, str) or Path(file).suffix.lower() not in SUFFIXES:
-            left_out["no single picture file"] += 1
+            left_out["no single picture file (volumes are certified for runs of this bundle alone)"] += 1
             continue
         if kind < 0:
             left_out["no diagnosis"] += 1

@@ -44,10 +44,10 @@ def brightened(image: Image, factor: float) -> Image:
 
 
 def resized(image: Image, factor: float) -> Image:
-    """The plane at another number of pixels."""
-    smooth = ndimage.gaussian_filter(image, (0, 0.4 / factor, 0.4 / factor, 0)[: image.ndim]) if factor < 1 else image
-    zooms = (1, factor, factor, 1)[: image.ndim]
-    return ndimage.zoom(smooth, zooms, order=1, mode="nearest", grid_mode=True)
+    """The picture at another number of pixels; a volume along all three axes, so that its voxels stay cubes."""
+    axes = image.ndim - 1
+    smooth = ndimage.gaussian_filter(image, (0, *[0.4 / factor] * axes)) if factor < 1 else image
+    return ndimage.zoom(smooth, (1, *[factor] * axes), order=1, mode="nearest", grid_mode=True)
 
 
 HARMLESS: dict[str, Callable[[Image], Image]] = {

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.certificate.answers import Answer
-from scripts.certificate.cases import Case, usable_mask
+from scripts.certificate.cases import Case, uneven, usable_mask
 from scripts.certificate.masks import mask_fields
 from scripts.certificate.questions import Question
 from scripts.data.datalists import units
@@ -60,8 +60,11 @@ class OwnRun:
         """
         kept = []
         for item, group in zip(items, units(items), strict=True):
-            loaded, _, _ = self.dataset.load(item)
+            loaded, spacing, _ = self.dataset.load(item)
             image = np.ascontiguousarray(plain(loaded["image"]), np.float32)
+            if image.ndim == 4 and (reason := uneven(spacing)):
+                left_out[f"a volume: {reason}"] += 1
+                continue
             try:
                 head = foreground_mask(image)
             except ValueError as error:

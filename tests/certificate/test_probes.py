@@ -104,7 +104,7 @@ def test_harmless_changes_are_what_they_say():
     np.testing.assert_array_equal(mirrored(mirrored(image)), image)
     np.testing.assert_array_equal(brightened(image, 0.5), image / 2)
     assert resized(image, 1.5).shape == (1, 6, 9)
-    assert resized(np.ones((2, 8, 8, 3), np.float32), 0.75).shape == (2, 6, 6, 3)
+    assert resized(np.ones((2, 8, 8, 4), np.float32), 0.75).shape == (2, 6, 6, 3)
     assert all(np.isfinite(change(image)).all() for change in HARMLESS.values())
 
 
