@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scripts.interventions import Donor, Look, Looks, Turn
 from scripts.interventions.insertion import extent
@@ -78,7 +79,7 @@ def usable_mask(mask: Mask, foreground: Mask) -> tuple[Mask | None, str]:
     return inside, ""
 
 
-def uneven(spacing: Sequence[float]) -> str:
+def uneven(spacing: Sequence[float] | NDArray[np.floating]) -> str:
     """Why a volume of these voxels cannot be intervened on; "" where they are cubes.
 
     Margins, distances and the sizes of moved tumors are counted in voxels along all axes alike: of cubes they are the

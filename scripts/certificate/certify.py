@@ -51,8 +51,8 @@ def certify_run(
         raise ValueError(f"{run_dir} was not trained to classify: there is no verdict to certify")
     if config.get("spacing_mm") is not None:
         raise ValueError(
-            f"{run_dir} was trained on patches (spacing_mm: {config['spacing_mm']}) and answers in windows; certified is "
-            "a network that is given slices or whole volumes (configs/volumetric.yaml)"
+            f"{run_dir} was trained on patches (spacing_mm: {config['spacing_mm']}) and answers in windows; certified "
+            "is a network that is given slices or whole volumes (configs/volumetric.yaml)"
         )
     datalist = runs.read_datalist(str(datalist_file), str(dataset_dir))
     classes = comparison(run_dir, network.num_classes, datalist)
