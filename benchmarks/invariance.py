@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from scripts.command import errors
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from scripts.inference.pipeline import Inference
 from scripts.runs.folder import write_json
 from transforms.pictures import read_picture

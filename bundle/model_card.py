@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from transforms.cropping import ACQUIRED
 
 ROWS = (

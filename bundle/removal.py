@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 
 from bundle.predictor import Prediction, Predictor
-from scripts.interventions import HELD_OUT_INFILLS, remove
+from scripts.interventions.infills import HELD_OUT_INFILLS
+from scripts.interventions.interventions import remove
 from transforms.foreground import foreground_mask
 
 __all__ = ["Removal", "painted", "removal"]

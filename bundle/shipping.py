@@ -27,7 +27,7 @@ from bundle.model_card import data_description
 from bundle.release import OF_VOLUMES, Weights, write_inference_config
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs.checkpoint_files import WEIGHTS

@@ -32,7 +32,7 @@ from scripts.certificate.certify import certify_run
 from scripts.checks.audit import audit
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from scripts.data.datalists.schema import PLANES
 from scripts.data.planes import plane_of
 from scripts.evaluation.answers import answer_lines

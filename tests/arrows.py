@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
         "checks": "transforms, command, pictures, data, measures, runs, inference",
         "certificate": "explain, interventions, networks, command, pictures, phantoms, data, measures, runs, "
         "evaluation",
-        "diagnosis": "transforms, explain, interventions, command, pictures, data, measures, runs, checks",
+        "diagnosis": "transforms, explain, interventions, command, pictures, data, measures, runs",
         "comparison": "networks, command, pictures, data, measures, runs, training, evaluation, certificate",
         "report": "command, pictures, measures, runs, evaluation, comparison",
         "demo": "command, phantoms, data, runs, training, inference, checks, report",

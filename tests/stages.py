@@ -22,16 +22,9 @@ from scripts.data.samplers import DrawnItems, MixedBatchSampler, has_mask
 from scripts.training.averaging import WeightAverage
 from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint
 from scripts.training.engines import MultiTaskStep, parameter_groups, prepare_batch
-from scripts.training.handlers import (
-    EpochSeed,
-    FiniteLoss,
-    GradientClip,
-    StageWriter,
-    TrainingScalars,
-    ValidationImages,
-    ValidationMetrics,
-    ValidationScalars,
-)
+from scripts.training.handlers.control import EpochSeed, FiniteLoss, GradientClip
+from scripts.training.handlers.monitoring import StageWriter, TrainingScalars
+from scripts.training.handlers.validation import ValidationImages, ValidationMetrics, ValidationScalars
 from scripts.training.losses import MultiTaskLoss
 from tests.networks.nets import heads, tiny
 

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.interventions import Donor, Look, Looks, Turn
-from scripts.interventions.insertion import extent
+from scripts.interventions.insertion import Donor, extent
+from scripts.interventions.likeness import Look, Looks, Turn
 from scripts.interventions.regions import Image, Mask, box_of
 
 # Of a head: how far around a tumor its own tissue is replaced or taken along.

@@ -20,7 +20,7 @@ from scripts.certificate.questions import Plan
 from scripts.certificate.realism import Realism
 from scripts.certificate.verdicts import statements
 from scripts.command.files import write_text
-from scripts.interventions import HELD_OUT_BLENDS
+from scripts.interventions.insertion import HELD_OUT_BLENDS
 from scripts.runs import provenance
 from scripts.runs.folder import write_csv, write_json
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.certificate.cases import Case, usable_mask
-from scripts.data.datalists import units
+from scripts.data.datalists.units import units
 from scripts.data.planes import plane_of
 from scripts.data.preprocessing import foreground_mask
 

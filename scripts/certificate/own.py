@@ -14,7 +14,7 @@ from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case, uneven, usable_mask
 from scripts.certificate.masks import mask_fields
 from scripts.certificate.questions import Question
-from scripts.data.datalists import units
+from scripts.data.datalists.units import units
 from scripts.data.planes import plane_of
 from scripts.data.preprocessing import collate, foreground_mask, make_training_pipeline
 from scripts.evaluation.items import EvaluationDataset

@@ -12,8 +12,10 @@ import numpy as np
 from scripts.certificate.cases import Case, Host, hosts_for
 from scripts.certificate.harmless import HARMLESS
 from scripts.certificate.probes import PROBES, other_of
-from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS, NoRoom, Outcome, fade, remove, swap, transplant
-from scripts.interventions.regions import Image, Mask
+from scripts.interventions.infills import HELD_OUT_INFILLS
+from scripts.interventions.insertion import HELD_OUT_BLENDS
+from scripts.interventions.interventions import Outcome, fade, remove, swap, transplant
+from scripts.interventions.regions import Image, Mask, NoRoom
 
 FADES = (0.25, 0.5)
 

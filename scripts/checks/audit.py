@@ -24,21 +24,16 @@ from tqdm import tqdm
 from scripts.checks.observations import KINDS, STAGES, AuditJob, chosen_items, observer
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.units import units as units_of
 from scripts.inference.item_shards import in_shards
-from scripts.measures.shortcuts import (
-    MIN_UNITS,
-    auc_by_value,
-)
+from scripts.measures.shortcuts import LIMITS, MIN_UNITS, auc_by_value
 from scripts.pictures.figures import COLORS, STYLE
 from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 
 PLURAL = {"source": "sources", "diagnosis": "diagnoses"}
-# Flagged above these, if the interval leaves 0.5 out. Air and the file's size hold nothing of the truth. The head's
-# outline and histogram hold a little (the plane of the slice, a large bright tumor), so their limits are higher.
-LIMITS = {"air": 0.60, "size": 0.60, "geometry": 0.70, "histogram": 0.80}
 ADVICE = {
     ("air", "before"): "expected in raw files; after the pipeline it must be gone",
     (
@@ -123,7 +118,7 @@ def audit_of(
     ]
     if not kept:
         raise ValueError(f"none of the {len(items)} items of {datalist.get('name')!r} can be used")
-    units = datalists.units(kept)
+    units = units_of(kept)
     targets = _targets(kept, observed, datalist["classes"])
     rows = [
         row for name, values in targets for row in _rows(name, values, observed, units, seed, datalist["classes"]["0"])

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from scripts.data.preprocessing import Pipeline, make_preprocessing
-from scripts.measures.shortcuts import air_features, geometry_features, histogram_features, size_features
+from scripts.measures.shortcuts import air_features, geometry_features, histogram_features, size_features, subsample
 from transforms.borders import OFFSET_KEY, on_image
 from transforms.describe import Untraced
 from transforms.foreground import ForegroundMaskd
 from transforms.intensity import plain
 
-__all__ = ["KINDS", "STAGES", "AuditJob", "chosen_items", "observe", "observer", "subsample"]
+__all__ = ["KINDS", "STAGES", "AuditJob", "chosen_items", "observe", "observer"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,28 +56,6 @@ def observe(item: dict[str, Any], pipeline: Pipeline) -> dict[str, dict[str, dic
         observed["histogram"][stage] = histogram_features(pixels, inside)
     observed["tumor"] = {"label": {"voxels": float(final.get("tumor_voxels", -1))}}
     return observed
-
-
-def subsample(items: Sequence[dict[str, Any]], limit: int | None, seed: int = 0) -> list[dict[str, Any]]:
-    """At most ``limit`` items, every source and class in its proportion; the same for the same seed.
-
-    Raises:
-        ValueError: when ``limit`` is less than 1.
-    """
-    if limit is None or limit >= len(items):
-        return list(items)
-    if limit < 1:
-        raise ValueError(f"limit must be 1 or more, got {limit}")
-    rng = np.random.default_rng(seed)
-    strata: dict[tuple[str, int], list[int]] = {}
-    for index, item in enumerate(items):
-        strata.setdefault((str(item.get("source", "")), int(item.get("diagnosis", -1))), []).append(index)
-    timed = [
-        ((place + 0.5) / len(own), index)
-        for own in strata.values()
-        for place, index in enumerate(rng.permutation(own).tolist())
-    ]
-    return [items[index] for _, index in sorted(sorted(timed)[:limit], key=lambda pair: pair[1])]
 
 
 def chosen_items(datalist: dict[str, Any], parts: Sequence[str], limit: int | None, seed: int) -> list[dict[str, Any]]:

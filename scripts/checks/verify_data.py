@@ -27,8 +27,9 @@ from tqdm import tqdm
 from scripts.checks.verification import FAIL, NOTE, RULES, Result, Verifier, compare, every_item
 from scripts.command.files import whole
 from scripts.command.verbs import Outcome
-from scripts.data import datalists
-from scripts.data.datalists import SPLITS, Datalist, Item
+from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.schema import SPLITS, Datalist
+from scripts.data.datalists.units import Item, paths
 from scripts.inference.item_shards import in_shards
 from scripts.runs.folder import write_csv, write_json
 from transforms.borders import head_mask
@@ -157,7 +158,7 @@ def case_name(result: Result) -> str:
     index = result.item.get("slice")
     place = f" slice {index}" if index is not None else ""
     plane = result.item.get("plane", "")
-    return f"{datalists.paths(result.item)[0]}{place}{' ' + plane if plane else ''}"
+    return f"{paths(result.item)[0]}{place}{' ' + plane if plane else ''}"
 
 
 def text(summary: dict[str, Any], classes: dict[str, str]) -> str:
@@ -220,7 +221,7 @@ def contact_sheet(results: Sequence[Result], dataset_dir: Path | str, out: Path)
 
 def _draw(axis: Any, result: Result, verifier: Verifier) -> None:
     rules = ", ".join(result.broken) or "no rule broken"
-    name = Path(datalists.paths(result.item)[0]).name
+    name = Path(paths(result.item)[0]).name
     index = f" [{result.item['slice']}]" if "slice" in result.item else ""
     shown = name if len(name) <= 30 else f"...{name[-27:]}"
     axis.set_title(f"{rules}\n{shown}{index}", fontsize=7, color="#b00020" if result.level() == FAIL else "black")

@@ -21,7 +21,7 @@ from monai.data import DataLoader, Dataset
 from scripts.command.files import write_text
 from scripts.command.verbs import Outcome
 from scripts.comparison.trained_models import training_seconds
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
 from scripts.networks.classifiers import ClassifierEnsemble, ImageClassifier

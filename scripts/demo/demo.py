@@ -20,7 +20,9 @@ from scripts.command import yaml_text
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.folders import image_folder
+from scripts.data.datalists.volumes import nifti_cases
 from scripts.demo.side_by_side import side_by_side
 from scripts.demo.steps import Steps
 from scripts.inference import shipped
@@ -64,10 +66,10 @@ PHANTOM_NOTE = (
 def phantom_datalist(folder: Path, seed: int) -> dict[str, Any]:
     """Make the two phantom sources, or find them made, and list them together."""
     make_phantoms(folder, seed=seed, patients=PHANTOM_PATIENTS, singles=PHANTOM_SINGLES)
-    volumes, _ = datalists.nifti_cases(
+    volumes, _ = nifti_cases(
         folder / "patients", root=folder, name="patients", seed=seed, tumor_slices=4, normal_slices=2
     )
-    slices, _ = datalists.image_folder(folder / "singles", root=folder, name="singles", seed=seed, modality="FLAIR")
+    slices, _ = image_folder(folder / "singles", root=folder, name="singles", seed=seed, modality="FLAIR")
     return datalists.merge([volumes, slices], name="phantoms")
 
 
@@ -110,7 +112,7 @@ def demo(
             datalist = phantom_datalist(folder, seed)
         else:
             folder = data
-            datalist, images = datalists.image_folder(folder, limit=limit, seed=seed)
+            datalist, images = image_folder(folder, limit=limit, seed=seed)
         out.mkdir(parents=True, exist_ok=True)
         summaries = [] if images is None else [_write_report(images, out / "datalist.report.json")]
         datalists.assert_no_overlap(datalist)

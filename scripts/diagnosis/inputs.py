@@ -14,13 +14,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
-from scripts.checks.observations import subsample
 from scripts.command.config_files import read_config
-from scripts.data import datalists
-from scripts.data.datalists.folders import IMAGE_SUFFIXES
+from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.folders import IMAGE_SUFFIXES, image_folder
+from scripts.data.datalists.units import unit
 from scripts.data.preprocessing import check_order, foreground_mask, resolve_items
 from scripts.diagnosis.network import config_ids, existing_file
-from scripts.measures.shortcuts import air_features, geometry_features, histogram_features
+from scripts.measures.shortcuts import air_features, geometry_features, histogram_features, subsample
 from transforms.reading import VOLUME_SUFFIXES
 
 __all__ = ["Samples", "folder_items", "order_objection", "prepare", "read_pipeline"]
@@ -60,7 +60,7 @@ def folder_items(folder: str | Path, limit: int = 400) -> tuple[list[dict[str, A
     if not root.is_dir():
         raise FileNotFoundError(f"folder {folder} does not exist")
     if (root / "images").is_dir():
-        datalist, _ = datalists.image_folder(root, limit=limit, progress=False)
+        datalist, _ = image_folder(root, limit=limit, progress=False)
         items = [item for part in datalists.SPLITS for item in datalist[part]]
         for item in items:
             item.pop("source", None)  # the folder's name: nobody said that all come from one collection
@@ -215,7 +215,7 @@ def _describe(samples: Samples, item: Mapping[str, Any], image: Tensor, inside: 
         by_kind["file size"] = size
     for kind, features in by_kind.items():
         samples.features.setdefault(kind, []).append(features)
-    samples.feature_units.append(datalists.unit(dict(item)))
+    samples.feature_units.append(unit(dict(item)))
 
 
 def _file_size(item: Mapping[str, Any]) -> dict[str, float] | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.checks.audit import LIMITS
 from scripts.diagnosis.inputs import Samples
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS, SHORTCUT, Finding, source_shortcut
-from scripts.measures.shortcuts import MIN_UNITS, auc_by_value
+from scripts.measures.shortcuts import LIMITS, MIN_UNITS, auc_by_value
 
 __all__ = ["COUNTED", "shortcut", "shortcut_rows"]
 

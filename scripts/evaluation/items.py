@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 
 from scripts.command.config_files import read_mapping
 from scripts.command.locations import CONFIGS
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from scripts.inference.volume_rule import VolumeRule
 from scripts.measures.prevalence import Given, applied, prevalence_in_use
 from scripts.runs.checkpoint_files import WEIGHTS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.data import datalists
+from scripts.data.datalists.units import units as units_of
 from scripts.data.preprocessing import Pipeline
 from scripts.evaluation.contrasts import CHANGES
 from scripts.evaluation.contrasts import HELD_OUT as UNSEEN
@@ -78,7 +78,7 @@ def foreign_images(
     """
     for name, others in outside_items(outside):
         features, at, refusals = item_features(network, others, transform, batch_size)
-        owners = datalists.units(others)
+        owners = units_of(others)
         yield Foreign(name, "images", True, features, [owners[i] for i in at], refusals)
     prepared = [item for _, item in prepared_items(items[:: max(1, len(items) // count)], transform)]
     pairs = [(item["image"], item["foreground"]) for item in prepared if not isinstance(item, str)]
@@ -178,7 +178,7 @@ def write_scope(
     items = [dataset.data[i] for i in draw(dataset, cases)]
     values, kept, reasons = item_features(network, items, transform, batch_size)
     scores = reference.score(values)
-    units = datalists.units([items[i] for i in kept])
+    units = units_of([items[i] for i in kept])
     result: dict[str, Any] = {
         "limit_quantile": scope.QUANTILE,
         "training": reference.training,

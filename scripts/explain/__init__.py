@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "layers": ["resolve_layer"],
         "maps": ["scale_maps", "upsample"],
-        "methods": ["METHODS"],
+        "methods": ["METHODS", "Explanation", "explain"],
         "targets": ["ClassScore", "SegmentationRegion", "TumorLogOdds", "named_target"],
     },
 )

@@ -19,7 +19,7 @@ from scripts.command.config_files import parser_of, read_mapping
 from scripts.command.files import whole, write_text
 from scripts.command.overrides import bundle_command, differing, merged_config
 from scripts.command.workflows import as_plain, running_config
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
 from scripts.data.preprocessing import resolve_items
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import lock, parallel

@@ -8,7 +8,8 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scripts.data import datalists
+from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.units import units as units_of
 from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.documents import MISSING, Document, optional
 from scripts.runs.folder import trained_tasks
@@ -245,7 +246,7 @@ def data_summary(datalist: Mapping[str, Any], notes: Sequence[str] = ()) -> dict
         by_class[row["class"]] = {"n": row["items"], "with_mask": row["with_mask"]}
     units: dict[str, dict[str, int]] = {"patients": {}, "groups": {}, "images": {}}
     for part in datalists.SPLITS:
-        unit_names = set(datalists.units(datalist[part]))
+        unit_names = set(units_of(datalist[part]))
         for kind, start in (("patients", "patient "), ("groups", "group "), ("images", "image ")):
             units[kind][part] = sum(name.startswith(start) for name in unit_names)
     text = [datalist["description"]] if datalist.get("description") else []

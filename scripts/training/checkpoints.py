@@ -35,7 +35,8 @@ from scripts.runs.checkpoint_files import (
 )
 from scripts.runs.folder import read_manifest
 from scripts.training.averaging import WeightAverage
-from scripts.training.handlers import StageWriter, ValidationMetrics, describe
+from scripts.training.handlers.monitoring import StageWriter
+from scripts.training.handlers.validation import ValidationMetrics, describe
 
 __all__ = [
     "CHECKPOINT",

@@ -17,19 +17,11 @@ import torch
 from scripts.data.caching import CachedDataset
 from scripts.data.planes import plane_of
 from scripts.data.samplers import both_shares
-from scripts.interventions import (
-    TRAINING_BLENDS,
-    TRAINING_INFILLS,
-    Donor,
-    Look,
-    Looks,
-    NoRoom,
-    Outcome,
-    Turn,
-    remove,
-    swap,
-    transplant,
-)
+from scripts.interventions.infills import TRAINING_INFILLS
+from scripts.interventions.insertion import TRAINING_BLENDS, Donor
+from scripts.interventions.interventions import Outcome, remove, swap, transplant
+from scripts.interventions.likeness import Look, Looks, Turn
+from scripts.interventions.regions import NoRoom
 from transforms.intensity import normalize_foreground
 from transforms.masking import mask_background
 

@@ -22,14 +22,13 @@ from skimage.metrics import structural_similarity
 
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
-from scripts.data import datalists
 from scripts.data.caching import CachedDataset
+from scripts.data.datalists.units import unit
 from scripts.data.preprocessing import make_training_pipeline
-from scripts.interventions import INFILLS, NoRoom, grow, inner
 from scripts.interventions.infill import Hole, surface
-from scripts.interventions.infills import Infill
+from scripts.interventions.infills import INFILLS, Infill
 from scripts.interventions.learned import SIZE, like_healthy, make_network, planes, trained_network
-from scripts.interventions.regions import elsewhere
+from scripts.interventions.regions import NoRoom, elsewhere, grow, inner
 from scripts.measures.intervals import AT_LEAST_0, case_summary
 from scripts.runs.folder import read_datalist, stage_items, write_json
 from scripts.training.counterfactuals import arrays, has_tumor, lesion_free
@@ -151,7 +150,7 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
             continue
         tissue = hole.whole[:, hole.foreground]
         spread, width = float(tissue.std()), float(np.ptp(tissue))
-        unit = datalists.unit(holes.dataset.data[index])
+        owner = unit(holes.dataset.data[index])
         for how, way in ways.items():
             try:
                 made = hole.placed(way(hole, np.random.default_rng((seed, index))))
@@ -160,7 +159,7 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
             away = np.abs(made - hole.whole)[:, hole.whole_region].mean() / spread
             pairs = zip(hole.whole, made, strict=True)
             alike = [structural_similarity(a, b, data_range=width, full=True)[1][hole.whole_region] for a, b in pairs]
-            rows.append({"how": how, "unit": unit, "mae": float(away), "ssim": float(np.mean(alike))})
+            rows.append({"how": how, "unit": owner, "mae": float(away), "ssim": float(np.mean(alike))})
     return rows
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from scripts.data.preprocessing import spatial_sizes
 from scripts.data.samplers import Shares, groups, has_mask
 from scripts.runs.folder import read_datalist
-from scripts.training.handlers import KEY_METRICS
+from scripts.training.handlers.validation import KEY_METRICS
 from scripts.training.precision import check_precision
 
 __all__ = ["check_settings", "mix"]

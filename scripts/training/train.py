@@ -25,7 +25,7 @@ from scripts.runs import folder as runs
 from scripts.runs import lock
 from scripts.runs.network_overlay import write_overlay_of_stage
 from scripts.runs.regions import stated
-from scripts.training.handlers import check_tracking
+from scripts.training.handlers.monitoring import check_tracking
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from scripts.certificate.planted import phantom_case
 from scripts.certificate.questions import Question
 from scripts.certificate.settings import Settings
 from scripts.command.verbs import run_verb
-from scripts.data.datalists import units
+from scripts.data.datalists.units import units
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 
 CLASSES = ("solid", "no_tumor")

@@ -11,7 +11,6 @@ from PIL import Image
 from scripts.__main__ import main as command
 from scripts.checks import audit as audit_module
 from scripts.checks.audit import audit, figure, summary
-from scripts.checks.observations import subsample
 from scripts.data import datalists
 from scripts.measures.shortcuts import (
     air_features,
@@ -157,17 +156,6 @@ def test_nothing_to_tell_apart_is_refused(tmp_path):
         audit(datalist, tmp_path, 48, limit=10, progress=False)
     with pytest.raises(ValueError, match="limit must be 1 or more, got 0"):
         audit(datalist, tmp_path, 48, limit=0, progress=False)
-
-
-def test_a_subset_keeps_the_proportions_and_depends_on_the_seed():
-    items = [{"image": str(k), "source": "a" if k < 80 else "b", "diagnosis": k % 2} for k in range(100)]
-    chosen = subsample(items, 20)
-    assert len(chosen) == 20
-    assert sum(item["source"] == "b" for item in chosen) == 4
-    assert sum(item["diagnosis"] for item in chosen) == 10
-    assert subsample(items, 20) == chosen
-    assert subsample(items, 20, seed=1) != chosen
-    assert subsample(items, 100) == subsample(items, None) == items
 
 
 def test_auc_is_the_share_of_pairs_in_order():

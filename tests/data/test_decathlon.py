@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from scripts.data import datalists
+from scripts.data.datalists.decathlon import decathlon
 from scripts.data.datalists.slices import SliceRule
 from tests.data.lists import items_of
 from tests.data.volume_files import save, scan, tumor
@@ -28,7 +29,7 @@ def test_decathlon_list_with_4d_images(tmp_path):
         "test": ["./imagesTs/BRATS_485.nii.gz"],
     }  # fmt: skip
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    datalist, report = datalists.decathlon(tmp_path, rule=SliceRule(tumor_slices=1, normal_slices=1), progress=False)
+    datalist, report = decathlon(tmp_path, rule=SliceRule(tumor_slices=1, normal_slices=1), progress=False)
     assert dict(report.unusable) == {
         "./imagesTs/BRATS_485.nii.gz": "has no mask: nothing to train or to measure on",
         "./imagesTr/BRATS_999.nii.gz": "imagesTr/BRATS_999.nii.gz does not exist",
@@ -42,7 +43,7 @@ def test_decathlon_list_with_4d_images(tmp_path):
     datalists.validate(datalist, tmp_path)
     (tmp_path / "dataset.json").write_text("[1")
     with pytest.raises(ValueError, match=r"dataset.json is no JSON file"):
-        datalists.decathlon(tmp_path, progress=False)
+        decathlon(tmp_path, progress=False)
 
 
 def test_decathlon_list_with_validation_keeps_its_parts(tmp_path):
@@ -54,7 +55,7 @@ def test_decathlon_list_with_validation_keeps_its_parts(tmp_path):
         for k, part in enumerate(("test", "training", "validation"))
     }
     (tmp_path / "list.json").write_text(json.dumps(parts))
-    datalist, _ = datalists.decathlon(tmp_path / "list.json", progress=False)
+    datalist, _ = decathlon(tmp_path / "list.json", progress=False)
     assert {part: {item["patient"] for item in datalist[part]} for part in datalists.SPLITS} == {
         "test": {"p0"}, "training": {"p1"}, "validation": {"p2"}
     }  # fmt: skip
@@ -76,7 +77,7 @@ def decathlon_file(folder: Path, parts: dict[str, list[str]]) -> Path:
 
 def test_a_patient_in_two_parts_of_a_decathlon_list_goes_whole_to_the_first_and_that_is_said(tmp_path, caplog):
     names = {"training": ["p1_study1", "p2"], "validation": ["p3_study1"], "testing": ["p1_study2", "p3_study2", "p4"]}
-    datalist, report = datalists.decathlon(decathlon_file(tmp_path, names), progress=False)
+    datalist, report = decathlon(decathlon_file(tmp_path, names), progress=False)
     assert {part: {item["patient"] for item in datalist[part]} for part in datalists.SPLITS} == {
         "training": {"p1", "p2"}, "validation": {"p3"}, "test": {"p4"}
     }  # fmt: skip
@@ -93,7 +94,7 @@ def test_a_case_that_cannot_be_used_moves_no_patient(tmp_path):
     names = {"training": ["p1_study1", "p2"], "validation": ["p3"], "test": ["p1_study2"]}
     file = decathlon_file(tmp_path, names)
     save(tumor(9), tmp_path / "p1_study1" / "seg.nii.gz")  # refused for its labels
-    datalist, report = datalists.decathlon(file, progress=False)
+    datalist, report = decathlon(file, progress=False)
     assert [name for name, _ in report.unusable] == ["p1_study1/flair.nii.gz"]
     assert {item["patient"] for item in datalist["test"]} == {"p1"}
     assert report.figures["moved"] == {}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scripts.data import datalists
+from scripts.data.datalists.decathlon import decathlon
 from scripts.data.datalists.naming import role
 from scripts.data.datalists.slices import SliceRule
 from scripts.data.datalists.volumes import load_oriented
@@ -138,7 +139,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders_and_visits_stay_toget
         save(tumor(), tmp_path / case / "seg.nii.gz")
     entries = [{"image": f"{case}/flair.nii.gz", "label": f"{case}/seg.nii.gz"} for case in cases]
     (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
-    listed, _ = datalists.decathlon(tmp_path, progress=False)
+    listed, _ = decathlon(tmp_path, progress=False)
     (tmp_path / "dataset.json").unlink()
     found, _ = datalists.nifti_cases(tmp_path, progress=False)
     for datalist in (listed, found):

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data.datalists import decathlon, nifti_cases
+from scripts.data.datalists import nifti_cases
+from scripts.data.datalists.decathlon import decathlon
 from scripts.data.datalists.nnunet import write_raw
 from scripts.data.datalists.regions import SCHEMES
 from scripts.data.datalists.slices import SliceRule

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from scripts.command.locations import CONFIGS
-from scripts.data.datalists import write
+from scripts.data.datalists.schema import write
 from scripts.data.preprocessing import collate, make_training_pipeline
 from scripts.evaluation.items import (
     EvaluationDataset,

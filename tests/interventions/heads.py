@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from scripts.interventions import Donor
+from scripts.interventions.insertion import Donor
 from scripts.phantoms.head import draw_head, render, with_tumor
 
 SIZE = 96

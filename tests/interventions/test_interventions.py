@@ -6,27 +6,13 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from scripts.interventions import (
-    BLENDS,
-    HELD_OUT_BLENDS,
-    HELD_OUT_INFILLS,
-    INFILLS,
-    TRAINING_BLENDS,
-    TRAINING_INFILLS,
-    Donor,
-    NoRoom,
-    Turn,
-    fade,
-    grow,
-    inner,
-    remove,
-    scale,
-    swap,
-    translate,
-    transplant,
-)
 from scripts.interventions import infill as infill_module
-from scripts.interventions.insertion import tissue_scale
+from scripts.interventions.blend import BLENDS
+from scripts.interventions.infills import HELD_OUT_INFILLS, INFILLS, TRAINING_INFILLS
+from scripts.interventions.insertion import HELD_OUT_BLENDS, TRAINING_BLENDS, Donor, tissue_scale
+from scripts.interventions.interventions import fade, remove, scale, swap, translate, transplant
+from scripts.interventions.likeness import Turn
+from scripts.interventions.regions import NoRoom, grow, inner
 from tests.interventions.heads import pair
 
 # Infills that put tissue of another place into the hole.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.interventions import grow, inner
 from scripts.interventions.infill import Hole, surface
 from scripts.interventions.learned import (
     SIZE,
@@ -19,6 +18,7 @@ from scripts.interventions.learned import (
     planes,
     trained_network,
 )
+from scripts.interventions.regions import grow, inner
 from tests.interventions.heads import pair
 
 

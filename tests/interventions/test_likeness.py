@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.interventions import Donor, Look, Looks, NoRoom, Turn, grow, insertion, transplant
-from scripts.interventions.insertion import check_seen
-from scripts.interventions.likeness import UNKNOWN_PLANE, UNLIKE, turns
+from scripts.interventions import insertion
+from scripts.interventions.insertion import Donor, check_seen
+from scripts.interventions.interventions import transplant
+from scripts.interventions.likeness import UNKNOWN_PLANE, UNLIKE, Look, Looks, Turn, turns
+from scripts.interventions.regions import NoRoom, grow
 from tests.interventions.heads import pair
 
 

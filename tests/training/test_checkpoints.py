@@ -13,7 +13,7 @@ from ignite.engine import Events
 from scripts.measures.metrics import fit_temperature, negative_log_likelihood, tumor_probability
 from scripts.networks.heads import AT_ZERO
 from scripts.training.checkpoints import CHECKPOINT, WEIGHTS, StageCheckpoint, load_weights, save_atomic, warm_start
-from scripts.training.handlers import ValidationScalars
+from scripts.training.handlers.validation import ValidationScalars
 from tests.networks.nets import tiny
 from tests.stages import BATCHES, EPOCHS, Stage, Stopped, assert_same
 

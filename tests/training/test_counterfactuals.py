@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from scripts.command.locations import CONFIGS
 from scripts.data.preprocessing import check_network_input, make_training_pipeline
 from scripts.data.samplers import DrawnItems, SampleIndex
-from scripts.interventions import HELD_OUT_BLENDS, HELD_OUT_INFILLS
+from scripts.interventions.infills import HELD_OUT_INFILLS
+from scripts.interventions.insertion import HELD_OUT_BLENDS
 from scripts.runs.folder import JOINT, read_datalist, read_manifest, stage_items
 from scripts.training.counterfactuals import KINDS, Changed, Counterfactuals, has_tumor, lesion_free
 from scripts.training.labeling import CaseDataset

@@ -22,7 +22,8 @@ from scripts.runs import folder as runs
 from scripts.runs import parallel
 from scripts.training.checkpoints import StageCheckpoint
 from scripts.training.engines import MultiTaskStep, parameter_groups, prepare_batch
-from scripts.training.handlers import SameGradients, ValidationMetrics
+from scripts.training.handlers.control import SameGradients
+from scripts.training.handlers.validation import ValidationMetrics
 from scripts.training.losses import MultiTaskLoss
 from scripts.training.train import train
 from tests.networks.nets import gradients, heads, tiny

@@ -23,18 +23,15 @@ from scripts.runs import parallel
 from scripts.training.averaging import WeightAverage
 from scripts.training.checkpoints import WEIGHTS, load_weights
 from scripts.training.engines import MultiTaskStep
-from scripts.training.handlers import (
-    EpochSeed,
-    GradientClip,
+from scripts.training.handlers.control import EpochSeed, GradientClip
+from scripts.training.handlers.monitoring import (
     StageProgress,
     StageWriter,
-    ValidationImages,
-    ValidationMetrics,
     adapt_tracking,
     check_tracking,
-    evidence_strength,
     plain_values,
 )
+from scripts.training.handlers.validation import ValidationImages, ValidationMetrics, evidence_strength
 from tests.networks.nets import heads, tiny
 from tests.stages import EPOCHS, Stage, assert_same, logged
 

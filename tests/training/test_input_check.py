@@ -14,7 +14,7 @@ from bundle.predictor import Predictor
 from scripts.command.locations import CONFIGS
 from scripts.inference.pipeline import Inference
 from scripts.runs import folder as runs
-from scripts.training.handlers import InputCheck
+from scripts.training.handlers.control import InputCheck
 from tests.networks.nets import heads
 
 AIR = "air is not exactly 0"

@@ -14,7 +14,7 @@ from scripts.measures.mask_thresholds import LEAST
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import region_masks
 from scripts.training.engines import MultiTaskStep, prepare_batch
-from scripts.training.handlers import ValidationMetrics
+from scripts.training.handlers.validation import ValidationMetrics
 from scripts.training.losses import MultiTaskLoss
 from scripts.training.mask_loss import SegmentationLoss
 

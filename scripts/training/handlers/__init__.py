@@ -1,39 +1,26 @@
-"""Ignite handlers of training and validation."""
+"""Ignite handlers of training and validation; configs name them here, our own code imports the modules below."""
 
-from scripts.training.handlers.control import EpochSeed, FiniteLoss, GradientClip, InputCheck, SameGradients
-from scripts.training.handlers.monitoring import (
-    StageProgress,
-    StageWriter,
-    TrainingScalars,
-    adapt_tracking,
-    check_tracking,
-    plain_values,
-)
-from scripts.training.handlers.validation import (
-    KEY_METRICS,
-    ValidationImages,
-    ValidationMetrics,
-    ValidationScalars,
-    describe,
-    evidence_strength,
-)
+import lazy_loader
 
-__all__ = [
-    "KEY_METRICS",
-    "EpochSeed",
-    "FiniteLoss",
-    "GradientClip",
-    "InputCheck",
-    "SameGradients",
-    "StageProgress",
-    "StageWriter",
-    "TrainingScalars",
-    "ValidationImages",
-    "ValidationMetrics",
-    "ValidationScalars",
-    "adapt_tracking",
-    "check_tracking",
-    "describe",
-    "evidence_strength",
-    "plain_values",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "control": ["EpochSeed", "FiniteLoss", "GradientClip", "InputCheck", "SameGradients"],
+        "monitoring": [
+            "StageProgress",
+            "StageWriter",
+            "TrainingScalars",
+            "adapt_tracking",
+            "check_tracking",
+            "plain_values",
+        ],
+        "validation": [
+            "KEY_METRICS",
+            "ValidationImages",
+            "ValidationMetrics",
+            "ValidationScalars",
+            "describe",
+            "evidence_strength",
+        ],
+    },
+)

@@ -1,0 +1,16 @@
+"""Items are drawn in proportion, for what looks for shortcuts."""
+
+from __future__ import annotations
+
+from scripts.measures.shortcuts import subsample
+
+
+def test_a_subset_keeps_the_proportions_and_depends_on_the_seed():
+    items = [{"image": str(k), "source": "a" if k < 80 else "b", "diagnosis": k % 2} for k in range(100)]
+    chosen = subsample(items, 20)
+    assert len(chosen) == 20
+    assert sum(item["source"] == "b" for item in chosen) == 4
+    assert sum(item["diagnosis"] for item in chosen) == 10
+    assert subsample(items, 20) == chosen
+    assert subsample(items, 20, seed=1) != chosen
+    assert subsample(items, 100) == subsample(items, None) == items
