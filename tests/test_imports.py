@@ -14,7 +14,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.arrows import ARROWS, ROOT, floors, graph, imported, longest_path, modules, package_of, used_arrows, within
+from tests.arrows import (
+    ARROWS,
+    OURS,
+    ROOT,
+    floors,
+    graph,
+    imported,
+    longest_path,
+    modules,
+    package_of,
+    used_arrows,
+    within,
+)
 
 CONFIG_ROOTS = ("scripts", "monai", "torch", "ignite")
 
@@ -111,6 +123,49 @@ def test_arrows_between_packages_have_no_circle():
 
 def test_the_longest_way_over_imports_is_found():
     assert longest_path({"a": {"b", "c"}, "b": {"d"}, "c": set(), "d": {"c", "torch"}}) == ["a", "b", "d", "c"]
+
+
+# What packages that could be published alone take from others, and the modules that take more; docs/architecture.md
+# says why.
+STANDALONE: dict[str, set[str]] = {
+    "scripts.explain": {"torch", "monai", "captum", "numpy", "scipy", "lazy_loader"},
+    "scripts.networks": {"torch", "monai", "lazy_loader"},
+    "scripts.interventions": {"torch", "monai", "numpy", "scipy", "lazy_loader"},
+}
+MORE = {
+    "scripts.explain.network_findings": {"sklearn"},
+    "scripts.explain.picture_findings": {"matplotlib"},
+    "scripts.explain.sanity": {"skimage"},
+    "scripts.interventions.infill": {"cv2"},
+}
+
+
+def foreign(tree: ast.AST) -> set[str]:
+    """Third-party packages that a syntax tree imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).split(".")[0])
+    return names - set(sys.stdlib_module_names) - set(OURS)
+
+
+@pytest.mark.parametrize("package", STANDALONE)
+def test_a_package_that_could_stand_alone_takes_little_from_others(package):
+    found = {
+        module: foreign(ast.parse(path.read_text(encoding="utf-8")))
+        for module, path in modules()
+        if within(module, package)
+    }
+    more = {module: names - STANDALONE[package] for module, names in found.items()}
+    expected = {module: names for module, names in MORE.items() if within(module, package)}
+    assert {module: names for module, names in more.items() if names} == expected
+    assert STANDALONE[package] <= set().union(*found.values()), "what nobody takes need not be allowed"
+    assert foreign(ast.parse("import os\nimport skimage.io\ndef f():\n    from pandas import x")) == {
+        "skimage",
+        "pandas",
+    }
 
 
 def test_no_module_lies_directly_in_scripts():

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import mannwhitneyu
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from scripts.explain import intervals
 from scripts.explain.findings import CANNOT_TELL, HOLDS, Finding, verdict
 from scripts.explain.gradient_findings import NoGradientError, activations_and_gradients, logits_of
 from scripts.explain.targets import ClassMargin, ClassScore, LogitTarget, SegmentationRegion, Target
@@ -33,10 +33,19 @@ def wanted(target: Target, labels: np.ndarray, classes: int) -> tuple[np.ndarray
 
 
 def separation(score: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[float, float]:
-    """ROC AUC, and how probable one as far from chance is by chance (Mann-Whitney)."""
-    truth = np.r_[np.ones(own.sum()), np.zeros(others.sum())]
-    auc = float(roc_auc_score(truth, np.r_[score[own], score[others]]))
-    return auc, float(mannwhitneyu(score[own], score[others]).pvalue)
+    """ROC AUC, and how probable one as far from chance is by chance (Mann-Whitney).
+
+    Args:
+        score: (N,).
+        own, others: bool (N,), the images that should score high and those that should not.
+
+    Raises:
+        ValueError: when a score is not finite.
+    """
+    if not np.isfinite(score).all():
+        raise ValueError("the network gives scores that are not finite: nothing can be said of its classes")
+    chosen = own | others
+    return intervals.auc(own[chosen], score[chosen]), float(mannwhitneyu(score[own], score[others]).pvalue)
 
 
 def _against_others(logits: np.ndarray, k: int) -> np.ndarray:
@@ -181,7 +190,7 @@ def _wrong_channel(output: Tensor, channel: int, tumor: Tensor | None) -> Findin
     truth = (tumor != 0).flatten().cpu().numpy()
     others = [k for k in range(output.shape[1]) if k != channel]
     margin = output[:, channel] - (output[:, others].amax(1) if others else 0)
-    auc = float(roc_auc_score(truth, margin.flatten().cpu().numpy()))
+    auc = intervals.auc(truth, margin.flatten().cpu().numpy())
     reason = f"channel {channel} separates tumor pixels from all others with an AUC of {auc:.2f} (holds below 0.40)"
     figures = {"auc_for_tumor_pixels": auc}
     if 0.4 <= auc < 0.6:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,6 +18,7 @@ from scripts.explain.baselines import check_foreground
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, Finding, verdict
 from scripts.explain.gradient_findings import activations_and_gradients, cells_with_head, normalizations
 from scripts.explain.grids import as_map
+from scripts.explain.intervals import auc
 from scripts.explain.layers import LayerError, evaluating
 from scripts.explain.recording import default_layer, record
 from scripts.explain.scores import plain
@@ -255,7 +255,7 @@ def _probe(corners: Tensor, labels: Sequence[int] | None) -> dict[str, float]:
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     predicted = cross_val_predict(probe, values, truth, cv=folds, method="decision_function")
-    return {"corner_auc": float(roc_auc_score(truth, predicted))}
+    return {"corner_auc": auc(truth, predicted)}
 
 
 def pooling_over_air(

@@ -16,6 +16,7 @@ from scripts.command.locations import ROOT
 from scripts.command.overrides import bundle_command, check_overrides
 from scripts.command.verbs import parse
 from tests.arrows import ARROWS, drawing, floors, graph, longest_path, used_arrows
+from tests.test_imports import MORE, STANDALONE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MONAI = "/lib/python3.11/site-packages/monai/bundle/__main__.py"
@@ -95,6 +96,13 @@ def test_the_drawing_and_the_figures_of_the_architecture_are_those_of_the_code()
     path = longest_path(imports)
     assert f"goes over {len(path)} modules" in text, path
     assert len(path) <= LONGEST, path
+
+
+def test_what_packages_take_from_others_is_written():
+    rows = re.findall(r"^\| `scripts/(\w+)` \| (.*) \| (.*)\|$", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {f"scripts.{name}": {*takes.split(", ")} for name, takes, _ in rows} == STANDALONE
+    more = [(name, *pair) for name, _, rest in rows for pair in re.findall(r"`(\w+)`: (\w+)", rest)]
+    assert {f"scripts.{name}.{module}": {taken} for name, module, taken in more} == MORE
 
 
 def test_the_table_of_the_architecture_equals_the_arrows():
