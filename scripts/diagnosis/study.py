@@ -87,7 +87,7 @@ class Study:
         layer: the explained layer; None where none could be chosen.
         pad: pixels of air that were added on a side.
         findings: one a cause.
-        rows: of `diagnose_shortcut.shortcut_rows`.
+        rows: of `shortcut.shortcut_rows`.
         maps: (B, 1, *layer grid), raw, >= 0, of all images; None where the layer cannot be explained.
         padded_maps: (B, 1, *spatial), the map of the image with more air, divided by its maximum and then cut to the
             image; None where not possible.

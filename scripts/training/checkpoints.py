@@ -308,7 +308,6 @@ class StageCheckpoint:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": {} if scaler is None else scaler.state_dict(),
-                "random": torch.get_rng_state(),
                 "epoch": engine.state.epoch,
                 "iteration": engine.state.iteration,
                 "max_epochs": engine.state.max_epochs,
@@ -343,7 +342,7 @@ class StageCheckpoint:
         logger.info("%s: continuing after epoch %d of %d", self.stage_dir.name, trainer.epoch, trainer.max_epochs)
 
     def restore(self) -> None:
-        """Load weights, optimizer, schedule and random state of the checkpoint that was read."""
+        """Load weights, optimizer, schedule and loss scale of the checkpoint that was read."""
         state = self._state
         if state is None:
             return
@@ -353,5 +352,3 @@ class StageCheckpoint:
         self.scheduler.load_state_dict(state["scheduler"])
         if state.get("scaler") and getattr(self.trainer, "scaler", None) is not None:
             self.trainer.scaler.load_state_dict(state["scaler"])
-        if "random" in state:
-            torch.set_rng_state(state["random"])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from scripts.__main__ import main as command
 from scripts.data import datalists
-from scripts.data.datalists.patients import MOST_SCANS, find_patients, patient_of
+from scripts.data.datalists.patients import MOST_SCANS, find_patients
 from scripts.data.datalists.units import units
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -27,7 +27,7 @@ def test_the_table_holds_many_collections():
 
 @pytest.mark.parametrize(("collection", "name", "patient"), TABLE, ids=[name for _, name, _ in TABLE])
 def test_the_patient_of_public_names_is_what_the_table_says(collection, name, patient):
-    assert patient_of(name) == patient, collection
+    assert find_patients([name]).of[name] == patient, collection
 
 
 # Whole folders: files of one person in one inner list.

@@ -17,7 +17,7 @@ from PIL import Image
 from scripts.checks.verification import Verifier
 from scripts.data import datalists
 from scripts.data.datalists.fingerprints import unpacked
-from scripts.data.datalists.patients import patient_of
+from scripts.data.datalists.patients import find_patients
 from scripts.data.preprocessing import check_network_input, make_preprocessing
 from tests.transforms.images import disc, head, overlap
 from transforms.foreground import air_level, foreground_mask
@@ -312,7 +312,7 @@ def test_without_patients_groups_hold_copies_together_and_with_them_time_points(
     items = [item for split in datalists.SPLITS for item in datalist[split]]
     assert all("group" in item and "patient" not in item for item in items)
     assert len({datalists.unit(item) for item in items}) == 12
-    assert patient_of("BraTS-GLI-00007-000") == patient_of("BraTS-GLI-00007-001")
+    assert set(find_patients(["BraTS-GLI-00007-000", "BraTS-GLI-00007-001"]).of.values()) == {"BraTS-GLI-00007"}
     broken = {**datalist, "test": [*datalist["test"], {**datalist["training"][0], "image": "other.png"}]}
     with pytest.raises(ValueError, match="is in both training and test"):
         datalists.assert_no_overlap(broken)

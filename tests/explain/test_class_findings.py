@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from scripts.explain.class_findings import wrong_class
+from scripts.explain.class_findings import separation, wrong_class
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, TumorLogOdds
 
@@ -27,6 +28,13 @@ class TwoLogits(nn.Module):
 def levels(count=12):
     """Images of one value each, 0 to count - 1."""
     return torch.arange(float(count)).reshape(count, 1, 1, 1).expand(count, 1, 3, 3)
+
+
+def test_scores_that_are_not_finite_tell_nothing():
+    own = np.array([True, True, False, False])
+    assert separation(np.array([3.0, 1.0, 1.0, 0.0]), own, ~own)[0] == 0.875  # one pair of four is equal: half
+    with pytest.raises(ValueError, match="not finite"):
+        separation(np.array([3.0, 1.0, np.nan, 0.0]), own, ~own)
 
 
 def test_wrong_class_by_hand():

@@ -177,7 +177,7 @@ def test_two_damaged_checkpoints_are_an_error_and_none_is_a_start(tmp_path):
 
 
 def test_checkpoint_written_by_an_earlier_version_is_continued(unbroken, tmp_path):
-    """Those have no average, no scaler, no random state and no note on calibration."""
+    """Those have no average, no scaler and no note on calibration."""
 
     def work() -> None:
         stage = Stage(tmp_path)
@@ -186,7 +186,7 @@ def test_checkpoint_written_by_an_earlier_version_is_continued(unbroken, tmp_pat
 
     assert killed(work)
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
-    for key in ("average", "scaler", "random", "calibration"):
+    for key in ("average", "scaler", "calibration"):
         del state[key]
     torch.save(state, tmp_path / CHECKPOINT)
     age(tmp_path)

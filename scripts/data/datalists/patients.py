@@ -296,15 +296,6 @@ def find_patients(
     return Patients(patients, example, (*warnings, *apart))
 
 
-def patient_of(path: str) -> str:
-    """The patient of one path, alone; `find_patients` knows more where all paths of a folder are given.
-
-    >>> [patient_of(path) for path in ("HGG/p1", "p2/study1", "BraTS-GLI-00007-001", "LUMIERE/Patient-001/week-000-1")]
-    ['p1', 'p2', 'BraTS-GLI-00007', 'Patient-001']
-    """
-    return find_patients([path]).of[path]
-
-
 def _overruled(paths: Sequence[str], found: Mapping[str, str], origin: str) -> Patients:
     lacking = [path for path in paths if path not in found]
     if lacking:
