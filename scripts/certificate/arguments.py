@@ -51,6 +51,7 @@ VERBS = (
         "  python -m scripts certify --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json\n"
         "  python -m scripts certify --model model.onnx --model_config model.yaml --images DIR/images \\\n"
         "      --masks DIR/masks\n\n"
+        "Exit status 1 when a property fails, or a picture was skipped.\n"
         "What each sentence can and cannot conclude: docs/certificate.md.",
     ),
     Verb(

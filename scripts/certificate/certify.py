@@ -108,7 +108,7 @@ def _pictures(arguments: argparse.Namespace, classes: list[str], left_out: Count
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
-    """The verb ``certify``.
+    """The verb ``certify``; fails when a property fails or a picture was skipped.
 
     Raises:
         ValueError: when the model or the pictures are not named, or the model's answers are none.
@@ -130,4 +130,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         left_out: Counter[str] = Counter()
         cases, unit = _pictures(arguments, list(classes), left_out)
         content = certify_model(arguments.model, settings, cases, out, unit, left_out=left_out, **options)
-    return Outcome(table(content), [out / "certificate.html", out / "causal.json"])
+    skipped = [row for row in content["left_out"] if row["what"] == "pictures"]
+    text = "".join(f"\nskipped: {row['n']} pictures: {row['reason']}" for row in skipped)
+    failed = bool(skipped) or any(statement["verdict"] == "fails" for statement in content["statements"])
+    return Outcome(table(content) + text, [out / "certificate.html", out / "causal.json"], failed)

@@ -24,7 +24,9 @@ def _audit(parser: Parser) -> None:
     add_limit(parser, "audit a seeded subset of so many images")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the datalist (default: all)")
     parser.add_argument("--spatial_size", type=int, default=256, help=SIZE)
-    parser.add_argument("--strict", action="store_true", help="exit status 1 if anything is flagged after the pipeline")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit status 1 also where something is flagged after the pipeline"
+    )
     add_seed(parser, "subset and folds")
     add_shards(parser)
 
@@ -45,7 +47,8 @@ VERBS = (
     Verb(
         "audit", "measure what air, geometry and histogram alone say about source and diagnosis",
         "scripts.checks.audit", _audit,
-        "  python -m scripts audit --dataset_dir DIR --datalist_file data/mine.json --out runs/audit --limit 1000",
+        "  python -m scripts audit --dataset_dir DIR --datalist_file data/mine.json --out runs/audit --limit 1000\n\n"
+        "Exit status 1 when an image was skipped; with --strict also when anything is flagged after the pipeline.",
     ),
     Verb(
         "fingerprint", "read the images of a datalist once for all merges: what tells near-duplicates",
@@ -53,6 +56,7 @@ VERBS = (
         "  python -m scripts fingerprint --dataset_dir DIR --datalist_file data/a.json --processes 8 \\\n"
         "      --out runs/prints\n"
         "  python -m scripts datalist merge data/a.json data/b.json --dataset_dir A B --fingerprints runs/prints \\\n"
-        "      --out data/both.json",
+        "      --out data/both.json\n\n"
+        "Exit status 1 when an image was skipped.",
     ),
 )  # fmt: skip

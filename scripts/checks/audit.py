@@ -275,7 +275,7 @@ def write_audit(result: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
-    """The verb ``audit``; fails with ``--strict`` if anything is flagged after the pipeline."""
+    """The verb ``audit``; fails when an image was skipped, with ``--strict`` also if anything is flagged at the end."""
     datalist = datalists.read(arguments.datalist_file, arguments.dataset_dir)
     size, seed = arguments.spatial_size, arguments.seed
     chosen = (arguments.limit, seed, tuple(arguments.parts))
@@ -289,4 +289,5 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         result = audit_of(datalist, job.items(), seen, size, seed)
     written = write_audit(result, arguments.out)
     flagged = any(row["flagged"] and row["stage"] == "after" for row in result["rows"])
-    return Outcome(summary(result) + "\n", written, arguments.strict and flagged)
+    failed = bool(result["unusable"]) or (arguments.strict and flagged)
+    return Outcome(summary(result) + "\n", written, failed)

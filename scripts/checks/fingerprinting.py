@@ -54,7 +54,7 @@ class FingerprintJob:
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
-    """The verb ``fingerprint``.
+    """The verb ``fingerprint``; fails when an image was skipped.
 
     Raises:
         FileNotFoundError: when there is no such list or folder.
@@ -80,4 +80,5 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         (bytes.fromhex(key), np.frombuffer(base64.b64decode(bits), np.uint8), content) for key, bits, content in read
     )
     written = write(arguments.out / FILE, keyed)
-    return Outcome(f"{written} fingerprints, {count - written} images not read", [arguments.out / FILE])
+    skipped = count - written
+    return Outcome(f"{written} fingerprints, {skipped} images not read", [arguments.out / FILE], failed=skipped > 0)

@@ -286,8 +286,10 @@ def test_the_verb_certifies_a_model_by_name(pictures, capsys, monkeypatch):
     torch.jit.trace(Bright(), torch.zeros(1, 1, 8, 6)).save(str(pictures / "model.pt"))
     command = ["certify", "--model", str(pictures / "model.pt"), "--model_config", str(pictures / "model.yaml")]
     folders = ["--images", str(pictures / "images"), "--masks", str(pictures / "masks")]
-    assert run_verb(VERBS, [*command, *folders, "--infills", "poisson", "--out", str(pictures / "out")]) == 0
-    assert "withheld" in capsys.readouterr().out
+    assert run_verb(VERBS, [*command, *folders, "--infills", "poisson", "--out", str(pictures / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "withheld" in printed
+    assert "skipped: 1 pictures: a tumor without a mask" in printed
     content = json.loads((pictures / "out" / "causal.json").read_text())
     assert content["counts"]["by_class"] == {"no_tumor": 2, "solid": 2}
     assert content["unit"] == "picture"

@@ -129,7 +129,7 @@ def test_command_line_writes_json_and_a_figure(tmp_path, capsys):
     datalists.write(datalist, tmp_path / "list.json")
     arguments = ["audit", "--datalist_file", str(tmp_path / "list.json"), "--dataset_dir", str(tmp_path)]
     arguments += ["--out", str(tmp_path / "audit")]
-    assert command([*arguments, "--spatial_size", "48", "--strict"]) == 0, "size is gone after the pipeline"
+    assert command([*arguments, "--spatial_size", "48"]) == 1, "an image was skipped"
     out = capsys.readouterr().out
     assert "any tumor from size: AUC 1.00 (limit 0.60); strongest alone: " in out
     assert "1 images could not be used" in out
@@ -141,11 +141,30 @@ def test_command_line_writes_json_and_a_figure(tmp_path, capsys):
     assert picture_of_it.width > 1000
     assert figure(result) == (tmp_path / "audit" / "audit.png").read_bytes()
     arguments = [*arguments[:-1], str(tmp_path / "shards"), "--spatial_size", "48"]
-    for given in (["--shard", "2/3"], ["--shard", "1/3"], ["--shard", "3/3"], ["--merge"]):
+    for given in (["--shard", "2/3"], ["--shard", "1/3"], ["--shard", "3/3"]):
         assert command([*arguments, *given]) == 0
+    assert command([*arguments, "--merge"]) == 1
     assert capsys.readouterr().out.splitlines()[:1] == ["shard 2 of 3: 20 of 61 inputs; --merge makes the table"]
     assert (tmp_path / "shards" / "audit.json").read_bytes() == (tmp_path / "audit" / "audit.json").read_bytes()
     assert not (tmp_path / "shards" / "ledger").exists()
+
+
+@pytest.mark.parametrize(
+    ("strict", "flagged", "status"), [((), True, 0), (("--strict",), True, 1), (("--strict",), False, 0)]
+)
+def test_what_is_flagged_after_the_pipeline_is_wrong_with_strict_alone(tmp_path, monkeypatch, strict, flagged, status):
+    datalist = make(tmp_path, wide)
+    datalists.write(datalist, tmp_path / "list.json")
+
+    def rows(datalist, *_, **__):
+        kinds = [{"flagged": True, "stage": "before"}, {"flagged": flagged, "stage": "after"}]
+        return {"rows": kinds, "unusable": []}
+
+    monkeypatch.setattr("scripts.checks.audit.audit", rows)
+    monkeypatch.setattr("scripts.checks.audit.summary", str)
+    monkeypatch.setattr("scripts.checks.audit.write_audit", lambda *_: [])
+    arguments = ["audit", "--datalist_file", str(tmp_path / "list.json"), "--dataset_dir", str(tmp_path)]
+    assert command([*arguments, "--out", str(tmp_path / "out"), *strict]) == status
 
 
 def test_nothing_to_tell_apart_is_refused(tmp_path):
