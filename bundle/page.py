@@ -72,13 +72,13 @@ def read_gray(data: bytes, name: str, limits: UploadLimits) -> Gray:
 
 
 class Progress:
-    """How far the work on a question is; written by the worker, read by the answer."""
+    """Progress of one request; written by the worker, read by the response."""
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {"stage": "waiting"}
 
     def __call__(self, done: int, of: int) -> None:
-        """The worker has done so many slices; prepares them, of 0."""
+        """Progress callback: `done` of `of` slices (`of` 0: still preparing)."""
         self.state = {"stage": "predicting" if of else "preparing", "done": done, "of": of}
 
 

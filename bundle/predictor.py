@@ -23,7 +23,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from bundle.asked import Asked, named, opened
+from bundle.predict_options import PredictOptions, named, opened
 from bundle.predictions import Explanation, Prediction, Uncertainty
 from scripts.command.locations import ROOT
 from scripts.explain import methods
@@ -150,9 +150,9 @@ class Predictor:
             "plane": plane,
         }
         kwargs |= {"channel": channel, "name": name, "series": series}
-        asked = Asked(uncertainty, assess_anyway, dicom, anonymous, evidence_segments)
-        with self._prepared(asked, **kwargs) as item:
-            return self._finish(item, self._inference.infer(item, progress), asked)
+        wanted = PredictOptions(uncertainty, assess_anyway, dicom, anonymous, evidence_segments)
+        with self._prepared(wanted, **kwargs) as item:
+            return self._finish(item, self._inference.infer(item, progress), wanted)
 
     @overload
     def predict_batch(self, images: Sequence[Image | Mapping[str, Any]]) -> list[Prediction]: ...
@@ -177,13 +177,15 @@ class Predictor:
         """
         if errors not in ("raise", "return"):
             raise ValueError(f"errors is 'raise' or 'return', got {errors!r}")
-        prepared: list[tuple[dict[str, Any], Asked] | ValueError] = []
+        prepared: list[tuple[dict[str, Any], PredictOptions] | ValueError] = []
         with ExitStack() as stack:
             for image in images:
                 kwargs: dict[str, Any] = dict(image) if isinstance(image, Mapping) else {"image": image}
-                asked = Asked(**{field.name: kwargs.pop(field.name) for field in fields(Asked) if field.name in kwargs})
+                wanted = PredictOptions(
+                    **{field.name: kwargs.pop(field.name) for field in fields(PredictOptions) if field.name in kwargs}
+                )
                 try:
-                    prepared.append((stack.enter_context(self._prepared(asked, **kwargs)), asked))
+                    prepared.append((stack.enter_context(self._prepared(wanted, **kwargs)), wanted))
                 except ValueError as error:
                     if errors == "raise":
                         raise
@@ -232,7 +234,9 @@ class Predictor:
                 explains none, an image as in `predict`, and where no map can be made: Grad-CAM at a layer whose
                 gradients cancel, or the class without a tumor, whose logit the image does not change (docs/decisions).
         """
-        with self._prepared(Asked(), image, affine, foreground, slice, plane, channel, name, series) as prepared:
+        with self._prepared(
+            PredictOptions(), image, affine, foreground, slice, plane, channel, name, series
+        ) as prepared:
             item = prepared
         study = Study.of(item["image"])
         stack = slices_first(item["image"])
@@ -319,7 +323,7 @@ class Predictor:
     @contextmanager
     def _prepared(
         self,
-        asked: Asked,
+        wanted: PredictOptions,
         image: Image,
         affine: np.ndarray | None = None,
         foreground: str | Path | np.ndarray | None = None,
@@ -330,7 +334,7 @@ class Predictor:
         series: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """The item that the pipeline makes of an image; what is fetched of it is there as long as the block lasts."""
-        asked.check(image, slice)
+        wanted.check(image, slice)
         with opened(image, series) as (source, called):
             item: dict[str, Any] = {"image": source, "affine": affine, "name": name}
             optional = {"foreground": foreground, "slice": slice, "plane": plane, "channel": channel}
@@ -347,8 +351,8 @@ class Predictor:
                 prepared = self._inference.prepare(item)
             yield {**prepared, **about, "called": called, "given": foreground}
 
-    def _finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor], asked: Asked) -> Prediction:
-        done = self._inference.finish({**item, **({"assess_anyway": True} if asked.assess_anyway else {})}, output)
+    def _finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor], wanted: PredictOptions) -> Prediction:
+        done = self._inference.finish({**item, **({"assess_anyway": True} if wanted.assess_anyway else {})}, output)
         result, mask = done["result"], done["pred"]
         study = Study.of(item["image"])
 
@@ -375,8 +379,8 @@ class Predictor:
             raw_evidence=on_grid(done["raw_evidence"]) if "raw_evidence" in done else None,
             flags=result["flags"],
             scores=result.get("scores", {}),
-            uncertainty=self._uncertainty(item, study, output) if asked.uncertainty else None,
-            objects=asked.write(self._inference, item["options"], item["given"], done, item["called"]),
+            uncertainty=self._uncertainty(item, study, output) if wanted.uncertainty else None,
+            objects=wanted.write(self._inference, item["options"], item["given"], done, item["called"]),
         )
 
     def _uncertainty(self, item: Mapping[str, Any], study: Study, output: Mapping[str, Tensor]) -> Uncertainty:

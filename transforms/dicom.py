@@ -69,7 +69,7 @@ class Header:
 
     @property
     def uid(self) -> str:
-        """UID of the series; "" where it has none, or what it has is none."""
+        """UID of the series; "" where it is missing or malformed."""
         uid = self.about["SeriesInstanceUID"]
         return uid if re.fullmatch(RE_VALID_UID, uid) else ""
 
@@ -143,7 +143,7 @@ def _refuse_others(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def _plain(text: str) -> str:
-    """A short code of a header; what is none may be anything, a name too, and is not shown."""
+    """A header value if it is a short code, else "": free text may hold a patient's name."""
     return text if len(text) <= 16 and text.isascii() and text.replace(" ", "").replace("_", "").isalnum() else ""
 
 

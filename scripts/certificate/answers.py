@@ -65,7 +65,7 @@ class Subject(Protocol):
         """One answer a question, in order."""
 
 
-class Kept:
+class CachedModel:
     """A subject whose answers are kept in a file; ``asked`` counts the pictures that the model has seen.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from scripts.certificate.answers import Answer, Kept, Subject
+from scripts.certificate.answers import Answer, CachedModel, Subject
 from scripts.certificate.cases import Case, draw
 from scripts.certificate.effects import Answers
 from scripts.certificate.pictures import example_sheet
@@ -74,7 +74,7 @@ def certify(
     heads = draw([case for case in cases if case.kind == 0], healthy, seed)
     plan = Plan(chosen, heads, tuple(infills), tuple(blends) or HELD_OUT_BLENDS, harmless, probes)
     realism = Realism()
-    kept = Kept(subject, out / "answers.json", batch_size)
+    kept = CachedModel(subject, out / "answers.json", batch_size)
     known: dict[tuple[str, str, bool, str], Answer] = {}
     pairs = []
     for question, answer in kept.ask(realism.watch(plan), plan.count()):

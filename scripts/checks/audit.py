@@ -1,4 +1,4 @@
-"""Shortcut audit: can source or diagnosis be told without looking at the brain, from the files and after our pipeline?
+"""Shortcut audit: are source or diagnosis predictable without the brain, from the files and after our pipeline?
 
     python -m scripts audit --dataset_dir DIR --datalist_file LIST.json --out DIR [--limit 1000]
 
@@ -57,7 +57,7 @@ ADVICE = {
     (
         "histogram",
         "after",
-    ): "contrast tells the {many} apart: mix sources within each class, use intensity augmentation "
+    ): "contrast separates the {many}: mix sources within each class, use intensity augmentation "
     "(make_augmentation, strength 1 or more), and test on a source that was not trained on",
 }
 
@@ -89,7 +89,7 @@ def audit(
         ``scripts.measures.shortcuts.auc_by_value``, ``limit`` and ``flagged``.
 
     Raises:
-        ValueError: when no item can be used, or nothing is there to be told apart.
+        ValueError: when no item can be used, or there is one source and one diagnosis only.
     """
     items = chosen_items(datalist, parts, limit, seed)
     one = observer(items, dataset_dir, spatial_size)
@@ -107,7 +107,7 @@ def audit_of(
     """What `audit` returns, of what was seen of the items.
 
     Raises:
-        ValueError: when no item can be used, or nothing is there to be told apart.
+        ValueError: when no item can be used, or there is one source and one diagnosis only.
     """
     kept = [item for item, own in zip(items, seen, strict=True) if "reason" not in own]
     observed = [own for own in seen if "reason" not in own]
@@ -124,7 +124,7 @@ def audit_of(
         row for name, values in targets for row in _rows(name, values, observed, units, seed, datalist["classes"]["0"])
     ]
     if not rows:
-        raise ValueError("nothing to audit: one source and one diagnosis only, so nothing can be told apart")
+        raise ValueError("nothing to audit: one source and one diagnosis only, so there is nothing to separate")
     return {
         "name": datalist.get("name", ""),
         "n": len(kept),
@@ -190,7 +190,7 @@ def figure(result: dict[str, Any]) -> bytes:
         handles, labels = panels[0].get_legend_handles_labels()
         chart.legend(handles, labels, loc="outside lower center", ncols=4)
         chart.suptitle(
-            f"Told without looking at the brain: {result['name']}, {result['n']} images, {result['units']} patients "
+            f"Predicted without the brain: {result['name']}, {result['n']} images, {result['units']} patients "
             "or groups",
             fontsize=11, x=0.01, ha="left",
         )  # fmt: skip

@@ -51,11 +51,11 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
-    """The same for a folder: the one to fill has the name of the later one, which it takes the place of.
+    """A temporary folder to fill, which replaces `path` when the block ends without an error.
 
     Args:
-        path: of the folder.
-        replace: False: of several processes the first one wins; what the others filled is deleted.
+        path: of the folder; the temporary one has the same name.
+        replace: False: keep a folder that another process put there first, and delete this one.
     """
     path = Path(path).expanduser()
     with _named(path):

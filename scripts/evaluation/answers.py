@@ -98,8 +98,10 @@ def _both_right(row: Mapping[str, Any], predicted: int, mask: int | None) -> flo
 
 
 def answer_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The block "answers" of metrics.json: S of contradictions and both_right (each raw and joined), uncertain_rate,
-    and empty_evidence, of the cases that are called a tumor.
+    """The block "answers" of metrics.json.
+
+    Summaries (n, mean, ci95) of contradictions and of both_right, each raw and joined, of uncertain_rate, and of
+    empty_evidence over the cases that are called a tumor.
 
     Args:
         rows: with the columns of `judged`.
@@ -129,7 +131,7 @@ def _empty(row: Mapping[str, Any]) -> float:
 
 
 def answer_lines(block: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Name and S of each figure of the block, in the order of `FIGURES`; earlier versions wrote fewer."""
+    """Name and summary of each figure of the block, in the order of `FIGURES`; earlier versions wrote fewer."""
     lines = []
     for pointer, name in FIGURES.items():
         figure: Any = block

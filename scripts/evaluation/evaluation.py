@@ -89,7 +89,7 @@ class CaseResults:
         self.people.clear()
 
     def join(self) -> None:
-        """Say what is resampled, which is known when all cases are: a near-duplicate group may join patients."""
+        """Assign each row its cluster; call after the last case, as a near-duplicate group may join patients."""
         for row, (_, unit) in zip(self.rows, clusters(self.people), strict=True):
             row["unit"] = unit
 
@@ -162,7 +162,8 @@ def is_free(row: Mapping[str, Any]) -> bool:
 
 
 def segmentation_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The block "segmentation": S of each measure, and how many tumors have no predicted pixel (so no HD95)."""
+    """The block "segmentation": summary (n, mean, ci95) of each measure, and the number of
+    tumors without a predicted pixel (so without HD95)."""
     free = [row for row in rows if is_free(row) and row["predicted_pixels"] is not None]
     tumors = [row for row in rows if row["tumor_pixels"]]
     return {
@@ -235,7 +236,7 @@ def by_area(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Performance by tumor area as a share of the head's, in the bins of `AREAS`, over cases with a tumor in the mask.
 
     Returns:
-        entries {low, high, n, dice S, detected S (share of cases called tumor), segmented S (share with any overlap)}.
+        entries {low, high, n} with summaries of dice, detected (called tumor) and segmented (any overlap).
     """
     tumors = [row for row in rows if row["tumor_pixels"]]
     bins = []

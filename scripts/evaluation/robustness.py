@@ -121,8 +121,8 @@ def summarize(rows: Sequence[Mapping[str, Any]], classes: int, refused: Sequence
     A refused image (no head is found in it, say) is no prediction: it is counted, and left out of the rest.
 
     Returns:
-        {n, refused, reasons, dice S, tumor_energy S, balanced_accuracy, sensitivity, specificity, roc_auc, each with
-        its interval; None where no case defines it}.
+        n, refused, reasons; summaries of dice and tumor_energy; balanced_accuracy, sensitivity, specificity and
+        roc_auc, each with its interval; None where no case defines it.
     """
     units = [row["unit"] for row in rows]
     summary: dict[str, Any] = {

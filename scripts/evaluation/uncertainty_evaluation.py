@@ -165,9 +165,9 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         "diagnosis": n, errors and by score (probability_std, entropy, single_entropy) AUROC against a wrong class;
-        "pixels": S of pixel_auroc and single_pixel_auroc over cases; "mask": n, poor (Dice below 0.7), Spearman
-        correlation of mask_disagreement with Dice and its AUROC against a poor mask; "spread": S of probability_std and
-        mean_std, and the share of cases whose predictions are all the same.
+        "pixels": summaries of pixel_auroc and single_pixel_auroc over cases; "mask": n, poor (Dice below 0.7), Spearman
+        correlation of mask_disagreement with Dice and its AUROC against a poor mask; "spread": summaries of
+        probability_std and mean_std, and the share of cases whose predictions are all the same.
     """
     units = [row["unit"] for row in rows]
 

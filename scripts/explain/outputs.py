@@ -22,9 +22,9 @@ Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, whose layers run by their own names, of one that is compiled or runs on several devices.
+    """The module inside `DataParallel`, `DistributedDataParallel` and `torch.compile`, with its own layer names.
 
-    It has the same parameters. A part that was compiled in place runs uncompiled within `selecting`.
+    It shares the parameters. A part that was compiled in place runs uncompiled within `selecting`.
     """
     while True:
         parallel = isinstance(model, nn.DataParallel | DistributedDataParallel)

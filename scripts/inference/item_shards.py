@@ -103,9 +103,11 @@ def run_items(arguments: argparse.Namespace, job: Job, source: Path, out: Path, 
 def in_shards(
     arguments: argparse.Namespace, job: Job, source: Path, out: Path, count: Callable[[], int]
 ) -> list[Any] | str | None:
-    """What came of every item, in order; what to say of one shard, see `run_items`; None where no shards are asked for.
+    """Run a job by shards where the command line asks for shards.
 
-    The ledger is deleted once all is gathered.
+    Returns:
+        the result of every item, in order, after which the ledger is deleted; the sentence of `run_items` where only
+        one shard was run; None where no shards are asked for.
     """
     if not asked(arguments):
         return None

@@ -56,7 +56,7 @@ class ResultStore:
         self._lock = threading.Lock()  # connections such as sftp's are not made for several threads
 
     def probe(self) -> None:
-        """See that something can be written here and deleted again.
+        """Check that files can be written to the store and deleted.
 
         Raises:
             StoreError: when it can not.
@@ -67,10 +67,10 @@ class ResultStore:
             self._files.rm(place)
 
     def claim(self, about: Mapping[str, Any]) -> None:
-        """Say here, once, what the results are of.
+        """Record which inputs and settings the stored results belong to.
 
         Args:
-            about: inputs, and what decides about a result; plain values.
+            about: inputs and settings that decide about a result; plain values.
 
         Raises:
             ValueError: when the store holds results of other inputs, or made otherwise.

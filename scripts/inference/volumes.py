@@ -110,7 +110,7 @@ def _milliliters(rows: Sequence[dict[str, Any]], what: str) -> float:
 
 
 def patient_summary(patients: Sequence[dict[str, Any]], whole: bool = False) -> dict[str, Any]:
-    """Figures over patients (or groups), every one of which counts once: {n, dice, mean_case_dice, accuracy} as S.
+    """Number of patients (or groups) and summaries of dice, mean_case_dice and accuracy; each patient counts once.
 
     Args:
         patients: of `group_rows`.
@@ -180,6 +180,6 @@ def own_threshold(volumes: Sequence[dict[str, Any]]) -> tuple[float | None, str]
         )
     threshold = choose_threshold(np.array([row["score"] for row in known]), tumor, AT_ZERO)
     return threshold, (
-        f"volumes are told apart best at {threshold:.3f} ({sick} patients with a tumor, {healthy} without): "
+        f"volumes are best separated at {threshold:.3f} ({sick} patients with a tumor, {healthy} without): "
         f"`volume_threshold: {threshold:.3f}` in the run's network.yaml makes it theirs"
     )

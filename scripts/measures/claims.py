@@ -172,7 +172,7 @@ def verdicts(
 
 
 def _further(false_of: Callable[[int], float], there: int, allowed: float) -> int | None:
-    """The least number of further patients at which a claim is false with at most that probability; None: none is."""
+    """Fewest further patients that bring the claim's error probability to `allowed`; None if `MOST` are too few."""
     high = 1
     while false_of(there + high) > allowed:
         if high == MOST:
@@ -187,13 +187,13 @@ def _further(false_of: Callable[[int], float], there: int, allowed: float) -> in
 
 @dataclass(frozen=True)
 class Share:
-    """A share of patients, or a mean between two bounds as one, of which is claimed between what it lies.
+    """A share of patients, or a bounded mean scaled to 0..1, with the range that is claimed for it.
 
     Attributes:
         share: measured, 0..1.
         error: its standard error, by patient or group; None: not known.
         groups: patients or near-duplicate groups.
-        least, most: what is claimed; 0 and 1 claim nothing.
+        least, most: ends of the claimed range; 0 and 1 claim nothing.
     """
 
     share: float

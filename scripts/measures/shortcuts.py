@@ -1,4 +1,4 @@
-"""What can be told without looking at the brain: features of air, geometry and histogram, and the AUC they reach."""
+"""Prediction without looking at the brain: features of air, geometry and histogram, and the AUC they reach."""
 
 from __future__ import annotations
 

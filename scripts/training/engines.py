@@ -225,7 +225,7 @@ class KeptFeatures:
 
 
 def memory() -> int | None:
-    """Bytes of physical memory; None where the system does not say (Windows)."""
+    """Bytes of physical memory; None on systems that do not report it (Windows)."""
     if not hasattr(os, "sysconf"):
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -245,7 +245,7 @@ def prepare_batch(
 
 
 def check_outputs(pred: Mapping[str, torch.Tensor], names: Sequence[str] | None = None) -> None:
-    """Refuse outputs that are no numbers: their class, mask and figures would be those of nothing.
+    """Raise if any output is NaN or infinite.
 
     Args:
         pred: outputs (B, ...) by name.

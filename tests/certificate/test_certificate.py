@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scripts.certificate.answers import Answer, Kept
+from scripts.certificate.answers import Answer, CachedModel
 from scripts.certificate.cases import draw, hosts_for, usable_mask
 from scripts.certificate.certificate import certify, table
 from scripts.certificate.effects import Answers
@@ -234,15 +234,15 @@ def test_refused_pictures_are_counted_with_their_reason(cases, asked):
 
 def test_answers_of_another_model_are_not_taken(cases, tmp_path):
     questions = [Question("as is", "", False, case, case.name, case.kind, case.image, None) for case in cases[:3]]
-    first = Kept(Honest(), tmp_path / "answers.json", 2)
+    first = CachedModel(Honest(), tmp_path / "answers.json", 2)
     list(first.ask(questions))
-    same, other = Kept(Honest(), tmp_path / "answers.json"), Kept(Skull(), tmp_path / "answers.json")
+    same, other = CachedModel(Honest(), tmp_path / "answers.json"), CachedModel(Skull(), tmp_path / "answers.json")
     content = json.loads((tmp_path / "answers.json").read_text())
     for answer in content["answers"].values():
         answer.pop("mask_in_place")
     content["fields"].remove("mask_in_place")
     (tmp_path / "before.json").write_text(json.dumps(content))
-    earlier = Kept(Honest(), tmp_path / "before.json")
+    earlier = CachedModel(Honest(), tmp_path / "before.json")
     for kept, asked in ((same, 0), (other, 3), (earlier, 3)):
         list(kept.ask(questions))
         assert kept.asked == asked

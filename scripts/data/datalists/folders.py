@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.data.datalists.patients import find_patients
-from scripts.data.datalists.picture_plans import Found, Settings, plan_pictures
+from scripts.data.datalists.picture_plans import PictureFiles, Settings, plan_pictures
 from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Report
 from scripts.data.datalists.similarity import MAX_DISTANCE
@@ -160,7 +160,9 @@ def image_folder(
     masks = _list_masks(folder, "masks", files, report)
     foregrounds = _list_masks(folder, "foregrounds", files, report)
     chosen = [
-        Found(path, kind, masks.get(path.stem), foregrounds.get(path.stem)) for kind in classes for path in files[kind]
+        PictureFiles(path, kind, masks.get(path.stem), foregrounds.get(path.stem))
+        for kind in classes
+        for path in files[kind]
     ]
     people = find_patients(
         [settings.where(one.path) for one in chosen], pattern=patient_pattern, table=patients, known_only=True

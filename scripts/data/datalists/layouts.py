@@ -137,7 +137,7 @@ LAYOUTS = (
         ),
     ),
 )  # fmt: skip
-# Any other collection in which each folder holds one case; files are told by the words in their names.
+# Any other collection in which each folder holds one case; a word in the name of a file says its channel.
 FOLDERS = Layout(
     "folders", "a folder a case, named with words such as flair, t1, t1ce, t2, seg (LUMIERE, RHUH)", "", ()
 )
@@ -145,7 +145,7 @@ BY_NAME = {layout.name: layout for layout in (*LAYOUTS, FOLDERS)}
 
 
 def find_layouts(paths: Sequence[str]) -> dict[str, int]:
-    """Names of the layouts of `LAYOUTS` of which there are images with a channel among the paths: number of cases."""
+    """Number of cases by layout, for each of `LAYOUTS` that has an image of a known channel among the paths."""
     counts = {}
     for layout in LAYOUTS:
         cases = set()

@@ -29,7 +29,7 @@ UPRIGHT, TURNED, COPIES = "upright", "turned", "copies"
 
 
 @dataclass(frozen=True)
-class Found:
+class NearPairs:
     """All pairs of the first ``rows`` images within a distance."""
 
     pairs: Pairs
@@ -37,7 +37,7 @@ class Found:
     rows: int
 
 
-NOTHING = Found((np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)), -1.0, 0)
+NOTHING = NearPairs((np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)), -1.0, 0)
 
 
 class NearSearch:
@@ -56,7 +56,7 @@ class NearSearch:
         self, hashes: NDArray[np.bool_], fingerprints: NDArray[np.uint8] | None, folder: Path | None = None
     ) -> None:
         self._folder, self._hashes, self._fingerprints = folder, hashes, fingerprints
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, NearPairs] = {}
         self._place: NDArray[np.int64] | None = None  # of each row of the index among the images; -1: not asked for
         if folder is not None:
             if fingerprints is None:
@@ -92,7 +92,7 @@ class NearSearch:
                 first, second, bits = content[kind]
                 reach, rows = content[f"{kind}_within"]
                 pairs = (first.astype(np.int64), second.astype(np.int64), bits.astype(np.float64))
-                self._found[kind] = Found(pairs, float(reach), int(rows))
+                self._found[kind] = NearPairs(pairs, float(reach), int(rows))
             return np.asarray(content["fingerprints"], np.uint8)
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise ValueError(f"{path} is no index of near-duplicates of this version ({error}); delete it") from error
@@ -132,7 +132,7 @@ class NearSearch:
         if known.reach < reach:
             known = NOTHING
         pairs = joined(chosen(known.pairs, known.pairs[2] <= reach + 0.25), search(known.rows))
-        self._found[kind] = Found(pairs, reach, len(self._hashes))
+        self._found[kind] = NearPairs(pairs, reach, len(self._hashes))
         if self._place is None:
             return pairs
         one, two = self._place[pairs[0]], self._place[pairs[1]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.data.datalists.folders import IMAGE_SUFFIXES, NO_TUMOR_NAMES, class_names
 from scripts.data.datalists.patients import find_patients
-from scripts.data.datalists.picture_plans import Found, Settings, plan_pictures
+from scripts.data.datalists.picture_plans import PictureFiles, Settings, plan_pictures
 from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Report
 from scripts.data.datalists.similarity import MAX_DISTANCE
@@ -27,7 +27,7 @@ _NNUNET = {"imagesTr": "Tr", "imagesTs": "Ts", "labelsTr": "Tr", "labelsTs": "Ts
 _MASK_NAME = re.compile(r"(?P<stem>.+?)[_-](?:mask|seg|segmentation)(?P<number>[_-]?\d+)?$", re.IGNORECASE)
 
 
-def pair(folder: Path, files: Sequence[Path], report: Report) -> list[Found]:
+def pair(folder: Path, files: Sequence[Path], report: Report) -> list[PictureFiles]:
     """Images with their masks: `<stem>_mask` beside `<stem>`, or `masks/<stem>` for `images/<stem>`, or nnU-Net's.
 
     What is neither is refused in the report, and so are a mask without an image and an image with several masks.
@@ -59,7 +59,7 @@ def pair(folder: Path, files: Sequence[Path], report: Report) -> list[Found]:
                 names = ", ".join(one.name for one in (drawn if len(drawn) > 1 else paths)[:4])
                 report.reject(path.relative_to(folder).as_posix(), f"has {several} ({names}): one of each is needed")
         else:
-            pairs.append(Found(paths[0], None, drawn[0] if drawn else None))
+            pairs.append(PictureFiles(paths[0], None, drawn[0] if drawn else None))
     for path in sorted(path for own in masks.values() for path in own):
         report.reject(path.relative_to(folder).as_posix(), "a mask by its name, and no image of its stem is there")
     return sorted(pairs, key=lambda one: one.path)

@@ -32,7 +32,7 @@ NO_PATIENTS = (
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureFiles:
     """A picture and what belongs to it.
 
     Attributes:
@@ -91,7 +91,7 @@ def _notes(path: Path, mode: str, kind: str | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _inspect(found: Found, root: Path, classes: Sequence[str]) -> Picture:
+def _inspect(found: PictureFiles, root: Path, classes: Sequence[str]) -> Picture:
     """Read one picture and its masks; a ValueError or OSError says why it cannot be used."""
     path, mask, foreground, kind = found.path, found.mask, found.foreground, found.kind
     if path.is_symlink() and not path.exists():
@@ -133,7 +133,7 @@ def _inspect(found: Found, root: Path, classes: Sequence[str]) -> Picture:
     )
 
 
-def _draw(files: dict[str, list[Found]], limit: int, seed: int) -> dict[str, list[Found]]:
+def _draw(files: dict[str, list[PictureFiles]], limit: int, seed: int) -> dict[str, list[PictureFiles]]:
     """A seeded subset of `limit` files, shared among the classes in proportion to their size (largest remainders)."""
     total = sum(len(own) for own in files.values())
     if limit >= total:
@@ -149,13 +149,13 @@ def _draw(files: dict[str, list[Found]], limit: int, seed: int) -> dict[str, lis
 
 
 def plan_pictures(
-    found: Sequence[Found],
+    found: Sequence[PictureFiles],
     classes: Sequence[str],
     people: Patients,
     settings: Settings,
     report: Report,
     taken: Sequence[str],
-    prepare: Callable[[Found], Found] = lambda one: one,
+    prepare: Callable[[PictureFiles], PictureFiles] = lambda one: one,
 ) -> Plan:
     """The plan of a datalist of pictures.
 
@@ -176,7 +176,7 @@ def plan_pictures(
     order = places(homes.values())
     chosen = list(found)
     if settings.limit is not None:
-        kinds: dict[str, list[Found]] = {}
+        kinds: dict[str, list[PictureFiles]] = {}
         for one in found:
             kinds.setdefault(one.kind or "", []).append(one)
         drawn = _draw(kinds, settings.limit, settings.seed)
@@ -227,7 +227,7 @@ def plan_pictures(
 
 
 def _check_classes(
-    pictures: Sequence[Picture], found: Sequence[Found], classes: Sequence[str], folder: Path, report: Report
+    pictures: Sequence[Picture], found: Sequence[PictureFiles], classes: Sequence[str], folder: Path, report: Report
 ) -> None:
     """Refuse a list in which a class that has images has none that can be used, or no image at all can."""
     present = {picture.kind for picture in pictures}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scripts.data.datalists.patients import Patients
-from scripts.data.datalists.picture_plans import Found, Settings, plan_pictures
+from scripts.data.datalists.picture_plans import PictureFiles, Settings, plan_pictures
 from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Report
 from scripts.data.datalists.similarity import MAX_DISTANCE
@@ -54,10 +54,10 @@ def unpack_folder(unpack: Path | str | None, root: Path | str | None, folder: Pa
     return Path(unpack)
 
 
-def unpack_channel(folder: Path, target: Path, channel: int) -> Callable[[Found], Found]:
+def unpack_channel(folder: Path, target: Path, channel: int) -> Callable[[PictureFiles], PictureFiles]:
     """A function that writes one color of a picture, and its mask, below `target` and says where."""
 
-    def prepare(found: Found) -> Found:
+    def prepare(found: PictureFiles) -> PictureFiles:
         pixels = np.asarray(Image.open(found.path))
         if pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"has shape {pixels.shape}, expected three colors: before contrast, FLAIR, after contrast")
@@ -126,10 +126,10 @@ def _read_about(path: Path) -> _Slice:
     return _Slice(label, text.strip())
 
 
-def _unpack_slice(folder: Path, target: Path) -> Callable[[Found], Found]:
+def _unpack_slice(folder: Path, target: Path) -> Callable[[PictureFiles], PictureFiles]:
     """A function that writes image and mask of a slice below `target`; MATLAB counts down columns first."""
 
-    def prepare(found: Found) -> Found:
+    def prepare(found: PictureFiles) -> PictureFiles:
         with _opened(found.path) as file:
             image, mask = _content(file, "image", found.path).T, _content(file, "tumorMask", found.path).T
         if image.shape != mask.shape or image.ndim != 2:
@@ -184,7 +184,10 @@ def cheng(
     if not known:
         first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
         raise ValueError(f"{folder} holds no usable .mat file: {len(report.unusable)} cannot be used{first}")
-    files = [Found(path, CLASSES[own.label], path) for path, own in sorted(known.items(), key=lambda one: one[1].label)]
+    files = [
+        PictureFiles(path, CLASSES[own.label], path)
+        for path, own in sorted(known.items(), key=lambda one: one[1].label)
+    ]
     settings = Settings(
         folder, target, name or folder.resolve().name, limit, seed, fractions, max_distance, modality, progress
     )

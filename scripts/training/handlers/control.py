@@ -25,8 +25,8 @@ class EpochSeed:
 
     Args:
         seed: of the run.
-        items: their augmentation is told the epoch.
-        sampler: is told the epoch.
+        items: whose augmentation is set to the epoch.
+        sampler: set to the epoch.
     """
 
     def __init__(self, seed: int, items: DrawnItems | None = None, sampler: MixedBatchSampler | None = None):
@@ -47,18 +47,18 @@ class EpochSeed:
         np.random.seed(seed)
         random.seed(seed)
         self.passes, self.begun = 0, engine.state.iteration
-        self._tell(epoch)
+        self._set_epoch(epoch)
 
     def next_pass(self, engine: Any) -> None:
-        """Tell items and sampler a number that no epoch has; not where the loader begins with the epoch."""
+        """Set items and sampler to a number that no epoch has; not where the loader begins with the epoch."""
         if engine.state.iteration > self.begun:
             self.passes += 1
-            self._tell(engine.state.epoch + self.passes * 10**6)
+            self._set_epoch(engine.state.epoch + self.passes * 10**6)
 
-    def _tell(self, epoch: int) -> None:
-        for told in (self.items, self.sampler):
-            if told is not None:
-                told.set_epoch(epoch)
+    def _set_epoch(self, epoch: int) -> None:
+        for part in (self.items, self.sampler):
+            if part is not None:
+                part.set_epoch(epoch)
 
 
 class InputCheck:

@@ -1,4 +1,4 @@
-"""What is asked of an image beside the network's outputs: uncertainty, an answer anyway, DICOM objects."""
+"""Options of a prediction beside the network's outputs: uncertainty, an answer anyway, DICOM objects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from scripts.inference.pipeline import Inference
 from scripts.runs.checkpoint_files import file_sha256
 from transforms.reading import file_kind
 
-__all__ = ["Asked", "named", "opened"]
+__all__ = ["PredictOptions", "named", "opened"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is done with the outputs for one image; see `bundle.predictor.Predictor.predict`."""
+class PredictOptions:
+    """Options for one image; see `bundle.predictor.Predictor.predict`."""
 
     uncertainty: bool = False
     assess_anyway: bool = False
