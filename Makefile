@@ -37,7 +37,7 @@ $(READY): setup.cfg constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## train, evaluate and explain on phantoms, or on DATA=<folder> [LIMIT=<n>] [PRECISION=<p>]; report in OUT
-	$(BIN)/python -m scripts demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(PRECISION),--precision $(PRECISION))
+	$(BIN)/python -m scripts demo $(if $(OUT),--out "$(OUT)") $(if $(DATA),--folder "$(DATA)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(PRECISION),--precision $(PRECISION))
 
 serve: $(READY)  ## the HTTP service on PORT (8000), with RUN=<run folder> or models/model.pt
 	$(BIN)/python -m scripts serve --port $(or $(PORT),8000) $(if $(RUN),--run_dir "$(RUN)")

@@ -8,6 +8,7 @@ from scripts.command.verbs import (
     add_backend,
     add_data,
     add_out,
+    add_port,
     add_prevalence,
     add_run,
     add_weights,
@@ -24,7 +25,7 @@ def _serve(parser: Parser) -> None:
     add_prevalence(parser)
     add_backend(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the service has no login of its own")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    add_port(parser, 8000)
     parser.add_argument(
         "--allowed_host", action="append", default=[], metavar="NAME",
         help="further name that the service is called by; localhost and IP addresses are; repeatable",
@@ -38,7 +39,7 @@ def _page(parser: Parser) -> None:
     add_weights(parser)
     add_prevalence(parser)
     add_backend(parser)
-    parser.add_argument("--port", type=int, default=8501, help="default: 8501")
+    add_port(parser, 8501)
     parser.set_defaults(host="127.0.0.1", allowed_host=[], max_upload_mib=64, max_batch=8)
 
 
@@ -46,14 +47,14 @@ def _check(parser: Parser) -> None:
     add_weights(parser)
     parser.add_argument("--bundle_root", type=folder, help="folder with configs/ and models/ (default: this bundle)")
     parser.add_argument("--image", type=folder, help="your own picture or volume (default: a phantom)")
-    parser.add_argument("--layer", help="layer for Grad-CAM (default: the network's)")
+    parser.add_argument("--layer", metavar="LAYER", help="layer of the map by Grad-CAM (default: the network's)")
     add_out(parser, "folder of the overlay (default: not kept)")
 
 
 def _release(parser: Parser) -> None:
-    add_run(parser, "run whose weights are released (default: models/model.pt)", required=False)
+    add_run(parser, "trained run whose weights are released (default: models/model.pt)", required=False)
     add_out(parser, "folder of the bundle and its zip file", "dist")
-    parser.add_argument("--name", default=NAME, help=f"of the bundle (default: {NAME})")
+    parser.add_argument("--name", metavar="NAME", default=NAME, help=f"name of the bundle (default: {NAME})")
 
 
 def _export(parser: Parser) -> None:
@@ -72,15 +73,17 @@ def _label(parser: Parser) -> None:
 
 
 def _sampling(parser: Parser) -> None:
-    parser.add_argument("--model", default=NAME, help=f"name of the bundle in the app (default: {NAME})")
+    parser.add_argument("--name", metavar="NAME", default=NAME, help=f"name of the bundle in the app (default: {NAME})")
     parser.add_argument("--server", default="http://127.0.0.1:8000", help="default: http://127.0.0.1:8000")
 
 
 def _card(parser: Parser) -> None:
     add_data(parser, required=False, extra=" of BRISC 2025: images/<class>, masks", datalist=False)
     parser.add_argument("--volumes", type=folder, nargs="*", default=[], help="volumes of other sequences to try")
-    add_out(parser, "evaluation and explanations", "runs/weights_card")
-    parser.add_argument("--only", choices=("certificate", "scope"), help="measure this alone, keep the rest")
+    add_out(parser, "folder of evaluation and explanations", "runs/weights_card")
+    parser.add_argument(
+        "--only", metavar="NAME", choices=("certificate", "scope"), help="only certificate, or scope; the rest is kept"
+    )
     parser.add_argument("--render", action="store_true", help="write the card from what was measured before")
 
 

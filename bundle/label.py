@@ -144,6 +144,6 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         "  3D Slicer   module MONAILabel, server http://127.0.0.1:8000\n"
         "  OHIF        http://127.0.0.1:8000/ohif/, with --studies URL of a DICOMweb server\n"
         "  by hand     http://127.0.0.1:8000/ (the server's own page of its interface)\n"
-        f"  sampling    python -m scripts label-next --model {label.bundles[0]}\n"
+        f"  sampling    python -m scripts label-next --name {label.bundles[0]}\n"
     )
     return Outcome(text, [arguments.out])

@@ -100,7 +100,7 @@ def score_images(server: Server, model: str) -> list[tuple[str, float]]:
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``label-next``."""
-    scores = score_images(Server(arguments.server), arguments.model)
+    scores = score_images(Server(arguments.server), arguments.name)
     lines = [f"{score:.4f}  {image}" for image, score in scores]
     lines.append(f"next to label: {scores[0][0]}" if scores else "every image is labeled")
     return Outcome("\n".join(lines), [f"scores in the datastore of {arguments.server}"])

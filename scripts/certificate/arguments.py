@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.command.verbs import Parser, Verb, add_data, add_out, add_part, add_run, add_seed, folder
+from scripts.command.verbs import (
+    Parser,
+    Verb,
+    add_compute,
+    add_data,
+    add_earlier,
+    add_folder,
+    add_out,
+    add_part,
+    add_run,
+    add_seed,
+    folder,
+)  # fmt: skip
 
 __all__ = ["VERBS"]
 
@@ -21,27 +33,33 @@ def _certify(parser: Parser) -> None:
     pictures = parser.add_argument_group("pictures: by datalist, or of --model by folder")
     add_data(pictures, required=False)  # type: ignore[arg-type]
     add_part(pictures)  # type: ignore[arg-type]
-    pictures.add_argument("--images", type=folder, metavar="DIR", help="one folder a class, named as the classes")
-    pictures.add_argument("--masks", type=folder, metavar="DIR", help="masks of the same stems, white in the tumor")
+    add_folder(pictures, "one folder a class, named as the classes", earlier="--images")  # type: ignore[arg-type]
+    text = "folder of the masks: the same stems, white in the tumor"
+    pictures.add_argument("--masks", type=folder, metavar="DIR", help=text)
     add_out(parser, "folder of the results (default: certificate in the run, or runs/certificate)")
-    parser.add_argument("--tumors", type=int, metavar="N", default=120, help="at most so many (default: 120)")
-    parser.add_argument("--healthy", type=int, metavar="N", default=60, help="at most so many heads (default: 60)")
+    for name, default, text in (("tumors", 120, "tumors"), ("healthy", 60, "healthy heads")):
+        text = f"at most so many {text}, drawn by --seed (default: {default})"
+        parser.add_argument(f"--limit_{name}", dest=name, type=int, metavar="N", default=default, help=text)
+        add_earlier(parser, f"--{name}", name, type=int)
     text = "ways of painting out (default: those that no training uses)"
     parser.add_argument("--infills", nargs="+", metavar="WAY", default=(), help=text)
     text = "ways of moving in (default: those that no training uses)"
     parser.add_argument("--blends", nargs="+", metavar="WAY", default=(), help=text)
     add_seed(parser, "the draw of cases")
+    add_compute(parser)
 
 
 def _planted(parser: Parser) -> None:
-    parser.add_argument("--seeds", type=int, metavar="N", default=1, help="collections of phantoms (default: 1)")
+    parser.add_argument("--collections", type=int, metavar="N", default=1, help="collections of phantoms (default: 1)")
     parser.add_argument(
         "--sheet", type=Path, metavar="FILE.jpg", help="write pictures of the interventions, and answers"
     )
 
 
-def _judged(parser: Parser) -> None:
-    parser.add_argument("--cases", type=int, metavar="N", default=40, help="phantoms with a tumor (default: 40)")
+def _ranked(parser: Parser) -> None:
+    parser.add_argument(
+        "--n_cases", type=int, metavar="N", default=40, help="number of phantoms with a tumor (default: 40)"
+    )
 
 
 VERBS = (
@@ -49,7 +67,7 @@ VERBS = (
         "certify", "say whether verdict, mask and map follow the tumor: painted out, moved, faded, with controls",
         "scripts.certificate.certify", _certify,
         "  python -m scripts certify --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json\n"
-        "  python -m scripts certify --model model.onnx --model_config model.yaml --images DIR/images \\\n"
+        "  python -m scripts certify --model model.onnx --model_config model.yaml --folder DIR/images \\\n"
         "      --masks DIR/masks\n\n"
         "Exit status 1 when a property fails, or a picture was skipped.\n"
         "What each sentence can and cannot conclude: docs/certificate.md.",
@@ -57,10 +75,10 @@ VERBS = (
     Verb(
         "planted", "try the certificate on classifiers and segmenters of which it is known what they read",
         "scripts.certificate.planted_suite", _planted,
-        "  python -m scripts planted --seeds 10\n\nExit status 1 when one is named wrong.",
+        "  python -m scripts planted --collections 10\n\nExit status 1 when one is named wrong.",
     ),
     Verb(
-        "judge-measures", "say which measures of maps rank worse maps lower, step by step",
-        "scripts.certificate.map_measures", _judged, "  python -m scripts judge-measures --cases 40",
+        "rank-measures", "say which measures of maps rank worse maps lower, step by step",
+        "scripts.certificate.map_measures", _ranked, "  python -m scripts rank-measures --n_cases 40",
     ),
 )  # fmt: skip

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scripts.certificate.cases import Case
 from scripts.certificate.certificate import certify, table
 from scripts.certificate.folders import datalist_cases, read_cases
 from scripts.certificate.openers import open_model
 from scripts.certificate.own import OwnRun
 from scripts.certificate.settings import Settings
+from scripts.command.devices import chosen_device
 from scripts.command.verbs import Outcome
 from scripts.evaluation.items import compare_classes, comparison, evaluated_items
 from scripts.runs import folder as runs
@@ -31,7 +30,13 @@ FOLDER = "certificate"
 
 
 def certify_run(
-    run_dir: Path, dataset_dir: Path, datalist_file: Path, out: Path | None = None, part: str = "test", **options: Any
+    run_dir: Path,
+    dataset_dir: Path,
+    datalist_file: Path,
+    out: Path | None = None,
+    part: str = "test",
+    device: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Certificate of a run on a part of a datalist.
 
@@ -40,6 +45,7 @@ def certify_run(
         dataset_dir, datalist_file: pictures with masks.
         out: None: ``run_dir/certificate``.
         part: training, validation, test or all.
+        device: None: CUDA where there is one.
         options: of `scripts.certificate.certificate.certify`.
 
     Raises:
@@ -62,9 +68,8 @@ def certify_run(
     for item in items:
         if "diagnosis" in item:
             item["diagnosis"] = classes.diagnosis(int(item["diagnosis"]))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     sha = weights_sha256(run_dir)
-    subject = OwnRun(network.to(device), config["spatial_size"], classes.names, sha)
+    subject = OwnRun(network.to(chosen_device(device)), config["spatial_size"], classes.names, sha)
     left_out: Counter[str] = Counter()
     cases = subject.cases(items, left_out)
     content = certify(
@@ -94,11 +99,11 @@ def certify_model(
 
 def _pictures(arguments: argparse.Namespace, classes: list[str], left_out: Counter[str]) -> tuple[list[Case], str]:
     """Cases of somebody's pictures, and what intervals are resampled by."""
-    if arguments.images is not None:
+    if arguments.folder is not None:
         limit = arguments.tumors + arguments.healthy
-        return read_cases(arguments.images, arguments.masks, classes, left_out, limit), "picture"
+        return read_cases(arguments.folder, arguments.masks, classes, left_out, limit), "picture"
     if arguments.datalist_file is None or arguments.dataset_dir is None:
-        raise ValueError("give --images and --masks, or --dataset_dir and --datalist_file")
+        raise ValueError("give --folder and --masks, or --dataset_dir and --datalist_file")
     datalist = runs.read_datalist(str(arguments.datalist_file), str(arguments.dataset_dir))
     met = compare_classes(classes, len(classes), [datalist["classes"][str(k)] for k in range(len(datalist["classes"]))])
     if met.binary and len(classes) > 2:  # a model of two classes knows any tumor and none
@@ -121,8 +126,16 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             raise ValueError("a run is certified on --dataset_dir and --datalist_file")
         out = arguments.out or arguments.run_dir / FOLDER
         content = certify_run(
-            arguments.run_dir, arguments.dataset_dir, arguments.datalist_file, out, arguments.part, **options
+            arguments.run_dir,
+            arguments.dataset_dir,
+            arguments.datalist_file,
+            out,
+            arguments.part,
+            arguments.device,
+            **options,
         )
+    elif arguments.device is not None:
+        raise ValueError("--device is where a run computes; a --model of your own computes where it was built to")
     else:
         out = arguments.out or Path("runs") / FOLDER
         settings = Settings() if arguments.model_config is None else Settings.read(arguments.model_config)

@@ -1,6 +1,6 @@
 """Whether a measure of maps ranks them right: maps that are made worse step by step, and what each measure says.
 
-    python -m scripts judge-measures [--cases 40]
+    python -m scripts rank-measures [--n_cases 40]
 
 A map that marks the tumor of a phantom is shifted, blurred, mixed with noise or faded into the map of another picture.
 A measure that orders the steps as they were made has a Spearman correlation of 1 with them.
@@ -58,7 +58,7 @@ def degraded(kind: str, own: NDArray, other: NDArray, step: float, rng: np.rando
 KINDS = ("shifted", "blurred", "mixed with noise", "of another picture")
 
 
-def judge(
+def rank_measures(
     maps: Sequence[NDArray], tumors: Sequence[NDArray], heads: Sequence[NDArray], seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """Spearman correlation of each measure's mean over cases with the steps, by kind of degradation.
@@ -111,5 +111,5 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
-    """The verb ``judge-measures``."""
-    return Outcome(table(judge(*phantom_maps(arguments.cases))))
+    """The verb ``rank-measures``."""
+    return Outcome(table(rank_measures(*phantom_maps(arguments.n_cases))))

@@ -1,6 +1,6 @@
 """The certificate tried on classifiers and segmenters of which it is known what they read.
 
-    python -m scripts planted [--seeds 10]
+    python -m scripts planted [--collections 10]
 
 prints the confusion matrices: each subject by what the certificate says that it reads, and the minutes.
 """
@@ -75,7 +75,7 @@ def _matrix(counts: Counts, names: Sequence[str], what: str) -> list[str]:
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``planted``; exit status 1 where one is named wrong."""
     start, of_cpu = time.perf_counter(), time.process_time()
-    classifiers, segmenters = confusion(range(arguments.seeds))
+    classifiers, segmenters = confusion(range(arguments.collections))
     lines = _matrix(classifiers, ["honest", *(reader.identity for reader in READERS)], "classifier")
     lines += ["", *_matrix(segmenters, list(SEGMENTERS), "segmenter")]
     minutes, of_cpu = (time.perf_counter() - start) / 60, (time.process_time() - of_cpu) / 60

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import PARTS, Parser, Verb, add_data, add_limit, add_out, add_seed, add_shards
+from scripts.command.verbs import PARTS, Parser, Verb, add_data, add_limit, add_out, add_seed, add_shards, add_size
 
 __all__ = ["VERBS"]
-
-SIZE = "side of the network's input in pixels (default: 256)"
 
 
 def _verify(parser: Parser) -> None:
@@ -14,19 +12,17 @@ def _verify(parser: Parser) -> None:
     add_out(parser, "folder of the results (default: <list>_verification beside the list)")
     parser.add_argument("--allow", nargs="+", default=[], metavar="RULE", help="rules that may fail")
     parser.add_argument("--write_passing", metavar="LIST.json", help="write the list without its failing items here")
-    parser.add_argument("--spatial_size", type=int, default=256, help=SIZE)
+    add_size(parser, default=256)
     add_shards(parser)
 
 
 def _audit(parser: Parser) -> None:
     add_data(parser)
     add_out(parser, "folder of audit.json and audit.png", required=True)
-    add_limit(parser, "audit a seeded subset of so many images")
+    add_limit(parser, "images, drawn by --seed")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the datalist (default: all)")
-    parser.add_argument("--spatial_size", type=int, default=256, help=SIZE)
-    parser.add_argument(
-        "--strict", action="store_true", help="exit status 1 also where something is flagged after the pipeline"
-    )
+    add_size(parser, default=256)
+    parser.add_argument("--strict", action="store_true", help="fail where something is flagged after the pipeline")
     add_seed(parser, "subset and folds")
     add_shards(parser)
 

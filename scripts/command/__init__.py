@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "config_files": ["read_config"],
-        "devices": ["check_device"],
+        "devices": ["check_device", "chosen_device"],
         "verbs": ["Outcome", "Verb"],
         "workflows": ["run_config"],
     },

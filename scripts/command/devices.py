@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_device"]
+__all__ = ["check_device", "chosen_device"]
+
+
+def chosen_device(device: str | None) -> torch.device:
+    """The device of ``--device``; None: CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: see `check_device`.
+    """
+    return check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 from scripts.command.errors import start_logging
 
 __all__ = [
-    "PARTS", "Outcome", "Parser", "Verb", "add_backend", "add_compute", "add_data", "add_limit", "add_out",
-    "add_overlay", "add_part", "add_run", "add_seed", "add_shards", "add_weights", "compute_values", "folder",
+    "PARTS", "Outcome", "Parser", "Verb", "add_backend", "add_compute", "add_data", "add_earlier", "add_folder",
+    "add_limit", "add_out", "add_overlay", "add_part", "add_port", "add_run", "add_seed", "add_shards", "add_size",
+    "add_weights", "compute_values", "folder",
     "inference_overlays", "root_parser", "run_verb",
 ]  # fmt: skip
 
@@ -104,6 +105,20 @@ def add_data(parser: Parser, required: bool = True, extra: str = "", datalist: b
     parser.add_argument("--datalist_file", type=folder, metavar="LIST.json", required=required, help=text)
 
 
+def add_folder(parser: Parser, text: str, required: bool = False, earlier: str | None = None, **settings: Any) -> None:
+    """``--folder``: images without a datalist; `earlier` is how the option was spelled, which is still taken."""
+    parser.add_argument(
+        "--folder", type=folder, metavar="DIR", required=required, help=f"folder of the images: {text}", **settings
+    )
+    if earlier:
+        add_earlier(parser, earlier, "folder", type=folder)
+
+
+def add_earlier(parser: Parser, option: str, dest: str, **settings: Any) -> None:
+    """An earlier spelling of an option, which no help lists."""
+    parser.add_argument(option, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **settings)
+
+
 def add_run(parser: Parser, text: str = "trained run", required: bool = True) -> None:
     """``--run_dir``."""
     parser.add_argument("--run_dir", type=folder, metavar="RUN", required=required, help=text)
@@ -126,9 +141,9 @@ def add_part(parser: Parser) -> None:
     parser.add_argument("--part", default="test", help=f"part of the datalist: {', '.join(PARTS)} (default: test)")
 
 
-def add_limit(parser: Parser, text: str) -> None:
+def add_limit(parser: Parser, text: str, default: Any = None) -> None:
     """``--limit``."""
-    parser.add_argument("--limit", type=int, metavar="N", help=text)
+    parser.add_argument("--limit", type=int, metavar="N", default=default, help=f"at most so many {text}")
 
 
 def add_seed(parser: Parser, of: str, default: int | None = 0) -> None:
@@ -169,9 +184,24 @@ def add_compute(parser: Parser, precision: bool = False) -> None:
         parser.add_argument("--precision", help="float32, bfloat16, float16 or auto (default: that of the config)")
 
 
+def add_size(
+    parser: Parser, nargs: str | None = None, default: int | None = None, ending: str = " (default: 256)"
+) -> None:
+    """``--spatial_size``."""
+    text = "side of the network's input in pixels" + (", one number or one an axis" if nargs else "") + ending
+    parser.add_argument("--spatial_size", type=int, nargs=nargs, metavar="N", default=default, help=text)
+
+
+def add_port(parser: Parser, default: int) -> None:
+    """``--port``."""
+    parser.add_argument(
+        "--port", type=int, metavar="N", default=default, help=f"port to listen on (default: {default})"
+    )
+
+
 def add_weights(parser: Parser) -> None:
     """Whose weights answer: ``--run_dir``, ``--overlay``, ``--weights`` and ``--device``."""
-    add_run(parser, "answer with the weights of this run (default: models/model.pt)", required=False)
+    add_run(parser, "trained run that answers (default: models/model.pt)", required=False)
     add_overlay(parser, "inference.yaml")
     parser.add_argument("--weights", type=folder, metavar="FILE.pt", help="state dict in place of the config's")
     add_compute(parser)

@@ -23,10 +23,12 @@ def _ablation(parser: Parser) -> None:
     add_data(parser)
     add_out(parser, "folder of the runs and tables", "runs/ablation")
     add_overlay(parser, "that of each variant")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (default: 0 1 2)")
-    parser.add_argument("--epochs", type=float, default=1.0, help="factor of the epochs (default: 1)")
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train these alone, and the reference")
-    parser.add_argument("--joint", action="store_true", help="train all in one stage")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", default=[0, 1, 2], help="of the trainings (default: 0 1 2)"
+    )
+    parser.add_argument("--epochs", type=float, metavar="FACTOR", default=1.0, help="factor of the epochs (default: 1)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these variants, and the reference")
+    parser.add_argument("--joint", action="store_true", help="one stage from random weights instead of the three")
     parser.add_argument("--certify", action="store_true", help="certify each, and write a table of the interventions")
     parser.add_argument("--table_only", action="store_true", help="train nothing, compare what is finished")
     add_compute(parser, precision=True)
@@ -34,8 +36,9 @@ def _ablation(parser: Parser) -> None:
 
 def _ensemble(parser: Parser) -> None:
     parser.add_argument("members", type=folder, nargs="+", metavar="RUN", help="runs of stand-alone classifiers")
-    add_run(parser, "folder to write the ensemble's run to")
+    add_run(parser, "folder to write the run to")
     add_data(parser)
+    add_compute(parser)
 
 
 def _sources(parser: Parser) -> None:

@@ -18,6 +18,7 @@ import torch
 import yaml
 from monai.data import DataLoader, Dataset
 
+from scripts.command.devices import chosen_device
 from scripts.command.files import write_text
 from scripts.command.verbs import Outcome
 from scripts.comparison.trained_models import training_seconds
@@ -33,7 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 def make_ensemble(
-    members: Sequence[str | Path], run_dir: str | Path, dataset_dir: str, datalist_file: str, batch_size: int = 16
+    members: Sequence[str | Path],
+    run_dir: str | Path,
+    dataset_dir: str,
+    datalist_file: str,
+    batch_size: int = 16,
+    device: str | None = None,
 ) -> Path:
     """Write config.yaml, manifest.json, model.pt and network.yaml of an ensemble; nothing is trained.
 
@@ -44,6 +50,7 @@ def make_ensemble(
         run_dir: folder to write; it is a run and its only stage in one.
         dataset_dir, datalist_file: of the members.
         batch_size: validation cases at once.
+        device: of the validation; None: CUDA where there is one.
 
     Raises:
         ValueError: when a member is no stand-alone classifier, or members differ in input size, classes or datalist.
@@ -60,7 +67,8 @@ def make_ensemble(
             raise ValueError(f"{folder} was trained on another datalist than {datalist_file}; give the one it knows")
         networks.append(network)
         manifests.append(manifest)
-    ensemble = ClassifierEnsemble(networks).eval()
+    place = chosen_device(device)
+    ensemble = ClassifierEnsemble(networks).eval().to(place)
     first = loaded[0][1]
     datalist = runs.read_datalist(datalist_file, dataset_dir)
     items = runs.stage_items(datalist, "validation", dataset_dir, "diagnosis", {"mask": False, "diagnosis": True})
@@ -70,7 +78,7 @@ def make_ensemble(
     loader = DataLoader(Dataset(items, pipeline), batch_size=batch_size, num_workers=0, collate_fn=collate)
     batches = list(loader)
     with torch.no_grad():
-        logits = torch.cat([ensemble(batch["image"]) for batch in batches]).numpy()
+        logits = torch.cat([ensemble(batch["image"].to(place)) for batch in batches]).numpy(force=True)
     diagnosis = np.concatenate([np.asarray(batch["diagnosis"]) for batch in batches]).astype(int)
     temperature = fit_temperature(logits, diagnosis)
     ensemble.temperature.fill_(temperature)
@@ -91,7 +99,7 @@ def make_ensemble(
         "train_segmentation": False,
     }
     runs.start_stage(run, str(datalist_file), first["seed"], config=config)
-    save_atomic(ensemble.state_dict(), run / WEIGHTS)
+    save_atomic(ensemble.cpu().state_dict(), run / WEIGHTS)
     written = runs.read_manifest(run)
     seconds = sum(training_seconds(stage) for _, _, stage in loaded)
     runs.write_json({**written, "training_seconds": seconds, "finished": written["started"]}, run / runs.MANIFEST)
@@ -105,5 +113,6 @@ def make_ensemble(
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``ensemble``."""
-    run = make_ensemble(arguments.members, arguments.run_dir, arguments.dataset_dir, arguments.datalist_file)
+    paths = arguments.members, arguments.run_dir, arguments.dataset_dir, arguments.datalist_file
+    run = make_ensemble(*paths, device=arguments.device)
     return Outcome(written=[run])

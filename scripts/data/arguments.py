@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from scripts.command.verbs import Parser, Verb, add_data, add_out, folder
+from scripts.command.verbs import Parser, Verb, add_data, add_folder, add_limit, add_out, folder
 
 __all__ = ["DIAGNOSES", "VERBS"]
 
@@ -59,21 +59,31 @@ def _add_distance(command: Parser) -> None:
 
 
 def _add_source(command: Parser, name: str) -> None:
-    option, text = ("--file", "dataset.json") if name == "decathlon" else ("--folder", "where the images lie")
-    command.add_argument(option, type=folder, required=True, dest="source", metavar="PATH", help=text)
-    add_out(command, "datalist to write; the report goes beside it", required=True)
-    _optional(command, "--name", "name of the source (default: the folder's)")
-    _optional(command, "--root", "dataset_dir, to which paths are relative (default: the folder)", type=folder)
+    if name == "decathlon":
+        command.add_argument(
+            "--file", type=folder, required=True, dest="source", metavar="FILE.json", help="dataset.json"
+        )
+    else:
+        add_folder(command, "what lies in it is searched", required=True, dest="source")
+    add_out(command, "file of the datalist; the report goes beside it", required=True)
+    _optional(command, "--name", "name of the source (default: the folder's)", metavar="NAME")
+    _optional(command, "--root", "dataset_dir of the result (default: the folder)", type=folder)
     _optional(command, "--patient_pattern", "regular expression for the patient in a path, in place of the rule")
-    _optional(command, "--patients", "CSV file with the columns file,patient, in place of the rule", type=folder)
-    command.add_argument("--strict", action="store_true", help="a file that cannot be used is an error")
+    _optional(
+        command,
+        "--patients",
+        "CSV file with the columns file,patient, in place of the rule",
+        type=folder,
+        metavar="FILE.csv",
+    )
+    command.add_argument("--strict", action="store_true", help="fail where a file cannot be used")
     text = "say what is taken for what; read and write nothing"
     command.add_argument("--dry_run", action="store_true", help=text)
     _add_split(command)
     if name == "build":
         _optional(command, "--layout", "name of the layout, where several could be right")
     if name in ("build", "image_folder"):
-        _optional(command, "--limit", "use a seeded subset of this many images", type=int, metavar="N")
+        add_limit(command, "images, drawn by --seed", default=argparse.SUPPRESS)
         _add_distance(command)
     if name != "image_folder":
         _add_slices(command)
@@ -89,12 +99,12 @@ def _add_source(command: Parser, name: str) -> None:
         default = "no_tumor" if name == "nifti_volumes" else "unknown"
         _optional(command, "--diagnosis", f"of volumes without a mask (default: {default})", choices=DIAGNOSES)
     if name in ("build", "dicom_series"):
-        _optional(command, "--masks", "folder with <folder of the series>.nii.gz", type=folder)
+        _optional(command, "--masks", "folder of the masks: <folder of the series>.nii.gz", type=folder, metavar="DIR")
 
 
 def _add_merge(command: Parser) -> None:
     command.add_argument("lists", type=folder, nargs="+", metavar="LIST.json", help="datalists to join")
-    add_out(command, "datalist to write; the report goes beside it", required=True)
+    add_out(command, "file of the datalist; the report goes beside it", required=True)
     text = "folder of the images: one for all, or one a list; near-duplicates across lists are kept on one side"
     command.add_argument("--dataset_dir", type=folder, nargs="+", metavar="DIR", help=text)
     _optional(command, "--root", "dataset_dir of the result (default: the folder that holds all)", type=folder)

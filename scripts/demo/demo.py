@@ -3,7 +3,7 @@
 On phantoms made here, or on a folder ``images/<class>/*`` with optional ``masks/<same stem>.png``::
 
     python -m scripts demo
-    python -m scripts demo --data FOLDER --limit 400
+    python -m scripts demo --folder DIR --limit 400
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def _one_run(
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``demo``."""
-    out = arguments.out or ROOT / "runs" / ("demo" if arguments.data is None else f"demo-{arguments.data.name}")
+    out = arguments.out or ROOT / "runs" / ("demo" if arguments.folder is None else f"demo-{arguments.folder.name}")
     text = demo(
-        out, arguments.data, arguments.limit, arguments.seed, epochs=arguments.epochs, precision=arguments.precision
+        out, arguments.folder, arguments.limit, arguments.seed, epochs=arguments.epochs, precision=arguments.precision
     )
     return Outcome(text, [out / "report.html"])

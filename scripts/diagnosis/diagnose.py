@@ -2,7 +2,7 @@
 
     python -m scripts diagnose --run_dir runs/mine --dataset_dir DIR --datalist_file LIST.json
     python -m scripts diagnose --network monai.networks.nets.DenseNet121 \
-        --network_args '{"spatial_dims": 2, "in_channels": 1, "out_channels": 2}' --checkpoint model.pt --folder DIR \
+        --network_args '{"spatial_dims": 2, "in_channels": 1, "out_channels": 2}' --weights model.pt --folder DIR \
         --preprocessing my_config.yaml --normalizer monai.visualize.default_normalizer --class_index 1
 
 Prints a verdict a cause, writes diagnosis.json and diagnosis.html. Exit status: 0 if no cause holds, 1 if one does, 2
@@ -193,9 +193,9 @@ def _sizes(given: argparse.Namespace) -> list[int]:
 
 def _own_network(given: argparse.Namespace) -> nn.Module:
     network = build_network(given.network, given.network_args, given.network_config, given.network_id)
-    if (given.checkpoint is None) != given.random_weights:
-        raise ValueError("give --checkpoint FILE, or --random_weights to look at the design alone")
-    return network if given.checkpoint is None else load_checkpoint(network, given.checkpoint)
+    if (given.weights is None) != given.random_weights:
+        raise ValueError("give --weights FILE, or --random_weights to look at the design alone")
+    return network if given.weights is None else load_checkpoint(network, given.weights)
 
 
 def _own(given: argparse.Namespace, out: Path) -> Study:
@@ -211,13 +211,11 @@ def _diagnosed(network: nn.Module, given: argparse.Namespace, out: Path) -> Stud
     classes = datalist["classes"]
     known = given.preprocessing is not None
     pipeline = read_pipeline(given.preprocessing) if known else make_preprocessing(_sizes(given), trace=False)
-    samples = prepare(items, pipeline, given.images)
+    samples = prepare(items, pipeline, given.limit)
     kwargs = parse_json(given.forward_args, "forward_args")
     aim, said = choose_target(network, samples.images, kwargs, given.target, given.class_index, given.num_classes)
     everything = [item for part in ("training", "validation", "test") for item in datalist.get(part, [])]
-    weights = (
-        f"weights of {given.checkpoint}" if given.checkpoint else "random weights: a design, not a trained network"
-    )
+    weights = f"weights of {given.weights}" if given.weights else "random weights: a design, not a trained network"
     subject = Subject(
         network,
         samples,
@@ -243,7 +241,7 @@ def _diagnosed(network: nn.Module, given: argparse.Namespace, out: Path) -> Stud
 
 def _run(given: argparse.Namespace, out: Path) -> Study:
     """Diagnose a run of this bundle."""
-    bad = [name for name in ("network", "network_config", "checkpoint", "forward_args", "head") if getattr(given, name)]
+    bad = [name for name in ("network", "network_config", "weights", "forward_args", "head") if getattr(given, name)]
     if bad:
         raise ValueError(f"--run_dir brings its own network; leave out --{', --'.join(bad)}")
     network, config, folder = runs.load_run(given.run_dir)
@@ -266,7 +264,7 @@ def _run(given: argparse.Namespace, out: Path) -> Study:
         layer=given.layer,
         target=given.target,
         class_index=given.class_index,
-        images=given.images,
+        images=given.limit,
     )
 
 

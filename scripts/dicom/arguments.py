@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb
+from scripts.command.verbs import Parser, Verb, add_port
 
 __all__ = ["VERBS"]
 
 
 def _archive(parser: Parser) -> None:
-    parser.add_argument("--port", type=int, default=8042, help="of HTTP on 127.0.0.1 (default: 8042)")
+    add_port(parser, 8042)
     parser.add_argument("--viewer", action="store_true", help="serve OHIF beside it; make viewer fetches it once")
     parser.add_argument("--samples", type=int, default=4, help="series of drawn heads in it (default: 4)")
 

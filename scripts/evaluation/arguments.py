@@ -60,9 +60,17 @@ def _explain_nnunet(parser: Parser) -> None:
     add_out(parser, "folder of the results", required=True)
     parser.add_argument("--region", help="label or region of dataset.json (default: the first that is no background)")
     parser.add_argument(
-        "--method", choices=("hirescam", "layercam", "gradient"), default="hirescam", help="default: hirescam"
+        "--method",
+        choices=("hirescam", "layercam", "gradient"),
+        metavar="METHOD",
+        default="hirescam",
+        help="method of the map: hirescam, layercam or gradient (default: hirescam)",
     )
-    parser.add_argument("--layer", help="dotted name (default: the last features in front of the output)")
+    parser.add_argument(
+        "--layer",
+        metavar="LAYER",
+        help="layer of the map: dotted name (default: the last features in front of the output)",
+    )
     parser.add_argument("--fold", help="number, or all (default: the first that was trained)")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth", help="file of the fold (default: %(default)s)")
     parser.add_argument("--no_mirroring", action="store_true", help="windows as they are, four to eight times faster")
@@ -72,7 +80,7 @@ def _explain_nnunet(parser: Parser) -> None:
 def _scope(parser: Parser) -> None:
     add_data(parser)
     add_weights(parser)
-    add_limit(parser, "at most so many training and so many validation images (default: 400)")
+    add_limit(parser, "training and so many validation images (default: 400)")
 
 
 VERBS = (

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from scripts.command.devices import check_device
+from scripts.command.devices import chosen_device
 from scripts.command.verbs import Outcome
 from scripts.explain.nnunet import NNUNet, load_nnunet
 from scripts.explain.nnunet_images import prepare
@@ -194,7 +194,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     region = arguments.region or next(name for name, (_, values) in model.regions.items() if set(values) != {0})
     model.channel(region)
     cases = find_cases(model, arguments.input)
-    model.network.to(check_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    model.network.to(chosen_device(arguments.device))
     out: Path = arguments.out
     rows: list[dict[str, Any]] = []
     how = f"{arguments.method}, {region}"

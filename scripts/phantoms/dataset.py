@@ -280,7 +280,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``phantoms``."""
     spacing = arguments.spacing_mm[0] if len(arguments.spacing_mm) == 1 else arguments.spacing_mm
     make_phantoms(
-        arguments.out, arguments.seed, arguments.patients, arguments.singles, arguments.overwrite,
-        volumes=arguments.volumes, spacing_mm=spacing,
+        arguments.out, arguments.seed, arguments.n_patients, arguments.n_singles, arguments.overwrite,
+        volumes=arguments.n_volumes, spacing_mm=spacing,
     )  # fmt: skip
     return Outcome(written=[arguments.out])

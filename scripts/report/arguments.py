@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_part, folder
+from scripts.command.verbs import Parser, Verb, add_out, add_part, folder
 
 __all__ = ["VERBS"]
 
@@ -11,7 +11,7 @@ def _report(parser: Parser) -> None:
     parser.add_argument("folder", type=folder, help="a run, or the folder that several runs lie in")
     text = "a run in the folder, repeatable (default: ours and baseline)"
     parser.add_argument("--run_dir", action="append", metavar="RUN[=TITLE]", help=text)
-    parser.add_argument("--out", metavar="PATH", help="file in the folder (default: report.html)")
+    add_out(parser, "file in the folder", "report.html")
     text = "folder of comparison.json, ablation.json or leave_one_source_out.json, repeatable"
     ending = " (default: comparison, ablation and sources in the folder)"
     parser.add_argument("--study", type=folder, action="append", metavar="FOLDER", help=text + ending)

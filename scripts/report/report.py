@@ -265,12 +265,12 @@ def _data(root: Path, run: Run) -> Document:
 
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``report``."""
-    root, out = arguments.folder, arguments.out or "report.html"
+    root, out = arguments.folder, arguments.out
     runs = dict(text.partition("=")[::2] for text in arguments.run_dir) if arguments.run_dir else RUNS
     runs = {key: title or key for key, title in runs.items()}
     if not arguments.run_dir and (root / "evaluation").is_dir():
         name = root.resolve().name
-        root, runs, out = root.resolve().parent, {name: name}, str(Path(name) / out)
+        root, runs, out = root.resolve().parent, {name: name}, Path(name) / out
     missing = [name for name in runs if not (root / name / "evaluation").is_dir()]
     if root.is_dir() and missing:
         there = sorted(path.parent.name for path in root.glob("*/evaluation") if path.is_dir())

@@ -33,7 +33,7 @@ config file has is refused.
 
 def _train(parser: Parser) -> None:
     add_data(parser)
-    add_run(parser, "folder that the stages are written to")
+    add_run(parser, "folder to write the run to, a stage in each of its folders")
     add_overlay(parser)
     parser.add_argument("--joint", action="store_true", help="one stage from random weights instead of the three")
     parser.add_argument("--tracking", help="mlflow, or a file of MONAI's tracking settings")
@@ -43,7 +43,7 @@ def _train(parser: Parser) -> None:
 
 def _plan(parser: Parser) -> None:
     add_data(parser)
-    add_out(parser, "the plan, an overlay of train.yaml", required=True)
+    add_out(parser, "file of the plan, an overlay of train.yaml", required=True)
     parser.add_argument(
         "--hours", type=float, metavar="H", default=8.0, help="that the training may take on this machine (default: 8)"
     )
@@ -58,6 +58,7 @@ def _infill(parser: Parser) -> None:
     parser.add_argument("--cache_dir", type=folder, metavar="DIR", help="keep prepared images here")
     add_part(parser)
     add_seed(parser, "weights and holes")
+    add_compute(parser)
 
 
 VERBS = (

@@ -20,6 +20,7 @@ from ignite.engine import Events, create_supervised_trainer
 from ignite.handlers import ProgressBar, TerminateOnNan
 from skimage.metrics import structural_similarity
 
+from scripts.command.devices import chosen_device
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
 from scripts.data.caching import CachedDataset
@@ -103,7 +104,14 @@ def hole_loss(answer: torch.Tensor, wanted: torch.Tensor, hole: torch.Tensor) ->
     return (error.abs().sum() + 0.5 * steps) / hole.sum().clamp(min=1)
 
 
-def fit(holes: Holes, count: int, batch_size: int = 8, learning_rate: float = 2e-3, seed: int = 0) -> torch.nn.Module:
+def fit(
+    holes: Holes,
+    count: int,
+    batch_size: int = 8,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> torch.nn.Module:
     """Fit the network of the learned infill.
 
     Args:
@@ -111,9 +119,10 @@ def fit(holes: Holes, count: int, batch_size: int = 8, learning_rate: float = 2e
         count: of batches.
         batch_size, learning_rate: the rate falls to 0 along a cosine.
         seed: of weights and holes.
+        device: to train on; the network that is returned is on the CPU.
     """
     torch.manual_seed(seed)
-    network = make_network().train()
+    network = make_network().train().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
 
@@ -121,14 +130,15 @@ def fit(holes: Holes, count: int, batch_size: int = 8, learning_rate: float = 2e
         return hole_loss(answer, *target)
 
     def prepared(batch: tuple[torch.Tensor, torch.Tensor], **_: Any) -> tuple[torch.Tensor, Any]:
-        return batch[0], (batch[1], batch[0][:, 1:])
+        inputs, difference = (values.to(device) for values in batch)
+        return inputs, (difference, inputs[:, 1:])
 
     trainer = create_supervised_trainer(network, optimizer, loss, prepare_batch=prepared)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: schedule.step())
     trainer.add_event_handler(Events.ITERATION_COMPLETED, TerminateOnNan())
     ProgressBar(desc="infill").attach(trainer, output_transform=lambda value: {"loss": value})
     trainer.run(batches(holes, np.random.default_rng(seed), batch_size), max_epochs=1, epoch_length=count)
-    return network.eval()
+    return network.cpu().eval()
 
 
 def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[dict[str, Any]]:
@@ -207,7 +217,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     if not arguments.batches:
         network = trained_network()
     else:
-        network = fit(holes("training"), arguments.batches, seed=arguments.seed)
+        device = chosen_device(arguments.device)
+        network = fit(holes("training"), arguments.batches, seed=arguments.seed, device=device)
         file = io.BytesIO()
         torch.save({name: value.half() for name, value in network.state_dict().items()}, file)
         written.append(write_bytes(file.getvalue(), arguments.out / "learned.pt"))

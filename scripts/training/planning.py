@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scripts.command.devices import chosen_device
 from scripts.command.files import write_text
 from scripts.command.locations import CONFIGS
 from scripts.command.verbs import Outcome
@@ -242,7 +243,7 @@ def _epochs(
 def execute(arguments: argparse.Namespace) -> Outcome:
     """The verb ``plan``."""
     datalist = runs.read_datalist(str(arguments.datalist_file), str(arguments.dataset_dir))
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(arguments.device)
     images = measured_images(datalist, arguments.dataset_dir)
     regions = len(stated(datalist) or ["tumor"])
     precision = arguments.precision or "auto"

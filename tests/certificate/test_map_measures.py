@@ -1,11 +1,11 @@
-"""Measures of maps are judged by maps that are made worse step by step."""
+"""Measures of maps are ranked by maps that are made worse step by step."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from scripts.certificate.map_measures import KINDS, MEASURES, degraded, judge, phantom_maps, table
+from scripts.certificate.map_measures import KINDS, MEASURES, degraded, phantom_maps, rank_measures, table
 
 
 def test_degradations_start_at_the_map_and_end_at_what_they_say():
@@ -20,7 +20,7 @@ def test_degradations_start_at_the_map_and_end_at_what_they_say():
 
 
 def test_energy_in_the_tumor_ranks_every_degradation():
-    found = judge(*phantom_maps(12))
+    found = rank_measures(*phantom_maps(12))
     assert set(found) == set(KINDS)
     assert min(found[kind]["tumor_energy"] for kind in KINDS) >= 0.9
     # A mean of the map relative to its own peak does not see where the rest lies.

@@ -285,7 +285,7 @@ def test_the_verb_certifies_a_model_by_name(pictures, capsys, monkeypatch):
     (pictures / "model.yaml").write_text("classes: [solid, no_tumor]\noutputs: logits\n")
     torch.jit.trace(Bright(), torch.zeros(1, 1, 8, 6)).save(str(pictures / "model.pt"))
     command = ["certify", "--model", str(pictures / "model.pt"), "--model_config", str(pictures / "model.yaml")]
-    folders = ["--images", str(pictures / "images"), "--masks", str(pictures / "masks")]
+    folders = ["--folder", str(pictures / "images"), "--masks", str(pictures / "masks")]
     assert run_verb(VERBS, [*command, *folders, "--infills", "poisson", "--out", str(pictures / "out")]) == 1
     printed = capsys.readouterr().out
     assert "withheld" in printed
@@ -296,5 +296,5 @@ def test_the_verb_certifies_a_model_by_name(pictures, capsys, monkeypatch):
     assert {row["reason"] for row in content["left_out"]} >= {"a tumor without a mask"}
     with pytest.raises(ValueError, match="give either --run_dir"):
         run_verb(VERBS, ["certify", *folders])
-    with pytest.raises(ValueError, match="give --images and --masks, or --dataset_dir"):
+    with pytest.raises(ValueError, match="give --folder and --masks, or --dataset_dir"):
         run_verb(VERBS, command)

@@ -62,7 +62,7 @@ def test_nothing_works_on_a_docstring_that_may_be_dropped_nor_does_work_in_an_as
 def test_phantoms_are_the_same_under_optimization(tmp_path):
     made = []
     for name, flags in (("plain", ()), ("optimized", ("-OO",))):
-        own = ["--out", str(tmp_path / name), "--patients", "1", "--singles", "2"]
+        own = ["--out", str(tmp_path / name), "--n_patients", "1", "--n_singles", "2"]
         subprocess.run(
             [sys.executable, *flags, "-m", "scripts", "phantoms", *own], cwd=ROOT, capture_output=True, check=True
         )

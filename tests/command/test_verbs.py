@@ -38,6 +38,38 @@ HEAVY = (
 )
 # One word for one thing: what other tools or earlier versions call it.
 REFUSED = {"--datalist", "--data_dir", "--run", "--config", "--output", "--output_dir", "--out_dir", "--model_dir"}
+# What the help of an option begins with where it goes on; that of all others is the same up to "(default".
+STEMS = {
+    "--dataset_dir": ("folder of the images",),
+    "--folder": ("folder of the images: ",),
+    "--layer": ("layer of the map",),
+    "--limit": ("at most so many ",),
+    "--masks": ("folder of the masks: ",),
+    "--method": ("method of the map",),
+    "--name": ("name of the ",),
+    "--num_classes": ("number of classes",),
+    "--only": ("only ",),
+    "--out": ("folder ", "file "),
+    "--overlay": ("config file merged over ",),
+    "--run_dir": ("trained run", "folder to write the run to"),
+    "--root": ("dataset_dir of the result",),
+    "--seed": ("of ",),
+    "--spatial_size": ("side of the network's input in pixels",),
+    "--strict": ("fail where ",),
+    "--weights": ("state dict ",),
+}
+# NAME[=TITLE] of several runs in the folder that a report is on; choices that only one of the verbs has.
+EXCEPTIONS = {("report", "--run_dir")}
+# Verbs that compute and have no --device, and why.
+WITHOUT_DEVICE = {
+    "demo": "its steps take the configs' device",
+    "compare": "reads results; evaluates what is missing on the configs' device",
+    "adopt": "converts weights; --train takes the configs' device",
+    "card": "its steps take the configs' device",
+    "diagnose": "a few dozen images, on the CPU",
+    "planted": "no network",
+    "rank-measures": "no network",
+}
 
 
 def actions(parser: argparse.ArgumentParser):
@@ -86,6 +118,58 @@ def test_a_word_means_the_same_for_every_verb():
         assert option in kinds
     for option in ("--dataset_dir", "--datalist_file", "--overlay", "--weights"):
         assert len(kinds[option]) == 1, option
+
+
+def shared_options() -> dict[str, list[tuple[str, argparse.Action]]]:
+    """(verb, action) of each option that more than one verb has; earlier spellings, which no help lists, left out."""
+    known: dict[str, list[tuple[str, argparse.Action]]] = {}
+    for verb, parser in commands(root_parser(verbs())).items():
+        for action in actions(parser):
+            if action.help != argparse.SUPPRESS:
+                for option in action.option_strings:
+                    known.setdefault(option, []).append((verb, action))
+    return {option: uses for option, uses in known.items() if len({verb for verb, _ in uses}) > 1}
+
+
+SHARED = shared_options()
+
+
+@pytest.mark.parametrize("option", SHARED)
+def test_a_shared_option_has_one_type_one_metavar_and_one_meaning(option):
+    uses = [(verb, action) for verb, action in SHARED[option] if (verb, option) not in EXCEPTIONS]
+    kinds = {(type(action), action.type, action.metavar) for _, action in uses}
+    assert len(kinds) == 1, (option, kinds)
+    if option in STEMS:
+        assert all(action.help.startswith(STEMS[option]) for _, action in uses), [action.help for _, action in uses]
+    else:
+        texts = {re.sub(r" \((default|as many|of a manifest)[^()]*\)", "", action.help) for _, action in uses}
+        assert len(texts) == 1, texts
+
+
+def test_what_computes_takes_a_device():
+    work = (
+        "train",
+        "plan",
+        "infill",
+        "evaluate",
+        "explain",
+        "explain-nnunet",
+        "scope",
+        "certify",
+        "predict",
+        "ensemble",
+    )
+    of = {verb for verb, _ in SHARED["--device"]}
+    assert {*work, "predict", "ablation", "leave-one-source-out", "serve", "page", "check", "export"} == of
+    assert not of & set(WITHOUT_DEVICE)
+    assert set(WITHOUT_DEVICE) <= {verb.name for verb in verbs()}
+
+
+def test_earlier_spellings_are_still_taken():
+    certify = parse(verbs(), ["certify", "--model", "m.onnx", "--images", "a", "--masks", "b", "--tumors", "7"])
+    assert (certify.folder, certify.tumors, certify.healthy) == (Path("a"), 7, 60)
+    assert parse(verbs(), ["demo", "--data", "a"]).folder == Path("a")
+    assert parse(verbs(), ["diagnose", "--checkpoint", "a.pt"]).weights == Path("a.pt")
 
 
 def test_every_argument_is_described_and_every_verb_has_an_example():

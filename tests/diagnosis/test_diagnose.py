@@ -51,7 +51,7 @@ def densenet(tmp_path):
         "monai.networks.nets.DenseNet121",
         "--network_args",
         json.dumps(DENSENET),
-        "--checkpoint",
+        "--weights",
         str(path),
     ]
 
@@ -98,7 +98,7 @@ def test_the_config_names_nothing_on_ours_and_leak_and_pooling_on_the_stock_desi
 
 def test_the_page_is_self_contained_and_tells_every_cause_with_its_limit_and_picture(small_run, tmp_path):
     out = tmp_path / "out"
-    argv = ["--run_dir", str(small_run.run("baseline")), "--out", str(out), "--images", "16"]
+    argv = ["--run_dir", str(small_run.run("baseline")), "--out", str(out), "--limit", "16"]
     argv += [token for key, value in small_run.paths.items() for token in (f"--{key}", value)]
     assert command(["diagnose", *argv]) == 1
     html = (out / "diagnosis.html").read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ def test_a_densenet_with_own_images_and_pipeline_that_masks_before_it_normalizes
 def test_our_network_behind_such_a_pipeline_is_told_the_order(small_run, tmp_path):
     own = monai_pipeline(tmp_path / "wrong.yaml", [MASK, ZSCORE])
     argv = ["--run_dir", str(small_run.run("ours")), "--folder", str(small_run.dataset_dir / "singles")]
-    assert command(["diagnose", *argv, "--preprocessing", own, "--images", "8", "--out", str(tmp_path)]) == 1
+    assert command(["diagnose", *argv, "--preprocessing", own, "--limit", "8", "--out", str(tmp_path)]) == 1
     # Our network reads its foreground from the air: with an air that is not 0 it takes all of the image for the head.
     assert document(tmp_path)["holds"] == ["order of transforms"]
     after = dict.fromkeys(["air not zero", "normalization leak", "pooling over air"], "order of transforms")
@@ -180,7 +180,7 @@ def test_our_network_behind_such_a_pipeline_is_told_the_order(small_run, tmp_pat
 
 
 def test_without_the_own_pipeline_its_air_and_order_cannot_be_told(densenet, small_data, tmp_path):
-    argv = [*densenet, "--folder", str(small_data.dataset_dir / "singles"), "--spatial_size", "64", "--images", "8"]
+    argv = [*densenet, "--folder", str(small_data.dataset_dir / "singles"), "--spatial_size", "64", "--limit", "8"]
     assert command(["diagnose", *argv, "--out", str(tmp_path)]) == 1
     found = document(tmp_path)
     assert found["target"] == "class_1"
@@ -200,7 +200,7 @@ def test_plain_files_without_classes_are_enough(densenet, flat, tmp_path):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "give --checkpoint FILE, or --random_weights"),
+        ([], "give --weights FILE, or --random_weights"),
         (["--random_weights", "--datalist_file", "x.json"], "either as --datalist_file"),
         (["--random_weights", "--class_index", "7"], r"class index 7 is not in 0..1: the network has 2 outputs"),
         (["--random_weights", "--num_classes", "4"], "has 2 outputs, but 4 classes were given"),
@@ -225,7 +225,7 @@ def test_errors_say_what_to_do(tokens, message, flat, tmp_path):
 def test_a_network_that_returns_a_dictionary_is_diagnosed_by_one_of_its_outputs(flat, tmp_path):
     torch.manual_seed(0)
     torch.save(TwoOutputs().state_dict(), tmp_path / "weights.pt")
-    common = ["--network", "tests.explain.nets.TwoOutputs", "--checkpoint", str(tmp_path / "weights.pt")]
+    common = ["--network", "tests.explain.nets.TwoOutputs", "--weights", str(tmp_path / "weights.pt")]
     common += ["--folder", flat, "--spatial_size", "64"]
     for head in ("cls", "seg"):
         one = ["--network_args", json.dumps({"only": head}), "--out", str(tmp_path / "one")]

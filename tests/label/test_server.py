@@ -261,7 +261,7 @@ def sampling_server(bundles, studies, tmp_path_factory) -> Iterator[RunningServe
 
 
 def test_the_most_uncertain_image_is_offered_next_then_the_one_after_it(sampling_server, capsys):
-    command(["label-next", "--model", NAME, "--server", sampling_server.url])
+    command(["label-next", "--name", NAME, "--server", sampling_server.url])
     lines = capsys.readouterr().out.splitlines()[:-1]
     ranked = [(line.split()[1], float(line.split()[0])) for line in lines[:-1]]
     assert {name for name, _ in ranked} == {"picture", "volume", "labeled0", "labeled1"}

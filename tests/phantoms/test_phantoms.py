@@ -185,7 +185,7 @@ def test_overwrite_replaces_phantoms_but_never_other_files(tmp_path):
 
 def test_command_line_says_one_sentence_and_fails(tmp_path):
     with pytest.raises(ValueError, match="singles even"):
-        command(["phantoms", "--out", str(tmp_path / "x"), "--patients", "0", "--singles", "3"])
+        command(["phantoms", "--out", str(tmp_path / "x"), "--n_patients", "0", "--n_singles", "3"])
     assert not (tmp_path / "x").exists()
 
 
