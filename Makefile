@@ -19,7 +19,7 @@ RUN ?=
 STUDIES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve page archive viewer test bundle label test-label nnunet test-nnunet lint clean
+.PHONY: help setup demo serve page archive viewer test benchmarks bundle label test-label nnunet test-nnunet lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ lint: $(READY)  ## format, lint and type checks
 
 test: lint  ## lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+benchmarks: $(READY)  ## ratios of time beside MONAI's and numpy's; exit status 1 where one is worse than before by more than 5 %
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 bundle: $(READY)  ## release the bundle of RUN=<run folder> (or models/model.pt) in dist/, checked by MONAI's commands
 	$(BIN)/python -m scripts release $(if $(RUN),--run_dir "$(RUN)") $(if $(OUT),--out "$(OUT)")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from monai.data import DataLoader
 from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from scripts.data.preprocessing import collate
@@ -142,13 +141,9 @@ def _of_mask(
         metrics["dice"] = 2 * int((mask & label).sum()) / total
     doubt = torch.special.entr(seg) + torch.special.entr(1 - seg)
     wrong = ((mask != label) & head)[head].numpy()
-    metrics["pixel_auroc"] = _auroc(wrong, std[head].numpy())
-    metrics["single_pixel_auroc"] = _auroc(wrong, doubt[head].numpy())
+    metrics["pixel_auroc"] = auc(wrong, std[head].numpy())
+    metrics["single_pixel_auroc"] = auc(wrong, doubt[head].numpy())
     return metrics
-
-
-def _auroc(wrong: np.ndarray, score: np.ndarray) -> float:
-    return float(roc_auc_score(wrong, score)) if 0 < wrong.sum() < len(wrong) else float("nan")
 
 
 def _against(rows: Sequence[Mapping[str, Any]], score: str, wrong: Callable[[Mapping[str, Any]], bool]) -> dict:

@@ -127,7 +127,7 @@ def wrong_class(
             if share < 0.2:
                 return Finding(cause, HOLDS, figures, reason, advice, signs=("margin",))
     if auc < 0.6 or p > 0.05:
-        note = f"; the network hardly tells these {len(logits)} images apart (by chance in {p:.0%} of cases)"
+        note = f"; the network hardly separates these {len(logits)} images (by chance in {p:.0%} of cases)"
         return Finding(cause, CANNOT_TELL, figures, reason + note, "give more images, or a trained network")
     return Finding(cause, verdict(False), figures, reason, advice)
 
@@ -194,5 +194,5 @@ def _wrong_channel(output: Tensor, channel: int, tumor: Tensor | None) -> Findin
     reason = f"channel {channel} separates tumor pixels from all others with an AUC of {auc:.2f} (holds below 0.40)"
     figures = {"auc_for_tumor_pixels": auc}
     if 0.4 <= auc < 0.6:
-        return Finding(cause, CANNOT_TELL, figures, reason + ": the network hardly tells them apart", advice)
+        return Finding(cause, CANNOT_TELL, figures, reason + ": the network hardly separates them", advice)
     return Finding(cause, verdict(auc < 0.4), figures, reason, advice)

@@ -62,7 +62,7 @@ def _sides(
     scores = target(output).double().cpu().numpy()
     auc, p = separation(scores, pos, others)
     if auc < 0.6 or p > 0.05:
-        return f"the score hardly tells the images apart (AUC {auc:.2f}): there is no verdict to take away"
+        return f"the score hardly separates the images (AUC {auc:.2f}): there is no verdict to take away"
     return _Sides(pos, others, scores)
 
 

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
-from scripts.measures.intervals import auc_interval, fewest_groups, mean_interval, ratio_interval, recall_values
+from scripts.measures.intervals import auc, auc_interval, fewest_groups, mean_interval, ratio_interval, recall_values
 
 __all__ = [
     "balanced_accuracy",
@@ -180,7 +180,7 @@ def diagnosis_metrics(
         "specificity": float(sk.recall_score(~tumor, ~positive)) if (~tumor).any() else None,
         "precision": float(sk.precision_score(tumor, positive)) if positive.any() else None,
         "f1": float(sk.f1_score(tumor, positive)) if tumor.any() else None,
-        "roc_auc": float(sk.roc_auc_score(tumor, probability)) if both else None,
+        "roc_auc": auc(tumor, probability) if both else None,
         "average_precision": float(sk.average_precision_score(tumor, probability)) if both else None,
         "mcc": float(sk.matthews_corrcoef(diagnosis, predicted)) if len(np.unique(diagnosis)) > 1 else None,
         "majority_accuracy": float(np.bincount(diagnosis).max() / len(diagnosis)),

@@ -59,7 +59,7 @@ def test_wrong_class_says_when_it_cannot_tell():
     unclear = [0, 1] * 6
     for labels, target, why in (
         ([1] * 12, ClassScore(1), "images that it should be high for, and others, are needed"),
-        (unclear, ClassScore(1), "hardly tells"),
+        (unclear, ClassScore(1), "hardly separates"),
         (halves, ClassScore(), "own top class"),
         (None, ClassScore(1), "labels of the images were not given"),
     ):

@@ -131,7 +131,7 @@ def test_what_the_verdict_follows_cannot_be_told_without_images_of_both_sides_or
         (([1] * 8, ClassScore(1), tumor, x), "images with and without a tumor are needed"),
         ((None, ClassScore(1), tumor, x), "labels of the images were not given"),
         ((labels, SegmentationRegion(), tumor, x), "no verdict on the image"),
-        (([0, 1, 1, 0, 1, 0, 0, 1], ClassScore(1), tumor, x), "hardly tells the images apart"),
+        (([0, 1, 1, 0, 1, 0, 0, 1], ClassScore(1), tumor, x), "hardly separates the images"),
     ):
         found = verdict_without_tumor(network, x, *arguments)
         assert found.verdict == CANNOT_TELL

@@ -12,8 +12,8 @@ from ignite.engine import Engine, Events
 from monai.metrics import compute_dice
 from monai.visualize import blend_images
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
+from scripts.measures.intervals import auc
 from scripts.measures.mask_thresholds import THRESHOLDS, choose_mask_threshold, mask_curve
 from scripts.measures.metrics import balanced_accuracy, calibration_bins, tumor_probability
 from scripts.networks.regions import region_log_odds, region_masks, region_probability
@@ -168,13 +168,11 @@ def _metrics(dice: np.ndarray, diagnosis: np.ndarray, logits: np.ndarray) -> dic
     measured = dice[~np.isnan(dice)]
     mean = float(np.mean(measured)) if len(measured) else float("nan")
     known = diagnosis >= 0
-    balanced, auc = float("nan"), float("nan")
+    balanced, area = float("nan"), float("nan")
     if known.any():
         balanced = balanced_accuracy(diagnosis[known], logits[known].argmax(axis=1))
-        tumor = diagnosis[known] > 0
-        if 0 < tumor.sum() < len(tumor):
-            auc = float(roc_auc_score(tumor, tumor_probability(logits[known])))
-    return {"dice": mean, "balanced_accuracy": balanced, "auc": auc, "combined": (mean + balanced) / 2}
+        area = auc(diagnosis[known] > 0, tumor_probability(logits[known]))
+    return {"dice": mean, "balanced_accuracy": balanced, "auc": area, "combined": (mean + balanced) / 2}
 
 
 class ValidationScalars:
