@@ -112,3 +112,58 @@ def test_the_table_of_the_architecture_equals_the_arrows():
     full = {name: name if name in outer else f"scripts.{name}" for name, _ in rows}
     found = {full[name]: {full[n] for n in allowed.split(", ") if n != "nothing"} for name, allowed in rows}
     assert found == ARROWS
+
+
+@pytest.mark.parametrize("page", [page.name for page in PAGES if page.parent.name == "docs"])
+def test_each_page_starts_with_a_command(page):
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith(("# ", "---")), page
+    assert any(re.match(r"    (python|make|torchrun) ", line) for line in lines[1:6]), page
+
+
+# Where a reader of the README alone would look, and what has to be there.
+QUESTIONS = {
+    "where is the head cropped": ("transforms/cropping.py", "class CropToForegroundd"),
+    "where is the head found": ("transforms/foreground.py", "def foreground_mask"),
+    "where is air set to 0": ("transforms/masking.py", "class MaskBackgroundd"),
+    "in which order is an image prepared": ("scripts/data/preprocessing.py", "def make_preprocessing"),
+    "where does a file's name say its patient": ("scripts/data/datalists/patient_names.py", "def read_name"),
+    "where is the network": ("scripts/networks/multitask_dynunet.py", "class MultiTaskDynUNet"),
+    "where is the loss of the evidence": ("scripts/training/losses.py", "class EvidenceLoss"),
+    "where do mask and evidence become one verdict": ("scripts/inference/answer.py", "def join"),
+    "where is Grad-CAM": ("scripts/explain/cam.py", "class GradCAM"),
+    "where does a map become a PNG": ("scripts/pictures/overlays.py", "def save("),
+    "where is a tumor painted out": ("scripts/interventions/infill.py", "def membrane"),
+}
+
+
+def named_paths(text: str) -> set[str]:
+    """Paths that a text names: folders as they are; files of a bracket behind a folder, in that folder."""
+    paths = set()
+    for folder, files in re.findall(
+        r"`([\w/]+/)`(?:,\s+at\s+the\s+top,)?(?:\s+\(((?:`[\w/]+(?:\.py|/)`(?:,\s+)?)+)\))?", text
+    ):
+        paths |= {folder, *(folder + name for name in re.findall(r"`([^`]+)`", files))}
+    paths |= set(re.findall(r"`([\w]+/[\w/]+\.(?:py|pt|json|yaml))`", text))
+    return paths
+
+
+def test_paths_that_the_readme_names_are_there():
+    paths = named_paths((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(paths) >= 20
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_reader_of_the_readme_finds(question):
+    path, content = QUESTIONS[question]
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    parent, _, name = path.rpartition("/")
+    assert f"`{name}`" in text or f"{name}`" in text, name
+    assert any(f"`{folder}/`" in text for folder in (parent, parent.partition("/")[0])) or path in text, parent
+    assert content in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_the_table_of_help_has_every_verb():
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8").partition("## What help costs")[2]
+    assert sorted(re.findall(r"([a-z][a-z-]*) \| 0\.\d\d", page)) == sorted(verb.name for verb in verbs())
