@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -349,8 +349,22 @@ def last_stage(run_dir: str | Path | None) -> Path:
     return stages[-1]
 
 
-def load_run(run_dir: str | Path | None) -> tuple[MultiTaskDynUNet, dict[str, Any], Path]:
-    """Network in evaluation mode, config and folder of the last trained stage of a run (or of the stage given).
+class LoadedRun(NamedTuple):
+    """A trained stage.
+
+    Attributes:
+        network: with its weights, in evaluation mode.
+        config: of the stage, as it was resolved.
+        folder: of the stage.
+    """
+
+    network: MultiTaskDynUNet
+    config: dict[str, Any]
+    folder: Path
+
+
+def load_run(run_dir: str | Path | None) -> LoadedRun:
+    """The last trained stage of a run, or the stage whose folder it is.
 
     The network knows what it was trained for, see `scripts.runs.tasks.is_trained`.
     """
@@ -359,7 +373,7 @@ def load_run(run_dir: str | Path | None) -> tuple[MultiTaskDynUNet, dict[str, An
     network = parser_of(config).get_parsed_content("network_def")
     load_weights(network, folder / WEIGHTS)
     network.trained_tasks = tuple(sorted(trained_tasks(folder)))
-    return network.eval(), config, folder
+    return LoadedRun(network.eval(), config, folder)
 
 
 def trained_tasks(stage_dir: str | Path) -> set[str]:

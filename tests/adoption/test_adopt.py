@@ -233,7 +233,7 @@ def test_an_adopted_network_trained_later_keeps_its_stage_1(checkpoint, small_da
     assert overlay["trained_tasks"] == ["classification", "segmentation"]
     alone = write_network_overlay(run / "stage1_segmentation", {"0": "no_tumor", "1": "tumor"})
     assert yaml.safe_load(alone.read_text(encoding="utf-8"))["trained_tasks"] == ["segmentation"]
-    assert runs.load_run(run / "stage1_segmentation")[0].trained_tasks == ("segmentation",)
+    assert runs.load_run(run / "stage1_segmentation").network.trained_tasks == ("segmentation",)
 
 
 def small_overlay(folder):

@@ -287,7 +287,7 @@ def test_an_ensemble_is_a_run_with_its_members_weights_calibrated_on_validation(
     assert isinstance(net, ClassifierEnsemble)
     assert folder == tmp_path / "both"
     for member, run in zip(net.members, members, strict=True):
-        state = runs.load_run(run)[0].state_dict()
+        state = runs.load_run(run).network.state_dict()
         assert all(torch.equal(value, state[key]) for key, value in member.state_dict().items())
     assert runs.trained_tasks(folder) == {"classification"}
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -314,7 +314,7 @@ def test_tasks_of_a_run_are_those_of_its_stages_together(tmp_path):
     )
     assert runs.trained_tasks(first) == {"segmentation"}
     assert runs.trained_tasks(second) == {"segmentation", "classification"}
-    assert isinstance(runs.load_run(tmp_path)[0], MultiTaskDynUNet)
+    assert isinstance(runs.load_run(tmp_path).network, MultiTaskDynUNet)
 
 
 def test_a_stand_alone_classifier_is_trained_evaluated_explained_and_compared(small_run, tmp_path, capsys):

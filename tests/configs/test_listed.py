@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from typing import Any
 
 import pytest
@@ -110,6 +112,20 @@ def test_expressions_are_of_one_short_line(path):
     assert "|-" not in text
     found = expressions(yaml.safe_load(text))
     assert [e for e in found if len(e) > LONGEST or "\n" in e] == []
+
+
+# Whose arguments have no names, or are as plain without.
+UNNAMED = ("min", "max", ".get")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_calls_have_at_most_one_positional_argument(path):
+    for expression in expressions(yaml.safe_load(path.read_text(encoding="utf-8"))):
+        code = expression[1:].replace("@", "_").replace("#", "_")
+        assert not re.search(r"@[\w#]+\[\d+\]", expression), f"{expression}: take a field by its name"
+        for call in ast.walk(ast.parse(code)):
+            if isinstance(call, ast.Call) and not ast.unparse(call.func).endswith(UNNAMED):
+                assert len(call.args) <= 1, expression
 
 
 def test_configs_fit_the_temperature_before_it_and_measure_after_it():

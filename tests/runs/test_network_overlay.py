@@ -68,7 +68,7 @@ def test_a_run_made_with_a_relative_path_works_from_every_folder(run, tmp_path, 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
     assert Inference(overlay="~/runs/mine/network.yaml").weights == run / "joint" / "model.pt"
-    assert runs.load_run("~/runs/mine")[2] == run / "joint"
+    assert runs.load_run("~/runs/mine").folder == run / "joint"
 
 
 def test_the_command_line_finds_weights_beside_the_overlay_that_names_them(run, tmp_path, monkeypatch):

@@ -187,4 +187,4 @@ def test_volumes_train_by_a_plan(small_data, tmp_path):
     overlay.write_text(found.text(), encoding="utf-8")
     paths = {"dataset_dir": str(small_data.dataset_dir), "datalist_file": str(datalist_file)}
     run = train(tmp_path / "run", [overlay], (runs.JOINT,), **paths, max_epochs=1, image_interval=0)
-    assert runs.load_run(run)[1]["spacing_mm"] == found.values["spacing_mm"]
+    assert runs.load_run(run).config["spacing_mm"] == found.values["spacing_mm"]
