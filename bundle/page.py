@@ -178,8 +178,8 @@ def page_router(
                 return lanes()["pictures"], item, finish
             return lanes()["volumes"], {**item, "progress": progress}, finish
 
-        def finish(found: Prediction, gray: Gray, seconds: float) -> bytes:
-            return prediction_message(found, gray, channel, seconds)
+        def finish(result: Prediction, gray: Gray, seconds: float) -> bytes:
+            return prediction_message(result, gray, channel, seconds)
 
         return answered(request, image, work)
 
@@ -200,8 +200,8 @@ def page_router(
             number = {} if slice is None else {"slice": slice}
             return lanes()["explanations"], (predictor.explain, {**arguments(gray, channel), **asked, **number}), finish
 
-        def finish(found: Explanation, gray: Gray, seconds: float) -> bytes:
-            return explanation_message(found, gray)
+        def finish(result: Explanation, gray: Gray, seconds: float) -> bytes:
+            return explanation_message(result, gray)
 
         return answered(request, image, work)
 
@@ -212,37 +212,37 @@ def page_router(
         """What is said of the image with its tumor painted over, or healthy tissue as the control."""
 
         def work(gray: Gray, progress: Progress) -> tuple[Batcher, Any, Callable]:
-            def run(**given: Any) -> Removal:
+            def run(**options: Any) -> Removal:
                 before = predictor.predict(**arguments(gray, channel), assess_anyway=True)
                 if predictor.network.in_channels > 1:
                     raise ValueError(f"{gray.name}: tumors are painted over in images of one sequence")
                 return removal(
-                    predictor, before, gray.shown(channel), gray.affine, gray.name, control, given["progress"]
+                    predictor, before, gray.shown(channel), gray.affine, gray.name, control, options["progress"]
                 )
 
             return lanes()["explanations"], (run, {"progress": progress}), finish
 
-        def finish(found: Removal, gray: Gray, seconds: float) -> bytes:
-            return removal_message(found, gray, control)
+        def finish(result: Removal, gray: Gray, seconds: float) -> bytes:
+            return removal_message(result, gray, control)
 
         return answered(request, image, work)
 
     return router
 
 
-def removal_message(found: Removal, gray: Gray, control: bool) -> bytes:
+def removal_message(removal: Removal, gray: Gray, control: bool) -> bytes:
     """What is said of a painted image, with its gray values."""
     content: dict[str, Any] = {
-        "stage": "done", "control": control, "infill": INFILL, "changed": found.changed, "left": found.left
+        "stage": "done", "control": control, "infill": INFILL, "changed": removal.changed, "left": removal.left
     }  # fmt: skip
-    if found.prediction is None:
+    if removal.prediction is None:
         return message({**content, "words": None})
-    words = verdict_in_words(found.prediction.to_json())
-    said = {"words": words[0].upper() + words[1:], "result": {**found.prediction.to_json(), "source": gray.name}}
-    picture, affine = gray.affine is None, found.prediction.affine
-    mask = (found.prediction.mask > 0).astype(np.uint8)
+    words = verdict_in_words(removal.prediction.to_json())
+    said = {"words": words[0].upper() + words[1:], "result": {**removal.prediction.to_json(), "source": gray.name}}
+    picture, affine = gray.affine is None, removal.prediction.affine
+    mask = (removal.prediction.mask > 0).astype(np.uint8)
     arrays = {
-        "image": (file_of(found.image, affine, picture), False),
+        "image": (file_of(removal.image, affine, picture), False),
         "mask": (file_of(mask, affine, picture, "tumor"), True),
     }
     return message({**content, **said}, arrays)

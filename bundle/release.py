@@ -166,7 +166,7 @@ def write_inference_config(folder: Path, weights: Weights) -> ConfigParser:
         }
         pred.update(num_channels=len(regions), channel_def=named)
         meta["pred_classes"] = f"{len(regions)} channels with a sigmoid each: {', '.join(regions)}"
-        stated = "; ".join(f"{name} {', '.join(map(str, own))}" for name, own in regions.items())
+        stated = "; ".join(f"{name} {', '.join(map(str, labels))}" for name, labels in regions.items())
         meta["label_classes"] = f"single channel, 0 is none; label values of the regions: {stated}"
     meta_file.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
     return parser

@@ -266,7 +266,7 @@ async def _given(
 
 
 @contextmanager
-def _reasons(given: Mapping[str, Any]) -> Iterator[None]:
+def _reasons(fields: Mapping[str, Any]) -> Iterator[None]:
     """Turn what the predictor refuses into answers; names of our temporary files become the form's fields."""
     try:
         yield
@@ -274,7 +274,7 @@ def _reasons(given: Mapping[str, Any]) -> Iterator[None]:
         raise HTTPException(503, str(error), headers={"Retry-After": str(error.retry_after_s)}) from error
     except ValueError as error:
         reason = str(error)
-        for key, value in given.items():
+        for key, value in fields.items():
             if isinstance(value, Path):
                 reason = in_form_words(reason, value, key)
         raise UploadRefused(413 if isinstance(error, TooLarge) else 422, reason) from error

@@ -86,21 +86,21 @@ class CropToForegroundd(Cropd):
 ACQUIRED = "acquired"
 
 
-def spacing_mm_of(given: Any, dims: int) -> tuple[float, ...] | None:
+def spacing_mm_of(stated: Any, dims: int) -> tuple[float, ...] | None:
     """What `ResizeToFitd` takes as a spacing, checked: the voxel distances by axis, () for "acquired", or None.
 
     Raises:
         ValueError: When it is something else, or of pictures, whose pixels have no size.
     """
-    if given is None:
+    if stated is None:
         return None
     if dims != 3:
         raise ValueError(f"spacing_mm is for volumes, and spatial_size has {dims} axes; set spacing_mm to null")
-    if given == ACQUIRED:
+    if stated == ACQUIRED:
         return ()
-    sides = [given] * dims if isinstance(given, (int, float)) else given
+    sides = [stated] * dims if isinstance(stated, (int, float)) else stated
     if isinstance(sides, str) or len(sides) != dims or not all(isinstance(s, (int, float)) and s > 0 for s in sides):
-        raise ValueError(f"spacing_mm is a number of mm, three of them, or {ACQUIRED!r}; got {given!r}")
+        raise ValueError(f"spacing_mm is a number of mm, three of them, or {ACQUIRED!r}; got {stated!r}")
     return tuple(float(side) for side in sides)
 
 

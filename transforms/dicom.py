@@ -299,19 +299,19 @@ def read_dicom(path: str | os.PathLike[str], limits: ReadLimits) -> tuple[np.nda
 
 
 def _read_stack(
-    headers: Sequence[Header], where: str | os.PathLike[str], limits: ReadLimits
+    headers: Sequence[Header], path: str | os.PathLike[str], limits: ReadLimits
 ) -> tuple[np.ndarray, np.ndarray]:
     first = headers[0]
     positions = np.concatenate([header.positions for header in headers])
     directions = np.concatenate([header.directions for header in headers])
     spacing = np.concatenate([header.spacing for header in headers])
-    limits.check_volume(where, (first.columns, first.rows, len(positions)))
+    limits.check_volume(path, (first.columns, first.rows, len(positions)))
     if np.abs(directions - directions[0]).max() > 0.01 or np.abs(spacing / spacing[0] - 1).max() > 0.01:
-        raise refused(where, "holds slices of several directions or pixel sizes", "give each stack a file of its own")
+        raise refused(path, "holds slices of several directions or pixel sizes", "give each stack a file of its own")
     across = np.cross(directions[0, :3], directions[0, 3:])
     along = positions @ across
     order = np.argsort(along, kind="stable")
-    distance = _distance(positions[order], along[order], across, first.thickness, where)
+    distance = _distance(positions[order], along[order], across, first.thickness, path)
     affine = np.eye(4)
     affine[:3, 0] = directions[0, :3] * spacing[0, 1]
     affine[:3, 1] = directions[0, 3:] * spacing[0, 0]
@@ -322,7 +322,7 @@ def _read_stack(
 
 
 def _distance(
-    positions: np.ndarray, along: np.ndarray, across: np.ndarray, stated: float, where: str | os.PathLike[str]
+    positions: np.ndarray, along: np.ndarray, across: np.ndarray, stated: float, path: str | os.PathLike[str]
 ) -> float:
     """Distance of the slices in mm; what is not evenly and squarely stacked is refused."""
     if len(along) == 1:
@@ -331,19 +331,19 @@ def _distance(
     distance = float((along[-1] - along[0]) / (len(along) - 1))
     if steps.min() < 1e-3:
         raise refused(
-            where, f"holds {int((steps < 1e-3).sum()) + 1} slices at one place: several echoes, times or directions, "
+            path, f"holds {int((steps < 1e-3).sum()) + 1} slices at one place: several echoes, times or directions, "
             f"or a slice is missing or doubled", "give each volume a folder of its own",
         )  # fmt: skip
     uneven = float(steps.max() - steps.min())
     if uneven > _MAX_UNEVEN * float(np.median(steps)):
         raise refused(
-            where, f"is a DICOM series of which a slice is missing or doubled: distances differ by {uneven:.3g} mm at "
+            path, f"is a DICOM series of which a slice is missing or doubled: distances differ by {uneven:.3g} mm at "
             f"{len(along)} slices", "export the whole series",
         )  # fmt: skip
     drift = (positions[-1] - positions[0]) - across * (along[-1] - along[0])
     if np.linalg.norm(drift) > _MAX_TILT * (along[-1] - along[0]):
         degrees = np.degrees(np.arctan2(np.linalg.norm(drift), along[-1] - along[0]))
-        raise refused(where, f"is a stack that leans by {degrees:.1f} degrees (tilted gantry)",
+        raise refused(path, f"is a stack that leans by {degrees:.1f} degrees (tilted gantry)",
                       "convert it with dcm2niix, which makes it straight")  # fmt: skip
     return distance
 

@@ -361,8 +361,8 @@ class ForegroundMaskd(MapTransform):
         item[self.foreground_key] = mask
         return item
 
-    def _checked(self, given: Any, image: torch.Tensor, item: Mapping[Hashable, Any]) -> torch.Tensor:
-        mask = torch.as_tensor(np.asarray(given))
+    def _checked(self, stated: Any, image: torch.Tensor, item: Mapping[Hashable, Any]) -> torch.Tensor:
+        mask = torch.as_tensor(np.asarray(stated))
         prefix = f"{describe(item, self.keys[0])}: the given foreground mask"
         if tuple(mask.shape[1:]) != tuple(image.shape[1:]):
             raise ValueError(f"{prefix} has size {tuple(mask.shape[1:])}, the image {tuple(image.shape[1:])}")

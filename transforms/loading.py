@@ -115,16 +115,16 @@ class LoadCased(MapTransform):
         value: Any,
         plane: Any,
         view: str,
-        where: str,
+        origin: str,
         mask: bool,
         regions: Regions | None = None,
         like: Any = None,
     ) -> MetaTensor:
         if isinstance(value, (np.ndarray, torch.Tensor)):
-            return self._from_array(value, where, mask, regions)
+            return self._from_array(value, origin, mask, regions)
         paths = list(value) if isinstance(value, (list, tuple)) else [value]
         if not paths:
-            raise ValueError(f"{where}: an empty list of files")
+            raise ValueError(f"{origin}: an empty list of files")
         loaded = [self._load_one(path, plane, view, mask, regions, like) for path in paths]
         if len(loaded) == 1:
             return loaded[0]
@@ -143,12 +143,14 @@ class LoadCased(MapTransform):
         merged = torch.stack(plain).amax(0) if mask else torch.cat(plain)
         return MetaTensor(merged, meta=loaded[0].meta)
 
-    def _from_array(self, value: Any, where: str, mask: bool, regions: Regions | None = None) -> MetaTensor:
+    def _from_array(self, value: Any, origin: str, mask: bool, regions: Regions | None = None) -> MetaTensor:
         tensor = value if isinstance(value, MetaTensor) else MetaTensor(torch.as_tensor(np.array(value)))
         if tensor.ndim != self.spatial_dims + 1:
-            raise ValueError(f"{where}: expected a channel-first {self.spatial_dims}D array, got {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{origin}: expected a channel-first {self.spatial_dims}D array, got {tuple(tensor.shape)}"
+            )
         if mask and regions is not None:
-            return _with_meta(torch.from_numpy(region_masks(_single(tensor.numpy(), where), where, regions)), tensor)
+            return _with_meta(torch.from_numpy(region_masks(_single(tensor.numpy(), origin), origin, regions)), tensor)
         if mask:
             return _with_meta((tensor.as_tensor() > 0.5).any(0, keepdim=True).to(torch.uint8), tensor)
         return tensor.to(torch.float32)  # type: ignore[return-value]
@@ -194,10 +196,10 @@ class LoadCased(MapTransform):
         return MetaTensor(torch.from_numpy(np.array(array)), meta=meta)
 
 
-def _single(array: np.ndarray, where: str) -> np.ndarray:
+def _single(array: np.ndarray, origin: str) -> np.ndarray:
     """The one channel of a mask whose label values say the regions."""
     if len(array) != 1:
-        raise ValueError(f"mask {where} has {len(array)} channels; regions are made of the label values of one")
+        raise ValueError(f"mask {origin} has {len(array)} channels; regions are made of the label values of one")
     return array[0]
 
 

@@ -109,12 +109,12 @@ def audit_of(
     Raises:
         ValueError: when no item can be used, or there is one source and one diagnosis only.
     """
-    kept = [item for item, own in zip(items, seen, strict=True) if "reason" not in own]
-    observed = [own for own in seen if "reason" not in own]
+    kept = [item for item, seen_of in zip(items, seen, strict=True) if "reason" not in seen_of]
+    observed = [seen_of for seen_of in seen if "reason" not in seen_of]
     unusable = [
-        {"image": item["image"], "reason": own["reason"]}
-        for item, own in zip(items, seen, strict=True)
-        if "reason" in own
+        {"image": item["image"], "reason": seen_of["reason"]}
+        for item, seen_of in zip(items, seen, strict=True)
+        if "reason" in seen_of
     ]
     if not kept:
         raise ValueError(f"none of the {len(items)} items of {datalist.get('name')!r} can be used")
@@ -141,7 +141,7 @@ def _targets(
 ) -> list[tuple[str, list[str | None]]]:
     """(target, value of each item or None where it is not known)."""
     known = [int(item.get("diagnosis", -1)) for item in items]
-    voxels = [own["tumor"]["label"]["voxels"] for own in observed]
+    voxels = [one["tumor"]["label"]["voxels"] for one in observed]
     any_tumor = ["tumor" if d > 0 or v > 0 else "none" if d == 0 or v == 0 else None
                  for d, v in zip(known, voxels, strict=True)]  # fmt: skip
     targets: list[tuple[str, list[str | None]]] = [

@@ -236,15 +236,15 @@ def differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return sorted(_differing(saved, yaml.safe_load(yaml.safe_dump(dict(now))), ""))
 
 
-def _differing(saved: Any, now: Any, where: str) -> list[str]:
-    if where in FREE or saved == now:
+def _differing(saved: Any, now: Any, place: str) -> list[str]:
+    if place in FREE or saved == now:
         return []
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
-        prefix = f"{where}#" if where else ""
+        prefix = f"{place}#" if place else ""
         absent = object()
         return [
             name
             for key in {*saved, *now}
             for name in _differing(saved.get(key, absent), now.get(key, absent), f"{prefix}{key}")
         ]
-    return [where]
+    return [place]

@@ -200,7 +200,7 @@ def write_ablation(out: str | Path, only: Sequence[str] | None = None, **setting
 def _finished(out: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     """Seeds of each variant that are trained, evaluated and explained."""
     seeds = {name: sorted(p.parents[1] for p in (out / name).glob("seed*/evaluation/metrics.json")) for name in names}
-    return {name: [folder for folder in own if _complete(folder)] for name, own in seeds.items()}
+    return {name: [folder for folder in folders if _complete(folder)] for name, folders in seeds.items()}
 
 
 def write_interventions(out: Path, names: Sequence[str] = tuple(VARIANTS)) -> str:

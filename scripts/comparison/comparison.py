@@ -112,7 +112,7 @@ def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, 
     reference = next(iter(rows)) if reference is None else reference
     if reference not in rows:
         raise ValueError(f"reference is one of {', '.join(rows)}, got {reference!r}")
-    table = [_row(name, own) for name, own in rows.items()]
+    table = [_row(name, of_row) for name, of_row in rows.items()]
     differences = [
         (row, measure, result)
         for row in table
@@ -142,19 +142,19 @@ def compare(models: Sequence[Model], reference: str | None = None) -> dict[str, 
     }
 
 
-def _row(name: str, own: Sequence[Model]) -> dict[str, Any]:
-    own = sorted(own, key=lambda model: model.seed)
-    first = own[0]
-    seconds = [model.seconds for model in own]
+def _row(name: str, models: Sequence[Model]) -> dict[str, Any]:
+    models = sorted(models, key=lambda model: model.seed)
+    first = models[0]
+    seconds = [model.seconds for model in models]
     row: dict[str, Any] = {
         "name": name,
-        "folders": [str(model.folder) for model in own],
-        "seeds": [model.seed for model in own],
+        "folders": [str(model.folder) for model in models],
+        "seeds": [model.seed for model in models],
         "tasks": sorted(first.tasks),
         "parameters": first.parameters,
         "training_seconds": float(np.mean(seconds)),
         "map": None if first.method is None else {"method": first.method, "layer": first.layer},
-        "notes": sorted({note for model in own for note in model.notes}),
+        "notes": sorted({note for model in models for note in model.notes}),
         "measures": {},
         "difference": {},
     }
@@ -162,9 +162,9 @@ def _row(name: str, own: Sequence[Model]) -> dict[str, Any]:
         if not first.has(measure):
             row["measures"][measure.name] = {"missing": f"not trained for {measure.task}"}
             continue
-        measured = [value_of(model, measure) for model in own]
+        measured = [value_of(model, measure) for model in models]
         values = [value for value, _ in measured if value is not None]
-        if len(values) < len(own):
+        if len(values) < len(models):
             row["measures"][measure.name] = {"missing": "no case defines it"}
             continue
         row["measures"][measure.name] = {

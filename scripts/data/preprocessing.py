@@ -327,35 +327,35 @@ def check_network_input(
         _check_item(item, None if masks is None else masks[index] != 0, item_name)
 
 
-def _check_item(item: torch.Tensor, inside: torch.Tensor | None, where: str) -> None:
+def _check_item(item: torch.Tensor, inside: torch.Tensor | None, origin: str) -> None:
     if not torch.isfinite(item.sum()) and not torch.isfinite(item).all():
-        raise ValueError(f"{where}: the image holds values that are not finite")
+        raise ValueError(f"{origin}: the image holds values that are not finite")
     seen = item != 0
     if inside is None:
         inside = seen.any(0, keepdim=True)
         if inside.all():
             corner = float(item.flatten(1)[0, 0])
             raise ValueError(
-                f"{where}: no voxel is exactly 0, its corner is {corner:.3g}: air must be exactly "
+                f"{origin}: no voxel is exactly 0, its corner is {corner:.3g}: air must be exactly "
                 "0 (crop, normalize, then mask); if the head fills the image, give the foreground"
             )
     count = int(inside.sum()) * len(item)
     if not count:
-        raise ValueError(f"{where}: the foreground is empty")
+        raise ValueError(f"{origin}: the foreground is empty")
     if bool((seen != inside).any()):
         outside = item[:, ~inside[0]]
         if bool((outside != 0).any()):
             raise ValueError(
-                f"{where}: air is not exactly 0 (share of zeros {float((outside == 0).float().mean()):.3f}, mean "
+                f"{origin}: air is not exactly 0 (share of zeros {float((outside == 0).float().mean()):.3f}, mean "
                 f"{float(outside.mean()):.3g}); mask after normalization and after every interpolation"
             )
         zeros = int((item[:, inside[0]] == 0).sum())
-        raise ValueError(f"{where}: {zeros} foreground voxels are exactly 0 and would count as air")
+        raise ValueError(f"{origin}: {zeros} foreground voxels are exactly 0 and would count as air")
     # Air is 0 and adds nothing to the sums.
     values = item.double()
     mean = float(values.sum()) / count
     std = math.sqrt(max(float((values * values).sum()) / count - mean * mean, 0.0))
     if abs(mean) > 2 or not 0.1 < std < 5:
         raise ValueError(
-            f"{where}: foreground mean {mean:.3g}, deviation {std:.3g}; expected about 0 and 1: normalize first"
+            f"{origin}: foreground mean {mean:.3g}, deviation {std:.3g}; expected about 0 and 1: normalize first"
         )

@@ -169,7 +169,7 @@ class MixedBatchSampler(Sampler[list[int]]):
             if len(values[name]) != self.items:
                 raise ValueError(f"{name!r} has {len(values[name])} values for {self.items} items")
             wanted[name] = checked_shares(name, requested, values[name])
-        self.counts = {name: _whole(own, len(self) * batch_size) for name, own in wanted.items()}
+        self.counts = {name: _whole(by_value, len(self) * batch_size) for name, by_value in wanted.items()}
         self._kinds = list(zip(*values.values(), strict=True))
         self._cells: dict[tuple[str, ...], np.ndarray] = {}
         self._drawn: dict[tuple[str, ...], int] = {}
@@ -248,23 +248,23 @@ def both_shares(share: float | Sequence[float]) -> tuple[float, float]:
     return float(shares[0]), float(shares[1])
 
 
-def checked_shares(name: str, given: Shares, values: Sequence[str]) -> dict[str, float]:
+def checked_shares(name: str, stated: Shares, values: Sequence[str]) -> dict[str, float]:
     """The share of each value of an attribute, as it is drawn.
 
     Args:
         name: of the attribute.
-        given: the shares by value, or "equal".
+        stated: the shares by value, or "equal".
         values: of the items.
 
     Raises:
         ValueError: when shares do not sum to 1, name an unknown value, or leave one unnamed.
     """
     present = Counter(values)
-    if isinstance(given, str):
-        if given != EQUAL:
-            raise ValueError(f"shares of {name!r} are numbers by value, or {EQUAL!r}; got {given!r}")
+    if isinstance(stated, str):
+        if stated != EQUAL:
+            raise ValueError(f"shares of {name!r} are numbers by value, or {EQUAL!r}; got {stated!r}")
         return {value: 1 / len(present) for value in sorted(present)}
-    shares = {str(value): float(share) for value, share in given.items()}
+    shares = {str(value): float(share) for value, share in stated.items()}
     if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"shares of {name!r} must be 0 or more and sum to 1, got {shares}")
     missing = [value for value, share in shares.items() if share > 0 and value not in present]
@@ -294,7 +294,7 @@ def _cell_counts(
     them as near to the data's as the counts allow; the whole numbers nearest to that are an integer program.
     """
     cells = list(sizes)
-    rows = [(names.index(name), value, want) for name, own in counts.items() for value, want in own.items()]
+    rows = [(names.index(name), value, want) for name, by_value in counts.items() for value, want in by_value.items()]
     matrix = np.asarray([[float(cell[k] == value) for cell in cells] for k, value, _ in rows])
     wants = np.asarray([want for *_, want in rows], float)
     target = np.asarray(list(sizes.values()), float)
@@ -322,7 +322,7 @@ def _cell_counts(
 
 def _spread(lists: Sequence[list[Any]]) -> list[Any]:
     """Join lists so that each is spread evenly over the whole."""
-    timed = [((k + 0.5) / len(own), j, item) for j, own in enumerate(lists) for k, item in enumerate(own)]
+    timed = [((k + 0.5) / len(items), j, item) for j, items in enumerate(lists) for k, item in enumerate(items)]
     return [item for _, _, item in sorted(timed, key=lambda entry: entry[:2])]
 
 

@@ -175,81 +175,89 @@ def table(result: Study, width: int = 118) -> str:
     return "\n".join(lines)
 
 
-def _items(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _items(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Items to look at, and the datalist around them (of a folder: classes alone)."""
-    if (given.folder is None) == (given.datalist_file is None):
+    if (arguments.folder is None) == (arguments.datalist_file is None):
         raise ValueError("give the images either as --datalist_file LIST --dataset_dir DIR or as --folder DIR")
-    if given.folder is not None:
-        items, classes = folder_items(given.folder)
-        return items, {"name": Path(given.folder).resolve().name, "classes": classes or {}, "test": items}
-    datalist = runs.read_datalist(given.datalist_file, given.dataset_dir)
-    return runs.stage_items(datalist, given.part, given.dataset_dir), datalist
+    if arguments.folder is not None:
+        items, classes = folder_items(arguments.folder)
+        return items, {"name": Path(arguments.folder).resolve().name, "classes": classes or {}, "test": items}
+    datalist = runs.read_datalist(arguments.datalist_file, arguments.dataset_dir)
+    return runs.stage_items(datalist, arguments.part, arguments.dataset_dir), datalist
 
 
-def _sizes(given: argparse.Namespace) -> list[int]:
-    sizes = given.spatial_size or [256]
+def _sizes(arguments: argparse.Namespace) -> list[int]:
+    sizes = arguments.spatial_size or [256]
     return sizes * 2 if len(sizes) == 1 else sizes
 
 
-def _own_network(given: argparse.Namespace) -> nn.Module:
-    network = build_network(given.network, given.network_args, given.network_config, given.network_id)
-    if (given.weights is None) != given.random_weights:
+def _own_network(arguments: argparse.Namespace) -> nn.Module:
+    network = build_network(arguments.network, arguments.network_args, arguments.network_config, arguments.network_id)
+    if (arguments.weights is None) != arguments.random_weights:
         raise ValueError("give --weights FILE, or --random_weights to look at the design alone")
-    return network if given.weights is None else load_checkpoint(network, given.weights)
+    return network if arguments.weights is None else load_checkpoint(network, arguments.weights)
 
 
-def _own(given: argparse.Namespace, out: Path) -> Study:
+def _own(arguments: argparse.Namespace, out: Path) -> Study:
     """Diagnose a user's own network."""
-    network = _own_network(given)
-    with selecting(network, given.head):
-        return _diagnosed(network, given, out)
+    network = _own_network(arguments)
+    with selecting(network, arguments.head):
+        return _diagnosed(network, arguments, out)
 
 
-def _diagnosed(network: nn.Module, given: argparse.Namespace, out: Path) -> Study:
+def _diagnosed(network: nn.Module, arguments: argparse.Namespace, out: Path) -> Study:
     """Diagnose a network that returns one tensor."""
-    items, datalist = _items(given)
+    items, datalist = _items(arguments)
     classes = datalist["classes"]
-    known = given.preprocessing is not None
-    pipeline = read_pipeline(given.preprocessing) if known else make_preprocessing(_sizes(given), trace=False)
-    samples = prepare(items, pipeline, given.limit)
-    kwargs = parse_json(given.forward_args, "forward_args")
-    aim, said = choose_target(network, samples.images, kwargs, given.target, given.class_index, given.num_classes)
+    known = arguments.preprocessing is not None
+    pipeline = read_pipeline(arguments.preprocessing) if known else make_preprocessing(_sizes(arguments), trace=False)
+    samples = prepare(items, pipeline, arguments.limit)
+    kwargs = parse_json(arguments.forward_args, "forward_args")
+    aim, said = choose_target(
+        network, samples.images, kwargs, arguments.target, arguments.class_index, arguments.num_classes
+    )
     everything = [item for part in ("training", "validation", "test") for item in datalist.get(part, [])]
-    weights = f"weights of {given.weights}" if given.weights else "random weights: a design, not a trained network"
+    weights = (
+        f"weights of {arguments.weights}" if arguments.weights else "random weights: a design, not a trained network"
+    )
     subject = Subject(
         network,
         samples,
         aim,
-        given.method or "gradcam",
-        given.layer,
+        arguments.method or "gradcam",
+        arguments.layer,
         kwargs,
         f"{type(network).__name__} on {datalist.get('name', 'images')}",
-        named(given.normalizer, "normalizer"),
-        given.normalizer or "",
-        named(given.colormap, "colormap"),
-        given.colormap or "",
-        None if given.heatmaps is None else Path(given.heatmaps),
+        named(arguments.normalizer, "normalizer"),
+        arguments.normalizer or "",
+        named(arguments.colormap, "colormap"),
+        arguments.colormap or "",
+        None if arguments.heatmaps is None else Path(arguments.heatmaps),
         known,
         order_objection(pipeline) if known else None,
         [str(item.get("source", "")) for item in everything],
         [int(item.get("diagnosis", -1)) for item in everything],
         classes,
-        [said, weights, f"preprocessing of {given.preprocessing}" if known else "preprocessing of this bundle"],
+        [said, weights, f"preprocessing of {arguments.preprocessing}" if known else "preprocessing of this bundle"],
     )
     return report(subject, out)
 
 
-def _run(given: argparse.Namespace, out: Path) -> Study:
+def _run(arguments: argparse.Namespace, out: Path) -> Study:
     """Diagnose a run of this bundle."""
-    bad = [name for name in ("network", "network_config", "weights", "forward_args", "head") if getattr(given, name)]
+    bad = [
+        name for name in ("network", "network_config", "weights", "forward_args", "head") if getattr(arguments, name)
+    ]
     if bad:
         raise ValueError(f"--run_dir brings its own network; leave out --{', --'.join(bad)}")
-    network, config, folder = runs.load_run(given.run_dir)
-    items, datalist = _items(given)
-    if given.folder is not None:
+    network, config, folder = runs.load_run(arguments.run_dir)
+    items, datalist = _items(arguments)
+    if arguments.folder is not None:
         datalist = {**datalist, "training": [], "validation": []}
-    sizes = _sizes(given) if given.spatial_size else config["spatial_size"]
-    pipeline = read_pipeline(given.preprocessing) if given.preprocessing else make_preprocessing(sizes, trace=False)
+    sizes = _sizes(arguments) if arguments.spatial_size else config["spatial_size"]
+    pipeline = (
+        read_pipeline(arguments.preprocessing) if arguments.preprocessing else make_preprocessing(sizes, trace=False)
+    )
     return diagnose_run(
         network,
         datalist,
@@ -257,14 +265,14 @@ def _run(given: argparse.Namespace, out: Path) -> Study:
         pipeline,
         out,
         title=f"{folder} on {datalist.get('name', 'images')}",
-        normalizer=given.normalizer or BUNDLE_NORMALIZER,
-        colormap=given.colormap or BUNDLE_COLORMAP,
-        heatmaps=given.heatmaps,
-        method=given.method,
-        layer=given.layer,
-        target=given.target,
-        class_index=given.class_index,
-        images=given.limit,
+        normalizer=arguments.normalizer or BUNDLE_NORMALIZER,
+        colormap=arguments.colormap or BUNDLE_COLORMAP,
+        heatmaps=arguments.heatmaps,
+        method=arguments.method,
+        layer=arguments.layer,
+        target=arguments.target,
+        class_index=arguments.class_index,
+        images=arguments.limit,
     )
 
 

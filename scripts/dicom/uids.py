@@ -38,7 +38,7 @@ class Uids:
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")  # pydicom's own are random under this root
 
 
-def replace_random_uids(made: Dataset, sources: Sequence[Dataset], uids: Uids, kind: str, own: Sequence[str]) -> None:
+def replace_random_uids(made: Dataset, sources: Sequence[Dataset], uids: Uids, kind: str, kept: Sequence[str]) -> None:
     """Give what highdicom draws at random (organization of dimensions) a UID that stays.
 
     Args:
@@ -46,9 +46,9 @@ def replace_random_uids(made: Dataset, sources: Sequence[Dataset], uids: Uids, k
         sources: whose UIDs are kept, as those of the standard are.
         uids: makes the new ones.
         kind: name of the object.
-        own: further UIDs that are kept.
+        kept: further UIDs that are kept.
     """
-    known = {str(uid) for uid in own}
+    known = {str(uid) for uid in kept}
     for dataset in sources:
         dataset.walk(lambda _, element: known.update(_values(element)))
     new: dict[str, UID] = {}

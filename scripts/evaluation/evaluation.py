@@ -127,12 +127,12 @@ class CaseResults:
                 }
             )
 
-    def _by_region(self, found: torch.Tensor | None, batch: Mapping[str, Any], i: int) -> dict[str, float]:
+    def _by_region(self, masks: torch.Tensor | None, batch: Mapping[str, Any], i: int) -> dict[str, float]:
         """Columns of each region, of a network and a datalist of several."""
         if len(self.regions) < 2 or MASKS_KEY not in batch:
             return {}
         truth = batch[MASKS_KEY][i].cpu() != 0 if bool(batch["has_mask"][i]) else None
-        return region_measures(found, truth, self.regions, batch["pixel_mm"][i])
+        return region_measures(masks, truth, self.regions, batch["pixel_mm"][i])
 
 
 def _who(batch: Mapping[str, Any], i: int) -> dict[str, Any]:

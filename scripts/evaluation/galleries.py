@@ -282,12 +282,12 @@ def write_class_galleries(
     return entries
 
 
-def _count(shown: int, found: int, asked: int) -> str:
-    if found == 0:
+def _count(shown: int, available: int, asked: int) -> str:
+    if available == 0:
         return f"there is no such case ({asked} asked for)"
-    if found < asked:
-        return f"there {'is' if found == 1 else 'are'} only {found} ({asked} asked for)"
-    return f"{shown} of {found}"
+    if available < asked:
+        return f"there {'is' if available == 1 else 'are'} only {available} ({asked} asked for)"
+    return f"{shown} of {available}"
 
 
 def _panel(shown: Shown, classes: Mapping[str, str]) -> overlays.RGB:

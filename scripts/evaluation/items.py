@@ -151,44 +151,44 @@ class ClassComparison:
         tumor = temperature * logsumexp(logits[:, 1:] / temperature, axis=1)
         return np.stack([logits[:, 0], tumor], axis=1)
 
-    def diagnosis(self, given: int) -> int:
+    def diagnosis(self, number: int) -> int:
         """Class of the comparison for a diagnosis of the datalist; -1 stays unknown."""
-        return self.index[given] if given >= 0 else -1
+        return self.index[number] if number >= 0 else -1
 
 
 def _plain(name: str) -> str:
     return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
-def compare_classes(trained: Sequence[str] | None, num_classes: int, given: Sequence[str]) -> ClassComparison:
+def compare_classes(trained: Sequence[str] | None, num_classes: int, listed: Sequence[str]) -> ClassComparison:
     """Match the classes of a datalist with those that a network was trained on, by name.
 
     Args:
         trained: names of the network's classes, class 0 "no tumor"; None where the run does not say.
         num_classes: of the network.
-        given: names of the datalist's classes, class 0 "no tumor".
+        listed: names of the datalist's classes, class 0 "no tumor".
 
     Raises:
         ValueError: when the names of the network's classes are not known and their number is another.
     """
-    if trained is None and len(given) != num_classes:
+    if trained is None and len(listed) != num_classes:
         raise ValueError(
-            f"the network has {num_classes} classes whose names its run does not hold, the datalist has {len(given)} "
-            f"({', '.join(given)}): they can not be matched; give the run folder that network.yaml lies in"
+            f"the network has {num_classes} classes whose names its run does not hold, the datalist has {len(listed)} "
+            f"({', '.join(listed)}): they can not be matched; give the run folder that network.yaml lies in"
         )
     if trained is None:
-        return ClassComparison(list(given), list(range(len(given))), notes=["classes matched by their order"])
+        return ClassComparison(list(listed), list(range(len(listed))), notes=["classes matched by their order"])
     plain_names = [_plain(name) for name in trained]
-    index = [0] + [plain_names.index(_plain(name)) if _plain(name) in plain_names[1:] else -1 for name in given[1:]]
+    index = [0] + [plain_names.index(_plain(name)) if _plain(name) in plain_names[1:] else -1 for name in listed[1:]]
     if -1 not in index:
         lacking = [name for k, name in enumerate(trained) if k and k not in index]
         notes = [f"the datalist has no class {', '.join(lacking)}, which the run may predict"] if lacking else []
         return ClassComparison(list(trained), index, notes=notes)
     note = (
-        f"the datalist's tumor classes ({', '.join(given[1:])}) are not those of the run ({', '.join(trained[1:])}): "
+        f"the datalist's tumor classes ({', '.join(listed[1:])}) are not those of the run ({', '.join(trained[1:])}): "
         "compared as any tumor against none"
     )
-    return ClassComparison([trained[0], "tumor"], [0] + [1] * (len(given) - 1), True, [note])
+    return ClassComparison([trained[0], "tumor"], [0] + [1] * (len(listed) - 1), True, [note])
 
 
 def trained_classes(run_dir: str | Path) -> list[str] | None:
@@ -221,12 +221,12 @@ def run_prevalence(run_dir: str | Path) -> dict[str, float] | None:
     return training_prevalence(stage)
 
 
-def at_prevalence(network: Any, run_dir: str | Path, given: Given) -> Any:
+def at_prevalence(network: Any, run_dir: str | Path, stated: Given) -> Any:
     """The network of a run at a prevalence, see `scripts.measures.prevalence.applied`; None: that of its training."""
-    if given is None:
+    if stated is None:
         return network
     training = run_prevalence(run_dir)
-    return applied(network, given, training, trained_classes(run_dir) or list(training or ()))
+    return applied(network, stated, training, trained_classes(run_dir) or list(training or ()))
 
 
 def prevalence_used(network: Any, run_dir: str | Path) -> dict[str, float] | None:
@@ -241,12 +241,12 @@ def measured_regions(network: Any, datalist: Mapping[str, Any]) -> list[str] | N
     Raises:
         ValueError: when the datalist states other regions.
     """
-    trained, given = list(getattr(network, "regions", [])), list(stated(datalist) or [])
+    trained, listed = list(getattr(network, "regions", [])), list(stated(datalist) or [])
     if len(trained) < 2:
         return None
-    if given and given != trained:
+    if listed and listed != trained:
         raise ValueError(
-            f"the run segments the regions {', '.join(trained)}, the datalist states {', '.join(given)}: build the "
+            f"the run segments the regions {', '.join(trained)}, the datalist states {', '.join(listed)}: build the "
             "datalist again with the --regions of the run"
         )
     return trained

@@ -133,9 +133,9 @@ class _Part:
             with torch.no_grad(), evaluating(network):
                 self.output = network.multitask(self.image, self.foreground)
             masks = region_masks(self.output["seg"], is_nested(network), mask_threshold(network))
-            found = masks.to(self.label.dtype).cpu()
-            self.masks["predicted"] = found[:, :1]
-            self.regions["predicted"] = _by_name(found, regions) if list(regions) == network.regions else {}
+            predicted = masks.to(self.label.dtype).cpu()
+            self.masks["predicted"] = predicted[:, :1]
+            self.regions["predicted"] = _by_name(predicted, regions) if list(regions) == network.regions else {}
 
     def take(self, index: Sequence[int]) -> _Part:
         part = object.__new__(_Part)
@@ -171,8 +171,8 @@ class _Part:
             for mask, truth in self.masks.items():
                 cancelled = result.cancelled.get((method, layer))
                 none = None if cancelled is None else cancelled.cpu()
-                where: dict[str, Any] = {"pixel_mm": self.pixel_mm, "regions": self.regions[mask]}
-                measures = case_measures(maps.cpu(), truth, self.foreground.cpu(), none, **where)
+                region: dict[str, Any] = {"pixel_mm": self.pixel_mm, "regions": self.regions[mask]}
+                measures = case_measures(maps.cpu(), truth, self.foreground.cpu(), none, **region)
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan) if relative is None else relative.cpu()
                 records += case_rows(measures, self.cases, **keys, mask=mask)
         return records
@@ -182,11 +182,11 @@ class _Part:
         rows, foreground = [], self.foreground.cpu()
         names = [case["name"] for case in self.cases]
         for mask, truth in self.masks.items():
-            where: dict[str, Any] = {"pixel_mm": self.pixel_mm, "regions": self.regions[mask]}
+            region: dict[str, Any] = {"pixel_mm": self.pixel_mm, "regions": self.regions[mask]}
             for name, measures in (
-                ("uniform", uniform_baseline(truth, foreground, layer_size, **where)),
-                ("random", random_baseline(truth, foreground, layer_size, names, **where)),
-                ("oracle", case_measures(oracle_map(truth, layer_size), truth, foreground, **where)),
+                ("uniform", uniform_baseline(truth, foreground, layer_size, **region)),
+                ("random", random_baseline(truth, foreground, layer_size, names, **region)),
+                ("oracle", case_measures(oracle_map(truth, layer_size), truth, foreground, **region)),
             ):
                 measures[COMPLETENESS] = torch.full((len(truth),), torch.nan)
                 rows += case_rows(measures, self.cases, method=name, layer="none", target=target, mask=mask)

@@ -53,21 +53,21 @@ class Case:
     affine: NDArray[np.float64] | None
 
 
-def find_cases(given: NNUNet, path: Path) -> dict[str, list[Path]]:
+def find_cases(model: NNUNet, path: Path) -> dict[str, list[Path]]:
     """Files of each case, a file a channel: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, as nnU-Net names them.
 
     Args:
-        given: whose channels and file ending are expected.
+        model: whose channels and file ending are expected.
         path: folder of images, or one file of a case; for one channel any name goes.
 
     Raises:
         FileNotFoundError: when there is nothing.
         ValueError: for a file of another kind, or a case that lacks a channel.
     """
-    count, ending = len(given.channels), given.ending
+    count, ending = len(model.channels), model.ending
     if path.is_file():
         if not path.name.endswith(ending):
-            raise ValueError(f"{path}: {given.folder} was trained on files that end with {ending}")
+            raise ValueError(f"{path}: {model.folder} was trained on files that end with {ending}")
         stem = path.name.removesuffix(ending)
         match = CHANNEL.fullmatch(stem)
         if match is None and count > 1:
@@ -91,7 +91,7 @@ def find_cases(given: NNUNet, path: Path) -> dict[str, list[Path]]:
         if len(paths) != count:
             raise ValueError(
                 f"{path}: case {case} has {len(paths)} file(s), expected {count}, one a channel: "
-                f"{', '.join(given.channels)}"
+                f"{', '.join(model.channels)}"
             )
     return files
 
@@ -100,24 +100,24 @@ def _literal(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
-def read_case(given: NNUNet, name: str, files: Sequence[Path]) -> Case:
+def read_case(model: NNUNet, name: str, files: Sequence[Path]) -> Case:
     """Read the channels of a case.
 
     Raises:
         ValueError: for a kind of file or a reader that is not known here, and for channels that do not fit.
     """
-    if given.reader not in READERS:
+    if model.reader not in READERS:
         raise ValueError(
-            f"{given.folder}: images are read by {given.reader!r}; known here are {', '.join(READERS[1:])}"
+            f"{model.folder}: images are read by {model.reader!r}; known here are {', '.join(READERS[1:])}"
         )
-    if given.ending in PICTURES:
+    if model.ending in PICTURES:
         planes = [np.asarray(Image.open(file), dtype=np.float32) for file in files]
         planes = [p[None] if p.ndim == 2 else p.transpose(2, 0, 1) for p in planes]
         _same([p.shape[1:] for p in planes], files, "size")
         return Case(name, np.concatenate(planes)[:, None], (999.0, 1.0, 1.0), None)
-    if given.ending not in VOLUMES:
+    if model.ending not in VOLUMES:
         raise ValueError(
-            f"{given.folder}: images end with {given.ending}; known here are {', '.join(PICTURES + VOLUMES)}"
+            f"{model.folder}: images end with {model.ending}; known here are {', '.join(PICTURES + VOLUMES)}"
         )
     images: list[Any] = [nib.load(file) for file in files]
     for image, file in zip(images, files, strict=True):
@@ -137,7 +137,7 @@ def _same(values: Sequence[Any], files: Sequence[Path], what: str) -> None:
 
 
 def explain_case(
-    given: NNUNet, case: Case, region: str, method: str, layer: str | None, mirrored: bool
+    model: NNUNet, case: Case, region: str, method: str, layer: str | None, mirrored: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
     """Map and predicted region on the image's grid, and what the summary says of them.
 
@@ -146,14 +146,14 @@ def explain_case(
         mask: (Z, Y, X), uint8, where the region is predicted.
         summary: figures of the case.
     """
-    prepared = prepare(given, case.image, case.spacing_mm)
-    device = next(given.network.parameters()).device
-    explanation = given.explain(prepared.image.to(device), region, method, layer, mirrored)
+    prepared = prepare(model, case.image, case.spacing_mm)
+    device = next(model.network.parameters()).device
+    explanation = model.explain(prepared.image.to(device), region, method, layer, mirrored)
     ((_, used), raw), *_ = explanation.maps.items()
     heat = prepared.restored(raw)[0].clip(min=0)
     largest = float(heat.max())
     heat = heat / largest if largest > 0 else heat
-    target = given.target(region)
+    target = model.target(region)
     mask = target.region(torch.from_numpy(prepared.restored(explanation.output))[None])[0].numpy()
     voxels, explained = int(mask.sum()), int(target.region(explanation.output).sum())
     milliliters = None if case.affine is None else voxels * float(np.prod(case.spacing_mm)) / 1000

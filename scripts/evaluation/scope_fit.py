@@ -178,7 +178,7 @@ def balanced(items: Sequence[Mapping[str, Any]], limit: int | None) -> list[Mapp
         waiting.setdefault(items[i].get("diagnosis", -1), []).append(items[i])
     turns = max(map(len, waiting.values()), default=0)
     classes = [waiting[key] for key in sorted(waiting)]
-    return [own[turn] for turn in range(turns) for own in classes if turn < len(own)][:limit]
+    return [members[turn] for turn in range(turns) for members in classes if turn < len(members)][:limit]
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:

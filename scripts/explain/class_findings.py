@@ -32,20 +32,20 @@ def wanted(target: Target, labels: np.ndarray, classes: int) -> tuple[np.ndarray
     return (labels > 0, labels == 0) if isinstance(target, LogitTarget) else None
 
 
-def separation(score: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+def separation(score: np.ndarray, positive: np.ndarray, others: np.ndarray) -> tuple[float, float]:
     """ROC AUC, and how probable one as far from chance is by chance (Mann-Whitney).
 
     Args:
         score: (N,).
-        own, others: bool (N,), the images that should score high and those that should not.
+        positive, others: bool (N,), the images that should score high and those that should not.
 
     Raises:
         ValueError: when a score is not finite.
     """
     if not np.isfinite(score).all():
         raise ValueError("the network gives scores that are not finite: nothing can be said of its classes")
-    chosen = own | others
-    return intervals.auc(own[chosen], score[chosen]), float(mannwhitneyu(score[own], score[others]).pvalue)
+    chosen = positive | others
+    return intervals.auc(positive[chosen], score[chosen]), float(mannwhitneyu(score[positive], score[others]).pvalue)
 
 
 def _against_others(logits: np.ndarray, k: int) -> np.ndarray:
@@ -162,8 +162,8 @@ def untrained_sign(model: nn.Module, output: Tensor) -> str | None:
     return None
 
 
-def _best_class(logits: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[int, float]:
-    aucs = [separation(_against_others(logits, k), own, others)[0] for k in range(logits.shape[1])]
+def _best_class(logits: np.ndarray, positive: np.ndarray, others: np.ndarray) -> tuple[int, float]:
+    aucs = [separation(_against_others(logits, k), positive, others)[0] for k in range(logits.shape[1])]
     return int(np.argmax(aucs)), float(np.max(aucs))
 
 

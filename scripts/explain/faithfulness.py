@@ -183,7 +183,7 @@ def background_swap(
         raise ValueError("foreground: a sample has no air that could be replaced")
     swaps = _airs(x, inside, seed)
     every = torch.arange(len(x), device=x.device)
-    masked = mask or (lambda image, where: image * where.to(image.dtype))
+    masked = mask or (lambda image, head: image * head.to(image.dtype))
 
     def change(image: Tensor) -> Tensor:
         return scorer.of_many(every, lambda i: image[i], batch_size) - scorer.score

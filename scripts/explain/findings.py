@@ -64,8 +64,8 @@ def verdict(condition: bool) -> str:
 def _airs(x: Tensor, foreground: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Values in the air (N, C) and in the head (M, C) of each sample, double."""
     inside = check_foreground(foreground, x)
-    pairs = [(image.double().flatten(1).T, where.flatten()) for image, where in zip(x, inside, strict=True)]
-    return [values[~where] for values, where in pairs], [values[where] for values, where in pairs]
+    pairs = [(image.double().flatten(1).T, head.flatten()) for image, head in zip(x, inside, strict=True)]
+    return [values[~head] for values, head in pairs], [values[head] for values, head in pairs]
 
 
 def air_not_zero(x: Tensor, foreground: Tensor, tolerance: float = 0.0) -> Finding:

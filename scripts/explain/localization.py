@@ -72,10 +72,10 @@ def localized(maps: Tensor, region: Tensor, pixel_mm: Tensor | None = None) -> d
     for i in torch.nonzero(there & ~empty).flatten().tolist():
         sides = known[i].double().cpu().numpy()
         if np.isfinite(sides).all():
-            own = region[i, 0].cpu().numpy()
+            mask = region[i, 0].cpu().numpy()
             peaks = (maps[i, 0] == peak[i]).cpu().numpy()
-            measures["peak_distance_mm"][i] = _distance(peaks, own, sides)
-            apart = _center(maps[i, 0].cpu().numpy(), sides) - _center(own.astype(np.float64), sides)
+            measures["peak_distance_mm"][i] = _distance(peaks, mask, sides)
+            apart = _center(maps[i, 0].cpu().numpy(), sides) - _center(mask.astype(np.float64), sides)
             measures["centroid_distance_mm"][i] = float(np.linalg.norm(apart))
     return {name: measures[name] for name in REGION_MEASURES}
 

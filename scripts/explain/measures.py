@@ -163,11 +163,13 @@ class _Truth:
         oracle = energy(upsample(oracle_map(tumor, layer_size), size), tumor)
         if pixel_mm is not None and pixel_mm.shape != (len(tumor), len(size)):
             raise ValueError(f"pixel_mm: expected {(len(tumor), len(size))}, got {tuple(pixel_mm.shape)}")
-        own = {name: _mask(m, tumor, f"region {name}").to(layer_map.device) for name, m in (regions or {}).items()}
+        region_masks = {
+            name: _mask(m, tumor, f"region {name}").to(layer_map.device) for name, m in (regions or {}).items()
+        }
         t = tumor.flatten(1)
         return cls(
             t, foreground.flatten(1), t.any(1), t.double().mean(1), t.sum(1).double(), cells_with_head, oracle, size,
-            pixel_mm, own,
+            pixel_mm, region_masks,
         )  # fmt: skip
 
 
@@ -205,8 +207,8 @@ def _measured(maps: Tensor, truth: _Truth, cancelled: Tensor | None = None) -> d
     }
     for name, region in truth.regions.items():
         same = torch.equal(region.flatten(1), t)  # the first region is the tumor
-        found = in_tumor if same else localized(on_image, region, truth.pixel_mm)
-        measures |= {region_column(measure, name): value for measure, value in found.items()}
+        in_region = in_tumor if same else localized(on_image, region, truth.pixel_mm)
+        measures |= {region_column(measure, name): value for measure, value in in_region.items()}
     nothing = torch.zeros_like(empty) if cancelled is None else cancelled.to(empty.device)
     measures["empty"] = (empty & ~nothing).double()
     measures["cancelled"] = nothing.double()

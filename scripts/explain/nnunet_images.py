@@ -69,11 +69,11 @@ class Prepared:
         return whole.transpose(0, *(back + 1))
 
 
-def prepare(given: NNUNet, image: NDArray, spacing_mm: Sequence[float]) -> Prepared:
+def prepare(model: NNUNet, image: NDArray, spacing_mm: Sequence[float]) -> Prepared:
     """An image as nnU-Net's preprocessor leaves it.
 
     Args:
-        given: a trained results folder.
+        model: a trained results folder.
         image: (C, Z, Y, X) as it was read; a picture has Z = 1.
         spacing_mm: (Z, Y, X).
 
@@ -81,40 +81,40 @@ def prepare(given: NNUNet, image: NDArray, spacing_mm: Sequence[float]) -> Prepa
         ValueError: for another number of channels or axes, values that are not finite, an image of zeros, and a
             normalization or resampling that is not one of nnU-Net's own.
     """
-    if image.ndim != 4 or len(image) != len(given.channels):
+    if image.ndim != 4 or len(image) != len(model.channels):
         raise ValueError(
-            f"{given.folder}: expected ({len(given.channels)}, Z, Y, X) with the channels "
-            f"{', '.join(given.channels)}, got {image.shape}"
+            f"{model.folder}: expected ({len(model.channels)}, Z, Y, X) with the channels "
+            f"{', '.join(model.channels)}, got {image.shape}"
         )
     if not np.isfinite(image).all():
         raise ValueError("the image has NaN or infinite values")
-    data = image.astype(np.float32).transpose(0, *(np.array(given.transpose) + 1))
-    spacing = tuple(float(spacing_mm[axis]) for axis in given.transpose)
+    data = image.astype(np.float32).transpose(0, *(np.array(model.transpose) + 1))
+    spacing = tuple(float(spacing_mm[axis]) for axis in model.transpose)
     inside = binary_fill_holes((data != 0).any(0))
     if not inside.any():
         raise ValueError("the image is 0 everywhere")
     box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(inside))
-    crop = _normalized(given, data[(slice(None), *box)], inside[box])
-    target = _target_spacing(given, spacing)
+    crop = _normalized(model, data[(slice(None), *box)], inside[box])
+    target = _target_spacing(model, spacing)
     new = tuple(round(old / now * n) for old, now, n in zip(spacing, target, crop.shape[1:], strict=True))
-    crop = _resampled(crop, new, spacing, target, given.resampling["data"], given)
+    crop = _resampled(crop, new, spacing, target, model.resampling["data"], model)
     tensor = torch.from_numpy(np.ascontiguousarray(crop, dtype=np.float32))
-    tensor = tensor[None] if len(given.patch_size) == 3 else tensor.transpose(0, 1).contiguous()
-    return Prepared(given, tensor, tuple(data.shape[1:]), box, spacing)
+    tensor = tensor[None] if len(model.patch_size) == 3 else tensor.transpose(0, 1).contiguous()
+    return Prepared(model, tensor, tuple(data.shape[1:]), box, spacing)
 
 
-def _target_spacing(given: NNUNet, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+def _target_spacing(model: NNUNet, spacing_mm: Sequence[float]) -> tuple[float, ...]:
     """Spacing of the network's grid; a network of slices leaves that between slices."""
-    return given.spacing_mm if len(given.spacing_mm) == 3 else (spacing_mm[0], *given.spacing_mm)
+    return model.spacing_mm if len(model.spacing_mm) == 3 else (spacing_mm[0], *model.spacing_mm)
 
 
-def _normalized(given: NNUNet, crop: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _normalized(model: NNUNet, crop: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
     """A crop (C, Z, Y, X), normalized channel by channel; `inside` are its places that are not 0, holes filled."""
     result = crop.copy()
-    for c, scheme in enumerate(given.schemes):
-        plane, known = result[c], given.intensities.get(str(c), {})
+    for c, scheme in enumerate(model.schemes):
+        plane, known = result[c], model.intensities.get(str(c), {})
         if scheme == "ZScoreNormalization":
-            mask = inside if given.masked[c] else np.ones_like(inside)
+            mask = inside if model.masked[c] else np.ones_like(inside)
             mean, deviation = plane[mask].mean(), plane[mask].std()
             plane[mask] = (plane[mask] - mean) / max(float(deviation), TINY)
         elif scheme == "CTNormalization":
@@ -126,7 +126,7 @@ def _normalized(given: NNUNet, crop: NDArray[np.float32], inside: NDArray[np.boo
         elif scheme == "RGBTo01Normalization":
             plane /= 255
         elif scheme != "NoNormalization":
-            raise ValueError(f"{given.folder}: normalization {scheme!r} is none of nnU-Net's own")
+            raise ValueError(f"{model.folder}: normalization {scheme!r} is none of nnU-Net's own")
     return result
 
 
@@ -136,7 +136,7 @@ def _resampled(
     spacing: Sequence[float],
     new_spacing: Sequence[float],
     rule: tuple[str, Mapping[str, Any]],
-    given: NNUNet,
+    model: NNUNet,
 ) -> NDArray[np.float32]:
     """Data (K, Z, Y, X) on another grid of the same extent, by splines whose values stay in the range of the data."""
     name, options = rule
@@ -144,7 +144,7 @@ def _resampled(
         return data
     if name != RESAMPLING:
         raise ValueError(
-            f"{given.folder}: an image of spacing {', '.join(f'{s:g}' for s in spacing)} mm is to be resampled by "
+            f"{model.folder}: an image of spacing {', '.join(f'{s:g}' for s in spacing)} mm is to be resampled by "
             f"{name!r}, and {RESAMPLING!r} alone is known here; give an image of the plans' spacing"
         )
     order, order_z = int(options.get("order", 3)), int(options.get("order_z", 0))

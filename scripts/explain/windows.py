@@ -209,7 +209,7 @@ class _Sums:
         self.gradient = torch.zeros_like(whole, dtype=torch.float32)
         self.maps = {name: torch.zeros_like(whole[:, :1], dtype=torch.float32) for name in names if name in LOCAL}
 
-    def add(self, window: Tensor, places: Sequence[Sequence[slice]], given: Tensor) -> Tensor:
+    def add(self, window: Tensor, places: Sequence[Sequence[slice]], values: Tensor) -> Tensor:
         """Add the part of one window, or of several in one batch."""
         for axes in self.flips:
             image = window.detach().flip(axes).clone().requires_grad_()
@@ -219,7 +219,7 @@ class _Sums:
             recorder.check()
             inputs = [image, *(recorder.activations[name] for name in recorder.layers)]
             gradients: Sequence[Any] = torch.autograd.grad(
-                output, inputs, (given / len(self.flips)).flip(axes).to(output), allow_unused=True
+                output, inputs, (values / len(self.flips)).flip(axes).to(output), allow_unused=True
             )
             self._place(self.gradient, gradients[0], places, axes)
             for name in recorder.layers:
@@ -229,7 +229,7 @@ class _Sums:
                 pair = [to_map(t.detach()).float() for t in (recorder.activations[name], gradients[1])]
                 for method, sums in self.maps.items():
                     self._place(sums, upsample(LOCAL[method](*pair), image.shape[2:]), places, axes)
-        return given.detach().clone()
+        return values.detach().clone()
 
     def _place(self, sums: Tensor, part: Tensor, places: Sequence[Sequence[slice]], axes: tuple[int, ...]) -> None:
         for one, place in zip(part.detach().float().flip(axes), places, strict=True):

@@ -145,9 +145,9 @@ class OnnxNetwork:
         outputs = dict(zip(names, values, strict=False))
         return [values[len(names)]], values[len(names) + 1 :], outputs
 
-    def outputs(self, levels: list[Tensor], masks: list[Tensor], found: dict[str, Tensor]) -> dict[str, Tensor]:
+    def outputs(self, levels: list[Tensor], masks: list[Tensor], values: dict[str, Tensor]) -> dict[str, Tensor]:
         """What `MultiTaskDynUNet.outputs` returns, of what `encode` returned."""
-        return found
+        return values
 
     def multitask(self, x: Tensor) -> dict[str, Tensor]:
         """What `MultiTaskDynUNet.multitask` returns of images alone."""

@@ -88,34 +88,34 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _enter(folder: Path, out: Path | None, seen: set[tuple[int, int]], found: FoundImages) -> bool:
+def _enter(folder: Path, out: Path | None, seen: set[tuple[int, int]], images: FoundImages) -> bool:
     """Whether to look into a folder: not into hidden ones, the results, or one that was looked into before."""
     if folder.name.startswith(".") or (out is not None and folder.resolve() == out.resolve()):
         return False
     identity = _identity(folder)
     if identity in seen:
-        found.again.append(folder)
+        images.again.append(folder)
         return False
     seen.add(identity)
     return True
 
 
-def _sort_files(folder: Path, names: list[str], found: FoundImages) -> None:
+def _sort_files(folder: Path, names: list[str], images: FoundImages) -> None:
     dicom = False
     for name in names:
         path = folder / name
         if path.is_symlink() and not path.exists():
-            found.failed.append((path, f"is a link to {os.readlink(path)}, which does not exist"))
+            images.failed.append((path, f"is a link to {os.readlink(path)}, which does not exist"))
         elif name.lower().endswith(DICOM):
             dicom = True
         elif name.lower().endswith(SUFFIXES):
-            (found.results if is_result(path) else found.images).append(path)
+            (images.results if is_result(path) else images.images).append(path)
         elif name.lower() not in _NOT_DICOM and _begins_as_dicom(path):
             dicom = True
         elif not (folder / f"{path.stem.removesuffix('.img')}.hdr").exists():  # the image file of a pair
-            found.others[path.suffix.lower() or "without suffix"] += 1
+            images.others[path.suffix.lower() or "without suffix"] += 1
     if dicom:
-        found.images.append(folder)
+        images.images.append(folder)
 
 
 def _begins_as_dicom(path: Path) -> bool:

@@ -266,16 +266,16 @@ class PrepareStudyd(MapTransform):
         return item
 
     def _prepare(
-        self, study: Study, unit: np.ndarray, given: np.ndarray | None, index: int
+        self, study: Study, unit: np.ndarray, foreground: np.ndarray | None, index: int
     ) -> tuple[Tensor, Tensor, Placement, list[str]]:
         """One slice through the pipeline, and where it lies on the network's grid."""
         item: dict[str, Any] = {"image": self._located(unit, study), "name": study.source}
         if study.plane:
             item["slice"] = index
-        if given is not None:
-            if not given.any():
+        if foreground is not None:
+            if not foreground.any():
                 raise ValueError(f"{study.source}: the given foreground is empty in slice {index}")
-            item["foreground"] = self._located(given, study)
+            item["foreground"] = self._located(foreground, study)
         item = self.pipeline(item, end=self.crop_step)
         mask = item["foreground"][0].numpy() != 0
         box = foreground_box(mask, self.margin)

@@ -78,13 +78,15 @@ def read_image(
     return np.concatenate(arrays, axis=-1), first[1], first[2], str(paths[0])
 
 
-def _onto(shape: tuple[int, ...], affine: np.ndarray, array: np.ndarray, own: np.ndarray, names: str) -> np.ndarray:
+def _onto(
+    shape: tuple[int, ...], affine: np.ndarray, array: np.ndarray, array_affine: np.ndarray, names: str
+) -> np.ndarray:
     """The array of another file turned to the orientation of an image; one on another grid is refused."""
     if len(shape) == 3 and array.ndim >= 3:
-        array, own = orient(array, own, nib.aff2axcodes(affine))
+        array, array_affine = orient(array, array_affine, nib.aff2axcodes(affine))
     if array.shape[: len(shape)] != shape:
         raise ValueError(f"{names} differ in size: {shape} and {array.shape[: len(shape)]}; resample one to the other")
-    if apart := off_grid(shape, affine, own):
+    if apart := off_grid(shape, affine, array_affine):
         raise ValueError(f"{names} are not on the same grid: {apart}; resample one to the other")
     return array
 

@@ -95,16 +95,16 @@ class VolumeRule:
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ValueError(f"volume_threshold lies between 0 and 1, got {self.threshold}")
 
-    def probability(self, own: Sequence[Mapping[str, Any]]) -> list[float]:
+    def probability(self, slices: Sequence[Mapping[str, Any]]) -> list[float]:
         """Probability by class (K,) of the evaluated slices of one volume, or of the cases of one patient.
 
         Args:
-            own: rows with ``probability`` (K,) and ``head_share``. Those of one volume, with ``slice`` and
+            slices: rows with ``probability`` (K,) and ``head_share``. Those of one volume, with ``slice`` and
                 ``evidence_place`` each, are put in order and have to agree on the place.
         """
-        volume = {row.get("volume") for row in own}
-        ordered = len(volume) == 1 and all(volume) and all(row.get("slice") is not None for row in own)
-        rows = sorted(own, key=lambda row: row["slice"]) if ordered else list(own)
+        volume = {row.get("volume") for row in slices}
+        ordered = len(volume) == 1 and all(volume) and all(row.get("slice") is not None for row in slices)
+        rows = sorted(slices, key=lambda row: row["slice"]) if ordered else list(slices)
         places = [row.get("evidence_place") for row in rows]
         known = torch.tensor(places, dtype=torch.float64) if ordered and None not in places else None
         votes = torch.tensor([row["head_share"] >= self.min_foreground for row in rows])

@@ -50,37 +50,37 @@ def group_rows(
     for row in rows:
         if row[key]:
             groups.setdefault(row[key], []).append(row)
-    return [_group(name, own, threshold, rule) for name, own in groups.items()]
+    return [_group(name, members, threshold, rule) for name, members in groups.items()]
 
 
-def _group(name: str, own: Sequence[dict[str, Any]], threshold: float, rule: VolumeRule) -> dict[str, Any]:
-    masked = [row for row in own if row["has_mask"]]
+def _group(name: str, members: Sequence[dict[str, Any]], threshold: float, rule: VolumeRule) -> dict[str, Any]:
+    masked = [row for row in members if row["has_mask"]]
     true, said, both = (
         sum(row[f"{what}_pixels"] * row["pixel_area"] for row in masked if row["shared_pixels"] is not None)
         for what in ("tumor", "predicted", "shared")
     )
-    known = [row for row in own if row["diagnosis"] >= 0]
-    probability = rule.probability(own)
+    known = [row for row in members if row["diagnosis"] >= 0]
+    probability = rule.probability(members)
     score = 1 - probability[0]
-    known_maxima = [row["evidence_maximum"] for row in own if row.get("evidence_maximum") is not None]
-    overlaps = [row["evidence_overlap"] for row in own if row.get("evidence_overlap") is not None]
+    known_maxima = [row["evidence_maximum"] for row in members if row.get("evidence_maximum") is not None]
+    overlaps = [row["evidence_overlap"] for row in members if row.get("evidence_overlap") is not None]
     tumors = Counter(row["diagnosis"] for row in known if row["diagnosis"] > 0)
     return {
         "name": name,
-        "unit": own[0]["unit"],
-        "source": own[0]["source"],
-        "n": len(own),
+        "unit": members[0]["unit"],
+        "source": members[0]["source"],
+        "n": len(members),
         "n_masked": len(masked),
         "dice": 2 * both / (true + said) if true else float("nan"),
-        "mean_case_dice": _mean([row["dice"] for row in own]),
+        "mean_case_dice": _mean([row["dice"] for row in members]),
         "tumor_ml": _milliliters(masked, "tumor"),
-        "predicted_ml": _milliliters(own, "predicted"),
+        "predicted_ml": _milliliters(members, "predicted"),
         "diagnosis": (tumors.most_common(1)[0][0] if tumors else 0) if known else -1,
         "predicted": int(1 + np.argmax(probability[1:])) if score >= rule.threshold_of(threshold) else 0,
         "score": score,
         "right": _mean([float(row["predicted"] == row["diagnosis"]) for row in known]),
         **{
-            f"{what}_pixels": _sum([row.get(f"{what}_pixels") for row in own])
+            f"{what}_pixels": _sum([row.get(f"{what}_pixels") for row in members])
             for what in ("tumor", "predicted", "head")
         },
         "evidence_maximum": max(known_maxima) if known_maxima else None,
@@ -171,7 +171,7 @@ def own_threshold(volumes: Sequence[dict[str, Any]]) -> tuple[float | None, str]
     known = [row for row in volumes if row["diagnosis"] >= 0]
     tumor = np.array([row["diagnosis"] > 0 for row in known], dtype=bool)
     sick, healthy = (
-        len({row["unit"] for row, own in zip(known, tumor, strict=True) if own == k}) for k in (True, False)
+        len({row["unit"] for row, has_tumor in zip(known, tumor, strict=True) if has_tumor == k}) for k in (True, False)
     )
     if min(sick, healthy) < LEAST:
         return None, (

@@ -164,10 +164,13 @@ def verdicts(
         higher: of each, whether more is better.
         margins: of each, see `verdict`.
     """
-    sides = [found.false_if_higher if found.difference > 0 else found.false_if_lower for found in measured]
+    sides = [
+        difference.false_if_higher if difference.difference > 0 else difference.false_if_lower
+        for difference in measured
+    ]
     return [
-        verdict(found, up, false, len(measured), margin)
-        for found, up, false, margin in zip(measured, higher, adjusted(sides), margins, strict=True)
+        verdict(difference, up, false, len(measured), margin)
+        for difference, up, false, margin in zip(measured, higher, adjusted(sides), margins, strict=True)
     ]
 
 
@@ -242,7 +245,7 @@ def settled(claimed: Sequence[Sequence[Share]]) -> list[dict[str, Any]]:
     return results
 
 
-def reservation(found: Mapping[str, Any]) -> str:
+def reservation(verdict: Mapping[str, Any]) -> str:
     """What has to stand beside a claim of `settled`.
 
     >>> reservation({"settled": True, "false_probability": 0.012, "needed": None})
@@ -250,11 +253,11 @@ def reservation(found: Mapping[str, Any]) -> str:
     >>> reservation({"settled": False, "false_probability": 0.068, "needed": 15})
     'not settled: false with a probability of 6.8 %; 15 more patients like these would settle it'
     """
-    if found["settled"]:
-        return f"false: {_percent(found['false_probability'])}"
-    more = found["needed"]
+    if verdict["settled"]:
+        return f"false: {_percent(verdict['false_probability'])}"
+    more = verdict["needed"]
     known = f"{more:,d} more patients like these would settle it" if more else "more patients like these would not"
-    return f"not settled: false with a probability of {_percent(found['false_probability'])}; {known}"
+    return f"not settled: false with a probability of {_percent(verdict['false_probability'])}; {known}"
 
 
 def _percent(probability: float) -> str:

@@ -14,11 +14,11 @@ __all__ = ["Given", "applied", "given_prevalence", "in_words", "log_ratios", "pr
 Given = float | str | Mapping[str, float] | None
 
 
-def given_prevalence(given: Given, training: Mapping[str, float] | None) -> dict[str, float] | None:
+def given_prevalence(stated: Given, training: Mapping[str, float] | None) -> dict[str, float] | None:
     """The share of each class that a user means; None where none is given.
 
     Args:
-        given: a number, the share of any tumor, whose kinds keep their shares of the training; or the share of each
+        stated: a number, the share of any tumor, whose kinds keep their shares of the training; or the share of each
             class by name, as a mapping or as text ("glioma=0.01,meningioma=0.02"). One class may be left out: it gets
             the rest.
         training: share of each class in the training, class 0 "no tumor" first; None: not known.
@@ -31,14 +31,14 @@ def given_prevalence(given: Given, training: Mapping[str, float] | None) -> dict
     >>> given_prevalence("glioma=0.02,meningioma=0.03", {"no_tumor": 0.2, "glioma": 0.6, "meningioma": 0.2})
     {'no_tumor': 0.95, 'glioma': 0.02, 'meningioma': 0.03}
     """
-    if given is None or given == "":
+    if stated is None or stated == "":
         return None
     if training is None:
         raise ValueError(
             "prevalence: the shares of the classes in the training of these weights are not known (training_prevalence "
             "in network.yaml of a run, or in inference.yaml); without them Bayes' rule cannot be applied"
         )
-    shares = _by_name(given, training)
+    shares = _by_name(stated, training)
     if wrong := [name for name in shares if name not in training]:
         raise ValueError(f"prevalence: no class {', '.join(wrong)}; the classes are {', '.join(training)}")
     missing = [name for name in training if name not in shares]
@@ -53,18 +53,18 @@ def given_prevalence(given: Given, training: Mapping[str, float] | None) -> dict
     return {name: round(float(shares[name]), 12) for name in training}
 
 
-def _by_name(given: Any, training: Mapping[str, float]) -> dict[str, float]:
-    if isinstance(given, Mapping):
-        return {str(name): float(share) for name, share in given.items()}
+def _by_name(stated: Any, training: Mapping[str, float]) -> dict[str, float]:
+    if isinstance(stated, Mapping):
+        return {str(name): float(share) for name, share in stated.items()}
     try:
-        if isinstance(given, str) and "=" in given:
-            pairs = (pair.split("=") for pair in given.replace(",", " ").split())
+        if isinstance(stated, str) and "=" in stated:
+            pairs = (pair.split("=") for pair in stated.replace(",", " ").split())
             return {name: float(share) for name, share in pairs}
-        tumor = float(given)
+        tumor = float(stated)
     except (TypeError, ValueError) as error:
         raise ValueError(
             "prevalence: expected the share of any tumor, as 0.1, or of the classes, as glioma=0.02,meningioma=0.03; "
-            f"got {given!r}"
+            f"got {stated!r}"
         ) from error
     first, *kinds = training
     of_kinds = sum(training[name] for name in kinds)
@@ -88,7 +88,7 @@ def log_ratios(prevalence: Mapping[str, float], training: Mapping[str, float]) -
     return [math.log(prevalence[name] / training[name]) for name in training]
 
 
-def applied(network: Any, given: Given, training: Mapping[str, float] | None, classes: Sequence[str]) -> Any:
+def applied(network: Any, stated: Given, training: Mapping[str, float] | None, classes: Sequence[str]) -> Any:
     """The network, whose class logits carry a prevalence from now on; as it is where none is given.
 
     The logits move by ``temperature * log(prevalence / training)``, so that the calibrated probabilities are those of
@@ -96,14 +96,14 @@ def applied(network: Any, given: Given, training: Mapping[str, float] | None, cl
 
     Args:
         network: a `MultiTaskDynUNet`, or another with ``shift_classes``.
-        given: see `given_prevalence`.
+        stated: see `given_prevalence`.
         training: share of each class by name.
         classes: names by index.
 
     Raises:
         ValueError: see `given_prevalence` and `log_ratios`; or when the training's classes are others.
     """
-    if given is None or given == "":
+    if stated is None or stated == "":
         return network
     if training is not None and set(training) != set(classes):
         raise ValueError(
@@ -111,7 +111,7 @@ def applied(network: Any, given: Given, training: Mapping[str, float] | None, cl
             f"{', '.join(classes)}"
         )
     known = None if training is None else {name: training[name] for name in classes}
-    network.shift_classes(torch.tensor(log_ratios(given_prevalence(given, known), known)))  # type: ignore[arg-type]
+    network.shift_classes(torch.tensor(log_ratios(given_prevalence(stated, known), known)))  # type: ignore[arg-type]
     return network
 
 

@@ -50,8 +50,8 @@ def region_measures(
         row[column("region", name)] = float(there)
         if predicted is None:
             continue
-        found = bool(predicted[k].any())
-        row[column("found", name)] = float(found)
+        marked = bool(predicted[k].any())
+        row[column("found", name)] = float(marked)
         if spacing is not None and len(spacing) == 3:
             scores = lesion_scores(predicted[k].numpy(), truth[k].numpy(), spacing)
             row |= {column(measure, name): score for measure, score in scores.items()}
@@ -62,7 +62,7 @@ def region_measures(
         if spacing is None:
             continue
         row[column("nsd", name)] = 0.0
-        if found:
+        if marked:
             limits: dict[str, Any] = {"include_background": True, "spacing": spacing}
             row[column("hd95_mm", name)] = float(compute_hausdorff_distance(said, true, percentile=95, **limits))
             row[column("nsd", name)] = float(compute_surface_dice(said, true, [TOLERANCE_MM], **limits))

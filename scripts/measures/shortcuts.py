@@ -178,9 +178,9 @@ def subsample(items: Sequence[dict[str, Any]], limit: int | None, seed: int = 0)
     for index, item in enumerate(items):
         strata.setdefault((str(item.get("source", "")), int(item.get("diagnosis", -1))), []).append(index)
     timed = [
-        ((place + 0.5) / len(own), index)
-        for own in strata.values()
-        for place, index in enumerate(rng.permutation(own).tolist())
+        ((place + 0.5) / len(members), index)
+        for members in strata.values()
+        for place, index in enumerate(rng.permutation(members).tolist())
     ]
     return [items[index] for _, index in sorted(sorted(timed)[:limit], key=lambda pair: pair[1])]
 
@@ -243,7 +243,7 @@ def auc_by_value(
         units on a side ``auc`` is None.
     """
     names = list(features[0])
-    matrix = np.asarray([[own[name] for name in names] for own in features], float)
+    matrix = np.asarray([[values_of[name] for name in names] for values_of in features], float)
     values, groups = np.asarray(target), np.asarray(units)
     classes = np.unique(values)
     if len(classes) < 2:

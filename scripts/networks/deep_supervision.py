@@ -76,8 +76,8 @@ def fit_state(network: Any, state_dict: dict[str, torch.Tensor], prefix: str) ->
     No output depends on the heads once training is over, so those that a network does not have are left out, and those
     that the weights do not have stay as they are.
     """
-    own = {f"{prefix}deep_heads.{name}": value for name, value in network.deep_heads.state_dict().items()}
-    for name in [name for name in state_dict if name.startswith(f"{prefix}deep_heads.") and name not in own]:
+    heads = {f"{prefix}deep_heads.{name}": value for name, value in network.deep_heads.state_dict().items()}
+    for name in [name for name in state_dict if name.startswith(f"{prefix}deep_heads.") and name not in heads]:
         del state_dict[name]
-    for name, value in own.items():
+    for name, value in heads.items():
         state_dict.setdefault(name, value)

@@ -41,23 +41,23 @@ def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, 
         if isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d))
     }
     result: dict[str, torch.Tensor] = {}
-    for name, own in network.state_dict().items():
-        given = state.get(name)
-        if given is None or given.ndim != own.ndim or given.shape[2:] != own.shape[2:]:
+    for name, wide in network.state_dict().items():
+        stored = state.get(name)
+        if stored is None or stored.ndim != wide.ndim or stored.shape[2:] != wide.shape[2:]:
             continue
-        if given.shape == own.shape:
-            result[name] = given
+        if stored.shape == wide.shape:
+            result[name] = stored
         elif (
             alike
-            and _of_features(name, given, own)
-            and all(few <= many for few, many in zip(given.shape, own.shape, strict=True))
+            and _of_features(name, stored, wide)
+            and all(narrow <= many for narrow, many in zip(stored.shape, wide.shape, strict=True))
         ):
-            value = own.clone()
-            if own.ndim == 1:
-                value[: len(given)] = given
+            value = wide.clone()
+            if wide.ndim == 1:
+                value[: len(stored)] = stored
             else:
                 swap = name in transposed  # (in, out, ...) in place of (out, in, ...)
-                new, old = (value.transpose(0, 1), given.transpose(0, 1)) if swap else (value, given)
+                new, old = (value.transpose(0, 1), stored.transpose(0, 1)) if swap else (value, stored)
                 outputs = old.shape[0]
                 parts = 2 if JOINED in name else 1
                 new[:outputs] = 0
@@ -67,10 +67,10 @@ def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, 
     return result
 
 
-def _of_features(name: str, given: torch.Tensor, own: torch.Tensor) -> bool:
+def _of_features(name: str, stored: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether what the tensors differ in are features, not sequences, regions or classes."""
-    if name.startswith(INPUT) and own.ndim > 1:
-        return given.shape[1] == own.shape[1]
+    if name.startswith(INPUT) and value.ndim > 1:
+        return stored.shape[1] == value.shape[1]
     if name.startswith(OUTPUTS):
-        return given.shape[0] == own.shape[0]
+        return stored.shape[0] == value.shape[0]
     return not name.startswith("head.") or name.startswith(FEATURES)

@@ -88,16 +88,16 @@ class PicturePlane:
         Returns:
             planes in ascending order, this one among them; of a picture this one alone.
         """
-        own = self.slice
-        if own is None:
+        index = self.slice
+        if index is None:
             return [self]
         there = np.flatnonzero(sum(np.asarray(value)[0].max(axis=(0, 1)) > 0 for value in shown if value is not None))
-        ends = (there.min(), there.max()) if len(there) else (own, own)
+        ends = (there.min(), there.max()) if len(there) else (index, index)
         margin = max(1, (ends[1] - ends[0] + 1) // 4)
-        low, high = max(0, min(ends[0] - margin, own)), min(self.slices - 1, max(ends[1] + margin, own))
+        low, high = max(0, min(ends[0] - margin, index)), min(self.slices - 1, max(ends[1] + margin, index))
         chosen = {int(z) for z in np.rint(np.linspace(low, high, min(count, high - low + 1)))}
-        if own not in chosen:  # in place of the nearest
-            chosen = chosen - {min(chosen, key=lambda z: abs(z - own))} | {own}
+        if index not in chosen:  # in place of the nearest
+            chosen = chosen - {min(chosen, key=lambda z: abs(z - index))} | {index}
         return [replace(self, slice=z) for z in sorted(chosen)]
 
     def image(self, image: Any) -> NDArray:

@@ -283,8 +283,12 @@ def _internal(run: Run, data: Document) -> Given:
 
 def _external(run: Run, data: Document) -> Given | None:
     others = [(d, d.content.get("provenance", {})) for d in run.elsewhere]
-    others = [(d, own) for d, own in others if own.get("own") is False]
-    return ("; ".join(str(own.get("datalist")) for _, own in others), [d.name for d, _ in others]) if others else None
+    others = [(d, content) for d, content in others if content.get("own") is False]
+    return (
+        ("; ".join(str(content.get("datalist")) for _, content in others), [d.name for d, _ in others])
+        if others
+        else None
+    )
 
 
 def _counts(run: Run, data: Document) -> Given:

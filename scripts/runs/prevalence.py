@@ -71,9 +71,10 @@ def _turned(
         moved = swapped = 0.0
     marked = [share * has for share, has in zip(shares, masked, strict=True)]
     filled, taken = marked[0] * moved, sum(marked[1:]) * removed
-    given = filled + sum(marked[1:]) * swapped
-    gained = [given * donor / max(sum(donors), 1e-12) for donor in donors]
+    lost = filled + sum(marked[1:]) * swapped
+    gained = [lost * donor / max(sum(donors), 1e-12) for donor in donors]
     tumors = [
-        share - own * (removed + swapped) + new for share, own, new in zip(shares[1:], marked[1:], gained, strict=True)
+        share - part * (removed + swapped) + new
+        for share, part, new in zip(shares[1:], marked[1:], gained, strict=True)
     ]
     return [shares[0] - filled + taken, *tumors]

@@ -95,10 +95,10 @@ def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
     fitting = widened(network, state)
     number = sum(v.numel() for v in current.values())
     covered = sum(v.numel() for v in fitting.values()) / number
-    given = sum(state[name].numel() for name in fitting) / number
-    if covered < LEAST_COVERED or given < LEAST_GIVEN:
+    share = sum(state[name].numel() for name in fitting) / number
+    if covered < LEAST_COVERED or share < LEAST_GIVEN:
         raise ValueError(
-            f"weights file {path} has {given:.0%} of the parameters of this {type(network).__name__}, in tensors that "
+            f"weights file {path} has {share:.0%} of the parameters of this {type(network).__name__}, in tensors that "
             f"hold {covered:.0%} of them; start without it"
         )
     network.load_state_dict(fitting, strict=False)
@@ -106,7 +106,7 @@ def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
     logger.info(
         "warm start from %s, which has %.0f %% of the parameters, but for %s%s",
         path,
-        100 * given,
+        100 * share,
         sorted(current.keys() - fitting.keys()) or "nothing",
         f"; widened: {', '.join(wider)}" if wider else "",
     )

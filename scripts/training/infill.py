@@ -191,10 +191,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return stats
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
+def table(stats: dict[str, dict[str, Any]]) -> str:
     """The summary in words."""
     lines = [f"{'infill':<16}{'n':>5}  {'absolute error':<24}{'structural similarity'}"]
-    for how, row in found.items():
+    for how, row in stats.items():
         cells = map(_cell, (row["mae"], row["ssim"]))
         lines.append(f"{how:<16}{row['mae']['n']:>5}  " + "".join(f"{cell:<24}" for cell in cells).rstrip())
     return "\n".join(lines)

@@ -144,20 +144,20 @@ def mix(
         alternating = False
     overall, present = groups(every), groups(items)
     kept = {
-        name: _available(name, given, {str(v) for v in present[name]}, {str(v) for v in overall[name]}, need)
-        for name, given in shares.items()
+        name: _available(name, stated, {str(v) for v in present[name]}, {str(v) for v in overall[name]}, need)
+        for name, stated in shares.items()
     }
     return {"masked_share": masked_share, "alternating": alternating, "shares": kept}
 
 
-def _available(name: str, given: Shares | None, here: set[str], everywhere: set[str], need: str) -> Shares | None:
+def _available(name: str, stated: Shares | None, here: set[str], everywhere: set[str], need: str) -> Shares | None:
     """Shares without those of values that only other stages' items have."""
-    if not isinstance(given, Mapping):
-        return given
-    asked = {str(value): float(share) for value, share in given.items()}
+    if not isinstance(stated, Mapping):
+        return stated
+    asked = {str(value): float(share) for value, share in stated.items()}
     absent = [value for value, share in asked.items() if share > 0 and value not in here and value in everywhere]
     if not absent:
-        return given
+        return stated
     rest = {value: share for value, share in asked.items() if value not in absent}
     total = sum(rest.values())
     logger.info(

@@ -96,42 +96,42 @@ def _report_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}.report.json")
 
 
-def _merge(given: dict[str, Any], out: Path) -> Outcome:
-    lists = [read(path) for path in given.pop("lists")]
-    folders = given.pop("dataset_dir")
+def _merge(options: dict[str, Any], out: Path) -> Outcome:
+    lists = [read(path) for path in options.pop("lists")]
+    folders = options.pop("dataset_dir")
     if folders is None:
-        if given:
-            raise ValueError(f"--{next(iter(given))} needs --dataset_dir")
+        if options:
+            raise ValueError(f"--{next(iter(options))} needs --dataset_dir")
         logging.warning("without --dataset_dir no image is read: near-duplicates across the lists are not looked for")
         datalist = merge(lists, name=out.stem)
         write(datalist, out)
         return Outcome(_table(summary(datalist)), [out])
-    known = KnownFingerprints([place / FINGERPRINTS for place in given.pop("fingerprints", ())])
-    datalist, report = merge_sources(lists, folders, name=out.stem, fingerprints=known, **given)
+    known = KnownFingerprints([place / FINGERPRINTS for place in options.pop("fingerprints", ())])
+    datalist, report = merge_sources(lists, folders, name=out.stem, fingerprints=known, **options)
     write_report(report, _report_file(out))
     return _finish(datalist, report, out)
 
 
-def _build(command: str, given: dict[str, Any], out: Path) -> Outcome:
-    strict, dry_run, source = given.pop("strict"), given.pop("dry_run"), given.pop("source")
-    unknown = [channel for channel in given.get("channels", ()) if channel not in CHANNELS]
+def _build(command: str, options: dict[str, Any], out: Path) -> Outcome:
+    strict, dry_run, source = options.pop("strict"), options.pop("dry_run"), options.pop("source")
+    unknown = [channel for channel in options.get("channels", ()) if channel not in CHANNELS]
     if unknown:
         raise ValueError(f"--channels: no channel {unknown[0]!r}; there are {', '.join(CHANNELS)}")
-    if "regions" in given:
-        given["regions"] = chosen_regions(given["regions"])
-    if "whole_volumes" in given:
-        chosen = {name: given.pop(name) for name in RULE if name in given}
+    if "regions" in options:
+        options["regions"] = chosen_regions(options["regions"])
+    if "whole_volumes" in options:
+        chosen = {name: options.pop(name) for name in RULE if name in options}
         if "planes" in chosen:
             chosen["planes"] = tuple(chosen["planes"])
-        if given.pop("whole_volumes"):
+        if options.pop("whole_volumes"):
             chosen["planes"] = ()
         if chosen:
-            given["rule"] = SliceRule(**chosen)
-    if "diagnosis" in given:
-        given["diagnosis"] = DIAGNOSES[given["diagnosis"]]
+            options["rule"] = SliceRule(**chosen)
+    if "diagnosis" in options:
+        options["diagnosis"] = DIAGNOSES[options["diagnosis"]]
     if command in ("build", "decathlon"):
-        given["unpack"] = out.with_name(f"{out.stem}_pictures")
-    plan = BUILDERS[command].plan(source, **given)
+        options["unpack"] = out.with_name(f"{out.stem}_pictures")
+    plan = BUILDERS[command].plan(source, **options)
     report = plan.report
     print("\n".join(plan.taken), flush=True)
     if dry_run:

@@ -38,9 +38,9 @@ def _entries(content: dict[str, Any], folder: Path) -> list[tuple[str, Any]]:
         return [(part, _channel_files(entry, folder)) for part in parts for entry in content[part]]
     if isinstance(content.get("dataset"), dict):
         return [
-            ("training", {"image": own.get("images"), "label": own.get("label")})
-            for own in content["dataset"].values()
-            if isinstance(own, dict)
+            ("training", {"image": entries.get("images"), "label": entries.get("label")})
+            for entries in content["dataset"].values()
+            if isinstance(entries, dict)
         ]
     if (folder / "imagesTr").is_dir():
         return _listed(folder)

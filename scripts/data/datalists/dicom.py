@@ -78,9 +78,9 @@ def dicom_series(
                 report.note(path.relative_to(folder).as_posix(), "lies beside a series and is no part of it")
         except ValueError as error:
             report.reject(relative, str(error).replace(f"{root}/", ""))
-    for stem in sorted(set(labels) - {where.rsplit("/", 1)[-1] for where, _ in cases}):
+    for stem in sorted(set(labels) - {series.rsplit("/", 1)[-1] for series, _ in cases}):
         report.reject(labels[stem].relative_to(root).as_posix(), f"no usable series lies in a folder {stem!r}")
-    headed = {where: case.patient for where, case in cases if case.patient}
+    headed = {series: case.patient for series, case in cases if case.patient}
     cases, said = name_patients(
         cases, folder, patient_pattern, patients, "series", {} if patient_pattern or patients else headed
     )
@@ -99,12 +99,12 @@ def dicom_series(
     return Plan(taken, report, finish)
 
 
-def _series_case(where: Path, labels: dict[str, Path], diagnosis: int) -> Case:
+def _series_case(folder: Path, labels: dict[str, Path], diagnosis: int) -> Case:
     """The case of one folder; a ValueError says why it cannot be used."""
-    _, _, about = read_series(where, DEFAULT_LIMITS)
+    _, _, about = read_series(folder, DEFAULT_LIMITS)
     kind = about["Modality"]
     if kind != "MR":
         raise ValueError(f"modality {kind or 'not stated'!r}, expected MR")
     number = about["PatientID"]
     patient = hashlib.sha256(number.encode()).hexdigest()[:12] if number else ""
-    return Case(patient, [where], labels.get(where.name), None, diagnosis)
+    return Case(patient, [folder], labels.get(folder.name), None, diagnosis)

@@ -58,8 +58,8 @@ def _list_images(folder: Path, classes: Sequence[str], report: Report) -> dict[s
     return files
 
 
-def _inside(where: Path, folder: Path, report: Report) -> list[Path]:
-    return visible(where, folder, report) if where.is_dir() else []
+def _inside(subfolder: Path, folder: Path, report: Report) -> list[Path]:
+    return visible(subfolder, folder, report) if subfolder.is_dir() else []
 
 
 def _list_others(folder: Path, report: Report) -> None:
@@ -81,7 +81,7 @@ def _list_others(folder: Path, report: Report) -> None:
 
 def _list_masks(folder: Path, kind: str, files: dict[str, list[Path]], report: Report) -> dict[str, Path]:
     """Masks by stem; what belongs to no image is reported, and so are images that share one (and leave `files`)."""
-    stems = Counter(path.stem for own in files.values() for path in own)
+    stems = Counter(path.stem for paths in files.values() for path in paths)
     masks: dict[str, Path] = {}
     for path in _inside(folder / kind, folder, report):
         relative = path.relative_to(folder).as_posix()

@@ -232,7 +232,7 @@ def sort_roles(folder: Path, files: Sequence[Path], layout: Layout, label: str |
             what, rank = ("label", 0) if fits else (None if what == "label" else what, rank)
         if what:
             by_role.setdefault(what, {}).setdefault(rank, []).append(path)
-    return {what: own[min(own)] for what, own in by_role.items()}
+    return {what: by_rank[min(by_rank)] for what, by_rank in by_role.items()}
 
 
 def choose_channels(sorted_cases: Sequence[Roles]) -> tuple[str, ...]:

@@ -68,14 +68,16 @@ def join_classes(datalists: Sequence[Datalist], binary: bool = False) -> tuple[l
 def _modality(datalists: Sequence[Datalist], mixed: bool) -> dict[str, str]:
     """One modality of each channel; several only where the user says so."""
     names = [dict(one.get("modality", {"0": "MRI"})) for one in datalists]
-    if len({len(own) for own in names}) > 1:
-        raise ValueError(f"the lists have different numbers of channels: {[list(own.values()) for own in names]}")
-    if any(own != names[0] for own in names) and not mixed:
+    if len({len(channels) for channels in names}) > 1:
         raise ValueError(
-            f"modality differ: {[list(own.values()) for own in names]}; the network would learn the modality in place "
-            "of the tumor where classes go along with it. Pass --mixed_modality if that is what you want"
+            f"the lists have different numbers of channels: {[list(channels.values()) for channels in names]}"
         )
-    return {key: " or ".join(dict.fromkeys(own[key] for own in names)) for key in names[0]}
+    if any(channels != names[0] for channels in names) and not mixed:
+        raise ValueError(
+            f"modality differ: {[list(channels.values()) for channels in names]}; the network would learn the modality "
+            "in place of the tumor where classes go along with it. Pass --mixed_modality if that is what you want"
+        )
+    return {key: " or ".join(dict.fromkeys(channels[key] for channels in names)) for key in names[0]}
 
 
 def _collect(
@@ -299,4 +301,4 @@ def _across(items: Sequence[Item], groups: NDArray) -> int:
     sources: dict[int, set[str]] = {}
     for item, group in zip(items, groups.tolist(), strict=True):
         sources.setdefault(group, set()).add(item["source"])
-    return sum(len(own) > 1 for own in sources.values())
+    return sum(len(members) > 1 for members in sources.values())

@@ -63,7 +63,7 @@ class NearSearch:
                 raise ValueError("an index of near-duplicates holds fingerprints, and there are only hashes")
             self._join(fingerprints, folder / FILE)
 
-    def _join(self, given: NDArray[np.uint8], path: Path) -> None:
+    def _join(self, fingerprints: NDArray[np.uint8], path: Path) -> None:
         """Rows of the index first, then the images that it has not."""
         before = self._read(path) if path.exists() else np.zeros((0, SIZE), np.uint8)
         free: dict[bytes, list[int]] = {}
@@ -71,16 +71,16 @@ class NearSearch:
             free.setdefault(before[row].tobytes(), []).append(row)
         rows: list[int] = []
         new: list[int] = []
-        for k, fingerprint in enumerate(given):
+        for k, fingerprint in enumerate(fingerprints):
             same = free.get(fingerprint.tobytes())
             rows.append(same.pop() if same else len(before) + len(new))
             if rows[-1] >= len(before):
                 new.append(k)
-        self._fingerprints = np.concatenate([before, given[new]])
+        self._fingerprints = np.concatenate([before, fingerprints[new]])
         self._hashes = unpacked(self._fingerprints)
         self._place = np.full(len(self._fingerprints), -1)
-        self._place[rows] = np.arange(len(given))
-        logger.info("%s: %d images known, %d of %d are new", path.parent, len(before), len(new), len(given))
+        self._place[rows] = np.arange(len(fingerprints))
+        logger.info("%s: %d images known, %d of %d are new", path.parent, len(before), len(new), len(fingerprints))
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
         try:

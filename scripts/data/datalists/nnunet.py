@@ -46,12 +46,12 @@ def write_raw(datalist: Datalist, dataset_dir: Path | str, out: Path | str) -> d
     if not _NAME.fullmatch(out.name):
         raise ValueError(f"nnU-Net names a raw dataset as in Dataset007_Phantoms, got {out.name!r}")
     regions = datalist.get("regions") or SCHEMES["tumor"]
-    values = sorted({value for own in regions.values() for value in own})
+    values = sorted({value for labels in regions.values() for value in labels})
     number = {value: k for k, value in enumerate(values, start=1)}
     several = len(regions) > 1
     named: dict[str, Any] = {
         "background": 0,
-        **{name: [number[value] for value in own] if several else 1 for name, own in regions.items()},
+        **{name: [number[value] for value in labels] if several else 1 for name, labels in regions.items()},
     }
     counts, sides = dict.fromkeys(SPLITS, 0), {}
     with whole_folder(out) as partial:

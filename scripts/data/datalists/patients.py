@@ -98,7 +98,7 @@ class _Folders:
 
     def alike(self) -> bool:
         """Whether files of the same few names lie in all these folders: then folders are people, not files."""
-        every = [label for own in self.labels.values() for label in own]
+        every = [label for labels in self.labels.values() for label in labels]
         return len(set(every)) < len(every) and len(set(every)) <= len(self.labels)
 
 
@@ -190,7 +190,7 @@ def _by_rule(files: Sequence[_File], top: str) -> list[str]:
             f"doubtful: the folder {first.parts[first.level]!r} is taken for the patient of {first.path}, likewise in "
             f"{len(nested) - 1} more files, though the files have names of their own"
         )
-    spread = [own for own in homes.values() if len({_home(file) for file in own}) > 1]
+    spread = [members for members in homes.values() if len({_home(file) for file in members}) > 1]
     if spread:
         first, second = spread[0][0], next(file for file in spread[0] if _home(file) != _home(spread[0][0]))
         warnings.append(f"doubtful: {first.path} and {second.path} are taken for one patient, {first.chosen.patient!r}")
@@ -203,7 +203,7 @@ def _settle_numbers(files: Sequence[_File]) -> list[str]:
     bases: dict[str, set[str]] = {}
     for file in cut:
         bases.setdefault(_tidy(file.chosen.patient), set()).add(_tidy(file.chosen.whole))
-    if all(len(own) == 1 for own in bases.values()):
+    if all(len(spellings) == 1 for spellings in bases.values()):
         return []
     first = next(file for file in cut if len(bases[_tidy(file.chosen.patient)]) > 1)
     people = len({_tidy(file.chosen.patient) for file in files})
@@ -237,7 +237,7 @@ def _spell(files: Sequence[_File]) -> tuple[dict[str, str], list[str]]:
             name = "/".join([*prefix, name])
             key = _tidy(name)
         patients[file.path] = spelled.setdefault(key, name)
-    apart = sorted(key for key, own in places.items() if len(own) > 1)
+    apart = sorted(key for key, keys in places.items() if len(keys) > 1)
     several = [file for file in files if "/" in patients[file.path]]
     if not apart or not several:
         return patients, []
@@ -296,11 +296,11 @@ def find_patients(
     return Patients(patients, example, (*warnings, *apart))
 
 
-def _overruled(paths: Sequence[str], found: Mapping[str, str], origin: str) -> Patients:
-    lacking = [path for path in paths if path not in found]
+def _overruled(paths: Sequence[str], stated: Mapping[str, str], origin: str) -> Patients:
+    lacking = [path for path in paths if path not in stated]
     if lacking:
         raise ValueError(f"{origin} says no patient for {len(lacking)} of {len(paths)} files, first: {lacking[0]}")
-    return Patients(dict(found), paths[0] if paths else "", origin=origin)
+    return Patients(dict(stated), paths[0] if paths else "", origin=origin)
 
 
 def _matched(paths: Sequence[str], pattern: str) -> dict[str, str]:

@@ -76,7 +76,7 @@ def picture_items(
     kinds: dict[int, set[str]] = {}
     for picture, group in zip(pictures, groups.tolist(), strict=True):
         kinds.setdefault(group, set()).add(picture.kind)
-    mixed = sum(len(own) > 1 for own in kinds.values())
+    mixed = sum(len(members) > 1 for members in kinds.values())
     report.figures = {
         "images": len(pictures),
         "unusable": len(report.unusable),

@@ -60,7 +60,7 @@ def pair(folder: Path, files: Sequence[Path], report: Report) -> list[PictureFil
                 report.reject(path.relative_to(folder).as_posix(), f"has {several} ({names}): one of each is needed")
         else:
             pairs.append(PictureFiles(paths[0], None, drawn[0] if drawn else None))
-    for path in sorted(path for own in masks.values() for path in own):
+    for path in sorted(path for paths_of in masks.values() for path in paths_of):
         report.reject(path.relative_to(folder).as_posix(), "a mask by its name, and no image of its stem is there")
     return sorted(pairs, key=lambda one: one.path)
 

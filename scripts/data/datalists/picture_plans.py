@@ -91,9 +91,9 @@ def _notes(path: Path, mode: str, kind: str | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _inspect(found: PictureFiles, root: Path, classes: Sequence[str]) -> Picture:
+def _inspect(picture: PictureFiles, root: Path, classes: Sequence[str]) -> Picture:
     """Read one picture and its masks; a ValueError or OSError says why it cannot be used."""
-    path, mask, foreground, kind = found.path, found.mask, found.foreground, found.kind
+    path, mask, foreground, kind = picture.path, picture.mask, picture.foreground, picture.kind
     if path.is_symlink() and not path.exists():
         raise ValueError("a symbolic link that leads nowhere")
     if (content := file_kind(path)) not in ("picture", "other"):
@@ -135,21 +135,22 @@ def _inspect(found: PictureFiles, root: Path, classes: Sequence[str]) -> Picture
 
 def _draw(files: dict[str, list[PictureFiles]], limit: int, seed: int) -> dict[str, list[PictureFiles]]:
     """A seeded subset of `limit` files, shared among the classes in proportion to their size (largest remainders)."""
-    total = sum(len(own) for own in files.values())
+    total = sum(len(pictures) for pictures in files.values())
     if limit >= total:
         return files
-    share = {name: limit * len(own) / total for name, own in files.items()}
+    share = {name: limit * len(pictures) / total for name, pictures in files.items()}
     count = {name: int(value) for name, value in share.items()}
     for name in sorted(share, key=lambda name: (count[name] - share[name], name))[: limit - sum(count.values())]:
         count[name] += 1
     rng = np.random.default_rng(seed)
     return {
-        name: [own[k] for k in sorted(rng.permutation(len(own))[: count[name]])] for name, own in sorted(files.items())
+        name: [pictures[k] for k in sorted(rng.permutation(len(pictures))[: count[name]])]
+        for name, pictures in sorted(files.items())
     }
 
 
 def plan_pictures(
-    found: Sequence[PictureFiles],
+    candidates: Sequence[PictureFiles],
     classes: Sequence[str],
     people: Patients,
     settings: Settings,
@@ -160,7 +161,7 @@ def plan_pictures(
     """The plan of a datalist of pictures.
 
     Args:
-        found: the pictures; those of one class side by side.
+        candidates: the pictures; those of one class side by side.
         classes: names, no tumor first.
         people: patients by path inside the folder, of none, some or all.
         settings: of the builder.
@@ -169,15 +170,15 @@ def plan_pictures(
         prepare: called for each picture when it is read; gives the files to read in place of those found.
     """
     relative_path = settings.where
-    listed = len(found) + len(report.unusable)
+    listed = len(candidates) + len(report.unusable)
     homes: dict[Path, list[str]] = {}
-    for one in found:
+    for one in candidates:
         homes.setdefault(one.path.parent, []).append(relative_path(one.path))
     order = places(homes.values())
-    chosen = list(found)
+    chosen = list(candidates)
     if settings.limit is not None:
         kinds: dict[str, list[PictureFiles]] = {}
-        for one in found:
+        for one in candidates:
             kinds.setdefault(one.kind or "", []).append(one)
         drawn = _draw(kinds, settings.limit, settings.seed)
         for kind, images in kinds.items():
@@ -199,7 +200,7 @@ def plan_pictures(
             if relative_path(one.path) in people.of:
                 told[picture.name] = people.of[relative_path(one.path)]
         pictures = _without_contradictions(pictures, report)
-        _check_classes(pictures, found, classes, settings.folder, report)
+        _check_classes(pictures, candidates, classes, settings.folder, report)
         items = picture_items(pictures, place, told, classes, settings.name, settings.max_distance, report)
         left = listed - len(items) - len(report.unusable)
         report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
@@ -227,11 +228,15 @@ def plan_pictures(
 
 
 def _check_classes(
-    pictures: Sequence[Picture], found: Sequence[PictureFiles], classes: Sequence[str], folder: Path, report: Report
+    pictures: Sequence[Picture],
+    candidates: Sequence[PictureFiles],
+    classes: Sequence[str],
+    folder: Path,
+    report: Report,
 ) -> None:
     """Refuse a list in which a class that has images has none that can be used, or no image at all can."""
     present = {picture.kind for picture in pictures}
-    expected = {one.kind for one in found} - {None} or {classes[1]}
+    expected = {one.kind for one in candidates} - {None} or {classes[1]}
     if lacking := [kind for kind in classes if kind in expected - present]:
         raise ValueError(
             f"no usable image of class {', '.join(lacking)} in {folder}: {len(pictures)} usable in all, "

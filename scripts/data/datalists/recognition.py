@@ -141,8 +141,8 @@ def _of_pictures(folder: Path, drawn: Sequence[Path]) -> dict[str, int]:
 def _masked_cases(folder: Path, volumes: Sequence[Path]) -> int:
     """How many folders hold a mask and another volume beside it."""
     members, _ = group_files(folder, volumes, FOLDERS)
-    roles = [sort_roles(folder, own, FOLDERS, None) for own in members.values()]
-    return sum("label" in own and len(own) > 1 for own in roles)
+    roles = [sort_roles(folder, files, FOLDERS, None) for files in members.values()]
+    return sum("label" in files and len(files) > 1 for files in roles)
 
 
 def _refuse_boxes(folder: Path, files: Sequence[Path]) -> None:

@@ -27,24 +27,24 @@ SCHEMES: dict[str, Regions] = {
 }
 
 
-def check_regions(regions: Any, where: str) -> None:
+def check_regions(regions: Any, origin: str) -> None:
     """See that regions are names with label values of their own.
 
     Raises:
         ValueError: when they are not; says where.
     """
     if not isinstance(regions, Mapping) or not regions:
-        raise ValueError(f'{where}: regions are {{"name": [label values], ...}}, the tumor first; got {regions!r}')
+        raise ValueError(f'{origin}: regions are {{"name": [label values], ...}}, the tumor first; got {regions!r}')
     sets: dict[frozenset[int], str] = {}
     for name, values in regions.items():
         whole = isinstance(values, list) and values and all(type(v) is int and 1 <= v <= MAX_VALUE for v in values)
         if not (isinstance(name, str) and name.isidentifier()) or not whole or len(set(values)) < len(values):
             raise ValueError(
-                f"{where}: a region is a name of letters, digits and _ with different label values from 1 to "
+                f"{origin}: a region is a name of letters, digits and _ with different label values from 1 to "
                 f"{MAX_VALUE}; got {name!r}: {values!r}"
             )
         if (other := sets.setdefault(frozenset(values), name)) != name:
-            raise ValueError(f"{where}: the regions {other!r} and {name!r} are of the same label values {values}")
+            raise ValueError(f"{origin}: the regions {other!r} and {name!r} are of the same label values {values}")
 
 
 def fitting(values: Iterable[int]) -> list[str]:
@@ -54,7 +54,11 @@ def fitting(values: Iterable[int]) -> list[str]:
     (['brats2012', 'brats2017', 'brats2024'], ['brats2012', 'brats2023', 'brats2024', 'msd_task01'])
     """
     labels = set(values) - {0}
-    return [name for name, own in SCHEMES.items() if len(own) > 1 and labels <= {v for vs in own.values() for v in vs}]
+    return [
+        name
+        for name, regions in SCHEMES.items()
+        if len(regions) > 1 and labels <= {v for vs in regions.values() for v in vs}
+    ]
 
 
 def own_values(regions: Mapping[str, Sequence[int]]) -> list[int]:
@@ -65,4 +69,6 @@ def own_values(regions: Mapping[str, Sequence[int]]) -> list[int]:
     """
     sets = [list(values) for values in regions.values()]
     later = [{v for values in sets[k + 1 :] for v in values} for k in range(len(sets))]
-    return [min([v for v in own if v not in rest] or own) for own, rest in zip(sets, later, strict=True)]
+    return [
+        min([v for v in of_region if v not in rest] or of_region) for of_region, rest in zip(sets, later, strict=True)
+    ]

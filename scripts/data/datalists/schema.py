@@ -150,31 +150,31 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     return f"nearest: {match[0]!r}" if match else f"known: {', '.join(known)}"
 
 
-def _check_item(item: Any, where: str, classes: int) -> None:
+def _check_item(item: Any, place: str, classes: int) -> None:
     if not isinstance(item, dict):
-        raise ValueError(f"{where}: expected an object with 'image', got {type(item).__name__} {item!r}")
+        raise ValueError(f"{place}: expected an object with 'image', got {type(item).__name__} {item!r}")
     for key in item:
         if key not in ITEM_KEYS:
             raise ValueError(
-                f"{where}: unknown key {key!r}; {_nearest(key, ITEM_KEYS)} (known: {', '.join(ITEM_KEYS)})"
+                f"{place}: unknown key {key!r}; {_nearest(key, ITEM_KEYS)} (known: {', '.join(ITEM_KEYS)})"
             )
     image = item.get("image")
     if not image or not (
         isinstance(image, str) or (isinstance(image, list) and all(isinstance(i, str) for i in image))
     ):
-        raise ValueError(f"{where}: 'image' must be a path or a list of paths, got {image!r}")
+        raise ValueError(f"{place}: 'image' must be a path or a list of paths, got {image!r}")
     if "label" not in item and "diagnosis" not in item:
-        raise ValueError(f"{where} ({image}): needs 'label' or 'diagnosis', has neither")
+        raise ValueError(f"{place} ({image}): needs 'label' or 'diagnosis', has neither")
     for key in ("label", "foreground", "patient", "source", "group", "name"):
         if key in item and not (isinstance(item[key], str) and item[key]):
-            raise ValueError(f"{where} ({image}): {key!r} must be a non-empty text, got {item[key]!r}")
+            raise ValueError(f"{place} ({image}): {key!r} must be a non-empty text, got {item[key]!r}")
     if item.get("plane", "axial") not in PLANES:
-        raise ValueError(f"{where} ({image}): 'plane' must be one of {', '.join(PLANES)}, got {item['plane']!r}")
+        raise ValueError(f"{place} ({image}): 'plane' must be one of {', '.join(PLANES)}, got {item['plane']!r}")
     for key, low, high in (("diagnosis", -1, classes - 1), ("slice", 0, None)):
         value = item.get(key, 0)
         if type(value) is not int or value < low or (high is not None and value > high):
             limit = f"from {low} to {high}" if high is not None else f"of {low} or more"
-            raise ValueError(f"{where} ({image}): {key!r} must be a whole number {limit}, got {value!r}")
+            raise ValueError(f"{place} ({image}): {key!r} must be a whole number {limit}, got {value!r}")
 
 
 def validate(datalist: Any, dataset_dir: Path | str | None = None, origin: str = "datalist") -> None:
@@ -336,11 +336,11 @@ def summary(datalist: Datalist) -> list[dict[str, Any]]:
             "split": split,
             "source": source,
             "class": name,
-            "items": len(own),
-            "with_mask": sum("label" in item for item, _ in own),
-            "units": len({owner for _, owner in own}),
+            "items": len(members),
+            "with_mask": sum("label" in item for item, _ in members),
+            "units": len({owner for _, owner in members}),
         }
-        for (split, source, name), own in sorted(
+        for (split, source, name), members in sorted(
             rows.items(), key=lambda row: (SPLITS.index(row[0][0]), row[0][1], order[row[0][2]])
         )
     ]

@@ -135,13 +135,13 @@ def _ways(views: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*views, *((right, left) for left, right in views)]))
 
 
-def _safe_limit(bits: NDArray, limit: float, few: float) -> float:
+def _safe_limit(bits: NDArray, limit: float, tolerated: float) -> float:
     """The largest distance up to `limit` with few pairs of unrelated images, see `FALSE_SHARE` and `MAX_GROWTH`."""
     bits = np.sort(bits)
     while limit > 0:
         steps = np.searchsorted(bits, [limit - k * _STEP + 0.25 for k in range(3)])
         here, before = steps[0] - steps[1], steps[1] - steps[2]
-        if here <= max(few, MAX_GROWTH * before):
+        if here <= max(tolerated, MAX_GROWTH * before):
             break
         limit -= _STEP / 2
     return max(limit, 0)
@@ -248,7 +248,7 @@ def _sampled_limit(
     views: Sequence[tuple[int, int]],
     limit: float,
     allowed: Callable[[Pairs], Pairs],
-    few: float,
+    tolerated: float,
 ) -> float:
     """The distance that is safe, as the pairs of a seeded sample of the images say; what is near is not decided by it.
 
@@ -259,7 +259,7 @@ def _sampled_limit(
     near = [near_rows(hashes[:, left], hashes[:, right], rows, limit) for left, right in _ways(views)]
     first, second, bits = allowed(joined(*near))
     # Every pair of the sample with another image: two of `count` rows hold it.
-    return _safe_limit(bits[~_are_copies(fingerprints, first, second)], limit, few * 2 * SAMPLED / count)
+    return _safe_limit(bits[~_are_copies(fingerprints, first, second)], limit, tolerated * 2 * SAMPLED / count)
 
 
 def _known(people: NDArray[np.int64], first: NDArray, second: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -238,7 +238,7 @@ def _check_channel(scan: NDArray, name: str) -> None:
         raise ValueError(f"{name} has {scan.shape[0]} x {scan.shape[1]} pixels a slice, at least {MIN_SIDE} are needed")
 
 
-def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray, NDArray, str]:
+def _read_images(case: Case, rule: SliceRule, findings: Findings) -> tuple[NDArray, NDArray, str]:
     """First channel, affine and content hash; every channel is checked."""
     scans: list[NDArray] = []
     affine, digest, shifted = np.eye(4), hashlib.sha256(), None
@@ -265,14 +265,14 @@ def _read_images(case: Case, rule: SliceRule, found: Findings) -> tuple[NDArray,
             f"{shifted}; take the original file, put a brain mask beside it (a file with 'brainmask' in its name), or "
             "pass --shifted_air to have the head found without one"
         )
-    found.normalized += shifted is not None
+    findings.normalized += shifted is not None
     return scans[0], affine, digest.hexdigest()
 
 
-def _same_grid(one: Path, scan: NDArray, affine: NDArray, other: Path, array: NDArray, own: NDArray) -> None:
+def _same_grid(one: Path, scan: NDArray, affine: NDArray, other: Path, array: NDArray, other_affine: NDArray) -> None:
     if scan.shape != array.shape:
         raise ValueError(f"{one.name} {scan.shape} and {other.name} {array.shape} are not on the same grid")
-    if apart := off_grid(scan.shape, affine, own):
+    if apart := off_grid(scan.shape, affine, other_affine):
         raise ValueError(f"{one.name} and {other.name} are not on the same grid: {apart}; resample one to the other")
 
 
@@ -286,7 +286,9 @@ def _on_grid(path: Path, scan: NDArray, affine: NDArray, image: Path) -> NDArray
     return mask
 
 
-def _tumor(case: Case, scan: NDArray, affine: NDArray, found: Findings, regions: Regions | None) -> NDArray[np.bool_]:
+def _tumor(
+    case: Case, scan: NDArray, affine: NDArray, findings: Findings, regions: Regions | None
+) -> NDArray[np.bool_]:
     """Tumor mask (all False without a label): the first region, or any label of 0 to 4; others are refused."""
     if case.label is None:
         return np.zeros(scan.shape, bool)
@@ -299,7 +301,7 @@ def _tumor(case: Case, scan: NDArray, affine: NDArray, found: Findings, regions:
         tumor = mask > 0.5
     else:
         tumor = region_masks(mask, case.label.name, regions)[0] != 0
-    found.labels.update(int(value) for value in np.unique(np.rint(mask)))
+    findings.labels.update(int(value) for value in np.unique(np.rint(mask)))
     check_tumor(tumor, case.label.name)
     return tumor
 
@@ -313,12 +315,12 @@ def _head(case: Case, scan: NDArray, affine: NDArray) -> NDArray[np.bool_]:
     return mask
 
 
-def case_items(case: Case, rule: SliceRule, root: Path, source: str, found: Findings) -> list[Item]:
+def case_items(case: Case, rule: SliceRule, root: Path, source: str, findings: Findings) -> list[Item]:
     """Items of a case that is all there is of its patient; as `case_candidates`, limited by the rule."""
-    return limit_slices(case_candidates(case, rule, root, source, found), rule)
+    return limit_slices(case_candidates(case, rule, root, source, findings), rule)
 
 
-def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found: Findings) -> list[Item]:
+def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, findings: Findings) -> list[Item]:
     """Read the volumes of a case once and make items of all slices that qualify.
 
     Args:
@@ -326,16 +328,16 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found:
         rule: which slices.
         root: `dataset_dir`.
         source: name of the source.
-        found: what is noted over all cases.
+        findings: what is noted over all cases.
 
     Raises:
         ValueError: saying why the case cannot be used.
         OSError: when a file cannot be opened.
     """
-    scan, affine, content = _read_images(case, rule, found)
-    if content in found.contents:
-        raise ValueError(f"the same voxels as {found.contents[content]}")
-    tumor, head = _tumor(case, scan, affine, found, rule.regions), _head(case, scan, affine)
+    scan, affine, content = _read_images(case, rule, findings)
+    if content in findings.contents:
+        raise ValueError(f"the same voxels as {findings.contents[content]}")
+    tumor, head = _tumor(case, scan, affine, findings, rule.regions), _head(case, scan, affine)
     if (outside := tumor & ~head).sum() > 0.5 * max(1, tumor.sum()) and case.foreground is not None:
         raise ValueError(f"{outside.sum() / tumor.sum():.0%} of the tumor lies outside {case.foreground.name}")
     if case.label is not None and tumor.sum() > MAX_TUMOR * head.sum():
@@ -354,12 +356,12 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, found:
         diagnosis = int(tumor.any()) if case.label is not None else case.diagnosis
         items.append({**base, "diagnosis": diagnosis, **about})
     for plane in rule.planes:
-        for index, diagnosis in _plane_slices(plane, case, rule, scan, affine, tumor, head, found):
+        for index, diagnosis in _plane_slices(plane, case, rule, scan, affine, tumor, head, findings):
             item = {**base, "diagnosis": diagnosis, **about, "slice": index}
             items.append(item if plane == "axial" else {**item, "plane": plane})
-    found.contents[content] = images[0]
-    if tumor.any() or unit(dict(about)) not in found.strata:
-        found.strata[unit(dict(about))] = "tumor" if tumor.any() else "healthy"
+    findings.contents[content] = images[0]
+    if tumor.any() or unit(dict(about)) not in findings.strata:
+        findings.strata[unit(dict(about))] = "tumor" if tumor.any() else "healthy"
     return items
 
 
@@ -371,7 +373,7 @@ def _plane_slices(
     affine: NDArray,
     tumor: NDArray,
     head: NDArray,
-    found: Findings,
+    findings: Findings,
 ) -> list[tuple[int, int]]:
     """(slice, diagnosis) of the slices of one plane."""
     turn = view_plane(scan, plane)[1]
@@ -385,10 +387,10 @@ def _plane_slices(
     with_tumor, without = qualifying_slices(area, share, rule.min_tumor_area, rule.min_foreground)
     enough = share >= rule.min_foreground
     faint = enough & (area > 0) & (area < rule.min_tumor_area)
-    found.left_out[f"{plane} slices with less than {rule.min_foreground:g} of head"] += int((~enough).sum())
-    found.left_out[f"{plane} slices with less than {rule.min_tumor_area:g} of tumor"] += int(faint.sum())
+    findings.left_out[f"{plane} slices with less than {rule.min_foreground:g} of head"] += int((~enough).sum())
+    findings.left_out[f"{plane} slices with less than {rule.min_tumor_area:g} of tumor"] += int(faint.sum())
     beside = int((enough & (area == 0)).sum()) - len(without)
-    found.left_out[f"{plane} slices without tumor beside one with"] += beside
+    findings.left_out[f"{plane} slices without tumor beside one with"] += beside
     if not with_tumor and not without:
         raise ValueError(
             f"no {plane} slice has {rule.min_foreground:g} of head with {rule.min_tumor_area:g} of tumor or none "

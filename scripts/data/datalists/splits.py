@@ -42,7 +42,7 @@ def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRA
     chosen: dict[str, str] = {}
     rng = np.random.default_rng(seed)
     for stratum in sorted(set(strata.values())):
-        units = sorted(name for name, own in strata.items() if own == stratum)
+        units = sorted(name for name, of_unit in strata.items() if of_unit == stratum)
         units = [units[k] for k in rng.permutation(len(units))]
         units.sort(key=lambda name: -sizes.get(name, 1))
         filled = np.zeros(len(SPLITS))
@@ -93,10 +93,12 @@ def assemble(
         members.setdefault(owner, []).append(item)
     if strata is None:
         strata = {
-            key: str(min(Counter(item["diagnosis"] for item in own).items(), key=lambda pair: (-pair[1], pair[0]))[0])
-            for key, own in members.items()
+            key: str(
+                min(Counter(item["diagnosis"] for item in items_of).items(), key=lambda pair: (-pair[1], pair[0]))[0]
+            )
+            for key, items_of in members.items()
         }
-    sizes = {key: len(own) for key, own in members.items()}
+    sizes = {key: len(items_of) for key, items_of in members.items()}
     sides = split_units(strata, fractions, sizes=sizes, seed=seed)
     wanted = with_a_share(fractions)
     if len(set(sides.values())) < len(wanted):  # small strata begin with training, each: deal them as one

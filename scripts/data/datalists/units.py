@@ -33,7 +33,7 @@ def shared_numbers(items: Sequence[Item]) -> dict[str, list[str]]:
     for item in items:
         if "patient" in item:
             sources.setdefault(str(item["patient"]), set()).add(str(item.get("source") or "(no source)"))
-    return {number: sorted(own) for number, own in sorted(sources.items()) if len(own) > 1}
+    return {number: sorted(names) for number, names in sorted(sources.items()) if len(names) > 1}
 
 
 def warn_shared(shared: Mapping[str, Sequence[str]], advice: str) -> None:
@@ -53,7 +53,7 @@ def components(keys: Sequence[Sequence[Hashable]]) -> NDArray[np.int64]:
     [0, 1, 0, 2, 0]
     """
     first: dict[Hashable, int] = {}
-    links = [(k, first.setdefault(key, k)) for k, own in enumerate(keys) for key in (("", k), *own)]
+    links = [(k, first.setdefault(key, k)) for k, shared in enumerate(keys) for key in (("", k), *shared)]
     rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(keys), len(keys)))
     labels = connected_components(graph, directed=False)[1]

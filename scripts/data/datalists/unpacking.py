@@ -57,16 +57,16 @@ def unpack_folder(unpack: Path | str | None, root: Path | str | None, folder: Pa
 def unpack_channel(folder: Path, target: Path, channel: int) -> Callable[[PictureFiles], PictureFiles]:
     """A function that writes one color of a picture, and its mask, below `target` and says where."""
 
-    def prepare(found: PictureFiles) -> PictureFiles:
-        pixels = np.asarray(Image.open(found.path))
+    def prepare(picture: PictureFiles) -> PictureFiles:
+        pixels = np.asarray(Image.open(picture.path))
         if pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"has shape {pixels.shape}, expected three colors: before contrast, FLAIR, after contrast")
-        image = _write(pixels[:, :, channel], (target / found.path.relative_to(folder)).with_suffix(".png"))
+        image = _write(pixels[:, :, channel], (target / picture.path.relative_to(folder)).with_suffix(".png"))
         mask = None
-        if found.mask is not None:
-            drawn = np.asarray(Image.open(found.mask))
-            mask = _write(drawn, (target / found.mask.relative_to(folder)).with_suffix(".png"))
-        return replace(found, path=image, mask=mask)
+        if picture.mask is not None:
+            drawn = np.asarray(Image.open(picture.mask))
+            mask = _write(drawn, (target / picture.mask.relative_to(folder)).with_suffix(".png"))
+        return replace(picture, path=image, mask=mask)
 
     return prepare
 
@@ -129,14 +129,16 @@ def _read_about(path: Path) -> _Slice:
 def _unpack_slice(folder: Path, target: Path) -> Callable[[PictureFiles], PictureFiles]:
     """A function that writes image and mask of a slice below `target`; MATLAB counts down columns first."""
 
-    def prepare(found: PictureFiles) -> PictureFiles:
-        with _opened(found.path) as file:
-            image, mask = _content(file, "image", found.path).T, _content(file, "tumorMask", found.path).T
+    def prepare(picture: PictureFiles) -> PictureFiles:
+        with _opened(picture.path) as file:
+            image, mask = _content(file, "image", picture.path).T, _content(file, "tumorMask", picture.path).T
         if image.shape != mask.shape or image.ndim != 2:
             raise ValueError(f"the image has shape {image.shape}, the mask {mask.shape}: expected two equal ones of 2")
-        place = target / str(found.kind) / found.path.relative_to(folder).with_suffix(".png")
+        place = target / str(picture.kind) / picture.path.relative_to(folder).with_suffix(".png")
         drawn = ((mask > 0) * 255).astype(np.uint8)
-        return replace(found, path=_write(image, place), mask=_write(drawn, place.with_name(f"{place.stem}_mask.png")))
+        return replace(
+            picture, path=_write(image, place), mask=_write(drawn, place.with_name(f"{place.stem}_mask.png"))
+        )
 
     return prepare
 
@@ -185,8 +187,8 @@ def cheng(
         first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
         raise ValueError(f"{folder} holds no usable .mat file: {len(report.unusable)} cannot be used{first}")
     files = [
-        PictureFiles(path, CLASSES[own.label], path)
-        for path, own in sorted(known.items(), key=lambda one: one[1].label)
+        PictureFiles(path, CLASSES[record.label], path)
+        for path, record in sorted(known.items(), key=lambda one: one[1].label)
     ]
     settings = Settings(
         folder, target, name or folder.resolve().name, limit, seed, fractions, max_distance, modality, progress
@@ -194,6 +196,6 @@ def cheng(
     counts = Counter(one.kind for one in files)
     taken = [f"class {k} = {kind}: {counts[kind]} images" for k, kind in enumerate(CLASSES)]
     taken.append(f"image, mask and patient = cjdata.image, .tumorMask and .PID, written to {target}")
-    of = {settings.where(path): own.patient for path, own in known.items()}
+    of = {settings.where(path): record.patient for path, record in known.items()}
     people = Patients(of, settings.where(files[0].path), origin="cjdata.PID")
     return plan_pictures(files, CLASSES, people, settings, report, taken, _unpack_slice(folder, target))

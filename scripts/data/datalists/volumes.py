@@ -34,7 +34,7 @@ def name_patients(
     pattern: str | None,
     table: Path | str | None,
     what: str,
-    given: Mapping[str, str] | None = None,
+    stated: Mapping[str, str] | None = None,
     named: Mapping[str, Path] | None = None,
 ) -> tuple[list[tuple[str, Case]], str]:
     """The cases with their patients, told by the names of their first images, and a sentence on what was found.
@@ -44,24 +44,24 @@ def name_patients(
         folder: holds them all.
         pattern, table: overrule the names, see `find_patients`.
         what: the cases are called in the sentence.
-        given: patients that are known otherwise, by the names of the cases.
+        stated: patients that are known otherwise, by the names of the cases.
         named: paths that stand for first images, by the names of the cases.
 
     Raises:
         ValueError: as `find_patients`.
     """
-    given = given or {}
-    firsts = {where: (named or {}).get(where, case.images[0]) for where, case in cases}
-    paths = {where: Path(os.path.relpath(path, folder)).as_posix() for where, path in firsts.items()}
-    told = [path for where, path in paths.items() if where not in given]
+    stated = stated or {}
+    firsts = {key: (named or {}).get(key, case.images[0]) for key, case in cases}
+    paths = {key: Path(os.path.relpath(path, folder)).as_posix() for key, path in firsts.items()}
+    told = [path for key, path in paths.items() if key not in stated]
     lookup = find_patients(told, pattern=pattern, table=table, top=folder.resolve().name)
     text = lookup.sentence(what)
-    if given:
-        people = len(set(given.values()))
-        text = f"{len(given)} {what} of {people} patients, whom header or list names" + (f"; {text}" if told else "")
-        if people == 1 < len(given):
+    if stated:
+        people = len(set(stated.values()))
+        text = f"{len(stated)} {what} of {people} patients, whom header or list names" + (f"; {text}" if told else "")
+        if people == 1 < len(stated):
             text += ". doubtful: all are of one patient; --patient_pattern or --patients says otherwise"
-    return [(where, replace(case, patient=given.get(where) or lookup.of[paths[where]])) for where, case in cases], text
+    return [(key, replace(case, patient=stated.get(key) or lookup.of[paths[key]])) for key, case in cases], text
 
 
 def collect(
@@ -83,12 +83,12 @@ def collect(
             continue
         by_patient.setdefault(case.patient, []).extend(candidates)
         names |= {str(item["image"]): case_name for item in candidates}
-    items = [item for own in by_patient.values() for item in limit_slices(own, rule)]
+    items = [item for of_patient in by_patient.values() for item in limit_slices(of_patient, rule)]
     if not items:
         first = f", first: {': '.join(report.unusable[0])}" if report.unusable else ""
         raise ValueError(f"no usable patient or volume in {name}: {len(report.unusable)} unusable{first}")
     taken = {str(item["image"]) for item in items}
-    patients = {str(item["image"]): patient for patient, own in by_patient.items() for item in own}
+    patients = {str(item["image"]): patient for patient, of_patient in by_patient.items() for item in of_patient}
     for image, case_name in names.items():
         if image not in taken:
             findings.beyond_limit.add(case_name)
@@ -99,8 +99,8 @@ def collect(
             )
     for tumor, text, limit in ((True, "with", rule.tumor_slices), (False, "without", rule.normal_slices)):
         several = [
-            sum("slice" in item and (item["diagnosis"] > 0) == tumor for item in own)
-            for own in (items, *by_patient.values())
+            sum("slice" in item and (item["diagnosis"] > 0) == tumor for item in of_patient)
+            for of_patient in (items, *by_patient.values())
         ]
         report.leave_out(f"slices {text} tumor beyond {limit} of each patient", sum(several[1:]) - several[0])
     for reason, count in findings.left_out.items():
@@ -112,7 +112,7 @@ def collect(
         "refused": len(report.unusable),
         "beyond_limit": len(findings.beyond_limit),
         "patients": len({item["patient"] for item in items}),
-        "slices_that_qualify": sum("slice" in item for own in by_patient.values() for item in own),
+        "slices_that_qualify": sum("slice" in item for of_patient in by_patient.values() for item in of_patient),
         "healthy_patients": sum(stratum == "healthy" for stratum in findings.strata.values()),
         "tumor_slices": sum(item["diagnosis"] == 1 for item in items),
         "normal_slices": sum(item["diagnosis"] == 0 for item in items),
@@ -189,7 +189,7 @@ def nifti_cases(
         gone = path.is_symlink() and not path.exists()
         text = "a symbolic link that leads nowhere" if gone else "no volume, and not in a patient's folder"
         report.reject(path.relative_to(folder).as_posix(), text)
-    roles = {where: sort_roles(folder, own, BY_NAME[layout], label_pattern) for where, own in members.items()}
+    roles = {key: sort_roles(folder, paths, BY_NAME[layout], label_pattern) for key, paths in members.items()}
     channels = choose_channels(list(roles.values())) if channels is None else channels
     unknown = [channel for channel in channels if channel not in CHANNELS]
     if unknown or not channels or len(set(channels)) < len(channels):
@@ -209,19 +209,19 @@ def nifti_cases(
         for what, file in files_of:
             if file is not None:
                 chosen.setdefault(what, []).append((file, case_name))
-    taken += [took(what, own, len(members)) for what, own in chosen.items()]
+    taken += [took(what, paths, len(members)) for what, paths in chosen.items()]
 
     def finish() -> Datalist:
         items, summary = collect(cases, rule, root, name, report, progress)
-        refused = {where for where, _ in report.unusable}
+        refused = {key for key, _ in report.unusable}
         idle = refused | summary.beyond_limit
-        named = sum(len(case.images) + 1 + (case.foreground is not None) for where, case in cases if where not in idle)
+        named = sum(len(case.images) + 1 + (case.foreground is not None) for key, case in cases if key not in idle)
         report.figures["files"] = {
             "found": len(files),
             "used": named,
-            "beside_used_ones": sum(len(own) for where, own in members.items() if where not in idle) - named,
-            "in_cases_beyond_limit": sum(len(members[where]) for where in summary.beyond_limit),
-            "in_refused_cases": sum(len(own) for where, own in members.items() if where in refused) + len(rest),
+            "beside_used_ones": sum(len(paths) for key, paths in members.items() if key not in idle) - named,
+            "in_cases_beyond_limit": sum(len(members[key]) for key in summary.beyond_limit),
+            "in_refused_cases": sum(len(paths) for key, paths in members.items() if key in refused) + len(rest),
         }
         report.leave_out("files of other channels or kinds in used cases", report.figures["files"]["beside_used_ones"])
         return assemble(

@@ -52,21 +52,21 @@ def walk(folder: Path, report: Report) -> list[Path]:
     return sorted(files)
 
 
-def visible(where: Path, folder: Path, report: Report) -> list[Path]:
+def visible(start: Path, folder: Path, report: Report) -> list[Path]:
     """What lies in a folder, sorted; names with a dot in front are skipped, those of `name_reason` refused."""
     try:
-        names = sorted(os.listdir(where))
+        names = sorted(os.listdir(start))
     except OSError as error:
-        report.reject(_shown(where, folder), f"cannot be opened: {error.strerror}")
+        report.reject(_shown(start, folder), f"cannot be opened: {error.strerror}")
         return []
     paths = []
     for name in names:
         if name.startswith("."):
             continue
         if reason := name_reason(name):
-            report.reject(_shown(where / name, folder), reason)
+            report.reject(_shown(start / name, folder), reason)
         else:
-            paths.append(where / name)
+            paths.append(start / name)
     return paths
 
 

@@ -105,8 +105,8 @@ class ValidationMetrics:
     def mask_thresholds(self) -> list[tuple[float, str]] | None:
         """Threshold of each region's mask with the best Dice, and why; None where no mask was predicted."""
         chosen = []
-        for own in self._curves:
-            curves = parallel.gathered(own)
+        for by_region in self._curves:
+            curves = parallel.gathered(by_region)
             there = [(unit, curve) for unit, has, curve in curves if has]
             free = [curve for _, has, curve in curves if not has]
             if not curves:
