@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import resource
 import sys
 import time
@@ -12,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
+from scripts.runs import provenance
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -32,9 +32,8 @@ def timed(jobs: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[]
 
 
 def machine() -> str:
-    """System, cores, release and threads of torch."""
-    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    return f"{system}, {torch.get_num_threads()} thread(s)"
+    """The machine of a manifest, with the release and the threads of torch."""
+    return f"{provenance.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
 
 
 def add_options(parser: argparse.ArgumentParser, threads: int, clock: str) -> None:

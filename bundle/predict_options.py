@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from scripts.command.files import file_sha256
 from scripts.dicom.web import is_address
 from scripts.inference.dicom_inputs import object_writer, one_series
 from scripts.inference.pipeline import Inference
-from scripts.runs.checkpoint_files import file_sha256
 from transforms.reading import file_kind
 
 __all__ = ["PredictOptions", "named", "opened"]

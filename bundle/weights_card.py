@@ -30,6 +30,7 @@ from bundle.predictor import Predictor
 from bundle.shipping import DATALIST
 from scripts.certificate.certify import certify_run
 from scripts.checks.audit import audit
+from scripts.command.files import file_sha256
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data.datalists import schema as datalists
@@ -39,7 +40,6 @@ from scripts.evaluation.answers import answer_lines
 from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs import provenance
-from scripts.runs.checkpoint_files import file_sha256
 from scripts.runs.network_overlay import write_network_overlay
 from scripts.runs.run_files import read_scalars
 

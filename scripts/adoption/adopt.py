@@ -29,7 +29,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from scripts.command.files import write_text
+from scripts.command.files import file_sha256, write_text
 from scripts.command.verbs import Outcome
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.methods import explain
@@ -41,7 +41,6 @@ from scripts.inference.studies import PrepareStudyd, Study, to_unit
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.runs import folder as runs
-from scripts.runs.checkpoint_files import file_sha256
 from scripts.runs.provenance import circumstances
 from scripts.training.checkpoints import WEIGHTS, save_atomic
 from scripts.training.train import train

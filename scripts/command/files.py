@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["remove_partial", "whole", "whole_folder", "write_bytes", "write_text"]
+__all__ = ["file_sha256", "remove_partial", "whole", "whole_folder", "write_bytes", "write_text"]
 
 PARTIAL = ".partial"
 
@@ -19,6 +20,12 @@ def _place(path: Path) -> Path:
     """A name in the same folder that no other process takes, and short however long the file's own is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{os.getpid()}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from scripts.command.files import write_bytes, write_text
 from scripts.measures.claims import words
 from scripts.pictures.figures import STYLE, png
+from scripts.pictures.overlays import png_uri
 from scripts.runs.documents import Document, format_number
 from scripts.runs.folder import write_csv, write_json
 
@@ -264,7 +264,7 @@ def section(document: Document) -> str:
     )
     result, out = document.content, document.path.parent
     names = [p for p in ("model_comparison.png", "paired_differences.png") if (out / p).is_file()]
-    pictures = {p: "data:image/png;base64," + base64.b64encode((out / p).read_bytes()).decode() for p in names}
+    pictures = {p: png_uri((out / p).read_bytes()) for p in names}
     return environment.get_template("comparison_section.html.j2").render(
         document=document,
         result=result,

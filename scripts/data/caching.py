@@ -21,7 +21,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 
 import transforms
-from scripts.command.files import remove_partial, write_bytes
+from scripts.command.files import file_sha256, remove_partial, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ def fingerprint(steps: Sequence[Any]) -> str:
 
 @lru_cache(maxsize=256)
 def _file_hash(path: str, _modified_ns: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def describe_setting(value: Any) -> Any:

@@ -15,7 +15,6 @@ from scripts.diagnosis.panels import (
     new_figure,
     overlay_of,
     plane_of,
-    png,
     share_in_air,
     short,
     show,
@@ -31,7 +30,7 @@ from scripts.explain.measures import oracle_map
 from scripts.explain.network_findings import first_normalization, with_more_air
 from scripts.explain.recording import default_layer, record
 from scripts.pictures import overlays
-from scripts.pictures.figures import COLORS
+from scripts.pictures.figures import COLORS, png
 
 __all__ = [
     "averaging_picture",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
 import jinja2
@@ -14,6 +13,7 @@ from scripts.diagnosis.study import Study
 from scripts.explain.diagnosis import CAUSES
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS
 from scripts.pictures.figures import STYLE
+from scripts.pictures.overlays import png_uri
 
 __all__ = ["write_page"]
 
@@ -21,8 +21,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 ALTERNATIVES = {HOLDS: "bad", FOLLOWS: "after", DOES_NOT_HOLD: "good", CANNOT_TELL: "open"}
 
 
-def _uri(png: bytes | None) -> str | None:
-    return None if png is None else "data:image/png;base64," + base64.b64encode(png).decode()
+def _shown(png: bytes | None) -> str | None:
+    return None if png is None else png_uri(png)
 
 
 def write_page(study: Study, path: str | Path) -> Path:
@@ -36,7 +36,7 @@ def write_page(study: Study, path: str | Path) -> Path:
             "kind": ALTERNATIVES[finding.verdict],
             "question": CAUSES[finding.cause][0],
             "limit": CAUSES[finding.cause][1],
-            "picture": _uri(picture_of(study, finding.cause)),
+            "picture": _shown(picture_of(study, finding.cause)),
         }
         for finding in study.findings
     ]
@@ -54,7 +54,7 @@ def write_page(study: Study, path: str | Path) -> Path:
         samples=study.subject.samples,
         causes=causes,
         counts=counts,
-        overview=_uri(overview),
+        overview=_shown(overview),
         measures=study.measures,
     )
     return write_text(html, path)

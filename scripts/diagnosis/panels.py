@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ __all__ = [
     "new_figure",
     "overlay_of",
     "plane_of",
-    "png",
     "share_in_air",
     "short",
     "show",
@@ -42,13 +40,6 @@ def new_figure(height: float, columns: int, rows: int = 1, **options: Any) -> tu
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
 
 
 def shown_cases(study: Study, count: int = 4) -> list[int]:

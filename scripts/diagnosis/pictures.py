@@ -24,7 +24,6 @@ from scripts.diagnosis.panels import (
     new_figure,
     overlay_of,
     plane_of,
-    png,
     share_in_air,
     short,
     show,
@@ -35,7 +34,7 @@ from scripts.explain.effect_findings import WITHOUT_TUMOR
 from scripts.explain.findings import CANNOT_TELL, SHORTCUT
 from scripts.explain.maps import max_scaling, upsample
 from scripts.pictures import overlays
-from scripts.pictures.figures import COLORS, STYLE
+from scripts.pictures.figures import COLORS, STYLE, png
 
 __all__ = ["PICTURES", "map_picture", "picture_of"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import warnings
@@ -15,6 +14,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from scripts.command.files import write_bytes
+from scripts.command.optional import needed
 from scripts.dicom.images import evidence_segments, mask_segments, parametric_map, segmentation
 from scripts.dicom.report import report
 from scripts.dicom.sources import Source
@@ -40,10 +40,7 @@ def check_available() -> None:
     Raises:
         ValueError: when it is not.
     """
-    if importlib.util.find_spec("highdicom") is None:
-        raise ValueError(
-            "DICOM objects are written by highdicom, which is not installed; install it with pip install highdicom"
-        )
+    needed("highdicom", "DICOM objects are written by highdicom, which is not installed; pip install highdicom")
 
 
 def only_series(images: Iterable[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -11,12 +11,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.command.config_files import read_config
+from scripts.command.files import file_sha256
 from scripts.command.locations import CONFIGS
 from scripts.command.overrides import check_overrides
 from scripts.command.workflows import make_workflow
 from scripts.evaluation.evaluation import CaseResults
 from scripts.inference.item_shards import gathered
-from scripts.runs.checkpoint_files import file_sha256
 from scripts.runs.result_files import weights_sha256
 
 __all__ = ["EvaluationJob", "take"]

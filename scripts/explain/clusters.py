@@ -12,7 +12,8 @@ def clusters(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(kind, name) of the cluster of each case; kind is "patient", "group" or "case", of the cluster's first case.
 
     Patients are told by source and number. A group may span sources, and join patients of several numbers: the same
-    person may stand in two collections.
+    person may stand in two collections. `scripts.data.datalists.units` joins the items of a datalist in the same way; a
+    test holds them to each other, as neither package may import the other.
 
     >>> clusters([{"source": "a", "patient": "p1"}, {"source": "b", "patient": "p1", "group": "g"}, {"group": "g"}])
     [('patient', 'a: p1'), ('patient', 'b: p1'), ('patient', 'b: p1')]
@@ -28,7 +29,7 @@ def clusters(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     for row in rows:
         keys = _keys(row)
         known = list(dict.fromkeys(called[key] for key in keys if key in called))
-        name = known[0] if known else keys[0]
+        name = min(known, key=names.index) if len(known) > 1 else (known or keys)[0]
         if len(known) > 1:  # this case joins what was apart
             names = [name if one in known else one for one in names]
             called = {key: name if one in known else one for key, one in called.items()}

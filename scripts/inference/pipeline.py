@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scripts.command.config_files import read_config, read_mapping
 from scripts.command.devices import check_device
+from scripts.command.files import file_sha256
 from scripts.command.locations import ROOT
 from scripts.data.preprocessing import check_network_input
 from scripts.inference.backends import backend_of
@@ -23,7 +24,7 @@ from scripts.inference.studies import Study
 from scripts.measures.prevalence import applied, prevalence_in_use
 from scripts.networks import mirroring
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.runs.checkpoint_files import file_sha256, load_weights
+from scripts.runs.checkpoint_files import load_weights
 from scripts.runs.network_overlay import located
 
 # Of a config: where things lie and on what they run, which the result does not depend on.

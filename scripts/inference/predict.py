@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts.command.files import file_sha256
 from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.dicom.web import is_address
@@ -42,7 +43,6 @@ from scripts.inference.manifest import LEDGER, is_manifest, opened, prepare
 from scripts.inference.merging import merge
 from scripts.inference.pipeline import Inference
 from scripts.inference.stores import ResultStore
-from scripts.runs.checkpoint_files import file_sha256
 
 logger = logging.getLogger(__name__)
 

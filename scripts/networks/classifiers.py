@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN
 from torch import nn
 
+from scripts.networks.parts import PARTS, InParts
+
 ARCHITECTURES = ("densenet121", "efficientnet-b0")
-PARTS = ("encoder", "decoder", "head")
 # The last features, right in front of the average pooling: there Grad-CAM is the closed-form class activation map.
 CAM_LAYERS = {"densenet121": "net.class_layers.relu", "efficientnet-b0": "net._avg_pooling.features"}
 
 
-class SegmentsNothing(nn.Module):
+class SegmentsNothing(InParts, nn.Module):
     """What `ImageClassifier` and `ClassifierEnsemble` share: one output, and the calls that the bundle makes.
 
     Args:
@@ -89,25 +90,6 @@ class SegmentsNothing(nn.Module):
         if output != "cls":
             raise ValueError(f"{type(self).__name__} has the output 'cls' alone, got {output!r}")
         return self.multitask(x)["cls"]
-
-    def modules_of(self, part: str) -> list[nn.Module]:
-        """Top-level modules of "encoder", "decoder" (none) or "head".
-
-        Raises:
-            ValueError: when ``part`` is another word.
-        """
-        if part not in PARTS:
-            raise ValueError(f"part is one of {', '.join(PARTS)}, got {part!r}")
-        return self.parts()[part]
-
-    def parts(self) -> dict[str, list[nn.Module]]:
-        """Modules by part."""
-        raise NotImplementedError
-
-    def parameters_of(self, part: str) -> Iterator[nn.Parameter]:
-        """Parameters of "encoder", "decoder" (none) or "head"."""
-        for module in self.modules_of(part):
-            yield from module.parameters()
 
 
 class ImageClassifier(SegmentsNothing):

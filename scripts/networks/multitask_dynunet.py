@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -13,18 +13,19 @@ from scripts.networks import deep_supervision as deep
 from scripts.networks.blocks import NORMALIZATIONS, MaskedBlock, MaskedUpBlock
 from scripts.networks.heads import AveragePoolHead, EvidenceHead
 from scripts.networks.mirroring import in_one_piece
+from scripts.networks.parts import InParts
 from scripts.networks.windows import WindowOutputs, check_size, larger, stitched
 
 HEADS = ("evidence", "average_pool")
 RARE_LOGIT = -4.0  # of a region, before anything is learned: probability 0.02
-PARTS = {
+MODULES = {  # by part
     "encoder": ("input_block", "downsamples", "bottleneck"),
     "decoder": ("upsamples", "output_block", "deep_heads"),
     "head": ("head",),
 }
 
 
-class MultiTaskDynUNet(DynUNet):
+class MultiTaskDynUNet(InParts, DynUNet):
     """MONAI's DynUNet, 2D or 3D, with a classification head on the encoder and normalization that ignores air.
 
     With ``normalization="foreground"`` nothing about the air reaches any output: padding the image with air by
@@ -379,18 +380,6 @@ class MultiTaskDynUNet(DynUNet):
         self.shifted = True
 
     @torch.jit.unused
-    def modules_of(self, part: str) -> list[nn.Module]:
-        """Top-level modules of "encoder", "decoder" or "head".
-
-        Raises:
-            ValueError: when ``part`` is another word.
-        """
-        if part not in PARTS:
-            raise ValueError(f"part is one of {', '.join(PARTS)}, got {part!r}")
-        return [getattr(self, name) for name in PARTS[part]]
-
-    @torch.jit.unused
-    def parameters_of(self, part: str) -> Iterator[nn.Parameter]:
-        """Parameters of "encoder", "decoder" or "head"."""
-        for module in self.modules_of(part):
-            yield from module.parameters()
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Top-level modules by part."""
+        return {part: [getattr(self, name) for name in names] for part, names in MODULES.items()}

@@ -13,6 +13,11 @@ from torch.autograd.function import once_differentiable
 BLOCK = 262144
 
 
+def _arguments(norm: Any) -> str:
+    """What ``print(network)`` shows of a layer."""
+    return f"{norm.num_features}, eps={norm.eps}, affine={norm.weight is not None}"
+
+
 class ForegroundInstanceNorm(nn.Module):
     """Instance normalization whose statistics come from the foreground and whose output is exactly 0 in air.
 
@@ -87,9 +92,7 @@ class ForegroundInstanceNorm(nn.Module):
             scale = scale * self.weight.view(1, -1, 1)
         return (scale * inside).reshape(x.shape)
 
-    def extra_repr(self) -> str:
-        """Show the arguments in ``print(network)``."""
-        return f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"
+    extra_repr = _arguments
 
 
 def in_blocks(x: torch.Tensor) -> bool:
@@ -185,6 +188,4 @@ class PlainNorm(nn.Module):
         """Normalize ``x`` (B, C, H, W[, D]) over all its pixels, air included."""
         return nn.functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
-    def extra_repr(self) -> str:
-        """Show the arguments in ``print(network)``."""
-        return f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"
+    extra_repr = _arguments

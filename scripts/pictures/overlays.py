@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,8 @@ __all__ = [
     "marked",
     "overlay",
     "panel",
+    "png_bytes",
+    "png_uri",
     "save",
     "say_empty",
     "write_line",
@@ -307,6 +311,18 @@ def marked() -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_text("Software", MARK)
     return info
+
+
+def png_bytes(picture: RGB) -> bytes:
+    """An RGB picture (H, W, 3) uint8 as PNG, as small as it gets."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def png_uri(png: bytes) -> str:
+    """A PNG as an address that needs no file, for a page."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def save(picture: RGB, path: str | Path) -> Path:

@@ -25,7 +25,7 @@ from scripts.comparison import report_studies
 from scripts.evaluation.answers import FIGURES
 from scripts.measures.claims import METHOD, words
 from scripts.pictures import evaluation_figures, figures
-from scripts.pictures.overlays import colorize
+from scripts.pictures.overlays import colorize, png_bytes
 from scripts.report import claim2024, sections
 from scripts.report import comparison as report_comparison
 from scripts.report import findings as report_findings
@@ -228,7 +228,7 @@ def write_report(
         area=evaluation_figures.share,
         audited=sections.audited(loaded[0]),
         class_name=lambda k: sections.class_name(loaded[0], k),
-        bar=sections.uri(_png(colorize(np.broadcast_to(np.linspace(0, 1, 256), (12, 256))))),
+        bar=sections.uri(png_bytes(colorize(np.broadcast_to(np.linspace(0, 1, 256), (12, 256))))),
         image=lambda run, entry, what, folder="explanations": sections.photograph(run.picture(entry, what, folder)),
         escaped=lambda name: str(name).replace("~", "~0").replace("/", "~1"),
     )
@@ -238,12 +238,6 @@ def write_report(
     )
     write_json(twin, path.with_suffix(".json"))
     return write_bytes(page.encode(), path)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def write_checklist(root: Path, runs: Mapping[str, str], path: Path, part: str = "test") -> Path:

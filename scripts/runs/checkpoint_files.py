@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import zipfile
@@ -20,11 +19,6 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previous.pt"
 LATER = {"fixed_part", "mask_threshold"}  # keys that earlier versions did not write, and that the network fills in
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def written_state(network: nn.Module) -> list[tuple[int, int]]:

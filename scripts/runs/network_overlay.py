@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from scripts.command.config_files import read_mapping
-from scripts.command.files import write_text
+from scripts.command.files import file_sha256, write_text
 from scripts.command.overrides import bundle_command
 from scripts.runs import parallel
-from scripts.runs.checkpoint_files import WEIGHTS, file_sha256
+from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.folder import CONFIG, last_stage, read_datalist, trained_tasks
 from scripts.runs.prevalence import training_prevalence
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.runs.checkpoint_files import WEIGHTS, file_sha256
+from scripts.command.files import file_sha256
+from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.folder import last_stage, write_json
 
 __all__ = ["EVALUATION", "EXPLANATION", "EXTRAS", "KEY", "Results", "check_extras", "clear", "mark", "weights_sha256"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from scripts.data.datalists.units import units
 from scripts.explain.clusters import clusters
 
 
@@ -15,6 +17,30 @@ def test_a_group_that_shows_up_late_joins_patients_that_were_apart():
         {"source": "c", "patient": "", "group": "g", "name": "w"},
     ]
     assert clusters(rows) == [("patient", "a: p1")] * 4
+
+
+def test_a_cluster_is_called_after_its_first_case():
+    rows = [{"group": "g"}, {"patient": "p"}, {"patient": "p", "group": "g"}, {"patient": "q"}]
+    assert clusters(rows) == [("group", "g")] * 3 + [("patient", "q")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_clusters_are_the_units_of_a_datalist(seed):
+    """Results and datalists join patients and groups by code of their own: no case may move between them."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for k in range(40):
+        row = {"name": f"i{k}", "image": f"i{k}", "source": rng.choice(["a", "b", ""])}
+        if rng.random() < 0.6:
+            row["patient"] = f"p{rng.integers(12)}"
+        if rng.random() < 0.5:
+            row["group"] = f"g{rng.integers(12)}"
+        rows.append(row)
+    names = [" ".join(cluster) for cluster in clusters(rows) if cluster[0] != "case"]
+    owners = [owner for owner in units(rows) if not owner.startswith("image ")]
+    assert names == owners
+    assert len(set(clusters(rows))) == len(set(units(rows)))
+    assert 5 < len(set(owners)) < len(owners), "some must be joined, and not all"
 
 
 def test_patients_of_one_number_and_files_of_one_name_in_two_sources_are_two():

@@ -15,10 +15,10 @@ from monai.bundle import ConfigWorkflow
 from scripts.command.cli import start
 from scripts.command.config_files import note_outside, read_config
 from scripts.command.errors import sentence
+from scripts.command.files import file_sha256
 from scripts.command.locations import CONFIGS
 from scripts.inference.pipeline import Inference
 from scripts.runs import folder as runs
-from scripts.runs.checkpoint_files import file_sha256
 from scripts.runs.network_overlay import located, write_network_overlay
 from tests.made_runs import made_stage
 

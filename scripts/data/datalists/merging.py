@@ -18,7 +18,7 @@ from scripts.data.datalists.linking import file_order, linked, picture_of
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, NO_LESION, SPLITS, Datalist, Report, validate
 from scripts.data.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
 from scripts.data.datalists.splits import split_units
-from scripts.data.datalists.units import Item, paths, shared_numbers, warn_shared
+from scripts.data.datalists.units import Item, contradictions, paths, shared_numbers, warn_shared
 
 logger = logging.getLogger(__name__)
 
@@ -254,16 +254,13 @@ def merge_sources(
 
 
 def _without_contradictions(read: Sequence[tuple[Item, str]], contents: Sequence[str], report: Report) -> list[int]:
-    """Numbers of the items that are kept: the same pixels in two classes go, whichever is right."""
-    kinds: dict[str, dict[int, str]] = {}
-    for (item, _), content in zip(read, contents, strict=True):
-        kinds.setdefault(content, {}).setdefault(item.get("diagnosis", -1), f"{item['source']}: {paths(item)[0]}")
+    """Numbers of the items that are kept, those of `contradictions` left out."""
+    refused = contradictions(contents, [item.get("diagnosis") for item, _ in read])
     kept = []
     for k, ((item, _), content) in enumerate(zip(read, contents, strict=True)):
-        if len(set(kinds[content]) - {-1}) > 1:
-            report.reject(
-                paths(item)[0], f"the same pixels stand in two classes: {' and '.join(kinds[content].values())}"
-            )
+        if content in refused:
+            others = " and ".join(f"{read[i][0]['source']}: {paths(read[i][0])[0]}" for i in refused[content])
+            report.reject(paths(item)[0], f"the same pixels stand in two classes: {others}")
         else:
             kept.append(k)
     return kept

@@ -19,7 +19,7 @@ from scripts.data.datalists.plans import Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report
 from scripts.data.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training, places
 from scripts.data.datalists.splits import assemble, with_a_share
-from scripts.data.datalists.units import units
+from scripts.data.datalists.units import contradictions, units
 from transforms.masks import binary_mask, check_tumor, read_mask_picture
 from transforms.pictures import PICTURE_SUFFIXES, read_picture
 from transforms.reading import file_kind
@@ -246,11 +246,10 @@ def _check_classes(
 
 
 def _without_contradictions(pictures: list[Picture], report: Report) -> list[Picture]:
-    """Drop, with a report, pictures whose very pixels also stand in another class."""
-    kinds: dict[str, set[str]] = {}
+    """Drop, with a report, the pictures of `contradictions`."""
+    refused = contradictions([picture.content for picture in pictures], [picture.kind for picture in pictures])
     for picture in pictures:
-        kinds.setdefault(picture.content, set()).add(picture.kind)
-    for picture in pictures:
-        if len(kinds[picture.content]) > 1:
-            report.reject(picture.name, f"the same pixels stand in classes {', '.join(sorted(kinds[picture.content]))}")
-    return [picture for picture in pictures if len(kinds[picture.content]) == 1]
+        if picture.content in refused:
+            kinds = sorted(pictures[k].kind for k in refused[picture.content])
+            report.reject(picture.name, f"the same pixels stand in classes {', '.join(kinds)}")
+    return [picture for picture in pictures if picture.content not in refused]

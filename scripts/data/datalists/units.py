@@ -82,6 +82,22 @@ def unit(item: Item) -> str:
     return _names(item)[0]
 
 
+def contradictions(contents: Sequence[str], classes: Sequence[Hashable]) -> dict[str, list[int]]:
+    """Pixels that stand in two classes, whichever is right: their content and the first item of each class.
+
+    Args:
+        contents: of each item, a hash of its pixels.
+        classes: of each item; None where unknown, which contradicts none.
+
+    >>> contradictions(["x", "y", "x", "x"], [0, 1, 1, None])
+    {'x': [0, 2, 3]}
+    """
+    first: dict[str, dict[Hashable, int]] = {}
+    for k, (content, own) in enumerate(zip(contents, classes, strict=True)):
+        first.setdefault(content, {}).setdefault(own, k)
+    return {content: list(of.values()) for content, of in first.items() if len(of.keys() - {None}) > 1}
+
+
 def _names(item: Item) -> list[str]:
     named = [f"patient {patient_key(item)}"] if "patient" in item else []
     named += [f"group {item['group']}"] if "group" in item else []

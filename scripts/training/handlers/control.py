@@ -139,7 +139,15 @@ def _rates(optimizer: torch.optim.Optimizer) -> str:
     return ", ".join(f"{rate:.3g} ({name})" for name, rate in rates.items())
 
 
-class GradientClip:
+class AfterBackward:
+    """A handler that looks at the gradients of each step."""
+
+    def attach(self, engine: Engine) -> None:
+        """Run between the backward pass and the optimizer's step."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+
+class GradientClip(AfterBackward):
     """Clips the total norm of the gradients after each backward pass and keeps the norm in ``engine.state``.
 
     With scaled gradients (float16) they are brought back to scale first; a step whose norm is not finite is left out by
@@ -153,10 +161,6 @@ class GradientClip:
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], max_norm: float):
         self.parameters, self.max_norm, self.skipped = list(parameters), max_norm, 0
-
-    def attach(self, engine: Engine) -> None:
-        """Run between the backward pass and the optimizer's step."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
         """Clip.
@@ -179,7 +183,7 @@ class GradientClip:
             )
 
 
-class SameGradients:
+class SameGradients(AfterBackward):
     """Compares the gradients of the processes in the first step of every epoch.
 
     Calling a method of the module under DistributedDataParallel, in place of the wrapper, trains each process on its
@@ -191,10 +195,6 @@ class SameGradients:
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]):
         self.parameters = list(parameters)
-
-    def attach(self, engine: Engine) -> None:
-        """Run after the backward pass."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
         """Compare.
