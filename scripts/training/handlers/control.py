@@ -146,6 +146,10 @@ class AfterBackward:
         """Run between the backward pass and the optimizer's step."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
+    def __call__(self, engine: Any) -> None:
+        """Look."""
+        raise NotImplementedError
+
 
 class GradientClip(AfterBackward):
     """Clips the total norm of the gradients after each backward pass and keeps the norm in ``engine.state``.
