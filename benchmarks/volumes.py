@@ -115,7 +115,7 @@ def bare_passes(
 ) -> tuple[float, int]:
     """Seconds of the forward passes of all windows with a head, and their number; they can be counted alone."""
     inference = Inference(overlay=overlay, device="cpu")
-    network = inference.network
+    network: Any = inference.network
     x = slices_first(inference.prepare({"image": list(files)})["image"]).contiguous()
     seconds: list[float] = []
 

@@ -351,10 +351,12 @@ def _check_item(item: torch.Tensor, inside: torch.Tensor | None, origin: str) ->
             )
         zeros = int((item[:, inside[0]] == 0).sum())
         raise ValueError(f"{origin}: {zeros} foreground voxels are exactly 0 and would count as air")
-    # Air is 0 and adds nothing to the sums.
-    values = item.double()
-    mean = float(values.sum()) / count
-    std = math.sqrt(max(float((values * values).sum()) / count - mean * mean, 0.0))
+    # Air is 0 and adds nothing to the sums. One channel at a time: of a volume each is large in double precision.
+    mean, square = 0.0, 0.0
+    for channel in item:
+        values = channel.double().flatten()
+        mean, square = mean + float(values.sum()) / count, square + float(torch.dot(values, values)) / count
+    std = math.sqrt(max(square - mean * mean, 0.0))
     if abs(mean) > 2 or not 0.1 < std < 5:
         raise ValueError(
             f"{origin}: foreground mean {mean:.3g}, deviation {std:.3g}; expected about 0 and 1: normalize first"

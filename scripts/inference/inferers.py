@@ -103,7 +103,7 @@ class MultiTaskInferer(Inferer):
             once = can_encode and not larger(part.shape[2:], network.window)
             encoded = network.encode(part) if once else None  # for both
             parts.append({**self.infer(part, network, encoded), **self.judge(part, network, encoded)})
-        result = {name: torch.cat([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
+        result = {name: _joined([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
         result["threshold"] = network.threshold.float().expand(batch, 1)
         result["temperature"] = network.temperature.float().expand(batch, 1)
         if (shift := getattr(network, "class_shift", None)) is not None:
@@ -116,8 +116,10 @@ class MultiTaskInferer(Inferer):
         """One pass over (N, C, *size): "seg" (N, 2, *size), "probability" (N, K), "evidence" (N, 1, *grid), and of
         several regions "regions" (N, R, *size).
         """
-        alone = encoded is None or getattr(network, "mirror_axes", ())
-        output = network.multitask(units) if alone else network.outputs(*encoded)
+        if encoded is None or bool(getattr(network, "mirror_axes", None)):
+            output = network.multitask(units)
+        else:
+            output = network.outputs(*encoded)
         logits = output["cls"].float()
         nested = is_nested(network)
         regions = region_probability(output["seg"], nested) if nested else None
@@ -156,6 +158,11 @@ class MultiTaskInferer(Inferer):
             "probability": torch.cat(probabilities).unflatten(0, shape),
             "seg_std": torch.cat(deviations).unflatten(0, shape),
         }
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts as one batch; of a single one, which may be a large volume, no copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _units(inputs: Tensor, network: Any) -> tuple[Tensor, tuple[int, int]]:

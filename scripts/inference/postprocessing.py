@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def labels_of(tumor: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def paint(
-    probability: Tensor, regions: Mapping[str, Sequence[int]], thresholds: Sequence[float] | None = None
+    probability: Iterable[Tensor], regions: Mapping[str, Sequence[int]], thresholds: Sequence[float] | None = None
 ) -> Tensor:
     """Label values of the regions whose probability is above their threshold, uint8 (*shape); the last of them counts.
 
@@ -73,7 +73,7 @@ def paint(
     tumor of BraTS 2012, cannot be separated again.
 
     Args:
-        probability: (R, *shape) of each region, in their order.
+        probability: (*shape) of each region, in their order; taken one after the other.
         regions: label values by name.
         thresholds: of each region; None: one half.
 
@@ -81,9 +81,10 @@ def paint(
     ...       {"whole_tumor": [1, 2, 4], "tumor_core": [1, 4], "enhancing_tumor": [4]}).tolist()
     [2, 1, 4, 0]
     """
-    label = torch.zeros(probability.shape[1:], dtype=torch.uint8)
-    for number, value in enumerate(own_values(regions)):
-        label[probability[number] > (0.5 if thresholds is None else thresholds[number])] = value
+    label = torch.zeros(0, dtype=torch.uint8)
+    for number, (value, of_region) in enumerate(zip(own_values(regions), probability, strict=True)):
+        label = label if number else label.new_zeros(of_region.shape)
+        label[of_region > (0.5 if thresholds is None else thresholds[number])] = value
     return label
 
 
@@ -153,7 +154,8 @@ class RestoreStudyd(Transform):
         least = [float(t) for t in output["mask_threshold"]] if "mask_threshold" in output else None
         for i, placement in enumerate(study.placements):
             if "regions" in output:
-                regions = to_unit(output["regions"][i], placement, study.unit_shape)
+                # One at a time: on the file's grid each may be large.
+                regions = (to_unit(one[None], placement, study.unit_shape)[0] for one in output["regions"][i])
                 masks.append(paint(regions, self._named(output), least))
             else:
                 tumor = to_unit(output["seg"][i, 1:], placement, study.unit_shape)

@@ -231,7 +231,7 @@ class PrepareStudyd(MapTransform):
         for index in indices:
             foreground = None if masks is None else masks[index]
             try:
-                image, mask, placement, doubt = self._prepare(study, units[index], foreground, index)
+                image, mask, placement, doubt = self._prepare(study, units, foreground, index)
             except ValueError as error:
                 if not study.plane or len(indices) == 1:
                     raise
@@ -266,23 +266,26 @@ class PrepareStudyd(MapTransform):
         return item
 
     def _prepare(
-        self, study: Study, unit: np.ndarray, foreground: np.ndarray | None, index: int
+        self, study: Study, units: list[np.ndarray], foreground: np.ndarray | None, index: int
     ) -> tuple[Tensor, Tensor, Placement, list[str]]:
-        """One slice through the pipeline, and where it lies on the network's grid."""
-        item: dict[str, Any] = {"image": self._located(unit, study), "name": study.source}
+        """One slice through the pipeline, and where it lies on the network's grid; a volume is taken out of units."""
+        item: dict[str, Any] = {"name": study.source}
+        item["image"] = self._located(units[index] if study.plane else units.pop(), study)
         if study.plane:
             item["slice"] = index
         if foreground is not None:
             if not foreground.any():
                 raise ValueError(f"{study.source}: the given foreground is empty in slice {index}")
             item["foreground"] = self._located(foreground, study)
-        item = self.pipeline(item, end=self.crop_step)
+        for step in range(self.crop_step):  # one by one: nothing holds a volume when the next step is done
+            item = self.pipeline(item, start=step, end=step + 1)
         mask = item["foreground"][0].numpy() != 0
         box = foreground_box(mask, self.margin)
         assert box is not None  # the foreground step refuses an empty mask
         offset = item[OFFSET_KEY]
         shown = on_image(mask, offset, study.unit_shape)
-        item = self.pipeline(item, start=self.crop_step, end=self.pad_step)
+        for step in range(self.crop_step, self.pad_step):
+            item = self.pipeline(item, start=step, end=step + 1)
         fitted = list(item["image"].shape[1:])
         before = [(size - n) // 2 for size, n in zip(room_for(self.size, fitted), fitted, strict=True)]
         item = self.pipeline(item, start=self.pad_step)
@@ -299,11 +302,10 @@ class PrepareStudyd(MapTransform):
         affine = np.diag([*(_LPS * nib.affines.voxel_sizes(turned)), 1.0])
         return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
 
-    def _units(self, item: Mapping[Hashable, Any]) -> tuple[Study, Sequence[np.ndarray], Sequence[np.ndarray] | None]:
+    def _units(self, item: Mapping[Hashable, Any]) -> tuple[Study, list[np.ndarray], Sequence[np.ndarray] | None]:
         """The study, what goes through the pipeline one by one, (C, *unit_shape) each, and the given masks."""
-        value = item.get(self.keys[0])
         name = str(item.get("name") or "the array")
-        array, affine, picture, source = read_image(value, item.get("affine"), name, self.limits)
+        array, affine, picture, source = read_image(item.get(self.keys[0]), item.get("affine"), name, self.limits)
         array = self._channels(array, item.get("channel"), source)
         if not np.isfinite(array.sum(dtype=np.float64)):
             bad = int((~np.isfinite(array)).sum())

@@ -115,7 +115,8 @@ def stitched(
 
     def predict(windows: torch.Tensor, places: list[list[slice]]) -> tuple[torch.Tensor, ...]:
         """Outputs of a window; of one without a head those of air."""
-        image, mask = windows[:, :-1], windows[:, -1:]
+        given = foreground is not None
+        image, mask = (windows[:, :-1], windows[:, -1:]) if given else (windows, network.foreground_of(windows))
         if bool(mask.any()):
             predictions = outputs_of(image, mask, (places[0][0], *places[0][2:]))
             return tuple(predictions[name].float() for name in outputs)
@@ -126,7 +127,7 @@ def stitched(
             result["evidence"] = image.new_zeros((len(image), network.num_classes, *cells)).float()
         return tuple(result[name] for name in outputs)
 
-    whole = torch.cat([x, inside], dim=1)
+    whole = x if foreground is None else torch.cat([x, inside], dim=1)  # not copied without need
     # Air behind the end of an axis that is shorter than the window: MONAI would put it on both sides, off the stride.
     missing = [max(0, w - n) for w, n in zip(window, size, strict=True)]
     if any(missing):

@@ -145,7 +145,7 @@ class MultiTaskStep(nn.Module):
         self, image: torch.Tensor, masked: torch.Tensor | None, index: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            several = larger(image.shape[2:], self.window) or getattr(self.network, "mirror_axes", ())
+            several = larger(image.shape[2:], self.window) or bool(getattr(self.network, "mirror_axes", None))
             if not self.training and several:  # passes of one image
                 return self.network.multitask(image, None, self.segmentation, self.classification)
             if self.kept is None or index is None:
