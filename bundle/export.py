@@ -26,7 +26,6 @@ from scripts.command.locations import ROOT
 from scripts.command.verbs import Outcome, inference_overlays
 from scripts.inference.backends import TOLERANCE, example, export_package, trace_onnx
 from scripts.inference.pipeline import Inference
-from scripts.networks.regions import thresholds_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ def _export(inference: Inference, partial: Path) -> dict[str, float]:
     about = {
         "threshold": repr(float(inference.network.threshold)),
         "temperature": repr(float(inference.network.temperature)),
-        "mask_thresholds": json.dumps(thresholds_by_name(inference.network)),
+        "mask_thresholds": json.dumps(inference.mask_thresholds),
         "classes": json.dumps(inference.classes),
         "bundle_version": json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"],
     }

@@ -81,6 +81,7 @@ class Predictor:
         self.weights, self.classes = self._inference.weights, self._inference.classes
         self.backend = self._inference.backend
         self.prevalence = self._inference.prevalence
+        self.mask_thresholds = self._inference.mask_thresholds
         # As the network sees a slice, in pixels.
         self.spatial_size: list[int] = self._inference.preprocessing[0].size
         self._explaining = threading.Lock()

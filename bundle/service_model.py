@@ -9,7 +9,6 @@ from typing import Any
 
 from bundle.predictor import Predictor
 from scripts.explain.methods import METHODS
-from scripts.networks.regions import thresholds_by_name
 
 NOTICE = "For research on imaging. Not a medical device, not for diagnosis, triage or treatment."
 
@@ -30,7 +29,7 @@ def describe_model(predictor: Predictor, metadata: Mapping[str, Any]) -> dict[st
         "classes": predictor.classes,
         "threshold": float(network.threshold),
         "temperature": float(network.temperature),
-        "mask_thresholds": thresholds_by_name(network),
+        "mask_thresholds": predictor.mask_thresholds,
         "prevalence": predictor.prevalence,
         "backend": predictor.backend,
         "input_size_pixels": list(predictor.spatial_size),

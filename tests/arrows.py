@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
         "report": "command, pictures, measures, runs, evaluation, comparison",
         "demo": "command, phantoms, data, runs, training, inference, checks, report",
         "scripts": "command",  # and the arguments of every verb
-        "bundle": "transforms, explain, interventions, networks, command, pictures, phantoms, dicom, data, "
+        "bundle": "transforms, explain, interventions, command, pictures, phantoms, dicom, data, "
         "measures, runs, inference, evaluation, checks, certificate",
         "tests": "transforms, scripts, bundle",  # any package of them
     }.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.targets import TumorLogOdds
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.networks.regions import tumor_mask
+from scripts.networks.regions import is_nested, mask_threshold, region_masks
 from scripts.pictures import overlays
+from scripts.pictures.parts import Part, parts_of
 from scripts.pictures.planes import PicturePlane
 from scripts.runs.folder import write_json
 from scripts.runs.tasks import is_trained
+from transforms.labels import MASKS_KEY
 
 __all__ = ["choose", "write_case_pictures"]
 
@@ -50,14 +53,20 @@ def choose(rows: Sequence[Mapping[str, Any]], count: int = COUNT) -> list[tuple[
     return chosen + [("random", i) for i in sorted(others[:count])]
 
 
-def _packed(planes: Sequence[PicturePlane], image: Any, heat: Any, mask: Any, predicted: Any) -> overlays.RGB:
-    """`overlays.layers` of planes below each other, in one window."""
+def _packed(
+    planes: Sequence[PicturePlane], image: Any, heat: Any, mask: Any, predicted: Any, parts: Sequence[Part]
+) -> overlays.RGB:
+    """`overlays.layers` of planes below each other, in one window; parts are of the whole volume."""
 
     def below(value: Any, of: Callable[[PicturePlane, Any], NDArray]) -> NDArray | None:
         return None if value is None else np.concatenate([of(plane, value) for plane in planes], axis=2)
 
-    parts = [below(value, PicturePlane.map) for value in (heat, mask, predicted)]
-    return overlays.layers(below(image, PicturePlane.image), *parts)
+    planar = [
+        replace(part, mask=below(part.mask, PicturePlane.map), predicted=below(part.predicted, PicturePlane.map))
+        for part in parts
+    ]
+    heat, mask, predicted = (below(value, PicturePlane.map) for value in (heat, mask, predicted))
+    return overlays.layers(below(image, PicturePlane.image), heat, mask, predicted, planar)
 
 
 @torch.no_grad()
@@ -83,7 +92,8 @@ def write_case_pictures(
         entries {kind, name, source, dice, diagnosis, predicted, tumor_probability, image, evidence (None without an
         evidence map), layers (see `scripts.pictures.overlays.layers`; of a volume several slices below each other),
         slices: those of layers, from the top, [] of a 2D image, slice: the one that is shown first, of: how many there
-        are, where: which channel and slice are shown, see `scripts.pictures.planes`}.
+        are, where: which channel and slice are shown, see `scripts.pictures.planes`, regions: those drawn, the tumor
+        first; [] of the tumor alone}.
     """
     folder, device = Path(folder), next(network.parameters()).device
     entries: list[dict[str, Any]] = []
@@ -97,23 +107,31 @@ def write_case_pictures(
             raw = evidence_map(output["evidence"], output["cls"], TumorLogOdds.of(network)).cpu()
             heat = scale_maps(upsample(raw, case["image"].shape[1:]))[0][0].numpy()
         mask = case["label"].numpy() if bool(case["has_mask"]) else None
-        predicted = tumor_mask(output["seg"], network)[0].cpu().numpy().astype(np.uint8)
+        regions = region_masks(output["seg"], is_nested(network), mask_threshold(network))[0]
+        said = regions.cpu().numpy().astype(np.uint8)
+        predicted, names = said[:1], network.regions if is_nested(network) else []
+        truth = case[MASKS_KEY].numpy() if mask is not None and MASKS_KEY in case else None
         plane = PicturePlane.of(case["image"], mask, heat, predicted, channel)
         image = plane.image(case["image"])
         lines: dict[str, Any] = {
             "mask": plane.mask(mask),
             "predicted": plane.map(predicted),
             "scale": overlays.legible_scale(image.shape),
+            "parts": parts_of(names, truth, said, plane),
         }
         (folder / "cases").mkdir(parents=True, exist_ok=True)
         files: dict[str, str | None] = {"image": f"cases/{row['name']}_image.png", "evidence": None}
         files["layers"] = f"cases/{row['name']}_layers.png"
         planes = plane.around(SLICES, mask, predicted, heat if mask is None else None)
-        overlays.save(_packed(planes, case["image"], heat, mask, predicted), folder / str(files["layers"]))
-        overlays.save(overlays.overlay(image, np.zeros_like(image), **lines), folder / str(files["image"]))
+        parts = parts_of(names, truth, said, PicturePlane(channel, len(case["image"])))
+        overlays.save(_packed(planes, case["image"], heat, mask, predicted, parts), folder / str(files["layers"]))
+        picture = overlays.overlay(image, np.zeros_like(image), **lines)
+        tumor = names[0].replace("_", " ") if names else ""
+        overlays.save(overlays.with_legend(picture, tumor, lines["parts"]), folder / str(files["image"]))
         if heat is not None:
             files["evidence"] = f"cases/{row['name']}_evidence.png"
-            overlays.save(overlays.overlay(image, plane.map(heat), **lines), folder / str(files["evidence"]))
+            picture = overlays.overlay(image, plane.map(heat), **lines)
+            overlays.save(overlays.with_legend(picture, tumor, lines["parts"]), folder / str(files["evidence"]))
         entries.append(
             {
                 "kind": kind,
@@ -124,6 +142,7 @@ def write_case_pictures(
                 "slice": plane.slice,
                 "of": plane.slices,
                 "where": plane.where,
+                "regions": list(names),
             }
         )
     write_json(entries, folder / "cases.json")

@@ -24,10 +24,12 @@ from scripts.explain.targets import TumorLogOdds, named_target
 from scripts.inference.postprocessing import to_original_grid
 from scripts.measures.metrics import decide
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.networks.regions import tumor_mask
+from scripts.networks.regions import is_nested, mask_threshold, region_masks
 from scripts.pictures import overlays
+from scripts.pictures.parts import Part, parts_of
 from scripts.pictures.planes import PicturePlane
 from scripts.pictures.sheets import Cell, stack, tile_grid
+from transforms.labels import MASKS_KEY
 
 DIM = 0.5  # of the image under the maps of methods/: those by pixel are thin
 
@@ -43,7 +45,8 @@ class Shown:
         raw: (1, 1, *layer grid), the map as it comes.
         heat: (1, *image grid) in [0, 1], 1 = strongest.
         empty: whether the map has no positive value.
-        segmented: (1, *image grid), bool, the predicted tumor; None of a network that segments nothing.
+        regions: (R, *image grid), bool, the predicted regions, the tumor first; None where nothing is segmented.
+        names: of the regions, where there are several.
         channel: of the image, that pictures show.
     """
 
@@ -53,8 +56,24 @@ class Shown:
     raw: Tensor
     heat: Tensor
     empty: bool
-    segmented: np.ndarray | None
+    regions: np.ndarray | None
+    names: Sequence[str] = ()
     channel: int = 0
+
+    @property
+    def segmented(self) -> np.ndarray | None:
+        """The predicted tumor (1, *image grid), bool, or None."""
+        return None if self.regions is None else self.regions[:1]
+
+    @property
+    def tumor(self) -> str:
+        """Name of the first region in words."""
+        return self.names[0].replace("_", " ") if self.names else "tumor"
+
+    def parts(self, predicted: bool = True) -> list[Part]:
+        """The other regions in the plane that is shown, with their predicted masks or without."""
+        truth = self.case[MASKS_KEY].numpy() if bool(self.case["has_mask"]) and MASKS_KEY in self.case else None
+        return parts_of(self.names, truth, self.regions if predicted else None, self.plane)
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -94,8 +113,11 @@ def explain_case(network: MultiTaskDynUNet, case: Mapping[str, Any], channel: in
     heat, empty = scale_maps(upsample(raw, image.shape[2:]))
     probability = torch.softmax(logits / network.temperature, dim=1)[0].numpy()
     predicted = int(decide(logits.numpy(), float(network.threshold), float(network.temperature))[0])
-    segmented = tumor_mask(output["seg"], network)[0].numpy() if "seg" in output else None
-    return Shown(case, probability, predicted, raw, heat[0], bool(empty[0]), segmented, channel)
+    nested, regions = is_nested(network), None
+    if "seg" in output:
+        regions = region_masks(output["seg"], nested, mask_threshold(network))[0].numpy()
+    names = network.regions if nested else []
+    return Shown(case, probability, predicted, raw, heat[0], bool(empty[0]), regions, names, channel)
 
 
 def choose_cases(dataset: Iterable[Mapping[str, Any]], tumors: int = 6, free: int = 2) -> list[str]:
@@ -169,15 +191,12 @@ def show_cases(
         plane = shown.plane
         stem, image, mask = str(case["name"]), plane.image(case["image"]), plane.mask(shown.mask)
         scale = overlays.legible_scale(image.shape)
-        overlays.save(
-            overlays.overlay(image, plane.map(shown.heat), mask=mask, scale=scale),
-            folder / "overlays" / f"{stem}_overlay.png",
-        )
-        predicted = plane.mask(shown.segmented)
-        overlays.save(
-            overlays.overlay(image, np.zeros_like(image), mask=mask, predicted=predicted, scale=scale),
-            folder / "overlays" / f"{stem}_image.png",
-        )
+        for ending, heat, said in (("overlay", plane.map(shown.heat), False), ("image", np.zeros_like(image), True)):
+            parts = shown.parts(predicted=said)
+            predicted = plane.mask(shown.segmented) if said else None
+            picture = overlays.overlay(image, heat, mask=mask, predicted=predicted, scale=scale, parts=parts)
+            named = overlays.with_legend(picture, shown.tumor, parts, predicted=said)
+            overlays.save(named, folder / "overlays" / f"{stem}_{ending}.png")
         write_map(shown.raw, item, pipeline, folder / "maps" / f"{stem}_{method}_{layer}.nii.gz")
         measures = case_measures(shown.raw, case["label"][None], case["foreground"][None])
         entries.append(
@@ -303,7 +322,9 @@ def _panel(shown: Shown, classes: Mapping[str, str]) -> overlays.RGB:
     image, heat = plane.image(shown.case["image"]), plane.map(shown.heat)
     mask, segmented = plane.mask(shown.mask), plane.mask(shown.segmented)
     words = overlays.EMPTY if shown.empty else f"{overlays.EMPTY} in this slice"
-    return overlays.panel(image, heat, mask, predicted=segmented, caption=caption, empty=words)
+    return overlays.panel(
+        image, heat, mask, predicted=segmented, caption=caption, empty=words, tumor=shown.tumor, parts=shown.parts()
+    )
 
 
 def methods_picture(

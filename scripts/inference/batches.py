@@ -22,7 +22,7 @@ from scripts.explain.maps import upsample
 from scripts.inference.answer import NOT_ASSESSED
 from scripts.inference.image_files import fingerprint
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.inference.postprocessing import shown_evidence
+from scripts.inference.postprocessing import region_masks_of, shown_evidence
 from scripts.inference.result_names import RESULT, check_free, shown
 from scripts.inference.result_table import columns, write_table
 from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
@@ -30,6 +30,8 @@ from scripts.inference.stores import ResultStore, StoreError
 from scripts.inference.studies import Study
 from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
+from scripts.pictures.parts import parts_of
+from scripts.pictures.planes import PicturePlane
 from scripts.runs.folder import write_json
 
 __all__ = ["BatchPrediction", "study_overlay", "summary"]
@@ -258,7 +260,9 @@ class BatchPrediction:
         picture = f"{name}_overlay.png" if self.overlay else None
         empty = not result["tumor_voxels"] and not result.get("evidence_maximum")
         if picture is not None:
-            files.append(overlays.save(study_overlay(item, output, empty), self.out / picture))
+            files.append(
+                overlays.save(study_overlay(item, output, empty, tuple(result.get("regions", ()))), self.out / picture)
+            )
         row = {
             **dict.fromkeys(self.columns),
             **{key: value for key, value in result.items() if key in columns(())},
@@ -291,41 +295,46 @@ def summary(rows: Sequence[Mapping[str, Any]], missing: int, seconds: float) -> 
     return f"{text}{f', {missing} not reached' if missing else ''}, {seconds:.0f} s"
 
 
-def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor], empty: bool = False) -> np.ndarray:
-    """Evidence and outline of the mask over the image, as the network sees it; of a volume, all of its slices.
+def study_overlay(
+    item: Mapping[str, Any], output: Mapping[str, torch.Tensor], empty: bool = False, names: Sequence[str] = ()
+) -> np.ndarray:
+    """Evidence and outlines of the masks over the image, as the network sees it; of a volume, all of its slices.
 
     Args:
         item: prepared.
         output: of the inferer.
         empty: the answer has no mask and no evidence: the image alone.
+        names: of the regions where there are several; they stand below the picture.
 
     Returns:
         RGB (H, W, 3) uint8; slices of a volume in reading order, each at most `TILE` pixels wide or high.
     """
     study = Study.of(item["image"])
     stack = slices_first(item["image"])[:, :1]
-    evidence, seg = output.get("evidence"), output["seg"]
+    evidence, masks = output.get("evidence"), region_masks_of(output)
     if stack.ndim == 5:  # a volume taken whole: its slices across the last axis
         evidence = None if evidence is None else upsample(evidence, stack.shape[2:])
-        stack, seg = (value[0].movedim(-1, 0) for value in (stack, seg))
+        stack, masks = (value[0].movedim(-1, 0) for value in (stack, masks))
         evidence = None if evidence is None else evidence[0].movedim(-1, 0)
     size = stack.shape[2:]
     heat = np.zeros(stack.shape, np.float32)
     if evidence is not None:
         heat = shown_evidence(upsample(evidence.clamp(min=0), size) / output["temperature"]).numpy()
-    logits = seg.numpy()
-    predicted = (
-        logits[:, 1:].max(axis=1, keepdims=True) > logits[:, :1]
-    )  # torch's argmax takes longer than all else here
+    regions = masks.numpy()
     if empty:
-        heat, predicted = np.zeros_like(heat), np.zeros_like(predicted)
+        heat, regions = np.zeros_like(heat), np.zeros_like(regions)
+    predicted = regions[:, :1]
     shown_stack = stack.numpy()
     if len(stack) == 1 and not study.plane:
         scale = overlays.legible_scale(shown_stack[0].shape)
-        return overlays.overlay(shown_stack[0], heat[0], predicted=predicted[0], scale=scale)
+        parts = parts_of(names, None, regions[0], PicturePlane(0, 1))
+        picture = overlays.overlay(shown_stack[0], heat[0], predicted=predicted[0], scale=scale, parts=parts)
+        return _named(picture, names)
     step = max(1, math.ceil(max(size) / TILE))
     pictures = [
-        overlays.overlay(shown_stack[i], heat[i], predicted=predicted[i])[::step, ::step]
+        overlays.overlay(
+            shown_stack[i], heat[i], predicted=predicted[i], parts=parts_of(names, None, regions[i], PicturePlane(0, 1))
+        )[::step, ::step]
         for i in range(len(stack))
         if shown_stack[i].any()
     ]
@@ -335,7 +344,13 @@ def study_overlay(item: Mapping[str, Any], output: Mapping[str, torch.Tensor], e
     for i, picture in enumerate(pictures):
         top, left = i // columns_count * height, i % columns_count * width
         sheet[top : top + height, left : left + width] = picture
-    return sheet
+    return _named(sheet, names)
+
+
+def _named(picture: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """A picture of predicted masks with the names of the regions below."""
+    tumor = names[0].replace("_", " ") if names else ""
+    return overlays.with_legend(picture, tumor, parts_of(names, None, None, PicturePlane(0, 1)), true=False)
 
 
 def _beside(target: Path, ending: str) -> Path:

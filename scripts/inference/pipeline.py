@@ -24,6 +24,7 @@ from scripts.inference.studies import Study
 from scripts.measures.prevalence import applied, prevalence_in_use
 from scripts.networks import mirroring
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.networks.regions import thresholds_by_name
 from scripts.runs.checkpoint_files import load_weights
 from scripts.runs.network_overlay import located
 
@@ -113,6 +114,11 @@ class Inference:
     def prevalence(self) -> dict[str, float] | None:
         """The prevalence that the probabilities are for, by class; None: that of the training."""
         return prevalence_in_use(self.network.class_shift.cpu(), self.training_prevalence, self.classes)
+
+    @property
+    def mask_thresholds(self) -> dict[str, float]:
+        """The probability above which a place is in the mask, by region."""
+        return thresholds_by_name(self.network)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -63,6 +63,16 @@ def labels_of(tumor: Tensor, threshold: float = 0.5) -> Tensor:
     return torch.where(best > 1 - tumor.sum(dim=0), label + 1, 0).to(torch.uint8)
 
 
+def region_masks_of(output: Mapping[str, Tensor]) -> Tensor:
+    """Mask (S, R, *size), bool, of each region of the inferer's outputs, on the network's grid."""
+    thresholds = output.get("mask_threshold", torch.tensor([0.5]))
+    if "regions" in output:
+        return output["regions"] > thresholds.view(1, -1, *[1] * (output["regions"].ndim - 2))
+    tumor, background = output["seg"][:, 1:], output["seg"][:, :1]
+    # The maximum takes a tenth of the time of argmax.
+    return tumor > thresholds[0] if tumor.shape[1] == 1 else tumor.amax(dim=1, keepdim=True) > background
+
+
 def paint(
     probability: Iterable[Tensor], regions: Mapping[str, Sequence[int]], thresholds: Sequence[float] | None = None
 ) -> Tensor:

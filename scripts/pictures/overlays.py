@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy.ndimage import binary_dilation
 
 from scripts.command.files import whole
+from scripts.pictures.parts import Part
 
 __all__ = [
     "MARK",
@@ -31,6 +32,7 @@ __all__ = [
     "png_uri",
     "save",
     "say_empty",
+    "with_legend",
     "write_line",
 ]
 
@@ -48,7 +50,7 @@ DASH = 4  # pixels of a dash and of a gap
 # Percentiles of the foreground that become black and white.
 ROBUST = (1.0, 99.5)
 TILE = 256  # shortest legible longest side of a tile, in pixels
-GAP, LINE = 8, 22
+GAP, LINE, LEGEND = 8, 22, 18
 MARK = "TumorLens result"
 TITLES = ("image", "heatmap", "overlay", "masks")
 EMPTY = "no evidence"
@@ -159,11 +161,12 @@ def overlay(
     alpha: float = 0.6,
     scale: int = 1,
     brightness: float = 1.0,
+    parts: Sequence[Part] = (),
 ) -> RGB:
     """Heatmap over the gray image; opacity is proportional to the value, so that 0 leaves the image as it is.
 
     A pixel is ``(1 - alpha v) gray + alpha v color(v)``. The true mask is a cyan line, the predicted one a dashed
-    magenta line, both just outside the mask.
+    magenta line, both just outside the mask; other regions are lines of their own color, dashed where predicted.
 
     Args:
         image: (1, X, Y), air exactly 0.
@@ -172,6 +175,7 @@ def overlay(
         alpha: opacity where the heatmap is 1.
         scale: whole enlargement factor; `legible_scale` gives one for reading on a page.
         brightness: factor of the gray image, in [0, 1]: thin maps are lost on a bright tumor.
+        parts: regions beside the tumor, see `with_legend` for their names.
 
     Returns:
         (Y * scale, X * scale, 3) uint8, rows from top to bottom.
@@ -194,26 +198,64 @@ def overlay(
         draw_contour(picture, _mask(mask, "mask", shape), MASK_COLOR)
     if predicted is not None:
         draw_contour(picture, _mask(predicted, "predicted mask", shape), PREDICTED_COLOR, dashed=True)
+    for part in parts:
+        for array, dashed in ((part.mask, False), (part.predicted, True)):
+            if array is not None:
+                draw_contour(picture, _mask(array, f"mask of {part.name}", shape), part.color, dashed)
     return picture
 
 
-def layers(image: Any, heatmap: Any = None, mask: Any = None, predicted: Any = None) -> RGB:
+def with_legend(picture: RGB, tumor: str, parts: Sequence[Part], true: bool = True, predicted: bool = True) -> RGB:
+    """A picture with the names of its regions below, each beside its line; as it is without parts.
+
+    Args:
+        picture: of `overlay`.
+        tumor: name of the first region.
+        parts: the others.
+        true, predicted: whether true and predicted masks are drawn.
+    """
+    if not parts:
+        return picture
+    rows = [(tumor, MASK_COLOR, PREDICTED_COLOR), *((part.name, part.color, part.color) for part in parts)]
+    words = ["dashed: predicted"] if true and predicted else []
+    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + LEGEND * len([*rows, *words])), INK)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    samples: list[list[tuple[int, int]]] = [[(6, 24)]] if true else []
+    samples += [[(30, 34), (38, 42), (46, 50)]] if predicted else []
+    for i, name in enumerate([*(row[0] for row in rows), *words]):
+        middle = picture.shape[0] + LEGEND * (i + 0.5)
+        write_line(canvas, name, (58, middle), picture.shape[1] - 60, ink=PAPER)
+        if i < len(rows):
+            colors = [rows[i][1]] * true + [rows[i][2]] * predicted
+            for color, dashes in zip(colors, samples, strict=True):
+                for start, stop in dashes:
+                    draw.rectangle((start, middle - 1, stop, middle + 1), fill=color)
+    return np.asarray(canvas)
+
+
+def layers(image: Any, heatmap: Any = None, mask: Any = None, predicted: Any = None, parts: Sequence[Part] = ()) -> RGB:
     """Image, map and masks packed into one picture, for a page that lays them over each other itself.
 
     Args:
         image: (1, X, Y), air exactly 0.
         heatmap: (1, X, Y) in [0, 1], or None.
         mask, predicted: (1, X, Y) 0/1, or None.
+        parts: at most three regions beside the tumor.
 
     Returns:
-        (Y, X, 3) uint8: gray value; 255 times the map; 64 in the true mask and 128 in the predicted one, added.
+        (Y, X, 3) uint8: gray value; 255 times the map; 64 in the true mask and 128 in the predicted one, added, and
+        for the parts 1 and 2, 4 and 8, 16 and 32.
     """
     shape = np.asarray(image).shape
     packed = np.zeros((shape[2], shape[1], 3), dtype=np.uint8)
     packed[..., 0] = gray_image(image)[..., 0]
     if heatmap is not None:
         packed[..., 1] = np.rint(255 * _heat(heatmap, shape, 1))
-    for array, what, bit in ((mask, "mask", TRUE_BIT), (predicted, "predicted mask", PREDICTED_BIT)):
+    masks = [(mask, "mask", TRUE_BIT), (predicted, "predicted mask", PREDICTED_BIT)]
+    for k, part in enumerate(parts):
+        masks += [(part.mask, part.name, 4**k), (part.predicted, part.name, 2 * 4**k)]
+    for array, what, bit in masks:
         if array is not None:
             packed[..., 2] += bit * _mask(array, what, shape).astype(np.uint8)
     return packed
@@ -239,6 +281,8 @@ def panel(
     alpha: float = 0.6,
     scale: int | None = None,
     empty: str = EMPTY,
+    tumor: str = "tumor",
+    parts: Sequence[Part] = (),
 ) -> RGB:
     """Image, heatmap, overlay and masks side by side, with titles, a caption and a color bar from 0 to 1.
 
@@ -250,6 +294,7 @@ def panel(
         caption: one short line under the tiles; cut where the color bar begins.
         scale: whole enlargement factor; None: `legible_scale`.
         empty: what is said of an empty heatmap: "no evidence", or less, where it is one slice of a map.
+        tumor, parts: name of the first region, and the others, which stand in the last tile with a legend under it.
 
     Returns:
         (H, W, 3) uint8 on white.
@@ -271,16 +316,18 @@ def panel(
         over = say_empty(over, empty)
     else:
         heat_tile = colorize(heat)
-    masks = overlay(image, np.zeros(shape), mask=mask, predicted=predicted, scale=scale)
+    masks = overlay(image, np.zeros(shape), mask=mask, predicted=predicted, scale=scale, parts=parts)
+    masks = with_legend(masks, tumor, parts, mask is not None, predicted is not None)
     tiles = (gray, heat_tile, over, masks)
 
-    canvas = Image.new("RGB", (4 * width + 3 * GAP, height + 2 * LINE), PAPER)
+    tallest = masks.shape[0]
+    canvas = Image.new("RGB", (4 * width + 3 * GAP, tallest + 2 * LINE), PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
         left = i * (width + GAP)
         canvas.paste(Image.fromarray(tile), (left, LINE))
         write_line(canvas, title, (left, LINE / 2), width)
-    middle_y = LINE + height + LINE / 2
+    middle_y = LINE + tallest + LINE / 2
     bar = min(160, width)
     bar_left = canvas.width - bar - 14
     write_line(canvas, caption, (0, middle_y), bar_left - 20)
@@ -296,14 +343,16 @@ def say_empty(picture: RGB, words: str = EMPTY) -> RGB:
     return _text(picture, words, (picture.shape[1] / 2, picture.shape[0] - 16), 13, INK, box=True)
 
 
-def write_line(canvas: Image.Image, text: str, left_middle: tuple[float, float], width: float, size: int = 13) -> None:
+def write_line(
+    canvas: Image.Image, text: str, left_middle: tuple[float, float], width: float, size: int = 13, ink: Any = INK
+) -> None:
     """Write one line of text onto a picture, cut to a width in pixels with an ellipsis where something is missing."""
     font = _font(size)
     if font.getlength(text) > width:
         while text and font.getlength(text + "…") > width:
             text = text[:-1]
         text += "…"
-    ImageDraw.Draw(canvas).text(left_middle, text, font=font, fill=INK, anchor="lm")
+    ImageDraw.Draw(canvas).text(left_middle, text, font=font, fill=ink, anchor="lm")
 
 
 def marked() -> PngImagePlugin.PngInfo:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from scripts.pictures.overlays import colorize
+from scripts.pictures.parts import parts_of
+from scripts.pictures.planes import PicturePlane
 from scripts.report.sections import class_name, uri
 from scripts.runs.run_files import Run
 
@@ -32,6 +34,9 @@ class Browser:
         listed: how many cases cases.json has packed pictures of.
         left_out: how many cases of cases.csv are not in the table.
         colors: of the map, 256 of [red, green, blue].
+        regions: drawn beside the tumor: {name, color, true and predicted: their bits in the pictures}; none where the
+            tumor is the only one.
+        tumor: name of the first region.
     """
 
     rows: list[dict[str, Any]]
@@ -40,6 +45,8 @@ class Browser:
     listed: int
     left_out: int
     colors: list[list[int]]
+    regions: list[dict[str, Any]]
+    tumor: str
 
     @property
     def chosen(self) -> str:
@@ -75,7 +82,14 @@ def case_browser(run: Run) -> Browser:
     first = [row for row in rows if row["shown"]] + [row for row in rows if not row["shown"]]
     kept = sorted(first[:ROWS], key=lambda row: row["row"])
     colors = colorize(np.linspace(0, 1, 256)).tolist()
-    return Browser(kept, pictures, slices, len({entry["name"] for entry in entries}), len(rows) - len(kept), colors)
+    names = next((entry["regions"] for entry in entries if entry.get("regions")), ["tumor"])
+    regions = [
+        {"name": part.name, "color": list(part.color), "true": 4**k, "predicted": 2 * 4**k}
+        for k, part in enumerate(parts_of(names, None, None, PicturePlane(0, 1)))
+    ]
+    listed = len({entry["name"] for entry in entries})
+    tumor = names[0].replace("_", " ")
+    return Browser(kept, pictures, slices, listed, len(rows) - len(kept), colors, regions, tumor)
 
 
 def _row(run: Run, i: int, row: dict[str, str], kinds: dict[str, list[str]]) -> dict[str, Any]:
