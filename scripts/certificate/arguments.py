@@ -36,6 +36,10 @@ def _certify(parser: Parser) -> None:
     add_folder(pictures, "one folder a class, named as the classes", earlier="--images")  # type: ignore[arg-type]
     text = "folder of the masks: the same stems, white in the tumor"
     pictures.add_argument("--masks", type=folder, metavar="DIR", help=text)
+    text = (
+        "in place of pictures: so many people drawn with and without a tumor, the exact answer beside each intervention"
+    )
+    pictures.add_argument("--phantoms", type=int, metavar="N", help=text)
     add_out(parser, "folder of the results (default: certificate in the run, or runs/certificate)")
     for name, default, text in (("tumors", 120, "tumors"), ("healthy", 60, "healthy heads")):
         text = f"at most so many {text}, drawn by --seed (default: {default})"

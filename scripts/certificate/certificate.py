@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from scripts.certificate.answers import Answer, CachedModel, Subject
 from scripts.certificate.cases import Case, draw
 from scripts.certificate.effects import Answers
+from scripts.certificate.exact import Pair, agreement, exact_questions
 from scripts.certificate.pictures import example_sheet
 from scripts.certificate.questions import Plan
 from scripts.certificate.realism import Realism
@@ -43,6 +45,7 @@ def certify(
     left_out: Mapping[str, int] | None = None,
     seed: int = 0,
     batch_size: int = 16,
+    pairs: Sequence[Pair] = (),
 ) -> dict[str, Any]:
     """Ask a model everything and write what follows.
 
@@ -60,6 +63,7 @@ def certify(
         left_out: reasons why pictures were not taken, counted.
         seed: of the draw of cases.
         batch_size: pictures at once.
+        pairs: of these phantoms, all among ``cases``, the exact counterfactual is asked as well.
 
     Returns:
         the content of causal.json.
@@ -76,11 +80,12 @@ def certify(
     realism = Realism()
     kept = CachedModel(subject, out / "answers.json", batch_size)
     known: dict[tuple[str, str, bool, str], Answer] = {}
-    pairs = []
-    for question, answer in kept.ask(realism.watch(plan), plan.count()):
+    answered = []
+    asked = itertools.chain(realism.watch(plan), exact_questions(pairs))
+    for question, answer in kept.ask(asked, plan.count() + 4 * len(pairs)):
         known[question.key] = answer
-        pairs.append((question.slim(), answer))
-    answers = Answers(pairs, subject.classes, subject.threshold)
+        answered.append((question.slim(), answer))
+    answers = Answers(answered, subject.classes, subject.threshold)
     without = Counter({("pictures", reason): count for reason, count in (left_out or {}).items()})
     without.update(plan.left_out)
     without.update({(test, f"refused: {reason}"): count for (test, reason), count in answers.refused.items()})
@@ -92,7 +97,7 @@ def certify(
         "counts": {
             "tumors": len(chosen),
             "healthy": len(heads),
-            "pictures": len(pairs),
+            "pictures": len(answered),
             "asked": kept.asked,
             "known": kept.kept,
             "by_class": dict(Counter(subject.classes[c.kind] for c in (*chosen, *heads))),
@@ -108,6 +113,7 @@ def certify(
         "checks": answers.harmless(),
         "probes": answers.probes(),
         "realism": judged,
+        "exact": agreement(answers),
         "left_out": [{"what": what, "reason": reason, "n": n} for (what, reason), n in sorted(without.items())],
         "made_by": provenance.circumstances(),
     }
@@ -183,4 +189,10 @@ def table(content: Mapping[str, Any]) -> str:
     """The statements, one a line, for the terminal."""
     lines = [(s["verdict"], s["property"], s["of"], s["sentence"]) for s in content["statements"]]
     widths = [max(len(line[k]) for line in lines) for k in range(3)] if lines else []
-    return "\n".join("  ".join([*(t.ljust(w) for t, w in zip(line, widths, strict=False)), line[3]]) for line in lines)
+    said = ["  ".join([*(t.ljust(w) for t, w in zip(line, widths, strict=False)), line[3]]) for line in lines]
+    for row in content["exact"]:
+        bounds = _interval(row["agrees_ci95"])
+        said.append(
+            f"{row['test']} ({row['how']}) and drawing called alike: {row['agrees']:.2f} {bounds}, n = {row['n']}"
+        )
+    return "\n".join(said)

@@ -14,19 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.certificate.answers import Subject
 from scripts.certificate.cases import Case
 from scripts.certificate.certificate import certify, table
+from scripts.certificate.exact import paired_phantoms
 from scripts.certificate.folders import datalist_cases, read_cases
 from scripts.certificate.openers import open_model
 from scripts.certificate.own import OwnRun
 from scripts.certificate.settings import Settings
 from scripts.command.devices import chosen_device
 from scripts.command.verbs import Outcome
-from scripts.evaluation.items import compare_classes, comparison, evaluated_items
+from scripts.evaluation.items import compare_classes, comparison, evaluated_items, trained_classes
 from scripts.runs import folder as runs
 from scripts.runs.result_files import weights_sha256
 
 FOLDER = "certificate"
+# Options that say how many of each are asked: of phantoms all.
+KINDS = ("tumors", "healthy")
 
 
 def certify_run(
@@ -52,6 +56,32 @@ def certify_run(
         ValueError: when the run has no trained classifier, answers in windows of patches, or the datalist's classes
             are not its own.
     """
+    subject, name = own_run(run_dir, device)
+    datalist = runs.read_datalist(str(datalist_file), str(dataset_dir))
+    classes = comparison(run_dir, subject.network.num_classes, datalist)
+    if classes.binary:
+        raise ValueError(f"{datalist_file}: {'; '.join(classes.notes)}; give a datalist of the run's own classes")
+    subject.classes = classes.names
+    items = evaluated_items(datalist, part, str(dataset_dir))
+    for item in items:
+        if "diagnosis" in item:
+            item["diagnosis"] = classes.diagnosis(int(item["diagnosis"]))
+    left_out: Counter[str] = Counter()
+    cases = subject.cases(items, left_out)
+    unit = runs.clustered_by(datalist)
+    return certify(subject, cases, out or run_dir / FOLDER, name, unit, left_out=left_out, **options)
+
+
+def own_run(run_dir: Path, device: str | None = None) -> tuple[OwnRun, str]:
+    """A run as what can be asked, and its name with its weights.
+
+    Args:
+        run_dir: trained run.
+        device: None: CUDA where there is one.
+
+    Raises:
+        ValueError: when it has no trained classifier, or answers in windows of patches.
+    """
     network, config, _ = runs.load_run(run_dir)
     if "classification" not in network.trained_tasks:
         raise ValueError(f"{run_dir} was not trained to classify: there is no verdict to certify")
@@ -60,23 +90,34 @@ def certify_run(
             f"{run_dir} was trained on patches (spacing_mm: {config['spacing_mm']}) and answers in windows; certified "
             "is a network that is given slices or whole volumes (configs/volumetric.yaml)"
         )
-    datalist = runs.read_datalist(str(datalist_file), str(dataset_dir))
-    classes = comparison(run_dir, network.num_classes, datalist)
-    if classes.binary:
-        raise ValueError(f"{datalist_file}: {'; '.join(classes.notes)}; give a datalist of the run's own classes")
-    items = evaluated_items(datalist, part, str(dataset_dir))
-    for item in items:
-        if "diagnosis" in item:
-            item["diagnosis"] = classes.diagnosis(int(item["diagnosis"]))
     sha = weights_sha256(run_dir)
-    subject = OwnRun(network.to(chosen_device(device)), config["spatial_size"], classes.names, sha)
-    left_out: Counter[str] = Counter()
-    cases = subject.cases(items, left_out)
-    content = certify(
-        subject, cases, out or run_dir / FOLDER, f"{run_dir.name}, weights {sha[:12]}", runs.clustered_by(datalist),
-        left_out=left_out, **options,
-    )  # fmt: skip
-    return content
+    names = trained_classes(run_dir) or ["no_tumor", *(f"tumor {k}" for k in range(1, network.num_classes))]
+    subject = OwnRun(network.to(chosen_device(device)), config["spatial_size"], names, sha)
+    return subject, f"{run_dir.name}, weights {sha[:12]}"
+
+
+def certify_phantoms(subject: Subject, name: str, out: Path, count: int, seed: int, **options: Any) -> dict[str, Any]:
+    """Certificate on people drawn with and without a tumor, the exact counterfactual beside every intervention.
+
+    Args:
+        subject: what is asked, of two classes.
+        name: of it.
+        out: folder to write to.
+        count: of people.
+        seed: of their heads.
+        options: of `scripts.certificate.certificate.certify`.
+
+    Raises:
+        ValueError: when the subject knows several kinds of tumor, of which phantoms have one.
+    """
+    if len(subject.classes) != 2:
+        raise ValueError(
+            f"paired phantoms have one kind of tumor, {name} knows {len(subject.classes) - 1}: "
+            f"{', '.join(subject.classes[1:])}; give --dataset_dir and --datalist_file"
+        )
+    pairs = paired_phantoms(seed, count)
+    cases = [case for pair in pairs for case in (pair.sick, pair.healthy)]
+    return certify(subject, cases, out, name, "person", seed=seed, pairs=pairs, **(options | dict.fromkeys(KINDS)))
 
 
 def certify_model(
@@ -120,29 +161,32 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     """
     if (arguments.run_dir is None) == (arguments.model is None):
         raise ValueError("give either --run_dir (a run of this bundle) or --model (anybody's)")
-    options = {name: getattr(arguments, name) for name in ("tumors", "healthy", "infills", "blends", "seed")}
+    options = {name: getattr(arguments, name) for name in (*KINDS, "infills", "blends", "seed")}
+    phantoms = arguments.phantoms
     if arguments.run_dir is not None:
-        if arguments.datalist_file is None or arguments.dataset_dir is None:
-            raise ValueError("a run is certified on --dataset_dir and --datalist_file")
-        out = arguments.out or arguments.run_dir / FOLDER
-        content = certify_run(
-            arguments.run_dir,
-            arguments.dataset_dir,
-            arguments.datalist_file,
-            out,
-            arguments.part,
-            arguments.device,
-            **options,
-        )
+        out = arguments.out or arguments.run_dir / (f"{FOLDER}_phantoms" if phantoms else FOLDER)
+        if phantoms:
+            subject, name = own_run(arguments.run_dir, arguments.device)
+            content = certify_phantoms(subject, name, out, phantoms, **options)
+        elif arguments.datalist_file is None or arguments.dataset_dir is None:
+            raise ValueError("a run is certified on --dataset_dir and --datalist_file, or on --phantoms")
+        else:
+            data = arguments.dataset_dir, arguments.datalist_file
+            content = certify_run(arguments.run_dir, *data, out, arguments.part, arguments.device, **options)
     elif arguments.device is not None:
         raise ValueError("--device is where a run computes; a --model of your own computes where it was built to")
     else:
         out = arguments.out or Path("runs") / FOLDER
         settings = Settings() if arguments.model_config is None else Settings.read(arguments.model_config)
-        classes = sorted(settings.classes, key=lambda name: name != settings.no_tumor)
-        left_out: Counter[str] = Counter()
-        cases, unit = _pictures(arguments, list(classes), left_out)
-        content = certify_model(arguments.model, settings, cases, out, unit, left_out=left_out, **options)
+        if phantoms:
+            model = open_model(arguments.model, settings)
+            options["batch_size"] = settings.batch_size
+            content = certify_phantoms(model, model.name, out, phantoms, **options)
+        else:
+            classes = sorted(settings.classes, key=lambda name: name != settings.no_tumor)
+            left_out: Counter[str] = Counter()
+            cases, unit = _pictures(arguments, list(classes), left_out)
+            content = certify_model(arguments.model, settings, cases, out, unit, left_out=left_out, **options)
     skipped = [row for row in content["left_out"] if row["what"] == "pictures"]
     text = "".join(f"\nskipped: {row['n']} pictures: {row['reason']}" for row in skipped)
     failed = bool(skipped) or any(statement["verdict"] == "fails" for statement in content["statements"])

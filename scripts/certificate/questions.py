@@ -18,6 +18,8 @@ from scripts.interventions.interventions import Outcome, fade, remove, swap, tra
 from scripts.interventions.regions import Image, Mask, NoRoom
 
 FADES = (0.25, 0.5)
+# How of a removal and a transplant between two drawings of one head, see `scripts.certificate.exact`.
+EXACT = "exact"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from scripts.certificate.effects import Answers
+from scripts.certificate.questions import EXACT
 from scripts.certificate.shortcuts import marks, reads
 from scripts.certificate.statement import CONTROL, LEAST, LEAST_GROUPS, Statement, at_most, claim, percent
 from scripts.measures.claims import Share, reservation, settled
@@ -27,6 +28,9 @@ SWAPPED = 0.2
 RANGES = {"holds": (HOLDS, 1.0), "in part": (0.5, HOLDS), "fails": (0.0, 0.5)}
 # The tumor probability rises by so much with the tumor, or by so much more than the control changes it.
 RISES, RISES_IN_PART = 0.3, 0.05
+
+# What an intervention is called where the head was drawn with and without its tumor instead.
+_DRAWN = (("painted out", "left out of the drawing"), ("moved", "drawn"))
 
 # property, test, what it is of, measure, share that is wanted afterwards, (holds, in part, fails)
 _TESTS = (
@@ -201,6 +205,8 @@ def _judged(
     text = good if rank == 0 else bad
     sentence = text.format(gone=percent(1 - chosen["after"]), kept=percent(chosen["after"]), n=chosen["n"])
     sentence += f" (control: {percent(chosen['control'])})"
+    for of_interventions, of_drawings in _DRAWN if how == EXACT else ():
+        sentence = sentence.replace(of_interventions, of_drawings)
     claimed = Share(share, chosen["after_error"], chosen["groups"], *RANGES[verdict])
     return claim(name, label, verdict, sentence, share, chosen["n"], words[rank], claimed, ci95=bounds)
 
@@ -257,7 +263,7 @@ def _irrelevance(answers: Answers) -> list[Statement]:
     for test, what in (("removal", "healthy tissue painted out"), ("transplant", "healthy tissue moved in")):
         for how in answers.ways(test):
             row = answers.effects(test, how, "called tumor")
-            if row["n"]:
+            if row["n"] and how != EXACT:
                 share, error = row["control_changed"], row["control_changed_error"]
                 sentence = f"{what} ({how}) changes {percent(share)} of {row['n']} verdicts"
                 changes.append((f"control of {test} ({how})", sentence, share, error, row, HARMLESS))

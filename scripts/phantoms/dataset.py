@@ -114,7 +114,7 @@ def phantom_volume(
 
 
 def phantom_slice(
-    stream: list[int], tumor: bool, size: tuple[int, int] = (256, 256), level_mm: float = 10.0
+    stream: list[int], tumor: bool, size: tuple[int, int] = (256, 256), level_mm: float = 10.0, again: int = 0
 ) -> tuple[Array, NDArray[np.uint8]]:
     """One phantom slice as (image, mask), axis 0 to the patient's left and axis 1 to posterior.
 
@@ -123,17 +123,36 @@ def phantom_slice(
         tumor: with a tumor or without; the head is the same either way.
         size: pixels left-right and front-back.
         level_mm: height of the slice above the middle of the head, in mm; a tumor has its center near it.
+        again: which scan of that head: another number has other noise, zoom and brightness, and its tumor elsewhere by
+            some mm.
 
     Returns:
         Image float32 in [0, 1], and mask uint8 0/1, both of shape `size`.
     """
-    rng = np.random.default_rng([*stream, 2])
+    scan, mask, rng = _scanned(stream, tumor, size, level_mm, again)
+    return np.clip(scan / np.percentile(scan, rng.uniform(99.3, 99.9)), 0, 1), mask
+
+
+def phantom_pair(
+    stream: list[int], size: tuple[int, int] = (256, 256), level_mm: float = 10.0
+) -> tuple[Array, Array, NDArray[np.uint8]]:
+    """A slice with a tumor, the same without at the gain of the first, and the mask: they differ by it alone."""
+    sick, mask, rng = _scanned(stream, True, size, level_mm)
+    healthy, _, _ = _scanned(stream, False, size, level_mm)
+    gain = np.percentile(sick, rng.uniform(99.3, 99.9))
+    return np.clip(sick / gain, 0, 1), np.clip(healthy / gain, 0, 1), mask
+
+
+def _scanned(
+    stream: list[int], tumor: bool, size: tuple[int, int], level_mm: float, again: int = 0
+) -> tuple[Array, NDArray[np.uint8], np.random.Generator]:
+    """A slice as scanned, its mask, and the state that the scan leaves."""
+    rng = np.random.default_rng([*stream, 2, again] if again else [*stream, 2])
     pixel_mm = _pixel_mm(size, rng.uniform(1.0, 1.08))
     grid_mm = (axis_mm(size[0], pixel_mm), axis_mm(size[1], pixel_mm), np.array([level_mm], dtype=np.float32))
     picture = render(_person(stream, tumor, level_mm + rng.uniform(-4, 4), grid_mm), *grid_mm)
     scan = acquire(picture.signal, grid_mm, rng)
-    scan = scan / np.percentile(scan, rng.uniform(99.3, 99.9))
-    return np.clip(scan, 0, 1)[..., 0], picture.tumor[..., 0].astype(np.uint8)
+    return scan[..., 0], picture.tumor[..., 0].astype(np.uint8), rng
 
 
 def _write_patient(folder: Path, seed: int, index: int) -> dict[str, Any]:
