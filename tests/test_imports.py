@@ -168,6 +168,16 @@ def test_a_package_that_could_stand_alone_takes_little_from_others(package):
     }
 
 
+def test_tests_mirror_the_tree():
+    """A folder of tests each package, and none beside but those of configs and of the apps of MONAI Label.
+
+    The latter, `bundle.label` with its environment, are tested apart: they run in a server of their own.
+    """
+    packages = {package.removeprefix("scripts.") for package in ARROWS} - {"scripts", "tests"}
+    tested = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert tested == packages | {"benchmarks", "configs", "label"}
+
+
 def test_no_module_lies_directly_in_scripts():
     assert {path.name for path in (ROOT / "scripts").glob("*.py")} == {"__init__.py", "__main__.py"}
 

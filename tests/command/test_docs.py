@@ -98,6 +98,13 @@ def test_the_drawing_and_the_figures_of_the_architecture_are_those_of_the_code()
     assert len(path) <= LONGEST, path
 
 
+def test_paths_of_the_way_of_one_image_are_there():
+    _, _, way = ARCHITECTURE.read_text(encoding="utf-8").partition("## The way of one image")
+    drawn = re.findall(r"\"([\w/]+\.py)\"", way)
+    assert len(drawn) >= 8
+    assert [path for path in drawn if not (ROOT / path).is_file()] == []
+
+
 def test_what_packages_take_from_others_is_written():
     rows = re.findall(r"^\| `scripts/(\w+)` \| (.*) \| (.*)\|$", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
     assert {f"scripts.{name}": {*takes.split(", ")} for name, takes, _ in rows} == STANDALONE
