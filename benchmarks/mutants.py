@@ -201,6 +201,8 @@ def passes(tests: Sequence[str], replaced: Replaced | None, limit_s: int) -> boo
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, 1)
             os.dup2(nothing, 2)
+            for name in [name for name in sys.modules if Path(name.partition(".")[0]).is_dir()]:
+                del sys.modules[name]  # loaded from this folder before: imported again, the mutant by its new code
             if replaced is not None:
                 sys.meta_path.insert(0, replaced)
             status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-n", "0", *tests]) != 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,16 @@ def test_tests_that_see_a_change_kill_it_and_others_let_it_live(small_tree):
     assert (blind["tried"], blind["killed"]) == (3, 2)  # >= answers alike, <= and None do not
     assert blind["survivors"] == [{"line": 2, "change": "comparison GtE", "code": "return a > b"}]
     assert small_tree("assert larger(2, 1)", "assert not larger(1, 1)")["survivors"] == []
+
+
+def test_a_module_that_was_imported_before_is_replaced_too(small_tree):
+    importlib.invalidate_caches()
+    importlib.import_module("mutable.sizes")
+    try:
+        assert small_tree("assert larger(2, 1)", "assert not larger(1, 1)")["survivors"] == []
+    finally:
+        for name in ("mutable.sizes", "mutable"):
+            sys.modules.pop(name, None)
 
 
 def test_tests_that_fail_without_any_mutant_judge_none(small_tree):
