@@ -84,6 +84,7 @@ VARIANTS = {
     ),
     "softplus_evidence": Variant("evidence by softplus", "alternative", "ablations/softplus_evidence.yaml"),
     "deep_supervision": Variant("deep supervision", "alternative", "ablations/deep_supervision.yaml"),
+    "patch_statistics": Variant("patches normalized by themselves", "alternative", "ablations/patch_statistics.yaml"),
     "mask_focal": Variant("focal loss on the masks", "alternative", "ablations/mask_focal.yaml"),
     "mask_tversky": Variant("Tversky's overlap of the masks", "alternative", "ablations/mask_tversky.yaml"),
     "mask_per_item": Variant("overlap of each picture by itself", "alternative", "ablations/mask_per_item.yaml"),

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "classifiers": ["ClassifierEnsemble", "ImageClassifier"],
         "multitask_dynunet": ["MultiTaskDynUNet"],
+        "patch_statistics": ["PatchStatisticsDynUNet"],
         "widening": ["widened"],
     },
 )
