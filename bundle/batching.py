@@ -1,4 +1,4 @@
-"""Lanes of work: a bounded queue and one thread each, so that slow work of one kind does not hold up another."""
+"""Queues of requests, each bounded and with one thread, so that slow requests of one kind do not block others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class QueueFull(RuntimeError):
 
 
 def giving_way(nice: int, threads: int) -> Callable[[], None]:
-    """What makes the thread that calls it give way to others.
+    """A function that lowers the priority of the thread that calls it.
 
     Args:
         nice: 0 to 19 (least); on Linux it holds for this thread and those that it starts, elsewhere it is not set.

@@ -1,4 +1,4 @@
-"""What would be said if the tumor were not there: the certificate's removal on one image, with its control.
+"""Prediction with the tumor removed from one image, as the certificate removes it, and with its control.
 
 The predicted tumor is painted over with healthy tissue by an infill that no training saw, and the image is predicted
 again. The control paints over healthy tissue of the same shape elsewhere, and leaves the tumor. Volumes are painted
@@ -28,7 +28,7 @@ ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 @dataclass(frozen=True)
 class Removal:
-    """A changed image and what is said of it.
+    """A changed image and its prediction.
 
     Attributes:
         image: gray values on the image's grid.
@@ -44,7 +44,7 @@ class Removal:
 
 
 def slices_of(prediction: Prediction, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Views (N, rows, columns) of an image and its mask, of a picture with N of 1."""
+    """Slices (N, rows, columns) of an image and of its mask; N is 1 for a picture."""
     if array.ndim == 2:
         return array[None], (prediction.raw_mask > 0)[None]
     axes = nib.orientations.io_orientation(prediction.affine)[:, 0]
@@ -88,7 +88,7 @@ def removal(
     control: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Removal:
-    """Paint and ask again.
+    """Remove the tumor and predict again.
 
     Args:
         predictor: the bundle.

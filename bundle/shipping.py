@@ -82,7 +82,7 @@ def portable_command(command: str) -> str:
 
 
 def _checkout(command: str, config: Mapping[str, Any]) -> Path:
-    """Where the code of a run was: the folder of the script, or the bundle's root."""
+    """Folder of the code that trained a run: that of the script, or the bundle's root."""
     script = Path(command.split()[0])
     return script.parents[1] if len(script.parents) > 2 else Path(config.get("bundle_root", ROOT)).resolve()
 

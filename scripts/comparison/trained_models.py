@@ -1,4 +1,4 @@
-"""What a comparison is made of: the measures, and trained models as their own run folders describe them."""
+"""Measures and trained models of a comparison, as the run folders describe them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _real(text: str) -> float:
 
 
 def expand(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
-    """(name, folder) of the runs that are meant: a folder of ``seed<k>`` folders stands for all of them.
+    """(name, folder) of the runs to compare: a folder of ``seed<k>`` folders stands for all of them.
 
     Raises:
         FileNotFoundError: when a folder does not exist.
@@ -144,7 +144,7 @@ def training_seconds(stage_dir: Path) -> float:
 
 
 def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
-    """What is known of a run, or of a stage of one, from its own files.
+    """Read a trained model from the files of a run, or of one of its stages.
 
     Args:
         name: of its row.
@@ -205,7 +205,7 @@ def read_model(name: str, folder: str | Path, part: str = "test") -> Model:
 
 
 def stale(folder: Path, name: str) -> list[str | None]:
-    """Weights that a file of results says it is of, other than those of the run; None among them: it does not say.
+    """Hashes of weights, other than the run's, that a results file is of; None among them where it names none.
 
     Args:
         folder: of the run or stage.

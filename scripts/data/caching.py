@@ -81,7 +81,7 @@ class CachedDataset(CacheDataset):
             logger.info("cache %s: %d items found, %d made", self.cache_dir, self.found, self.made)
 
     def prepared(self, index: int) -> Any:
-        """An item as it is kept, before the first random transform; not to be written into."""
+        """A cached item, as it is before the first random transform; read-only."""
         return self._cache[index]
 
     def augmented(self, item: Any) -> Any:

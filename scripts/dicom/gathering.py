@@ -32,7 +32,7 @@ class Gathered:
 
 @contextmanager
 def fetched(address: str, series: str | None = None) -> Iterator[Gathered]:
-    """A series of a DICOMweb server, as long as the block lasts.
+    """A series of a DICOMweb server in a temporary folder, deleted when the block ends.
 
     Args:
         address: of a study or series there, see `scripts.dicom.web.Server`.
@@ -47,7 +47,7 @@ def fetched(address: str, series: str | None = None) -> Iterator[Gathered]:
 
 
 def gather_series(images: Sequence[Path], series: str, made: Path, nameless: bool = False) -> Gathered:
-    """The files of one series, whatever else lies beside them.
+    """The files of one series, out of a folder that may hold others.
 
     Args:
         images: folders, whose files are looked through, or files.

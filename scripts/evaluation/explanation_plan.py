@@ -1,4 +1,4 @@
-"""What of a network is explained: methods, targets and layers, and the maps that they make of a batch."""
+"""Methods, targets and layers by which a network is explained, and their maps of a batch."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def make_plan(
 
 
 def _named(name: str) -> Target:
-    """The target of a name, of a made-up case: enough to see what kind it is."""
+    """A named target of a placeholder case, to find out its kind."""
     return named_target(name, torch.ones(1, dtype=torch.long), torch.ones(1, 1, 1, 1))
 
 
@@ -154,12 +154,12 @@ def _explained(network: MultiTaskDynUNet, targets: Sequence[str]) -> list[str]:
 
 
 def _with_base(methods: Sequence[str]) -> set[str]:
-    """The methods, and those of them with frozen statistics without these: what options are looked up under."""
+    """Names under which options are looked up: the methods, and the plain ones of those with frozen statistics."""
     return {*methods, *map(without_statistics, methods)}
 
 
 def _methods_for(methods: Sequence[str], dense: bool, layers: Sequence[str]) -> list[str]:
-    """Those methods that explain a target, dense or not, at these layers."""
+    """The methods that can explain a target, dense or not, at these layers."""
     return [m for m in methods if not (m == "evidence" and dense) and not (METHODS[m] == "layer" and not layers)]
 
 
@@ -191,7 +191,7 @@ def main_layers(network: MultiTaskDynUNet) -> tuple[str, ...]:
 
 
 def main_map(network: MultiTaskDynUNet) -> tuple[str, str]:
-    """(method, layer) a network is explained by when nothing is asked: evidence, or Grad-CAM at its `main_layers`."""
+    """Default (method, layer) of a network: evidence, or Grad-CAM at its `main_layers`."""
     layers = main_layers(network)
     layer = layers[0] if len(layers) == 1 else f"mean({', '.join(layers)})"
     return EVIDENCE if network.has_evidence else ("gradcam", layer)
@@ -212,7 +212,7 @@ def maps_of(
     plan: Plan,
     methods: Sequence[str] | None = None,
 ) -> Explanation | None:
-    """Maps of a batch for one target, with the foreground held fixed; the front door is `scripts.explain.methods`.
+    """Maps of a batch for one target, with the foreground held fixed; without a plan use `scripts.explain.methods`.
 
     Where the gradients of a layer cancel to rounding noise, which is what an instance norm behind it does to plain
     Grad-CAM, the map is empty.

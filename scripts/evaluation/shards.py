@@ -1,4 +1,4 @@
-"""The cases of an evaluation by any number of processes: by batches, each computed as one process would compute it."""
+"""Evaluation by several processes: each batch is computed as one process would compute it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EvaluationJob:
         return {"values": values, "overlays": overlays, "weights": weights_sha256(self.values["run_dir"])}
 
     def parser(self) -> ConfigParser:
-        """The config, with nothing computed yet."""
+        """The parsed config, before anything is computed."""
         files = [CONFIGS / CONFIG, *self.overlays]
         check_overrides(read_config(files).get(), self.values)
         workflow = make_workflow("infer", files, self.values)

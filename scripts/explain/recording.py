@@ -42,7 +42,7 @@ class Recorder:
         self._cut: set[str] = set()
 
     def _keep(self, name: str, output: Any) -> Tensor | None:
-        """Forward hook: keep the output, hand a copy on, so that in-place operations after the layer spare it."""
+        """Forward hook: keep the output and pass a copy on, which in-place operations after the layer may change."""
         if threading.get_ident() != self._thread:  # another thread uses the same network: its pass is not ours
             return None
         if not isinstance(output, Tensor):
@@ -308,7 +308,7 @@ def _outermost(seen: Sequence[_Run]) -> list[_Run]:
 
 
 def nodes_behind(output: Any, without: Any = None) -> set[Any]:
-    """Nodes that `output` depends on, itself among them, by ways that do not go through the node `without`."""
+    """Nodes that `output` depends on, itself included, by paths that avoid the node `without`."""
     visited, waiting = set(), [output]
     while waiting:
         node = waiting.pop()

@@ -126,7 +126,7 @@ class BatchPrediction:
 
     @property
     def columns(self) -> list[str]:
-        """Of the table, see `scripts.inference.result_table`."""
+        """Columns of the table, see `scripts.inference.result_table`."""
         return columns(self.classes)
 
     def stream(self, todo: Iterable[tuple[Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,5 +1,4 @@
-"""Where the shards of a large job run: in this process, in processes of this machine, in jobs of Slurm or in actors of
-Ray; what the arguments of a verb say of it."""
+"""Run the shards of a job as the command line asks: in this process, in processes, Slurm jobs or Ray actors."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ def by_shards(arguments: argparse.Namespace) -> bool:
 def run_shards(
     arguments: argparse.Namespace, recipe: Callable[[], Predictor], prepare: Callable[[], Manifest]
 ) -> str | None:
-    """Do what ``--shard``, or ``--processes`` and ``--engine``, ask for.
+    """Run the shards that ``--shard``, or ``--processes`` and ``--engine``, select.
 
     Args:
         arguments: of `scripts.command.verbs.add_shards`.

@@ -1,4 +1,4 @@
-"""What became of every input of a large prediction: a journal a shard, a line each time something happens.
+"""Status of every input of a large prediction: one journal per shard, one line per event.
 
 A line is written at once, with one call of the system; one that a killed process left unfinished is cut off. ``begun``
 stands before the work, so that an input that ends its process is known by it; ``done`` and ``refused`` are final,
@@ -32,14 +32,14 @@ def journals(folder: Path) -> list[Path]:
 
 
 def header(journal: Path) -> dict[str, Any]:
-    """First line of a journal: by what its results were made, and the columns of a row; empty where none is yet."""
+    """Header of a journal: what made its results, and the columns of a row; empty before the first write."""
     with open(journal, "rb") as file:
         line = file.readline()
     return json.loads(line) if line.endswith(b"\n") else {}
 
 
 def entries(journal: Path) -> Iterator[tuple[int, int, str, int, int]]:
-    """Place in the file, input, state, and of a failure its try and how many there are; whole lines only.
+    """Offset, input and status of each whole line, with the number of a failed try and how many there are.
 
     Raises:
         ValueError: when a line is none that was written here.
@@ -59,7 +59,7 @@ def entries(journal: Path) -> Iterator[tuple[int, int, str, int, int]]:
 
 
 def finished(folder: Path, shard: tuple[int, int]) -> int:
-    """How many inputs of a shard have come to an end, failures included; 0 where it was not begun."""
+    """Number of settled inputs of a shard, failures included; 0 before it is begun."""
     journal = _folder(folder, shard) / JOURNAL
     known = entries(journal) if journal.is_file() else ()
     return sum(state in ("done", "refused", "failed") for _, _, state, _, _ in known)
@@ -134,21 +134,21 @@ class Ledger:
         return bool(self._final[row]) or self._failed[row] >= self.tries
 
     def tried(self, row: int) -> int:
-        """How often an input was begun."""
+        """Number of times that an input was begun."""
         return self._begun[row]
 
     def begin(self, row: int) -> None:
-        """Say that an input is about to be read."""
+        """Record that an input is about to be read."""
         self._begun[row] += 1
         self._write({"row": row, "state": "begun"})
 
     def take_back(self, row: int) -> None:
-        """Say that a begun input was left for another time, through no fault of its own."""
+        """Record that a begun input was put back, through no fault of its own."""
         self._begun[row] -= 1
         self._write({"row": row, "state": "back"})
 
     def settle(self, row: int, table: Mapping[str, Any]) -> None:
-        """Say what became of an input, in a row of the table whose ``status`` is done, refused or failed."""
+        """Record the result of an input, in a row of the table whose ``status`` is done, refused or failed."""
         about: dict[str, Any] = {"row": row, "state": table["status"]}
         if table["status"] == "failed":
             self._failed[row] = self._begun[row]

@@ -57,7 +57,7 @@ class Manifest:
 
 
 def result_place(row: int, image: Path) -> str:
-    """Where the results of an input go, below the folder of results: those of 1000 inputs at most share a folder.
+    """Folder of the results of an input, below the folder of all results; at most 1000 inputs share one.
 
     >>> result_place(1234567, Path("scans/p01.nii.gz"))
     '1234/1234567_p01'
@@ -124,7 +124,7 @@ def _content(source: Path) -> str | None:
 
 
 def _make(source: Path, ledger: Path, inputs: Sequence[Path] | None) -> None:
-    """Write manifest and source into a folder aside that takes the ledger's name; the first process to do so wins."""
+    """Write manifest and source into a temporary folder and rename it to the ledger's; the first process wins."""
     content = _content(source)
     with whole_folder(ledger, replace=False) as place:
         rows = _write(_images(source, ledger.parent) if inputs is None else inputs, place / TABLE, source)
@@ -132,7 +132,7 @@ def _make(source: Path, ledger: Path, inputs: Sequence[Path] | None) -> None:
 
 
 def _write(images: Iterable[Path], table: Path, source: Path) -> int:
-    """Write the inputs, and refuse what is there twice; eight bytes a row are held."""
+    """Write the inputs and refuse duplicates; eight bytes a row are held in memory."""
     seen = array("Q")
     with open(table, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)

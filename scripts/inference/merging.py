@@ -21,7 +21,7 @@ __all__ = ["merge", "merged"]
 
 
 def merge(out: Path) -> tuple[Path, Counter[str]]:
-    """Write results.csv of what the journals hold; a few bytes a row are held at a time.
+    """Write results.csv from the journals; a few bytes a row are held in memory.
 
     Args:
         out: folder of the results.
@@ -44,7 +44,7 @@ def merge(out: Path) -> tuple[Path, Counter[str]]:
 
 
 def merged(out: Path) -> Iterator[dict[str, Any]]:
-    """What became of every input, in order: the row that its worker made.
+    """The row of every input, in order, as its worker made it.
 
     Args:
         out: folder of the results.
@@ -79,7 +79,7 @@ def merged(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def _about(files: list[Path]) -> dict[str, Any]:
-    """What all journals say that their results were made by."""
+    """What made the results: the same in all journals."""
     first = header(files[0]) if files else {"columns": []}
     for other in files[1:]:
         if header(other) != first:

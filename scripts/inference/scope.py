@@ -50,11 +50,11 @@ AGAIN = "fit it again with python -m scripts scope"
 
 
 class TooFewImages(ValueError):
-    """There are not enough images to say what they look like."""
+    """Too few images to fit a scope."""
 
 
 class OldScope(ValueError):
-    """A file of an older version."""
+    """A file of an earlier format."""
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Scope:
 
     @property
     def slice_factor(self) -> float:
-        """That makes of a picture's score that of a slice that votes on its volume, by `slice_limit`."""
+        """Factor from the score of a picture to that of a slice that votes on its volume, by `slice_limit`."""
         return math.exp(self.limit - self.slice_limit)
 
     def save(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""One process at work in a folder: a lock that says who holds it, and that a process which is gone gives up."""
+"""A lock that lets one process work in a folder, names its holder, and is released when that process is gone."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def acquire(folder: str | Path, argument: str = "run_dir") -> None:
 
 
 def holder(folder: str | Path) -> str | None:
-    """Another process that holds a folder, in words; None where none that still runs does."""
+    """Description of another process that holds the folder; None if no running process does."""
     path = Path(folder).resolve() / FILE
     text, owner = _read(path)
     if text is None or path in _held or (owner is not None and not _holds(owner, path)):
@@ -77,7 +77,7 @@ def holder(folder: str | Path) -> str | None:
 
 
 def release(folder: str | Path) -> None:
-    """Give a folder free, if this process holds it."""
+    """Release a folder, if this process holds it."""
     path = Path(folder).resolve() / FILE
     if _held.get(path) == os.getpid():
         del _held[path]
@@ -91,7 +91,7 @@ def _release_all() -> None:
 
 
 def _create(path: Path) -> bool:
-    """Whether the file was absent and now is this process's."""
+    """Create the lock file for this process; whether it was absent."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -103,7 +103,7 @@ def _create(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[str | None, dict[str, Any] | None]:
-    """Text and owner of a lock; no text where it is gone, no owner where it is just being written."""
+    """Text and owner of a lock; no text if it is gone, no owner while it is being written."""
     try:
         text = path.read_text(encoding="utf-8")
         return text, json.loads(text)
@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any] | None]:
 
 
 def _remove(path: Path, text: str) -> bool:
-    """Take away a lock that is left behind, unless another process has put its own there since it was read."""
+    """Delete a stale lock, unless another process has replaced it since it was read."""
     aside = path.with_name(f"{FILE}.{uuid.uuid4().hex[:8]}")
     try:
         os.rename(path, aside)
@@ -129,7 +129,7 @@ def _remove(path: Path, text: str) -> bool:
 
 
 def _this() -> dict[str, Any]:
-    """This process, so that another one can tell whether it still runs."""
+    """Identity of this process, by which another one sees whether it still runs."""
     host = socket.gethostname()
     return {
         "host": host,
@@ -157,7 +157,7 @@ def _holds(owner: dict[str, Any], path: Path) -> bool:
 
 
 def _start(pid: int) -> str | None:
-    """When a process began, in the system's ticks: a number given again is another process. None off Linux."""
+    """Start of a process in clock ticks, as process numbers are reused; None outside Linux."""
     line = _line(f"/proc/{pid}/stat")
     if line is None:
         return None

@@ -66,7 +66,7 @@ def join_classes(datalists: Sequence[Datalist], binary: bool = False) -> tuple[l
 
 
 def _modality(datalists: Sequence[Datalist], mixed: bool) -> dict[str, str]:
-    """One modality of each channel; several only where the user says so."""
+    """The modality of each channel; several only if the user allows it."""
     names = [dict(one.get("modality", {"0": "MRI"})) for one in datalists]
     if len({len(channels) for channels in names}) > 1:
         raise ValueError(
@@ -104,7 +104,7 @@ def _collect(
 
 
 def _note_shared_names(datalists: Sequence[Datalist], roots: Sequence[Path], report: Report) -> None:
-    """Groups and patients are numbered within their source: two sources of one name would be linked by number."""
+    """Note sources of one name, whose groups and patients would be linked by their numbers."""
     homes: dict[str, Path] = {}
     for one, root in zip(datalists, roots, strict=True):
         sources = {
@@ -254,7 +254,7 @@ def merge_sources(
 
 
 def _without_contradictions(read: Sequence[tuple[Item, str]], contents: Sequence[str], report: Report) -> list[int]:
-    """Numbers of the items that are kept, those of `contradictions` left out."""
+    """Indices of the items that are kept, those of `contradictions` left out."""
     refused = contradictions(contents, [item.get("diagnosis") for item, _ in read])
     kept = []
     for k, ((item, _), content) in enumerate(zip(read, contents, strict=True)):

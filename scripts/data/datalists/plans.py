@@ -1,4 +1,4 @@
-"""What a builder of datalists took for what, known before an image is read: `nifti_cases.plan(folder)`."""
+"""Roles that a builder assigns to files by their names, before an image is read: `nifti_cases.plan(folder)`."""
 
 from __future__ import annotations
 
