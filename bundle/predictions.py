@@ -54,7 +54,7 @@ class Prediction:
         raw: what the network says before anything is joined: tumor_detected, predicted_class, tumor_voxels,
             evidence_maximum, contradictions.
         raw_mask, raw_evidence: its maps.
-        scores: further numbers that judge the input, by name.
+        scores: further scores of the input, by name.
         uncertainty: where it was asked for.
         objects: DICOM objects that were written.
     """

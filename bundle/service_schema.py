@@ -104,7 +104,7 @@ class MultitaskAnswer(BaseModel):
     evidence_maximum: float | None = Field(description="calibrated log-odds: 0 none, 2.94 odds of 19 to 1")
     probability_std: float | None = Field(description="over several views of the image, where asked for; 0 to 0.5")
     raw: RawAnswer = Field(description="what the network says before anything is joined")
-    scores: dict[str, float] = Field(description="further numbers that judge the input")
+    scores: dict[str, float] = Field(description="further scores of the input")
     flags: list[Flag]
     mask: EncodedArray | None = Field(description="0 background, 1 tumor")
     evidence: EncodedArray | None = Field(

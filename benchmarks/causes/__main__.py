@@ -28,7 +28,7 @@ CLEAN = {"clean": False, "clean, much air": True}
 NOTHING = "nothing"
 
 
-def judged(run: Run, plant: str, name: str, seed: int) -> dict[str, Any]:
+def diagnosed(run: Run, plant: str, name: str, seed: int) -> dict[str, Any]:
     """A row: what was planted, what is named, what is called a consequence."""
     right = seen_right(run)
     result = run.diagnosed()
@@ -49,10 +49,10 @@ def rows_of(seeds: Sequence[int], plants: Sequence[str], names: Sequence[str]) -
         bench = Bench()
         for kind, wide in CLEAN.items():
             if kind in plants and not (wide and name == "ViT"):
-                rows.append(judged(bench.clean(name, seed, wide), kind, name, seed))
+                rows.append(diagnosed(bench.clean(name, seed, wide), kind, name, seed))
         for kind, plant in PLANTS.items():
             if kind in plants and name not in plant.left_out:
-                rows.append(judged(plant.make(bench, name, seed), kind, name, seed))
+                rows.append(diagnosed(plant.make(bench, name, seed), kind, name, seed))
     return rows
 
 

@@ -125,7 +125,7 @@ def write_objects(
     uids = Uids(source.datasets, {**made_by, "anonymous": anonymous})
     frames = source.frames(mask, affine)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values of the source that break the standard are copied, not judged here
+        warnings.simplefilter("ignore")  # values of the source that break the standard are copied, not checked here
         regions = {name: about["labels"] for name, about in result.get("regions", {}).items()}
         segments = mask_segments(mask, regions)
         seg = segmentation(source, frames, segments, uids, made_by)

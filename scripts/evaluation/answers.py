@@ -15,7 +15,7 @@ from scripts.inference.inferers import tumor_evidence
 from scripts.inference.volume_rule import evidence_places
 from scripts.measures.intervals import case_summary
 
-__all__ = ["FIGURES", "GOOD_DICE", "RULE", "answer_lines", "answer_summary", "evidence_of_case", "judged"]
+__all__ = ["FIGURES", "GOOD_DICE", "RULE", "answer_lines", "answer_summary", "evidence_of_case", "joined_columns"]
 
 GOOD_DICE = 0.5  # at which a mask counts as right
 RULE = (
@@ -56,7 +56,7 @@ def evidence_of_case(
     return {"evidence_maximum": float(tumor.max()), "evidence_overlap": overlap, "evidence_place": place}
 
 
-def judged(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
+def joined_columns(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
     """The joined answer of a case, and whether it and the raw outputs contradict themselves or are right.
 
     Args:
@@ -104,7 +104,7 @@ def answer_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     empty_evidence over the cases that are called a tumor.
 
     Args:
-        rows: with the columns of `judged`.
+        rows: with the columns of `joined_columns`.
     """
 
     def figure(values: Sequence[float]) -> dict[str, Any]:

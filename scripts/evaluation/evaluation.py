@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from scipy.special import softmax
 
-from scripts.evaluation.answers import RULE, answer_summary, evidence_of_case, judged
+from scripts.evaluation.answers import RULE, answer_summary, evidence_of_case, joined_columns
 from scripts.evaluation.items import ClassComparison
 from scripts.evaluation.notes import gaps, not_segmented, task_notes
 from scripts.evaluation.overview import overview
@@ -280,7 +280,7 @@ def decided(
     rows: Sequence[dict[str, Any]], threshold: float, temperature: float, classes: ClassComparison | None = None
 ) -> list[dict[str, Any]]:
     """Rows with the classes that are compared, ``probability`` by class, ``tumor_probability``, ``predicted``
-    and the columns of `judged`.
+    and the columns of `joined_columns`.
     """
     decisions = []
     for row in rows:
@@ -300,7 +300,7 @@ def decided(
             "tumor_probability": float(1 - probability[0]),
             "predicted": int(decide(logits, threshold, temperature)[0]),
         }
-        decisions.append({**now, **judged(now, threshold)})
+        decisions.append({**now, **joined_columns(now, threshold)})
     return decisions
 
 
@@ -371,7 +371,7 @@ def write_evaluation(
     if volumes:
         result[part]["volumes"] = volume_summary(volumes, len(names), rule, whole=spatial_dims == 3)
         at = rule.threshold_of(threshold)
-        volumes = [{**row, **judged({**row, "tumor_probability": row["score"]}, at)} for row in volumes]
+        volumes = [{**row, **joined_columns({**row, "tumor_probability": row["score"]}, at)} for row in volumes]
         result[part]["volumes"]["answers"] = answer_summary(volumes)
         if part == "validation" and spatial_dims == 2 and prevalence is None:
             result[part]["volumes"]["own_threshold"], words = own_threshold(volumes)

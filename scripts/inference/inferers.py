@@ -17,7 +17,7 @@ from scripts.networks.windows import larger
 # What `MultiTaskDynUNet.encode` returns, or that of `OnnxNetwork`.
 Encoded = tuple[list[Tensor], list[Tensor]] | tuple[list[Tensor], list[Tensor], Any]
 # What else is told of (N, C, *size) by a network, which has encoded it already or not: name to (N, ...).
-Judge = Callable[[Tensor, Any, Encoded | None], dict[str, Tensor]]
+SliceScorer = Callable[[Tensor, Any, Encoded | None], dict[str, Tensor]]
 # Told of slices done and of all.
 Progress = Callable[[int, int], None]
 
@@ -50,7 +50,7 @@ class MultiTaskInferer(Inferer):
 
     Args:
         batch_size: slices in one pass.
-        judge: told of every slice beside the prediction, such as whether it is like the training images.
+        scorer: scores of every slice beside the prediction, such as whether it is like the training images.
 
     Example:
         >>> from scripts.networks.multitask_dynunet import MultiTaskDynUNet
@@ -62,9 +62,9 @@ class MultiTaskInferer(Inferer):
          'seg': (1, 5, 2, 32, 32), 'temperature': (1, 1), 'threshold': (1, 1)}
     """
 
-    def __init__(self, batch_size: int = 8, judge: Judge | None = None) -> None:
+    def __init__(self, batch_size: int = 8, scorer: SliceScorer | None = None) -> None:
         super().__init__()
-        self.judge = judge
+        self.scorer = scorer
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         self.batch_size = batch_size
@@ -89,20 +89,20 @@ class MultiTaskInferer(Inferer):
             of the tumor classes is weighted by their calibrated probability among them, so it is the map of the
             calibrated log-odds of any tumor, times the temperature. Of a network of several regions "regions"
             (B, S, R, *size) holds the probability of each, and "seg" is of the first, the tumor. All float32, on the
-            device of the input. What the judge tells stands beside them, (B, S, ...).
+            device of the input. The scores stand beside them, (B, S, ...).
         """
         units, (batch, stack) = _units(inputs, network)
         parts: list[dict[str, Tensor]] = []
         for part in units.split(self.batch_size):
             if progress is not None:
                 progress(len(parts) * self.batch_size, len(units))
-            if self.judge is None:
+            if self.scorer is None:
                 parts.append(self.infer(part, network))
                 continue
             can_encode = isinstance(network, (MultiTaskDynUNet, OnnxNetwork))
             once = can_encode and not larger(part.shape[2:], network.window)
             encoded = network.encode(part) if once else None  # for both
-            parts.append({**self.infer(part, network, encoded), **self.judge(part, network, encoded)})
+            parts.append({**self.infer(part, network, encoded), **self.scorer(part, network, encoded)})
         result = {name: _joined([part[name] for part in parts]).unflatten(0, (batch, stack)) for name in parts[0]}
         result["threshold"] = network.threshold.float().expand(batch, 1)
         result["temperature"] = network.temperature.float().expand(batch, 1)

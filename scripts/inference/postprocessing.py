@@ -25,7 +25,7 @@ from scripts.measures.prevalence import prevalence_in_use
 from scripts.networks.regions import named_thresholds
 from scripts.runs.tasks import TASKS, UNTRAINED, untrained_flags
 
-# What a further judgment of a study gives: numbers for the result, and flags.
+# Further scores of a study, for the result, and flags.
 Score = Callable[[Tensor, Mapping[str, Tensor], Study], tuple[dict[str, float], list[dict[str, Any]]]]
 
 
@@ -113,7 +113,7 @@ class RestoreStudyd(Transform):
     (class 0 if not detected, else the most probable tumor class), None where the verdict is neither yes nor no;
     ``tumor_probability``, ``threshold``, ``temperature``, ``mask_thresholds`` by region, ``class_probabilities`` by
     name, ``slice_probabilities`` (of any tumor, a slice of the plane each, None where the slice was not read; None for
-    a picture), ``plane``, ``run`` (first and last slice of the run that a volume is judged by),
+    a picture), ``plane``, ``run`` (first and last slice of the run that a volume is scored by),
     ``tumor_voxels``, ``evidence_maximum``, ``flags``; ``prevalence`` that the probabilities are for, by class (None:
     that of the training); and under ``raw`` what the network says alone:
     ``tumor_detected`` (probability at least the threshold), ``predicted_class``, ``tumor_voxels``,
@@ -123,7 +123,7 @@ class RestoreStudyd(Transform):
         classes: class names by index, class 0 "no tumor"; without them the classes are called by number.
         volume_share, min_foreground, volume_threshold: share, min_foreground and threshold of
             `scripts.inference.volume_rule.VolumeRule`.
-        scores: further judgments, each called with the prepared slices (S, C, *size), the inferer's outputs and the
+        scores: further scorers, each called with the prepared slices (S, C, *size), the inferer's outputs and the
             study; their numbers go under ``scores``, their flags to the others.
         regions: of a network of several, label values by name, the tumor first; "pred" then holds these values, see
             `paint`, and ``regions`` of the result the voxels and milliliters of each.
@@ -222,7 +222,7 @@ class RestoreStudyd(Transform):
     def join(self, item: dict[Hashable, Any], result: dict[str, Any], study: Study) -> dict[str, Any]:
         """Put mask and evidence of the joined answer into the item; the result with its verdict."""
         mask, evidence = item["raw_pred"], item.get("raw_evidence")
-        segments, judges = ("segmentation" in self.trained), ("classification" in self.trained)
+        segments, classifies = ("segmentation" in self.trained), ("classification" in self.trained)
         tumor = self.tumor(mask.numpy())
         voxels, strongest = int(tumor.sum()), None if evidence is None else float(evidence.max())
         raw = Raw(
@@ -233,12 +233,12 @@ class RestoreStudyd(Transform):
             evidence_maximum=strongest,
             overlap=None if evidence is None else overlaps(tumor, evidence.numpy()),
         )
-        objections = [] if judges else [UNTRAINED["classification"]]
+        objections = [] if classifies else [UNTRAINED["classification"]]
         if not item.get("assess_anyway", self.assess_anyway):
             objections += [flag["message"] for flag in result["flags"] if flag["code"] == "outside_scope"]
         answer = join(raw, objections)
         # Of a network that only segments the mask is all there is.
-        empty = answer.empty and (judges or len(objections) > 1)
+        empty = answer.empty and (classifies or len(objections) > 1)
         item["pred"] = torch.zeros_like(mask) if empty else mask
         if evidence is not None:
             item["evidence"] = torch.zeros_like(evidence) if empty else evidence

@@ -201,7 +201,7 @@ def is_current(stage_dir: str | Path, network: Any) -> bool:
 
 
 class ScopeScorer:
-    """Scores every slice where scope.npz lies beside the weights: the ``judge`` of an `inferers.MultiTaskInferer`.
+    """Scores every slice where scope.npz lies beside the weights: the ``scorer`` of an `inferers.MultiTaskInferer`.
 
     Without one, or with one of other weights (a network trained further, for instance) or of an older version, nothing
     is scored; the latter two are logged.

@@ -1,4 +1,4 @@
-"""How a volume of slices is judged: by its strongest run of neighboring slices whose evidence lies at one place."""
+"""How a volume of slices is scored: by its strongest run of neighboring slices whose evidence lies at one place."""
 
 from __future__ import annotations
 

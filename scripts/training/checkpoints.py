@@ -264,9 +264,9 @@ class StageCheckpoint:
         constant = self.network.constant() if hasattr(self.network, "constant") else None
         fixed = None if constant is None else constant.cpu().double().numpy()
         temperature = fit_temperature(logits, diagnosis, fixed)
-        judged, kinds = self.metrics.judged_logits, self.metrics.judged_diagnosis
+        logits_of_threshold, kinds = self.metrics.threshold_logits, self.metrics.threshold_diagnosis
         at_zero = 0.0 if fixed is None else float(tumor_probability(fixed[None])[0])
-        probability = tumor_probability(lifted(judged, temperature, fixed), temperature)
+        probability = tumor_probability(lifted(logits_of_threshold, temperature, fixed), temperature)
         threshold = choose_threshold(probability, kinds > 0, at_zero)
         for network in {id(n): n for n in (self.network, self.average.selected)}.values():
             network.temperature.fill_(temperature)

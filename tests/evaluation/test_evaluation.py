@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from scipy.special import softmax
 
-from scripts.evaluation.answers import answer_summary, evidence_of_case, judged
+from scripts.evaluation.answers import answer_summary, evidence_of_case, joined_columns
 from scripts.evaluation.evaluation import CaseResults, by_area, by_class, decided, summarize, write_evaluation
 from scripts.evaluation.items import ClassComparison
 from scripts.measures.mask_measures import random_mask
@@ -365,7 +365,7 @@ def test_contradictions_and_what_is_right_raw_and_joined(rows):
         (case("healthy"), "tumor", 1, [0, 0, 0, 0]),
         (case("maskless"), "tumor", 1, [0, 0, None, None]),
     ]
-    found = [{**row, **judged(row, 0.5)} for row, *_ in expected]
+    found = [{**row, **joined_columns(row, 0.5)} for row, *_ in expected]
     columns = ("contradiction", "joined_contradiction", "both_right", "joined_both_right")
     for row, (_, verdict, predicted, values) in zip(found, expected, strict=True):
         assert (row["verdict"], row["predicted"]) == (verdict, predicted)

@@ -87,8 +87,8 @@ def test_the_scope_is_scored_in_the_same_pass(both, tmp_path, picture):
     image = both[0].prepare({"image": str(picture)})["image"].as_tensor()[None]
     scores = []
     for one in both:
-        judge = scope.ScopeScorer(tmp_path / "model.pt")
-        inferer = type(one.inferer)(4, judge)
+        scorer = scope.ScopeScorer(tmp_path / "model.pt")
+        inferer = type(one.inferer)(4, scorer)
         scores.append(inferer(image, one.runner)["scope"])
     encode = network.encode
     counted: list[int] = []

@@ -227,21 +227,21 @@ def test_a_scope_of_other_weights_is_not_used(tmp_path, caplog):
     own = features(network, image)
     fitted = scope.fit(own, own, own + 5, probe(network))
     fitted.save(tmp_path / scope.FILE)
-    judge = scope.ScopeScorer(tmp_path / "model.pt")
-    output = MultiTaskInferer(5, judge)(image.movedim(0, -1)[None], network)
+    scorer = scope.ScopeScorer(tmp_path / "model.pt")
+    output = MultiTaskInferer(5, scorer)(image.movedim(0, -1)[None], network)
     assert output["scope"].shape == (1, 24)
     np.testing.assert_allclose(output["scope"][0], fitted.score(features(network, image)), rtol=1e-4)
     assert output["scope_slice"].shape == (1, 24)
     whole = []
     encode = network.encode
     network.encode = lambda x, foreground=None: whole.append(len(x)) or encode(x, foreground)
-    MultiTaskInferer(12, judge)(image.movedim(0, -1)[None], network)
+    MultiTaskInferer(12, scorer)(image.movedim(0, -1)[None], network)
     assert whole == [12, 12]  # prediction and scope share one pass, and known weights are not probed again
     del network.encode
     assert "scope" not in MultiTaskInferer(5, scope.ScopeScorer(tmp_path / "elsewhere" / "model.pt"))(image, network)
     train_further(network)
     with caplog.at_level(logging.WARNING, logger="scripts.inference.scope"):
-        assert "scope" not in MultiTaskInferer(5, judge)(image, network)
+        assert "scope" not in MultiTaskInferer(5, scorer)(image, network)
     assert "fitted with other weights" in caplog.text
 
 

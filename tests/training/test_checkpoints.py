@@ -237,7 +237,7 @@ class Selecting:
             add_scalar=lambda *args: self.scalars.append(args), add_pr_curve=lambda *args: self.curves.append(args)
         )
         self.curves: list[tuple] = []
-        self.metrics.judged_logits, self.metrics.judged_diagnosis = self.metrics.logits, self.metrics.diagnosis
+        self.metrics.threshold_logits, self.metrics.threshold_diagnosis = self.metrics.logits, self.metrics.diagnosis
         self.checkpoint = StageCheckpoint(folder, self.network, None, None, self.metrics, key_metric, writer)
         self.checkpoint.trainer = SimpleNamespace(state=SimpleNamespace(epoch=0, max_epochs=9))
 
@@ -283,7 +283,7 @@ def test_threshold_and_temperature_of_the_selecting_validation_are_stored(tmp_pa
     assert stage.checkpoint.calibration == (
         f"fitted on 4 validation cases, whose negative log-likelihood is {after:.3f} ({before:.3f} without temperature)"
     )
-    stage.metrics.logits = stage.metrics.judged_logits = stage.metrics.logits * 10
+    stage.metrics.logits = stage.metrics.threshold_logits = stage.metrics.logits * 10
     stage.select(1, dice=0.4)
     assert float(stage.network.temperature) == temperature, "a validation that is not selected changes nothing"
 
@@ -306,8 +306,8 @@ def test_the_threshold_is_chosen_on_changed_items_too_and_the_temperature_is_not
     alone = Selecting(tmp_path / "alone")
     # Heads without their tumor that look as much like one as case 2, the least certain tumor.
     removed = np.repeat(stage.metrics.logits[2:3] + [0.0, 0.02, 0.0], 5, axis=0)
-    stage.metrics.judged_logits = np.concatenate([stage.metrics.logits, removed])
-    stage.metrics.judged_diagnosis = np.concatenate([stage.metrics.diagnosis, np.zeros(5, int)])
+    stage.metrics.threshold_logits = np.concatenate([stage.metrics.logits, removed])
+    stage.metrics.threshold_diagnosis = np.concatenate([stage.metrics.diagnosis, np.zeros(5, int)])
     for one in (stage, alone):
         one.select(0, dice=0.5)
     assert float(stage.network.temperature) == float(alone.network.temperature)
@@ -321,8 +321,8 @@ def test_the_head_of_fixed_constant_keeps_it_and_the_threshold_is_above_it(tmp_p
     # Two tumors without any evidence, beside sure ones of both kinds and a mistake.
     logits = np.array([[0.0, -9, -9], [0, 0, 0], [0, 0, 0], [0, 9, 0], [0, 0, 5], [0, 3, 0]]) + fixed
     logits[0] -= fixed
-    stage.metrics.logits = stage.metrics.judged_logits = logits
-    stage.metrics.diagnosis = stage.metrics.judged_diagnosis = np.array([0, 1, 2, 1, 2, 2])
+    stage.metrics.logits = stage.metrics.threshold_logits = logits
+    stage.metrics.diagnosis = stage.metrics.threshold_diagnosis = np.array([0, 1, 2, 1, 2, 2])
     stage.select(0, dice=0.5)
     temperature, threshold = float(stage.network.temperature), float(stage.network.threshold)
     assert temperature == pytest.approx(fit_temperature(logits, stage.metrics.diagnosis, fixed), rel=1e-3)

@@ -232,8 +232,8 @@ class TestValidationMetrics:
         assert (found["removed"], found["moved"]) == (0.5, 1.0)
         assert found["because"] == pytest.approx((0.5 + 1 + 1) / 3)
         assert metrics.diagnosis.tolist() == [1, 0, 0]
-        assert metrics.judged_diagnosis.tolist() == [1, 0, 0, 0, 0, 1]
-        assert metrics.judged_logits[3:].tolist() == [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+        assert metrics.threshold_diagnosis.tolist() == [1, 0, 0, 0, 0, 1]
+        assert metrics.threshold_logits[3:].tolist() == [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
 
     def test_classes_that_are_only_predicted_do_not_count(self):
         found, _ = self.run([self.batch([("a", [0.0, 1.0], 1, 1, 1), ("a", [1.0, 0.0], 1, 1, 1)])])

@@ -37,7 +37,7 @@ class ValidationMetrics:
     their tumor that are said to have none, ``moved`` that of heads with another's tumor whose kind is said, and
     ``because`` the mean of these two and ``combined``: what to select by where the verdict has to follow the tumor. The
     same by source, as far as defined, is kept in ``by_source``; the logits are kept for the temperature, and with those
-    of the changed items for the threshold (``judged_logits``). With several processes each brings its cases, and all
+    of the changed items for the threshold (``threshold_logits``). With several processes each brings its cases, and all
     compute the same over all of them.
 
     Of several regions the Dice of a case is the mean over those that its mask has; ``dice_<region>`` stands beside. All
@@ -54,7 +54,7 @@ class ValidationMetrics:
         self.key_metric: str | None = None
         self.logits: np.ndarray = np.empty(0)
         self.diagnosis: np.ndarray = np.empty(0, dtype=int)
-        self.judged_logits, self.judged_diagnosis = self.logits, self.diagnosis
+        self.threshold_logits, self.threshold_diagnosis = self.logits, self.diagnosis
         self.by_source: dict[str, dict[str, float]] = {}
         self._cases: list[tuple[str, list[float], int, np.ndarray, float, str]] = []
         self._curves: list[list[tuple[str, bool, np.ndarray]]] = [[] for _ in self.regions]
@@ -130,8 +130,10 @@ class ValidationMetrics:
         logits = np.stack([case[3] for case in cases])
         self.logits, self.diagnosis = logits[diagnosis >= 0], diagnosis[diagnosis >= 0]
         changed = [case for case in every if case[5] and case[2] >= 0]
-        self.judged_logits = np.concatenate([self.logits, *(case[3][None] for case in changed)])
-        self.judged_diagnosis = np.concatenate([self.diagnosis, np.asarray([case[2] for case in changed], dtype=int)])
+        self.threshold_logits = np.concatenate([self.logits, *(case[3][None] for case in changed)])
+        self.threshold_diagnosis = np.concatenate(
+            [self.diagnosis, np.asarray([case[2] for case in changed], dtype=int)]
+        )
         metrics = _metrics(dice, diagnosis, logits)
         if len(self.regions) > 1:
             metrics |= {
