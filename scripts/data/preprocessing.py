@@ -226,7 +226,7 @@ def resolve_items(items: Sequence[Mapping[str, Any]], dataset_dir: str | Path) -
 
     Returns:
         new items with ``name``: the file's stem (and ``_sNNN``, ``_corNNN``, ``_sagNNN`` of slices), with as many
-        parent folders before it as it takes to tell the cases apart.
+        parent folders before it as make the names of cases different.
 
     Raises:
         ValueError: When an item has no image, or a file does not exist. Lists up to three files.

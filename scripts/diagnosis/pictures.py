@@ -191,7 +191,7 @@ def shortcut_picture(study: Study) -> bytes | None:
         names = [f"{row['features']}\n({'counted' if row['counted'] else 'not counted'})" for row in rows]
         axes.set_yticks(range(len(rows)), names, fontsize=8)
         axes.axvline(0.5, color="#888888", linewidth=1)
-        axes.set(title="Tumor or none, told by ... alone", xlabel="AUC, cross-validated", xlim=(0.3, 1.15),
+        axes.set(title="Tumor or none, predicted from ... alone", xlabel="AUC, cross-validated", xlim=(0.3, 1.15),
                  ylim=(len(rows) - 0.5, -0.5))  # fmt: skip
         axes.set_xticks([0.4, 0.6, 0.8, 1.0])
     if pairs:

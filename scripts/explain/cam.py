@@ -66,8 +66,8 @@ class CamPass:
         output: the network's output, detached: the prediction comes free with the maps.
         score: (B,), the explained number of each sample.
         maps: (method, layer as the caller named it): map (B, 1, *layer grid), float32, >= 0 unless signed was asked.
-        cancelled: the same keys, of the maps that this was told for: (B,), bool, whose gradients cancel over space, so
-            that there is no map of theirs but zeros.
+        cancelled: the same keys, of the maps for which it was checked: (B,), bool, whether the gradients of a sample
+            cancel over space, so that its map is all zeros.
     """
 
     output: Tensor
@@ -166,7 +166,7 @@ def cam_pass(
 def _maps(
     methods: Sequence[str], activation: Tensor, gradient: Tensor, layer: str, cancelled: str, foreground: Tensor | None
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Signed map of each method at a layer, and which samples of it are cancelled where that was told."""
+    """Signed map of each method at a layer, and which samples of it are cancelled where that was checked."""
     activations, grads = precise(activation), precise(gradient)
     half = activation.dtype in (torch.float16, torch.bfloat16)
     result: dict[str, tuple[Tensor, Tensor | None]] = {}

@@ -44,7 +44,7 @@ def with_consequences(
     elif holds(AIR) and air_alone:
         effect = results[SHORTCUT].figures.get("share_of_the_verdict_that_follows_the_air")
         if effect is None or effect >= LEAST_EFFECT:
-            follow(AIR, SHORTCUT, "it is the air by which the class is told")
+            follow(AIR, SHORTCUT, "it is the air that predicts the class")
         else:
             follow(SHORTCUT, AIR, "an air of 0 tells nothing, and the verdict does not follow it")
     for root in [cause for cause in again if holds(cause) or (cause in results and results[cause].verdict == FOLLOWS)]:

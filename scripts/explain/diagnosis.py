@@ -108,8 +108,8 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "unsuitable layer": (
         "Is the layer's output no activation that the network reads?",
-        "Absent, run twice, overwritten, without spatial axes, a normalization, or gradients that cancel: told by what "
-        "the layer does, not by a measurement.",
+        "Absent, run twice, overwritten, without spatial axes, a normalization, or gradients that cancel: decided by "
+        "what the layer does, not by a measurement.",
     ),
     "coarse grid": (
         "Are the layer's cells larger than the tumor?",

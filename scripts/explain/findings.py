@@ -41,8 +41,8 @@ class Finding:
         cause: its name.
         verdict: `HOLDS`, `FOLLOWS`, `DOES_NOT_HOLD` or `CANNOT_TELL`.
         figures: name: number, what was measured.
-        reason: one sentence: the figure, and the limit that it was held against; or why nothing can be told.
-        advice: what to do where it holds, or what to give where nothing can be told.
+        reason: one sentence: the figure, and the limit that it was held against; or why it cannot be decided.
+        advice: what to do where it holds, or what to give where it cannot be decided.
         follows: the cause that it is a consequence of; "" for none.
         signs: which of several signs were found, for a cause that has several.
     """
@@ -190,7 +190,7 @@ def coarse_grid(tumor: Tensor, foreground: Tensor, layer_size: Sequence[int]) ->
     """Whether the layer's grid is too coarse to draw the tumor: what a perfect map would score there.
 
     A grid blurs what it draws, over the tissue around the tumor first; how much of the perfect map falls into the air
-    is told too, so that what is in the air beyond it is looked for in other causes.
+    is reported too, so that what is in the air beyond it is looked for in other causes.
 
     Args:
         tumor: (B, 1, *spatial), 0 or 1.

@@ -131,7 +131,7 @@ def gradient_averaging(
     """Whether Grad-CAM paints the air because it averages gradients over space, or the average is rounding noise.
 
     HiResCAM is the same product without the average: what Grad-CAM has in the air beyond it is the average's doing.
-    That Grad-CAM also paints tissue without gradient is told as a figure, and is no fault by itself: behind a
+    That Grad-CAM also paints tissue without gradient is reported as a figure, and is no fault by itself: behind a
     log-sum-exp pooling it makes Grad-CAM the evidence.
 
     Args:
@@ -210,10 +210,10 @@ def lost_gradient(
         )
     score, activations, gradients = result
     if isinstance(target, SegmentationRegion):  # an image in which nothing is predicted has no score to be explained
-        told = (score != 0) | gradients.flatten(1).any(1)
-        if not bool(told.any()):
+        informative = (score != 0) | gradients.flatten(1).any(1)
+        if not bool(informative.any()):
             return Finding(cause, CANNOT_TELL, {}, f"{target.name} is empty in all images", "give images with a tumor")
-        score, activations, gradients = score[told], activations[told], gradients[told]
+        score, activations, gradients = score[informative], activations[informative], gradients[informative]
     effect = (activations * gradients).abs().flatten(1).sum(1)
     dead = effect < 1e-6 * score.abs().clamp(min=1.0)
     silent = (gradients.flatten(2).abs().amax(2) == 0).double().mean()

@@ -170,7 +170,7 @@ def normalization_leak(
     inside = check_foreground(foreground, x)
     layer = first_normalization(model, x, kwargs)
     if layer is None:
-        return Finding(cause, DOES_NOT_HOLD, {}, "the network has no normalization layer (told by class names)")
+        return Finding(cause, DOES_NOT_HOLD, {}, "the network has no normalization layer (by the names of its classes)")
     few_images, few_inside, few_kwargs = x[:SAMPLES], inside[:SAMPLES], _arguments(kwargs, x, count=SAMPLES)
     mixing = _mixing(model, few_images, few_inside, few_kwargs)
     if not mixing:

@@ -84,8 +84,8 @@ def swapped_pictures(pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray] 
     With the maps that the pictures show: known color maps, as they are and with red and blue exchanged, are laid over
     the map and compared with the picture by their chroma (R - G, G - B), to which a gray image underneath adds nothing.
     Without: the colors must be those of a known map read backwards. A jet read backwards is a jet again with its ends
-    exchanged: such pictures cannot be told without the map, and with it an inverted scale looks the same, which the
-    reason then says.
+    exchanged: such pictures cannot be recognized without the map, and with it an inverted scale looks the same, which
+    the reason then says.
 
     Args:
         pictures: RGB (H, W, 3), uint8.

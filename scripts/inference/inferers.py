@@ -16,7 +16,7 @@ from scripts.networks.windows import larger
 
 # What `MultiTaskDynUNet.encode` returns, or that of `OnnxNetwork`.
 Encoded = tuple[list[Tensor], list[Tensor]] | tuple[list[Tensor], list[Tensor], Any]
-# What else is told of (N, C, *size) by a network, which has encoded it already or not: name to (N, ...).
+# Scores (N, ...) by name of slices (N, C, *size), which the network has encoded already or not.
 SliceScorer = Callable[[Tensor, Any, Encoded | None], dict[str, Tensor]]
 # Told of slices done and of all.
 Progress = Callable[[int, int], None]
@@ -78,7 +78,7 @@ class MultiTaskInferer(Inferer):
         Args:
             inputs: (B, C, *size), or (B, C, *size, S) with a stack of slices last, from `scripts.inference.studies`.
             network: a `MultiTaskDynUNet`, or its TorchScript form.
-            progress: told how many slices are done, of how many, before each pass.
+            progress: called before each pass with the slices done and in all.
 
         Returns:
             "seg" (B, S, 2, *size) probabilities in [0, 1]; "probability" (B, S, K) of each class, class 0 "no tumor";

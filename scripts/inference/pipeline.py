@@ -161,7 +161,7 @@ class Inference:
 
         Args:
             item: of `prepare`.
-            progress: told of the slices done.
+            progress: called with the slices done and in all.
         """
         stack = item["image"][None].to(self.device)
         return {key: value[0] for key, value in self.inferer(stack, self.runner, progress=progress).items()}

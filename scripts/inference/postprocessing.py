@@ -99,7 +99,7 @@ def paint(
 
 
 class RestoreStudyd(Transform):
-    """Takes the inferer's dictionary apart: mask and evidence on the file's own grid, the verdict under "result".
+    """Splits the inferer's dictionary: mask and evidence on the file's own grid, the verdict under "result".
 
     After it, "pred" is uint8 (1, X, Y[, Z]), the most probable class of each voxel; "evidence" float32 (1, X, Y[, Z])
     in calibrated log-odds, 0 and up: what localization is measured on, divided by the temperature (absent without an

@@ -69,7 +69,7 @@ def run_shard(
         manifest: of all inputs.
         shard: its number, from 1, and how many there are.
         tries: how often an input is tried before it counts as failed.
-        report: is told how many more inputs are settled, those of before first.
+        report: called with the number of newly settled inputs, first with that of earlier runs.
         wait_s: how long a lock that another process holds is waited for.
 
     Raises:

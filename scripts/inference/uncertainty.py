@@ -64,7 +64,7 @@ class PredictiveUncertainty:
         agreement = torch.full((1, mean.shape[0]), torch.nan)
         if pixels is not None and seg is not None:
             middle = (seg > threshold).float()
-            # Two empty masks agree: MONAI's Dice is 1 there when told so.
+            # Two empty masks agree: MONAI's Dice is 1 there with `ignore_empty=False`.
             agreement = torch.stack(
                 [compute_dice((p > threshold).float(), middle, ignore_empty=False)[:, 0] for p in pixels]
             )

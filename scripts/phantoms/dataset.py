@@ -195,7 +195,7 @@ def _as_mode(image: Array, mode: str) -> Image.Image:
 
 
 def _write_single(folder: Path, seed: int, index: int) -> dict[str, Any]:
-    # Two neighbors in the count, one of each class, share level, size, type and mode: no geometry tells them apart.
+    # Two neighbors in the count, one of each class, share level, size, type and mode: geometry does not separate them.
     pair, tumor = index // 2, bool(index % 2)
     rng = np.random.default_rng([seed, _SINGLES, pair, 4])
     longest, aspect = int(rng.integers(200, 361)), rng.uniform(0.82, 1.1)

@@ -1,7 +1,7 @@
 """Counterfactual items, drawn on the fly: heads whose tumor was taken out, tumors in heads without one, and controls.
 
 Where the pictures with and without a tumor come from different collections, a network can answer by the collection and
-never look at the tumor. Here the same head comes with and without its tumor, so that nothing else tells them apart.
+never look at the tumor. Here the same head comes with and without its tumor, so that nothing else distinguishes them.
 """
 
 from __future__ import annotations

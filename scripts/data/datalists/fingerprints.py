@@ -1,4 +1,4 @@
-"""What a picture looks like in 672 bytes: perceptual hashes that find its like, and thumbnails that tell copies apart.
+"""What a picture looks like in 672 bytes: perceptual hashes that find similar ones, and thumbnails that confirm copies.
 
 Mirrored, rotated and differently cropped copies are common (data were augmented before they were published) and have
 other hashes. So besides the picture's own hash there is that of the head cut out, turned to its principal axes, in four

@@ -78,7 +78,7 @@ def linked(
 ) -> tuple[NDArray[np.int64], Distances]:
     """Components of items that must stay on one side: same patient, group, file or content, or near-duplicates.
 
-    Patients are told by source and number, as two sources may both count from 1.
+    Patients are identified by source and number, as two sources may both count from 1.
 
     Args:
         items: (N) items.

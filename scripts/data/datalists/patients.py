@@ -85,7 +85,7 @@ class _Folders:
 
     Attributes:
         names: of the folders, without those of containers, channels and time points.
-        labels: folder to what tells the files in it apart.
+        labels: of each folder, what distinguishes the files in it.
     """
 
     names: set[str] = field(default_factory=set)
@@ -148,7 +148,7 @@ def _choose(file: _File, folders: Mapping[tuple[str, ...], _Folders]) -> int:
 
 
 def _only_channel(file: _File) -> bool:
-    """Whether a file's name says a channel and nothing else, so that it cannot tell people apart."""
+    """Whether a file's name says a channel and nothing else, so that it cannot distinguish people."""
     text = re.sub(rf"(?<![a-z0-9])(?:{ALONE})(?![a-z0-9])", "", stem_of_name(file.parts[-1]), flags=re.I)
     return bool(MEANINGLESS.match(text)) or not re.search(r"[a-z0-9]", text, re.I)
 

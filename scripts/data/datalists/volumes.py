@@ -37,7 +37,7 @@ def name_patients(
     stated: Mapping[str, str] | None = None,
     named: Mapping[str, Path] | None = None,
 ) -> tuple[list[tuple[str, Case]], str]:
-    """The cases with their patients, told by the names of their first images, and a sentence on what was found.
+    """The cases with their patients, found by the names of their first images, and a sentence about them.
 
     Args:
         cases: (name, case) of each.
@@ -53,12 +53,14 @@ def name_patients(
     stated = stated or {}
     firsts = {key: (named or {}).get(key, case.images[0]) for key, case in cases}
     paths = {key: Path(os.path.relpath(path, folder)).as_posix() for key, path in firsts.items()}
-    told = [path for key, path in paths.items() if key not in stated]
-    lookup = find_patients(told, pattern=pattern, table=table, top=folder.resolve().name)
+    unstated = [path for key, path in paths.items() if key not in stated]
+    lookup = find_patients(unstated, pattern=pattern, table=table, top=folder.resolve().name)
     text = lookup.sentence(what)
     if stated:
         people = len(set(stated.values()))
-        text = f"{len(stated)} {what} of {people} patients, whom header or list names" + (f"; {text}" if told else "")
+        text = f"{len(stated)} {what} of {people} patients, whom header or list names" + (
+            f"; {text}" if unstated else ""
+        )
         if people == 1 < len(stated):
             text += ". doubtful: all are of one patient; --patient_pattern or --patients says otherwise"
     return [(key, replace(case, patient=stated.get(key) or lookup.of[paths[key]])) for key, case in cases], text
@@ -144,8 +146,8 @@ def nifti_cases(
 ) -> Plan:
     """Build a datalist of cases with channels and a mask: each folder that holds volumes is one, or as `layout` says.
 
-    Files are told by the words in their names (`scripts.data.datalists.naming.role`) or the patterns of the layout. A
-    file with "brainmask" in its name becomes the item's `foreground`. Split by patient (time points of one patient stay
+    Words in their names give files their roles (`scripts.data.datalists.naming.role`) or patterns of the layout do. A
+    file with "brainmask" in its name becomes the `foreground`. Split by patient (time points of one patient stay
     together), stratified by having a tumor. Each volume is read once. `diagnosis` is the slice's own: 1 with tumor in
     it, 0 without. Every file is accounted for: used, beside the used ones of a case (as other channels), in a case that
     gave no slice, or refused.
