@@ -115,8 +115,8 @@ def stitched(
 
     def predict(windows: torch.Tensor, places: list[list[slice]]) -> tuple[torch.Tensor, ...]:
         """Outputs of a window; of one without a head those of air."""
-        given = foreground is not None
-        image, mask = (windows[:, :-1], windows[:, -1:]) if given else (windows, network.foreground_of(windows))
+        masked = foreground is not None
+        image, mask = (windows[:, :-1], windows[:, -1:]) if masked else (windows, network.foreground_of(windows))
         if bool(mask.any()):
             predictions = outputs_of(image, mask, (places[0][0], *places[0][2:]))
             return tuple(predictions[name].float() for name in outputs)

@@ -93,8 +93,8 @@ def contradictions(contents: Sequence[str], classes: Sequence[Hashable]) -> dict
     {'x': [0, 2, 3]}
     """
     first: dict[str, dict[Hashable, int]] = {}
-    for k, (content, own) in enumerate(zip(contents, classes, strict=True)):
-        first.setdefault(content, {}).setdefault(own, k)
+    for k, (content, kind) in enumerate(zip(contents, classes, strict=True)):
+        first.setdefault(content, {}).setdefault(kind, k)
     return {content: list(of.values()) for content, of in first.items() if len(of.keys() - {None}) > 1}
 
 
