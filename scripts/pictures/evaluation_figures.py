@@ -18,6 +18,7 @@ from scripts.pictures.figures import COLORS, DASHES, DPI, STYLE, confusion_matri
 
 __all__ = [
     "dice_by_area",
+    "dice_by_region",
     "glance",
     "precision_recall",
     "reliability",
@@ -179,6 +180,44 @@ def dice_by_area(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
         return png(figure)
 
 
+def dice_by_region(runs: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Mean Dice and surface Dice of each region, with intervals; below its name the number of cases (of the first run).
+
+    Args:
+        runs: label: the block "regions" of metrics.json, see `scripts.measures.region_measures.region_summary`.
+
+    Raises:
+        ValueError: when no run has a case with a region.
+    """
+    regions = next(iter(runs.values()))
+    if not any(region["dice"]["n"] for region in regions.values()):
+        raise ValueError("no case with any of the regions")
+    series = [
+        (label, measure, words)
+        for label in runs
+        for measure, words in (("dice", "Dice"), ("nsd", "surface Dice at 1 mm"))
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
+        for i, (label, measure, words) in enumerate(series):
+            color, hollow = COLORS[list(runs).index(label)], {"markerfacecolor": "none"} if measure == "nsd" else {}
+            shift = 0.12 * (i - (len(series) - 1) / 2)
+            at = [(k + shift, region[measure]) for k, region in enumerate(runs[label].values())]
+            defined = [(x, summary) for x, summary in at if summary["n"]]
+            for x, summary in defined:
+                _interval(axes, x, summary["mean"], summary["ci95"], color, upright=True)
+            axes.plot(
+                [x for x, _ in defined], [summary["mean"] for _, summary in defined], MARKERS[i % len(MARKERS)],
+                color=color, label=words if len(runs) == 1 else f"{label}, {words}", **hollow,
+            )  # fmt: skip
+        names = [f"{name.replace('_', ' ')}\n{region['n']}" for name, region in regions.items()]
+        axes.set_xticks(range(len(names)), names, fontsize=8.5)
+        axes.set(ylim=(0, 1.02), ylabel="mean over cases", title="Dice by region", xlim=(-0.5, len(names) - 0.5))
+        axes.set_xlabel("below: cases with the region")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.24), ncols=2, fontsize=8)
+        return png(figure)
+
+
 def robustness_curves(clean: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Label: (value or None, interval) of the clean images and of every level, as far as anything defines it.
 
@@ -279,5 +318,8 @@ def write_figures(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any],
     if dice:
         plots["dice"] = dice_histogram({"this run": dice})
         plots["dice_by_area"] = dice_by_area({"this run": metrics[part]["by_area"]})
+    regions = metrics[part]["overall"].get("regions", {})
+    if any(region["dice"]["n"] for region in regions.values()):
+        plots["dice_by_region"] = dice_by_region({"this run": regions})
     for name, picture in plots.items():
         write_bytes(picture, Path(folder) / "figures" / f"{name}.png")

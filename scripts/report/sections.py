@@ -61,6 +61,10 @@ def segmentation(loaded: Sequence[Run]) -> list[tuple[str, str]]:
     areas = {run.title: run.metrics.value(pointer) for run in loaded if run.metrics.has(pointer)}
     if areas and any(b["n"] for b in next(iter(areas.values()))):
         plots.append(("Mean Dice by tumor area", uri(evaluation_figures.dice_by_area(areas))))
+    block = f"/{loaded[0].part}/overall/regions"
+    regions = {run.title: run.metrics.value(block) for run in loaded if run.metrics.has(block)}
+    if regions and any(region["dice"]["n"] for region in next(iter(regions.values())).values()):
+        plots.append(("Mean Dice by region", uri(evaluation_figures.dice_by_region(regions))))
     return plots
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scripts.pictures import overlays
+from scripts.pictures.evaluation_figures import dice_by_region
 from scripts.pictures.parts import PART_COLORS, parts_of
 from scripts.pictures.planes import PicturePlane
 
@@ -84,3 +85,13 @@ def test_a_panel_names_the_regions_under_its_masks(image):
     named = overlays.panel(image, 0 * image, masks()[:1], predicted=masks()[:1], tumor="whole tumor", parts=parts)
     assert len(named) == len(plain) + 4 * overlays.LEGEND
     assert places(named[:, -plain.shape[1] // 4 :], PART_COLORS[0]).any()
+
+
+def test_the_figure_of_regions_needs_a_case_with_one():
+    summary = {"n": 0, "mean": None, "ci95": [None, None]}
+    regions = {name: {"n": 0, "dice": summary, "nsd": summary} for name in NAMES}
+    with pytest.raises(ValueError, match="no case with any of the regions"):
+        dice_by_region({"run": regions})
+    some = {"n": 3, "mean": 0.5, "ci95": [0.1, 0.9]}
+    drawn = dice_by_region({"run": {**regions, "tumor_core": {"n": 3, "dice": some, "nsd": some}}})
+    assert drawn != dice_by_region({"run": {**regions, "whole_tumor": {"n": 3, "dice": some, "nsd": some}}})

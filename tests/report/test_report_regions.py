@@ -66,6 +66,7 @@ def test_the_page_has_the_figures_of_every_region_by_its_name(demo_of_regions):
     page = read(demo_of_regions)
     for name in NAMES:
         assert name.replace("_", " ") in page.text
+    assert 'alt="Mean Dice by region"' in (demo_of_regions / "report.html").read_text(encoding="utf-8")
     sources = {}
     for number in page.numbers:
         stored = look_up(demo_of_regions, number["data-source"])
