@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +21,7 @@ from scripts.certificate.realism import Realism
 from scripts.certificate.verdicts import statements
 from scripts.command.files import write_text
 from scripts.interventions.insertion import HELD_OUT_BLENDS
+from scripts.pictures.overlays import png_bytes, png_uri
 from scripts.runs import provenance
 from scripts.runs.folder import write_csv, write_json
 
@@ -120,7 +119,7 @@ def certify(
     out.mkdir(parents=True, exist_ok=True)
     write_json(content, out / "causal.json")
     write_csv([_flat(row) for row in content["rows"]], out / "causal.csv")
-    sheet = example_sheet(plan, known, _telling(plan, known, subject.threshold), subject.classes, subject.threshold)
+    sheet = example_sheet(plan, known, _telling(plan, known), subject.classes, subject.threshold)
     pictures = []
     if sheet is not None:
         Image.fromarray(sheet).save(out / "examples.png")
@@ -129,7 +128,7 @@ def certify(
     return content
 
 
-def _telling(plan: Plan, known: Mapping[tuple[str, str, bool, str], Answer], threshold: float) -> list[Case]:
+def _telling(plan: Plan, known: Mapping[tuple[str, str, bool, str], Answer]) -> list[Case]:
     """Tumors whose answer follows least, different classes in turn."""
     scores = []
     for case in plan.tumors:
@@ -165,7 +164,7 @@ def write_page(content: Mapping[str, Any], pictures: Sequence[tuple[str, Any]], 
     )  # fmt: skip
     environment.filters.update(share=_share, interval=_interval)
     html = environment.get_template("certificate.html.j2").render(
-        content=content, pictures=[(title, _uri(picture)) for title, picture in pictures]
+        content=content, pictures=[(title, png_uri(png_bytes(picture))) for title, picture in pictures]
     )
     write_text(html, path)
     return path
@@ -177,12 +176,6 @@ def _share(value: float) -> str:
 
 def _interval(bounds: Sequence[float | None]) -> str:
     return "" if bounds[0] is None or bounds[1] is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
-
-
-def _uri(picture: Any) -> str:
-    data = io.BytesIO()
-    Image.fromarray(picture).save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def table(content: Mapping[str, Any]) -> str:

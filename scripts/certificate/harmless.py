@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from scipy import ndimage
 
+from scripts.interventions.insertion import resized
 from scripts.interventions.regions import Image
 
 
@@ -41,13 +41,6 @@ def recolored(image: Image) -> Image:
 def brightened(image: Image, factor: float) -> Image:
     """All gray values times a factor."""
     return image * np.float32(factor)
-
-
-def resized(image: Image, factor: float) -> Image:
-    """The picture at another number of pixels; a volume along all three axes, so that its voxels stay cubes."""
-    axes = image.ndim - 1
-    smooth = ndimage.gaussian_filter(image, (0, *[0.4 / factor] * axes)) if factor < 1 else image
-    return ndimage.zoom(smooth, (1, *[factor] * axes), order=1, mode="nearest", grid_mode=True)
 
 
 HARMLESS: dict[str, Callable[[Image], Image]] = {

@@ -23,6 +23,7 @@ from PIL import Image as Pictures
 
 from scripts.certificate.models import Call, Foreign
 from scripts.certificate.settings import SCALINGS, Settings
+from scripts.command.files import file_sha256
 
 try:
     import onnxruntime
@@ -58,7 +59,7 @@ def open_model(spec: str, settings: Settings) -> Foreign:
 def _sha(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no model at {path}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def _onnx(path: Path) -> Call:

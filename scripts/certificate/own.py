@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 
 from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case, uneven, usable_mask
@@ -24,11 +23,6 @@ from scripts.explain.targets import TumorLogOdds
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import tumor_mask
 from scripts.runs.tasks import is_trained
-
-
-def plain(value: Any) -> np.ndarray:
-    """A loaded tensor as a numpy array."""
-    return (value.as_tensor() if isinstance(value, MetaTensor) else value).numpy()
 
 
 class OwnRun:
@@ -61,7 +55,7 @@ class OwnRun:
         kept = []
         for item, group in zip(items, units(items), strict=True):
             loaded, spacing, _ = self.dataset.load(item)
-            image = np.ascontiguousarray(plain(loaded["image"]), np.float32)
+            image = np.ascontiguousarray(loaded["image"], np.float32)
             if image.ndim == 4 and (reason := uneven(spacing)):
                 left_out[f"a volume: {reason}"] += 1
                 continue
@@ -70,7 +64,7 @@ class OwnRun:
             except ValueError as error:
                 left_out[f"no head is found: {error}"] += 1
                 continue
-            mask = plain(loaded["label"])[0] != 0 if "label" in loaded else None
+            mask = np.asarray(loaded["label"])[0] != 0 if "label" in loaded else None
             kind = int(item.get("diagnosis", -1 if mask is None else int(mask.any())))
             if kind > 0 and mask is None:
                 left_out["a tumor without a mask"] += 1

@@ -15,6 +15,7 @@ from PIL import Image as Pictures
 
 from scripts.certificate.cases import Case
 from scripts.interventions.regions import Image, Mask, inner
+from scripts.measures.shortcuts import corners
 
 __all__ = ["BLOCKY", "PROBES", "blockiness", "other_of"]
 
@@ -42,7 +43,9 @@ def _fitted(image: Image, size: tuple[int, ...]) -> Image:
 
 def corner(own: Case, other: Case) -> Image:
     """The four corners, whatever they show, of the other picture."""
-    return _exchanged(own, other, _corners(own.image.shape[1:]))
+    shape = own.image.shape[1:]
+    side = max(2, round(CORNER * min(shape[:2])))
+    return _exchanged(own, other, corners(shape, (side, side)))
 
 
 def border(own: Case, other: Case) -> Image:
@@ -145,15 +148,6 @@ PROBES: dict[str, Callable[[Case, Case], Image]] = {
     "air": air,
     "mean intensity": intensity,
 }
-
-
-def _corners(shape: tuple[int, ...]) -> Mask:
-    mask = np.zeros(shape, bool)
-    side = max(2, round(CORNER * min(shape[:2])))
-    for rows in (slice(0, side), slice(-side, None)):
-        for columns in (slice(0, side), slice(-side, None)):
-            mask[rows, columns] = True
-    return mask
 
 
 def _exchanged(own: Case, other: Case, where: Mask) -> Image:

@@ -186,7 +186,7 @@ def _judged(
         value = answers.measures()[measure]
         decisive = [t for t in triples if value(t.before, t.wanted) > 0]
     chosen = answers.effects(test, how, measure, decisive)
-    reason = _too_few(chosen, test, of)
+    reason = _too_few(chosen, test)
     if reason:
         return Statement(name, label, "withheld", reason, n=chosen["n"])
     control = abs(chosen["control_effect"])
@@ -211,7 +211,7 @@ def _judged(
     return claim(name, label, verdict, sentence, share, chosen["n"], words[rank], claimed, ci95=bounds)
 
 
-def _too_few(row: Mapping[str, Any], test: str, of: str) -> str:
+def _too_few(row: Mapping[str, Any], test: str) -> str:
     """Why there are too few pictures for a statement; "" where there are enough."""
     if row["n"] >= LEAST and row["groups"] >= LEAST_GROUPS:
         return ""

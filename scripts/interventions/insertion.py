@@ -108,7 +108,7 @@ def cut(donor: Donor, factor: float, margin: int) -> Piece:
 
 
 def resized(image: Image, factor: float) -> Image:
-    """Linear interpolation to ``factor`` times the size, smoothed first where it gets smaller."""
+    """Linear interpolation to ``factor`` times the size along every axis, smoothed first where it gets smaller."""
     if factor < 0.9:
         image = ndimage.gaussian_filter(image, (0, *[0.4 / factor] * (image.ndim - 1)))
     return ndimage.zoom(image, (1, *[factor] * (image.ndim - 1)), order=1, mode="nearest", grid_mode=True)

@@ -35,7 +35,7 @@ def air_features(image: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
         share of exact zeros, the number of different values and the mean step between neighbors. NaN without air.
     """
     air = ~foreground
-    corner, rim = air & _corners(air.shape), air & _rim(air.shape)
+    corner, rim = air & corners(air.shape, [max(1, n // 16) for n in air.shape[:2]]), air & _rim(air.shape)
     pairs = air[1:] & air[:-1]
     features: dict[str, float] = {}
     for prefix, plane in _channels(image):
@@ -147,10 +147,15 @@ def _quantiles(values: np.ndarray, at: Sequence[float]) -> list[float]:
     return [float(v) for v in np.percentile(values, at)] if values.size else [math.nan] * len(at)
 
 
-def _corners(shape: tuple[int, ...]) -> np.ndarray:
-    """True in the corners of the plane, a sixteenth of each side."""
+def corners(shape: Sequence[int], sides: Sequence[int]) -> np.ndarray:
+    """True in the four corners of the plane: bool (X, Y[, Z]).
+
+    Args:
+        shape: (X, Y[, Z]).
+        sides: pixels of a corner along X and Y, at least 1.
+    """
     near = np.zeros(shape, bool)
-    ends = [(slice(max(1, n // 16)), slice(n - max(1, n // 16), n)) for n in shape[:2]]
+    ends = [(slice(side), slice(size - side, size)) for size, side in zip(shape, sides, strict=False)]
     for x in ends[0]:
         for y in ends[1]:
             near[x, y] = True

@@ -12,12 +12,13 @@ from PIL import Image
 from scripts.certificate import planted
 from scripts.certificate.answers import Answer
 from scripts.certificate.effects import Answers
-from scripts.certificate.harmless import HARMLESS, brightened, mirrored, resized
+from scripts.certificate.harmless import HARMLESS, brightened, mirrored
 from scripts.certificate.planted import CLASSES, READERS, Honest, collected, phantom_case, phantom_cases
 from scripts.certificate.probes import BLOCKY, PROBES, blockiness, other_of
 from scripts.certificate.questions import Plan
 from scripts.certificate.shortcuts import named
 from scripts.certificate.verdicts import statements
+from scripts.interventions.insertion import resized
 
 
 @pytest.fixture(scope="module")
