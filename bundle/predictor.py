@@ -79,11 +79,9 @@ class Predictor:
         self._inference = Inference(bundle_root, weights, overlay, device, self._overrides, backend)
         self.network, self.device = self._inference.network, self._inference.device
         self.weights, self.classes = self._inference.weights, self._inference.classes
-        self.backend = self._inference.backend
-        self.prevalence = self._inference.prevalence
+        self.backend, self.prevalence = self._inference.backend, self._inference.prevalence
         self.mask_thresholds = self._inference.mask_thresholds
-        # As the network sees a slice, in pixels.
-        self.spatial_size: list[int] = self._inference.preprocessing[0].size
+        self.spatial_size: list[int] = self._inference.preprocessing[0].size  # of a slice to the network, in pixels
         self._explaining = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
