@@ -2,7 +2,7 @@
 
     python -m benchmarks.certificate [--pictures 200] [--side 256] [--milliseconds 50] [--check] [--out FILE]
 
-Drawn heads, three in five with a tumor, are written as pictures and masks and read again, as `certify --images --masks`
+Drawn heads, three in five with a tumor, are written as pictures and masks and read again, as `certify --folder --masks`
 does; the model spends so many milliseconds of the CPU in each call. ``--profile`` prints where the time goes.
 """
 
