@@ -12,6 +12,7 @@ for an error in what was given.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,11 @@ def diagnose_run(
     network = network.cpu().eval()
     kwargs = {"output": "cls"}
     from_bundle = isinstance(preprocessing, Pipeline)
-    samples = prepare(items, preprocessing, images)
+    window: Sequence[int] | None = getattr(network, "window", None)
+    samples = prepare(items, preprocessing, images, window=window)
+    if window is not None:  # layers are looked at, which see one window: the network is asked about one, whole
+        network = copy.deepcopy(network)
+        network.window = None  # type: ignore[assignment]
     aim, said = choose_target(
         network, samples.images, kwargs, target, class_index, len(datalist["classes"]) or None, TumorLogOdds.of(network)
     )
@@ -102,7 +107,15 @@ def diagnose_run(
         [str(item.get("source", "")) for item in everything],
         [int(item.get("diagnosis", -1)) for item in everything],
         datalist["classes"],
-        [said, "preprocessing of this bundle" if from_bundle else "preprocessing as given, not this bundle's"],
+        [
+            said,
+            "preprocessing of this bundle" if from_bundle else "preprocessing as given, not this bundle's",
+            *(
+                []
+                if window is None
+                else [f"of each volume one window of {'x'.join(map(str, window))}, around its tumor or head"]
+            ),
+        ],
     )
     return report(subject, output_dir)
 

@@ -20,6 +20,7 @@ from scripts.data.datalists.folders import IMAGE_SUFFIXES, image_folder
 from scripts.data.datalists.units import unit
 from scripts.data.preprocessing import check_order, foreground_mask, resolve_items
 from scripts.diagnosis.network import config_ids, existing_file
+from scripts.explain.windows import window_around
 from scripts.measures.shortcuts import air_features, geometry_features, histogram_features, subsample
 from transforms.reading import VOLUME_SUFFIXES
 
@@ -103,7 +104,11 @@ class Samples:
 
 
 def prepare(
-    items: Sequence[Mapping[str, Any]], pipeline: Callable[[Any], Any], images: int = 48, audited: int = 300
+    items: Sequence[Mapping[str, Any]],
+    pipeline: Callable[[Any], Any],
+    images: int = 48,
+    audited: int = 300,
+    window: Sequence[int] | None = None,
 ) -> Samples:
     """Bring items through a pipeline.
 
@@ -113,6 +118,7 @@ def prepare(
             and "label" are taken where they are arrays on the same grid.
         images: at most so many are kept for the network, each class and source in its proportion.
         audited: at most so many are looked at for the shortcut.
+        window: of a network of patches: so much of each image is kept, around its tumor or else its head.
 
     Raises:
         ValueError: when no image can be used, or the results differ in shape.
@@ -138,7 +144,9 @@ def prepare(
         air = image[:, ~inside[0]]
         airs |= {float(air.min()), float(air.max())} if air.numel() else set()
         if item["_number"] in kept_numbers:
-            kept.append(({**item, "name": name, "label": label}, image, inside, mask))
+            box = (slice(None), *window_around(_shown(inside, mask), window or image.shape[1:]))
+            cut = (image[box], inside[box], None if mask is None else mask[box])
+            kept.append(({**item, "name": name, "label": label}, *cut))
     if not kept:
         first = ": ".join(samples.left_out[0]) if samples.left_out else "the list is empty"
         raise ValueError(f"none of {len(chosen)} images could be brought through the pipeline; first: {first}")
@@ -156,6 +164,11 @@ def prepare(
     samples.sources = [str(item.get("source", "")) for item, *_ in kept]
     samples.air_value = airs.pop() if len(airs) == 1 else None
     return samples
+
+
+def _shown(inside: Tensor, mask: Tensor | None) -> Tensor:
+    """The tumor where an image has one, else the head, (*spatial)."""
+    return inside[0] if mask is None or not bool(mask.any()) else mask[0]
 
 
 def _innermost(error: BaseException) -> str:

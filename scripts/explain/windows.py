@@ -256,6 +256,25 @@ def answers_in_windows(model: nn.Module, x: Tensor) -> bool:
     return in_windows is not None and bool(in_windows(x))
 
 
+def window_around(inside: Tensor, size: Sequence[int]) -> tuple[slice, ...]:
+    """Where a window lies around the middle of a mask, as far as the image goes.
+
+    Args:
+        inside: (*spatial), non-zero in what the window is to show.
+        size: of the window.
+
+    >>> window_around(torch.eye(10)[:, :3], [4, 8])
+    (slice(0, 4, None), slice(0, 3, None))
+    """
+    boxes = []
+    for axis, (room, wide) in enumerate(zip(inside.shape, size, strict=True)):
+        hit = (inside != 0).movedim(axis, 0).flatten(1).any(dim=1).nonzero()
+        middle = (int(hit[0]) + int(hit[-1]) + 1) // 2 if len(hit) else room // 2
+        start = max(0, min(middle - wide // 2, room - wide))
+        boxes.append(slice(start, min(room, start + wide)))
+    return tuple(boxes)
+
+
 class _OnVolume:
     """A layer's values in windows, gathered on the volume's grid: summed, or averaged with the stitching's weights."""
 
