@@ -18,6 +18,7 @@ from scripts.runs import parallel
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previous.pt"
+CONFIG = "config.yaml"  # of a stage, as it was resolved
 LATER = {"fixed_part", "mask_threshold"}  # keys that earlier versions did not write, and that the network fills in
 
 

@@ -23,14 +23,15 @@ from scripts.data.datalists import schema as datalists
 from scripts.data.preprocessing import resolve_items
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs import lock, parallel
-from scripts.runs.checkpoint_files import CHECKPOINT, PREVIOUS, WEIGHTS, load_weights, load_whole
+from scripts.runs.checkpoint_files import CHECKPOINT, CONFIG, PREVIOUS, WEIGHTS, load_weights, load_whole
 from scripts.runs.provenance import circumstances
+from scripts.runs.tasks import trained_tasks
 
 logger = logging.getLogger(__name__)
 
 STAGES = ("stage1_segmentation", "stage2_classification", "stage3_joint")
 JOINT = "joint"  # one stage in place of the three, from random weights
-CONFIG, MANIFEST, ADOPTED = "config.yaml", "manifest.json", "adopted.yaml"
+MANIFEST, ADOPTED = "manifest.json", "adopted.yaml"
 DESIGN = ("network_def", "spatial_size", "num_classes", "regions")  # of a config: what weights have to fit
 
 
@@ -374,26 +375,6 @@ def load_run(run_dir: str | Path | None) -> LoadedRun:
     load_weights(network, folder / WEIGHTS)
     network.trained_tasks = tuple(sorted(trained_tasks(folder)))
     return LoadedRun(network.eval(), config, folder)
-
-
-def trained_tasks(stage_dir: str | Path) -> set[str]:
-    """What a stage and the stages before it were trained for: of "segmentation" and "classification".
-
-    Args:
-        stage_dir: folder with a config.yaml.
-    """
-    folder = Path(stage_dir)
-    config = parser_of(read_mapping(folder / CONFIG))
-    flags = {"segmentation": "seg_weight", "classification": "cls_weight"}
-    tasks = {task for task, weight in flags.items() if config.get(f"train_{task}", True) and config.get(weight, 1.0)}
-    before = config.get_parsed_content("initial_weights") if config.get("initial_weights") else None
-    if before is not None:
-        # A run may have been moved: its stages are looked for beside each other first.
-        for earlier in (folder.parent / Path(before).parent.name, Path(before).parent):
-            # The stage of another run that this one started from may have this one's name.
-            if (earlier / CONFIG).is_file() and earlier.resolve() != folder.resolve():
-                return tasks | trained_tasks(earlier)
-    return tasks
 
 
 def clustered_by(datalist: dict[str, Any]) -> str:

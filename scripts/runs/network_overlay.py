@@ -12,9 +12,10 @@ from scripts.command.config_files import read_mapping
 from scripts.command.files import file_sha256, write_text
 from scripts.command.overrides import bundle_command
 from scripts.runs import parallel
-from scripts.runs.checkpoint_files import WEIGHTS
-from scripts.runs.folder import CONFIG, last_stage, read_datalist, trained_tasks
+from scripts.runs.checkpoint_files import CONFIG, WEIGHTS
+from scripts.runs.folder import last_stage, read_datalist
 from scripts.runs.prevalence import training_prevalence
+from scripts.runs.tasks import trained_tasks
 
 __all__ = ["FILE", "located", "write_network_overlay", "write_overlay_of_stage"]
 

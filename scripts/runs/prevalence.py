@@ -7,7 +7,8 @@ from pathlib import Path
 
 from scripts.command.config_files import read_mapping
 from scripts.data.samplers import both_shares, checked_shares, groups, has_mask
-from scripts.runs.folder import CONFIG, read_datalist, stage_items
+from scripts.runs.checkpoint_files import CONFIG
+from scripts.runs.folder import read_datalist, stage_items
 
 __all__ = ["training_prevalence"]
 

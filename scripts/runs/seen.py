@@ -11,7 +11,8 @@ from typing import Any
 from scripts.command.config_files import read_mapping
 from scripts.data.content import content_sha256
 from scripts.runs import parallel
-from scripts.runs.folder import CONFIG, last_stage, read_datalist, stage_items, write_json
+from scripts.runs.checkpoint_files import CONFIG
+from scripts.runs.folder import last_stage, read_datalist, stage_items, write_json
 
 __all__ = ["FILE", "count_seen", "seen_by", "write_seen"]
 

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["NO_SEGMENTATION", "TASKS", "UNTRAINED", "default_key_metric", "is_trained", "untrained_flags"]
+from scripts.command.config_files import parser_of, read_mapping
+from scripts.runs.checkpoint_files import CONFIG
+
+__all__ = [
+    "NO_SEGMENTATION",
+    "TASKS",
+    "UNTRAINED",
+    "default_key_metric",
+    "is_trained",
+    "trained_tasks",
+    "untrained_flags",
+]
 
 TASKS = ("classification", "segmentation")
 UNTRAINED = {
@@ -28,6 +40,26 @@ def is_trained(network: Any, task: str) -> bool:
         raise ValueError(f"task is one of {', '.join(TASKS)}, got {task!r}")
     able = bool(network.has_segmentation) if task == "segmentation" else True
     return able and task in getattr(network, "trained_tasks", TASKS)
+
+
+def trained_tasks(stage_dir: str | Path) -> set[str]:
+    """What a stage and the stages before it were trained for: of "segmentation" and "classification".
+
+    Args:
+        stage_dir: folder with a config.yaml.
+    """
+    folder = Path(stage_dir)
+    config = parser_of(read_mapping(folder / CONFIG))
+    flags = {"segmentation": "seg_weight", "classification": "cls_weight"}
+    tasks = {task for task, weight in flags.items() if config.get(f"train_{task}", True) and config.get(weight, 1.0)}
+    before = config.get_parsed_content("initial_weights") if config.get("initial_weights") else None
+    if before is not None:
+        # A run may have been moved: its stages are looked for beside each other first.
+        for earlier in (folder.parent / Path(before).parent.name, Path(before).parent):
+            # The stage of another run that this one started from may have this one's name.
+            if (earlier / CONFIG).is_file() and earlier.resolve() != folder.resolve():
+                return tasks | trained_tasks(earlier)
+    return tasks
 
 
 def untrained_flags(trained: Sequence[str]) -> list[dict[str, Any]]:

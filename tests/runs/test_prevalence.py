@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from scripts.runs.folder import CONFIG
+from scripts.runs.checkpoint_files import CONFIG
 from scripts.runs.prevalence import training_prevalence
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from scripts.runs.folder import CONFIG, trained_tasks
+from scripts.runs.checkpoint_files import CONFIG
+from scripts.runs.tasks import trained_tasks
 
 
 def stage(folder: Path, initial: Path | None = None, **values: object) -> Path:
