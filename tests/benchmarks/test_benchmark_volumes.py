@@ -19,3 +19,15 @@ def test_a_small_case_is_measured_and_written(tmp_path, capsys):
     assert 0.1 < memory["value"] < 64
     assert status == int(ratio["value"] > 1.10 or memory["value"] > 6.0)
     assert "| peak memory |" in capsys.readouterr().out
+
+
+def test_memory_is_compared_with_the_files_and_the_windows_are_counted(tmp_path):
+    out = tmp_path / "memory.json"
+    small = ["--size", "96", "96", "48", "--enlarge", "2", "--window", "32", "--filters", "2", "2", "2", "2"]
+    status = volumes.main([*small, "--memory", "--threads", "0", "--clock", "cpu", "--out", str(out), "--check"])
+    rows = {row["name"]: row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]}
+    share, peak = rows["peak memory / files as float32"], rows["peak memory"]["value"]
+    assert share["value"] == peak / (4 * 96 * 96 * 48 * 4 / 1e9)
+    assert rows["of it held before the files were read"]["value"] < peak
+    assert any(name.startswith("files to results, ") and name.endswith(" windows") for name in rows)
+    assert (share["target"], status) == (3.0, int(share["value"] > 3.0))
