@@ -5,9 +5,10 @@
 A mutant changes one place: a comparison, an arithmetic or logical operator, a constant, a condition or a returned
 value; not annotations, messages or log lines. Places are drawn by seed, so many a module. Every mutant is tested in a
 forked process that has torch and MONAI loaded already, which mutmut and cosmic-ray do not do: their mutants would
-spend their time on imports. The tests of a module are those that import it or are named after it; a mutant is killed
-when one of them fails, or when they take four times as long as without it. A survivor is a gap in the module's own
-tests or a change without an effect; the rest of the suite may still notice it.
+spend their time on imports. The tests of a module are its examples and the test files that import it or are named
+after it, of its own package where there are any; a mutant is killed when one of them fails, or when they take four
+times as long as without it. A survivor is a gap in these tests or a change without an effect; the rest of the suite may
+still notice it.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def module_name(path: Path) -> str:
 
 
 def own_tests(path: Path) -> list[str]:
-    """Test files that import a module or are named after it; those of its own package, where there are any."""
+    """Its examples and the test files that import it or are named after it; of its own package, where there are any."""
     name = module_name(path)
     package, _, stem = name.rpartition(".")
     imported = re.compile(
@@ -188,7 +189,8 @@ def own_tests(path: Path) -> list[str]:
     files = sorted(Path("tests").rglob("test_*.py"))
     chosen = [f for f in files if f.stem.startswith(f"test_{stem}") or imported.search(f.read_text(encoding="utf-8"))]
     room = path.parts[1] if path.parts[0] == "scripts" else path.parts[0]
-    return [str(f) for f in chosen if f.parts[1] == room] or [str(f) for f in chosen]
+    examples = [str(path)] if ">>> " in path.read_text(encoding="utf-8") else []
+    return [*examples, *([str(f) for f in chosen if f.parts[1] == room] or [str(f) for f in chosen])]
 
 
 def passes(tests: Sequence[str], replaced: Replaced | None, limit_s: int) -> bool:

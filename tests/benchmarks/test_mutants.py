@@ -56,6 +56,7 @@ def test_a_mutant_differs_in_one_line():
 def small_tree(tmp_path, monkeypatch):
     for folder in ("mutable", "tests/mutable"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mutable" / "__init__.py").touch()
     (tmp_path / "mutable" / "sizes.py").write_text("def larger(a, b):\n    return a > b\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -85,6 +86,13 @@ def test_a_module_that_was_imported_before_is_replaced_too(small_tree):
             sys.modules.pop(name, None)
 
 
+def test_examples_are_tests_too(small_tree):
+    text = 'def larger(a, b):\n    """Whether.\n\n    >>> larger(1, 1)\n    False\n    """\n    return a > b\n'
+    Path("mutable/sizes.py").write_text(text, encoding="utf-8")
+    Path("setup.cfg").write_text("[tool:pytest]\naddopts = --doctest-modules\n", encoding="utf-8")
+    assert small_tree("assert larger(2, 1)")["survivors"] == []
+
+
 def test_tests_that_fail_without_any_mutant_judge_none(small_tree):
     with pytest.raises(ValueError, match="they fail without any mutant"):
         small_tree("assert larger(1, 2)")
@@ -93,4 +101,4 @@ def test_tests_that_fail_without_any_mutant_judge_none(small_tree):
 def test_the_own_tests_a_module_are_those_of_its_package():
     tests = own_tests(Path("scripts/measures/intervals.py"))
     assert "tests/measures/test_intervals.py" in tests
-    assert all(test.startswith("tests/measures/") for test in tests)
+    assert all(test.startswith(("tests/measures/", "scripts/measures/intervals.py")) for test in tests)
