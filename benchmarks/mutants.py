@@ -207,7 +207,7 @@ def passes(tests: Sequence[str], replaced: Replaced | None, limit_s: int) -> boo
                 del sys.modules[name]  # loaded from this folder before: imported again, the mutant by its new code
             if replaced is not None:
                 sys.meta_path.insert(0, replaced)
-            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-n", "0", *tests]) != 0)
+            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-n", "0", *tests]) != 0)
         finally:
             os._exit(status)
     _, ended = os.waitpid(child, 0)
