@@ -126,7 +126,7 @@ def certify_model(
     """Certificate of anybody's classifier or segmenter.
 
     Args:
-        spec: see `scripts.certificate.models.open_model`.
+        spec: see `scripts.certificate.openers.open_model`.
         settings: what it takes and gives.
         cases: pictures of gray values 0..255.
         out: folder to write to.
@@ -163,6 +163,12 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         raise ValueError("give either --run_dir (a run of this bundle) or --model (anybody's)")
     options = {name: getattr(arguments, name) for name in (*KINDS, "infills", "blends", "seed")}
     phantoms = arguments.phantoms
+    if phantoms is not None:
+        pictures = ("dataset_dir", "datalist_file", "folder", "masks")
+        if named := [f"--{name}" for name in pictures if getattr(arguments, name) is not None]:
+            raise ValueError(f"--phantoms are drawn in place of pictures: leave out {', '.join(named)}")
+        if phantoms < 1:
+            raise ValueError(f"--phantoms is the number of people drawn, 1 or more, got {phantoms}")
     if arguments.run_dir is not None:
         out = arguments.out or arguments.run_dir / (f"{FOLDER}_phantoms" if phantoms else FOLDER)
         if phantoms:

@@ -95,21 +95,22 @@ def exact_questions(pairs: Sequence[Pair]) -> Iterator[Question]:
 
 
 def agreement(answers: Answers) -> list[dict[str, Any]]:
-    """How often the verdict on a changed picture is that on the drawing which it should equal, by test and way.
+    """How often the verdict on a head whose tumor was painted out is that on the drawing of it without one, by way.
+
+    Of a transplant there is no such drawing: the tumor that is moved in is another person's.
 
     Returns:
-        {test, how, n, groups, agrees, agrees_ci95} of each infill and blend; nothing without paired phantoms.
+        {test, how, n, groups, agrees, agrees_ci95} of each infill; nothing without paired phantoms.
     """
     rows = []
-    for test in ("removal", "transplant"):
-        truth = answers.asked.get((test, EXACT, False), {})
-        for how in answers.ways(test):
-            made = answers.asked.get((test, how, False), {})
-            names = sorted(set(made) & set(truth)) if how != EXACT else []
-            if names:
-                same = [answers.called(made[name][1]) == answers.called(truth[name][1]) for name in names]
-                groups = [answers.cases[name].group for name in names]
-                values = np.array(same, dtype=float)
-                row = {"test": test, "how": how, "n": len(names), "groups": len({*groups})}
-                rows.append(row | {"agrees": float(values.mean()), "agrees_ci95": mean_interval(values, groups)})
+    truth = answers.asked.get(("removal", EXACT, False), {})
+    for how in answers.ways("removal"):
+        made = answers.asked.get(("removal", how, False), {})
+        names = sorted(set(made) & set(truth)) if how != EXACT else []
+        if names:
+            same = [answers.called(made[name][1]) == answers.called(truth[name][1]) for name in names]
+            groups = [answers.cases[name].group for name in names]
+            values = np.array(same, dtype=float)
+            row = {"test": "removal", "how": how, "n": len(names), "groups": len({*groups})}
+            rows.append(row | {"agrees": float(values.mean()), "agrees_ci95": mean_interval(values, groups)})
     return rows

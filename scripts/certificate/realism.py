@@ -56,17 +56,17 @@ class Realism:
     def __init__(self, limit: float = LIMIT) -> None:
         self.limit = limit
         self._found: dict[tuple[str, str], list[tuple[str, np.ndarray, np.ndarray]]] = defaultdict(list)
-        self._images: dict[str, tuple[Image, Mask]] = {}
+        self._images: dict[str, tuple[Image, Mask, str]] = {}
 
     def watch(self, questions: Iterable[Question]) -> Iterator[Question]:
         """The same questions; those of the picture as it is come before its controls."""
         for question in questions:
             if question.test == "as is":
-                self._images[question.before] = question.picture, question.case.foreground
+                self._images[question.before] = question.picture, question.case.foreground, question.case.group
             elif question.control and question.region is not None:
-                image, head = self._images[question.before]
+                image, head, group = self._images[question.before]  # the head's, not that of a tumor moved into it
                 made, untouched = (traces(picture, question.region, head) for picture in (question.picture, image))
-                self._found[question.test, question.how].append((question.case.group, made, untouched))
+                self._found[question.test, question.how].append((group, made, untouched))
             yield question
 
     def rows(self) -> list[dict[str, Any]]:

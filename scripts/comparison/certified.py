@@ -18,7 +18,7 @@ __all__ = ["FIGURES", "certify_missing", "figures", "table", "write"]
 
 FILE = "interventions"
 # So many pictures of either side are asked with each probe: enough for the certificate to name what is read.
-PROBED = 12
+PROBED = 20
 
 
 def certify_missing(run_dir: Path, paths: Mapping[str, str], part: str = "test", **options: Any) -> Path:

@@ -268,9 +268,10 @@ def _run(arguments: argparse.Namespace, out: Path) -> Study:
     if arguments.folder is not None:
         datalist = {**datalist, "training": [], "validation": []}
     sizes = _sizes(arguments) if arguments.spatial_size else config["spatial_size"]
-    pipeline = (
-        read_pipeline(arguments.preprocessing) if arguments.preprocessing else make_preprocessing(sizes, trace=False)
-    )
+    if arguments.preprocessing:
+        pipeline = read_pipeline(arguments.preprocessing)
+    else:
+        pipeline = make_preprocessing(sizes, trace=False, spacing_mm=config.get("spacing_mm"))
     return diagnose_run(
         network,
         datalist,

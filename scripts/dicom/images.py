@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +64,10 @@ def mask_segments(mask: np.ndarray, regions: Mapping[str, Sequence[int]] | None 
             tumors by number.
     """
     if regions:
+        named = {name: name.replace("_", " ") for name in regions}
         return [
-            Segment(words := name.replace("_", " "), _kind(name, words), tuple(values), f"TumorLens {words}"[:_MEANING])
-            for name, values in regions.items()
+            Segment(words[:_MEANING], _kind(name, words), tuple(regions[name]), f"TumorLens {words}"[:_MEANING])
+            for name, words in named.items()
         ]
     numbers = range(1, max(1, int(mask.max())) + 1)
     return [
@@ -75,7 +77,10 @@ def mask_segments(mask: np.ndarray, regions: Mapping[str, Sequence[int]] | None 
 
 
 def _kind(name: str, words: str) -> Code:
-    return REGION_TYPES.get(name, Code(name.upper()[:_CODE], "99TUMORLENS", words[:_MEANING]))
+    code = name.upper()
+    if len(code) > _CODE:  # cut, with a sum of the whole, so that two names never share a code
+        code = f"{code[: _CODE - 7]}_{hashlib.sha256(name.encode()).hexdigest()[:6].upper()}"
+    return REGION_TYPES.get(name, Code(code, "99TUMORLENS", words[:_MEANING]))
 
 
 def common(uids: Uids, kind: str, made_by: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def write_explanations(
     test_cases: int | None = 4,
     picture_channel: int = 0,
     regions: Sequence[str] = (),
+    spacing_mm: float | Sequence[float] | str | None = None,
 ) -> list[dict[str, Any]]:
     """Write what is known of the maps of a run, and print the table of their localization.
 
@@ -77,7 +78,7 @@ def write_explanations(
         network: in evaluation mode.
         dataset: preprocessed items.
         items: the same items of the datalist, with absolute paths.
-        spatial_size: of the preprocessing.
+        spatial_size, spacing_mm: of the preprocessing.
         folder: ``runs/<run>/explanations``.
         plan: methods, layers and targets.
         classes: names by index, of the datalist.
@@ -125,7 +126,7 @@ def write_explanations(
     try:
         _draw(
             network.cpu(), dataset, items, names, spatial_size, folder, plan, classes, gallery_cases, batch_size,
-            picture_channel,
+            picture_channel, spacing_mm,
         )  # fmt: skip
     finally:
         network.to(device)
@@ -173,10 +174,12 @@ def _draw(
     gallery_cases: int,
     batch_size: int,
     channel: int,
+    spacing_mm: float | Sequence[float] | str | None,
 ) -> None:
     diagnoses = is_trained(network, "classification")
     if diagnoses:
-        write_json(show_cases(network, dataset, items, names, spatial_size, folder, channel), folder / "gallery.json")
+        entries = show_cases(network, dataset, items, names, spatial_size, folder, channel, spacing_mm)
+        write_json(entries, folder / "gallery.json")
     if gallery_cases and diagnoses:
         entries = write_class_galleries(network, dataset, classes, folder, gallery_cases, batch_size, channel)
         write_json(entries, folder / "galleries.json")

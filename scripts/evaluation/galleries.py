@@ -164,6 +164,7 @@ def show_cases(
     spatial_size: Sequence[int],
     folder: Path,
     channel: int = 0,
+    spacing_mm: float | Sequence[float] | str | None = None,
 ) -> list[dict[str, Any]]:
     """Overlays on the network's grid and NIfTI maps on the original grid of some cases.
 
@@ -172,7 +173,7 @@ def show_cases(
         dataset: preprocessed items.
         items: the same items of the datalist, with absolute paths.
         names: of the cases to show.
-        spatial_size: of the preprocessing.
+        spatial_size, spacing_mm: of the preprocessing.
         folder: ``explanations``; overlays/ and maps/ are made in it.
         channel: of the image, that pictures show.
 
@@ -181,7 +182,7 @@ def show_cases(
         and slice are shown.
     """
     (folder / "maps").mkdir(parents=True, exist_ok=True)
-    pipeline = make_preprocessing(spatial_size=spatial_size)
+    pipeline = make_preprocessing(spatial_size=spatial_size, spacing_mm=spacing_mm)
     method, layer = main_map(network)
     entries = []
     for item, case in zip(items, dataset, strict=True):

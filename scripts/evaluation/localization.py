@@ -20,7 +20,7 @@ from scripts.explain.measures import (
     uniform_baseline,
 )
 from scripts.explain.methods import SLOW, Explanation
-from scripts.explain.targets import LogitTarget, Target, named_target
+from scripts.explain.targets import LogitTarget, SegmentationRegion, Target, named_target
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import is_nested, mask_threshold, region_masks
 from scripts.runs.tasks import is_trained
@@ -134,6 +134,7 @@ class _Part:
                 self.output = network.multitask(self.image, self.foreground)
             masks = region_masks(self.output["seg"], is_nested(network), mask_threshold(network))
             predicted = masks.to(self.label.dtype).cpu()
+            self.predicted = predicted
             self.masks["predicted"] = predicted[:, :1]
             self.regions["predicted"] = _by_name(predicted, regions) if list(regions) == network.regions else {}
 
@@ -143,6 +144,8 @@ class _Part:
             setattr(part, name, getattr(self, name)[list(index)])
         part.temperature = self.temperature
         part.output = {name: value[list(index)] for name, value in self.output.items()}
+        if self.output:
+            part.predicted = self.predicted[list(index)]
         part.masks = {name: mask[list(index)] for name, mask in self.masks.items()}
         part.pixel_mm = None if self.pixel_mm is None else self.pixel_mm[list(index)]
         part.regions = {
@@ -152,7 +155,14 @@ class _Part:
         return part
 
     def target(self, name: str) -> Target:
-        return named_target(name, self.diagnosis, self.label, self.temperature)
+        target = named_target(name, self.diagnosis, self.label, self.temperature)
+        if isinstance(target, SegmentationRegion) and target.mask is None and "seg" in self.output:
+            # The predicted mask is the one that is measured against and drawn, of the region's own threshold.
+            region = target.channel - (self.output["seg"].shape[1] - self.predicted.shape[1])
+            if 0 <= region < self.predicted.shape[1]:
+                mask = self.predicted[:, region : region + 1]
+                return SegmentationRegion(mask, target.channel, target.reduction, "predicted")
+        return target
 
     def maps(self, network: MultiTaskDynUNet, name: str, plan: Plan, methods: Sequence[str]) -> Explanation | None:
         """`maps_of` the cases; the evidence alone is taken from the pass that segmented them."""

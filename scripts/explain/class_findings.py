@@ -193,6 +193,9 @@ def _wrong_channel(output: Tensor, channel: int, tumor: Tensor | None) -> Findin
     auc = intervals.auc(truth, margin.flatten().cpu().numpy())
     reason = f"channel {channel} separates tumor pixels from all others with an AUC of {auc:.2f} (holds below 0.40)"
     figures = {"auc_for_tumor_pixels": auc}
+    if not 0 <= auc <= 1:
+        reason = "the channel of a segmentation is checked against pixels without a tumor and finite outputs"
+        return Finding(cause, CANNOT_TELL, {}, reason, "give masks that leave out a part of the picture")
     if 0.4 <= auc < 0.6:
         return Finding(cause, CANNOT_TELL, figures, reason + ": the network hardly separates them", advice)
     return Finding(cause, verdict(auc < 0.4), figures, reason, advice)

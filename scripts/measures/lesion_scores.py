@@ -60,7 +60,10 @@ def lesion_scores(predicted: NDArray, truth: NDArray, pixel_mm: Sequence[float])
 
 
 def _dilated(mask: NDArray, pixel_mm: Sequence[float]) -> NDArray:
-    """A mask dilated by `NEAR_MM` along every axis; an axis of larger voxels takes part in fewer of the steps."""
+    """A mask dilated by `NEAR_MM` along every axis, in whole voxels and at least one.
+
+    An axis of larger voxels takes part in fewer of the steps.
+    """
     reach = [max(1, round(NEAR_MM / side)) for side in pixel_mm]
     steps = max(reach)
     for k in range(1, steps + 1):

@@ -53,7 +53,11 @@ def applied(network: Any, axes: Sequence[int] | None) -> Any:
 def notes(axes: Sequence[int] | None) -> list[str]:
     """What metrics.json says of figures that are of means over mirrored images."""
     named = ", ".join(map(str, axes or ()))
-    return [f"predictions are means over images mirrored along the axes {named} (mirror_axes)"] if axes else []
+    text = (
+        f"predictions are means over images mirrored along the axes {named} (mirror_axes); threshold, temperature and "
+        "uncertainty are those of a network that does not mirror: its mirrored views then agree by construction"
+    )
+    return [text] if axes else []
 
 
 def in_one_piece(

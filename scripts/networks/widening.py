@@ -9,8 +9,10 @@ from torch import nn
 
 JOINED = "conv_block.conv1."  # of a decoder level: reads its input's channels and then the skip's
 # Where a network ends: channels that are sequences, regions or classes, of which no further one is like the others.
-INPUT, OUTPUTS = "input_block.conv1.", ("output_block.", "head.evidence.")
+INPUT, OUTPUTS = "input_block.conv1.", ("output_block.", "head.evidence.", "deep_heads.")
 FEATURES = "head.features."  # of the evidence head; of any other head nothing is widened
+# What may be there or not without another design: buffers that came with later versions, and what only a training uses.
+OPTIONAL = ("fixed_part", "mask_threshold", "deep_heads.")
 
 
 def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -33,8 +35,10 @@ def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, 
         >>> bool((widened(wide, narrow.state_dict())["weight"][:2] == narrow.weight).all())
         True
     """
-    levels = {name for name in network.state_dict() if not name.startswith("head.")}
-    alike = levels == {name for name in state if not name.startswith("head.")}
+    levels, stored_levels = (
+        {name for name in names if not name.startswith(("head.", *OPTIONAL))} for names in (network.state_dict(), state)
+    )
+    alike = levels == stored_levels
     transposed = {
         f"{name}.weight"
         for name, module in network.named_modules()
@@ -69,6 +73,8 @@ def widened(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, 
 
 def _of_features(name: str, stored: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether what the tensors differ in are features, not sequences, regions or classes."""
+    if name in OPTIONAL:
+        return False
     if name.startswith(INPUT) and value.ndim > 1:
         return stored.shape[1] == value.shape[1]
     if name.startswith(OUTPUTS):

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS, CHECKPOINT, PREVIOUS = "model.pt", "checkpoint.pt", "checkpoint_previous.pt"
 CONFIG = "config.yaml"  # of a stage, as it was resolved
 LATER = {"fixed_part", "mask_threshold"}  # keys that earlier versions did not write, and that the network fills in
+TRAINED_WITH = "deep_heads."  # keys that no output depends on: the network takes or leaves them
 
 
 def written_state(network: nn.Module) -> list[tuple[int, int]]:
@@ -77,7 +78,10 @@ def load_weights(network: nn.Module, path: str | Path | None) -> nn.Module:
     if not isinstance(state, dict):
         raise ValueError(f"weights file {path} holds a {type(state).__name__}, expected a state dict")
     expected = network.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys() - LATER), sorted(state.keys() - expected.keys())
+    missing, unexpected = (
+        sorted(key for key in keys if not key.startswith(TRAINED_WITH))
+        for keys in (expected.keys() - state.keys() - LATER, state.keys() - expected.keys())
+    )
     shapes = sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape)
     if missing or unexpected or shapes:
         raise ValueError(

@@ -97,6 +97,9 @@ class Counterfactuals:
                 fitting,
                 len(hosts),
             )
+            if swap_share:
+                swapped = sum(bool(self.alike.get(int(i))) for i in self.donors)
+                logger.info("swapped heads: some of the same view for %d of %d tumors", swapped, len(self.donors))
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The item, changed or not, prepared and not yet augmented; key "intervention": of `KINDS`, or ""."""

@@ -17,6 +17,7 @@ import nibabel as nib
 import pytest
 import yaml
 
+from scripts.__main__ import main as command
 from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.data import datalists
@@ -117,6 +118,10 @@ def test_diagnosis_ends_well(run):
     assert diagnosis["spatial_size"] == [16, 16, 16]
     assert {finding["verdict"] for finding in diagnosis["findings"]} >= {"does not hold"}
     assert ("of each volume one window of 16x16x16, around its tumor or head" in diagnosis["notes"]) == run.patches
+    paths = [word for key, value in run.paths.items() for word in (f"--{key}", value)]
+    command(["diagnose", "--run_dir", str(run.folder), *paths, "--limit", "2", "--out", str(run.folder / "verb")])
+    other = run.read("verb/diagnosis.json")
+    assert [finding["figures"] for finding in other["findings"]] == [f["figures"] for f in diagnosis["findings"]]
 
 
 def test_inference_ends_on_the_files_grid(run, tmp_path):

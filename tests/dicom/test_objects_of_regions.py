@@ -10,6 +10,7 @@ import pydicom
 import pytest
 
 from scripts.data.datalists.regions import SCHEMES
+from scripts.dicom.images import mask_segments
 from scripts.dicom.writing import write_objects
 from tests.dicom.series import write_series
 from tests.dicom.test_objects import MADE_BY, RESULT, USE, content, on_grid, prediction, volume_of
@@ -22,6 +23,15 @@ CODES = [
     NEOPLASM, NEOPLASM, ("C113842", "NCIt"), ("RESECTION_CAVITY", "99TUMORLENS"), ("6574001", "SCT"),
     ("79654002", "SCT"),
 ]  # fmt: skip
+
+
+def test_long_names_share_neither_code_nor_more_characters_than_dicom_allows():
+    names = ["non_enhancing_tumor_core", "non_enhancing_tumor_rim", "x" * 90]
+    segments = mask_segments(np.zeros((2, 2), np.uint8), {name: [k] for k, name in enumerate(names, start=1)})
+    codes = [segment.kind.value for segment in segments]
+    assert len(set(codes)) == 3
+    assert max(map(len, codes)) <= 16
+    assert max(len(segment.label) for segment in segments) <= 64
 
 
 @pytest.fixture(scope="module")

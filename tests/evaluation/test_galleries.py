@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from scripts.data.preprocessing import make_preprocessing
+from scripts.evaluation import galleries
 from scripts.evaluation.explanation_plan import make_plan
 from scripts.evaluation.galleries import (
     _panel,
@@ -168,6 +169,19 @@ def test_methods_picture_has_a_row_a_method_and_a_column_a_layer(monkeypatch):
         assert not np.array_equal(picture, plain)
     with pytest.raises(ValueError, match="none of the methods evidence explains the target segmentation_1_predicted"):
         methods_picture(net, item, make_plan(net, ["evidence"]), "segmentation_1_predicted")
+
+
+def test_maps_are_written_through_the_preprocessing_of_the_run(tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def stop(**asked):
+        raise Asked(asked)
+
+    monkeypatch.setattr(galleries, "make_preprocessing", stop)
+    with pytest.raises(Asked) as caught:
+        galleries.show_cases(make_net(), [], [], [], (16, 16, 16), tmp_path, spacing_mm=8.0)
+    assert caught.value.args == ({"spatial_size": (16, 16, 16), "spacing_mm": 8.0},)
 
 
 def test_a_written_map_lies_on_the_file_as_the_network_saw_it(tmp_path):

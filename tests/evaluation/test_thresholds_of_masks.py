@@ -10,10 +10,11 @@ import torch
 from scripts.data.preprocessing import collate
 from scripts.evaluation.evaluation import CaseResults
 from scripts.evaluation.explanation_plan import make_plan
-from scripts.evaluation.localization import measure
+from scripts.evaluation.localization import _Part, measure
 from scripts.inference.uncertainty import PredictiveUncertainty, tumor_threshold
 from scripts.networks.regions import mask_threshold, region_probability
 from tests.evaluation.small_cases import CLASSES, make_cases, make_net
+from tests.networks.nets import tiny
 
 LEAST = 0.2
 
@@ -51,6 +52,27 @@ def test_maps_are_measured_against_the_predicted_masks_at_the_threshold(net):
     rows = measure(net, [batch], make_plan(net, ["evidence"], ["tumor_log_odds"]), CLASSES, set())
     found = [r["tumor_area"] for r in rows if (r["mask"], r["method"]) == ("predicted", "uniform")]
     assert found == pytest.approx(expected(net, batch["image"]).flatten(1).double().mean(1).tolist())
+
+
+def test_the_target_of_the_predicted_mask_is_that_mask(net):
+    batch = collate(make_cases()[:3])
+    part = _Part(net, batch, torch.arange(3), CLASSES, "cpu")
+    target = part.target("segmentation_1_predicted")
+    assert target.name == "segmentation_1_predicted"
+    region = target.region(part.output["seg"])
+    assert torch.equal(region, expected(net, batch["image"])[:, 0])
+    assert torch.equal(part.take([2]).target("segmentation_1_predicted").region(part.output["seg"][2:]), region[2:])
+
+
+def test_the_target_of_a_nested_region_is_its_own_mask():
+    torch.manual_seed(0)
+    net = tiny(out_channels=3, regions=["whole", "core", "rim"], num_classes=2)
+    net.mask_threshold.copy_(torch.tensor([0.4, 0.2, 0.5]))
+    batch = collate(make_cases()[:2])
+    part = _Part(net, batch, torch.arange(2), CLASSES, "cpu")
+    for k in range(3):
+        region = part.target(f"segmentation_{k}_predicted").region(part.output["seg"])
+        assert torch.equal(region, torch.sigmoid(part.output["seg"][:, k]) > net.mask_threshold[k])
 
 
 def test_masks_of_several_predictions_are_compared_at_the_threshold(net):

@@ -114,11 +114,11 @@ def test_evaluation_and_inference_say_the_same_and_training_is_not_mirrored():
     net, image = network(2, [0], {}), heads(2, 12, touching=True)
     expected = net.multitask(image)
     step = MultiTaskStep(net).eval()(image)
-    judged: list = []
-    inferred = MultiTaskInferer(judge=lambda part, *_: judged.append(part) or {})(image, net)
+    scored: list = []
+    inferred = MultiTaskInferer(scorer=lambda part, *_: scored.append(part) or {})(image, net)
     for name, value in expected.items():
         assert torch.equal(step[name], value)
-    assert len(judged) == 1
+    assert len(scored) == 1
     torch.testing.assert_close(inferred["probability"][:, 0], torch.softmax(expected["cls"], 1))
     trained = MultiTaskStep(net).train()(image)
     assert torch.equal(trained["seg"], tiny(2).train().multitask(image)["seg"])

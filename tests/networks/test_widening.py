@@ -23,6 +23,25 @@ def test_a_wider_network_answers_alike_at_first(wide, spatial_dims):
         torch.testing.assert_close(after[output], values, atol=2e-5, rtol=1e-4)
 
 
+def test_weights_of_before_a_later_buffer_are_widened_too():
+    narrow, larger = tiny(), tiny(seed=1, filters=[5, 9, 16])
+    state = {name: value for name, value in narrow.state_dict().items() if name not in ("mask_threshold", "fixed_part")}
+    taken = widened(larger, state)
+    assert larger.state_dict().keys() - taken.keys() == {"mask_threshold", "fixed_part"}
+
+
+def test_deep_heads_hinder_no_widening_and_are_of_regions_themselves():
+    options = {"strides": [1, 2, 2, 2], "kernel_size": [3] * 4, "upsample_kernel_size": [2] * 3}
+    narrow = tiny(filters=[4, 6, 8, 8], deep_supervision=True, **options)
+    larger = tiny(seed=1, filters=[5, 9, 16, 16], **options)
+    assert widened(larger, narrow.state_dict()).keys() == larger.state_dict().keys()
+    nested = tiny(
+        seed=1, filters=[5, 9, 16, 16], deep_supervision=True, out_channels=3, regions=["a", "b", "c"], **options
+    )
+    taken = widened(nested, narrow.state_dict())
+    assert not any(name.startswith(("deep_heads.", "mask_threshold", "output_block")) for name in taken)
+
+
 def test_every_further_channel_can_learn():
     larger = tiny(seed=1, filters=[5, 9, 16])
     larger.load_state_dict(widened(larger, tiny().state_dict()))
@@ -51,10 +70,10 @@ def test_a_narrower_network_takes_only_what_is_no_wider():
     ("options", "left"),
     [
         ({"in_channels": 4}, {"input_block.conv1.conv.weight"}),
-        ({"num_classes": 5}, {"head.evidence.conv.weight", "head.bias"}),
+        ({"num_classes": 5}, {"head.evidence.conv.weight", "head.bias", "fixed_part"}),
         (
             {"out_channels": 3, "regions": ["a", "b", "c"]},
-            {"output_block.conv.conv.weight", "output_block.conv.conv.bias"},
+            {"output_block.conv.conv.weight", "output_block.conv.conv.bias", "mask_threshold"},
         ),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 
 from scripts.networks.deep_supervision import decode_levels, level_weights
 from scripts.networks.multitask_dynunet import RARE_LOGIT, MultiTaskDynUNet
+from scripts.runs.checkpoint_files import load_weights
 from scripts.training.engines import MultiTaskStep
 from scripts.training.losses import MultiTaskLoss, coarser_levels
 from scripts.training.mask_loss import SegmentationLoss
@@ -120,6 +121,16 @@ def test_inference_is_bit_for_bit_that_of_the_same_weights_without(dims, nested)
         assert torch.equal(step[name], value)
     begins = {float(b) for layer in deep.deep_heads for b in layer.bias}
     assert begins == {RARE_LOGIT if nested else 0.0}
+
+
+def test_files_of_weights_load_into_a_network_with_and_without_it(tmp_path):
+    deep, plain = net(True), net(False)
+    torch.save(deep.state_dict(), tmp_path / "deep.pt")
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    loaded = load_weights(net(False), tmp_path / "deep.pt")
+    assert torch.equal(loaded.bottleneck.conv1.conv.weight, deep.bottleneck.conv1.conv.weight)
+    loaded = load_weights(net(True), tmp_path / "plain.pt")
+    assert torch.equal(loaded.bottleneck.conv1.conv.weight, plain.bottleneck.conv1.conv.weight)
 
 
 def test_weights_fit_a_network_with_and_without_it():
