@@ -17,7 +17,7 @@ from scripts.explain.targets import TumorLogOdds
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import is_nested, mask_threshold, region_masks
 from scripts.pictures import overlays
-from scripts.pictures.parts import Part, parts_of
+from scripts.pictures.parts import PART_COLORS, Part, parts_of
 from scripts.pictures.planes import PicturePlane
 from scripts.runs.folder import write_json
 from scripts.runs.tasks import is_trained
@@ -142,7 +142,7 @@ def write_case_pictures(
                 "slice": plane.slice,
                 "of": plane.slices,
                 "where": plane.where,
-                "regions": list(names),
+                "regions": list(names[: 1 + len(PART_COLORS)]),
             }
         )
     write_json(entries, folder / "cases.json")
