@@ -116,7 +116,7 @@ def made_evaluation(
         write_rows(maps, folder / "explanations" / "cases.csv")
 
 
-def made_certificate(folder: Path, painted_out: float, identity: str = "sha", probed: int = 12) -> None:
+def made_certificate(folder: Path, painted_out: float, identity: str = "sha", probed: int = 20) -> None:
     """certificate/causal.json of a run, and the answers of its evaluation: two infills, nothing moved."""
 
     def row(how: str, measure: str, after: float, part: str = "all") -> dict[str, object]:

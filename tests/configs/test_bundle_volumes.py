@@ -22,6 +22,8 @@ from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.data import datalists
 from scripts.data.datalists.regions import SCHEMES
+from scripts.data.preprocessing import make_preprocessing
+from scripts.diagnosis import diagnose
 from scripts.phantoms.sequences import write_pair
 from scripts.runs import folder as runs
 
@@ -118,10 +120,20 @@ def test_diagnosis_ends_well(run):
     assert diagnosis["spatial_size"] == [16, 16, 16]
     assert {finding["verdict"] for finding in diagnosis["findings"]} >= {"does not hold"}
     assert ("of each volume one window of 16x16x16, around its tumor or head" in diagnosis["notes"]) == run.patches
+
+
+def test_the_verb_diagnoses_at_the_spacing_of_the_run(run, monkeypatch):
+    asked: list[Any] = []
+
+    def preprocessing(sizes, **settings):
+        asked.append((list(sizes), settings["spacing_mm"]))
+        return make_preprocessing(sizes, **settings)
+
+    monkeypatch.setattr(diagnose, "make_preprocessing", preprocessing)
     paths = [word for key, value in run.paths.items() for word in (f"--{key}", value)]
-    command(["diagnose", "--run_dir", str(run.folder), *paths, "--limit", "2", "--out", str(run.folder / "verb")])
-    other = run.read("verb/diagnosis.json")
-    assert [finding["figures"] for finding in other["findings"]] == [f["figures"] for f in diagnosis["findings"]]
+    command(["diagnose", "--run_dir", str(run.folder), *paths, "--limit", "1", "--out", str(run.folder / "verb")])
+    assert asked == [([16, 16, 16], 8.0 if run.patches else None)]
+    assert run.read("verb/diagnosis.json")["spatial_size"] == [16, 16, 16]
 
 
 def test_inference_ends_on_the_files_grid(run, tmp_path):
