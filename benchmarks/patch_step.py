@@ -86,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(one_step(options)))
         return 0
     found = {way: child(options, way) for way in WAYS}
+    if not all(figures["added"] > 0 for figures in found.values()):
+        raise ValueError("the step takes no more memory than its process held before: take a larger --size")
     rows = [
         Row(
             "memory of the step, with / without checkpointing", found["on"]["added"] / found["off"]["added"], target=1.0

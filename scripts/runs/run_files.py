@@ -214,7 +214,7 @@ class Stage:
         value = self.config.content.get(key, MISSING)
         if value == "$@stage_epochs[@stage]":  # as written in train.yaml
             value = self.config.content["stage_epochs"].get(self.name, value)
-        if value == "$tasks.default_key_metric(@datalist_file, @num_classes)":
+        if str(value).startswith("$tasks.default_key_metric("):  # as configs of earlier runs write it too
             value = default_key_metric(self.config.content["datalist_file"], self.config.content["num_classes"])
         return "none" if value in (None, []) else str(value)
 
