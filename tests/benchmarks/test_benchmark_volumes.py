@@ -28,6 +28,7 @@ def test_memory_is_compared_with_the_files_and_the_windows_are_counted(tmp_path)
     rows = {row["name"]: row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]}
     share, peak = rows["peak memory / files as float32"], rows["peak memory"]["value"]
     assert share["value"] == peak / (4 * 96 * 96 * 48 * 4 / 1e9)
-    assert rows["of it held before the files were read"]["value"] < peak
+    # Not less: the tests before may have held more in this process than this volume takes.
+    assert 0 < rows["of it held before the files were read"]["value"] <= peak
     assert any(name.startswith("files to results, ") and name.endswith(" windows") for name in rows)
     assert (share["target"], status) == (3.0, int(share["value"] > 3.0))

@@ -139,7 +139,10 @@ def test_mirroring_is_one_word_of_evaluation_and_inference(trained, tmp_path):
     assert result["tumor_probability"] == pytest.approx(found[0], abs=1e-5)
     assert abs(found[0] - found[1]) > 1e-5
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert "predictions are means over images mirrored along the axes 0, 2 (mirror_axes)" in metrics["notes"]
+    mirrored = (
+        "predictions are means over images mirrored along the axes 0, 2 (mirror_axes); threshold, temperature and"
+    )
+    assert sum(note.startswith(mirrored) for note in metrics["notes"]) == 1
     with pytest.raises(RuntimeError) as caught:
         run_config("inference.yaml", overlay, input=files, output_dir=str(tmp_path / "no"), mirror_axes=[3])
     assert str(sentence(caught.value)).startswith("mirror_axes are spatial axes from 0 to 2")
