@@ -16,18 +16,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 
-from benchmarks.rows import Row, table
-from benchmarks.timing import CLOCKS, add_options, machine, peak_bytes, set_threads
+from benchmarks.rows import Row, reported
+from benchmarks.timing import CLOCKS, add_options, peak_bytes, set_threads
 from benchmarks.volumes import network_values
 from scripts.command import errors
 from scripts.command.locations import ROOT
-from scripts.runs.folder import write_json
 from scripts.training.engines import MultiTaskStep, parameter_groups
 from scripts.training.losses import MultiTaskLoss, coarser_levels, pooling_of
 
@@ -100,11 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Row(f"of it the step's, {words}", found[way]["added"], "GB"),
             Row(f"step, {words}", found[way]["seconds"], "s"),
         ]
-    print(table(rows))
-    if options.out:
-        about = {"machine": machine(), "clock": options.clock, "options": vars(options)}
-        write_json(json.loads(json.dumps({**about, "rows": [asdict(row) for row in rows]})), options.out)
-    return int(options.check and not all(row.met for row in rows))
+    return reported(rows, options)
 
 
 if __name__ == "__main__":

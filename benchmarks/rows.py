@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from benchmarks.timing import machine
+from scripts.runs.folder import write_json
 
 
 @dataclass
@@ -36,3 +41,16 @@ def table(rows: Sequence[Row]) -> str:
         number = f"{row.value:.3f}" if 1e-3 <= abs(row.value) < 1e4 else f"{row.value:.1e}"
         lines.append(f"| {row.name} | {number} {row.unit} | {target} |")
     return "\n".join(lines)
+
+
+def reported(rows: Sequence[Row], options: argparse.Namespace) -> int:
+    """Print rows and write them to ``options.out``, if there is one, with the machine and all options.
+
+    Returns:
+        exit status: 1 with ``options.check`` when a target is missed, else 0.
+    """
+    print(table(rows))
+    if options.out:
+        about = {"machine": machine(), "clock": options.clock, "options": vars(options)}
+        write_json(json.loads(json.dumps({**about, "rows": [asdict(row) for row in rows]})), options.out)
+    return int(options.check and not all(row.met for row in rows))

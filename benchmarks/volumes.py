@@ -15,13 +15,11 @@ counted and their passes not timed by themselves. ``--enlarge`` makes each voxel
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,8 +30,8 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from benchmarks.rows import Row, table
-from benchmarks.timing import CLOCKS, add_options, machine, peak_bytes, set_threads
+from benchmarks.rows import Row, reported
+from benchmarks.timing import CLOCKS, add_options, peak_bytes, set_threads
 from scripts.command import errors
 from scripts.command.locations import CONFIGS
 from scripts.command.workflows import run_config
@@ -41,7 +39,6 @@ from scripts.data.datalists.regions import SCHEMES
 from scripts.inference.pipeline import Inference, slices_first
 from scripts.networks.windows import evidence_stride, stitched
 from scripts.phantoms.sequences import SEQUENCES, phantom_case
-from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -180,11 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Row("files to results", whole, "s"),
             Row(f"forward passes of {windows} windows", passes, "s"),
         ]
-    print(table(rows))
-    if options.out:
-        about = {"machine": machine(), "clock": options.clock, "options": vars(options)}
-        write_json(json.loads(json.dumps({**about, "rows": [asdict(row) for row in rows]})), options.out)
-    return int(options.check and not all(row.met for row in rows))
+    return reported(rows, options)
 
 
 if __name__ == "__main__":

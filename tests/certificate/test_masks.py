@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from scripts.certificate.settings import Settings
 from scripts.certificate.shortcuts import MARKED, mask_reads
 from scripts.certificate.verdicts import statements
 from scripts.command.verbs import run_verb
+from tests.certificate.addresses import Silent, serving
 
 TWO = ("no_tumor", "tumor")
 
@@ -148,7 +147,7 @@ def test_settings_of_masks_name_what_is_wrong(tmp_path):
             Settings.read(path)
 
 
-class Service(BaseHTTPRequestHandler):
+class Service(Silent):
     """Answers with the picture as its mask: as PNG, or as numbers by the name of the channel."""
 
     def do_POST(self) -> None:
@@ -163,19 +162,11 @@ class Service(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(reply)
 
-    def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
-
 
 @pytest.fixture
 def address():
-    server = HTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Service) as server:
+        yield server
 
 
 def test_every_way_to_a_segmenter_gives_the_same_mask(tmp_path, address, monkeypatch):

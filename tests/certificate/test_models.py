@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from scripts.certificate.settings import Settings
 from scripts.command.verbs import run_verb
 from scripts.data.datalists.units import units
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from tests.certificate.addresses import Silent, serving
 
 CLASSES = ("solid", "no_tumor")
 
@@ -164,7 +163,7 @@ def test_a_function_is_imported_by_its_name_alone(tmp_path, monkeypatch):
     sys.modules.pop("their_model")
 
 
-class Service(BaseHTTPRequestHandler):
+class Service(Silent):
     """Answers with the probabilities by name, or not as it should."""
 
     def do_POST(self) -> None:
@@ -179,19 +178,11 @@ class Service(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(reply)
 
-    def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
-
 
 @pytest.fixture
 def address():
-    server = HTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Service) as server:
+        yield server
 
 
 @pytest.mark.parametrize("upload", [None, "image"])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from scripts.explain.cam import cam_pass
+from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from tests.networks.nets import tiny
 
 CLS = {"output": "cls"}
@@ -168,3 +169,14 @@ def peaked(maps):
 def stock(**options):
     """The stock design: normalization and pooling over the air as well."""
     return tiny(normalization="instance", head="average_pool", **options)
+
+
+def windowed() -> MultiTaskDynUNet:
+    """A network of 3D patches of 16 voxels a side, two sequences and three nested regions, with evidence to see."""
+    torch.manual_seed(3)
+    made = MultiTaskDynUNet(
+        3, 2, 3, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 4, 8], evidence_channels=4,
+        regions=["whole", "core", "rim"], window=[16, 16, 16],
+    )  # fmt: skip
+    nn.init.normal_(made.head.evidence.conv.weight, std=0.5)
+    return made.eval()

@@ -16,19 +16,14 @@ from scripts.explain.methods import explain
 from scripts.explain.targets import named_target
 from scripts.explain.windows import explain_windows, nnunet_inferer
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from tests.explain.nets import windowed
 
 WATCHED = ("input_block", "downsamples.0", "bottleneck", "upsamples.1")
 
 
 @pytest.fixture(scope="module")
 def network() -> MultiTaskDynUNet:
-    torch.manual_seed(3)
-    made = MultiTaskDynUNet(
-        3, 2, 3, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 4, 8], evidence_channels=4,
-        regions=["whole", "core", "rim"], window=[16, 16, 16],
-    )  # fmt: skip
-    torch.nn.init.normal_(made.head.evidence.conv.weight, std=0.5)
-    return made.eval()
+    return windowed()
 
 
 def volume(size: int) -> Tensor:

@@ -15,20 +15,14 @@ from scripts.explain.methods import explain
 from scripts.explain.targets import named_target
 from scripts.explain.windows import window_pass
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from tests.explain.nets import windowed
 
 STRIDES = {"input_block": 1, "downsamples.0": 2, "bottleneck": 4, "head.features": 2, "upsamples.1": 1}
 
 
 @pytest.fixture(scope="module")
 def network() -> MultiTaskDynUNet:
-    torch.manual_seed(3)
-    made = MultiTaskDynUNet(
-        3, 2, 3, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 4, 8], evidence_channels=4,
-        regions=["whole", "core", "rim"], window=[16, 16, 16],
-    )  # fmt: skip
-    with torch.no_grad():
-        made.head.evidence.conv.weight.normal_(std=0.5)
-    return made.eval()
+    return windowed()
 
 
 @pytest.fixture(scope="module")
