@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import locale
 import os
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from scripts.command.locations import CONFIGS
 from scripts.data import datalists
@@ -19,6 +22,27 @@ from tests.scans import write_overlay
 def pytest_make_parametrize_id(val):
     """Bytes are named by their number: content may hold the time (gzip), and then workers collect different tests."""
     return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
+SEED = int(os.environ.get("TUMORLENS_TEST_SEED", "0"))  # another one finds tests that pass by their draw alone
+
+
+def _seed() -> None:
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a fixture draws does not depend on the tests before it, nor on how they are spread over workers."""
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """What a test draws does not depend on whether it was the one that made a shared fixture."""
+    _seed()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ class TwoLogits(nn.Module):
 
     def __init__(self, weight):
         super().__init__()
-        self.features, self.weight = nn.Conv2d(1, 1, 1), weight
+        self.features, self.weight = nn.Conv2d(1, 1, 1, bias=False), weight
         nn.init.constant_(self.features.weight, 1.0)
 
     def forward(self, x):
@@ -97,7 +97,7 @@ def test_the_background_channel_of_a_segmentation_is_the_wrong_one():
     class Segmenter(nn.Module):
         def __init__(self):
             super().__init__()
-            self.features = nn.Conv2d(1, 1, 1)
+            self.features = nn.Conv2d(1, 1, 1, bias=False)
             nn.init.constant_(self.features.weight, 1.0)
 
         def forward(self, x):
