@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.timing import peak_bytes
 from scripts.command import errors
 from scripts.data.datalists.fingerprints import fingerprint
-from scripts.data.datalists.similarity import group_near_duplicates
+from scripts.data.datalists.near_duplicates import group_near_duplicates
 
 SIDE = 96
 

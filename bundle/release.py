@@ -46,7 +46,7 @@ CONTENT = {
     "transforms": ("**/*.py",),
 }
 LEFT_OUT = {"configs/smoke.yaml"}  # of the tests
-DOCS = ("README.md", "data_license.txt", "metadata.schema.json")
+DOCS = ("README.md", "shipped_weights.md", "data_license.txt", "metadata.schema.json")
 VALUES = ("spatial_size", "num_classes", "network_def", "classes", "training_prevalence")
 OF_REGIONS = ("out_channels", "regions", "window")  # of a network, which follow from them
 OF_VOLUMES = ("regions", "spacing_mm")  # null where they do not apply
@@ -202,6 +202,8 @@ def write_docs(folder: Path, weights: Weights) -> None:
     for name, text in texts.items():
         if weights.data_source is not None or not (docs / name).is_file():
             (docs / name).write_text(text(), encoding="utf-8")
+    if weights.data_source is not None:
+        (docs / "shipped_weights.md").unlink(missing_ok=True)
 
 
 def write_zip(folder: Path, path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Model card of the shipped weights: every number of ``docs/README.md``, measured again by one command.
+"""Model card of the shipped weights: every number of its two pages in ``docs``, measured again by one command.
 
     python -m scripts card --dataset_dir BRISC [--volumes A.nii.gz B.nii.gz ...]
 
 evaluates and explains ``models/model.pt`` on the test part of its datalist in ``docs/training`` (see
-`bundle.shipping`), keeps what the card shows in ``docs/training/results.json`` and writes the card from it.
+`bundle.shipping`), keeps what the card shows in ``docs/training/results.json`` and writes its pages from it.
 ``--only certificate`` or ``--only scope`` (with what volumes get) measures that
 alone, ``--render`` writes the card from that file and the kept training.
 """
@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = ROOT / "docs" / "training"
 RESULTS = TRAINING / "results.json"
+# Pages in docs, and the template of each.
+CARD = {"README.md": "model_card.md.j2", "shipped_weights.md": "shipped_weights.md.j2"}
 METADATA = ROOT / "configs" / "metadata.json"
 REACHED = ("dice", "balanced_accuracy", "removed", "moved")
 MAPS = ("evidence", "gradcam", "hirescam", "uniform", "random", "oracle")
@@ -343,17 +345,15 @@ def interval(bounds: Sequence[float | None] | None) -> str:
     return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
-def render(results: Mapping[str, Any]) -> str:
-    """Text of the card."""
+def render(results: Mapping[str, Any], page: str = "README.md") -> str:
+    """Text of a page of the card, one of `CARD`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         autoescape=False,
     )  # fmt: skip
     environment.filters.update(number=number, interval=interval)
-    return environment.get_template("model_card.md.j2").render(
-        **results, targets=targets(results), answer_lines=answer_lines
-    )
+    return environment.get_template(CARD[page]).render(**results, targets=targets(results), answer_lines=answer_lines)
 
 
 def execute(arguments: argparse.Namespace) -> Outcome:
@@ -362,7 +362,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     Raises:
         ValueError: when there is neither a folder to measure on nor ``--render``.
     """
-    card, written = ROOT / "docs" / "README.md", [RESULTS]
+    pages, written = {ROOT / "docs" / page: page for page in CARD}, [RESULTS]
     if not arguments.render and arguments.dataset_dir is None:
         raise ValueError("--dataset_dir is required: the folder of BRISC 2025; or give --render")
     if arguments.only:
@@ -382,6 +382,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         written += [METADATA, arguments.out]
     results = {**json.loads(RESULTS.read_text(encoding="utf-8")), **training()}
     runs.write_json(results, RESULTS)
-    card.write_text(render(results), encoding="utf-8")
+    for path, page in pages.items():
+        path.write_text(render(results, page), encoding="utf-8")
     lines = [f"{row['title']}: {row['value']:.4f} (target {row['goal']})" for row in targets(results)]
-    return Outcome("\n".join(lines), [card, *written])
+    return Outcome("\n".join(lines), [*pages, *written])

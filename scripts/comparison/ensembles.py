@@ -24,7 +24,8 @@ from scripts.command.verbs import Outcome
 from scripts.comparison.trained_models import training_seconds
 from scripts.data.datalists import schema as datalists
 from scripts.data.preprocessing import collate, make_training_pipeline
-from scripts.measures.metrics import choose_threshold, fit_temperature, tumor_probability
+from scripts.measures.metrics import fit_temperature, tumor_probability
+from scripts.measures.thresholds import choose_threshold
 from scripts.networks.classifiers import ClassifierEnsemble, ImageClassifier
 from scripts.runs import folder as runs
 from scripts.runs import lock

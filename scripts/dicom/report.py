@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from scripts.dicom.images import BRAIN, MAKER, NEOPLASM, NO_UNITS, Segment, common
+from scripts.dicom.segmentation import BRAIN, MAKER, NEOPLASM, NO_UNITS, Segment, common
 from scripts.dicom.sources import Source
 from scripts.dicom.uids import Uids, replace_random_uids
 

@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 
 from scripts.command.files import write_bytes
 from scripts.command.optional import needed
-from scripts.dicom.images import evidence_segments, mask_segments, parametric_map, segmentation
 from scripts.dicom.report import report
+from scripts.dicom.segmentation import evidence_segments, mask_segments, parametric_map, segmentation
 from scripts.dicom.sources import Source
 from scripts.dicom.uids import Uids
 from transforms.reading import file_kind

@@ -11,7 +11,8 @@ import numpy as np
 
 from scripts.inference.volume_rule import VolumeRule
 from scripts.measures.intervals import column_summary
-from scripts.measures.metrics import choose_threshold, diagnosis_metrics
+from scripts.measures.metrics import diagnosis_metrics
+from scripts.measures.thresholds import choose_threshold
 from scripts.networks.heads import AT_ZERO
 
 __all__ = ["VolumeRule", "group_rows", "own_threshold", "patient_summary", "volume_summary"]

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "claims": ["difference_of", "verdict"],
         "intervals": ["case_summary"],
         "lesions": ["lesion_summary"],
-        "metrics": ["choose_threshold", "classification_metrics", "fit_temperature"],
+        "metrics": ["classification_metrics", "fit_temperature"],
+        "thresholds": ["choose_threshold"],
     },
 )

@@ -17,7 +17,6 @@ from scripts.measures.intervals import auc, auc_interval, fewest_groups, mean_in
 __all__ = [
     "balanced_accuracy",
     "calibration_bins",
-    "choose_threshold",
     "classification_metrics",
     "decide",
     "diagnosis_metrics",
@@ -84,26 +83,6 @@ def negative_log_likelihood(logits: np.ndarray, diagnosis: np.ndarray, temperatu
 def temperature_at_bound(temperature: float) -> bool:
     """Whether a fitted temperature stands at an end of its range, so that it says nothing about calibration."""
     return bool(temperature <= TEMPERATURES[0] * 1.01 or temperature >= TEMPERATURES[1] / 1.01)
-
-
-def choose_threshold(probability: np.ndarray, tumor: np.ndarray, least: float = 0.0) -> float:
-    """Threshold of tumor probability with the best balanced accuracy on validation data.
-
-    Candidates lie midway between neighboring probabilities; of equally good ones the nearest to 0.5 is taken.
-
-    Args:
-        probability: (N,) in [0, 1].
-        tumor: (N,) bool.
-        least: below 0.499, that the threshold is above by more than rounding: the probability without any evidence.
-    """
-    if not 0 < tumor.sum() < len(tumor):
-        return 0.5
-    values = np.unique(probability)
-    candidates = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
-    candidates = candidates[candidates > least + 0.001] if least else candidates
-    scores = [((probability[tumor] >= c).mean() + (probability[~tumor] < c).mean()) / 2 for c in candidates]
-    best = np.flatnonzero(np.isclose(scores, np.max(scores)))
-    return float(candidates[best[np.argmin(np.abs(candidates[best] - 0.5))]])
 
 
 def calibration_bins(probability: np.ndarray, happened: np.ndarray, bins: int = ECE_BINS) -> list[dict[str, Any]]:

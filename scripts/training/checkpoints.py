@@ -14,12 +14,12 @@ from torch import nn
 
 from scripts.command import yaml_text
 from scripts.measures.metrics import (
-    choose_threshold,
     fit_temperature,
     lifted,
     negative_log_likelihood,
     tumor_probability,
 )
+from scripts.measures.thresholds import choose_threshold
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.widening import widened
 from scripts.runs import parallel

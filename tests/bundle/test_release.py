@@ -75,7 +75,9 @@ def test_it_holds_the_bundle_and_nothing_of_tests_runs_data_or_benchmarks(releas
     tops = {path.name for path in folder.iterdir()}
     assert tops == {"configs", "scripts", "transforms", "models", "docs", "LICENSE"}
     assert {path.name for path in (folder / "models").iterdir()} == {"model.pt", "model.ts"}
-    assert {"README.md", "data_license.txt"} <= {path.name for path in (folder / "docs").iterdir()}
+    docs = {path.name for path in (folder / "docs").iterdir()}
+    assert {"README.md", "data_license.txt"} <= docs
+    assert "shipped_weights.md" not in docs, "these are other weights"
     python = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
     assert all(name.startswith(("scripts/", "transforms/")) for name in python)
     assert {"scripts/__init__.py", "scripts/explain/cam.py", "transforms/masking.py"} <= python

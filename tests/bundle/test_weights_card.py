@@ -29,8 +29,9 @@ def results() -> dict:
     return json.loads(RESULTS.read_text(encoding="utf-8"))
 
 
-def test_card_is_what_the_results_give(results):
-    assert (ROOT / "docs" / "README.md").read_text(encoding="utf-8") == render(results)
+@pytest.mark.parametrize("page", weights_card.CARD)
+def test_card_is_what_the_results_give(results, page):
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == render(results, page)
 
 
 def test_results_are_of_the_shipped_weights(results):

@@ -19,6 +19,7 @@ from tests.arrows import ARROWS, drawing, floors, graph, longest_path, used_arro
 from tests.test_imports import MORE, STANDALONE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LONGEST_PAGE = 300  # lines
 MONAI = "/lib/python3.11/site-packages/monai/bundle/__main__.py"
 
 
@@ -126,6 +127,37 @@ def test_each_page_starts_with_a_command(page):
     lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith(("# ", "---")), page
     assert any(re.match(r"    (python|make|torchrun) ", line) for line in lines[1:6]), page
+    assert len(lines) < LONGEST_PAGE, "one page a task: split it"
+
+
+def test_each_page_is_reached_from_the_readme():
+    """By links, page to page."""
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        reached |= new
+        links = {
+            (page.parent / target).resolve()
+            for page in new
+            for target in re.findall(r"\]\(([^)#:]+\.md)[#)]", page.read_text(encoding="utf-8"))
+        }
+        new = links - reached
+    assert set(PAGES) <= reached
+
+
+def test_pages_that_the_code_names_are_there():
+    files = [path for folder in ("bundle", "scripts", "configs") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yaml", ".j2")}
+    named = {(path.name, page) for path, text in texts.items() for page in re.findall(r"docs/[\w/-]+\.md", text)}
+    assert len(named) >= 10
+    assert [(name, page) for name, page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
+def test_sections_that_links_name_are_there():
+    for page in PAGES:
+        for target, section in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            text = (page.parent / target if target else page).read_text(encoding="utf-8")
+            titles = [re.sub(r"[^\w\- ]", "", title.lower()) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+            assert section in [title.replace(" ", "-") for title in titles], (page.name, target, section)
 
 
 # Where a reader of the README alone would look, and what has to be there.
@@ -136,11 +168,19 @@ QUESTIONS = {
     "in which order is an image prepared": ("scripts/data/preprocessing.py", "def make_preprocessing"),
     "where does a file's name say its patient": ("scripts/data/datalists/patient_names.py", "def read_name"),
     "where is the network": ("scripts/networks/multitask_dynunet.py", "class MultiTaskDynUNet"),
+    "which file holds the pooling of evidence": ("scripts/networks/heads.py", "class EvidenceHead"),
+    "where are windows stitched": ("scripts/networks/windows.py", "def stitched"),
     "where is the loss of the evidence": ("scripts/training/losses.py", "class EvidenceLoss"),
+    "where is the threshold chosen": ("scripts/measures/thresholds.py", "def choose_threshold"),
+    "where is a run folder's manifest written": ("scripts/runs/folder.py", "write_json(_manifest("),
+    "where are twins between splits found": ("scripts/data/datalists/near_duplicates.py", "def close_to_training"),
     "where do mask and evidence become one verdict": ("scripts/inference/answer.py", "def join"),
     "where is Grad-CAM": ("scripts/explain/cam.py", "class GradCAM"),
     "where does a map become a PNG": ("scripts/pictures/overlays.py", "def save("),
-    "where is a tumor painted out": ("scripts/interventions/infill.py", "def membrane"),
+    "where is a DICOM segment written": ("scripts/dicom/segmentation.py", "def segmentation"),
+    "where is the tumor painted out": ("scripts/interventions/infill.py", "def membrane"),
+    "where is a tumor put into a healthy head": ("scripts/interventions/insertion.py", "def insert"),
+    "where is the service started": ("bundle/service.py", "def execute"),
 }
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scripts.data import datalists
 from scripts.data.datalists.linking import file_order, linked
 from scripts.data.datalists.merging import join_classes
-from scripts.data.datalists.similarity import close_to_training
+from scripts.data.datalists.near_duplicates import close_to_training
 from scripts.phantoms.dataset import phantom_slice
 
 

@@ -1,4 +1,4 @@
-"""The patient of file and folder names: the table of docs/data.md, whole folders, warnings, and what overrules them."""
+"""The patient of file and folder names: docs/patients.md, whole folders, warnings, and what overrules them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.data import datalists
 from scripts.data.datalists.patients import MOST_SCANS, find_patients
 from scripts.data.datalists.units import units
 
-DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+DOCS = Path(__file__).parents[2] / "docs" / "patients.md"
 TABLE = re.findall(r"^\| ([^|]+) \| `([^`]+)` \| `([^`]+)` \|$", DOCS.read_text(encoding="utf-8"), re.M)
 
 

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from scripts.data.datalists.regions import SCHEMES
-from scripts.dicom.images import mask_segments
+from scripts.dicom.segmentation import mask_segments
 from scripts.dicom.writing import write_objects
 from tests.dicom.series import write_series
 from tests.dicom.test_objects import MADE_BY, RESULT, USE, content, on_grid, prediction, volume_of

@@ -1,4 +1,4 @@
-"""What users of other libraries reported about class activation maps, tried here; docs/explanation.md names reports."""
+"""What users of other libraries reported about class activation maps, tried here; docs/peers.md names reports."""
 
 from __future__ import annotations
 

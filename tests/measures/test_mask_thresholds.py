@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.metrics import compute_dice
 
-from scripts.measures.mask_thresholds import DEFAULT, LEAST, THRESHOLDS, choose_mask_threshold, mask_curve
+from scripts.measures.thresholds import DEFAULT, LEAST, THRESHOLDS, choose_mask_threshold, mask_curve
 from scripts.networks.regions import region_log_odds, region_masks
 
 MIDDLE = THRESHOLDS.index(DEFAULT)

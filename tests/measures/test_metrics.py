@@ -10,7 +10,6 @@ from sklearn import metrics as sk
 from scripts.measures.metrics import (
     TEMPERATURES,
     calibration_bins,
-    choose_threshold,
     classification_metrics,
     decide,
     diagnosis_metrics,
@@ -22,6 +21,7 @@ from scripts.measures.metrics import (
     temperature_at_bound,
     tumor_probability,
 )
+from scripts.measures.thresholds import choose_threshold
 
 NO, GLIOMA, OTHER = [4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
-from scripts.measures.mask_thresholds import LEAST
+from scripts.measures.thresholds import LEAST
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import region_masks
 from scripts.training.engines import MultiTaskStep, prepare_batch

@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "write",
             "write_report",
         ],
-        "similarity": ["group_near_duplicates"],
+        "near_duplicates": ["group_near_duplicates"],
         "slices": ["SliceRule"],
         "splits": ["assemble", "split_units"],
         "units": ["unit"],

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.data.datalists.near_duplicates import MAX_DISTANCE
 from scripts.data.datalists.patients import find_patients
 from scripts.data.datalists.picture_plans import PictureFiles, Settings, plan_pictures
 from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Report
-from scripts.data.datalists.similarity import MAX_DISTANCE
 from scripts.data.datalists.walking import check_folder, visible
 from transforms.pictures import PICTURE_SUFFIXES
 
@@ -121,10 +121,9 @@ def image_folder(
     Masks of head or brain of the user's own, where there are some, lie in `folder/foregrounds/<same stem>.png`.
     Names of a known collection say the patient (`scripts.data.datalists.patients`), as do the user's pattern or table;
     numbers of other pictures count pictures. Where patients are unknown near-duplicates, and similar pictures that
-    follow each other in the order of names (see `scripts.data.datalists.similarity`), form a `group`, which is never
-    split.
-    The split is stratified by class and by having a mask. Every file that is not used is in the report; another folder
-    with pictures beside these (`mask`, say) is one line of it, with the nearest of the three names.
+    follow each other in the order of names (see `scripts.data.datalists.near_duplicates`), form a `group`, which is
+    never split. The split is stratified by class and by having a mask. Every file that is not used is in the report;
+    another folder with pictures beside these (`mask`, say) is one line of it, with the nearest of the three names.
 
     Args:
         folder: holds `images` and maybe `masks`.

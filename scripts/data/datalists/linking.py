@@ -13,7 +13,7 @@ from PIL import Image
 
 from scripts.data.datalists.fingerprints import fingerprint
 from scripts.data.datalists.folders import IMAGE_SUFFIXES
-from scripts.data.datalists.similarity import MAX_DISTANCE, Distances, group_near_duplicates, places
+from scripts.data.datalists.near_duplicates import MAX_DISTANCE, Distances, group_near_duplicates, places
 from scripts.data.datalists.units import Item, components, patient_key
 from transforms.loading import LoadCased
 

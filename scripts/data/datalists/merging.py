@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from scripts.data.datalists.known_fingerprints import KnownFingerprints
 from scripts.data.datalists.linking import file_order, linked, picture_of
+from scripts.data.datalists.near_duplicates import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, NO_LESION, SPLITS, Datalist, Report, validate
-from scripts.data.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
 from scripts.data.datalists.splits import split_units
 from scripts.data.datalists.units import Item, contradictions, paths, shared_numbers, warn_shared
 
@@ -165,10 +165,10 @@ def merge_sources(
 
     Every image is read once and hashed, slices of volumes like pictures. What is linked by patient (source and number:
     equal numbers of two sources are two people), by a group of the lists, or by a near-duplicate (without patients:
-    also in the order of names, see `scripts.data.datalists.similarity`) gets one `group`. If a group lies in several
-    splits it moves, whole, to the first of training, validation and test in which it has an item: what was trained
-    on is never tested on, and weights that were trained with the lists can be tested with the result. The very same
-    pixels in two classes are refused, both.
+    also in the order of names, see `scripts.data.datalists.near_duplicates`) gets one `group`. If a group lies in
+    several splits it moves, whole, to the first of training, validation and test in which it has an item: what was
+    trained on is never tested on, and weights that were trained with the lists can be tested with the result. The very
+    same pixels in two classes are refused, both.
 
     Args:
         datalists: the lists.

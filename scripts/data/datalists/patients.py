@@ -1,6 +1,6 @@
 """Who a file shows: the one rule for the patient of a file or folder name, and what overrules it.
 
-The rule, from the strongest sign to the weakest (docs/data.md has a table of public collections):
+The rule, from the strongest sign to the weakest (docs/patients.md has a table of public collections):
 
 1. A name of a known collection says it (`patient_names.SCHEMES`): the part that stays over sessions, dates and runs.
 2. A word for a person and a number: `patient01_study1`, `Patient-001/week-000-1`, `case_7`.

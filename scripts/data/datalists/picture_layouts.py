@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from scripts.data.datalists.folders import IMAGE_SUFFIXES, NO_TUMOR_NAMES, class_names
+from scripts.data.datalists.near_duplicates import MAX_DISTANCE
 from scripts.data.datalists.patients import find_patients
 from scripts.data.datalists.picture_plans import PictureFiles, Settings, plan_pictures
 from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Report
-from scripts.data.datalists.similarity import MAX_DISTANCE
 from scripts.data.datalists.unpacking import is_tcga_slice, unpack_channel, unpack_folder
 from scripts.data.datalists.volumes import BINARY
 from scripts.data.datalists.walking import check_folder, walk

@@ -13,11 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from scripts.data.datalists.fingerprints import fingerprint
+from scripts.data.datalists.near_duplicates import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training, places
 from scripts.data.datalists.patients import Patients
 from scripts.data.datalists.picture_groups import Picture, picture_items
 from scripts.data.datalists.plans import Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report
-from scripts.data.datalists.similarity import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training, places
 from scripts.data.datalists.splits import assemble, with_a_share
 from scripts.data.datalists.units import contradictions, units
 from transforms.masks import binary_mask, check_tumor, read_mask_picture

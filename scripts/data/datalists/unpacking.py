@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scripts.data.datalists.near_duplicates import MAX_DISTANCE
 from scripts.data.datalists.patients import Patients
 from scripts.data.datalists.picture_plans import PictureFiles, Settings, plan_pictures
 from scripts.data.datalists.plans import Builder, Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Report
-from scripts.data.datalists.similarity import MAX_DISTANCE
 from scripts.data.datalists.walking import check_folder, walk
 
 try:

@@ -14,8 +14,8 @@ from monai.visualize import blend_images
 from PIL import Image
 
 from scripts.measures.intervals import auc
-from scripts.measures.mask_thresholds import THRESHOLDS, choose_mask_threshold, mask_curve
 from scripts.measures.metrics import balanced_accuracy, calibration_bins, tumor_probability
+from scripts.measures.thresholds import THRESHOLDS, choose_mask_threshold, mask_curve
 from scripts.networks.regions import region_log_odds, region_masks, region_probability
 from scripts.pictures.evaluation_figures import reliability
 from scripts.runs import parallel

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scripts.data import datalists
-from scripts.data.datalists import near_index, similarity
+from scripts.data.datalists import near_duplicates, near_index
 from scripts.data.datalists.fingerprints import packed, unlikeness, unpacked
+from scripts.data.datalists.near_duplicates import COPY, FALSE_SHARE, MAX_DISTANCE, group_near_duplicates, places
 from scripts.data.datalists.near_pairs import copy_pairs, indexed_pairs, near_pairs
-from scripts.data.datalists.similarity import COPY, FALSE_SHARE, MAX_DISTANCE, group_near_duplicates, places
 from tests.data.picture_folders import fill
 
 COUNT = 3000
@@ -169,8 +169,8 @@ def test_many_images_make_the_groups_that_comparing_each_with_each_makes(monkeyp
     for given in (None, people):
         each, used = group_near_duplicates(every, people=given)
         with monkeypatch.context() as few:
-            few.setattr(similarity, "MANY", 1000)
-            few.setattr(similarity, "SAMPLED", 500)
+            few.setattr(near_duplicates, "MANY", 1000)
+            few.setattr(near_duplicates, "SAMPLED", 500)
             indexed, same = group_near_duplicates(every, people=given)
         assert used.upright <= 24, "the index is not used"
         assert indexed.tolist() == each.tolist()
@@ -182,8 +182,8 @@ def indexed_from(monkeypatch):
     """Take so many images as many, that is, search them by the index of parts."""
 
     def set_to(count: int) -> None:
-        monkeypatch.setattr(similarity, "MANY", count)
-        monkeypatch.setattr(similarity, "SAMPLED", 500)
+        monkeypatch.setattr(near_duplicates, "MANY", count)
+        monkeypatch.setattr(near_duplicates, "SAMPLED", 500)
 
     return set_to
 

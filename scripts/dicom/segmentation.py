@@ -1,4 +1,4 @@
-"""Mask and evidence as DICOM images on the frames of the source series, written by highdicom."""
+"""Mask and evidence as DICOM Segmentation, evidence as Parametric Map, on the frames of the source series."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds of the masks: at which probability of a region its mask has the best Dice, on validation cases."""
+"""Thresholds chosen on validation cases: of the tumor probability by balanced accuracy, of a region's mask by Dice."""
 
 from __future__ import annotations
 
@@ -9,11 +9,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["DEFAULT", "LEAST", "THRESHOLDS", "choose_mask_threshold", "mask_curve"]
+__all__ = ["DEFAULT", "LEAST", "THRESHOLDS", "choose_mask_threshold", "choose_threshold", "mask_curve"]
 
 DEFAULT = 0.5
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(2, 19))  # 0.1 to 0.9
 LEAST = 10  # patients with a region that a threshold of its own takes
+
+
+def choose_threshold(probability: np.ndarray, tumor: np.ndarray, least: float = 0.0) -> float:
+    """Threshold of tumor probability with the best balanced accuracy on validation data.
+
+    Candidates lie midway between neighboring probabilities; of equally good ones the nearest to 0.5 is taken.
+
+    Args:
+        probability: (N,) in [0, 1].
+        tumor: (N,) bool.
+        least: below 0.499, that the threshold is above by more than rounding: the probability without any evidence.
+    """
+    if not 0 < tumor.sum() < len(tumor):
+        return 0.5
+    values = np.unique(probability)
+    candidates = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
+    candidates = candidates[candidates > least + 0.001] if least else candidates
+    scores = [((probability[tumor] >= c).mean() + (probability[~tumor] < c).mean()) / 2 for c in candidates]
+    best = np.flatnonzero(np.isclose(scores, np.max(scores)))
+    return float(candidates[best[np.argmin(np.abs(candidates[best] - 0.5))]])
 
 
 def mask_curve(log_odds: Tensor, truth: Tensor) -> NDArray[np.float64]:
