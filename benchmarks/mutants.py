@@ -5,8 +5,8 @@
 A mutant changes one place: a comparison, an arithmetic or logical operator, a constant, a condition or a returned
 value; not annotations, messages or log lines. Places are drawn by seed, so many a module. Every mutant is tested in a
 forked process that has torch and MONAI loaded already, which mutmut and cosmic-ray do not do: their mutants would
-spend their time on imports. The tests of a module are its examples and the test files that import it or are named
-after it, of its own package where there are any; a mutant is killed when one of them fails, or when they take four
+spend their time on imports. The tests of a module are its examples and the test files of its package that import
+it or are named after it, see `own_tests`; a mutant is killed when one of them fails, or when they take four
 times as long as without it. A survivor is a gap in these tests or a change without an effect; the rest of the suite may
 still notice it.
 """
@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import importlib
 import importlib.util
 import os
 import random
-import re
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -61,7 +63,8 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-WORDS = ("strict", "maxsize", "stacklevel", "encoding", "desc", "unit")  # keywords that no answer depends on
+# Keywords that no answer depends on; checkpoints that are re-entrant or not give the same gradients.
+WORDS = ("strict", "maxsize", "stacklevel", "encoding", "desc", "unit", "use_reentrant")
 LEAST_S, TIMES = 30, 4  # a mutant's tests may take so long, and so many times what they take without it
 
 
@@ -179,18 +182,43 @@ def module_name(path: Path) -> str:
     return ".".join(path.with_suffix("").parts)
 
 
+@cache
+def _imported(source: str) -> frozenset[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
+
+
+def imports(file: Path) -> frozenset[str]:
+    """All names that a file imports, of modules and of what is in them."""
+    return _imported(file.read_text(encoding="utf-8"))
+
+
 def own_tests(path: Path) -> list[str]:
-    """Its examples and the test files that import it or are named after it; of its own package, where there are any."""
-    name = module_name(path)
-    package, _, stem = name.rpartition(".")
-    imported = re.compile(
-        rf"(from {re.escape(name)} import|import {re.escape(name)}\b|from {re.escape(package)} import [^\n]*\b{stem}\b)"
-    )
-    files = sorted(Path("tests").rglob("test_*.py"))
-    chosen = [f for f in files if f.stem.startswith(f"test_{stem}") or imported.search(f.read_text(encoding="utf-8"))]
-    room = path.parts[1] if path.parts[0] == "scripts" else path.parts[0]
+    """Its examples, and the test files of its package that import it or are named after it.
+
+    Where there are none: those elsewhere that import it, and those of its package that import what imports it, by as
+    few steps as there are.
+    """
+    package = Path(*path.parts[: 1 + (path.parts[0] == "scripts")])
     examples = [str(path)] if ">>> " in path.read_text(encoding="utf-8") else []
-    return [*examples, *([str(f) for f in chosen if f.parts[1] == room] or [str(f) for f in chosen])]
+    tests = sorted(Path("tests").rglob("test_*.py"))
+    inside = [f for f in tests if f.parts[1] == package.name]
+    names = {module_name(path)}
+    chosen = [f for f in inside if f.stem.startswith(f"test_{path.stem}") or imports(f) & names]
+    if not chosen:
+        chosen = [f for f in tests if imports(f) & names]
+        sources = [*package.rglob("*.py"), *(Path("tests") / package.name).rglob("*.py")]
+        seen: set[str] = set()
+        while names and not any(imports(f) & names for f in inside):
+            seen |= names
+            names = {module_name(f) for f in sources if imports(f) & names} - seen
+        chosen += [f for f in inside if imports(f) & names and f not in chosen]
+    return [*examples, *map(str, chosen)]
 
 
 def passes(tests: Sequence[str], replaced: Replaced | None, limit_s: int) -> bool:
@@ -259,7 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, str(ROOT))
     for name in LOADED:
         importlib.import_module(name)
+    for plugin in entry_points(group="pytest11"):
+        plugin.load()
     importlib.import_module("torch").set_num_threads(1)
+    gc.freeze()  # what is loaded is no garbage: pytest collects it several times a run
     modules = [f for path in options.paths for f in ([path] if path.suffix else sorted(path.rglob("*.py")))]
     if not modules or not all(f.is_file() for f in modules):
         raise ValueError(f"no Python modules: {', '.join(map(str, options.paths))}")

@@ -102,3 +102,27 @@ def test_the_own_tests_a_module_are_those_of_its_package():
     tests = own_tests(Path("scripts/measures/intervals.py"))
     assert "tests/measures/test_intervals.py" in tests
     assert all(test.startswith(("tests/measures/", "scripts/measures/intervals.py")) for test in tests)
+
+
+def test_a_module_without_tests_has_those_that_reach_it_in_fewest_steps(small_tree, tmp_path):
+    """Of its package through what imports it, elsewhere by its own name; not another package's of the same name."""
+    small_tree("assert larger(2, 1)")
+    for name, text in {
+        "mutable/parts.py": "SIZE = 1\n",
+        "mutable/sizes.py": "from mutable.parts import SIZE\n\n\ndef larger(a, b):\n    return a > b\n",
+        "mutable/lists.py": "from mutable import sizes\n",
+        "tests/mutable/test_lists.py": "import mutable.lists\n",
+        "tests/pictures/test_parts.py": "from pictures import parts\n",
+        "tests/pictures/test_sizes.py": "from mutable import parts\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert own_tests(Path("mutable/parts.py")) == ["tests/pictures/test_sizes.py", "tests/mutable/test_sizes.py"]
+    assert own_tests(Path("mutable/sizes.py")) == ["tests/mutable/test_sizes.py"]
+    (tmp_path / "tests/mutable/test_sizes.py").unlink()
+    assert own_tests(Path("mutable/sizes.py")) == ["tests/mutable/test_lists.py"]
+
+
+def test_a_module_that_nothing_imports_has_no_tests(small_tree, tmp_path):
+    (tmp_path / "mutable" / "alone.py").write_text("SIZE = 1\n", encoding="utf-8")
+    assert of_module(Path("mutable/alone.py"), 9, 0)["tests"] == []
