@@ -8,7 +8,8 @@ rule that hands on as much as it was given, and an operation without one is refu
 - activations, softmax and normalizations, whose statistics are constants: unchanged, value by value;
 - sums of two branches: in proportion to what each has in the direction of the sum; means, pooling by average and
   interpolation likewise;
-- a product with a constant: unchanged; with a gate, whose values lie in 0..1: all to the other factor;
+- a product with a constant: unchanged; with a gate, whose values lie in 0..1: all to the other factor; of two factors
+  neither of which is a gate: half to each;
 - zeros around an image: to its nearest place;
 - maxima, log-sum-exp and everything that moves values: as the gradient does, whose weights sum to 1.
 
@@ -252,8 +253,7 @@ class _RelevanceMode(NormMode):
             return _handed_on(a, value)
         if gate_a:
             return _handed_on(b, value)
-        half = value / 2
-        return _handed_on(a, half) + _handed_on(b, value - half)
+        return _handed_on(a, value) / 2 + _handed_on(b, value) / 2
 
 
 @contextmanager

@@ -196,7 +196,7 @@ class Scorer:
         """Scores of many changed copies, made and run `batch_size` at a time, without gradients.
 
         Args:
-            index: (N,), the sample of each copy.
+            index: (N,), the sample of each copy, N >= 1.
             make: of positions (n,) within `index` to their inputs (n, C, *spatial).
             batch_size: copies in one forward pass; None: what suits the device.
 
@@ -208,4 +208,4 @@ class Scorer:
         positions = torch.arange(len(index), device=self.x.device)
         with torch.inference_mode(False), torch.no_grad():
             parts = [self(make(part), index[part]) for part in positions.split(batch_size)]
-        return torch.cat(parts) if parts else self.score.new_zeros(0)
+        return torch.cat(parts)

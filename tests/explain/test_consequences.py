@@ -8,7 +8,7 @@ from torch import nn
 
 from scripts.explain.consequences import with_consequences
 from scripts.explain.diagnosis import diagnose
-from scripts.explain.effect_findings import air_effect, verdict_without_tumor
+from scripts.explain.effect_findings import LEAST_EFFECT, air_effect, verdict_without_tumor
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS, Finding
 from scripts.explain.gradient_findings import unsuitable_layer
 from scripts.explain.targets import ClassScore, SegmentationRegion
@@ -63,6 +63,24 @@ EFFECT = "share_of_the_verdict_that_follows_the_air"
             {"verdict without the tumor": "source or air shortcut"},
         ),
         (holding("normalization leak", "pooling over air", "coarse grid"), {}),
+        (
+            holding("air not zero", "source or air shortcut", signs=("air",), **{EFFECT: LEAST_EFFECT}),
+            {"air not zero": "source or air shortcut"},
+        ),
+        (
+            holding("air not zero", "source or air shortcut", signs=("air",)),  # it was not tried
+            {"air not zero": "source or air shortcut"},
+        ),
+        (holding("air not zero", "source or air shortcut", signs=("source", "air"), **{EFFECT: 0.0}), {}),
+        (
+            holding("dead or saturated gradient", "wrong class index", signs=("margin",)),
+            {"wrong class index": "dead or saturated gradient"},
+        ),
+        (holding("dead or saturated gradient", "wrong class index"), {}),
+        (
+            holding("wrong class index", "verdict without the tumor"),
+            {"verdict without the tumor": "wrong class index"},
+        ),
     ],
 )
 def test_what_follows_by_the_findings_themselves(findings, expected):
@@ -81,6 +99,27 @@ def test_what_no_longer_holds_once_a_cause_is_mended_follows_from_it():
     assert marked(found) == {"pooling over air": "air not zero"}
     reason = next(finding.reason for finding in found if finding.cause == "pooling over air")
     assert reason == "a consequence of 'air not zero': it does not hold once that is mended; reason"
+
+
+def test_causes_are_mended_that_hold_themselves_or_by_another_and_no_others():
+    asked = []
+
+    def mended(cause):
+        def again(causes):
+            asked.append((cause, list(causes)))
+            return [Finding("pooling over air", CANNOT_TELL)]
+
+        return again
+
+    roots = ["normalization leak", "air not zero", "unsuitable layer", "no such cause"]
+    findings = holding("air not zero", "order of transforms", "pooling over air")
+    found = with_consequences(findings, {root: mended(root) for root in roots})
+    assert asked == [("air not zero", ["pooling over air"])]
+    assert marked(found) == {"air not zero": "order of transforms", "pooling over air": "order of transforms"}
+    assert [finding.cause for finding in found] == list(CAUSES)
+    asked.clear()
+    with_consequences(holding("air not zero", "order of transforms"), {"air not zero": mended("air not zero")})
+    assert asked == [], "there is nothing that could follow"
 
 
 class Blob(nn.Module):

@@ -5,9 +5,8 @@ import torch
 from captum.attr import IntegratedGradients, Saliency
 from torch import nn
 
-from scripts.explain.baselines import baseline_image, blurred_foreground
+from scripts.explain.baselines import blurred_foreground
 from scripts.explain.gradients import INPUT, integrated_gradients, saliency, smoothgrad
-from scripts.explain.scores import Scorer
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion
 from tests.explain.nets import (
     InplaceResidual,
@@ -124,32 +123,6 @@ def test_a_black_baseline_fails_under_instance_norm_and_the_report_says_so():
     assert float(black.relative_error) > 0.1
     assert float((blurred.attributions * ~inside).abs().max()) == 0
     assert torch.equal(blurred.baseline[~inside], x[~inside])
-
-
-def test_the_blur_stays_in_the_foreground_by_hand():
-    x = torch.zeros(1, 1, 1, 5)
-    x[..., 1:4] = torch.tensor([1.0, 2.0, 6.0])
-    x[..., 4] = 1000.0  # bright air
-    inside = torch.tensor([[[[0, 1, 1, 1, 0]]]]).bool()
-    blurred = blurred_foreground(x, inside, sigma_pixels=1000.0)
-    torch.testing.assert_close(blurred, torch.tensor([[[[0.0, 3.0, 3.0, 3.0, 1000.0]]]]), rtol=1e-4, atol=1e-4)
-    sharp = blurred_foreground(x, inside, sigma_pixels=0.05)
-    torch.testing.assert_close(sharp, x)
-    constant = torch.where(inside, torch.tensor(4.0), torch.tensor(-9.0))
-    torch.testing.assert_close(blurred_foreground(constant, inside, 2.0), constant)
-
-
-def test_baselines_by_hand():
-    x = torch.tensor([[[[1.0, 2.0, 9.0]], [[3.0, 5.0, 9.0]]]])
-    inside = torch.tensor([[[[True, True, False]]]])
-    assert baseline_image(x, inside, "mean").tolist() == [[[[1.5, 1.5, 9.0]], [[4.0, 4.0, 9.0]]]]
-    assert baseline_image(x, inside, -1).tolist() == [[[[-1.0, -1.0, 9.0]], [[-1.0, -1.0, 9.0]]]]
-    image = torch.tensor([[[[7.0, 8.0, 0.0]]]])
-    assert baseline_image(x, inside, image).tolist() == [[[[7.0, 8.0, 9.0]], [[7.0, 8.0, 9.0]]]]
-    with pytest.raises(ValueError, match="expected 'blur', 'mean', a number or an image, got 'black'"):
-        baseline_image(x, inside, "black")
-    with pytest.raises(ValueError, match="does not fit the input"):
-        baseline_image(x, inside, torch.zeros(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -290,14 +263,3 @@ def test_the_network_is_left_alone_when_it_raises_in_the_middle():
         with pytest.raises(RuntimeError, match="out of luck"):
             method(net, torch.randn(2, 1, 6, 6), ClassScore(0))
         assert_same_state(before, state_of(net))
-
-
-def test_scorer_runs_the_asked_number_of_copies_at_a_time():
-    sizes = []
-    net = PooledLinear()
-    net.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
-    scorer = Scorer(net, torch.randn(2, 1, 4, 4), ClassScore(0))
-    index = torch.tensor([0, 1, 1, 0, 1])
-    scores = scorer.of_many(index, lambda positions: scorer.x[index[positions]], 2)
-    assert sizes == [2, 2, 2, 1]
-    torch.testing.assert_close(scores, scorer.score[index])
