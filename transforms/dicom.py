@@ -76,7 +76,7 @@ class Header:
     @property
     def series(self) -> tuple[Any, ...]:
         """What all files of a stack share: series, matrix and direction of the slices."""
-        directions = np.round(self.directions[0].astype(float), 3) + 0.0
+        directions = np.round(self.directions[0].astype(float), 3)
         return self.about["SeriesInstanceUID"], self.rows, self.columns, tuple(directions.tolist())
 
 

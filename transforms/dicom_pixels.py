@@ -58,7 +58,7 @@ def read_frames(path: str | os.PathLike[str], frames: int, rows: int, columns: i
                 raise refused(
                     path, f"says that {len(dataset.PixelData):,} bytes hold {size:,} bytes of pixels", "export it again"
                 )
-            packed = packing.is_compressed and not packing.is_private
+            packed = packing.is_compressed
             if not packed and any(dataset.PixelData[size:]):  # zeros are padding
                 raise refused(path, f"holds more pixels than the {rows} x {columns} of its header", "export it again")
             plain = not packed or packing == RLELossless
@@ -97,8 +97,8 @@ def _by_itk(dataset: Dataset, path: str | os.PathLike[str], frames: int) -> np.n
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = UID("2.25.1")
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     for key in _DESCRIBING:
-        if key in dataset:
-            made[key] = dataset[key]
+        if key in dataset:  # values and not elements: what is set below would be set in the dataset as well
+            setattr(made, key, dataset[key].value)
     made.PhotometricInterpretation = "MONOCHROME2"  # turned over by the caller, where need be
     made.PixelData = encaps.encapsulate(packed)
     made["PixelData"].VR = "OB"

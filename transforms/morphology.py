@@ -38,7 +38,7 @@ def keep_components(low: np.ndarray, high: np.ndarray, least: float) -> np.ndarr
     labels, count = ndimage.label(opened)
     if count == 0 or (count == 1 and (opened & high).any()):
         return opened
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes = np.bincount(labels.ravel())
     sure = np.bincount(labels[high], minlength=count + 1) > 0
     sizes[0] = 0
     sizes[~sure] = 0
