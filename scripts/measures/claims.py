@@ -109,8 +109,7 @@ def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any] | NDA
         quantile = sum(part * float(t.ppf(0.975, freed)) for part, freed in parts) / variance
         ends.append(center + side * quantile * whole)
         false.append(sum(part * float(t.cdf(side * center / whole, freed)) for part, freed in parts) / variance)
-    ci95: list[float | None] = [min(ends[0], mean), max(ends[1], mean)]
-    return Difference(mean, ci95, of_groups**0.5, furthest, false[0], false[1], count, seeds)
+    return Difference(mean, [*ends], of_groups**0.5, furthest, false[0], false[1], count, seeds)
 
 
 def adjusted(probabilities: Sequence[float]) -> list[float]:

@@ -204,7 +204,8 @@ def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed:
         seed: of the folds.
 
     Returns:
-        (N, K) probabilities of the classes ``np.unique(target)``, out of fold.
+        (N, K) probabilities of the classes ``np.unique(target)``, out of fold; all alike where the rest has one class
+        or no feature.
 
     Raises:
         ValueError: when a class has fewer than two units.
@@ -219,14 +220,15 @@ def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed:
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         splits = list(folds.split(features, encoded, units))
     for train, test in splits:
-        if len(np.unique(encoded[train])) < 2:
+        known = ~np.isnan(features[train]).all(axis=0)  # scikit-learn refuses a feature without any value
+        if len(np.unique(encoded[train])) < 2 or not known.any():
             continue
         smallest = int(np.bincount(encoded[train]).min())
         model = HistGradientBoostingClassifier(
             max_iter=80, max_leaf_nodes=8, min_samples_leaf=max(2, min(20, smallest // 4)), random_state=seed
         )
-        model.fit(features[train], encoded[train])
-        result[np.ix_(test, model.classes_)] = model.predict_proba(features[test])
+        model.fit(features[np.ix_(train, known)], encoded[train])
+        result[np.ix_(test, model.classes_)] = model.predict_proba(features[np.ix_(test, known)])
     return result
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 
 import numpy as np
 import pytest
@@ -12,15 +11,7 @@ from scripts.__main__ import main as command
 from scripts.checks import audit as audit_module
 from scripts.checks.audit import audit, figure, summary
 from scripts.data import datalists
-from scripts.measures.shortcuts import (
-    air_features,
-    auc,
-    auc_by_value,
-    geometry_features,
-    histogram_features,
-    size_features,
-)
-from tests.transforms.images import disc, head
+from tests.transforms.images import head
 
 PER_CLASS = 30
 
@@ -175,71 +166,6 @@ def test_nothing_to_tell_apart_is_refused(tmp_path):
         audit(datalist, tmp_path, 48, limit=10, progress=False)
     with pytest.raises(ValueError, match="limit must be 1 or more, got 0"):
         audit(datalist, tmp_path, 48, limit=0, progress=False)
-
-
-def test_auc_is_the_share_of_pairs_in_order():
-    positive = np.array([True, True, False, False])
-    assert auc(positive, np.array([4.0, 2, 3, 1])) == 0.75
-    assert auc(positive, np.array([1.0, 1, 1, 1])) == 0.5
-    assert math.isnan(auc(positive[:2], np.array([1.0, 2])))
-
-
-def test_units_are_never_split_between_fold_and_model():
-    # Each unit has a value of its own and a class by chance: learned by heart within the unit, useless across.
-    rng = np.random.default_rng(0)
-    classes = rng.permutation(np.arange(40) % 2)
-    values = rng.permutation(np.arange(40))
-    features = [{"x": float(values[k // 5])} for k in range(200)]
-    target = [int(classes[k // 5]) for k in range(200)]
-    apart = auc_by_value(features, target, [f"u{k // 5}" for k in range(200)])[0]
-    mixed = auc_by_value(features, target, [f"u{k}" for k in range(200)])[0]
-    assert mixed["auc"] > 0.8
-    assert apart["auc"] < 0.7
-    assert apart["units"] == 20
-
-
-def test_too_few_units_are_not_measured():
-    row = auc_by_value([{"x": float(k)} for k in range(20)], [0] * 15 + [1] * 5, [f"u{k}" for k in range(20)])[0]
-    assert (row["auc"], row["auc_ci95"], row["units"]) == (None, [None, None], 5)
-
-
-def test_a_value_in_the_middle_is_found_by_the_strongest_feature():
-    widths = [300.0, 512.0] * 20 + [369.0] * 40
-    features = [{"width": w, "noise": 0.0} for w in widths]
-    row = auc_by_value(features, [0] * 40 + [1] * 40, [f"u{k}" for k in range(80)])[0]
-    assert row["strongest"] == "width"
-    assert row["strongest_auc"] == row["auc"] == 1
-
-
-def test_features_of_a_known_picture():
-    foreground = np.zeros((40, 20), bool)
-    foreground[10:30, 5:15] = True
-    image = np.where(foreground, 7.0, 2.0)[None].astype(np.float32)
-    image[0, 0, 0] = 0
-    air = air_features(image, foreground)
-    assert air["air maximum"] == 2
-    assert air["air minimum"] == 0
-    assert air["exact zeros in air"] == pytest.approx(1 / 600)
-    assert air["different values in air"] == 2
-    assert air["air in the corners"] == pytest.approx(2 - 2 / 8)  # corners of 2 x 1 pixels
-    assert size_features((40, 20)) == {"width": 40, "height": 20, "aspect of the picture": 2, "pixels": 800}
-    shape = geometry_features(foreground)
-    assert shape["coverage"] == 0.25
-    assert shape["aspect of the head"] == 2
-    assert shape["share of its box"] == 1
-    assert shape["share of the width"] == 0.5
-    assert shape["place along the height"] == pytest.approx(9.5 / 20)
-    assert shape["length of the outline"] == pytest.approx(60 / math.sqrt(200))
-    assert geometry_features(foreground, with_size=False)["aspect of the head"] == 2
-    values = histogram_features(image * 2, foreground)
-    assert values["quantile 50 %"] == values["mean"] == 14
-    assert values["deviation"] == 0
-    assert values["different values"] == 1
-    everywhere = air_features(image, np.ones_like(foreground))
-    assert all(math.isnan(value) for value in everywhere.values())
-    with pytest.raises(ValueError, match="foreground mask is empty"):
-        geometry_features(np.zeros((4, 4), bool))
-    assert disc((5, 5), 1).sum() == 5
 
 
 def test_the_shortcuts_of_real_files_are_found_and_air_and_size_are_gone_after(real_data):

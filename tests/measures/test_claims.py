@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy.stats import binomtest, t, ttest_1samp
 
 from benchmarks.intervals import said
 from scripts.measures.claims import (
+    ALLOWED,
     MOST,
     Difference,
     Share,
@@ -20,6 +22,7 @@ from scripts.measures.claims import (
     sentence,
     settled,
     verdict,
+    verdicts,
     words,
 )
 from scripts.measures.intervals import standard_error
@@ -233,3 +236,75 @@ def test_the_further_patients_are_searched_up_to_the_limit():
     for needed in (1, 2, 3, 1000, 65_537, 70_000, MOST):
         assert _further(lambda n, needed=needed: 0.0 if n >= 10 + needed else 1.0, 10, 0.05) == needed
     assert _further(lambda n: 0.0 if n > 10 + MOST else 1.0, 10, 0.05) is None
+
+
+def test_what_is_just_allowed_is_claimed():
+    """The boundary itself counts: of a difference, of shares, and of the patients looked for."""
+    measured = Difference(0.1, [-0.1, 0.3], 0.2, (0.3, 0.3), 0.3, 0.7, 5, 1)
+    assert verdict(measured, True, ALLOWED, 1)["claim"] == "better"
+    assert verdict(measured, True, np.nextafter(ALLOWED, 1), 1)["claim"] == "not settled"
+    for false, held in ((ALLOWED, True), (np.nextafter(ALLOWED, 1), False)):
+        share = SimpleNamespace(false=false, groups=5, false_of=lambda patients: 0.0)
+        (found,) = settled([[share]])
+        assert (found["settled"], found["needed"]) == (held, None if held else 1)
+    for needed in (1, 2, 5, 40):
+        assert _further(lambda n, needed=needed: 0.05 if n >= 10 + needed else 0.06, 10, 0.05) == needed
+
+
+def test_a_difference_below_zero_needs_as_many_patients_as_its_mirror_image():
+    above = Difference(0.1, [-0.1, 0.3], 0.2, (0.3, 0.5), 0.3, 0.7, 5, 1)
+    below = replace(above, difference=-0.1, furthest=(0.5, 0.3), false_if_higher=0.7, false_if_lower=0.3)
+    assert below.false_of(9) == pytest.approx(above.false_of(9))
+    assert replace(above, furthest=(0.6, 0.5)).false_of(9) > above.false_of(9), "who speaks against it counts"
+    assert replace(above, furthest=(0.3, 9.0)).false_of(9) == above.false_of(9)
+    assert verdict(below, False, 0.6, 1) == {**verdict(above, True, 0.6, 1), "false_probability": 0.6}
+
+
+def test_of_seeds_that_differ_something_is_known_also_where_patients_are_alike():
+    reference = np.zeros((2, 6))
+    measured = difference_of(reference + np.array([[0.1], [0.2]]), reference, np.arange(6))
+    assert measured.error == pytest.approx(0, abs=1e-12)
+    half = t.ppf(0.975, 2) * (0.005 / 2) ** 0.5
+    assert measured.ci95 == pytest.approx([0.15 - half, 0.15 + half])
+    assert measured.false_if_higher == pytest.approx(t.cdf(-0.15 / 0.0025**0.5, 2))
+
+
+def test_furthest_patients_are_those_below_and_above_the_mean():
+    change = np.array([[0.1, 0.2, 0.6]])
+    measured = difference_of(change, np.zeros((1, 3)), ["a", "b", "c"])
+    assert measured.furthest == pytest.approx((0.2, 0.3))
+    # Two cases of one patient are as far as both together, by their share of the cases.
+    clustered = difference_of(change, np.zeros((1, 3)), ["a", "b", "b"])
+    assert clustered.furthest == pytest.approx((0.2 * 2 / 3, 0.2 * 2 / 3))
+    assert clustered.groups == 2
+    with pytest.raises(ValueError, match=r"\(3,\), \(3,\) and 3"):
+        difference_of(change[0], change[0], ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"\(1, 3\), \(1, 3\) and 2"):
+        difference_of(change, change, ["a", "b"])
+
+
+def test_the_claims_of_a_table_are_corrected_together_each_on_the_side_that_was_measured():
+    base = Difference(0.1, [0.05, 0.15], 0.02, (0.1, 0.1), 0.01, 0.99, 9, 1)
+    worse = replace(base, difference=-0.1, ci95=[-0.15, -0.05], false_if_higher=0.98, false_if_lower=0.02)
+    unsure = replace(base, ci95=[-0.01, 0.02], false_if_higher=0.4)
+    found = verdicts([base, worse, unsure, unsure], [True, True, False, True], [None, None, 0.03, None])
+    assert [row["claim"] for row in found] == ["better", "not settled", "equal", "not settled"]
+    assert [row["false_probability"] for row in found] == pytest.approx([0.04, 0.06, 0.8, 0.8])
+    assert [row["claim"] for row in verdicts([base, worse], [False, False], [None, None])] == ["worse", "better"]
+    assert verdicts([replace(base, difference=0.0)], [True], [None])[0]["false_probability"] == 0.99
+    with pytest.raises(ValueError, match="zip"):
+        verdicts([base], [True], [])
+
+
+def test_two_groups_are_the_fewest_of_which_anything_is_claimed():
+    assert Share(1.0, 0.0, 1, 0.5).false == 1.0
+    assert Share(1.0, 0.0, 2, 0.5).false == pytest.approx(0.25)
+    assert Share(1.0, None, 9, 0.5).false == 1.0
+    lone, pair = Share(1.0, 0.0, 1, 0.5), Share(1.0, 0.0, 2, 0.5)
+    assert settled([[pair]])[0]["needed"] == 3  # 0.5 ** 5 is below 0.05
+    assert settled([[pair, lone]])[0]["needed"] is None, "nothing is known of one of them"
+
+
+def test_a_probability_of_a_twentieth_of_a_percent_is_printed():
+    found = [reservation({"settled": True, "false_probability": p}) for p in (0.00049, 0.0005, 0.0014)]
+    assert found == ["false: < 0.1 %", "false: 0.1 %", "false: 0.1 %"]

@@ -11,11 +11,15 @@ from sklearn import metrics as sk
 from benchmarks.intervals import DISTANCES, SHARES_OF, auc_coverage, coverage, held
 from scripts.measures.intervals import (
     AT_LEAST_0,
+    UNBOUNDED,
     auc_interval,
+    auc_values,
     case_summary,
     column_summary,
+    fewest_groups,
     mean_interval,
     recall_values,
+    standard_error,
 )
 
 VALUES = np.array([0.0, 0.1, 0.2, 0.8, 0.9, 1.0])
@@ -108,3 +112,38 @@ def test_distances_have_no_upper_bound_also_those_of_one_region():
     for name, bounded in (("hd95", False), ("hd95_mm_tumor_core", False), ("dice", True)):
         rows = [{name: value, "unit": unit} for unit, value in enumerate((0.1, 0.9, 0.9, 0.9))]
         assert (column_summary(rows, name)["ci95"][1] <= 1) == bounded
+
+
+def test_the_side_with_fewest_groups_counts():
+    groups = ["a", "a", "b", "c", "c"]
+    assert fewest_groups(groups, np.array([True, True, False, False, False])) == 1
+    assert fewest_groups(groups, np.array([True] * 5), np.array([False, True, True, False, False])) == 2
+    assert fewest_groups(groups, np.zeros(5, bool), np.ones(5, bool)) == 0
+
+
+def test_an_auc_hangs_on_its_scarcer_side():
+    rng = np.random.default_rng(0)
+    positive = np.arange(40) < 5
+    score = rng.random(40) + positive
+    ends = auc_interval(positive, score, np.arange(40))
+    assert ends == pytest.approx(mean_interval(auc_values(positive, score), np.arange(40), fewest=5))
+    assert ends[0] < mean_interval(auc_values(positive, score), np.arange(40))[0]
+
+
+def test_the_standard_error_of_a_mean_is_by_group():
+    values = np.array([0.1, 0.3, 0.8, 0.9])
+    assert standard_error(values, list("abcd")) == pytest.approx(values.std(ddof=1) / 2)
+    # Two groups of two: half of the difference of their means.
+    assert standard_error(values, list("aabb")) == pytest.approx((0.85 - 0.2) / 2)
+    assert standard_error(values, list("aaaa")) is None
+
+
+@pytest.mark.parametrize("name", [*UNBOUNDED, "hd95_mm_tumor_core"])
+def test_measures_without_an_upper_bound_may_exceed_one_and_none_is_below_0(name):
+    rows = [{name: value, "unit": unit} for unit, value in enumerate((0.0, 0.0, 0.0, 40.0))]
+    summary = column_summary([*rows, {name: None, "unit": 9}], name)
+    assert (summary["n"], summary["mean"], summary["median"]) == (4, 10.0, 0.0)
+    assert summary["ci95"][0] == 0
+    assert summary["ci95"][1] > 10
+    with pytest.raises(ValueError, match="give the right bounds"):
+        column_summary([{"dice": row[name], "unit": row["unit"]} for row in rows], "dice")

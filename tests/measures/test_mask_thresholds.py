@@ -61,3 +61,33 @@ def test_a_threshold_that_marks_more_of_the_others_is_not_chosen():
 
 def test_thresholds_that_are_as_good_give_way_to_one_half():
     assert choose_mask_threshold(np.ones((LEAST, len(THRESHOLDS))), [str(k) for k in range(LEAST)], NONE)[0] == DEFAULT
+
+
+def test_thresholds_lie_evenly_on_both_sides_of_one_half():
+    assert np.diff(THRESHOLDS) == pytest.approx(np.full(len(THRESHOLDS) - 1, THRESHOLDS[1] - THRESHOLDS[0]))
+    assert np.array(THRESHOLDS) + np.array(THRESHOLDS[::-1]) == pytest.approx(np.ones(len(THRESHOLDS)))
+    assert len(set(THRESHOLDS)) == len(THRESHOLDS) > 9
+    assert 0 < min(THRESHOLDS) <= 0.1
+
+
+@pytest.mark.parametrize(("gain", "best"), [(4e-7, DEFAULT), (2e-6, THRESHOLDS[-1])])
+def test_a_gain_of_rounding_is_none(gain, best):
+    dice = np.full((LEAST, len(THRESHOLDS)), 0.5)
+    dice[:, -1] += gain
+    assert choose_mask_threshold(dice, [str(k) for k in range(LEAST)], NONE)[0] == best
+
+
+def test_a_threshold_that_marks_as_many_of_the_others_may_be_chosen():
+    units, free = [str(k) for k in range(LEAST)], np.zeros((4, len(THRESHOLDS)))
+    free[0, : MIDDLE + 1] = 1  # down to 0.1 the same one
+    assert choose_mask_threshold(curves(0.3), units, free)[0] == 0.3
+    free[1, :MIDDLE] = 1
+    assert choose_mask_threshold(curves(0.3), units, free)[0] == DEFAULT
+
+
+def test_cases_count_once_in_the_mean_of_the_curve():
+    dice = np.zeros((LEAST + 1, len(THRESHOLDS)))
+    dice[:6, 0], dice[6:, -1] = 0.5, 0.55  # 3.0 of 11 against 2.75
+    found, words = choose_mask_threshold(dice, [str(k) for k in range(LEAST + 1)], NONE)
+    assert found == THRESHOLDS[0]
+    assert words == f"0.1 (mean Dice {3 / 11:.3f}, 0.000 at 0.5; 11 patients)"

@@ -7,6 +7,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
+from scripts.measures.intervals import mean_interval, ratio_interval
 from scripts.measures.metrics import (
     TEMPERATURES,
     calibration_bins,
@@ -197,6 +198,16 @@ def test_threshold_is_above_the_probability_without_evidence():
     assert choose_threshold(probability, tumor, least=0.05) == pytest.approx(0.175)
 
 
+@pytest.mark.parametrize(("highest", "threshold"), [(0.0505, 0.175), (0.053, 0.0515)])
+def test_threshold_is_above_the_least_by_more_than_rounding(highest, threshold):
+    """Midway to the probability of no evidence, 0.05: by a quarter of a thousandth that is the same, by 1.5 not."""
+    probability, tumor = np.array([0.05, highest, 0.3]), np.array([False, True, True])
+    if threshold == 0.175:
+        probability[2] = 0.35 - highest
+    assert choose_threshold(probability, tumor, least=0.05) == pytest.approx(threshold)
+    assert choose_threshold(probability, tumor) == pytest.approx((0.05 + highest) / 2)
+
+
 @pytest.mark.parametrize("tumor", [[True, True], [False, False]])
 def test_threshold_without_both_classes_is_one_half(tumor):
     assert choose_threshold(np.array([0.1, 0.2]), np.array(tumor)) == 0.5
@@ -376,3 +387,40 @@ def test_a_temperature_within_a_hundredth_of_its_range_stands_at_the_bound():
     low, high = TEMPERATURES
     assert [temperature_at_bound(t) for t in (low, low * 1.009, low * 1.011)] == [True, True, False]
     assert [temperature_at_bound(t) for t in (high / 1.011, high / 1.009, high)] == [False, True, True]
+
+
+def test_bins_and_errors_have_ten_bins_unless_asked_otherwise():
+    said, happened = np.array([0.05, 0.15, 0.95]), np.array([False, True, True])
+    assert [b["high"] for b in calibration_bins(said, happened)] == pytest.approx([k / 10 for k in range(1, 11)])
+    assert [(b["low"], b["high"], b["n"]) for b in calibration_bins(said, happened, 2)] == [(0, 0.5, 2), (0.5, 1, 1)]
+    assert expected_calibration_error(said, happened) == pytest.approx((0.05 + 0.85 + 0.05) / 3)
+    assert expected_calibration_error(said, happened, 2) == pytest.approx((2 * 0.4 + 0.05) / 3)
+
+
+def test_a_temperature_is_searched_between_its_bounds():
+    """Logits ten times too sure, and ten times too unsure by the same share of errors."""
+    for scale in (10.0, 0.1):
+        logits = scale * np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+        diagnosis = np.array([0, 0, 0, 0])
+        assert fit_temperature(logits, diagnosis) == pytest.approx(scale / math.log(3), rel=1e-3)
+    low, high = TEMPERATURES
+    assert low < 0.1 / math.log(3)
+    assert high > 10 / math.log(3)
+    assert lifted(logits, 2.0) is logits
+    assert lifted(logits, 3.0, np.array([1.0, -1.0])) == pytest.approx(logits + np.array([2.0, -2.0]))
+
+
+def test_f1_and_precision_weigh_the_cases_that_they_are_of():
+    """Two patients: right in one, wrong in the other; the interval is that of the ratio over patients."""
+    diagnosis, predicted = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])
+    groups = list("abcde")
+    result = diagnosis_metrics(diagnosis, predicted, predicted.astype(float), 2, groups)
+    right, wrong = np.array([2.0, 0, 0, 0, 2]), np.array([2.0, 1, 0, 1, 2])
+    assert result["f1_ci95"] == pytest.approx(ratio_interval(right, wrong, groups))
+    said = np.array([1.0, 0, 0, 1, 1])
+    assert result["precision_ci95"] == pytest.approx(ratio_interval(said * (diagnosis == 1), said, groups))
+    kind = np.array([0.0, 0, 1, 1, 0])
+    assert result["specificity_ci95"] == pytest.approx(ratio_interval(kind * (predicted == 0), kind, groups))
+    assert result["accuracy_ci95"] == pytest.approx(mean_interval(diagnosis == predicted, groups))
+    assert result["prevalence"] == pytest.approx(3 / 5)
+    assert result["majority_balanced_accuracy"] == 0.5
