@@ -1,12 +1,9 @@
-"""Causes that show without the network: how the map is shown, and the data."""
+"""Causes that show without the network: the data."""
 
 from __future__ import annotations
 
-import matplotlib
-import numpy as np
 import pytest
 import torch
-from monai.visualize.class_activation_maps import default_normalizer
 
 from scripts.explain.findings import (
     CANNOT_TELL,
@@ -17,8 +14,6 @@ from scripts.explain.findings import (
     order_of_transforms,
     source_shortcut,
 )
-from scripts.explain.maps import max_scaling
-from scripts.explain.picture_findings import inverted_normalizer, swapped_colors, swapped_pictures
 
 
 def air_and_head(values):
@@ -27,25 +22,6 @@ def air_and_head(values):
     inside = torch.ones_like(x)
     inside[..., :2] = 0
     return x, inside
-
-
-def test_inverted_normalizer():
-    found = inverted_normalizer(default_normalizer)
-    assert found.verdict == HOLDS
-    assert found.figures == {"strongest_becomes": 0.0, "weakest_becomes": 1.0, "empty_map_becomes": 0.0}
-    assert inverted_normalizer(max_scaling).verdict == DOES_NOT_HOLD
-    assert inverted_normalizer(lambda m: m * 0).verdict == CANNOT_TELL
-
-
-def test_swapped_colors():
-    assert swapped_colors(lambda m: matplotlib.colormaps["jet"](m)).verdict == DOES_NOT_HOLD
-    assert swapped_colors(lambda m: matplotlib.colormaps["jet"](m)[..., 2::-1]).verdict == HOLDS
-    assert (
-        swapped_colors(lambda m: (255 * matplotlib.colormaps["jet"](m)[..., 2::-1]).astype(np.uint8)).verdict == HOLDS
-    )
-    assert swapped_colors(lambda m: np.stack([m] * 3, -1)).verdict == CANNOT_TELL
-    with pytest.raises(ValueError, match=r"expected RGB \(H, W, 3\)"):
-        swapped_colors(lambda m: m)
 
 
 def test_air_not_zero_by_hand():
@@ -122,34 +98,101 @@ def test_coarse_grid_by_hand():
     assert coarse_grid(tumor * 0, inside, (8, 8)).verdict == CANNOT_TELL
 
 
-def shown(values, name, swapped):
-    """Map (H, W) in [0, 1] as an RGB picture."""
-    picture = np.rint(matplotlib.colormaps[name](values)[..., :3] * 255).astype(np.uint8)
-    return picture[..., ::-1] if swapped else picture
+def test_air_is_measured_in_every_channel_and_image():
+    x, inside = torch.zeros(2, 2, 1, 4), torch.ones(2, 1, 1, 4)
+    inside[..., :2] = 0
+    x[..., 2:] = 5.0  # the head
+    x[1, 1, 0, 1] = -0.25  # one of four air pixels, in one of its channels
+    found = air_not_zero(x, inside)
+    assert found.figures == {"share_of_air_not_zero": 0.25, "largest_value_in_air": 0.25}
+    assert "25.0% of the air pixels are not exactly 0 (limit: none); the largest value there is 0.25" in found.reason
+    assert "largest" not in air_not_zero(x * inside, inside).reason
+    assert air_not_zero(x, inside, tolerance=0.25).verdict == DOES_NOT_HOLD, "as many as may be"
+    assert air_not_zero(x, inside, tolerance=0.24).verdict == HOLDS
 
 
-def blob(size=40):
-    y, x = np.mgrid[:size, :size] / size
-    return np.exp(-((x - 0.6) ** 2 + (y - 0.4) ** 2) / 0.03)
+def strip(air, head=(0.0, 2.0)):
+    """One image (1, 1, 1, N): air, and a head whose deviation is 1."""
+    x = torch.tensor([*air, *head])[None, None, None].double()
+    inside = torch.ones_like(x)
+    inside[..., : len(air)] = 0
+    return x, inside
 
 
-@pytest.mark.parametrize("name", ["jet", "turbo", "inferno", "viridis"])
-@pytest.mark.parametrize("swapped", [False, True])
-def test_swapped_colors_of_ready_pictures_are_told_by_their_map(name, swapped):
-    found = swapped_pictures([shown(blob(), name, swapped)], [blob()])
-    assert found.verdict == (HOLDS if swapped else DOES_NOT_HOLD)
-    gray = np.repeat(np.random.default_rng(0).integers(0, 255, (40, 40, 1)), 3, 2)
-    overlay = (0.5 * gray + 0.5 * shown(blob(), name, swapped)).astype(np.uint8)
-    assert swapped_pictures([overlay], [blob()]).verdict == found.verdict
+@pytest.mark.parametrize(
+    ("air", "share", "verdict"),
+    [
+        ([-1.0] * 10, 1.0, HOLDS),
+        ([-1.0] * 19 + [-0.5], 0.95, HOLDS),
+        ([-1.0] * 9 + [-0.5], 0.9, DOES_NOT_HOLD),  # more than 90 % have to be one value
+        ([-1.0] * 5 + [-1.0078125] * 5, 1.0, HOLDS),  # ... to one hundredth of the head's deviation
+        ([-1.0] * 6 + [-1.015625] * 4, 0.6, DOES_NOT_HOLD),
+        ([0.0] * 10, 1.0, DOES_NOT_HOLD),
+    ],
+)
+def test_how_constant_the_air_has_to_be(air, share, verdict):
+    found = order_of_transforms(*strip(air))
+    assert (found.figures["share_of_air_of_one_value"], found.verdict) == (share, verdict)
 
 
-def test_without_the_map_jet_pictures_cannot_be_told_but_inferno_can():
-    assert swapped_pictures([shown(blob(), "jet", True)]).verdict == CANNOT_TELL
-    assert swapped_pictures([shown(blob(), "inferno", True)]).verdict == HOLDS
-    assert swapped_pictures([shown(blob(), "inferno", False)]).verdict == DOES_NOT_HOLD
-    gray = np.full((20, 20, 3), 90, np.uint8)
-    assert "no color" in swapped_pictures([gray]).reason
-    noise = np.random.default_rng(0).random((40, 40))
-    assert swapped_pictures([shown(blob(), "jet", False)], [noise]).verdict == CANNOT_TELL  # another map's picture
-    with pytest.raises(ValueError, match="one map of the picture's size"):
-        swapped_pictures([gray], [blob()])
+def test_air_within_a_hundredth_of_the_heads_deviation_is_one_value():
+    for within, share in ((0.01, 1.0), (0.0101, 2 / 3)):
+        found = order_of_transforms(*strip([0.0, 0.0, within]))
+        assert found.figures["share_of_air_of_one_value"] == pytest.approx(share)
+
+
+def test_one_channel_below_zero_is_enough_and_images_without_air_do_not_count():
+    x, inside = torch.ones(2, 2, 1, 4), torch.ones(2, 1, 1, 4)
+    x[..., 3] = 2.0
+    x[0, 0, 0, :2], x[0, 1, 0, :2] = 0.0, -1.0
+    inside[0, ..., :2] = 0
+    found = order_of_transforms(x, inside)
+    assert found.verdict == HOLDS
+    assert found.figures == {"share_of_images": 1.0, "air_value": -0.5, "share_of_air_of_one_value": 1.0}
+
+
+def test_images_of_unknown_class_are_left_out_and_limits_are_kept():
+    assert source_shortcut(["a", "b"] * 4, [0, -1] * 4).verdict == CANNOT_TELL
+    assert "given: 1 source and 1 class" in source_shortcut(["a", "b"] * 4, [0, -1] * 4).reason
+    assert "given: 2 source and 1 class" in source_shortcut(["a", "b"], [0, 0]).reason
+    assert "given: 1 source and 2 classes" in source_shortcut(["a", "a"], [0, 1]).reason
+    # Ten of each class; source a has 7 and 3 of them: balanced accuracy 0.7, as much as may be.
+    limit = source_shortcut((["a"] * 7 + ["b"] * 3) + (["a"] * 3 + ["b"] * 7), [0] * 10 + [1] * 10)
+    assert limit.figures["balanced_accuracy_from_source"] == pytest.approx(0.7)
+    assert (limit.verdict, limit.signs) == (DOES_NOT_HOLD, ())
+    above = source_shortcut((["a"] * 32 + ["b"] * 8) + (["a"] * 8 + ["b"] * 32), [0] * 40 + [1] * 40)
+    assert (above.verdict, above.signs) == (HOLDS, ("source",))
+    assert above.figures["p_by_chance"] < 0.01
+    assert "(limit 0.70)" in above.reason
+
+
+def test_chance_is_counted_in_shuffled_labels():
+    # Of two images a and b each: 2 of the 6 ways to label two of the four as tumors are as good, the perfect ones.
+    found = source_shortcut(["a", "a", "b", "b"], [0, 0, 1, 1], draws=3000)
+    assert found.figures["p_by_chance"] == pytest.approx(1 / 3, abs=0.04)
+    assert found.verdict == CANNOT_TELL
+    assert "so it does for 33% of shuffled labels: 4 images of 2 sources" in found.reason.replace("34%", "33%").replace(
+        "32%", "33%"
+    )
+
+
+def test_classes_without_a_healthy_one_are_not_taken_together():
+    labels = [1, 2, 3] * 8
+    found = source_shortcut(["first" if k == 1 else "others" for k in labels], labels)
+    assert found.figures["chance"] == pytest.approx(1 / 3)
+    assert found.figures["balanced_accuracy_from_source"] == pytest.approx(2 / 3)
+
+
+def test_a_perfect_map_with_half_of_its_energy_in_the_tumors_is_fine_enough():
+    inside = torch.ones(2, 1, 4, 4)
+    half = torch.zeros(2, 1, 4, 4)
+    half[0, 0, :, :2] = 1  # half of the one cell; the other image has no tumor
+    found = coarse_grid(half, inside, (1, 1))
+    assert (found.verdict, found.figures["oracle_tumor_energy"]) == (DOES_NOT_HOLD, 0.5)
+    assert found.figures["tumor_area"] == 0.5
+    assert found.figures["cells"] == 1
+    assert "over 1 tumors" in found.reason
+    assert "another cause" not in found.reason
+    half[0, 0, 0, 0] = 0
+    assert "another cause" in coarse_grid(half, inside, (1, 1)).reason
+    assert coarse_grid(half * 0, inside, (2, 3)).figures == {"cells": 6.0}
