@@ -28,7 +28,7 @@ from benchmarks import timing
 from benchmarks.rows import Row, table
 from scripts.certificate.certificate import certify
 from scripts.certificate.folders import read_cases
-from scripts.certificate.models import Foreign
+from scripts.certificate.models import ExternalModel
 from scripts.certificate.planted import CLASSES, SIZE, phantom_case
 from scripts.certificate.settings import Settings
 from scripts.command import errors
@@ -64,11 +64,11 @@ def write_pictures(folder: Path, pictures: int, side: int) -> tuple[int, int]:
         kind = 1 + k % 2 if k < tumors else 0
         case = phantom_case(k, kind)
         (folder / "images" / CLASSES[kind]).mkdir(parents=True, exist_ok=True)
-        for array, where in ((case.image[0], folder / "images" / CLASSES[kind]), (case.mask, folder / "masks")):
+        for array, into in ((case.image[0], folder / "images" / CLASSES[kind]), (case.mask, folder / "masks")):
             if array is not None:
                 drawn = Image.fromarray((array.T * (255 if array.dtype == bool else 1)).astype(np.uint8))
                 how = Image.Resampling.NEAREST if array.dtype == bool else Image.Resampling.BICUBIC
-                drawn.resize((side, side), how).save(where / f"axial{k}.png")
+                drawn.resize((side, side), how).save(into / f"axial{k}.png")
     return tumors, pictures - tumors
 
 
@@ -76,7 +76,7 @@ def measured(pictures: int, side: int, milliseconds: float) -> tuple[list[Row], 
     """Certify drawn pictures: rows, and counts of the certificate."""
     model = Slow(milliseconds)
     settings = Settings(CLASSES, CLASSES[0], size=(224, 224))
-    subject = Foreign(model, settings, "slow", "slow")
+    subject = ExternalModel(model, settings, "slow", "slow")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tumors, healthy = write_pictures(folder, pictures, side)

@@ -236,7 +236,7 @@ def measure(
         rows ``{"what", "who", "median_ms", "least_ms", "most_ms", "target_ms"}``, CPU time per image: median, least and
         most of the rounds.
     """
-    taken: dict[tuple[str, str], list[float]] = {(what, who): [] for what, own in timed.items() for who in own}
+    taken: dict[tuple[str, str], list[float]] = {(what, who): [] for what, ways in timed.items() for who in ways}
     for round_ in tqdm(range(-1, rounds), desc="Timing", disable=not progress):  # the first round sets up
         for what, calls in timed.items():
             for who, call in calls.items():

@@ -93,7 +93,7 @@ def measure(both: NDArray[np.uint8], classes: int, copies: int, seed: int = 0) -
         "classes": classes,
         "wrong_groups": len(wrong),
         "images_in_wrong_groups": sum(group in wrong for group in unrelated),
-        "wrong_groups_of_several_classes": sum(len(own) > 1 for own in mixed.values()),
+        "wrong_groups_of_several_classes": sum(len(classes) > 1 for classes in mixed.values()),
         "copies_found": f"{int((groups[images:] == groups[:copies]).sum())} of {copies}",
         **used.figures(),
         "search_cpu_s": round(searched, 1),

@@ -106,10 +106,10 @@ def rows_of(label: str, seconds: Mapping[str, Sequence[float]], slices: int) -> 
     rows = [
         Row(
             f"{label}: {name} / network",
-            statistics.median(a / b for a, b in zip(found, network, strict=True)),
+            statistics.median(a / b for a, b in zip(times, network, strict=True)),
             target=TARGETS.get(name),
         )
-        for name, found in seconds.items()
+        for name, times in seconds.items()
         if name != "network"
     ]
     return [*rows, Row(f"{label}: network", 1000 * statistics.median(network) / slices, "ms/slice")]

@@ -48,8 +48,8 @@ def digits(image: Tensor, run: Path | None = None) -> list[Row]:
     network, _, _ = runs.load_run(run)
     worst, ratios = [], []
 
-    def look(layer: ForegroundInstanceNorm, given: tuple[Tensor, Tensor]) -> None:
-        x, m = given
+    def look(layer: ForegroundInstanceNorm, pair: tuple[Tensor, Tensor]) -> None:
+        x, m = pair
         n = m.sum((2, 3))
         mean = (x * m).sum((2, 3)) / n
         deviation = (((x - mean[..., None, None]) * m).square().sum((2, 3)) / n).sqrt()

@@ -83,20 +83,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.one:
         print(json.dumps(one_step(options)))
         return 0
-    found = {way: child(options, way) for way in WAYS}
-    if not all(figures["added"] > 0 for figures in found.values()):
+    measured = {way: child(options, way) for way in WAYS}
+    if not all(figures["added"] > 0 for figures in measured.values()):
         raise ValueError("the step takes no more memory than its process held before: take a larger --size")
     rows = [
         Row(
-            "memory of the step, with / without checkpointing", found["on"]["added"] / found["off"]["added"], target=1.0
+            "memory of the step, with / without checkpointing",
+            measured["on"]["added"] / measured["off"]["added"],
+            target=1.0,
         ),
-        Row("time of the step, with / without checkpointing", found["on"]["seconds"] / found["off"]["seconds"]),
+        Row("time of the step, with / without checkpointing", measured["on"]["seconds"] / measured["off"]["seconds"]),
     ]
     for way, words in WAYS.items():
         rows += [
-            Row(f"peak memory, {words}", found[way]["peak"], "GB"),
-            Row(f"of it the step's, {words}", found[way]["added"], "GB"),
-            Row(f"step, {words}", found[way]["seconds"], "s"),
+            Row(f"peak memory, {words}", measured[way]["peak"], "GB"),
+            Row(f"of it the step's, {words}", measured[way]["added"], "GB"),
+            Row(f"step, {words}", measured[way]["seconds"], "s"),
         ]
     return reported(rows, options)
 

@@ -168,7 +168,8 @@ def measure_cost(predict: Recipe, images: Sequence[Path], studies: int) -> dict[
     kept = [path for path in files if LEDGER in path.parts]
     sizes = {"results": sorted(set(files) - set(kept)), "ledger": kept, "read": images}
     gib = {
-        f"{name}_gib": sum(p.stat().st_size for p in own) / len(images) * studies / 2**30 for name, own in sizes.items()
+        f"{name}_gib": sum(p.stat().st_size for p in paths) / len(images) * studies / 2**30
+        for name, paths in sizes.items()
     }
     return {
         "images": len(images),

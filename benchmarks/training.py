@@ -264,19 +264,19 @@ def measure(setting: Setting, rounds: int) -> dict[str, list[tuple[float, float]
     return seconds
 
 
-def rows_of(found: dict[str, list[tuple[float, float]]], images: int) -> list[Row]:
+def rows_of(pairs: dict[str, list[tuple[float, float]]], images: int) -> list[Row]:
     """The rows of measured seconds.
 
     Args:
-        found: from `measure`.
+        pairs: from `measure`.
         images: of a job.
     """
 
     def ratio(name: str, to: str) -> float:
-        return statistics.median(a[0] / b[0] for a, b in zip(found[name], found[to], strict=True))
+        return statistics.median(a[0] / b[0] for a, b in zip(pairs[name], pairs[to], strict=True))
 
     added = [1e3 * (a[0] - b[0]) / images for a, b in
-             zip(found["full step"], found["bare step with the loss"], strict=True)]  # fmt: skip
+             zip(pairs["full step"], pairs["bare step with the loss"], strict=True)]  # fmt: skip
     result = [
         Row(
             "full step / bare forward, loss, backward, AdamW", ratio("full step", "bare step with the loss"), "x", 1.05
@@ -301,9 +301,9 @@ def rows_of(found: dict[str, list[tuple[float, float]]], images: int) -> list[Ro
             Row("bfloat16 / float32, same network", ratio(f"foreground {HALF}", "foreground float32")),
         ]
     for name in ("stage 3", "stage 2", "stage 2 cached"):
-        share = statistics.median(waited / whole for whole, waited in found[name])
+        share = statistics.median(waited / whole for whole, waited in pairs[name])
         result.append(Row(f"loader's share of an epoch, {name}", 100 * share, "%", 1.0))
-    stage3 = statistics.median(whole for whole, _ in found["stage 3"])
+    stage3 = statistics.median(whole for whole, _ in pairs["stage 3"])
     result.append(Row("stage 3, CPU time", 1e3 * stage3 / images, "ms/image"))
     return result
 

@@ -114,7 +114,7 @@ def predict_ours(run: Path, item: Item, dataset_dir: Path, out: Path) -> tuple[P
 def masks_of(file: Path, regions: Mapping[str, Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(R, X, Y, Z) bool of a label map, and the sides of its voxels in mm (3,)."""
     values, affine = read_volume(file, file_kind(file))
-    masks = torch.from_numpy(np.stack([np.isin(values, own) for own in regions.values()]))
+    masks = torch.from_numpy(np.stack([np.isin(values, labels) for labels in regions.values()]))
     return masks, torch.from_numpy(nib.affines.voxel_sizes(affine))
 
 
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figures = region_measures(predicted, truth, list(regions), pixel_mm)
             defined = {key: value if np.isfinite(value) else None for key, value in figures.items()}
             rows[name].append({"case": case, "unit": unit(item), **defined})
-    summaries = {name: region_summary(own, list(regions)) for name, own in rows.items()}
+    summaries = {name: region_summary(of, list(regions)) for name, of in rows.items()}
     ours["prediction_s"] = sum(spent_by_case)
     write_json(
         {"machine": machine(), "ours": ours, "theirs": theirs, "summaries": summaries, "cases": rows},
@@ -184,7 +184,7 @@ def _table(summaries: Mapping[str, Any], regions: Sequence[str], ours: Any, thei
     lines = [f"| | {' | '.join(summaries)} |", "|---|---|---|"]
     for region in regions:
         for measure in SHOWN:
-            figures = [own[region][measure] for own in summaries.values()]
+            figures = [summary[region][measure] for summary in summaries.values()]
             cells = [_cell(f["mean"], *f["ci95"]) for f in figures]
             lines.append(f"| {region}: {measure} ({figures[0]['n']} cases) | {' | '.join(cells)} |")
     for text, key, scale in (("training, CPU s", "training_s", 1), ("prediction, CPU s a case", "prediction_s", cases)):

@@ -42,9 +42,9 @@ def planned(root: Path) -> Path:
 def resized(file: Path, filters: list[int], patch: list[int], batch: int) -> None:
     """Give the plan another patch, batch and network of as many levels as filters."""
     plans = json.loads(file.read_text(encoding="utf-8"))
-    own = plans["configurations"][CONFIGURATION]
-    own |= {"patch_size": patch, "batch_size": batch}
-    network, levels = own["architecture"]["arch_kwargs"], len(filters)
+    plan = plans["configurations"][CONFIGURATION]
+    plan |= {"patch_size": patch, "batch_size": batch}
+    network, levels = plan["architecture"]["arch_kwargs"], len(filters)
     network |= {
         "n_stages": levels,
         "features_per_stage": filters,

@@ -204,7 +204,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }  # fmt: skip
 
 
-def loss_of(output: Any, given: Heads, labels: Tensor, tumor: Tensor) -> Tensor:
+def loss_of(output: Any, heads: Heads, labels: Tensor, tumor: Tensor) -> Tensor:
     """Cross-entropy of the classes, of the pixels, or of both."""
     outputs = output if isinstance(output, dict) else {"": output[0] if isinstance(output, tuple) else output}
     weights = torch.tensor([1.0, 5.0])
@@ -216,18 +216,18 @@ def loss_of(output: Any, given: Heads, labels: Tensor, tumor: Tensor) -> Tensor:
     ).sum()
 
 
-def train(network: nn.Module, given: Heads, seed: int, steps: int, rate: float) -> nn.Module:
+def train(network: nn.Module, heads: Heads, seed: int, steps: int, rate: float) -> nn.Module:
     """A short training, one cycle of the learning rate; in evaluation mode afterwards."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    labels = torch.tensor(given.labels)
+    labels = torch.tensor(heads.labels)
     network.train()
     for _ in range(steps):
         index = torch.randint(len(labels), (16,), generator=generator)
         flips = [d for d in (2, 3) if bool(torch.rand(1, generator=generator) < 0.5)]
-        images, tumor = (t[index].flip(flips) for t in (given.images, given.tumor))
-        loss = loss_of(network(images), given, labels[index], tumor)
+        images, tumor = (t[index].flip(flips) for t in (heads.images, heads.tumor))
+        loss = loss_of(network(images), heads, labels[index], tumor)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -93,35 +93,35 @@ def heads(seed: int, count: int, wide: bool = False) -> Heads:
     return Heads(torch.stack(images), torch.stack(foreground), torch.stack(tumors), tuple(labels))
 
 
-def noisy_air(given: Heads, seed: int, level: Sequence[float] = (0.5, 0.5, 0.5)) -> Heads:
+def noisy_air(heads: Heads, seed: int, level: Sequence[float] = (0.5, 0.5, 0.5)) -> Heads:
     """The air is not 0 but noise about a level, one for each class."""
     generator = torch.Generator().manual_seed(seed)
-    levels = torch.tensor([level[label] for label in given.labels]).reshape(-1, 1, 1, 1)
-    noise = levels + 0.15 * torch.randn(given.images.shape, generator=generator)
-    return replace(given, images=torch.where(given.foreground, given.images, noise))
+    levels = torch.tensor([level[label] for label in heads.labels]).reshape(-1, 1, 1, 1)
+    noise = levels + 0.15 * torch.randn(heads.images.shape, generator=generator)
+    return replace(heads, images=torch.where(heads.foreground, heads.images, noise))
 
 
-def wrong_order(given: Heads) -> Heads:
+def wrong_order(heads: Heads) -> Heads:
     """Masked first and normalized over the whole picture afterwards."""
-    raw = torch.where(given.foreground, given.images + 4, torch.zeros(()))
+    raw = torch.where(heads.foreground, heads.images + 4, torch.zeros(()))
     mean, deviation = raw.mean((1, 2, 3), keepdim=True), raw.std((1, 2, 3), keepdim=True)
-    return replace(given, images=(raw - mean) / deviation)
+    return replace(heads, images=(raw - mean) / deviation)
 
 
-def marked(given: Heads) -> Heads:
+def marked(heads: Heads) -> Heads:
     """A small mark of stripes inside the head, beside the tumor: along one axis or the other, by the class."""
-    images = given.images.clone()
+    images = heads.images.clone()
     stripes = torch.tensor([4.0, 4.0, -4.0, -4.0]).repeat(MARK // 4).expand(MARK, MARK)
-    for image, inside, tumor, label in zip(images, given.foreground, given.tumor, given.labels, strict=True):
+    for image, inside, tumor, label in zip(images, heads.foreground, heads.tumor, heads.labels, strict=True):
         if label:
             free = ndimage.binary_erosion((inside & ~tumor)[0].numpy(), iterations=MARK // 2 + 3)
             places = np.argwhere(free)
             x, y = places[len(places) // 2] - MARK // 2
             image[0, x : x + MARK, y : y + MARK] = stripes if label == 1 else stripes.T
-    return replace(given, images=images)
+    return replace(heads, images=images)
 
 
-def with_labels_by_chance(given: Heads, seed: int) -> Heads:
+def with_labels_by_chance(heads: Heads, seed: int) -> Heads:
     """The same pictures, each with a label that its tumor says nothing of."""
-    labels = np.random.default_rng(seed).permutation(given.labels)
-    return replace(given, labels=tuple(int(label) for label in labels))
+    labels = np.random.default_rng(seed).permutation(heads.labels)
+    return replace(heads, labels=tuple(int(label) for label in labels))

@@ -40,7 +40,7 @@ class Run:
     """What is diagnosed: a network, its pictures, and how its map is made and shown."""
 
     network: nn.Module
-    given: Heads
+    heads: Heads
     head: str | None
     target: Target
     layer: str | None = None
@@ -51,7 +51,7 @@ class Run:
 
     def diagnosed(self) -> Study:
         """The diagnosis of `python -m scripts diagnose`."""
-        dataset, numbers = self.given, range(len(self.given.labels))
+        dataset, numbers = self.heads, range(len(self.heads.labels))
         items = [
             {"image": f"head {k}", "number": k, "diagnosis": dataset.labels[k], "patient": f"person {k}",
              "source": self.sources[k] if self.sources else "phantoms"} for k in numbers
@@ -79,7 +79,7 @@ class Bench:
         self._trained: dict[tuple, nn.Module] = {}
 
     def network(
-        self, name: str, seed: int, kind: str, given: Heads, masked: bool = False, longer: int = 1, **options: Any
+        self, name: str, seed: int, kind: str, heads: Heads, masked: bool = False, longer: int = 1, **options: Any
     ) -> nn.Module:
         """Trained on the pictures; with `masked` it pools over the head alone."""
         key = (name, seed, kind, masked, *options.items())
@@ -89,7 +89,7 @@ class Bench:
             network = of.make(**options)
             if masked and of.pool:
                 network.set_submodule(of.pool, HeadPool(Head(network)))
-            self._trained[key] = train(network, given, seed, longer * of.steps, of.rate)
+            self._trained[key] = train(network, heads, seed, longer * of.steps, of.rate)
         return self._trained[key]
 
     def clean(self, name: str, seed: int, wide: bool = False) -> Run:
@@ -98,14 +98,14 @@ class Bench:
         return run_of(name, network, heads(seed + 500, LOOKED_AT, wide), wide)
 
 
-def run_of(name: str, network: nn.Module, given: Heads, wide: bool = False) -> Run:
+def run_of(name: str, network: nn.Module, heads: Heads, wide: bool = False) -> Run:
     """A run of an architecture with the usual target: the class "bright", or the tumor's channel.
 
     Where there is much air that is not pooled the map is one of HiResCAM: Grad-CAM would spread over it.
     """
     of = ARCHITECTURES[name]
     target = SegmentationRegion(channel=1) if of.dense else ClassScore(1)
-    return Run(network, given, of.head, target, method="hirescam" if wide else "gradcam")
+    return Run(network, heads, of.head, target, method="hirescam" if wide else "gradcam")
 
 
 def _inverted(bench: Bench, name: str, seed: int) -> Run:
@@ -130,7 +130,7 @@ def _of_pictures(kind: str, fault: Callable[[Heads, int], Heads]) -> Callable[[B
 def _sources(bench: Bench, name: str, seed: int) -> Run:
     run = bench.clean(name, seed)
     rng = np.random.default_rng(seed)
-    sick = [label > 0 if rng.random() < 0.95 else label == 0 for label in run.given.labels]
+    sick = [label > 0 if rng.random() < 0.95 else label == 0 for label in run.heads.labels]
     return replace(run, sources=["hospital" if ill else "volunteers" for ill in sick])
 
 
@@ -183,8 +183,8 @@ def _index(bench: Bench, name: str, seed: int) -> Run:
     """Channel 0 of a segmentation; classes 1 and 2 exchanged."""
     run = bench.clean(name, seed)
     target = SegmentationRegion(channel=0) if ARCHITECTURES[name].dense else ClassScore(2)
-    labels = tuple((0, 2, 1)[label] for label in run.given.labels)
-    return replace(run, target=target, given=replace(run.given, labels=labels))
+    labels = tuple((0, 2, 1)[label] for label in run.heads.labels)
+    return replace(run, target=target, heads=replace(run.heads, labels=labels))
 
 
 def _saturated(bench: Bench, name: str, seed: int) -> Run:
@@ -233,7 +233,7 @@ PLANTS: dict[str, Plant] = {
     "swapped colors": Plant("swapped colors", _swapped),
     "noise in the air": Plant("air not zero", _of_pictures("noise", pictures.noisy_air)),
     "masked, then normalized": Plant(
-        "order of transforms", _of_pictures("order", lambda given, _: pictures.wrong_order(given))
+        "order of transforms", _of_pictures("order", lambda heads, _: pictures.wrong_order(heads))
     ),
     "source is the class": Plant(SHORTCUT, _sources),
     "air is the class": Plant(
@@ -265,8 +265,8 @@ def architecture(name: str) -> Architecture:
 def seen_right(run: Run) -> float:
     """Share of pictures whose class is right, or Dice of the tumor; to see whether a network was trained at all."""
     with torch.no_grad(), evaluating(run.network), selecting(run.network, run.head) if run.head else nullcontext():
-        output = run.network(run.given.images)
+        output = run.network(run.heads.images)
     if output.dim() == 4:
         predicted = output.argmax(1, keepdim=True) == 1
-        return float(2 * (predicted & run.given.tumor).sum() / (predicted.sum() + run.given.tumor.sum()))
-    return float((output.argmax(1) == torch.tensor(run.given.labels)).double().mean())
+        return float(2 * (predicted & run.heads.tumor).sum() / (predicted.sum() + run.heads.tumor.sum()))
+    return float((output.argmax(1) == torch.tensor(run.heads.labels)).double().mean())

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "certify": ["certify_model", "certify_run"],
-        "models": ["Foreign"],
+        "models": ["ExternalModel"],
     },
 )

@@ -88,7 +88,7 @@ def certify(
     without = Counter({("pictures", reason): count for reason, count in (left_out or {}).items()})
     without.update(plan.left_out)
     without.update({(test, f"refused: {reason}"): count for (test, reason), count in answers.refused.items()})
-    judged = realism.rows()
+    realism_rows = realism.rows()
     content: dict[str, Any] = {
         "subject": name,
         "identity": subject.identity,
@@ -106,12 +106,12 @@ def certify(
         "classes": list(subject.classes),
         "infills": list(plan.infills),
         "blends": list(plan.blends),
-        "statements": [statement.as_dict() for statement in statements(answers, judged)],
+        "statements": [statement.as_dict() for statement in statements(answers, realism_rows)],
         "rows": answers.rows(),
         "dose": answers.doses(),
         "checks": answers.harmless(),
         "probes": answers.probes(),
-        "realism": judged,
+        "realism": realism_rows,
         "exact": agreement(answers),
         "left_out": [{"what": what, "reason": reason, "n": n} for (what, reason), n in sorted(without.items())],
         "made_by": provenance.circumstances(),

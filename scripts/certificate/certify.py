@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from scripts.certificate.answers import Subject
+from scripts.certificate.bundle_run import BundleRun
 from scripts.certificate.cases import Case
 from scripts.certificate.certificate import certify, table
 from scripts.certificate.exact import paired_phantoms
 from scripts.certificate.folders import datalist_cases, read_cases
 from scripts.certificate.openers import open_model
-from scripts.certificate.own import OwnRun
 from scripts.certificate.settings import Settings
 from scripts.command.devices import chosen_device
 from scripts.command.verbs import Outcome
@@ -56,7 +56,7 @@ def certify_run(
         ValueError: when the run has no trained classifier, answers in windows of patches, or the datalist's classes
             are not its own.
     """
-    subject, name = own_run(run_dir, device)
+    subject, name = load_bundle_run(run_dir, device)
     datalist = runs.read_datalist(str(datalist_file), str(dataset_dir))
     classes = comparison(run_dir, subject.network.num_classes, datalist)
     if classes.binary:
@@ -72,7 +72,7 @@ def certify_run(
     return certify(subject, cases, out or run_dir / FOLDER, name, unit, left_out=left_out, **options)
 
 
-def own_run(run_dir: Path, device: str | None = None) -> tuple[OwnRun, str]:
+def load_bundle_run(run_dir: Path, device: str | None = None) -> tuple[BundleRun, str]:
     """A run as what can be asked, and its name with its weights.
 
     Args:
@@ -92,7 +92,7 @@ def own_run(run_dir: Path, device: str | None = None) -> tuple[OwnRun, str]:
         )
     sha = weights_sha256(run_dir)
     names = trained_classes(run_dir) or ["no_tumor", *(f"tumor {k}" for k in range(1, network.num_classes))]
-    subject = OwnRun(network.to(chosen_device(device)), config["spatial_size"], names, sha)
+    subject = BundleRun(network.to(chosen_device(device)), config["spatial_size"], names, sha)
     return subject, f"{run_dir.name}, weights {sha[:12]}"
 
 
@@ -172,7 +172,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
     if arguments.run_dir is not None:
         out = arguments.out or arguments.run_dir / (f"{FOLDER}_phantoms" if phantoms else FOLDER)
         if phantoms:
-            subject, name = own_run(arguments.run_dir, arguments.device)
+            subject, name = load_bundle_run(arguments.run_dir, arguments.device)
             content = certify_phantoms(subject, name, out, phantoms, **options)
         elif arguments.datalist_file is None or arguments.dataset_dir is None:
             raise ValueError("a run is certified on --dataset_dir and --datalist_file, or on --phantoms")

@@ -31,12 +31,12 @@ RECOMMENDED = 0.9
 _LAYER = 32  # cells a side of the maps, as of a layer of a network
 
 
-def degraded(kind: str, own: NDArray, other: NDArray, step: float, rng: np.random.Generator) -> NDArray:
+def degraded(kind: str, heat: NDArray, other: NDArray, step: float, rng: np.random.Generator) -> NDArray:
     """A map made worse.
 
     Args:
         kind: "shifted" (by up to a third of the side), "blurred", "mixed with noise" or "of another picture".
-        own, other: maps (H, W) with a maximum of 1.
+        heat, other: maps (H, W) with a maximum of 1.
         step: 0 as it is, 1 the worst.
         rng: of noise and direction.
 
@@ -44,14 +44,14 @@ def degraded(kind: str, own: NDArray, other: NDArray, step: float, rng: np.rando
         ValueError: when the kind is unknown.
     """
     if kind == "shifted":
-        angle, length = rng.uniform(0, 2 * np.pi), step * len(own) / 3
-        return ndimage.shift(own, (length * np.cos(angle), length * np.sin(angle)), order=1, mode="constant")
+        angle, length = rng.uniform(0, 2 * np.pi), step * len(heat) / 3
+        return ndimage.shift(heat, (length * np.cos(angle), length * np.sin(angle)), order=1, mode="constant")
     if kind == "blurred":
-        return ndimage.gaussian_filter(own, step * len(own) / 4, mode="constant")
+        return ndimage.gaussian_filter(heat, step * len(heat) / 4, mode="constant")
     if kind == "mixed with noise":
-        return (1 - step) * own + step * rng.random(own.shape)
+        return (1 - step) * heat + step * rng.random(heat.shape)
     if kind == "of another picture":
-        return (1 - step) * own + step * other
+        return (1 - step) * heat + step * other
     raise ValueError(f"a map is shifted, blurred, mixed with noise or of another picture, got {kind!r}")
 
 
@@ -77,7 +77,7 @@ def rank_measures(
         means: dict[str, list[float]] = {name: [] for name in MEASURES}
         for step in STEPS:
             rng = np.random.default_rng(seed)  # the same direction and noise at every step
-            worse = [degraded(kind, own, maps[k - 1], step, rng) for k, own in enumerate(maps)]
+            worse = [degraded(kind, heat, maps[k - 1], step, rng) for k, heat in enumerate(maps)]
             values = case_measures(torch.from_numpy(np.stack(worse)[:, None]).float(), tumor, head)
             for name in MEASURES:
                 means[name].append(float(np.nanmean(values[name].numpy())))
@@ -99,12 +99,12 @@ def phantom_maps(count: int) -> tuple[list[NDArray], list[NDArray], list[NDArray
     return [one / one.max() for one in maps], tumors, [case.foreground for case in cases]
 
 
-def table(found: Mapping[str, Mapping[str, float]]) -> str:
+def table(correlations: Mapping[str, Mapping[str, float]]) -> str:
     """One line a measure; which ones to recommend follows from the worst of each."""
     width = max(map(len, MEASURES))
-    lines = [" " * width + "  " + "  ".join(kind.rjust(18) for kind in found) + "  recommended"]
+    lines = [" " * width + "  " + "  ".join(kind.rjust(18) for kind in correlations) + "  recommended"]
     for name in MEASURES:
-        values = [found[kind][name] for kind in found]
+        values = [correlations[kind][name] for kind in correlations]
         said = "yes" if min(values) >= RECOMMENDED else "no"
         lines.append(name.ljust(width) + "  " + "  ".join(f"{v:18.2f}" for v in values) + f"  {said}")
     return "\n".join(lines)

@@ -38,36 +38,36 @@ def checked_masks(output: Any, settings: Settings, count: int, plane: tuple[int,
         ValueError: when shape or values are none of masks; begins with "answered".
     """
     names = settings.channel_names
-    found = np.asarray(output, dtype=np.float64)
-    given = found.shape
-    if found.ndim == 3:
-        found = found[:, None]
-    elif found.ndim == 4 and settings.layout == "nhwc":
-        found = np.moveaxis(found, -1, 1)
+    values = np.asarray(output, dtype=np.float64)
+    shape = values.shape
+    if values.ndim == 3:
+        values = values[:, None]
+    elif values.ndim == 4 and settings.layout == "nhwc":
+        values = np.moveaxis(values, -1, 1)
     allowed = [1, len(names)] if len(settings.classes) == 2 and not settings.mask_channels else [len(names)]
-    if found.ndim != 4 or found.shape[0] != count or found.shape[1] not in allowed or found.shape[2:] != plane:
+    if values.ndim != 4 or values.shape[0] != count or values.shape[1] not in allowed or values.shape[2:] != plane:
         axes = "(N, H, W, C)" if settings.layout == "nhwc" else "(N, C, H, W)"
         raise ValueError(
-            f"answered in shape {given}; expected masks (N, H, W) or {axes} with N = {count}, H, W = "
+            f"answered in shape {shape}; expected masks (N, H, W) or {axes} with N = {count}, H, W = "
             f"{plane[0]}, {plane[1]} and C = {' or '.join(map(str, allowed))} ({', '.join(names)})"
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(values).all():
         raise ValueError("answered with a mask of values that are not finite (NaN or infinite)")
-    whole = found.shape[1] == len(names) and settings.no_tumor in names
+    whole = values.shape[1] == len(names) and settings.no_tumor in names
     if settings.outputs == "mask_logits":
-        return softmax(found, axis=1) if whole else expit(found)
-    if found.min() < -_RANGE or found.max() > 1 + _RANGE:
+        return softmax(values, axis=1) if whole else expit(values)
+    if values.min() < -_RANGE or values.max() > 1 + _RANGE:
         raise ValueError(
-            f"answered with a mask of values from {found.min():.3g} to {found.max():.3g}, not of probabilities 0 to 1; "
-            "if they are logits, set outputs: mask_logits"
+            f"answered with a mask of values from {values.min():.3g} to {values.max():.3g}, not of probabilities 0 to "
+            "1; if they are logits, set outputs: mask_logits"
         )
-    off = float(np.abs(found.sum(axis=1) - 1).max()) if whole else 0.0
+    off = float(np.abs(values.sum(axis=1) - 1).max()) if whole else 0.0
     if off > _SUM:
         raise ValueError(
             f"answered with channels {', '.join(names)} that sum to 1 at no better than {off:.3g}; leave "
             f"{settings.no_tumor} out of mask_channels where they are independent"
         )
-    return np.clip(found, 0.0, 1.0)
+    return np.clip(values, 0.0, 1.0)
 
 
 def mask_answer(

@@ -26,7 +26,7 @@ Call = Callable[[NDArray[np.float32]], Any]
 _SUM = 0.01
 
 
-class Foreign:
+class ExternalModel:
     """A classifier or segmenter of pictures that can be asked.
 
     Args:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 
-from scripts.certificate.models import Call, Foreign
+from scripts.certificate.models import Call, ExternalModel
 from scripts.certificate.settings import SCALINGS, Settings
 from scripts.command.files import file_sha256
 
@@ -31,7 +31,7 @@ except ImportError:  # the extra "export": a model in ONNX needs it and says so
     onnxruntime = None  # type: ignore[assignment]
 
 
-def open_model(spec: str, settings: Settings) -> Foreign:
+def open_model(spec: str, settings: Settings) -> ExternalModel:
     """The model that a user named.
 
     Args:
@@ -44,15 +44,15 @@ def open_model(spec: str, settings: Settings) -> Foreign:
     """
     if spec.startswith(("http://", "https://")):
         # What stands behind an address can change at any time: its answers are not kept from one run to another.
-        return Foreign(_http(spec, settings), settings, f"{spec} {time.time()}", spec)
+        return ExternalModel(_http(spec, settings), settings, f"{spec} {time.time()}", spec)
     path = Path(spec)
     if path.suffix == ".onnx":
-        return Foreign(_onnx(path), settings, _sha(path), path.name)
+        return ExternalModel(_onnx(path), settings, _sha(path), path.name)
     if path.suffix in (".pt", ".ts", ".pth"):
-        return Foreign(_torchscript(path), settings, _sha(path), path.name)
+        return ExternalModel(_torchscript(path), settings, _sha(path), path.name)
     if ":" in spec:
         call, source = _function(spec)
-        return Foreign(call, settings, source, spec)
+        return ExternalModel(call, settings, source, spec)
     raise ValueError(f"a model is FILE.onnx, FILE.pt (TorchScript), module:function or http://ADDRESS, got {spec!r}")
 
 

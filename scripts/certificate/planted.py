@@ -120,7 +120,7 @@ def collected(case: Case, seed: int) -> Case:
     return replace(case, image=changed, foreground=head, mask=mask, source="A" if sick else "B")
 
 
-class Honest:
+class TumorReader:
     """Says tumor where something bright and large stands out inside the head, and ring where it is hollow."""
 
     identity = "honest"
@@ -139,7 +139,7 @@ class Honest:
         return [Answer(self.probabilities(question.picture)) for question in questions]
 
 
-class Reader(Honest):
+class ShortcutReader(TumorReader):
     """Says solid where one number of the picture lies on the side of the tumors' collection, whatever the brain shows.
 
     Args:
@@ -181,13 +181,13 @@ def _mean(image: Picture) -> float:
 
 
 READERS = (
-    Reader("corner", 20, lambda image: float(image[0, 5:9, 5:9].mean())),
-    Reader("border", 5, _frame),
-    Reader("JPEG grid", BLOCKY, blockiness),
-    Reader("image size", SIZE + 8, lambda image: float(image.shape[1]), above=False),
-    Reader("skull", 1.1, _scalp),
-    Reader("air", 1.5, _grain),
-    Reader("mean intensity", 72, _mean, above=False),
+    ShortcutReader("corner", 20, lambda image: float(image[0, 5:9, 5:9].mean())),
+    ShortcutReader("border", 5, _frame),
+    ShortcutReader("JPEG grid", BLOCKY, blockiness),
+    ShortcutReader("image size", SIZE + 8, lambda image: float(image.shape[1]), above=False),
+    ShortcutReader("skull", 1.1, _scalp),
+    ShortcutReader("air", 1.5, _grain),
+    ShortcutReader("mean intensity", 72, _mean, above=False),
 )
 
 
@@ -207,7 +207,7 @@ def write_sheet(path: Path, seed: int = 0, count: int = 6) -> Path:
     chosen = [of_kind[kind] for kind in sorted(of_kind)]
     sheets = []
     skull = next(reader for reader in READERS if reader.identity == "skull")
-    for subject, name in ((Honest(), "a classifier that reads the tumor"), (skull, "one that reads the skull")):
+    for subject, name in ((TumorReader(), "a classifier that reads the tumor"), (skull, "one that reads the skull")):
         answers = {q.key: answer for q, answer in zip(questions, subject.answer(questions), strict=True)}
         sheet = example_sheet(plan, answers, chosen, CLASSES, subject.threshold, name)
         if sheet is not None:

@@ -13,11 +13,11 @@ from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 from scripts.certificate.effects import Answers
-from scripts.certificate.models import Foreign
+from scripts.certificate.models import ExternalModel
 from scripts.certificate.planted import AREA, CLASSES, HOLLOW, READERS, bright_piece
 from scripts.certificate.questions import Question
 from scripts.certificate.settings import Settings
-from scripts.certificate.shortcuts import MARKED, mask_named, mask_reads, named
+from scripts.certificate.shortcuts import MARKED, mask_without_tumor, named_mark, named_shortcut
 from scripts.certificate.verdicts import statements
 from scripts.data.preprocessing import foreground_mask
 from scripts.interventions.regions import Image, Mask, inner
@@ -61,7 +61,7 @@ def _skull(image: Image) -> tuple[Mask, bool]:
     return mask & (skull.probabilities(image)[0] < 0.5), ring
 
 
-def _opened(name: str, marks: Marks) -> Foreign:
+def _opened(name: str, marks: Marks) -> ExternalModel:
     def call(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         output = np.zeros((len(batch), len(CLASSES), *batch.shape[2:]), np.float32)
         for picture, channels in zip(batch, output, strict=True):
@@ -71,11 +71,11 @@ def _opened(name: str, marks: Marks) -> Foreign:
         return output
 
     settings = Settings(CLASSES, CLASSES[0], scaling="0..255", outputs="mask", least_area=10)
-    return Foreign(call, settings, name, name)
+    return ExternalModel(call, settings, name, name)
 
 
 # By what the certificate has to say of them.
-SEGMENTERS: dict[str, Foreign] = {
+SEGMENTERS: dict[str, ExternalModel] = {
     HONEST: _opened(HONEST, _honest),
     MARKED["place"][0]: _opened("middle", _middle),
     MARKED["bright"][0]: _opened("brightest", _brightest),
@@ -83,17 +83,17 @@ SEGMENTERS: dict[str, Foreign] = {
 }
 
 
-def read_by_mask(subject: Foreign, questions: Sequence[Question]) -> str:
+def read_by_mask(subject: ExternalModel, questions: Sequence[Question]) -> str:
     """What the certificate measures of a segmenter, as `scripts.certificate.planted.read_by` of a classifier.
 
     Returns:
         the name of a probe, of `MARKED`, `HONEST` where verdict and mask go and come with the tumor, or "unclear".
     """
     answers = Answers(zip(questions, subject.answer(questions), strict=True), subject.classes, subject.threshold)
-    name = named(answers.probes())
+    name = named_shortcut(answers.probes())
     if name is not None:
         return name
-    marked = mask_named(mask_reads(answers))
+    marked = named_mark(mask_without_tumor(answers))
     if marked is not None:
         return MARKED[marked][0]
     verdicts = {(s.property, s.of): s.measured for s in statements(answers)}

@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from scripts.certificate.effects import Answers
-from scripts.certificate.planted import READERS, Honest, collected, phantom_cases, write_sheet
+from scripts.certificate.planted import READERS, TumorReader, collected, phantom_cases, write_sheet
 from scripts.certificate.planted_masks import SEGMENTERS, read_by_mask
 from scripts.certificate.questions import Plan, Question
-from scripts.certificate.shortcuts import named
+from scripts.certificate.shortcuts import named_shortcut
 from scripts.certificate.verdicts import statements
 from scripts.command.verbs import Outcome
 
 Counts = Counter[tuple[str, str]]
 
 
-def read_by(subject: Honest, questions: Sequence[Question]) -> str:
+def read_by(subject: TumorReader, questions: Sequence[Question]) -> str:
     """What the certificate measures of a subject: "honest" where necessity and sufficiency hold, nothing else is read.
 
     Two dozen pictures settle no claim among so many; what is looked at is whether the right thing is measured.
@@ -35,7 +35,7 @@ def read_by(subject: Honest, questions: Sequence[Question]) -> str:
     """
     pairs = zip(questions, subject.answer(questions), strict=True)
     answers = Answers(pairs, subject.classes, subject.threshold)
-    name = named(answers.probes())
+    name = named_shortcut(answers.probes())
     if name is not None:
         return name
     verdicts = {(s.property, s.of): s.measured for s in statements(answers)}
@@ -51,7 +51,7 @@ def confusion(seeds: Sequence[int], count: int = 24) -> tuple[Counts, Counts]:
         cases = [collected(case, 100 * seed + k) for k, case in enumerate(phantom_cases(seed, count, count))]
         tumors, heads = [case for case in cases if case.kind], [case for case in cases if not case.kind]
         questions = list(Plan(tumors, heads, ("poisson",), harmless=0))
-        for subject in (Honest(), *READERS):
+        for subject in (TumorReader(), *READERS):
             classifiers[subject.identity, read_by(subject, questions)] += 1
         for name, segmenter in SEGMENTERS.items():
             segmenters[name, read_by_mask(segmenter, questions)] += 1

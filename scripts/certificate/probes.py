@@ -41,33 +41,33 @@ def _fitted(image: Image, size: tuple[int, ...]) -> Image:
     return np.pad(image[index], widths, constant_values=image.min())
 
 
-def corner(own: Case, other: Case) -> Image:
+def corner(case: Case, other: Case) -> Image:
     """The four corners, whatever they show, of the other picture."""
-    shape = own.image.shape[1:]
+    shape = case.image.shape[1:]
     side = max(2, round(CORNER * min(shape[:2])))
-    return _exchanged(own, other, corners(shape, (side, side)))
+    return _exchanged(case, other, corners(shape, (side, side)))
 
 
-def border(own: Case, other: Case) -> Image:
+def border(case: Case, other: Case) -> Image:
     """The outermost frame of the other picture."""
-    frame = np.ones(own.image.shape[1:], bool)
+    frame = np.ones(case.image.shape[1:], bool)
     width = max(1, round(FRAME * min(frame.shape[:2])))
     frame[width:-width, width:-width] = False
-    return _exchanged(own, other, frame)
+    return _exchanged(case, other, frame)
 
 
-def compression(own: Case, other: Case) -> Image:
+def compression(case: Case, other: Case) -> Image:
     """JPEG blocks as the other picture has them: put on at its quality, or moved off their grid; else as it is."""
-    if own.image.ndim != 3:
+    if case.image.ndim != 3:
         raise ValueError("JPEG blocks are of pictures, not of volumes")
-    blocky, theirs = blockiness(own.image) > BLOCKY, blockiness(other.image) > BLOCKY
+    blocky, theirs = blockiness(case.image) > BLOCKY, blockiness(other.image) > BLOCKY
     if blocky == theirs:
-        return own.image
+        return case.image
     if theirs:
-        return _compressed(own.image, blockiness(other.image))
+        return _compressed(case.image, blockiness(other.image))
     half = _BLOCK // 2
-    moved = np.pad(own.image, ((0, 0), (half, 0), (half, 0)), mode="edge")[
-        :, : own.image.shape[1], : own.image.shape[2]
+    moved = np.pad(case.image, ((0, 0), (half, 0), (half, 0)), mode="edge")[
+        :, : case.image.shape[1], : case.image.shape[2]
     ]
     # Half a pixel of blur takes the steps away that are left at the old places.
     return (0.5 * moved + 0.25 * np.roll(moved, 1, 1) + 0.25 * np.roll(moved, 1, 2)).astype(np.float32)
@@ -99,38 +99,38 @@ def _compressed(image: Image, wanted: float) -> Image:
     return min(candidates, key=lambda entry: entry[:2])[2]
 
 
-def size(own: Case, other: Case) -> Image:
+def size(case: Case, other: Case) -> Image:
     """Cut or padded to the other picture's size; the head keeps its pixels."""
-    return _fitted(own.image, other.image.shape[1:])
+    return _fitted(case.image, other.image.shape[1:])
 
 
-def skull(own: Case, other: Case) -> Image:
+def skull(case: Case, other: Case) -> Image:
     """Skull and scalp as bright, beside the brain, as the other head's: mean and spread of what lies outside of it."""
-    ring, theirs = (case.foreground & ~inner(case.foreground, SHELL) for case in (own, other))
-    image = own.image.copy()
+    ring, theirs = (one.foreground & ~inner(one.foreground, SHELL) for one in (case, other))
+    image = case.image.copy()
     shape = (-1, 1)
-    have, want = own.image[:, ring], other.image[:, theirs] * (_brain(own) / _brain(other)).reshape(shape)
+    have, want = case.image[:, ring], other.image[:, theirs] * (_brain(case) / _brain(other)).reshape(shape)
     scaled = (have - have.mean(1).reshape(shape)) * (want.std(1) / np.maximum(have.std(1), 1e-6)).reshape(shape)
-    image[:, ring] = np.clip(scaled + want.mean(1).reshape(shape), own.image.min(), max(own.image.max(), want.max()))
+    image[:, ring] = np.clip(scaled + want.mean(1).reshape(shape), case.image.min(), max(case.image.max(), want.max()))
     return image
 
 
-def air(own: Case, other: Case) -> Image:
+def air(case: Case, other: Case) -> Image:
     """What lies outside of the head in the grain of the other picture's air, as its collection made it."""
-    outside, theirs = ~own.foreground, ~other.foreground
-    image = own.image.copy()
+    outside, theirs = ~case.foreground, ~other.foreground
+    image = case.image.copy()
     values = other.image[:, theirs]
     if values.shape[1] == 0 or not outside.any():
         raise ValueError("one of the pictures shows no air")
-    rng = np.random.default_rng(own.image.shape[1])
+    rng = np.random.default_rng(case.image.shape[1])
     image[:, outside] = values[:, rng.integers(values.shape[1], size=int(outside.sum()))]
     return image
 
 
-def intensity(own: Case, other: Case) -> Image:
+def intensity(case: Case, other: Case) -> Image:
     """All gray values times one factor, so that the brain is as bright as the other's."""
-    ratio = (_brain(other) / _brain(own)).reshape(-1, *[1] * own.foreground.ndim)
-    return (own.image * ratio).astype(np.float32)
+    ratio = (_brain(other) / _brain(case)).reshape(-1, *[1] * case.foreground.ndim)
+    return (case.image * ratio).astype(np.float32)
 
 
 def _brain(case: Case) -> Image:
@@ -150,12 +150,12 @@ PROBES: dict[str, Callable[[Case, Case], Image]] = {
 }
 
 
-def _exchanged(own: Case, other: Case, where: Mask) -> Image:
+def _exchanged(case: Case, other: Case, region: Mask) -> Image:
     """The other picture's values there, taken from its own edge, and only where neither shows its head."""
-    image = own.image.copy()
-    theirs = _aligned(other.image, own.image.shape[1:])
-    heads = own.foreground | _aligned(other.foreground[None], own.image.shape[1:])[0]
-    image[:, where & ~heads] = theirs[:, where & ~heads]
+    image = case.image.copy()
+    theirs = _aligned(other.image, case.image.shape[1:])
+    heads = case.foreground | _aligned(other.foreground[None], case.image.shape[1:])[0]
+    image[:, region & ~heads] = theirs[:, region & ~heads]
     return image
 
 

@@ -19,26 +19,26 @@ READ = 0.5
 NEAR, BRIGHTER = 0.05, 0.95
 
 
-def named(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def named_shortcut(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """What the verdict reads instead of the tumor, the most particular of what changes it; None: none of the probes.
 
     Args:
         rows: of `Answers.probes`, the most particular first.
     """
     for row in rows:
-        reads = row["n_changed"] >= LEAST and row["changed"] >= READ
-        if reads and (row["control"] is None or row["control"] <= CONTROL):
+        changes = row["n_changed"] >= LEAST and row["changed"] >= READ
+        if changes and (row["control"] is None or row["control"] <= CONTROL):
             return str(row["probe"])
     return None
 
 
-def reads(answers: Answers) -> list[Statement]:
+def shortcut_statements(answers: Answers) -> list[Statement]:
     """What the verdict reads instead of the tumor, or that none of the probes is read; nothing where few were asked."""
     rows = [row for row in answers.probes() if row["n_changed"]]
     n = max((row["n_changed"] for row in rows), default=0)
     if n < LEAST:
         return []
-    name = named(rows)
+    name = named_shortcut(rows)
     if name is None:
         worst = max(rows, key=lambda row: row["changed"])
         largest, stays = worst["changed"], worst["changed"] <= CONTROL
@@ -65,7 +65,7 @@ def reads(answers: Answers) -> list[Statement]:
     return [claim("shortcut", name, "fails", sentence, row["changed"], row["n_changed"], conclusion, *claimed)]
 
 
-def mask_reads(answers: Answers) -> dict[str, Any] | None:
+def mask_without_tumor(answers: Answers) -> dict[str, Any] | None:
     """What the mask marks where there is no tumor: in healthy heads, and where the tumor was painted out.
 
     Returns:
@@ -74,29 +74,29 @@ def mask_reads(answers: Answers) -> dict[str, Any] | None:
         None where no such picture was asked, or the model gives no masks.
     """
     ways = answers.ways("removal")[:1]
-    found = [
+    asked = [
         (answer, answers.cases[name].group) for name, answer in answers.as_is.items() if not answers.cases[name].kind
     ]
     for how in ways:
         gone = answers.asked.get(("removal", how, False), {})
-        found += [(answer, answers.cases[name].group) for name, (_, answer) in gone.items() if name in answers.cases]
-    found = [(answer, group) for answer, group in found if answer.mask_pixels is not None]
-    if not found:
+        asked += [(answer, answers.cases[name].group) for name, (_, answer) in gone.items() if name in answers.cases]
+    asked = [(answer, group) for answer, group in asked if answer.mask_pixels is not None]
+    if not asked:
         return None
-    marked = np.array([bool(answer.mask_pixels) for answer, _ in found])
-    groups = [group for _, group in found]
-    row: dict[str, Any] = {"n": len(found), "groups": len({*groups}), "marked": float(marked.mean())}
+    marked = np.array([bool(answer.mask_pixels) for answer, _ in asked])
+    groups = [group for _, group in asked]
+    row: dict[str, Any] = {"n": len(asked), "groups": len({*groups}), "marked": float(marked.mean())}
     row |= {"marked_error": standard_error(marked.astype(float), groups), "masks": int(marked.sum())}
-    kept = [(answer, group) for (answer, group), m in zip(found, marked, strict=True) if m and answer.mask_center]
+    kept = [(answer, group) for (answer, group), m in zip(asked, marked, strict=True) if m and answer.mask_center]
     if not kept:
         return row
-    own = [group for _, group in kept]
+    groups_of_masks = [group for _, group in kept]
     centers = np.array([answer.mask_center for answer, _ in kept])
     near = np.abs(centers - np.median(centers, axis=0)).max(axis=1) <= NEAR
     bright = np.array([(answer.mask_brighter_than or 0.0) >= BRIGHTER for answer, _ in kept])
-    row["of_masks"] = len({*own})
+    row["of_masks"] = len({*groups_of_masks})
     for name, values in (("place", near), ("bright", bright)):
-        row |= {name: float(values.mean()), f"{name}_error": standard_error(values.astype(float), own)}
+        row |= {name: float(values.mean()), f"{name}_error": standard_error(values.astype(float), groups_of_masks)}
     return row
 
 
@@ -106,17 +106,17 @@ MARKED = {
 }
 
 
-def mask_named(row: Mapping[str, Any] | None) -> str | None:
+def named_mark(row: Mapping[str, Any] | None) -> str | None:
     """Key of `MARKED` that says what most masks of tumor-free pictures mark; None: they are empty, or mark neither."""
     if row is None or row["masks"] < LEAST or row["marked"] < READ:
         return None
     return next((name for name in MARKED if row.get(name, 0.0) >= READ), None)
 
 
-def marks(answers: Answers) -> list[Statement]:
+def mask_statements(answers: Answers) -> list[Statement]:
     """What the mask marks instead of a tumor; nothing where most masks are empty without one."""
-    row = mask_reads(answers)
-    name = mask_named(row)
+    row = mask_without_tumor(answers)
+    name = named_mark(row)
     if row is None or name is None:
         return []
     of, words = MARKED[name]

@@ -9,7 +9,7 @@ from scripts.measures.claims import Share
 
 # A statement rests on at least so many pictures of so many patients or groups.
 LEAST, LEAST_GROUPS = 20, 10
-# Share of changed controls above which a property is not judged.
+# Share of changed controls above which nothing is said of a property.
 CONTROL = 0.10
 
 
@@ -18,7 +18,7 @@ class Statement:
     """A property with its verdict and the sentence that says why.
 
     Attributes:
-        property, of: what is judged, and of which output.
+        property, of: what the sentence is about, and of which output.
         verdict: "holds", "in part" or "fails" where that may be claimed, else "withheld".
         sentence: what was measured; of `statements` also what follows, with the probability that it is false.
         value, ci95, n: share, its interval, pictures.

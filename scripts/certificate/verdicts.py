@@ -12,7 +12,7 @@ from typing import Any
 
 from scripts.certificate.effects import Answers
 from scripts.certificate.questions import EXACT
-from scripts.certificate.shortcuts import marks, reads
+from scripts.certificate.shortcuts import mask_statements, shortcut_statements
 from scripts.certificate.statement import CONTROL, LEAST, LEAST_GROUPS, Statement, at_most, claim, percent
 from scripts.measures.claims import Share, reservation, settled
 
@@ -94,44 +94,44 @@ _TESTS = (
 
 
 def statements(answers: Answers, realism: Sequence[Mapping[str, Any]] = ()) -> list[Statement]:
-    """Every property that can be judged, and of the others why not.
+    """A statement on every property that the answers settle, and of the others why not.
 
     Args:
         answers: of the subject.
         realism: rows of `scripts.certificate.realism`; what is out of distribution is said beside the sentence.
     """
     odd = {(row["test"], row["how"]) for row in realism if row.get("out_of_distribution")}
-    judged: list[Statement] = []
+    drafts: list[Statement] = []
     ways_of: dict[int, str] = {}
     for name, test, of, measure, good, bad, words in _TESTS:
         ways = answers.ways(test) or [""]
         for how in ways:
-            statement = _judged(answers, name, test, how, of, measure, good, bad, words)
+            statement = _statement(answers, name, test, how, of, measure, good, bad, words)
             if statement is not None:
                 if (test, how) in odd:
-                    ways_of[len(judged)] = f"{test} ({how})" if how else test
-                judged.append(statement)
+                    ways_of[len(drafts)] = f"{test} ({how})" if how else test
+                drafts.append(statement)
     faded = [how for test, how in sorted(odd) if test == "fade"]
     if faded:
-        ways_of[len(judged)] = f"fade ({', '.join(faded)})"
-    judged.append(_dose(answers))
-    judged += reads(answers)
-    judged += marks(answers)
-    judged += _irrelevance(answers)
-    judged += _order(answers)
-    said = _said(judged)
+        ways_of[len(drafts)] = f"fade ({', '.join(faded)})"
+    drafts.append(_dose(answers))
+    drafts += shortcut_statements(answers)
+    drafts += mask_statements(answers)
+    drafts += _irrelevance(answers)
+    drafts += _order(answers)
+    concluded = _concluded(drafts)
     for k, way in ways_of.items():
-        if said[k].verdict != "withheld":
+        if concluded[k].verdict != "withheld":
             note = f" (the control of {way} can be recognized: read with reserve)"
-            said[k] = replace(said[k], sentence=said[k].sentence + note)
-    return said
+            concluded[k] = replace(concluded[k], sentence=concluded[k].sentence + note)
+    return concluded
 
 
-def _said(found: Sequence[Statement]) -> list[Statement]:
+def _concluded(drafts: Sequence[Statement]) -> list[Statement]:
     """The same with what follows from each where it may be claimed, all of them corrected together; else withheld."""
-    results = iter(settled([one.claimed for one in found if one.claimed]))
-    said = []
-    for one in found:
+    results = iter(settled([one.claimed for one in drafts if one.claimed]))
+    concluded = []
+    for one in drafts:
         if one.claimed:
             result = next(results)
             verdict = one.verdict if result["settled"] else "withheld"
@@ -145,8 +145,8 @@ def _said(found: Sequence[Statement]) -> list[Statement]:
                 one, verdict=verdict, sentence=sentence, false_probability=result["false_probability"],
                 needed=result["needed"],
             )  # fmt: skip
-        said.append(one)
-    return said
+        concluded.append(one)
+    return concluded
 
 
 def _order(answers: Answers) -> list[Statement]:
@@ -173,7 +173,7 @@ def _between(
     return Share((difference + 1) / 2, None if error is None else error / 2, groups, low, high)
 
 
-def _judged(
+def _statement(
     answers: Answers, name: str, test: str, how: str, of: str, measure: str, good: str, bad: str, words: Sequence[str]
 ) -> Statement | None:
     triples = answers.triples(test, how)

@@ -39,7 +39,7 @@ DRAWN = 16  # pictures of each kind of `OUTSIDERS`, and images changed by each o
 
 
 @dataclass
-class Foreign:
+class OutsideImages:
     """Images of one kind that the network should not be asked about.
 
     Attributes:
@@ -65,7 +65,7 @@ def foreign_images(
     outside: Mapping[str, Mapping[str, str]],
     batch_size: int = 16,
     count: int = DRAWN,
-) -> Iterator[Foreign]:
+) -> Iterator[OutsideImages]:
     """Every kind of foreign images: those from elsewhere, items changed by each contrast, and drawn ones (2D).
 
     Args:
@@ -79,20 +79,20 @@ def foreign_images(
     for name, others in outside_items(outside):
         features, at, refusals = item_features(network, others, transform, batch_size)
         owners = units_of(others)
-        yield Foreign(name, "images", True, features, [owners[i] for i in at], refusals)
+        yield OutsideImages(name, "images", True, features, [owners[i] for i in at], refusals)
     prepared = [item for _, item in prepared_items(items[:: max(1, len(items) // count)], transform)]
     pairs = [(item["image"], item["foreground"]) for item in prepared if not isinstance(item, str)]
     for name in CHANGES if pairs else ():
         made = [changed_pair(pair, name, 10_000 + i) for i, pair in enumerate(pairs)]
         parts = [features_of(network, made[i : i + batch_size]) for i in range(0, len(made), batch_size)]
-        yield Foreign(
+        yield OutsideImages(
             name, "changed", name in UNSEEN, np.concatenate(parts), [f"{name} {i}" for i in range(len(made))], []
         )
     channels = input_channels(network)
     for name in OUTSIDERS if spatial_dims(network) == 2 else ():
         drawn = drawn_items([name], channels, count, first=COUNT)
         features, at, refusals = item_features(network, drawn, transform, batch_size)
-        yield Foreign(name, "drawn", name in UNDRAWN, features, [drawn[i]["name"] for i in at], refusals)
+        yield OutsideImages(name, "drawn", name in UNDRAWN, features, [drawn[i]["name"] for i in at], refusals)
 
 
 def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -143,7 +143,7 @@ def write_scope(
     folder: str | Path,
     datalist: Mapping[str, Any],
     dataset_dir: str,
-    own: bool,
+    own_datalist: bool,
     outside: Mapping[str, Mapping[str, str]] | None = None,
     cases: int | None = 200,
     batch_size: int = 16,
@@ -160,14 +160,14 @@ def write_scope(
         transform: of the run's preprocessing, without labels.
         folder: ``runs/<run>/evaluation``.
         datalist, dataset_dir: what is evaluated.
-        own: whether that is the run's own datalist: only then a scope can be fitted here.
+        own_datalist: whether that is the run's own datalist: only then a scope can be fitted here.
         outside: {name: {datalist_file, dataset_dir}} of images from elsewhere, beside the drawn ones.
         cases: at most so many evaluated images, drawn by a fixed seed; None: all.
         batch_size: images at once.
     """
     stage = last_stage(run_dir)
     try:
-        if own and not scope.is_current(stage, network):
+        if own_datalist and not scope.is_current(stage, network):
             fit_scope(network, datalist, dataset_dir, transform, batch_size=batch_size).save(stage / scope.FILE)
         reference = scope.load(stage)
     except (scope.TooFewImages, scope.OldScope, FileNotFoundError) as error:

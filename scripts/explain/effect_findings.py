@@ -28,13 +28,13 @@ LEAST_EFFECT = 0.25
 class _Sides:
     """Images that the score should be high for and others, (B,) bool, and the score of all of them."""
 
-    own: np.ndarray
+    high: np.ndarray
     others: np.ndarray
     scores: np.ndarray
 
     def moved(self, which: np.ndarray, after: np.ndarray) -> float:
         """Share of the distance between the two sides by which the median score of some images moved to the other."""
-        other = self.others if bool(self.own[which].all()) else self.own
+        other = self.others if bool(self.high[which].all()) else self.high
         before = float(np.median(self.scores[which]))
         return (before - float(np.median(after))) / (before - float(np.median(self.scores[other])))
 
@@ -95,7 +95,7 @@ def verdict_without_tumor(
     if isinstance(sides, str):
         return Finding(WITHOUT_TUMOR, CANNOT_TELL, {}, sides)
     seen = (tumor != 0).flatten(1).any(1).cpu().numpy()
-    which = seen & sides.own if (seen & sides.own).any() else seen & sides.others
+    which = seen & sides.high if (seen & sides.high).any() else seen & sides.others
     if not which.any():
         return Finding(WITHOUT_TUMOR, CANNOT_TELL, {}, "no image of a known class has a tumor mask", "give some")
     moved = sides.moved(which, _scores(model, without_tumor.to(x), which, target, kwargs))
@@ -134,7 +134,7 @@ def air_effect(
     if isinstance(sides, str):
         return None
     moved = []
-    for mine, theirs in ((sides.own, sides.others), (sides.others, sides.own)):
+    for mine, theirs in ((sides.high, sides.others), (sides.others, sides.high)):
         donors = np.resize(np.flatnonzero(theirs), int(mine.sum()))
         changed = plain(x).clone()
         for index, donor in zip(np.flatnonzero(mine), donors, strict=True):

@@ -34,14 +34,14 @@ class Prepared:
     """An image as the network takes it, and the way back.
 
     Attributes:
-        given: whose plans were followed.
+        trained: whose plans were followed.
         image: (1, C, Z, Y, X) for a network of volumes; for one of slices they are the batch, (Z, C, Y, X). float32.
         size: of the image, (Z, Y, X), axes as in the plans.
         box: of the crop in it.
         spacing_mm: of the image, axes as in the plans.
     """
 
-    given: NNUNet
+    trained: NNUNet
     image: Tensor
     size: tuple[int, ...]
     box: tuple[slice, ...]
@@ -50,7 +50,7 @@ class Prepared:
     @property
     def grid(self) -> tuple[int, ...]:
         """Of the network, (Z, Y, X)."""
-        volumes = len(self.given.patch_size) == 3
+        volumes = len(self.trained.patch_size) == 3
         return tuple(self.image.shape[2:] if volumes else (len(self.image), *self.image.shape[2:]))
 
     def restored(self, values: Tensor) -> NDArray[np.float32]:
@@ -58,14 +58,16 @@ class Prepared:
 
         They are resampled as nnU-Net resamples its logits, and 0 outside the crop; axes are the image's own again.
         """
-        volumes = len(self.given.patch_size) == 3
+        volumes = len(self.trained.patch_size) == 3
         array = (values[0] if volumes else values.transpose(0, 1)).float().cpu().numpy()
         crop = tuple(side.stop - side.start for side in self.box)
-        spacing = _target_spacing(self.given, self.spacing_mm)
-        array = _resampled(array, crop, spacing, self.spacing_mm, self.given.resampling["probabilities"], self.given)
+        spacing = _target_spacing(self.trained, self.spacing_mm)
+        array = _resampled(
+            array, crop, spacing, self.spacing_mm, self.trained.resampling["probabilities"], self.trained
+        )
         whole = np.zeros((len(array), *self.size), np.float32)
         whole[(slice(None), *self.box)] = array
-        back = np.argsort(self.given.transpose)
+        back = np.argsort(self.trained.transpose)
         return whole.transpose(0, *(back + 1))
 
 

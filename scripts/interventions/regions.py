@@ -205,16 +205,16 @@ def usual(image: Image, tissue: Mask) -> tuple[tuple[Image, Image], float]:
     return (low, high), 1 - float(within(image, low, high)[tissue].mean())
 
 
-def odd_in(search: Search, image: Image, limits: tuple[Image, Image], own: float) -> NDArray[np.float32]:
+def odd_in(search: Search, image: Image, limits: tuple[Image, Image], share: float) -> NDArray[np.float32]:
     """How much more of each place of a search than of tissue lies beyond its limits, (N,), 0 to 1.
 
     What is usual must count nothing, or the places found are too even.
 
     Args:
         search, image: places, and what they hold.
-        limits, own: of `usual`.
+        limits, share: of `usual`.
     """
-    return np.maximum(0, search.share(~within(image, *limits)) - own - _SOME)
+    return np.maximum(0, search.share(~within(image, *limits)) - share - _SOME)
 
 
 def plausible(image: Image, tissue: Mask) -> Mask:

@@ -13,7 +13,7 @@ from scripts.certificate.verdicts import statements
 COUNT = 22
 
 
-def judged(questions, answers) -> dict[tuple[str, str], Statement]:
+def statements_by_property(questions, answers) -> dict[tuple[str, str], Statement]:
     found = statements(Answers(zip(questions, answers, strict=True), CLASSES, 0.5))
     return {(s.property, s.of): s for s in found}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.certificate.planted import Honest, phantom_cases
+from scripts.certificate.planted import TumorReader, phantom_cases
 from scripts.certificate.questions import Plan
 from scripts.certificate.realism import Realism
 from tests.certificate.asking import COUNT
@@ -21,4 +21,4 @@ def asked(cases):
     plan = Plan(cases[:COUNT], cases[COUNT:], ("poisson",), harmless=10)
     realism = Realism()
     questions = list(realism.watch(plan))
-    return plan, questions, realism.rows(), Honest().answer(questions)
+    return plan, questions, realism.rows(), TumorReader().answer(questions)

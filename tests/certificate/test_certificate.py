@@ -15,14 +15,14 @@ from scripts.certificate.cases import draw, hosts_for, usable_mask
 from scripts.certificate.certificate import certify, table
 from scripts.certificate.effects import Answers
 from scripts.certificate.harmless import bordered
-from scripts.certificate.planted import CLASSES, Honest
+from scripts.certificate.planted import CLASSES, TumorReader
 from scripts.certificate.questions import Plan, Question
 from scripts.certificate.realism import Realism
 from scripts.interventions.regions import inner
-from tests.certificate.asking import COUNT, judged, times
+from tests.certificate.asking import COUNT, statements_by_property, times
 
 
-class Skull(Honest):
+class Skull(TumorReader):
     """Reads what lies outside of the brain alone: the mean of skull and scalp, doubled in every tumor picture here."""
 
     identity = "skull"
@@ -45,7 +45,7 @@ def marked(cases):
 
 
 def test_an_honest_classifier_holds_every_property_of_these_pictures(asked):
-    found = judged(asked[1], asked[3])
+    found = statements_by_property(asked[1], asked[3])
     assert {key for key, one in found.items() if one.measured != "holds"} == set()
     assert ("necessity", "verdict (poisson)") in found
     assert ("sufficiency", "kind (poisson)") in found
@@ -53,7 +53,7 @@ def test_an_honest_classifier_holds_every_property_of_these_pictures(asked):
 
 
 def test_what_few_pictures_do_not_settle_is_withheld_with_the_number_that_would(asked):
-    found = judged(asked[1], asked[3])
+    found = statements_by_property(asked[1], asked[3])
     necessity = found["necessity", "verdict (poisson)"]
     assert necessity.verdict == "withheld"
     # .9 to the power of 22 is .098, times the claims of the certificate that are no more probable
@@ -69,7 +69,7 @@ def test_what_few_pictures_do_not_settle_is_withheld_with_the_number_that_would(
 
 
 def test_enough_patients_settle_every_property_and_beside_each_stands_how_probably_it_is_false(asked):
-    found = judged(times(asked[1], 25), list(asked[3]) * 25)
+    found = statements_by_property(times(asked[1], 25), list(asked[3]) * 25)
     assert {(key, one.verdict) for key, one in found.items() if one.verdict != "holds"} == set()
     assert found["necessity", "verdict (poisson)"].sentence.endswith(": the verdict needs the tumor (false: < 0.1 %)")
     assert all(one.false_probability <= 0.05 and one.sentence.rstrip(")")[-1] == "%" for one in found.values())
@@ -79,7 +79,7 @@ def test_no_statement_stands_without_its_probability(asked):
     """Also the ones that accuse: whatever is not withheld says with which probability it is false."""
     for answers in (asked[3], Nervous().answer(asked[1]), [replace(a, mask_pixels=9) for a in asked[3]]):
         for questions, given in ((asked[1], answers), (times(asked[1], 3), list(answers) * 3)):
-            for one in judged(questions, given).values():
+            for one in statements_by_property(questions, given).values():
                 if one.verdict != "withheld":
                     assert one.false_probability <= 0.05
                     assert f"{one.conclusion} (false: " in one.sentence
@@ -91,7 +91,7 @@ def test_no_statement_stands_without_its_probability(asked):
 def test_a_classifier_that_reads_the_skull_fails_both_ways(cases):
     plan = Plan(marked(cases[:COUNT]), cases[COUNT:], ("poisson",), harmless=0)
     questions = list(plan)
-    found = judged(questions, Skull().answer(questions))
+    found = statements_by_property(questions, Skull().answer(questions))
     necessity = found["necessity", "verdict (poisson)"]
     assert necessity.verdict == "fails"
     assert "are still called tumor after the tumor was painted out" in necessity.sentence
@@ -100,7 +100,7 @@ def test_a_classifier_that_reads_the_skull_fails_both_ways(cases):
     assert found["irrelevance", "control of transplant (poisson)"].measured == "holds"
 
 
-class Nervous(Honest):
+class Nervous(TumorReader):
     """Says tumor to whatever was touched: its controls do not carry a statement."""
 
     identity = "nervous"
@@ -113,7 +113,7 @@ class Nervous(Honest):
 
 
 def test_what_the_control_does_not_carry_is_withheld(asked):
-    necessity = judged(asked[1], Nervous().answer(asked[1]))["necessity", "verdict (poisson)"]
+    necessity = statements_by_property(asked[1], Nervous().answer(asked[1]))["necessity", "verdict (poisson)"]
     assert (necessity.verdict, necessity.measured) == ("withheld", "")
     assert (
         necessity.sentence == f"the control alone changes 100% of {COUNT} pictures: what the tumor does is not judged"
@@ -123,7 +123,7 @@ def test_what_the_control_does_not_carry_is_withheld(asked):
 def test_too_few_pictures_one_class_and_no_healthy_heads_are_said(cases):
     plan = Plan([case for case in cases if case.kind == 1][:4], [], ("poisson",), harmless=0)
     questions = list(plan)
-    found = judged(questions, Honest().answer(questions))
+    found = statements_by_property(questions, TumorReader().answer(questions))
     assert {(one.verdict, one.measured) for one in found.values()} == {("withheld", "")}
     assert found["necessity", "verdict (poisson)"].sentence.startswith("only 4 tumors")
     assert found["sufficiency", "verdict"].sentence.startswith("only 0 healthy heads")
@@ -138,7 +138,7 @@ def test_maps_and_masks_are_judged_like_verdicts(asked):
         for answer in asked[3]
     ]
     with_map = [replace(a, evidence=0.0) if a.tumor() < 0.5 else a for a in with_map]
-    found = judged(asked[1], with_map)
+    found = statements_by_property(asked[1], with_map)
     assert found["necessity", "mask (poisson)"].verdict == "fails"
     assert found["necessity", "evidence map (poisson)"].measured == "holds"
     assert found["sufficiency", "evidence map (poisson)"].measured == "holds"
@@ -179,7 +179,7 @@ def test_realism_names_a_control_that_can_be_recognized(asked, cases):
 
 def test_certify_writes_everything_and_continues(cases, tmp_path):
     some = [*cases[:6], *cases[COUNT : COUNT + 5]]
-    content = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), harmless=2)
+    content = certify(TumorReader(), some, tmp_path, "honest", "person", infills=("poisson",), harmless=2)
     assert {path.name for path in tmp_path.iterdir()} == {
         "answers.json", "causal.csv", "causal.json", "certificate.html", "examples.png",
     }  # fmt: skip
@@ -188,12 +188,12 @@ def test_certify_writes_everything_and_continues(cases, tmp_path):
     assert "only 6 tumors" in page
     assert "://" not in page.replace("http://www.w3.org", "")
     assert 0.8 * content["counts"]["pictures"] < content["counts"]["asked"] <= content["counts"]["pictures"]
-    again = certify(Honest(), some, tmp_path, "honest", "person", infills=("poisson",), harmless=2)
+    again = certify(TumorReader(), some, tmp_path, "honest", "person", infills=("poisson",), harmless=2)
     assert again["counts"]["asked"] == 0
     assert again["rows"] == content["rows"]
     assert len(table(content).splitlines()) == len(content["statements"])
     with pytest.raises(ValueError, match="no picture can be used for a certificate: 3 times no mask"):
-        certify(Honest(), [], tmp_path, "honest", "person", left_out={"no mask": 3})
+        certify(TumorReader(), [], tmp_path, "honest", "person", left_out={"no mask": 3})
 
 
 def test_the_page_says_each_statement_with_its_probability_and_withholds_the_rest(asked, cases, tmp_path):
@@ -223,7 +223,7 @@ def test_the_page_says_each_statement_with_its_probability_and_withholds_the_res
 
 
 def test_refused_pictures_are_counted_with_their_reason(cases, asked):
-    class Refusing(Honest):
+    class Refusing(TumorReader):
         def answer(self, questions):
             return [Answer(refused="no head") for _ in questions]
 
@@ -234,15 +234,15 @@ def test_refused_pictures_are_counted_with_their_reason(cases, asked):
 
 def test_answers_of_another_model_are_not_taken(cases, tmp_path):
     questions = [Question("as is", "", False, case, case.name, case.kind, case.image, None) for case in cases[:3]]
-    first = CachedModel(Honest(), tmp_path / "answers.json", 2)
+    first = CachedModel(TumorReader(), tmp_path / "answers.json", 2)
     list(first.ask(questions))
-    same, other = CachedModel(Honest(), tmp_path / "answers.json"), CachedModel(Skull(), tmp_path / "answers.json")
+    same, other = CachedModel(TumorReader(), tmp_path / "answers.json"), CachedModel(Skull(), tmp_path / "answers.json")
     content = json.loads((tmp_path / "answers.json").read_text())
     for answer in content["answers"].values():
         answer.pop("mask_in_place")
     content["fields"].remove("mask_in_place")
     (tmp_path / "before.json").write_text(json.dumps(content))
-    earlier = CachedModel(Honest(), tmp_path / "before.json")
+    earlier = CachedModel(TumorReader(), tmp_path / "before.json")
     for kept, asked in ((same, 0), (other, 3), (earlier, 3)):
         list(kept.ask(questions))
         assert kept.asked == asked

@@ -11,7 +11,7 @@ from scripts.certificate.effects import Answers
 from scripts.certificate.planted import CLASSES
 from scripts.certificate.questions import Question
 from scripts.certificate.verdicts import statements
-from tests.certificate.asking import COUNT, judged, times
+from tests.certificate.asking import COUNT, statements_by_property, times
 
 
 def masked(questions, marks) -> list[Answer]:
@@ -34,7 +34,7 @@ def holds_tumor(question: Question) -> bool:
 
 def test_the_mask_goes_with_the_tumor_and_comes_where_it_was_moved(asked):
     questions = [q for q in asked[1] if q.test in ("as is", "removal", "transplant")]
-    honest = judged(questions, masked(questions, lambda q: (0.9 * holds_tumor(q), 0)))
+    honest = statements_by_property(questions, masked(questions, lambda q: (0.9 * holds_tumor(q), 0)))
     for key in (
         ("necessity", "mask (poisson)"), ("necessity", "mask at the tumor's place (poisson)"),
         ("sufficiency", "mask (poisson)"),
@@ -49,14 +49,14 @@ def test_the_mask_goes_with_the_tumor_and_comes_where_it_was_moved(asked):
     assert row["difference_ci95"][0] > 0.6
 
     # Something is marked in every picture, the tumor as well where there is one.
-    nervous = judged(questions, masked(questions, lambda q: (0.9 * holds_tumor(q), 50)))
+    nervous = statements_by_property(questions, masked(questions, lambda q: (0.9 * holds_tumor(q), 50)))
     assert nervous["necessity", "mask (poisson)"].verdict == "fails"
     assert nervous["necessity", "mask at the tumor's place (poisson)"].measured == "holds"
     # Half of the picture is marked: the place is in it, and the mask does not show where.
-    wide = judged(questions, masked(questions, lambda q: (1.0 * (q.test == "transplant"), 6000)))
+    wide = statements_by_property(questions, masked(questions, lambda q: (1.0 * (q.test == "transplant"), 6000)))
     assert wide["sufficiency", "mask (poisson)"].verdict == "fails"
     # The place is marked whatever lies there: the control says so.
-    always = judged(questions, masked(questions, lambda q: (1.0, 0)))
+    always = statements_by_property(questions, masked(questions, lambda q: (1.0, 0)))
     assert always["sufficiency", "mask (poisson)"].verdict == "withheld"
     assert always["necessity", "mask at the tumor's place (poisson)"].verdict == "fails"
 

@@ -13,13 +13,13 @@ from PIL import Image
 
 from scripts.certificate.arguments import VERBS
 from scripts.certificate.effects import Answers
-from scripts.certificate.models import Foreign
+from scripts.certificate.models import ExternalModel
 from scripts.certificate.openers import open_model
 from scripts.certificate.planted import phantom_case, phantom_cases
 from scripts.certificate.planted_masks import HONEST, SEGMENTERS, read_by_mask
 from scripts.certificate.questions import Question
 from scripts.certificate.settings import Settings
-from scripts.certificate.shortcuts import MARKED, mask_reads
+from scripts.certificate.shortcuts import MARKED, mask_without_tumor
 from scripts.certificate.verdicts import statements
 from scripts.command.verbs import run_verb
 from tests.certificate.addresses import Silent, serving
@@ -47,19 +47,19 @@ def square(size: int = 8) -> np.ndarray:
 
 
 def says(output, **settings):
-    return Foreign(lambda batch: output, Settings(TWO, outputs="mask", **settings), "x", "model")
+    return ExternalModel(lambda batch: output, Settings(TWO, outputs="mask", **settings), "x", "model")
 
 
 def test_a_mask_is_compared_with_the_place_on_the_grid_of_the_model():
     picture = square()
     place = np.zeros((8, 6), bool)
     place[1:3, 3:6] = True  # four pixels of six
-    model = Foreign(lambda batch: batch[:, 0], Settings(TWO, outputs="mask"), "x", "model")
+    model = ExternalModel(lambda batch: batch[:, 0], Settings(TWO, outputs="mask"), "x", "model")
     (answer,) = model.answer(about(picture, place))
     assert (answer.mask_pixels, answer.mask_in_place, answer.dice) == (6, 4, 8 / 12)
     assert answer.mask_center == (3.5 / 6, 2 / 8), "rows first, as the model has them"
     assert answer.probabilities == (0.0, 1.0)
-    twice = Foreign(lambda batch: batch[:, 0], Settings(TWO, outputs="mask", size=(12, 16)), "x", "model")
+    twice = ExternalModel(lambda batch: batch[:, 0], Settings(TWO, outputs="mask", size=(12, 16)), "x", "model")
     (answer,) = twice.answer(about(picture, place))
     assert answer.dice == pytest.approx(8 / 12, abs=0.1)
     assert answer.mask_pixels > 20
@@ -84,12 +84,12 @@ def test_the_kind_is_that_of_most_of_the_mask_and_parts_are_of_the_one_tumor():
     output = np.zeros((1, 3, 6, 8))
     output[0, 1] = 1.0
     output[0, :, :2] = np.reshape([0.2, 0.1, 0.7], (3, 1, 1))
-    model = Foreign(lambda batch: output, Settings(three, outputs="mask"), "x", "model")
+    model = ExternalModel(lambda batch: output, Settings(three, outputs="mask"), "x", "model")
     (answer,) = model.answer(about(square()))
     assert model.classes == ["no_tumor", "solid", "ring"]
     assert answer.probabilities == pytest.approx((0.1, 0.9 * 0.2 / 0.9, 0.9 * 0.7 / 0.9))
     assert answer.mask_pixels == 16
-    last = Foreign(
+    last = ExternalModel(
         lambda batch: np.moveaxis(output, 1, -1), Settings(three, outputs="mask", layout="nhwc"), "x", "model"
     )
     assert last.answer(about(square()))[0].probabilities == pytest.approx(answer.probabilities)
@@ -105,10 +105,10 @@ def test_logits_become_probabilities_one_by_one_or_against_the_background():
     logits = np.zeros((1, 1, 6, 8))
     logits[0, 0, 0, 0] = np.log(3)
     settings = Settings(TWO, outputs="mask_logits", threshold=0.6)
-    (answer,) = Foreign(lambda batch: logits, settings, "x", "model").answer(about(square()))
+    (answer,) = ExternalModel(lambda batch: logits, settings, "x", "model").answer(about(square()))
     assert (answer.tumor(), answer.mask_pixels) == (pytest.approx(0.75), 1)
     both = np.concatenate([np.full_like(logits, 1.0), logits + 1.0], axis=1)
-    (answer,) = Foreign(lambda batch: both, settings, "x", "model").answer(about(square()))
+    (answer,) = ExternalModel(lambda batch: both, settings, "x", "model").answer(about(square()))
     assert (answer.tumor(), answer.mask_pixels) == (pytest.approx(0.75), 1)
 
 
@@ -199,7 +199,7 @@ def test_planted_segmenters_are_named_by_what_they_mark(asked):
         subject = SEGMENTERS[name]
         answers = Answers(zip(questions, subject.answer(questions), strict=True), subject.classes, 0.5)
         found[name] = {(s.property, s.of): s for s in statements(answers)}
-        assert mask_reads(answers)["marked"] == (name != HONEST)
+        assert mask_without_tumor(answers)["marked"] == (name != HONEST)
     accused = found["brightest tissue"]["shortcut", "mask: brightest tissue"]
     assert accused.verdict == "fails"
     assert accused.sentence.startswith("100 % of 44 pictures without a tumor have a mask, and ")

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from scripts.certificate.arguments import VERBS
+from scripts.certificate.bundle_run import BundleRun
 from scripts.certificate.folders import datalist_cases, read_cases, read_picture
-from scripts.certificate.models import Foreign
+from scripts.certificate.models import ExternalModel
 from scripts.certificate.openers import open_model
-from scripts.certificate.own import OwnRun
 from scripts.certificate.planted import phantom_case
 from scripts.certificate.questions import Question
 from scripts.certificate.settings import Settings
@@ -46,7 +46,7 @@ def gray(value: float, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
 
 
 def test_outputs_are_reordered_so_that_no_tumor_is_first():
-    model = Foreign(lambda batch: [[0.9, 0.1]] * len(batch), Settings(CLASSES), "x", "model")
+    model = ExternalModel(lambda batch: [[0.9, 0.1]] * len(batch), Settings(CLASSES), "x", "model")
     assert model.classes == ["no_tumor", "solid"]
     assert model.answer(questions(gray(1)))[0].probabilities == pytest.approx((0.1, 0.9))
 
@@ -61,7 +61,7 @@ def test_outputs_are_reordered_so_that_no_tumor_is_first():
     ],
 )
 def test_gray_values_are_scaled_as_the_settings_say(settings, expected):
-    found = Foreign(len, Settings(CLASSES, **settings), "x", "model").prepare(gray(51))
+    found = ExternalModel(len, Settings(CLASSES, **settings), "x", "model").prepare(gray(51))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert found.shape == (1, 8, 6)
 
@@ -69,15 +69,15 @@ def test_gray_values_are_scaled_as_the_settings_say(settings, expected):
 def test_channels_their_order_layout_and_size():
     color = np.stack([np.full((6, 8), v, np.float32) for v in (255, 0, 51)])
     rgb, bgr = (
-        Foreign(len, Settings(CLASSES, channels=3, channel_order=order), "x", "model").prepare(color)
+        ExternalModel(len, Settings(CLASSES, channels=3, channel_order=order), "x", "model").prepare(color)
         for order in ("rgb", "bgr")
     )
     np.testing.assert_array_equal(rgb, bgr[::-1])
     assert rgb[:, 0, 0] == pytest.approx([1, 0, 0.2])
-    last = Foreign(len, Settings(CLASSES, channels=3, layout="nhwc", size=(4, 5)), "x", "model").prepare(color)
+    last = ExternalModel(len, Settings(CLASSES, channels=3, layout="nhwc", size=(4, 5)), "x", "model").prepare(color)
     assert last.shape == (4, 5, 3)
-    assert Foreign(len, Settings(CLASSES, channels=3), "x", "m").prepare(gray(255)).shape == (3, 8, 6)
-    assert Foreign(len, Settings(CLASSES), "x", "m").prepare(color)[0, 0, 0] == pytest.approx(0.4)
+    assert ExternalModel(len, Settings(CLASSES, channels=3), "x", "m").prepare(gray(255)).shape == (3, 8, 6)
+    assert ExternalModel(len, Settings(CLASSES), "x", "m").prepare(color)[0, 0, 0] == pytest.approx(0.4)
 
 
 def test_pictures_of_one_size_go_in_one_call():
@@ -87,7 +87,7 @@ def test_pictures_of_one_size_go_in_one_call():
         sizes.append(batch.shape)
         return [[0.5, 0.5]] * len(batch)
 
-    model = Foreign(call, Settings(CLASSES, batch_size=2), "x", "model")
+    model = ExternalModel(call, Settings(CLASSES, batch_size=2), "x", "model")
     model.answer(questions(gray(1), gray(2), gray(3), gray(4, (9, 9))))
     assert sizes == [(2, 1, 8, 6), (1, 1, 8, 6), (1, 1, 9, 9)]
     assert model.calls == 3
@@ -107,7 +107,7 @@ def test_pictures_of_one_size_go_in_one_call():
 )
 def test_an_answer_that_is_none_is_told_in_a_sentence(call, settings, sentence):
     with pytest.raises(ValueError, match=f"^model .*{sentence}"):
-        Foreign(call, Settings(CLASSES, **settings), "x", "model").answer(questions(gray(1)))
+        ExternalModel(call, Settings(CLASSES, **settings), "x", "model").answer(questions(gray(1)))
 
 
 def test_settings_name_what_is_wrong(tmp_path):
@@ -251,7 +251,7 @@ def test_patients_of_one_number_in_two_sources_are_two(pictures):
     """As everywhere else: the certificate of somebody's model, and that of a run."""
     items = _of_two_sources(pictures)
     network = MultiTaskDynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16]).eval()
-    own = OwnRun(network, [64, 64], ["no_tumor", "solid"], "x")
+    own = BundleRun(network, [64, 64], ["no_tumor", "solid"], "x")
     for cases in (datalist_cases(items, [0, 1], Counter()), own.cases(items, Counter())):
         assert len(cases) == 4
         groups = [case.group for case in cases]

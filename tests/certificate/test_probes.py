@@ -13,10 +13,10 @@ from scripts.certificate import planted
 from scripts.certificate.answers import Answer
 from scripts.certificate.effects import Answers
 from scripts.certificate.harmless import HARMLESS, brightened, mirrored
-from scripts.certificate.planted import CLASSES, READERS, Honest, collected, phantom_case, phantom_cases
+from scripts.certificate.planted import CLASSES, READERS, TumorReader, collected, phantom_case, phantom_cases
 from scripts.certificate.probes import BLOCKY, PROBES, blockiness, other_of
 from scripts.certificate.questions import Plan
-from scripts.certificate.shortcuts import named
+from scripts.certificate.shortcuts import named_shortcut
 from scripts.certificate.verdicts import statements
 from scripts.interventions.insertion import resized
 
@@ -67,10 +67,10 @@ def test_what_is_read_is_named_and_nothing_else():
     cases = [collected(case, k) for k, case in enumerate(phantom_cases(5, 12, 12))]
     plan = Plan(cases[:12], cases[12:], ("poisson",), harmless=0)
     questions = list(itertools.takewhile(lambda q: q.test in ("as is", "probe"), plan))
-    for subject in (Honest(), READERS[0], READERS[1], READERS[3], READERS[6]):
+    for subject in (TumorReader(), READERS[0], READERS[1], READERS[3], READERS[6]):
         answers = Answers(zip(questions, subject.answer(questions), strict=True), CLASSES, 0.5)
         expected = None if subject.identity == "honest" else subject.identity
-        assert named(answers.probes()) == expected
+        assert named_shortcut(answers.probes()) == expected
         sentence = next(s for s in statements(answers) if s.property == "shortcut")
         assert sentence.measured == ("holds" if expected is None else "fails")
         if expected is None:
@@ -83,16 +83,16 @@ def test_what_is_read_is_named_and_nothing_else():
 
 def test_a_probe_whose_control_changes_as_much_is_not_named():
     row = {"probe": "air", "n_changed": 30, "changed": 0.9, "n_control": 30, "control": 0.8}
-    assert named([row]) is None
-    assert named([{**row, "control": 0.0}]) == "air"
-    assert named([{**row, "control": 0.0, "n_changed": 5}]) is None
+    assert named_shortcut([row]) is None
+    assert named_shortcut([{**row, "control": 0.0}]) == "air"
+    assert named_shortcut([{**row, "control": 0.0, "n_changed": 5}]) is None
 
 
 def test_an_exchanged_order_of_the_classes_is_said():
     cases = phantom_cases(6, 16, 8)
     plan = Plan(cases[:16], cases[16:], ("poisson",), harmless=0, probes=0)
     questions = list(itertools.takewhile(lambda q: q.test == "as is", plan))
-    right = Honest().answer(questions)
+    right = TumorReader().answer(questions)
     for answers, doubted in ((right, False), ([Answer(a.probabilities[::-1]) for a in right], True)):
         found = Answers(zip(questions, answers, strict=True), CLASSES, 0.5)
         said = [s.sentence for s in statements(found) if s.property == "class order"]

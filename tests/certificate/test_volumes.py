@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.certificate.bundle_run import BundleRun
 from scripts.certificate.cases import Case, Host, uneven
 from scripts.certificate.certificate import certify
 from scripts.certificate.certify import certify_run
-from scripts.certificate.models import Foreign
-from scripts.certificate.own import OwnRun
+from scripts.certificate.models import ExternalModel
 from scripts.certificate.questions import Plan
 from scripts.certificate.settings import Settings
 from scripts.interventions import Turn
@@ -46,9 +46,9 @@ def cases() -> list[Case]:
     return [volume(1, 1), volume(2, 1), volume(501, 0), volume(502, 0)]
 
 
-def own() -> OwnRun:
+def own() -> BundleRun:
     network = MultiTaskDynUNet(3, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[2, 4, 4], evidence_channels=4).eval()
-    return OwnRun(network, [16, 16, 16], ["no_tumor", "tumor"], "x")
+    return BundleRun(network, [16, 16, 16], ["no_tumor", "tumor"], "x")
 
 
 def test_a_network_of_volumes_is_asked_everything_that_volumes_have(tmp_path):
@@ -108,6 +108,6 @@ def test_patches_and_models_of_others_are_refused_in_a_sentence(tmp_path):
     ):
         certify_run(tmp_path / "run", tmp_path, tmp_path / "list.json")
     plan = Plan([volume(1, 1)], [], ("poisson",), harmless=0, probes=0)
-    model = Foreign(lambda batch: [[0.5, 0.5]], Settings(), "x", "model")
+    model = ExternalModel(lambda batch: [[0.5, 0.5]], Settings(), "x", "model")
     with pytest.raises(ValueError, match=r"model takes pictures, got an array of shape \(1, 44, 44, 34\)"):
         model.answer([next(iter(plan))])

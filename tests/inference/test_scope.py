@@ -281,14 +281,14 @@ def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, 
     dataset = EvaluationDataset(items, training_pipeline)
     file = last_stage(run) / scope.FILE
     try:
-        missing = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=False)
+        missing = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own_datalist=False)
         assert list(missing) == ["unavailable"]
         assert "scope.npz is missing" in missing["unavailable"]
         few = {**datalist, "validation": datalist["validation"][:5]}
-        result = write_scope(network, run, dataset, pipeline, tmp_path, few, folder, own=True)
+        result = write_scope(network, run, dataset, pipeline, tmp_path, few, folder, own_datalist=True)
         assert result == {"unavailable": "a scope takes 20 validation images or more, got 5"}
         assert not file.is_file()
-        result = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=True)
+        result = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own_datalist=True)
         assert json.loads((tmp_path / "scope.json").read_text()) == result
         by_name = {entry["name"]: entry for entry in result["outside"]}
         assert by_name["CT (drawn)"]["auroc"] > 0.95
@@ -303,7 +303,7 @@ def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, 
         image = dataset[0]["image"][None]
         values, _, _ = item_features(network, items[:1], pipeline)
         np.testing.assert_allclose(reference.score(features(network, image)), reference.score(values), rtol=1e-6)
-        other = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own=False, cases=4)
+        other = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own_datalist=False, cases=4)
         assert (other["inside"]["n"], file.read_bytes() == before) == (4, True)
         at_inference(run, tmp_path)
         train_further(network)

@@ -25,7 +25,7 @@ from scripts.networks.regions import tumor_mask
 from scripts.runs.tasks import is_trained
 
 
-class OwnRun:
+class BundleRun:
     """A network of this bundle that answers pictures through its pipeline, as the evaluation does.
 
     Args:
