@@ -117,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inference = Inference(device="cpu")
-        study = folder / "study.nii.gz"
-        phantoms.phantom_volume([0, 1], True, (256, 256), max(BATCHES) + 2).save(study)
-        stack = slices_first(inference.prepare({"image": str(study)})["image"])[: max(BATCHES)].contiguous()
+        volume = folder / "volume.nii.gz"
+        phantoms.phantom_volume([0, 1], True, (256, 256), max(BATCHES) + 2).save(volume)
+        stack = slices_first(inference.prepare({"image": str(volume)})["image"])[: max(BATCHES)].contiguous()
         ways = passes(inference.network, stack, options.tried)
         for batch in BATCHES:
             x = stack[:batch]

@@ -1,4 +1,4 @@
-"""What a whole study costs beside the network: file to mask, evidence and overlay on disk, as multiples of its passes.
+"""What a whole volume costs beside the network: file to mask, evidence and overlay on disk, as multiples of its passes.
 
     python -m benchmarks.inference [--slices 20] [--rounds 5] [--threads 1] [--clock cpu] [--out FILE] [--check]
 
@@ -39,9 +39,9 @@ from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 
-# Of the whole study; without an overlay the network is to take 85 % of the CPU time.
-WITHOUT = "whole study without overlay"
-TARGETS = {"whole study": 1.10, WITHOUT: 1 / 0.85}
+# Of the whole volume; without an overlay the network is to take 85 % of the CPU time.
+WITHOUT = "whole volume without overlay"
+TARGETS = {"whole volume": 1.10, WITHOUT: 1 / 0.85}
 STANDARD, SHIPPED = "standard", "shipped"
 # Of the standard network's random weights: logit of the background above what they give, so that little is tumor.
 BACKGROUND = 3.0
@@ -70,9 +70,9 @@ def standard_overlay(folder: Path, side: int, **changes: Any) -> Path:
     return path
 
 
-def jobs_of(inference: Inference, study: Path, out: Path) -> dict[str, Job]:
-    """The network's passes, the whole study, and its parts."""
-    item = inference.prepare({"image": str(study)})
+def jobs_of(inference: Inference, volume: Path, out: Path) -> dict[str, Job]:
+    """The network's passes, the whole volume, and its parts."""
+    item = inference.prepare({"image": str(volume)})
     stack = slices_first(item["image"]).contiguous().to(inference.device)
     output = {key: value.cpu() for key, value in inference.infer(item).items()}
     batches = stack.split(inference.inferer.batch_size)
@@ -85,15 +85,15 @@ def jobs_of(inference: Inference, study: Path, out: Path) -> dict[str, Job]:
                 inference.network.multitask(batch)
 
     def predict(job: BatchPrediction) -> None:
-        (row,) = job.run([study], [f"study{next(numbers)}"])
+        (row,) = job.run([volume], [f"volume{next(numbers)}"])
         if row["error"]:
             raise ValueError(row["error"])
 
     return {
         "network": passes,
-        "whole study": lambda: predict(whole),
+        "whole volume": lambda: predict(whole),
         WITHOUT: lambda: predict(plain),
-        "reading and preparing": lambda: inference.prepare({"image": str(study)}),
+        "reading and preparing": lambda: inference.prepare({"image": str(volume)}),
         "inference with evidence": lambda: inference.infer(item),
         "back to the file's grid": lambda: inference.finish(item, output),
         "overlay": lambda: study_overlay(item, output),
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.inference", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--side", type=int, default=256, help="pixels of a slice, and of the standard network's input")
-    parser.add_argument("--slices", type=int, default=20, help="of the study")
+    parser.add_argument("--slices", type=int, default=20, help="of the volume")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="a narrow standard network alone: for tests")
     add_options(parser, threads=1, clock="cpu")
@@ -135,15 +135,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        study = folder / "study.nii.gz"
-        phantoms.phantom_volume([0, 1], True, (options.side, options.side), options.slices).save(study)
+        volume = folder / "volume.nii.gz"
+        phantoms.phantom_volume([0, 1], True, (options.side, options.side), options.slices).save(volume)
         narrow = {"filters": [4, 8, 8, 8], "evidence_channels": 8} if options.small else {}
         overlays: dict[str, Path | None] = {STANDARD: standard_overlay(folder, options.side, **narrow)}
         if not options.small:
             overlays[SHIPPED] = None
         for label, overlay in overlays.items():
             inference = Inference(overlay=overlay, device="cpu")
-            seconds = timed(jobs_of(inference, study, folder / label), options.rounds, CLOCKS[options.clock])
+            seconds = timed(jobs_of(inference, volume, folder / label), options.rounds, CLOCKS[options.clock])
             rows += rows_of(label, seconds, options.slices)
     print(table(rows))
     if options.out:

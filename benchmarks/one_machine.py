@@ -132,20 +132,20 @@ def parts(folder: Path, count: int, rounds: int) -> list[Line]:
 
 
 def predicting(folder: Path, slices: int, rounds: int) -> list[Line]:
-    """A study from file to results, by the standard and the shipped network, in its passes."""
-    study = folder / "study.nii.gz"
-    phantoms.phantom_volume([0, 1], True, (256, 256), slices).save(study)
+    """A volume from file to results, by the standard and the shipped network, in its passes."""
+    volume = folder / "volume.nii.gz"
+    phantoms.phantom_volume([0, 1], True, (256, 256), slices).save(volume)
     lines = []
     for label, overlay in (("standard", inference.standard_overlay(folder, 256)), ("shipped", None)):
-        jobs = inference.jobs_of(Inference(overlay=overlay, device="cpu"), study, folder / label)
-        kept = {name: job for name, job in jobs.items() if name in ("network", "whole study", inference.WITHOUT)}
+        jobs = inference.jobs_of(Inference(overlay=overlay, device="cpu"), volume, folder / label)
+        kept = {name: job for name, job in jobs.items() if name in ("network", "whole volume", inference.WITHOUT)}
         seconds = timed(kept, rounds, CLOCKS["cpu"])
 
         def ratio(name: str, seconds: dict[str, list[float]] = seconds) -> float:
             return statistics.median(a / b for a, b in zip(seconds[name], seconds["network"], strict=True))
 
         lines += [
-            Line(f"prediction with overlay / network, {label}", ratio("whole study"), "x", 1.15),
+            Line(f"prediction with overlay / network, {label}", ratio("whole volume"), "x", 1.15),
             Line(f"prediction without overlay / network, {label}", ratio(inference.WITHOUT), "x", 1 / 0.85),
         ]
     return lines
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="folder of pictures to load and verify (default: drawn)")
     parser.add_argument("--count", type=int, default=24, help="images (default: 24)")
     parser.add_argument("--rounds", type=int, default=3, help="after one that is thrown away (default: 3)")
-    parser.add_argument("--slices", type=int, default=12, help="of the study (default: 12)")
+    parser.add_argument("--slices", type=int, default=12, help="of the volume (default: 12)")
     parser.add_argument("--training", action="store_true", help="steps and stages of training too")
     parser.add_argument("--out", type=Path, help="JSON to write")
     options = parser.parse_args(arguments)

@@ -2,14 +2,14 @@
 
     python -m benchmarks.scale rows [--rows 10000 1000000]
     python -m benchmarks.scale kills [--images 2000] [--kills 50] [--processes 2] [--seed 0]
-    python -m benchmarks.scale cost FOLDER [--images 40] [--studies 1000000]
+    python -m benchmarks.scale cost FOLDER [--images 40] [--scans 1000000]
     python -m benchmarks.scale processes FOLDER [--images 24] [--rounds 3]
 
 `rows` sends a manifest through the real code with a predictor that answers at once: time a row, of the merge, and peak
 memory, each number of rows in a process of its own. `kills` predicts small drawn heads with a tiny random
 network, once undisturbed, and once while a process drawn at random (a shard's, or the one that started them) is ended
 with SIGKILL; the driver is started again by the same command. `cost` predicts some images of a folder by the shipped
-network, with overlays, and says what so many studies like them cost at the same rate. `processes` compares two
+network, with overlays, and says what so many scans like them cost at the same rate. `processes` compares two
 processes, each on a core of its own, with one of them alone: images a second by the wall clock, and by the CPU time
 that each took, which other programs on the machine disturb least.
 """
@@ -149,13 +149,13 @@ def measure_kills(folder: Path, images: int, kills: int, processes: int, seed: i
     }
 
 
-def measure_cost(predict: Recipe, images: Sequence[Path], studies: int) -> dict[str, Any]:
-    """CPU hours, storage and files of so many studies, from those of some; one process, loading left out.
+def measure_cost(predict: Recipe, images: Sequence[Path], scans: int) -> dict[str, Any]:
+    """CPU hours, storage and files of so many scans, from those of some; one process, loading left out.
 
     Args:
         predict: into an empty folder.
         images: that are predicted.
-        studies: how many it is told for.
+        scans: how many it is told for.
     """
     table = predict.out.with_suffix(".csv")
     table.write_text("\n".join(["image", *map(str, images)]) + "\n", encoding="utf-8")
@@ -168,17 +168,17 @@ def measure_cost(predict: Recipe, images: Sequence[Path], studies: int) -> dict[
     kept = [path for path in files if LEDGER in path.parts]
     sizes = {"results": sorted(set(files) - set(kept)), "ledger": kept, "read": images}
     gib = {
-        f"{name}_gib": sum(p.stat().st_size for p in paths) / len(images) * studies / 2**30
+        f"{name}_gib": sum(p.stat().st_size for p in paths) / len(images) * scans / 2**30
         for name, paths in sizes.items()
     }
     return {
         "images": len(images),
         "done": counts["done"],
         "cpu_s_a_study": round(seconds, 4),
-        "studies": studies,
-        "cpu_hours": round(seconds * studies / 3600, 1),
+        "scans": scans,
+        "cpu_hours": round(seconds * scans / 3600, 1),
         **{name: round(value, 1) for name, value in gib.items()},
-        "files": round(len(sizes["results"]) / len(images) * studies),
+        "files": round(len(sizes["results"]) / len(images) * scans),
     }
 
 
@@ -259,10 +259,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     kills.add_argument("--kills", type=int, default=50, help="at most so many (default: 50)")
     kills.add_argument("--processes", type=int, default=2, help="that predict (default: 2)")
     kills.add_argument("--seed", type=int, default=0, help="of images and kills (default: 0)")
-    cost = commands.add_parser("cost", help="what so many studies cost, from some")
+    cost = commands.add_parser("cost", help="what so many scans cost, from some")
     cost.add_argument("folder", type=Path, help="of images")
     cost.add_argument("--images", type=int, default=40, help="that are predicted (default: 40)")
-    cost.add_argument("--studies", type=int, default=1_000_000, help="that it is told for (default: 1000000)")
+    cost.add_argument("--scans", type=int, default=1_000_000, help="that it is told for (default: 1000000)")
     both = commands.add_parser("processes", help="two processes on two cores against one")
     both.add_argument("folder", type=Path, help="of images")
     both.add_argument("--images", type=int, default=24, help="that each predicts (default: 24)")
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if arguments.what == "processes":
                 result = measure_processes(Path(folder), images, arguments.rounds)
             else:
-                result = measure_cost(Recipe(out), images, arguments.studies)
+                result = measure_cost(Recipe(out), images, arguments.scans)
     elif arguments.what == "kills":
         with tempfile.TemporaryDirectory() as folder:
             result = measure_kills(Path(folder), arguments.images, arguments.kills, arguments.processes, arguments.seed)

@@ -27,7 +27,7 @@ from scripts.evaluation.scope_fit import item_features
 from scripts.evaluation.uncertainty_evaluation import draw
 from scripts.inference import scope
 from scripts.inference.pipeline import Inference
-from scripts.inference.studies import Study
+from scripts.inference.scans import Scan
 from scripts.runs.folder import read_datalist, write_json
 
 FITTED, LEFT_OUT = "fitted with", "left out of the fit"
@@ -64,7 +64,7 @@ def volumes(inference: Inference, files: Sequence[Path]) -> list[dict[str, Any]]
     for file in files:
         item = inference.prepare({"image": str(file)})
         scores = inference.infer(item)["scope_slice"].numpy()
-        votes = scope.votes_of(Study.of(item["image"]))
+        votes = scope.votes_of(Scan.of(item["image"]))
         counting = scope.voting(scores, votes)
         rows.append(
             {

@@ -2,7 +2,7 @@
 
     python -m scripts export --run_dir runs/mine --out model.onnx
 
-Input ``image``: float32 (B, C, *spatial_size) as `scripts.inference.studies.PrepareStudyd` prepares it, any B.
+Input ``image``: float32 (B, C, *spatial_size) as `scripts.inference.scans.PrepareScand` prepares it, any B.
 Outputs as of `scripts.inference.inferers.MultiTaskInferer`: ``seg`` (B, 2, *spatial_size), ``probability`` (B, K),
 ``evidence`` (B, 1, *grid). Threshold, temperature, thresholds of the masks, class names and the version of the bundle
 lie in the file's metadata. Needs the packages of the extra ``export``.

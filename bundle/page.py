@@ -28,7 +28,7 @@ from bundle.removal import INFILL, Removal, removal
 from bundle.service_fields import Channel, Slice, Upload, known_fields
 from bundle.uploads import UploadLimits, UploadRefused, in_form_words, stored
 from scripts.inference.results import verdict_in_words
-from scripts.inference.study_files import read_image
+from scripts.inference.scan_files import read_image
 from transforms.reading import file_kind, is_located
 
 __all__ = ["page_router", "read_gray"]

@@ -46,9 +46,9 @@ def inference_input(files: Sequence[Path], root: Path, image: Path) -> tuple[Ten
     item: dict[Any, Any] = {"image": str(image)}
     for step in parsed(files, root).get_parsed_content("preprocessing").transforms:
         item = step(item)
-    study = json.loads(item["image"].meta["study"])
-    places = [p["index"] for p in study["placements"]] if study["plane"] else None
-    return slices_first(item["image"]), places, study["plane"]
+    scan = json.loads(item["image"].meta["scan"])
+    places = [p["index"] for p in scan["placements"]] if scan["plane"] else None
+    return slices_first(item["image"]), places, scan["plane"]
 
 
 def training_input(

@@ -31,8 +31,8 @@ from scripts.explain.maps import is_empty, upsample
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, Target, TumorLogOdds
 from scripts.inference.inferers import Progress
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.inference.postprocessing import RestoreStudyd, shown_evidence
-from scripts.inference.studies import Study, to_unit
+from scripts.inference.postprocessing import RestoreScand, shown_evidence
+from scripts.inference.scans import Scan, to_slice_grid
 from scripts.measures.prevalence import Given
 from transforms.limits import ReadLimits
 
@@ -237,10 +237,10 @@ class Predictor:
             PredictOptions(), image, affine, foreground, slice, plane, channel, name, series
         ) as prepared:
             item = prepared
-        study = Study.of(item["image"])
+        scan = Scan.of(item["image"])
         stack = slices_first(item["image"])
         mask = item["foreground"]
-        masks = mask.movedim(-1, 0) if study.plane else mask[None]
+        masks = mask.movedim(-1, 0) if scan.plane else mask[None]
         aim, output, used = self._target(target, method)
         maps, raw_layer = [], ""
         size = self._inference.inferer.batch_size
@@ -259,28 +259,28 @@ class Predictor:
                 )
             (_, raw_layer), value = next(iter(result.maps.items()))
             maps.append(upsample(value.float(), x.shape[2:]).cpu())
-        return self._explanation(torch.cat(maps), study, method, raw_layer, used)
+        return self._explanation(torch.cat(maps), scan, method, raw_layer, used)
 
-    def _explanation(self, maps: Tensor, study: Study, method: str, layer: str, target: str) -> Explanation:
+    def _explanation(self, maps: Tensor, scan: Scan, method: str, layer: str, target: str) -> Explanation:
         empty = bool(is_empty(maps).all())
-        on_units = [
-            to_unit(value.clamp(min=0), placement, study.unit_shape)[0]
-            for value, placement in zip(maps, study.placements, strict=True)
+        on_slices = [
+            to_slice_grid(value.clamp(min=0), placement, scan.slice_shape)[0]
+            for value, placement in zip(maps, scan.placements, strict=True)
         ]
         if method == "evidence":
-            on_units = [value / self.network.temperature.float().cpu() for value in on_units]
+            on_slices = [value / self.network.temperature.float().cpu() for value in on_slices]
             message = "evidence on an absolute scale: 0 none, 0.9 calibrated odds of 19 to 1"
         else:
-            largest = max(float(value.max()) for value in on_units)
-            on_units = [value / largest if largest > 0 else value for value in on_units]
+            largest = max(float(value.max()) for value in on_slices)
+            on_slices = [value / largest if largest > 0 else value for value in on_slices]
             message = "divided by its largest value: shows where, not how much"
         if empty:
             message = "nothing speaks for the target: the map is empty"
-        restored = study.restore(on_units)
+        restored = scan.restore(on_slices)
         array = (shown_evidence(restored) if method == "evidence" else restored).numpy()
-        slices = [p.index for p in study.placements] if study.plane else None
-        affine = np.asarray(study.affine, dtype=float)
-        return Explanation(array.T if study.picture else array, method, layer, target, empty, message, slices, affine)
+        slices = [p.index for p in scan.placements] if scan.plane else None
+        affine = np.asarray(scan.affine, dtype=float)
+        return Explanation(array.T if scan.picture else array, method, layer, target, empty, message, slices, affine)
 
     def _layer(self, output: str) -> str:
         """Layer that is explained when none is asked for."""
@@ -353,11 +353,11 @@ class Predictor:
     def _finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor], wanted: PredictOptions) -> Prediction:
         done = self._inference.finish({**item, **({"assess_anyway": True} if wanted.assess_anyway else {})}, output)
         result, mask = done["result"], done["pred"]
-        study = Study.of(item["image"])
+        scan = Scan.of(item["image"])
 
         def on_grid(value: MetaTensor) -> np.ndarray:
             array = value.as_tensor()[0].numpy()
-            return np.ascontiguousarray(array.T) if study.picture else array
+            return np.ascontiguousarray(array.T) if scan.picture else array
 
         return Prediction(
             source=item["called"] or str(mask.meta["filename_or_obj"]),
@@ -378,23 +378,23 @@ class Predictor:
             raw_evidence=on_grid(done["raw_evidence"]) if "raw_evidence" in done else None,
             flags=result["flags"],
             scores=result.get("scores", {}),
-            uncertainty=self._uncertainty(item, study, output) if wanted.uncertainty else None,
+            uncertainty=self._uncertainty(item, scan, output) if wanted.uncertainty else None,
             objects=wanted.write(self._inference, item["options"], item["given"], done, item["called"]),
         )
 
-    def _uncertainty(self, item: Mapping[str, Any], study: Study, output: Mapping[str, Tensor]) -> Uncertainty:
+    def _uncertainty(self, item: Mapping[str, Any], scan: Scan, output: Mapping[str, Tensor]) -> Uncertainty:
         views = {
             key: value[0].cpu()
             for key, value in self._inference.inferer.views(item["image"][None].to(self.device), self.network).items()
         }
         count = views["probability"].shape[1]
-        restore = next(step for step in self._inference.postprocessing if isinstance(step, RestoreStudyd))
+        restore = next(step for step in self._inference.postprocessing if isinstance(step, RestoreScand))
         places = output["evidence"].cpu() if "evidence" in output else None
-        each = [restore.probability(views["probability"][:, i], study, places)[0] for i in range(count)]
+        each = [restore.probability(views["probability"][:, i], scan, places)[0] for i in range(count)]
         tumor = [1 - float(probability[0]) for probability in each]
-        units = [
-            to_unit(value, placement, study.unit_shape)[0]
-            for value, placement in zip(views["seg_std"], study.placements, strict=True)
+        on_slices = [
+            to_slice_grid(value, placement, scan.slice_shape)[0]
+            for value, placement in zip(views["seg_std"], scan.placements, strict=True)
         ]
-        array = study.restore(units).numpy()
-        return Uncertainty(float(np.std(tumor)), array.T if study.picture else array, count)
+        array = scan.restore(on_slices).numpy()
+        return Uncertainty(float(np.std(tumor)), array.T if scan.picture else array, count)

@@ -48,7 +48,7 @@ export function useRaw(item, raw) {
 }
 
 // As the viewer takes it: the image as it is, or painted over.
-export function study(item) {
+export function scan(item) {
   const changed = item.version !== "as it is" && item.painted[item.version], mask = changed ? changed.files.mask : item.mask;
   mask.voxels ??= count(mask.data, 0.5);
   return {
@@ -58,7 +58,7 @@ export function study(item) {
 }
 
 export function volumes(item) {
-  const {mask: {voxels}, maps} = study(item);
+  const {mask: {voxels}, maps} = scan(item);
   const words = voxel => (item.answer.picture || !item.answer.located ? `${voxel} ${item.answer.picture ? "pixels" : "voxels"}` : `${milliliters(item, voxel).toFixed(2)} ml`);
   const map = maps[0];
   return [map && `${map.title} from ${item.view.threshold.toFixed(2)}: ${words(countFrom(map, item.view.threshold))}`, `mask: ${words(voxels)}`].filter(Boolean).join(" · ");

@@ -2,7 +2,7 @@
 
 import {ask, dicomObjects} from "./stream.js";
 import {perSlice, planesOf} from "./geometry.js";
-import {bestSlice, study, useRaw, volumes} from "./measures.js";
+import {bestSlice, scan, useRaw, volumes} from "./measures.js";
 import {clear, fillDetails, make, options, row, showPainted, showVerdict} from "./panels.js";
 import {Viewer} from "./viewer.js";
 import {drawChart, drawNetwork} from "./diagrams.js";
@@ -82,7 +82,7 @@ $("end").onclick = () => {
   for (const item of items) item.abort?.abort();
   items.length = 0;
   open = null;
-  if (viewer) viewer.study = null;
+  if (viewer) viewer.scan = null;
   $("canvas").width = $("canvas").height = 1;
   $("items").replaceChildren();
   $("room").hidden = $("end").hidden = true;
@@ -210,7 +210,7 @@ function show(item) {
   viewer ??= new Viewer($("canvas"), setup, seen);
   fillTools(item);
   showPainted(item, show);
-  viewer.show(study(item), item.view);
+  viewer.show(scan(item), item.view);
   seen();
 }
 
@@ -219,7 +219,7 @@ function seen(event = {}) {
   const item = open, {view} = item;
   if ("under" in event) return under(event.under);
   if (event.resetWindow) Object.assign(view.window, item.answer.windows[0]);
-  viewer.study = study(item);
+  viewer.scan = scan(item);
   viewer.draw();
   const {low, high} = view.window, whole = item.range;
   $("window").value = item.answer.windows.some(one => one.name === view.window.name) ? view.window.name : "by hand";
@@ -248,7 +248,7 @@ function seen(event = {}) {
 function under(pane) {
   const item = open;
   if (!pane || !pane.inside) return ($("under").textContent = "");
-  const {image, mask, maps} = study(item), parts = [`gray value ${image.data[pane.index].toFixed(image.data[pane.index] % 1 ? 2 : 0)}`];
+  const {image, mask, maps} = scan(item), parts = [`gray value ${image.data[pane.index].toFixed(image.data[pane.index] % 1 ? 2 : 0)}`];
   for (const map of maps.slice(0, 1)) parts.push(`${map.title} ${map.data[pane.index].toFixed(2)}`);
   if (mask.data[pane.index] > 0) parts.push("in the mask");
   $("under").textContent = parts.join(" · ");
@@ -416,9 +416,9 @@ $("chart").addEventListener("pointerdown", event => {
 $("chart").addEventListener("pointermove", event => $("chart").hasPointerCapture(event.pointerId) && steer(event));
 
 $("save-png").onclick = async () => save(await viewer.png(), `${stem(open.name)}_view.png`);
-$("save-mask").onclick = async () => save(...(await saved(open, study(open).mask, "mask")));
+$("save-mask").onclick = async () => save(...(await saved(open, scan(open).mask, "mask")));
 $("save-map").onclick = async () => {
-  const map = study(open).maps[0];
+  const map = scan(open).maps[0];
   if (!map) return say(`${open.name}: there is no map to save; show one first`);
   save(...(await saved(open, {...open.mask, data: map.data, file: map.file}, map.method)));
 };

@@ -12,30 +12,30 @@ export class Viewer {
     this.maskColor = setup.mask_color;
     this.changed = changed;
     this.buffer = document.createElement("canvas");
-    this.study = null;
+    this.scan = null;
     this.panes = [];
     new ResizeObserver(() => this.draw()).observe(canvas.parentElement);
     this.listen();
   }
 
-  // study: {image, mask, maps, affine, picture, located}; view: what of it is seen, changed in place.
-  show(study, view) {
-    this.study = study;
+  // scan: {image, mask, maps, affine, picture, located}; view: what of it is seen, changed in place.
+  show(scan, view) {
+    this.scan = scan;
     this.view = view;
-    this.planes = planesOf({...study, shape: study.image.shape});
+    this.planes = planesOf({...scan, shape: scan.image.shape});
     this.draw();
   }
 
   wanted() {
-    const {maps} = this.study, {layout, plane} = this.view;
-    if (layout === "three" && !this.study.picture) {
+    const {maps} = this.scan, {layout, plane} = this.view;
+    if (layout === "three" && !this.scan.picture) {
       return Object.keys(this.planes).map(name => ({plane: name, map: maps[0], title: name}));
     }
-    return (maps.length ? maps : [null]).map(map => ({plane, map, title: map ? map.title : this.study.title}));
+    return (maps.length ? maps : [null]).map(map => ({plane, map, title: map ? map.title : this.scan.title}));
   }
 
   draw() {
-    if (!this.study) return;
+    if (!this.scan) return;
     const {canvas} = this, box = canvas.parentElement, ratio = window.devicePixelRatio || 1;
     const wide = Math.max(1, Math.round(box.clientWidth * ratio)), high = Math.max(1, Math.round(box.clientHeight * ratio));
     if (canvas.width !== wide) canvas.width = wide;
@@ -63,8 +63,8 @@ export class Viewer {
   }
 
   drawPane(pen, pane, area) {
-    const {study, view, ratio} = this, plane = this.planes[pane.plane];
-    const number = view.at[plane.name], place = walk(study.image.shape, plane, number);
+    const {scan, view, ratio} = this, plane = this.planes[pane.plane];
+    const number = view.at[plane.name], place = walk(scan.image.shape, plane, number);
     const {columns, rows} = place;
     const head = HEAD * ratio, [middle, center] = this.centerOf(plane);
     const fits = Math.min((area.width - 8) / (columns * plane.mm[0]), (area.height - head) / (rows * plane.mm[1]));
@@ -150,11 +150,11 @@ export class Viewer {
 
   // Gray values in the window; where a map speaks, its color by as much as it says. Elsewhere the gray stays as it is.
   compose({start, right, down, columns, rows}, map) {
-    const {study, view, buffer} = this;
+    const {scan, view, buffer} = this;
     buffer.width = columns;
     buffer.height = rows;
     const pen = buffer.getContext("2d", {willReadFrequently: true}), picture = pen.createImageData(columns, rows);
-    const out = picture.data, gray = study.image.data, {low, high} = view.window, scale = 255 / (high - low);
+    const out = picture.data, gray = scan.image.data, {low, high} = view.window, scale = 255 / (high - low);
     const heat = map && view.map && view.mapOpacity > 0 ? map.data : null;
     const {threshold, mapOpacity} = view, {colors} = this;
     let to = 0;
@@ -180,7 +180,7 @@ export class Viewer {
   }
 
   outline(pen, {start, right, down, columns, rows}, x, y, wide, high) {
-    const {data} = this.study.mask;
+    const {data} = this.scan.mask;
     const inside = (column, row) =>
       column >= 0 && row >= 0 && column < columns && row < rows && data[start + row * down + column * right] > 0;
     pen.beginPath();
@@ -202,13 +202,13 @@ export class Viewer {
   }
 
   drawLegend(pen, top, wide) {
-    const {ratio, view, study, small} = this;
+    const {ratio, view, scan, small} = this;
     const left = 12 * ratio, bar = Math.min(180 * ratio, wide / 3), y = top + 9 * ratio;
     pen.textBaseline = "middle";
     pen.font = `${11 * ratio}px ${FONT}`;
     pen.textAlign = "left";
     let next = left;
-    const map = study.maps[0];
+    const map = scan.maps[0];
     if (map && view.map) {
       for (let i = 0; i < bar; i++) {
         const value = i / bar, [red, green, blue] = this.colors[Math.round(255 * value)];
@@ -224,13 +224,13 @@ export class Viewer {
       }
       pen.textAlign = "left";
       next = left + bar + 10 * ratio;
-      const words = study.maps.every(one => one.method === "evidence")
+      const words = scan.maps.every(one => one.method === "evidence")
         ? ["evidence for a tumor", "0.9: odds of 19 to 1"]
-        : study.maps.every(one => one.method !== "evidence") ? ["share of the largest value", "no unit"] : ["evidence, or share of", "the largest value"];
+        : scan.maps.every(one => one.method !== "evidence") ? ["share of the largest value", "no unit"] : ["evidence, or share of", "the largest value"];
       words.forEach((line, i) => pen.fillText(line, next, y + (5 + 15 * i) * ratio));
       next += Math.max(...words.map(line => pen.measureText(line).width)) + 16 * ratio;
     }
-    if (view.mask && study.masked && !small) {
+    if (view.mask && scan.masked && !small) {
       pen.strokeStyle = `rgb(${this.maskColor.join(" ")})`;
       pen.lineWidth = 1.5 * ratio;
       pen.strokeRect(next, y, 14 * ratio, 10 * ratio);
@@ -248,7 +248,7 @@ export class Viewer {
   inWords() {
     const {view} = this, first = this.panes[0];
     const where = first.plane.name === "picture" ? "Picture" : `${first.plane.name} slice ${view.at[first.plane.name] + 1} of ${first.plane.count}`;
-    const over = [view.zoom > 1 && `${view.zoom.toFixed(1)} times as large`, view.mask && this.study.masked && "outline of the mask", view.map && this.study.maps.length && this.study.maps.map(map => map.title).join(" and ")];
+    const over = [view.zoom > 1 && `${view.zoom.toFixed(1)} times as large`, view.mask && this.scan.masked && "outline of the mask", view.map && this.scan.maps.length && this.scan.maps.map(map => map.title).join(" and ")];
     return [where, ...over.filter(Boolean)].join(", ");
   }
 
@@ -275,7 +275,7 @@ export class Viewer {
     const {canvas} = this;
     let held = null;
     canvas.addEventListener("wheel", event => {
-      const pane = this.study && this.pane(event);
+      const pane = this.scan && this.pane(event);
       if (!pane) return;
       if (event.ctrlKey || event.metaKey) {  // two fingers on a touch pad are told as this too
         event.preventDefault();
@@ -286,7 +286,7 @@ export class Viewer {
       this.step(pane.plane, Math.sign(event.deltaY));
     }, {passive: false});
     canvas.addEventListener("pointerdown", event => {
-      const pane = this.study && this.pane(event);
+      const pane = this.scan && this.pane(event);
       if (!pane || event.button > 2) return;
       const fingers = event.pointerType === "touch" && pane.plane.count < 2;
       const pans = this.view.zoom > 1 && (event.shiftKey || event.button === 1 || fingers);
@@ -296,7 +296,7 @@ export class Viewer {
       canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener("pointermove", event => {
-      if (!this.study) return;
+      if (!this.scan) return;
       if (!held) return this.changed({under: this.pane(event)});
       const [dx, dy] = [event.clientX - held.x, event.clientY - held.y];
       if (!held.moved && Math.hypot(dx, dy) < 4) return;
@@ -322,9 +322,9 @@ export class Viewer {
     canvas.addEventListener("pointercancel", release);
     canvas.addEventListener("pointerleave", () => this.changed({under: null}));
     canvas.addEventListener("contextmenu", event => event.preventDefault());
-    canvas.addEventListener("dblclick", () => this.study && this.changed({resetWindow: true}));
+    canvas.addEventListener("dblclick", () => this.scan && this.changed({resetWindow: true}));
     canvas.addEventListener("keydown", event => {
-      if (!this.study) return;
+      if (!this.scan) return;
       const plane = this.panes[0].plane, step = 40 * this.ratio;
       const closer = {"+": 1.25, "=": 1.25, "-": 0.8, "0": 0}[event.key];
       if (closer !== undefined && !event.ctrlKey && !event.metaKey) {
@@ -345,8 +345,8 @@ export class Viewer {
 
   // A click in one of three planes moves the others there; elsewhere it changes nothing.
   point(pane) {
-    if (!pane || !pane.inside || this.view.layout !== "three" || this.study.picture) return;
-    const {shape} = this.study.image;
+    if (!pane || !pane.inside || this.view.layout !== "three" || this.scan.picture) return;
+    const {shape} = this.scan.image;
     const voxel = [pane.index % shape[0], Math.floor(pane.index / shape[0]) % shape[1], Math.floor(pane.index / (shape[0] * shape[1]))];
     for (const plane of Object.values(this.planes)) {
       if (plane.name !== pane.plane.name) this.view.at[plane.name] = plane.ns > 0 ? voxel[plane.n] : plane.count - 1 - voxel[plane.n];

@@ -37,7 +37,7 @@ from scripts.explain.targets import SegmentationRegion
 from scripts.inference.pipeline import slices_first
 from scripts.inference.result_names import result_name
 from scripts.inference.results import save_nifti
-from scripts.inference.studies import PrepareStudyd, Study, to_unit
+from scripts.inference.scans import PrepareScand, Scan, to_slice_grid
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.runs import folder as runs
@@ -299,29 +299,29 @@ def explain_segmentation(
     data: dict[Any, Any] = {"image": image if isinstance(image, list) else str(image)}
     if index is not None:
         data["slice"] = index
-    item = PrepareStudyd(spatial_size, in_channels=network.in_channels)(data)
-    study, stack = Study.of(item["image"]), slices_first(item["image"])
+    item = PrepareScand(spatial_size, in_channels=network.in_channels)(data)
+    scan, stack = Scan.of(item["image"]), slices_first(item["image"])
     network.eval()
     with torch.no_grad():
         predicted = torch.cat([network(part).argmax(1) for part in stack.split(8)]) > 0
     chosen = int(predicted.flatten(1).sum(1).argmax())
-    masks = item["foreground"].movedim(-1, 0) if study.plane else item["foreground"][None]
+    masks = item["foreground"].movedim(-1, 0) if scan.plane else item["foreground"][None]
     explanation = explain(
         network, stack[chosen : chosen + 1].contiguous(), method, layer, SegmentationRegion(),
         foreground=masks[chosen : chosen + 1].float(), foreground_kwarg="foreground",
     )  # fmt: skip
     (_, used), value = next(iter(explanation.maps.items()))
     shown, empty = scale_maps(upsample(value, stack.shape[2:]))
-    values = [torch.zeros(study.unit_shape) for _ in study.placements]
-    values[chosen] = to_unit(shown[0], study.placements[chosen], study.unit_shape)[0]
-    name = f"{result_name(data, study.source)}_{method}_{used.replace('.', '_')}"
-    affine = np.asarray(study.affine)
-    written = [save_nifti(study.restore(values).numpy(), affine, Path(out) / f"{name}.nii.gz")]
-    if len(study.unit_shape) == 2:
+    values = [torch.zeros(scan.slice_shape) for _ in scan.placements]
+    values[chosen] = to_slice_grid(shown[0], scan.placements[chosen], scan.slice_shape)[0]
+    name = f"{result_name(data, scan.source)}_{method}_{used.replace('.', '_')}"
+    affine = np.asarray(scan.affine)
+    written = [save_nifti(scan.restore(values).numpy(), affine, Path(out) / f"{name}.nii.gz")]
+    if len(scan.slice_shape) == 2:
         picture = overlays.panel(
             stack[chosen, :1].numpy(), shown[0].numpy(), predicted=predicted[chosen : chosen + 1].numpy(),
             caption=f"{method} at {used}, tumor logit in the predicted mask" + (
-                f", {study.plane} slice {study.placements[chosen].index}" if study.plane else ""
+                f", {scan.plane} slice {scan.placements[chosen].index}" if scan.plane else ""
             ),
         )  # fmt: skip
         written.append(overlays.save(picture, Path(out) / f"{name}.png"))

@@ -42,7 +42,7 @@ def report(
         source: the series.
         seg: Segmentation of the same result.
         evidence: Parametric Map of the same result; None: there is none.
-        result: see `scripts.inference.postprocessing.RestoreStudyd`.
+        result: see `scripts.inference.postprocessing.RestoreScand`.
         segments: of the mask, and the volume of each in ml.
         uids: of this result.
         made_by: see `Uids`.

@@ -111,7 +111,7 @@ def write_objects(
         mask: (X, Y[, Z]) labels.
         evidence: the same shape, calibrated log-odds; None: there is none, and no map is written.
         affine: of both, 4x4 to RAS+ mm.
-        result: see `scripts.inference.postprocessing.RestoreStudyd`.
+        result: see `scripts.inference.postprocessing.RestoreScand`.
         made_by: version and hashes; the UIDs follow from them and from the series.
         target: path without the endings.
         intended_use: one sentence.

@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inferers": ["MultiTaskInferer"],
         "pipeline": ["Inference"],
         "scope": ["Scope"],
-        "studies": ["PrepareStudyd", "Study"],
+        "scans": ["PrepareScand", "Scan"],
     },
 )

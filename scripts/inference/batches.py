@@ -26,8 +26,8 @@ from scripts.inference.postprocessing import region_masks_of, shown_evidence
 from scripts.inference.result_names import RESULT, check_free, shown
 from scripts.inference.result_table import columns, write_table
 from scripts.inference.results import EVIDENCE, is_volume, save_mask_picture, save_nifti, verdict_in_words
+from scripts.inference.scans import Scan
 from scripts.inference.stores import ResultStore, StoreError
-from scripts.inference.studies import Study
 from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
 from scripts.pictures.parts import parts_of
@@ -130,7 +130,7 @@ class BatchPrediction:
         return columns(self.classes)
 
     def stream(self, todo: Iterable[tuple[Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Predict image by image; never more than one study is held beside the one that is computed.
+        """Predict image by image; never more than one scan is held beside the one that is computed.
 
         Args:
             todo: images, each with the place of its results below ``out``; taken one by one, ``readers`` ahead.
@@ -246,10 +246,10 @@ class BatchPrediction:
         self._remove(name)
         mask, result = done["pred"], done["result"]
         affine = np.asarray(mask.affine, dtype=float)
-        study = Study.of(item["image"])
+        scan = Scan.of(item["image"])
         # First: a series that no object can refer to is refused before anything of it is written.
         objects = [] if self.objects is None else self.objects(image, done, target)
-        if study.picture and not is_volume(image):
+        if scan.picture and not is_volume(image):
             files = [save_mask_picture(mask.as_tensor()[0].numpy().T, _beside(target, "_mask.png"))]
         else:
             files = [save_nifti(mask.as_tensor()[0].numpy(), affine, _beside(target, "_mask.nii.gz"))]
@@ -272,7 +272,7 @@ class BatchPrediction:
             "name": name,
             "verdict": verdict_in_words(result),
             "prevalence": None if result["prevalence"] is None else 1 - next(iter(result["prevalence"].values())),
-            "slices_read": len(study.placements) if study.plane else None,
+            "slices_read": len(scan.placements) if scan.plane else None,
             "overlay": picture,
             "flags": " ".join(flag["code"] for flag in result["flags"]),
             "status": "done",
@@ -309,7 +309,7 @@ def study_overlay(
     Returns:
         RGB (H, W, 3) uint8; slices of a volume in reading order, each at most `TILE` pixels wide or high.
     """
-    study = Study.of(item["image"])
+    scan = Scan.of(item["image"])
     stack = slices_first(item["image"])[:, :1]
     evidence, masks = output.get("evidence"), region_masks_of(output)
     if stack.ndim == 5:  # a volume taken whole: its slices across the last axis
@@ -325,7 +325,7 @@ def study_overlay(
         heat, regions = np.zeros_like(heat), np.zeros_like(regions)
     predicted = regions[:, :1]
     shown_stack = stack.numpy()
-    if len(stack) == 1 and not study.plane:
+    if len(stack) == 1 and not scan.plane:
         scale = overlays.legible_scale(shown_stack[0].shape)
         parts = parts_of(names, None, regions[0], PicturePlane(0, 1))
         picture = overlays.overlay(shown_stack[0], heat[0], predicted=predicted[0], scale=scale, parts=parts)

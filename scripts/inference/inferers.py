@@ -76,7 +76,7 @@ class MultiTaskInferer(Inferer):
         """Infer.
 
         Args:
-            inputs: (B, C, *size), or (B, C, *size, S) with a stack of slices last, from `scripts.inference.studies`.
+            inputs: (B, C, *size), or (B, C, *size, S) with a stack of slices last, from `scripts.inference.scans`.
             network: a `MultiTaskDynUNet`, or its TorchScript form.
             progress: called before each pass with the slices done and in all.
 
@@ -91,11 +91,11 @@ class MultiTaskInferer(Inferer):
             (B, S, R, *size) holds the probability of each, and "seg" is of the first, the tumor. All float32, on the
             device of the input. The scores stand beside them, (B, S, ...).
         """
-        units, (batch, stack) = _units(inputs, network)
+        images, (batch, stack) = _images(inputs, network)
         parts: list[dict[str, Tensor]] = []
-        for part in units.split(self.batch_size):
+        for part in images.split(self.batch_size):
             if progress is not None:
-                progress(len(parts) * self.batch_size, len(units))
+                progress(len(parts) * self.batch_size, len(images))
             if self.scorer is None:
                 parts.append(self.infer(part, network))
                 continue
@@ -112,12 +112,12 @@ class MultiTaskInferer(Inferer):
             result["mask_threshold"] = least.float().expand(batch, -1)
         return result
 
-    def infer(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
+    def infer(self, images: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
         """One pass over (N, C, *size): "seg" (N, 2, *size), "probability" (N, K), "evidence" (N, 1, *grid), and of
         several regions "regions" (N, R, *size).
         """
         if encoded is None or bool(getattr(network, "mirror_axes", None)):
-            output = network.multitask(units)
+            output = network.multitask(images)
         else:
             output = network.outputs(*encoded)
         logits = output["cls"].float()
@@ -144,9 +144,9 @@ class MultiTaskInferer(Inferer):
             "probability" (B, S, V, K) of each class in each of the V views, the image itself first; "seg_std"
             (B, S, 1, *size), standard deviation over the views of the probability of any tumor at each place.
         """
-        units, shape = _units(inputs, network)
+        images, shape = _images(inputs, network)
         probabilities, deviations = [], []
-        for part in units.split(self.batch_size):
+        for part in images.split(self.batch_size):
             tumor, classes = [], []
             for change, undo in VIEWS.values():
                 output = self.infer(change(part), network)
@@ -165,7 +165,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _units(inputs: Tensor, network: Any) -> tuple[Tensor, tuple[int, int]]:
+def _images(inputs: Tensor, network: Any) -> tuple[Tensor, tuple[int, int]]:
     """(B, C, *size[, S]) as (B * S, C, *size), and (B, S)."""
     plain = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
     stacked = plain.ndim == spatial_dims(network) + 3

@@ -19,8 +19,8 @@ from scripts.data.preprocessing import check_network_input
 from scripts.inference.backends import backend_of
 from scripts.inference.inferers import Progress
 from scripts.inference.postprocessing import SaveEvidenced
+from scripts.inference.scans import Scan
 from scripts.inference.scope import FILE as SCOPE
-from scripts.inference.studies import Study
 from scripts.measures.prevalence import applied, prevalence_in_use
 from scripts.networks import mirroring
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
@@ -143,7 +143,7 @@ class Inference:
         }
 
     def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """What the pipeline makes of an item; see `scripts.inference.studies.PrepareStudyd` for both.
+        """What the pipeline makes of an item; see `scripts.inference.scans.PrepareScand` for both.
 
         Raises:
             ValueError: when the image cannot be read, does not fit the network or shows no head, or the pipeline does
@@ -153,7 +153,7 @@ class Inference:
         for step in self.preprocessing:
             result = step(result)
         # A stack of slices is checked as one volume: single slices may hold too little of the head to say.
-        check_network_input(result["image"][None], result["foreground"][None], [Study.of(result["image"]).source])
+        check_network_input(result["image"][None], result["foreground"][None], [Scan.of(result["image"]).source])
         return result
 
     def infer(self, item: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ class Inference:
         return results
 
     def finish(self, item: Mapping[str, Any], output: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The prepared item with "pred", "evidence" and "result", see `postprocessing.RestoreStudyd`."""
+        """The prepared item with "pred", "evidence" and "result", see `postprocessing.RestoreScand`."""
         done: dict[Any, Any] = {**item, "pred": dict(output)}
         for step in self.postprocessing:
             done = step(done)
@@ -191,4 +191,4 @@ class Inference:
 def slices_first(image: Any) -> Tensor:
     """A prepared image as a plain tensor (S, C, *size)."""
     plain = image.as_tensor()
-    return plain.movedim(-1, 0) if Study.of(image).plane else plain[None]
+    return plain.movedim(-1, 0) if Scan.of(image).plane else plain[None]

@@ -18,15 +18,15 @@ from scripts.explain.maps import upsample
 from scripts.inference.answer import Raw, join, overlaps
 from scripts.inference.result_names import RESULT, check_free, result_name
 from scripts.inference.results import EVIDENCE, save_nifti
-from scripts.inference.studies import Study, to_unit
+from scripts.inference.scans import Scan, to_slice_grid
 from scripts.inference.volume_rule import VolumeRule, evidence_places, strongest_run
 from scripts.measures.metrics import temperature_at_bound
 from scripts.measures.prevalence import prevalence_in_use
 from scripts.networks.regions import named_thresholds
 from scripts.runs.tasks import TASKS, UNTRAINED, untrained_flags
 
-# Further scores of a study, for the result, and flags.
-Score = Callable[[Tensor, Mapping[str, Tensor], Study], tuple[dict[str, float], list[dict[str, Any]]]]
+# Further scores of a scan, for the result, and flags.
+Score = Callable[[Tensor, Mapping[str, Tensor], Scan], tuple[dict[str, float], list[dict[str, Any]]]]
 
 
 def like_image(value: torch.Tensor, image: MetaTensor) -> MetaTensor:
@@ -38,7 +38,7 @@ def shown_evidence(log_odds: Tensor) -> Tensor:
     """Evidence as pictures show it, on one scale for all images: ``2 sigmoid(e) - 1``, and 0 below 0.
 
     Args:
-        log_odds: calibrated, as `RestoreStudyd` gives them: of the class logit, divided by the temperature.
+        log_odds: calibrated, as `RestoreScand` gives them: of the class logit, divided by the temperature.
 
     Returns:
         in [0, 1): 0 is none, 0.5 odds of 3 to 1, 0.9 odds of 19 to 1 that a place alone speaks for a tumor. Nothing is
@@ -98,7 +98,7 @@ def paint(
     return label
 
 
-class RestoreStudyd(Transform):
+class RestoreScand(Transform):
     """Splits the inferer's dictionary: mask and evidence on the file's own grid, the verdict under "result".
 
     After it, "pred" is uint8 (1, X, Y[, Z]), the most probable class of each voxel; "evidence" float32 (1, X, Y[, Z])
@@ -124,7 +124,7 @@ class RestoreStudyd(Transform):
         volume_share, min_foreground, volume_threshold: share, min_foreground and threshold of
             `scripts.inference.volume_rule.VolumeRule`.
         scores: further scorers, each called with the prepared slices (S, C, *size), the inferer's outputs and the
-            study; their numbers go under ``scores``, their flags to the others.
+            scan; their numbers go under ``scores``, their flags to the others.
         regions: of a network of several, label values by name, the tumor first; "pred" then holds these values, see
             `paint`, and ``regions`` of the result the voxels and milliliters of each.
         trained: what the network was trained for, of `scripts.runs.tasks.TASKS`; what comes of the rest is flagged.
@@ -157,34 +157,34 @@ class RestoreStudyd(Transform):
         """Restore one item, whose "pred" is the inferer's dictionary without the batch axis."""
         item = dict(data)
         image, output = item[self.image_key], {k: v.cpu() for k, v in item["pred"].items()}
-        study = Study.of(image)
-        size = image.shape[1 : 1 + len(study.unit_shape)]
+        scan = Scan.of(image)
+        size = image.shape[1 : 1 + len(scan.slice_shape)]
         masks, maps = [], []
         raw = output.get("evidence")
         least = [float(t) for t in output["mask_threshold"]] if "mask_threshold" in output else None
-        for i, placement in enumerate(study.placements):
+        for i, placement in enumerate(scan.placements):
             if "regions" in output:
                 # One at a time: on the file's grid each may be large.
-                regions = (to_unit(one[None], placement, study.unit_shape)[0] for one in output["regions"][i])
+                regions = (to_slice_grid(one[None], placement, scan.slice_shape)[0] for one in output["regions"][i])
                 masks.append(paint(regions, self._named(output), least))
             else:
-                tumor = to_unit(output["seg"][i, 1:], placement, study.unit_shape)
+                tumor = to_slice_grid(output["seg"][i, 1:], placement, scan.slice_shape)
                 masks.append(labels_of(tumor, 0.5 if least is None else least[0]))
             if raw is not None:
                 on_size = upsample(raw[i : i + 1].clamp(min=0), size)[0]
-                maps.append(to_unit(on_size, placement, study.unit_shape)[0])
-        meta = {key: value for key, value in image.meta.items() if key != "study"}
-        item["raw_pred"] = MetaTensor(study.restore(masks, torch.uint8)[None], meta=dict(meta))
+                maps.append(to_slice_grid(on_size, placement, scan.slice_shape)[0])
+        meta = {key: value for key, value in image.meta.items() if key != "scan"}
+        item["raw_pred"] = MetaTensor(scan.restore(masks, torch.uint8)[None], meta=dict(meta))
         if raw is not None:
             calibrated = [value / output["temperature"] for value in maps]
-            item["raw_evidence"] = MetaTensor(study.restore(calibrated)[None], meta=dict(meta))
-        result = self.verdict(output, study)
+            item["raw_evidence"] = MetaTensor(scan.restore(calibrated)[None], meta=dict(meta))
+        result = self.verdict(output, scan)
         for score in self.scores:
-            stack = image.as_tensor().movedim(-1, 0) if study.plane else image.as_tensor()[None]
-            numbers, flags = score(stack, output, study)
+            stack = image.as_tensor().movedim(-1, 0) if scan.plane else image.as_tensor()[None]
+            numbers, flags = score(stack, output, scan)
             result.setdefault("scores", {}).update(numbers)
             result["flags"] += flags
-        item["result"] = self.join(item, result, study)
+        item["result"] = self.join(item, result, scan)
         return item
 
     def _named(self, output: Mapping[str, Tensor]) -> dict[str, list[int]]:
@@ -210,16 +210,16 @@ class RestoreStudyd(Transform):
         """Where a mask of class numbers, or of the label values of regions, says tumor: bool."""
         return np.isin(mask, next(iter(self.regions.values()))) if self.regions else mask > 0
 
-    def sizes(self, mask: np.ndarray, study: Study) -> dict[str, Any]:
+    def sizes(self, mask: np.ndarray, scan: Scan) -> dict[str, Any]:
         """Voxels and milliliters of each of several regions, with the values that stand for it in the mask."""
-        voxel_ml = abs(float(np.linalg.det(np.asarray(study.affine)[:3, :3]))) / 1000
+        voxel_ml = abs(float(np.linalg.det(np.asarray(scan.affine)[:3, :3]))) / 1000
         voxels = {name: int(np.isin(mask, values).sum()) for name, values in self.regions.items()}
         return {
             name: {"voxels": voxels[name], "ml": voxels[name] * voxel_ml, "labels": values}
             for name, values in self.regions.items()
         }
 
-    def join(self, item: dict[Hashable, Any], result: dict[str, Any], study: Study) -> dict[str, Any]:
+    def join(self, item: dict[Hashable, Any], result: dict[str, Any], scan: Scan) -> dict[str, Any]:
         """Put mask and evidence of the joined answer into the item; the result with its verdict."""
         mask, evidence = item["raw_pred"], item.get("raw_evidence")
         segments, classifies = ("segmentation" in self.trained), ("classification" in self.trained)
@@ -229,7 +229,7 @@ class RestoreStudyd(Transform):
             probability=result["tumor_probability"],
             threshold=result["threshold"],
             mask_voxels=voxels if segments else None,
-            head_voxels=round(sum(p.share for p in study.placements) * math.prod(study.unit_shape)),
+            head_voxels=round(sum(p.share for p in scan.placements) * math.prod(scan.slice_shape)),
             evidence_maximum=strongest,
             overlap=None if evidence is None else overlaps(tumor, evidence.numpy()),
         )
@@ -251,7 +251,7 @@ class RestoreStudyd(Transform):
             "predicted_class": None if answer.detected is None else said,
             **result,
             "tumor_voxels": 0 if empty else voxels,
-            **({"regions": self.sizes(item["pred"].numpy(), study)} if self.regions else {}),
+            **({"regions": self.sizes(item["pred"].numpy(), scan)} if self.regions else {}),
             **({} if strongest is None else {"evidence_maximum": 0.0 if empty else strongest}),
             "raw": {
                 "tumor_detected": raw.detected,
@@ -263,29 +263,29 @@ class RestoreStudyd(Transform):
         }
 
     def probability(
-        self, per_slice: Tensor, study: Study, evidence: Tensor | None = None
+        self, per_slice: Tensor, scan: Scan, evidence: Tensor | None = None
     ) -> tuple[Tensor, list[int] | None]:
         """Class probabilities (K,) of the whole image from those of its slices, (S, K); and first and last of the run.
 
         Args:
             per_slice: of each placement.
-            study: of the image.
+            scan: of the image.
             evidence: (S, 1, *grid), which says where neighbors agree; None: there is none.
         """
-        if not study.plane:
+        if not scan.plane:
             return per_slice[0], None
-        votes = torch.tensor([p.share >= self.rule.min_foreground for p in study.placements])
+        votes = torch.tensor([p.share >= self.rule.min_foreground for p in scan.placements])
         places = None if evidence is None else evidence_places(evidence)
         probabilities, run = strongest_run(per_slice, votes, self.rule.share, places)
-        return probabilities, [study.placements[k].index for k in (run[0], run[-1])]
+        return probabilities, [scan.placements[k].index for k in (run[0], run[-1])]
 
-    def verdict(self, output: Mapping[str, Tensor], study: Study) -> dict[str, Any]:
+    def verdict(self, output: Mapping[str, Tensor], scan: Scan) -> dict[str, Any]:
         """Numbers of the classification, and flags."""
         per_slice = output["probability"]
-        by_class, run = self.probability(per_slice, study, output.get("evidence"))
+        by_class, run = self.probability(per_slice, scan, output.get("evidence"))
         probability = [float(p) for p in by_class]
         threshold = float(output["threshold"])
-        flags = [*study.flags, *(dict(flag) for flag in self.untrained)]
+        flags = [*scan.flags, *(dict(flag) for flag in self.untrained)]
         if temperature_at_bound(float(output["temperature"])):
             flags.append(
                 {
@@ -296,19 +296,19 @@ class RestoreStudyd(Transform):
             )
         names = [self.classes.get(str(i), f"class {i}") for i in range(len(probability))]
         slices: list[float | None] | None = None
-        if study.plane:
-            slices = [None] * study.count
-            for placement, value in zip(study.placements, per_slice, strict=True):
+        if scan.plane:
+            slices = [None] * scan.count
+            for placement, value in zip(scan.placements, per_slice, strict=True):
                 slices[placement.index] = 1.0 - float(value[0])
         return {
             "tumor_probability": 1.0 - probability[0],
-            "threshold": self.rule.threshold_of(threshold) if study.plane else threshold,
+            "threshold": self.rule.threshold_of(threshold) if scan.plane else threshold,
             "temperature": float(output["temperature"]),
             "mask_thresholds": self.mask_thresholds(output),
             "class_probabilities": dict(zip(names, probability, strict=True)),
             "prevalence": prevalence_in_use(output.get("class_shift"), self.training_prevalence, names),
             "slice_probabilities": slices,
-            "plane": study.plane or None,
+            "plane": scan.plane or None,
             "run": run,
             "flags": flags,
         }

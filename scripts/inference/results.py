@@ -24,7 +24,7 @@ from transforms.reading import VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-EVIDENCE = "log-odds >= 0"  # calibrated, see `scripts.inference.postprocessing.RestoreStudyd`
+EVIDENCE = "log-odds >= 0"  # calibrated, see `scripts.inference.postprocessing.RestoreScand`
 EVIDENCE_SHOWN = 6.0  # log-odds, of which the color is 0.995 of the brightest
 VOLUMES = (*VOLUME_SUFFIXES, *HEADERS)
 

@@ -219,7 +219,7 @@ class ScopeScorer:
         except OldScope as error:
             logger.warning("images are not scored: %s", error)
 
-    def __call__(self, units: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, network: Any, encoded: Encoded | None = None) -> dict[str, Tensor]:
         """Scores (N,) of slices (N, C, *size), which the network has encoded already or not, float32.
 
         Returns:
@@ -231,8 +231,8 @@ class ScopeScorer:
             logger.warning("%s was fitted with other weights: images are not scored", FILE)
             self.scope = None
             return {}
-        values = self.scope.score(features(network, units, None, encoded))
-        scores = torch.from_numpy(values).float().to(units.device)
+        values = self.scope.score(features(network, images, None, encoded))
+        scores = torch.from_numpy(values).float().to(images.device)
         return {"scope": scores, "scope_slice": scores * self.scope.slice_factor}
 
     def _fits(self, network: Any) -> bool:
@@ -246,9 +246,9 @@ class ScopeScorer:
         return True
 
 
-def votes_of(study: Any) -> list[bool]:
-    """Which slices of a study have enough head to vote."""
-    return [placement.share >= MIN_HEAD for placement in study.placements]
+def votes_of(scan: Any) -> list[bool]:
+    """Which slices of a scan have enough head to vote."""
+    return [placement.share >= MIN_HEAD for placement in scan.placements]
 
 
 def voting(scores: NDArray | Tensor, votes: Sequence[bool] | None = None) -> NDArray[np.float64]:
@@ -268,12 +268,12 @@ def vote(scores: NDArray | Tensor, votes: Sequence[bool] | None = None) -> float
     return float(np.sort(counting)[math.ceil(round((1 - VOTE) * len(counting), 9)) - 1])
 
 
-def in_words(stack: Tensor, output: Mapping[str, Tensor], study: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Score of a whole image by `vote`, and a flag above 1; for `postprocessing.RestoreStudyd`."""
+def in_words(stack: Tensor, output: Mapping[str, Tensor], scan: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Score of a whole image by `vote`, and a flag above 1; for `postprocessing.RestoreScand`."""
     if "scope" not in output:
         return {}, []
     scores = output["scope_slice" if len(output["scope"]) > 1 else "scope"]
-    score = vote(scores, votes_of(study))
+    score = vote(scores, votes_of(scan))
     if score <= 1:
         return {"scope": score}, []
     share = f"; {float((np.asarray(scores) > 1).mean()):.0%} of its {len(scores)} slices are" if len(scores) > 1 else ""

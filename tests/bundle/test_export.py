@@ -12,7 +12,7 @@ import torch
 from bundle import export
 from scripts.inference.inferers import MultiTaskInferer
 from scripts.inference.pipeline import Inference
-from scripts.inference.studies import PrepareStudyd
+from scripts.inference.scans import PrepareScand
 from tests.scans import head, save_picture, write_overlay
 
 
@@ -24,7 +24,7 @@ def inference(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    prepare = PrepareStudyd((32, 32))
+    prepare = PrepareScand((32, 32))
     paths = [save_picture(folder / f"{i}.png", head(seed=i)[:, :, 3 + i]) for i in range(4)]
     return torch.stack([prepare({"image": str(path)})["image"].as_tensor() for path in paths])
 

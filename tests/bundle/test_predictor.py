@@ -19,7 +19,7 @@ from scripts.explain import methods
 from scripts.explain.maps import upsample
 from scripts.explain.targets import ClassScore
 from scripts.inference.postprocessing import shown_evidence
-from scripts.inference.studies import PrepareStudyd, Study, to_unit
+from scripts.inference.scans import PrepareScand, Scan, to_slice_grid
 from tests.explain.nets import cam_maps
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
 
@@ -248,11 +248,11 @@ def test_a_layer_is_explained_on_the_input_grid(predictor, files):
     found = predictor.explain(files["volume"], "hirescam", layer="encoder_last", target="meningioma", slice=4)
     assert (found.layer, found.target, found.slices) == ("encoder_last", "meningioma", [4])
     assert found.map.shape == (40, 46, 9)
-    item = PrepareStudyd((32, 32))({"image": str(files["volume"]), "slice": 4})
-    study = Study.of(item["image"])
+    item = PrepareScand((32, 32))({"image": str(files["volume"]), "slice": 4})
+    scan = Scan.of(item["image"])
     x = item["image"].as_tensor()[..., 0][None]
     raw = cam_maps(predictor.network, x, "bottleneck", ClassScore(2), "hirescam", {"output": "cls"})
-    value = to_unit(upsample(raw["hirescam", "bottleneck"], (32, 32))[0], study.placements[0], study.unit_shape)[0]
+    value = to_slice_grid(upsample(raw["hirescam", "bottleneck"], (32, 32))[0], scan.placements[0], scan.slice_shape)[0]
     assert np.allclose(found.map[:, :, 4], value / value.max(), atol=1e-6)
     assert not found.map[:, :, :4].any()
     assert found.map.max() == 1

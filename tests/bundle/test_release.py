@@ -234,7 +234,7 @@ def other_version(folder: Path, target: Path) -> Path:
     results = target / "scripts" / "inference" / "postprocessing.py"
     results.write_text(
         results.read_text(encoding="utf-8")
-        + "\n_verdict = RestoreStudyd.verdict\nRestoreStudyd.verdict = lambda self, *a: "
+        + "\n_verdict = RestoreScand.verdict\nRestoreScand.verdict = lambda self, *a: "
         "{**_verdict(self, *a), 'version': 'other'}\n",
         encoding="utf-8",
     )

@@ -10,8 +10,8 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.inference.answer import NO_TUMOR, NOT_ASSESSED, SMALL_SHARE, TUMOR, UNCERTAIN, Raw, join, overlaps
-from scripts.inference.postprocessing import RestoreStudyd
-from scripts.inference.studies import STUDY, Placement, Study
+from scripts.inference.postprocessing import RestoreScand
+from scripts.inference.scans import SCAN, Placement, Scan
 
 HEAD = 10_000
 
@@ -84,9 +84,9 @@ def test_an_objection_makes_every_answer_not_assessed():
 
 def restored(tumor, mask_cells, evidence, steps=None, **item):
     """Outputs of a network on a picture of 8 x 8 pixels, all of them head, brought to its own grid."""
-    study = Study("a.png", True, [8, 8], np.eye(4).tolist(), "", 1, [8, 8])
-    study.placements.append(Placement(0, [[0, 8]] * 2, [8, 8], [0, 0], 1.0, [[0, 8]] * 2))
-    image = MetaTensor(torch.ones(1, 8, 8), meta={STUDY: study.to_json()})
+    scan = Scan("a.png", True, [8, 8], np.eye(4).tolist(), "", 1, [8, 8])
+    scan.placements.append(Placement(0, [[0, 8]] * 2, [8, 8], [0, 0], 1.0, [[0, 8]] * 2))
+    image = MetaTensor(torch.ones(1, 8, 8), meta={SCAN: scan.to_json()})
     seg = torch.zeros(1, 2, 8, 8)
     seg[:, 1].view(-1)[:mask_cells] = 1
     seg[:, 0] = 1 - seg[:, 1]
@@ -94,7 +94,7 @@ def restored(tumor, mask_cells, evidence, steps=None, **item):
         "seg": seg, "probability": torch.tensor([[1 - tumor, tumor]]), "evidence": torch.full((1, 1, 8, 8), evidence),
         "threshold": torch.tensor([0.5]), "temperature": torch.tensor([1.0]),
     }  # fmt: skip
-    return RestoreStudyd(**(steps or {}))({"image": image, "pred": output, **item})
+    return RestoreScand(**(steps or {}))({"image": image, "pred": output, **item})
 
 
 def test_postprocessing_writes_the_joined_answer_and_keeps_the_raw_one():

@@ -17,8 +17,8 @@ from PIL import Image
 from scripts.data.preprocessing import make_preprocessing
 from scripts.inference.inferers import MultiTaskInferer
 from scripts.inference.postprocessing import labels_of, shown_evidence, to_original_grid
-from scripts.inference.studies import PrepareStudyd, Study, to_unit
-from scripts.inference.study_files import acquired_plane
+from scripts.inference.scan_files import acquired_plane
+from scripts.inference.scans import PrepareScand, Scan, to_slice_grid
 from scripts.inference.volume_rule import volume_probability
 from tests.scans import ROOT, head, oblique, save, save_picture, write_overlay
 
@@ -71,18 +71,18 @@ def to_lps(value, path):
 def test_every_slice_of_a_volume_is_what_training_would_see(scan, plane):
     pipeline = make_preprocessing(SIZE, trace=False)
     for path in scan.values():
-        item = PrepareStudyd(SIZE, plane=plane)({"image": str(path)})
-        study = Study.of(item["image"])
-        assert item["image"].shape == (1, *SIZE, len(study.placements))
-        for position in (0, len(study.placements) // 2, -1):
-            expected = pipeline({"image": str(path), "slice": study.placements[position].index, "plane": plane})
+        item = PrepareScand(SIZE, plane=plane)({"image": str(path)})
+        prepared = Scan.of(item["image"])
+        assert item["image"].shape == (1, *SIZE, len(prepared.placements))
+        for position in (0, len(prepared.placements) // 2, -1):
+            expected = pipeline({"image": str(path), "slice": prepared.placements[position].index, "plane": plane})
             assert torch.equal(item["image"].as_tensor()[..., position], expected["image"])
             assert torch.equal(item["foreground"][..., position], expected["foreground"])
 
 
 def test_a_picture_is_what_training_would_see(tmp_path):
     path = save_picture(tmp_path / "a.png", head()[:, :, 4])
-    item = PrepareStudyd(SIZE)({"image": str(path)})
+    item = PrepareScand(SIZE)({"image": str(path)})
     expected = make_preprocessing(SIZE, trace=False)({"image": str(path)})
     assert torch.equal(item["image"].as_tensor(), expected["image"])
     assert torch.equal(item["foreground"], expected["foreground"])
@@ -95,13 +95,13 @@ def test_slices_turned_back_are_the_file_in_any_orientation(tmp_path, plane):
     for order, signs in itertools.product(itertools.permutations("LPS"), itertools.product((0, 1), repeat=3)):
         code = "".join(c if not s else {"L": "R", "P": "A", "S": "I"}[c] for c, s in zip(order, signs, strict=True))
         path = save(tmp_path / "a.nii", volume, oblique(), code)
-        study, units, _ = PrepareStudyd(SIZE, plane=plane)._units({"image": str(path)})
-        values = [torch.from_numpy(np.ascontiguousarray(unit[0])) for unit in units]
-        study.placements = [None] * len(values)  # type: ignore[list-item]
-        placed = Study(**{**vars(study), "placements": [_Index(i) for i in range(len(values))]})
+        prepared, slices, _ = PrepareScand(SIZE, plane=plane)._slices({"image": str(path)})
+        values = [torch.from_numpy(np.ascontiguousarray(unit[0])) for unit in slices]
+        prepared.placements = [None] * len(values)  # type: ignore[list-item]
+        placed = Scan(**{**vars(prepared), "placements": [_Index(i) for i in range(len(values))]})
         own = nib.load(path)
         assert np.array_equal(placed.restore(values).numpy(), own.get_fdata(dtype=np.float32)), code
-        assert np.allclose(study.affine, own.affine)
+        assert np.allclose(prepared.affine, own.affine)
 
 
 class _Index:
@@ -111,18 +111,18 @@ class _Index:
 
 def test_the_way_back_from_the_network_grid_equals_monais_inverse(tmp_path):
     path = save_picture(tmp_path / "a.png", head()[:, :, 4])
-    study = Study.of(PrepareStudyd(SIZE)({"image": str(path)})["image"])
+    prepared = Scan.of(PrepareScand(SIZE)({"image": str(path)})["image"])
     pipeline = make_preprocessing(SIZE)
     image = pipeline({"image": str(path)})["image"]
     value = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
-    ours = to_unit(value, study.placements[0], study.unit_shape)
+    ours = to_slice_grid(value, prepared.placements[0], prepared.slice_shape)
     theirs = to_original_grid(value, image, pipeline).as_tensor()
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_study_survives_as_text():
-    study = Study("a.nii", False, [3, 4, 5], oblique().tolist(), "coronal", 4, [3, 5])
-    assert Study.from_json(study.to_json()) == study
+    prepared = Scan("a.nii", False, [3, 4, 5], oblique().tolist(), "coronal", 4, [3, 5])
+    assert Scan.from_json(prepared.to_json()) == prepared
 
 
 def test_orientation_of_the_file_changes_nothing_but_the_grid(scan, overlay, tmp_path):
@@ -188,21 +188,21 @@ def test_one_slice_alone_is_that_slice_of_the_whole(scan, overlay, tmp_path):
 
 
 def test_slices_without_a_head_are_named_and_have_no_probability(scan):
-    item = PrepareStudyd(SIZE)({"image": str(scan["LPS"])})
-    study = Study.of(item["image"])
-    flags = {flag["code"]: flag for flag in study.flags}
+    item = PrepareScand(SIZE)({"image": str(scan["LPS"])})
+    prepared = Scan.of(item["image"])
+    flags = {flag["code"]: flag for flag in prepared.flags}
     assert flags["slices_without_head"]["slices"] == [0]
     assert (
         "1 of 9 slices show no head (no foreground found: the image is constant)"
         in flags["slices_without_head"]["message"]
     )
-    assert [p.index for p in study.placements] == list(range(1, 9))
+    assert [p.index for p in prepared.placements] == list(range(1, 9))
 
 
 def test_a_volume_without_any_head_is_an_error(tmp_path):
     path = save(tmp_path / "air.nii", np.zeros((20, 20, 3), np.float32), np.eye(4))
     with pytest.raises(ValueError, match=r"air.nii: none of 3 axial slices shows a head .*constant"):
-        PrepareStudyd(SIZE)({"image": str(path)})
+        PrepareScand(SIZE)({"image": str(path)})
 
 
 def test_one_volume_of_a_4d_file_is_asked_for(tmp_path):
@@ -211,14 +211,14 @@ def test_one_volume_of_a_4d_file_is_asked_for(tmp_path):
     nib.save(nib.Nifti1Image(both, affine), tmp_path / "both.nii.gz")
     save(tmp_path / "second.nii.gz", np.ascontiguousarray(both[..., 1]), affine)
     with pytest.raises(ValueError, match="has 2 channels and the network takes 1: give 'channel', 0 to 1"):
-        PrepareStudyd(SIZE)({"image": str(tmp_path / "both.nii.gz")})
+        PrepareScand(SIZE)({"image": str(tmp_path / "both.nii.gz")})
     with pytest.raises(ValueError, match="has channels 0 to 1, not 2"):
-        PrepareStudyd(SIZE, channel=2)({"image": str(tmp_path / "both.nii.gz")})
-    alone = PrepareStudyd(SIZE)({"image": str(tmp_path / "second.nii.gz")})["image"]
-    for picked in (PrepareStudyd(SIZE, channel=1), PrepareStudyd(SIZE)):
+        PrepareScand(SIZE, channel=2)({"image": str(tmp_path / "both.nii.gz")})
+    alone = PrepareScand(SIZE)({"image": str(tmp_path / "second.nii.gz")})["image"]
+    for picked in (PrepareScand(SIZE, channel=1), PrepareScand(SIZE)):
         item = picked({"image": str(tmp_path / "both.nii.gz"), "channel": 1})
         assert torch.equal(item["image"].as_tensor(), alone.as_tensor())
-    two = PrepareStudyd(SIZE, in_channels=2)
+    two = PrepareScand(SIZE, in_channels=2)
     stacked = two({"image": str(tmp_path / "both.nii.gz")})["image"]
     listed = two({"image": [str(save(tmp_path / "first.nii.gz", volume, affine)), str(tmp_path / "second.nii.gz")]})
     assert stacked.shape[0] == 2
@@ -235,16 +235,16 @@ def test_the_users_foreground_is_what_the_network_sees(tmp_path):
         nib.load(tmp_path / "mask.nii.gz").get_fdata(),
         str(save(tmp_path / "turned.nii.gz", mask, affine, "LPS")),
     ):
-        item = PrepareStudyd(SIZE)({"image": str(path), "foreground": foreground})
-        study = Study.of(item["image"])
-        assert [p.index for p in study.placements] == [2, 3, 4, 5, 6]
-        assert all(p.box == [[6, 34], [8, 37]] for p in study.placements)
+        item = PrepareScand(SIZE)({"image": str(path), "foreground": foreground})
+        prepared = Scan.of(item["image"])
+        assert [p.index for p in prepared.placements] == [2, 3, 4, 5, 6]
+        assert all(p.box == [[6, 34], [8, 37]] for p in prepared.placements)
         assert torch.equal(item["image"].as_tensor() != 0, item["foreground"] != 0)
     away = affine @ np.diag([1, 1, 1.1, 1])
     with pytest.raises(ValueError, match="are not on the same grid: their corners lie up to 4 mm apart"):
-        PrepareStudyd(SIZE)({"image": str(path), "foreground": str(save(tmp_path / "o.nii.gz", mask, away, "LPS"))})
+        PrepareScand(SIZE)({"image": str(path), "foreground": str(save(tmp_path / "o.nii.gz", mask, away, "LPS"))})
     with pytest.raises(ValueError, match="foreground has size"):
-        PrepareStudyd(SIZE)({"image": str(path), "foreground": mask})
+        PrepareScand(SIZE)({"image": str(path), "foreground": mask})
 
 
 def test_a_3d_network_takes_the_volume_whole(tmp_path):
@@ -262,8 +262,8 @@ def test_a_3d_network_takes_the_volume_whole(tmp_path):
     other = as_label_does(config(overlay, output_dir=str(tmp_path)), straight)
     assert 0 < other["pred"].sum() < other["pred"].numel() / 2
     assert np.array_equal(to_lps(other["pred"], straight), to_lps(data["pred"], path))
-    given = PrepareStudyd((32, 32, 16))({"image": str(straight), "foreground": mask})
-    assert Study.of(given["image"]).placements[0].share == pytest.approx(float(mask.mean()))
+    given = PrepareScand((32, 32, 16))({"image": str(straight), "foreground": mask})
+    assert Scan.of(given["image"]).placements[0].share == pytest.approx(float(mask.mean()))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_unusual_intensities_are_flagged(tmp_path):
     codes = {}
     for name, array in (("plain", volume), ("shifted", volume / 20 - 4), ("labels", (volume > 50).astype(np.float32))):
         path = save(tmp_path / f"{name}.nii.gz", array.astype(np.float32), affine)
-        prepared = PrepareStudyd(SIZE)._units({"image": str(path)})[0]
+        prepared = PrepareScand(SIZE)._slices({"image": str(path)})[0]
         codes[name] = [flag["code"] for flag in prepared.flags]
     assert codes == {"plain": [], "shifted": ["shifted_air"], "labels": ["few_values"]}
 

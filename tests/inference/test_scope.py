@@ -18,8 +18,8 @@ from scripts.evaluation.scope_fit import fit_scope, item_features
 from scripts.inference import scope
 from scripts.inference.inferers import MultiTaskInferer
 from scripts.inference.pipeline import Inference
+from scripts.inference.scans import Placement, Scan
 from scripts.inference.scope_features import WIDTHS, _blurred, features, probe
-from scripts.inference.studies import Placement, Study
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.folder import last_stage, load_run, read_datalist
 
@@ -195,11 +195,11 @@ def at_inference(run, folder):
 
 
 def study_of(*shares):
-    study = Study("a.nii.gz", False, [8, 8, len(shares)], np.eye(4).tolist(), "axial", len(shares), [8, 8])
-    study.placements += [
+    scan = Scan("a.nii.gz", False, [8, 8, len(shares)], np.eye(4).tolist(), "axial", len(shares), [8, 8])
+    scan.placements += [
         Placement(i, [[0, 8]] * 2, [8, 8], [0, 0], share, [[0, 8]] * 2) for i, share in enumerate(shares)
     ]
-    return study
+    return scan
 
 
 def flags_of(scores, *shares):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from scripts.inference.postprocessing import RestoreStudyd
+from scripts.inference.postprocessing import RestoreScand
 from scripts.inference.volume_rule import VolumeRule, evidence_places, strongest_run, volume_probability
 from scripts.inference.volumes import group_rows, own_threshold, patient_summary, volume_summary
 from scripts.measures.lesions import count_lesions, lesion_summary
@@ -79,13 +79,13 @@ def test_evaluation_and_inference_diagnose_a_volume_by_the_same_rule():
         row("v", 1 - float(p[0]), 0, 0, 0, probability=p.tolist(), head_share=s)
         for p, s in zip(probability, share, strict=True)
     ]
-    study = SimpleNamespace(plane="axial", placements=[SimpleNamespace(share=s, index=i) for i, s in enumerate(share)])
-    inferred = RestoreStudyd(volume_share=config["volume_share"], min_foreground=config["min_foreground"])
-    expected, _ = inferred.probability(probability, study)
+    scan = SimpleNamespace(plane="axial", placements=[SimpleNamespace(share=s, index=i) for i, s in enumerate(share)])
+    inferred = RestoreScand(volume_share=config["volume_share"], min_foreground=config["min_foreground"])
+    expected, _ = inferred.probability(probability, scan)
     assert VolumeRule().probability(slices) == pytest.approx(expected.tolist())
     evidence = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(3)) ** 9
     places = evidence_places(evidence).tolist()
-    agreed, _ = inferred.probability(probability, study, evidence)
+    agreed, _ = inferred.probability(probability, scan, evidence)
     placed = [{**s, "slice": i, "evidence_place": places[i]} for i, s in enumerate(slices)]
     assert VolumeRule().probability(placed[::-1]) == pytest.approx(agreed.tolist()), "in the order of the slices"
     assert float(agreed[0]) > float(expected[0]), "some slices agree with no neighbor"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scripts.data import datalists
-from scripts.inference.studies import PrepareStudyd
+from scripts.inference.scans import PrepareScand
 from tests.transforms.images import disc, head
 from transforms.grids import grid_gap_mm, off_grid, orient, tolerance_mm
 from transforms.loading import LoadCased
@@ -87,12 +87,12 @@ def test_channels_foreground_and_merged_cases_follow_the_same_rule(tmp_path):
     near, far = (save(tmp_path / f"{mm}.nii", scan.astype(np.float32), shifted(mm) @ LPS) for mm in (0.09, 0.11))
     brain = [save(tmp_path / f"m{mm}.nii", inside.astype(np.uint8), shifted(mm) @ LPS, "RAS") for mm in (0.09, 0.11)]
     assert LoadCased()({"image": [one, near], "slice": 8})["image"].shape[0] == 2
-    study = PrepareStudyd((32, 32), in_channels=2)
-    assert study({"image": [one, near]})["image"].shape[0] == 2
-    for act in (lambda: LoadCased()({"image": [one, far], "slice": 8}), lambda: study({"image": [one, far]})):
+    prepare = PrepareScand((32, 32), in_channels=2)
+    assert prepare({"image": [one, near]})["image"].shape[0] == 2
+    for act in (lambda: LoadCased()({"image": [one, far], "slice": 8}), lambda: prepare({"image": [one, far]})):
         with pytest.raises(ValueError, match=r"0\.11.nii.* are not on the same grid: their corners lie up to 0\.11 mm"):
             act()
-    single = PrepareStudyd((32, 32))
+    single = PrepareScand((32, 32))
     assert single({"image": one, "foreground": brain[0]})["image"].shape[0] == 1
     with pytest.raises(ValueError, match=r"m0\.11.nii are not on the same grid: their corners lie up to 0\.11 mm"):
         single({"image": one, "foreground": brain[1]})

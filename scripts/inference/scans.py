@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from scripts.data.preprocessing import Pipeline, make_preprocessing
-from scripts.inference.study_files import (
+from scripts.inference.scan_files import (
     acquired_plane,
     check_uncut,
     first_reasons,
@@ -32,7 +32,7 @@ from transforms.loading import PLANES, view_plane
 from transforms.reading import orient_lps
 
 _LPS = np.array([-1.0, -1.0, 1.0])
-STUDY = "study"
+SCAN = "scan"
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Placement:
 
 
 @dataclass
-class Study:
+class Scan:
     """What is needed to bring the network's outputs back to the file's own grid; plain data, kept as JSON.
 
     Attributes:
@@ -67,7 +67,7 @@ class Study:
         affine: 4x4, voxel indices of the file to RAS+ millimeters.
         plane: "axial", "coronal" or "sagittal" for a volume cut into slices, else "".
         count: slices in the stack, 1 for a picture or a whole volume.
-        unit_shape: spatial shape of one slice as it is cut (or of the volume in LPS orientation).
+        slice_shape: spatial shape of one slice as it is cut (or of the volume in LPS orientation).
         placements: of what is shown to the network, in order.
         flags: {"code", "message"[, "slices"]}, what speaks against trusting the result.
     """
@@ -78,7 +78,7 @@ class Study:
     affine: list[list[float]]
     plane: str
     count: int
-    unit_shape: list[int]
+    slice_shape: list[int]
     placements: list[Placement] = field(default_factory=list)
     flags: list[dict[str, Any]] = field(default_factory=list)
 
@@ -87,28 +87,28 @@ class Study:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Study:
+    def from_json(cls, text: str) -> Scan:
         """Read `to_json`."""
         values = json.loads(text)
         return cls(**{**values, "placements": [Placement(**p) for p in values["placements"]]})
 
     @classmethod
-    def of(cls, image: Tensor) -> Study:
-        """Study of a prepared image.
+    def of(cls, image: Tensor) -> Scan:
+        """Scan of a prepared image.
 
         Raises:
-            ValueError: when the image was not prepared by `PrepareStudyd`.
+            ValueError: when the image was not prepared by `PrepareScand`.
         """
-        text = image.meta.get(STUDY) if isinstance(image, MetaTensor) else None
+        text = image.meta.get(SCAN) if isinstance(image, MetaTensor) else None
         if not isinstance(text, str):
-            raise ValueError("the image carries no study: prepare it with scripts.inference.studies.PrepareStudyd")
+            raise ValueError("the image carries no scan: prepare it with scripts.inference.scans.PrepareScand")
         return cls.from_json(text)
 
     def restore(self, values: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
         """Bring one array a placement, already on its slice's grid, to the file's grid; 0 elsewhere.
 
         Args:
-            values: each (*unit_shape), in the order of ``placements``.
+            values: each (*slice_shape), in the order of ``placements``.
             dtype: of the result.
 
         Returns:
@@ -119,7 +119,7 @@ class Study:
         if not self.plane:
             volume = values[0].to(dtype).numpy()
         else:
-            stack = torch.zeros((self.count, *self.unit_shape), dtype=dtype)
+            stack = torch.zeros((self.count, *self.slice_shape), dtype=dtype)
             for placement, value in zip(self.placements, values, strict=True):
                 stack[placement.index] = value.to(dtype)
             axes, flip = PLANES[self.plane]
@@ -131,16 +131,16 @@ class Study:
         return torch.from_numpy(np.ascontiguousarray(oriented).reshape(self.shape))
 
 
-def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> Tensor:
+def to_slice_grid(value: Tensor, placement: Placement, slice_shape: Sequence[int]) -> Tensor:
     """Bring an array from the network's grid to its slice's grid by linear interpolation; 0 outside the crop.
 
     Args:
         value: (C, *size), floating point.
         placement: of the slice.
-        unit_shape: of the slice.
+        slice_shape: of the slice.
 
     Returns:
-        (C, *unit_shape).
+        (C, *slice_shape).
     """
     window = (slice(None), *(slice(b, b + n) for b, n in zip(placement.before, placement.fitted, strict=True)))
     inner = value[window]
@@ -148,7 +148,7 @@ def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> T
     if list(inner.shape[1:]) != size:
         mode = {2: "bilinear", 3: "trilinear"}[len(size)]
         inner = torch.nn.functional.interpolate(inner[None], size, mode=mode, align_corners=False)[0]
-    result = value.new_zeros((len(value), *unit_shape))
+    result = value.new_zeros((len(value), *slice_shape))
     origin = [start for start, _ in placement.window]
     moved = [[b[0] - o, b[1] - o] for b, o in zip(placement.box, origin, strict=True)]
     target, source = overlap(moved, [stop - start for start, stop in placement.window])
@@ -157,12 +157,12 @@ def to_unit(value: Tensor, placement: Placement, unit_shape: Sequence[int]) -> T
     return result
 
 
-class PrepareStudyd(MapTransform):
+class PrepareScand(MapTransform):
     """Read an image and bring it through the bundle's pipeline: a picture whole, a volume slice by slice.
 
     Every slice goes through the same transforms as in training, those of the config or of
     `scripts.data.preprocessing.make_preprocessing`: the same pixels, bit for bit. Slices without a head are left out
-    and named in the study's flags.
+    and named in the scan's flags.
 
     The item's image is a path (PNG, JPG, ..., NIfTI, a folder with a DICOM series), several paths (one a channel), or
     an array (X, Y[, Z[, C]]) in the index order of NIfTI. Its further keys are optional: ``affine`` (4x4, of an array),
@@ -187,7 +187,7 @@ class PrepareStudyd(MapTransform):
 
     Returns (when called):
         the item with image float32 (C, *spatial_size), or (C, *spatial_size, S) with the slices of a volume last, whose
-        metadata hold the file's shape and affine and the `Study`; and its foreground mask, uint8.
+        metadata hold the file's shape and affine and the `Scan`; and its foreground mask, uint8.
     """
 
     def __init__(
@@ -221,69 +221,69 @@ class PrepareStudyd(MapTransform):
         """
         item = dict(data)
         key = self.keys[0]
-        study, units, masks = self._units(item)
+        scan, slices, masks = self._slices(item)
         prepared: list[tuple[Tensor, Tensor]] = []
         failed: dict[int, str] = {}
-        indices = range(study.count)
-        if study.plane and item.get("slice") is not None:
-            indices = range(*_one_slice(item["slice"], study))
+        indices = range(scan.count)
+        if scan.plane and item.get("slice") is not None:
+            indices = range(*_one_slice(item["slice"], scan))
         doubtful: dict[int, str] = {}
         for index in indices:
             foreground = None if masks is None else masks[index]
             try:
-                image, mask, placement, doubt = self._prepare(study, units, foreground, index)
+                image, mask, placement, doubt = self._prepare(scan, slices, foreground, index)
             except ValueError as error:
-                if not study.plane or len(indices) == 1:
+                if not scan.plane or len(indices) == 1:
                     raise
                 # Without the file's name and what could be done about a picture.
                 failed[index] = str(error).partition(f"slice {index}: ")[2].partition(". Leave")[0] or str(error)
                 continue
             prepared.append((image, mask))
-            study.placements.append(placement)
+            scan.placements.append(placement)
             if doubt and foreground is None:
                 doubtful[index] = "; ".join(doubt)
         if not prepared:
             raise ValueError(
-                f"{study.source}: none of {study.count} {study.plane} slices shows a head ({first_reasons(failed)}); "
+                f"{scan.source}: none of {scan.count} {scan.plane} slices shows a head ({first_reasons(failed)}); "
                 "give a mask of the head as the foreground"
             )
-        study.flags += _flags(study, failed, doubtful, self.min_foreground)
-        stacked = bool(study.plane)
+        scan.flags += _flags(scan, failed, doubtful, self.min_foreground)
+        stacked = bool(scan.plane)
         axis = -1
         image, mask = (torch.stack([p[i] for p in prepared], axis) if stacked else prepared[0][i] for i in (0, 1))
-        affine = torch.tensor(study.affine, dtype=torch.float64)
+        affine = torch.tensor(scan.affine, dtype=torch.float64)
         meta = {
-            "filename_or_obj": study.source,
+            "filename_or_obj": scan.source,
             "affine": affine,
             "original_affine": affine.clone(),
-            "spatial_shape": np.asarray(study.shape),
+            "spatial_shape": np.asarray(scan.shape),
             "original_channel_dim": "no_channel",
             "space": "RAS",
-            STUDY: study.to_json(),
+            SCAN: scan.to_json(),
         }
         item[key] = MetaTensor(image, meta=meta)
         item[self.foreground_key] = mask
         return item
 
     def _prepare(
-        self, study: Study, units: list[np.ndarray], foreground: np.ndarray | None, index: int
+        self, scan: Scan, slices: list[np.ndarray], foreground: np.ndarray | None, index: int
     ) -> tuple[Tensor, Tensor, Placement, list[str]]:
-        """One slice through the pipeline, and where it lies on the network's grid; a volume is taken out of units."""
-        item: dict[str, Any] = {"name": study.source}
-        item["image"] = self._located(units[index] if study.plane else units.pop(), study)
-        if study.plane:
+        """One slice through the pipeline, and where it lies on the network's grid; a volume leaves the list."""
+        item: dict[str, Any] = {"name": scan.source}
+        item["image"] = self._located(slices[index] if scan.plane else slices.pop(), scan)
+        if scan.plane:
             item["slice"] = index
         if foreground is not None:
             if not foreground.any():
-                raise ValueError(f"{study.source}: the given foreground is empty in slice {index}")
-            item["foreground"] = self._located(foreground, study)
+                raise ValueError(f"{scan.source}: the given foreground is empty in slice {index}")
+            item["foreground"] = self._located(foreground, scan)
         for step in range(self.crop_step):  # one by one: nothing holds a volume when the next step is done
             item = self.pipeline(item, start=step, end=step + 1)
         mask = item["foreground"][0].numpy() != 0
         box = foreground_box(mask, self.margin)
         assert box is not None  # the foreground step refuses an empty mask
         offset = item[OFFSET_KEY]
-        shown = on_image(mask, offset, study.unit_shape)
+        shown = on_image(mask, offset, scan.slice_shape)
         for step in range(self.crop_step, self.pad_step):
             item = self.pipeline(item, start=step, end=step + 1)
         fitted = list(item["image"].shape[1:])
@@ -293,17 +293,17 @@ class PrepareStudyd(MapTransform):
         placement = Placement(index, moved, fitted, before, float(shown.mean()), item[WINDOW_KEY])
         return item["image"], item["foreground"], placement, foreground_warnings(shown) if shown.ndim == 2 else []
 
-    def _located(self, unit: np.ndarray, study: Study) -> np.ndarray | MetaTensor:
+    def _located(self, one: np.ndarray, scan: Scan) -> np.ndarray | MetaTensor:
         """A slice as it is; a whole volume with its voxel distances, and said to lie in LPS orientation already."""
-        array = np.ascontiguousarray(unit)
+        array = np.ascontiguousarray(one)
         if len(self.size) == 2:
             return array
-        turned = orient_lps(np.empty(study.shape, np.bool_), np.asarray(study.affine))[1]
+        turned = orient_lps(np.empty(scan.shape, np.bool_), np.asarray(scan.affine))[1]
         affine = np.diag([*(_LPS * nib.affines.voxel_sizes(turned)), 1.0])
         return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
 
-    def _units(self, item: Mapping[Hashable, Any]) -> tuple[Study, list[np.ndarray], Sequence[np.ndarray] | None]:
-        """The study, what goes through the pipeline one by one, (C, *unit_shape) each, and the given masks."""
+    def _slices(self, item: Mapping[Hashable, Any]) -> tuple[Scan, list[np.ndarray], Sequence[np.ndarray] | None]:
+        """The scan, its slices or its one volume, (C, *slice_shape) each, and the given masks."""
         name = str(item.get("name") or "the array")
         array, affine, picture, source = read_image(item.get(self.keys[0]), item.get("affine"), name, self.limits)
         array = self._channels(array, item.get("channel"), source)
@@ -326,15 +326,15 @@ class PrepareStudyd(MapTransform):
         if picture or len(self.size) == 3:
             check_uncut(item, source, "is a picture" if picture else "is given to the network whole")
         if picture:
-            units = [np.moveaxis(array, -1, 0)]
-            return Study(**base, plane="", count=1, unit_shape=shape), units, None if mask is None else [mask[None]]
+            slices = [np.moveaxis(array, -1, 0)]
+            return Scan(**base, plane="", count=1, slice_shape=shape), slices, None if mask is None else [mask[None]]
         if array.ndim == 3:  # a NIfTI file of two axes
             array, mask = array[:, :, None], None if mask is None else mask[:, :, None]
         array, _ = orient_lps(array, affine)
         mask = None if mask is None else orient_lps(mask, affine)[0]
         if len(self.size) == 3:
-            units, whole = [np.moveaxis(array, -1, 0)], None if mask is None else [mask[None]]
-            return Study(**base, plane="", count=1, unit_shape=list(array.shape[:3])), units, whole
+            slices, whole = [np.moveaxis(array, -1, 0)], None if mask is None else [mask[None]]
+            return Scan(**base, plane="", count=1, slice_shape=list(array.shape[:3])), slices, whole
         plane = str(item.get("plane") or self.plane)
         plane = acquired_plane(array.shape[:3], affine) if plane == "auto" else plane
         if plane not in PLANES:
@@ -342,7 +342,7 @@ class PrepareStudyd(MapTransform):
         turned, _ = view_plane(array, plane)
         stack = list(np.moveaxis(turned, (2, 3), (0, 1)))
         masks = None if mask is None else list(np.moveaxis(view_plane(mask, plane)[0], 2, 0)[:, None])
-        return Study(**base, plane=plane, count=len(stack), unit_shape=list(stack[0].shape[1:])), stack, masks
+        return Scan(**base, plane=plane, count=len(stack), slice_shape=list(stack[0].shape[1:])), stack, masks
 
     def _channels(self, array: np.ndarray, asked: Any, source: str) -> np.ndarray:
         """Pick channels of (*shape, C)."""
@@ -360,26 +360,26 @@ class PrepareStudyd(MapTransform):
         return array
 
 
-def _one_slice(value: Any, study: Study) -> tuple[int, int]:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < study.count:
-        raise ValueError(f"file {study.source} has {study.plane} slices 0 to {study.count - 1}, not {value!r}")
+def _one_slice(value: Any, scan: Scan) -> tuple[int, int]:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < scan.count:
+        raise ValueError(f"file {scan.source} has {scan.plane} slices 0 to {scan.count - 1}, not {value!r}")
     return int(value), int(value) + 1
 
 
 def _flags(
-    study: Study, failed: Mapping[int, str], doubtful: Mapping[int, str], min_foreground: float
+    scan: Scan, failed: Mapping[int, str], doubtful: Mapping[int, str], min_foreground: float
 ) -> list[dict[str, Any]]:
     flags = []
     if failed:
         flags.append(
             {
                 "code": "slices_without_head",
-                "message": f"{len(failed)} of {study.count} slices show no head ({first_reasons(failed)})",
+                "message": f"{len(failed)} of {scan.count} slices show no head ({first_reasons(failed)})",
                 "slices": sorted(failed),
             }
         )
-    little = [p.index for p in study.placements if p.share < min_foreground]
-    if little and study.plane:
+    little = [p.index for p in scan.placements if p.share < min_foreground]
+    if little and scan.plane:
         flags.append(
             {
                 "code": "little_head",
@@ -388,13 +388,13 @@ def _flags(
                 "slices": little,
             }
         )
-    doubtful = {index: reason for index, reason in doubtful.items() if not study.plane or index not in little}
+    doubtful = {index: reason for index, reason in doubtful.items() if not scan.plane or index not in little}
     if doubtful:
         flags.append(
             {
                 "code": "foreground_doubt",
                 "message": f"the foreground may be wrong: it {next(iter(doubtful.values()))}; give a mask of the head",
-                **({"slices": sorted(doubtful)} if study.plane else {}),
+                **({"slices": sorted(doubtful)} if scan.plane else {}),
             }
         )
     return flags
