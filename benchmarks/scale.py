@@ -174,7 +174,7 @@ def measure_cost(predict: Recipe, images: Sequence[Path], scans: int) -> dict[st
     return {
         "images": len(images),
         "done": counts["done"],
-        "cpu_s_a_study": round(seconds, 4),
+        "cpu_s_a_scan": round(seconds, 4),
         "scans": scans,
         "cpu_hours": round(seconds * scans / 3600, 1),
         **{name: round(value, 1) for name, value in gib.items()},

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmarks.causes import pictures
 from benchmarks.causes.networks import ARCHITECTURES, Architecture, Gate, Head, HeadPool, Lift, Saturated, train
 from benchmarks.causes.pictures import CLASSES, Heads, heads
+from scripts.diagnosis.examination import Examination, Subject, examine
 from scripts.diagnosis.inputs import prepare
-from scripts.diagnosis.study import Study, Subject, study
 from scripts.explain.effect_findings import WITHOUT_TUMOR
 from scripts.explain.findings import SHORTCUT
 from scripts.explain.gradient_findings import activations_and_gradients
@@ -49,7 +49,7 @@ class Run:
     normalizer: Callable[[Tensor], Any] = max_scaling
     colormap: Callable[[np.ndarray], Any] = colored
 
-    def diagnosed(self) -> Study:
+    def diagnosed(self) -> Examination:
         """The diagnosis of `python -m scripts diagnose`."""
         dataset, numbers = self.heads, range(len(self.heads.labels))
         items = [
@@ -63,7 +63,7 @@ class Run:
 
         samples = prepare(items, pipeline, images=len(items))
         with selecting(self.network, self.head) if self.head else nullcontext():
-            return study(
+            return examine(
                 Subject(
                     self.network, samples, self.target, self.method, self.layer, normalizer=self.normalizer,
                     normalizer_name="given", colormap=self.colormap, colormap_name="given",

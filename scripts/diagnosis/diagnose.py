@@ -24,10 +24,10 @@ from torch import nn
 
 from scripts.command.verbs import Outcome
 from scripts.data.preprocessing import Pipeline, make_preprocessing
+from scripts.diagnosis.examination import Examination, Subject, examine
 from scripts.diagnosis.inputs import folder_items, order_objection, prepare, read_pipeline
 from scripts.diagnosis.network import build_network, choose_target, load_checkpoint, named, parse_json
 from scripts.diagnosis.page import write_page
-from scripts.diagnosis.study import Study, Subject, study
 from scripts.explain.diagnosis import CAUSES
 from scripts.explain.findings import CANNOT_TELL, HOLDS
 from scripts.explain.methods import METHODS
@@ -59,7 +59,7 @@ def diagnose_run(
     target: str | None = None,
     class_index: int | None = None,
     images: int = 48,
-) -> Study:
+) -> Examination:
     """Diagnose a trained run of this bundle, print the table and write diagnosis.json and diagnosis.html.
 
     Args:
@@ -120,9 +120,9 @@ def diagnose_run(
     return report(subject, output_dir)
 
 
-def report(subject: Subject, output_dir: str | Path) -> Study:
+def report(subject: Subject, output_dir: str | Path) -> Examination:
     """Test every cause, print the table, and write diagnosis.json and diagnosis.html."""
-    result = study(subject)
+    result = examine(subject)
     folder = Path(output_dir)
     write_json(_document(result), folder / "diagnosis.json")
     page = write_page(result, folder / "diagnosis.html")
@@ -131,7 +131,7 @@ def report(subject: Subject, output_dir: str | Path) -> Study:
     return result
 
 
-def _document(result: Study) -> dict[str, Any]:
+def _document(result: Examination) -> dict[str, Any]:
     """diagnosis.json."""
     subject, samples = result.subject, result.subject.samples
     return {
@@ -167,7 +167,7 @@ def _document(result: Study) -> dict[str, Any]:
     }
 
 
-def table(result: Study, width: int = 118) -> str:
+def table(result: Examination, width: int = 118) -> str:
     """The verdicts as plain text: cause, verdict, figure and, where it holds or cannot be told, what to do."""
     subject = result.subject
     lines = [
@@ -211,14 +211,14 @@ def _own_network(arguments: argparse.Namespace) -> nn.Module:
     return network if arguments.weights is None else load_checkpoint(network, arguments.weights)
 
 
-def _own(arguments: argparse.Namespace, out: Path) -> Study:
+def _own(arguments: argparse.Namespace, out: Path) -> Examination:
     """Diagnose a user's own network."""
     network = _own_network(arguments)
     with selecting(network, arguments.head):
         return _diagnosed(network, arguments, out)
 
 
-def _diagnosed(network: nn.Module, arguments: argparse.Namespace, out: Path) -> Study:
+def _diagnosed(network: nn.Module, arguments: argparse.Namespace, out: Path) -> Examination:
     """Diagnose a network that returns one tensor."""
     items, datalist = _items(arguments)
     classes = datalist["classes"]
@@ -256,7 +256,7 @@ def _diagnosed(network: nn.Module, arguments: argparse.Namespace, out: Path) -> 
     return report(subject, out)
 
 
-def _run(arguments: argparse.Namespace, out: Path) -> Study:
+def _run(arguments: argparse.Namespace, out: Path) -> Examination:
     """Diagnose a run of this bundle."""
     bad = [
         name for name in ("network", "network_config", "weights", "forward_args", "head") if getattr(arguments, name)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scripts.diagnosis.examination import Examination
 from scripts.diagnosis.panels import (
     AIR,
     case_of,
@@ -20,7 +21,6 @@ from scripts.diagnosis.panels import (
     show,
     shown_cases,
 )
-from scripts.diagnosis.study import Study
 from scripts.explain.cam import gradcam, hirescam
 from scripts.explain.gradient_findings import activations_and_gradients, cells_with_head, logits_of
 from scripts.explain.grids import as_map
@@ -43,40 +43,45 @@ __all__ = [
 ]
 
 
-def leak_picture(study: Study) -> bytes | None:
+def leak_picture(examination: Examination) -> bytes | None:
     """Features behind the first normalization, the same with more air, and what a corner cell holds of the class."""
-    subject, samples = study.subject, study.subject.samples
+    subject, samples = examination.subject, examination.subject.samples
     layer = first_normalization(subject.network, samples.images, subject.forward_kwargs)
     if layer is None:
         return None
-    i = shown_cases(study)[0]
+    i = shown_cases(examination)[0]
     one = slice(i, i + 1)
     try:
         before, after, _ = with_more_air(
-            subject.network, samples.images[one], samples.foreground[one], layer, subject.forward_kwargs, study.pad
+            subject.network,
+            samples.images[one],
+            samples.foreground[one],
+            layer,
+            subject.forward_kwargs,
+            examination.pad,
         )
     except ValueError:
         return None  # the finding says that the network takes no larger input
     # The channel whose air stands out most from its head shows best what is written there.
     corner, size = before[0].flatten(1)[:, 0].abs(), before[0].flatten(1).std(1).clamp(min=1e-12)
     channel = int((corner / size).argmax())
-    planes = [plane_of(t[0, channel : channel + 1], height_of(study, i))[0].T for t in (before, after)]
+    planes = [plane_of(t[0, channel : channel + 1], height_of(examination, i))[0].T for t in (before, after)]
     bound = float(np.percentile(np.abs(planes[0]), 98)) or 1.0
     figure, grid = new_figure(2.6, 4, width_ratios=[1, 1, 1, 1.1])
     for axes, plane, said in zip(
         grid[0], (*planes, planes[1] - planes[0]),
-        (f"behind {layer[-18:]}", f"{study.pad} px more air", "difference"), strict=False,
+        (f"behind {layer[-18:]}", f"{examination.pad} px more air", "difference"), strict=False,
     ):  # fmt: skip
         seen = show(axes, plane, said, cmap="RdBu_r", vmin=-bound, vmax=bound)
-        contour(axes, study, i, (plane.shape[1], plane.shape[0]))
+        contour(axes, examination, i, (plane.shape[1], plane.shape[0]))
     figure.colorbar(seen, ax=grid[0][2], shrink=0.8)
-    _corners(grid[0][3], study, layer)
+    _corners(grid[0][3], examination, layer)
     return png(figure)
 
 
-def _corners(axes: Any, study: Study, layer: str) -> None:
+def _corners(axes: Any, examination: Examination, layer: str) -> None:
     """A corner cell's value in the channel that differs most between the classes."""
-    subject, samples = study.subject, study.subject.samples
+    subject, samples = examination.subject, examination.subject.samples
     parts = []
     for start in range(0, len(samples.images), 8):
         with torch.no_grad(), evaluating(subject.network), record(subject.network, [layer]) as recorder:
@@ -99,10 +104,10 @@ def _corners(axes: Any, study: Study, layer: str) -> None:
     axes.set_title(f"Corner cell, channel {channel}", fontsize=9, fontweight="normal")
 
 
-def pooling_picture(study: Study) -> bytes | None:
+def pooling_picture(examination: Examination) -> bytes | None:
     """Where the score's gradient lies at the features in front of the pooling."""
-    subject, samples = study.subject, study.subject.samples
-    cases = shown_cases(study)
+    subject, samples = examination.subject, examination.subject.samples
+    cases = shown_cases(examination)
     index = torch.tensor(cases)
     images = samples.images[index]
     try:
@@ -119,7 +124,7 @@ def pooling_picture(study: Study) -> bytes | None:
     for axes, i, value in zip(grid[0], cases, size, strict=False):
         cells = cells_with_head(samples.foreground[i : i + 1], value.shape[1:])[0]
         share = float((value * ~cells).sum() / value.sum().clamp(min=1e-30))
-        plane = plane_of(value, height_of(study, i))[0].T
+        plane = plane_of(value, height_of(examination, i))[0].T
         seen = show(
             axes,
             plane,
@@ -128,20 +133,20 @@ def pooling_picture(study: Study) -> bytes | None:
             vmin=0,
             vmax=1.15 * float(size.max()),
         )
-        contour(axes, study, i, (plane.shape[1], plane.shape[0]))
+        contour(axes, examination, i, (plane.shape[1], plane.shape[0]))
     figure.colorbar(seen, ax=grid[0][-1], shrink=0.7, label="|gradient|")
     return png(figure)
 
 
-def averaging_picture(study: Study) -> bytes | None:
+def averaging_picture(examination: Examination) -> bytes | None:
     """Grad-CAM beside HiResCAM, which is the same without the average."""
-    subject, samples = study.subject, study.subject.samples
-    if study.layer is None or study.maps is None:
+    subject, samples = examination.subject, examination.subject.samples
+    if examination.layer is None or examination.maps is None:
         return None
-    cases = shown_cases(study, 2)
+    cases = shown_cases(examination, 2)
     index = torch.tensor(cases)
     _, activations, gradients = activations_and_gradients(
-        subject.network, samples.images[index], study.layer, subject.target.take(index), subject.forward_kwargs
+        subject.network, samples.images[index], examination.layer, subject.target.take(index), subject.forward_kwargs
     )
     figure, grid = new_figure(2.5, 4)
     for axes in grid[0]:
@@ -152,13 +157,13 @@ def averaging_picture(study: Study) -> bytes | None:
             heat = max_scaling(upsample(raw, samples.images.shape[2:]))[0]
             energy = share_in_air(heat, samples.foreground[i])
             said = f"{name}: " + ("empty" if energy is None else f"{energy:.0%} in air")
-            show(grid[0][2 * k + j], overlay_of(study, i, heat), said)
+            show(grid[0][2 * k + j], overlay_of(examination, i, heat), said)
     return png(figure)
 
 
-def class_picture(study: Study) -> bytes | None:
+def class_picture(examination: Examination) -> bytes | None:
     """The explained score of every image, by its class."""
-    subject, labels = study.subject, np.array(study.subject.samples.labels)
+    subject, labels = examination.subject, np.array(examination.subject.samples.labels)
     output = logits_of(subject.network, subject.samples.images, subject.forward_kwargs)
     known = sorted({int(k) for k in labels if k >= 0})
     if output.dim() != 2 or not known:
@@ -175,14 +180,14 @@ def class_picture(study: Study) -> bytes | None:
     return png(figure)
 
 
-def gradient_picture(study: Study) -> bytes | None:
+def gradient_picture(examination: Examination) -> bytes | None:
     """Activations times gradients of each image, as a share of the score."""
-    subject = study.subject
-    if study.layer is None:
+    subject = examination.subject
+    if examination.layer is None:
         return None
     try:
         score, activations, gradients = activations_and_gradients(
-            subject.network, subject.samples.images, study.layer, subject.target, subject.forward_kwargs
+            subject.network, subject.samples.images, examination.layer, subject.target, subject.forward_kwargs
         )
     except LayerError:
         return None  # the finding says why
@@ -197,41 +202,41 @@ def gradient_picture(study: Study) -> bytes | None:
     return png(figure)
 
 
-def layer_picture(study: Study) -> bytes | None:
+def layer_picture(examination: Examination) -> bytes | None:
     """Activations of the explained layer, and the map made of them."""
-    if study.layer is None or study.maps is None:
+    if examination.layer is None or examination.maps is None:
         return None
-    subject, samples = study.subject, study.subject.samples
-    cases = shown_cases(study, 2)
+    subject, samples = examination.subject, examination.subject.samples
+    cases = shown_cases(examination, 2)
     index = torch.tensor(cases)
     activations = activations_and_gradients(
-        subject.network, samples.images[index], study.layer, subject.target.take(index), subject.forward_kwargs
+        subject.network, samples.images[index], examination.layer, subject.target.take(index), subject.forward_kwargs
     )[1]
     figure, grid = new_figure(2.5, 4)
     for axes in grid[0]:
         axes.set_axis_off()
     for k, i in enumerate(cases):
-        mean = plane_of(activations[k].mean(0, keepdim=True), height_of(study, i))[0].T
+        mean = plane_of(activations[k].mean(0, keepdim=True), height_of(examination, i))[0].T
         bound = float(np.abs(mean).max()) or 1.0
-        seen = show(grid[0][2 * k], mean, f"{study.layer}, mean"[-30:], cmap="RdBu_r", vmin=-bound, vmax=bound)
+        seen = show(grid[0][2 * k], mean, f"{examination.layer}, mean"[-30:], cmap="RdBu_r", vmin=-bound, vmax=bound)
         figure.colorbar(seen, ax=grid[0][2 * k], shrink=0.7)
-        heat = max_scaling(upsample(study.maps, samples.images.shape[2:]))[i]
-        show(grid[0][2 * k + 1], overlay_of(study, i, heat), subject.method)
+        heat = max_scaling(upsample(examination.maps, samples.images.shape[2:]))[i]
+        show(grid[0][2 * k + 1], overlay_of(examination, i, heat), subject.method)
     return png(figure)
 
 
-def grid_picture(study: Study) -> bytes | None:
+def grid_picture(examination: Examination) -> bytes | None:
     """The layer's grid over the tumor, and the best map that it can draw."""
-    samples = study.subject.samples
-    if study.maps is None or samples.tumor is None or samples.images.dim() != 4:
+    samples = examination.subject.samples
+    if examination.maps is None or samples.tumor is None or samples.images.dim() != 4:
         return None
-    cells = tuple(study.maps.shape[2:])
-    cases = [i for i in shown_cases(study, 3) if bool(samples.tumor[i].any())][:2]
+    cells = tuple(examination.maps.shape[2:])
+    cases = [i for i in shown_cases(examination, 3) if bool(samples.tumor[i].any())][:2]
     figure, grid = new_figure(2.6, 4)
     for axes in grid[0]:
         axes.set_axis_off()
     for k, i in enumerate(cases):
-        image, _, mask = case_of(study, i)
+        image, _, mask = case_of(examination, i)
         picture = overlays.overlay(image, np.zeros_like(image), mask=mask, scale=overlays.legible_scale(image.shape))
         axes = grid[0][2 * k]
         show(axes, picture, f"{short(samples.names[i])}, {cells[0]} x {cells[1]} cells")
@@ -242,5 +247,5 @@ def grid_picture(study: Study) -> bytes | None:
             for j in range(1, count):
                 draw(j * length / count - 0.5, color="#ffffff", linewidth=0.4, alpha=0.55)
         best = max_scaling(upsample(oracle_map(samples.tumor[i : i + 1], cells), samples.images.shape[2:]))[0]
-        show(grid[0][2 * k + 1], overlay_of(study, i, best.float()), "the best map on this grid")
+        show(grid[0][2 * k + 1], overlay_of(examination, i, best.float()), "the best map on this grid")
     return png(figure)

@@ -8,8 +8,8 @@ import jinja2
 import matplotlib
 
 from scripts.command.files import write_text
+from scripts.diagnosis.examination import Examination
 from scripts.diagnosis.pictures import map_picture, picture_of
-from scripts.diagnosis.study import Study
 from scripts.explain.diagnosis import CAUSES
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS
 from scripts.pictures.figures import STYLE
@@ -25,10 +25,10 @@ def _shown(png: bytes | None) -> str | None:
     return None if png is None else png_uri(png)
 
 
-def write_page(study: Study, path: str | Path) -> Path:
+def write_page(examination: Examination, path: str | Path) -> Path:
     """Write the page, whole or not at all; it needs no other file and no network."""
     with matplotlib.rc_context(STYLE):
-        overview = map_picture(study)
+        overview = map_picture(examination)
     causes = [
         {
             "id": finding.cause.replace(" ", "-"),
@@ -36,9 +36,9 @@ def write_page(study: Study, path: str | Path) -> Path:
             "kind": ALTERNATIVES[finding.verdict],
             "question": CAUSES[finding.cause][0],
             "limit": CAUSES[finding.cause][1],
-            "picture": _shown(picture_of(study, finding.cause)),
+            "picture": _shown(picture_of(examination, finding.cause)),
         }
-        for finding in study.findings
+        for finding in examination.findings
     ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -49,12 +49,12 @@ def write_page(study: Study, path: str | Path) -> Path:
     )
     counts = {verdict: sum(c["kind"] == kind for c in causes) for verdict, kind in ALTERNATIVES.items()}
     html = environment.get_template("diagnosis.html.j2").render(
-        study=study,
-        subject=study.subject,
-        samples=study.subject.samples,
+        examination=examination,
+        subject=examination.subject,
+        samples=examination.subject.samples,
         causes=causes,
         counts=counts,
         overview=_shown(overview),
-        measures=study.measures,
+        measures=examination.measures,
     )
     return write_text(html, path)

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from scripts.diagnosis.study import Study
+from scripts.diagnosis.examination import Examination
 from scripts.pictures import overlays
 from scripts.pictures.figures import COLORS
 
@@ -42,9 +42,9 @@ def new_figure(height: float, columns: int, rows: int = 1, **options: Any) -> tu
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def shown_cases(study: Study, count: int = 4) -> list[int]:
+def shown_cases(examination: Examination, count: int = 4) -> list[int]:
     """Indices of the cases to show: tumors from small to large, the last place for a case without one, if there is."""
-    samples = study.subject.samples
+    samples = examination.subject.samples
     if samples.tumor is not None:
         area = samples.tumor.flatten(1).sum(1).tolist()
     else:
@@ -62,12 +62,12 @@ def short(name: str, length: int = 13) -> str:
     return name if len(name) <= length else "…" + name[1 - length :]
 
 
-def height_of(study: Study, i: int) -> float:
+def height_of(examination: Examination, i: int) -> float:
     """Height of the shown slice of a volume, in (0, 1): where most of the tumor lies in the head, else most head.
 
     One height for all pictures of a case, whatever grid they are on; 0.5 for an image.
     """
-    samples = study.subject.samples
+    samples = examination.subject.samples
     inside = samples.foreground[i]
     if inside.dim() == 3:
         return 0.5
@@ -86,11 +86,13 @@ def plane_of(t: Tensor, height: float = 0.5) -> np.ndarray:
     return array.numpy()
 
 
-def case_of(study: Study, i: int, heat: Tensor | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def case_of(
+    examination: Examination, i: int, heat: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Image with air 0, map in [0, 1] and mask of a case, each (1, X, Y)."""
-    samples = study.subject.samples
+    samples = examination.subject.samples
     tumor = None if samples.tumor is None or not bool(samples.tumor[i].any()) else samples.tumor[i]
-    height = height_of(study, i)
+    height = height_of(examination, i)
     inside = plane_of(samples.foreground[i], height) != 0
     image = plane_of(samples.images[i], height)
     image = np.where(inside, np.where(image == 0, 1e-6, image), 0)
@@ -105,15 +107,15 @@ def show(axes: Any, picture: np.ndarray, title: str, **options: Any) -> Any:
     return axes.imshow(picture, **options)
 
 
-def overlay_of(study: Study, i: int, heat: Tensor) -> np.ndarray:
+def overlay_of(examination: Examination, i: int, heat: Tensor) -> np.ndarray:
     """A map (1, *spatial) in [0, 1] over a case, RGB."""
-    image, shown, mask = case_of(study, i, heat)
+    image, shown, mask = case_of(examination, i, heat)
     return overlays.overlay(image, shown, mask=mask, scale=overlays.legible_scale(image.shape))
 
 
-def contour(axes: Any, study: Study, i: int, size: tuple[int, int] | None = None) -> None:
+def contour(axes: Any, examination: Examination, i: int, size: tuple[int, int] | None = None) -> None:
     """Draw the outline of the head, on a grid of `size` (X, Y) cells if given."""
-    inside = plane_of(study.subject.samples.foreground[i], height_of(study, i))[0].T
+    inside = plane_of(examination.subject.samples.foreground[i], height_of(examination, i))[0].T
     x, y = inside.shape[1], inside.shape[0]
     fx, fy = (1.0, 1.0) if size is None else (size[0] / x, size[1] / y)
     grid = np.arange(x) * fx + fx / 2 - 0.5, np.arange(y) * fy + fy / 2 - 0.5

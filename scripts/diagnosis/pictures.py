@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from scripts.diagnosis import network_pictures as of_network
+from scripts.diagnosis.examination import Examination
 from scripts.diagnosis.panels import (
     AIR,
     DPI,
@@ -29,7 +30,6 @@ from scripts.diagnosis.panels import (
     show,
     shown_cases,
 )
-from scripts.diagnosis.study import Study
 from scripts.explain.effect_findings import WITHOUT_TUMOR
 from scripts.explain.findings import CANNOT_TELL, SHORTCUT
 from scripts.explain.maps import max_scaling, upsample
@@ -39,15 +39,15 @@ from scripts.pictures.figures import COLORS, STYLE, png
 __all__ = ["PICTURES", "map_picture", "picture_of"]
 
 
-def map_picture(study: Study) -> bytes | None:
+def map_picture(examination: Examination) -> bytes | None:
     """The map that is looked at, on several cases, and the same map with more air around the image."""
-    if study.maps is None:
+    if examination.maps is None:
         return None
-    samples, cases = study.subject.samples, shown_cases(study)
-    on_image = upsample(study.maps, samples.images.shape[2:])
+    samples, cases = examination.subject.samples, shown_cases(examination)
+    on_image = upsample(examination.maps, samples.images.shape[2:])
     rows = [("", max_scaling(on_image))]
-    if study.padded_maps is not None:
-        rows.append((f"{study.pad} px more air", study.padded_maps))
+    if examination.padded_maps is not None:
+        rows.append((f"{examination.pad} px more air", examination.padded_maps))
     figure, grid = new_figure(2.5 * len(rows), max(4, len(cases)), len(rows))
     for line, (said, maps) in zip(grid, rows, strict=True):
         for axes in line:
@@ -55,36 +55,36 @@ def map_picture(study: Study) -> bytes | None:
         for axes, i in zip(line, cases, strict=False):
             energy = share_in_air(maps[i], samples.foreground[i])
             title = f"{said or short(samples.names[i])}: " + ("empty" if energy is None else f"{energy:.0%} in air")
-            show(axes, overlay_of(study, i, maps[i]), title)
+            show(axes, overlay_of(examination, i, maps[i]), title)
     return png(figure)
 
 
-def normalizer_picture(study: Study) -> bytes | None:
+def normalizer_picture(examination: Examination) -> bytes | None:
     """What goes into the normalizer and what comes out, as a curve and on a map."""
-    normalizer, samples = study.subject.normalizer, study.subject.samples
+    normalizer, samples = examination.subject.normalizer, examination.subject.samples
     if normalizer is None:
         return None
     ramp = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
     out = np.asarray(normalizer(ramp.clone()), dtype=float).ravel()
-    figure, grid = new_figure(2.7, 3 if study.maps is not None else 1)
+    figure, grid = new_figure(2.7, 3 if examination.maps is not None else 1)
     axes = grid[0][0]
     axes.plot(ramp.flatten().numpy(), out, color=COLORS[0])
     axes.plot([0, 1], [out.min(), out.max()], color=LIMIT, linewidth=1, linestyle=":")
     axes.set(title="A ramp through the normalizer", xlabel="raw map, 1 = strongest", ylabel="shown as")
-    if study.maps is not None:
-        i = shown_cases(study)[0]
-        raw = upsample(study.maps, samples.images.shape[2:])[i : i + 1]
+    if examination.maps is not None:
+        i = shown_cases(examination)[0]
+        raw = upsample(examination.maps, samples.images.shape[2:])[i : i + 1]
         shown = torch.as_tensor(np.asarray(normalizer(raw.clone()))).float()
         for axes, value, said in ((grid[0][1], raw, "raw map"), (grid[0][2], shown, "behind the normalizer")):
-            seen = show(axes, plane_of(value[0], height_of(study, i))[0].T, said, cmap="inferno")
-            contour(axes, study, i)
+            seen = show(axes, plane_of(value[0], height_of(examination, i))[0].T, said, cmap="inferno")
+            contour(axes, examination, i)
             figure.colorbar(seen, ax=axes, shrink=0.8)
     return png(figure)
 
 
-def colors_picture(study: Study) -> bytes | None:
+def colors_picture(examination: Examination) -> bytes | None:
     """The color map from weakest to strongest, and the user's pictures."""
-    colormap, pictures = study.subject.colormap, study.given_pictures[:4]
+    colormap, pictures = examination.subject.colormap, examination.given_pictures[:4]
     if colormap is None and not pictures:
         return None
     figure = Figure(figsize=(WIDTH, (0.8 if colormap is not None else 0) + (2.4 if pictures else 0)), dpi=DPI)
@@ -105,26 +105,26 @@ def colors_picture(study: Study) -> bytes | None:
     return png(figure)
 
 
-def _values(study: Study) -> tuple[np.ndarray, np.ndarray]:
+def _values(examination: Examination) -> tuple[np.ndarray, np.ndarray]:
     """Values of the air and of the head, first channel."""
-    images, inside = study.subject.samples.images[:, :1], study.subject.samples.foreground
+    images, inside = examination.subject.samples.images[:, :1], examination.subject.samples.foreground
     return images[~inside].numpy(), images[inside].numpy()
 
 
-def air_picture(study: Study) -> bytes | None:
+def air_picture(examination: Examination) -> bytes | None:
     """Where the air is not 0, and which values it has beside the head's."""
-    air, head = _values(study)
+    air, head = _values(examination)
     if not air.size:
         return None
     figure, grid = new_figure(2.7, 3)
-    samples = study.subject.samples
+    samples = examination.subject.samples
     different = [
         (float((samples.images[i][:, ~samples.foreground[i][0]] != 0).sum()), -i) for i in range(len(samples.images))
     ]
-    i = -max(different)[1] if max(different)[0] else shown_cases(study)[0]
-    image, _, _ = case_of(study, i)
+    i = -max(different)[1] if max(different)[0] else shown_cases(examination)[0]
+    image, _, _ = case_of(examination, i)
     show(grid[0][0], overlays.gray_image(image), f"{short(samples.names[i])}: the head")
-    head_there, pixels = (plane_of(t[i], height_of(study, i))[0] for t in (samples.foreground, samples.images))
+    head_there, pixels = (plane_of(t[i], height_of(examination, i))[0] for t in (samples.foreground, samples.images))
     outside = np.where(head_there != 0, np.nan, pixels).T
     cmap = matplotlib.colormaps["viridis"].with_extremes(bad="#dddddd")
     low, high = (float(np.nanmin(outside)), float(np.nanmax(outside))) if np.isfinite(outside).any() else (0.0, 0.0)
@@ -149,9 +149,9 @@ def _histogram(axes: Any, air: np.ndarray, head: np.ndarray) -> None:
     axes.legend(loc="upper right")
 
 
-def order_picture(study: Study) -> bytes | None:
+def order_picture(examination: Examination) -> bytes | None:
     """The air's value in each image beside the range of the head's."""
-    images, inside = study.subject.samples.images[:, :1], study.subject.samples.foreground
+    images, inside = examination.subject.samples.images[:, :1], examination.subject.samples.foreground
     if bool(inside.all()):
         return None
     figure, grid = new_figure(2.5, 1)
@@ -171,10 +171,12 @@ def order_picture(study: Study) -> bytes | None:
     return png(figure)
 
 
-def shortcut_picture(study: Study) -> bytes | None:
+def shortcut_picture(examination: Examination) -> bytes | None:
     """What each kind of feature alone tells of the class, and which classes each source holds."""
-    rows = [row for row in study.rows if row["auc"] is not None]
-    pairs = [(s, k) for s, k in zip(study.subject.sources, study.subject.labels, strict=True) if s and k >= 0]
+    rows = [row for row in examination.rows if row["auc"] is not None]
+    pairs = [
+        (s, k) for s, k in zip(examination.subject.sources, examination.subject.labels, strict=True) if s and k >= 0
+    ]
     sources, classes = sorted({s for s, _ in pairs}), sorted({k for _, k in pairs})
     if not rows and not pairs:
         return None
@@ -200,7 +202,7 @@ def shortcut_picture(study: Study) -> bytes | None:
         axes.imshow(counts / counts.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
         for (i, j), value in np.ndenumerate(counts):
             axes.text(j, i, f"{value}", ha="center", va="center", fontsize=9)
-        names = [study.subject.classes.get(str(k), str(k)) for k in classes]
+        names = [examination.subject.classes.get(str(k), str(k)) for k in classes]
         axes.set_xticks(range(len(classes)), names, fontsize=8)
         axes.set_yticks(range(len(sources)), [s[:18] for s in sources], fontsize=8)
         axes.set_title("Images by source and class")
@@ -208,23 +210,23 @@ def shortcut_picture(study: Study) -> bytes | None:
     return png(figure)
 
 
-def without_tumor_picture(study: Study) -> bytes | None:
+def without_tumor_picture(examination: Examination) -> bytes | None:
     """Images with a tumor, and the same with the tumor painted out."""
-    samples = study.subject.samples
-    if study.without_tumor is None or samples.tumor is None:
+    samples = examination.subject.samples
+    if examination.without_tumor is None or samples.tumor is None:
         return None
-    cases = [i for i in shown_cases(study, 4) if bool(samples.tumor[i].any())][:2]
+    cases = [i for i in shown_cases(examination, 4) if bool(samples.tumor[i].any())][:2]
     figure, grid = new_figure(2.5, 4)
     for axes in grid[0]:
         axes.set_axis_off()
     for k, i in enumerate(cases):
-        height = height_of(study, i)
-        for j, (images, said) in enumerate(((samples.images, ""), (study.without_tumor, "painted out"))):
+        height = height_of(examination, i)
+        for j, (images, said) in enumerate(((samples.images, ""), (examination.without_tumor, "painted out"))):
             show(grid[0][2 * k + j], plane_of(images[i], height)[0].T, said or short(samples.names[i]), cmap="gray")
     return png(figure)
 
 
-PICTURES: dict[str, Callable[[Study], bytes | None]] = {
+PICTURES: dict[str, Callable[[Examination], bytes | None]] = {
     "inverted normalizer": normalizer_picture,
     "swapped colors": colors_picture,
     "air not zero": air_picture,
@@ -241,10 +243,10 @@ PICTURES: dict[str, Callable[[Study], bytes | None]] = {
 }
 
 
-def picture_of(study: Study, cause: str) -> bytes | None:
+def picture_of(examination: Examination, cause: str) -> bytes | None:
     """Picture of a cause, PNG; None where nothing can be shown."""
-    finding = next(finding for finding in study.findings if finding.cause == cause)
+    finding = next(finding for finding in examination.findings if finding.cause == cause)
     if finding.verdict == CANNOT_TELL and not finding.figures:
         return None
     with matplotlib.rc_context(STYLE):
-        return PICTURES[cause](study)
+        return PICTURES[cause](examination)

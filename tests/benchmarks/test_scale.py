@@ -26,7 +26,7 @@ def test_the_tiny_network_predicts(tmp_path):
     assert inference.classes == ["no_tumor", "tumor"]
 
 
-def test_the_cost_is_that_of_the_images_times_the_studies(tmp_path):
+def test_the_cost_is_that_of_the_images_times_the_scans(tmp_path):
     overlay = scale.standard_overlay(tmp_path, scale.SIDE, **scale.TINY)
     for k in range(2):
         scale.draw(np.random.default_rng(k)).resize((scale.SIDE, scale.SIDE)).save(tmp_path / f"{k}.bmp")
@@ -35,7 +35,7 @@ def test_the_cost_is_that_of_the_images_times_the_studies(tmp_path):
     assert found["done"] == 2
     assert found["files"] == 2**30 * 4.5  # mask, evidence, overlay and result of each, and the table of all
     assert found["read_gib"] == images[0].stat().st_size
-    assert found["cpu_hours"] == pytest.approx(found["cpu_s_a_study"] * 2**30 / 3600, rel=0.01)
+    assert found["cpu_hours"] == pytest.approx(found["cpu_s_a_scan"] * 2**30 / 3600, rel=0.01)
 
 
 class Link:

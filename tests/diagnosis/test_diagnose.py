@@ -16,11 +16,11 @@ from torch import nn
 
 from scripts.__main__ import main as command
 from scripts.command.workflows import run_config
+from scripts.diagnosis.examination import Subject, examine
 from scripts.diagnosis.inputs import Samples, prepare
 from scripts.diagnosis.network import build_network, choose_target, load_checkpoint, named, padding
 from scripts.diagnosis.pictures import PICTURES
 from scripts.diagnosis.shortcut import shortcut, shortcut_rows
-from scripts.diagnosis.study import Subject, study
 from scripts.explain.diagnosis import CAUSES
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS
 from scripts.explain.maps import max_scaling, upsample
@@ -354,7 +354,7 @@ def subject(dims=2, **options):
 def write_pictures(folder, name, swapped):
     """Ready heatmaps of `subject`, one an image, by a color map of matplotlib."""
     folder.mkdir()
-    result = study(subject())
+    result = examine(subject())
     for case, heat in zip(("a", "b"), max_scaling(upsample(result.maps, (24, 24))), strict=True):
         colors = (colormaps[name](heat[0].numpy().T)[..., :3] * 255).astype(np.uint8)
         picture = Image.fromarray(np.ascontiguousarray(colors[..., ::-1] if swapped else colors))
@@ -365,13 +365,13 @@ def write_pictures(folder, name, swapped):
 @pytest.mark.parametrize("swapped", [False, True])
 def test_ready_pictures_of_jet_are_compared_with_the_map(tmp_path, swapped):
     folder = write_pictures(tmp_path / "pictures", "jet", swapped)
-    found = {f.cause: f for f in study(subject(pictures=folder)).findings}["swapped colors"]
+    found = {f.cause: f for f in examine(subject(pictures=folder)).findings}["swapped colors"]
     assert found.verdict == (HOLDS if swapped else DOES_NOT_HOLD)
     assert found.figures["pictures"] == 2
 
 
 def test_volumes_are_diagnosed_and_drawn():
-    result = study(subject(3))
+    result = examine(subject(3))
     assert result.holding == []
     assert result.maps.dim() == 5
     assert result.measures["map_change_with_more_air"] < 1e-4
@@ -385,7 +385,7 @@ def test_volumes_are_diagnosed_and_drawn():
 def test_a_layer_that_is_not_there_leaves_the_other_causes():
     wrong = subject()
     wrong.layer = "bottlenek"
-    result = study(wrong)
+    result = examine(wrong)
     assert [f.cause for f in result.holding] == ["unsuitable layer"]
     assert result.maps is None
     assert all(PICTURES[cause](result) is None for cause in ("gradient averaging", "unsuitable layer", "coarse grid"))

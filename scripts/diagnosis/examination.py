@@ -31,7 +31,7 @@ from scripts.explain.targets import SegmentationRegion, Target
 from scripts.interventions import membrane
 from scripts.interventions.regions import grow
 
-__all__ = ["Study", "Subject", "study"]
+__all__ = ["Examination", "Subject", "examine"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Subject:
 
 
 @dataclass
-class Study:
+class Examination:
     """A subject and what was found.
 
     Attributes:
@@ -118,7 +118,7 @@ class Study:
         return [finding for finding in self.findings if finding.verdict == HOLDS]
 
 
-def study(subject: Subject) -> Study:
+def examine(subject: Subject) -> Examination:
     """Test every cause.
 
     Raises:
@@ -134,7 +134,7 @@ def study(subject: Subject) -> Study:
             layer = default_layer(network, samples.images[:1], kwargs, dense=dense)
         except LayerError as error:
             subject.notes.append(f"no layer was given, and none could be chosen: {error}")
-    result = Study(subject, layer, padding(network, samples.images, kwargs))
+    result = Examination(subject, layer, padding(network, samples.images, kwargs))
     result.rows = shortcut_rows(samples)
     result.without_tumor = painted_out(samples)
     labels, sources = subject.labels or samples.labels, subject.sources or samples.sources
@@ -213,7 +213,7 @@ def _of_another_pipeline(finding: Finding) -> Finding:
     return replace(finding, verdict=CANNOT_TELL, reason=OWN_PIPELINE + finding.reason, advice=advice)
 
 
-def _explained(result: Study, images: Tensor) -> Tensor:
+def _explained(result: Examination, images: Tensor) -> Tensor:
     """Raw maps (B, 1, *layer grid), a few samples at a time."""
     subject, parts = result.subject, []
     kind = METHODS[subject.method]
@@ -229,7 +229,7 @@ def _explained(result: Study, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _maps(result: Study) -> None:
+def _maps(result: Examination) -> None:
     """The map that is looked at, what it measures, and the same with more air."""
     samples = result.subject.samples
     try:
@@ -260,7 +260,7 @@ def _maps(result: Study) -> None:
     result.measures["map_change_with_more_air"] = float(change.median())
 
 
-def _look_at_pictures(result: Study) -> None:
+def _look_at_pictures(result: Examination) -> None:
     """Compare ready pictures with the maps, and put what is found into 'swapped colors'."""
     folder, samples = Path(str(result.subject.pictures)), result.subject.samples
     if not folder.is_dir():
