@@ -41,7 +41,7 @@ NOT_CERTIFIED = ("segmentation_only", "ensemble")
 
 @dataclass(frozen=True)
 class Variant:
-    """A model of the study.
+    """A model of the ablation.
 
     Attributes:
         title: what it is, in words.
@@ -155,7 +155,7 @@ def _stages(variant: Variant, joint: bool = False) -> Sequence[str]:
 
 
 def _of_its_stages(variant: Variant, overrides: Mapping[str, Any], joint: bool = False) -> dict[str, Any]:
-    """Overrides without those of stages that a variant does not have; the others of the study have them."""
+    """Overrides without those of stages that a variant does not have; the others of the ablation have them."""
     others = {*runs.STAGES, runs.JOINT} - set(_stages(variant, joint))
     return {name: value for name, value in overrides.items() if name not in others}
 
@@ -179,7 +179,7 @@ def write_ablation(out: str | Path, only: Sequence[str] | None = None, **setting
     Args:
         out: folder of the variants.
         only: names of variants; None: all.
-        settings: what is said about the study beside its figures.
+        settings: what is said about the ablation beside its figures.
 
     Raises:
         FileNotFoundError: when the reference is not finished.
@@ -246,7 +246,7 @@ def run_ablation(
     """Train all variants of the first seed, then of the next, and compare after each.
 
     Args:
-        out: folder of the study.
+        out: folder of the ablation.
         paths: dataset_dir and datalist_file.
         seeds: of the trainings; data and split stay the same.
         overlays: of all variants.
@@ -288,7 +288,7 @@ def run_ablation(
 
 
 def _settings(out: Path) -> dict[str, Any]:
-    """What an earlier table of the study said about its trainings."""
+    """What an earlier table of the ablation said about its trainings."""
     path = out / "ablation.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return {key: known[key] for key in ("epochs", "epochs_factor", "overlays") if key in known}

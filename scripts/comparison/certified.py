@@ -1,4 +1,4 @@
-"""What interventions say about the models of a study: their certificates and answers beside each other, over seeds."""
+"""What interventions say about the models of an experiment: their certificates beside each other, over seeds."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any
 from scripts.command.overrides import parse_overrides
 from scripts.command.verbs import Outcome, compute_values
 from scripts.command.workflows import run_config
-from scripts.comparison.report_studies import SOURCES
+from scripts.comparison.experiments import SOURCES
 from scripts.data.datalists import schema as datalists
 from scripts.data.datalists.units import units
 from scripts.evaluation.items import is_own_datalist

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.command.verbs import Parser, Verb, add_out, add_part, folder
+from scripts.command.verbs import Parser, Verb, add_earlier, add_out, add_part, folder
 
 __all__ = ["VERBS"]
 
@@ -14,7 +14,8 @@ def _report(parser: Parser) -> None:
     add_out(parser, "file in the folder", "report.html")
     text = "folder of comparison.json, ablation.json or leave_one_source_out.json, repeatable"
     ending = " (default: comparison, ablation and sources in the folder)"
-    parser.add_argument("--study", type=folder, action="append", metavar="FOLDER", help=text + ending)
+    parser.add_argument("--experiment", type=folder, action="append", metavar="FOLDER", help=text + ending)
+    add_earlier(parser, "--study", "experiment", type=folder, action="append")
     text = "also write the maps of the runs side by side, a JPG or PNG"
     parser.add_argument("--picture", type=folder, metavar="FILE", help=text)
     text = "also write that checklist, filled from the files of the first run, as Markdown beside the page"
@@ -25,6 +26,6 @@ def _report(parser: Parser) -> None:
 VERBS = (
     Verb(
         "report", "write one page about one or two runs, made from their files alone", "scripts.report.report", _report,
-        "  python -m scripts report runs/mine\n  python -m scripts report runs/demo --study runs/ablation",
+        "  python -m scripts report runs/mine\n  python -m scripts report runs/demo --experiment runs/ablation",
     ),
 )  # fmt: skip

@@ -21,7 +21,7 @@ from PIL import Image
 
 from scripts.command.files import write_bytes, write_text
 from scripts.command.verbs import Outcome
-from scripts.comparison import report_studies
+from scripts.comparison.experiments import read_experiments
 from scripts.evaluation.answers import FIGURES
 from scripts.measures.claims import METHOD, words
 from scripts.pictures import evaluation_figures, figures
@@ -151,7 +151,7 @@ def write_report(
     runs: Mapping[str, str] = RUNS,
     out: str | Path = "report.html",
     part: str = "test",
-    studies: Sequence[str | Path] | None = None,
+    experiments: Sequence[str | Path] | None = None,
 ) -> Path:
     """Write the page, and beside it its machine-readable twin, the same name with ``.json``.
 
@@ -160,7 +160,7 @@ def write_report(
         runs: {folder: title}, the first is the one reported on, a second one is what it is compared with.
         out: file to write; a relative path is relative to `demo_dir`.
         part: part of the datalist that was evaluated.
-        studies: folders of comparisons, ablations and trainings without a source, see `report_studies.read_studies`.
+        experiments: folders of comparisons, ablations and trainings without a source, see `read_experiments`.
 
     Returns:
         path of the page, which needs no other file and no network.
@@ -187,7 +187,7 @@ def write_report(
     claims, why_none = claims_of(loaded)
     said = Document.of(root, path.with_suffix(".json"), {"claims": claims})
     rows = report_comparison.comparison_rows(loaded)
-    read = report_studies.read_studies(root, loaded, studies)
+    read = read_experiments(root, loaded, experiments)
     title = f"{' beside the '.join(run.title for run in loaded[:2])}, on {data.value('/name')}"
     page = environment.get_template("report.html.j2").render(
         answer_figures=FIGURES,
@@ -221,7 +221,7 @@ def write_report(
         by_source=sections.by_source(loaded),
         localization=sections.localization_rows(loaded),
         faithfulness=[(run, sections.faithfulness(run)) for run in loaded if run.faithfulness is not None],
-        studies=read,
+        experiments=read,
         robustness=[(run, sections.robustness(run)) for run in loaded if run.robustness is not None],
         config_keys=CONFIG_KEYS,
         methods=METHODS,
@@ -274,7 +274,7 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             else ("evaluate the run first: python -m scripts evaluate")
         )
         raise FileNotFoundError(f"{root} holds no evaluated run {' nor '.join(missing)}; {hint}")
-    page = write_report(root, runs, out, arguments.part, arguments.study)
+    page = write_report(root, runs, out, arguments.part, arguments.experiment)
     written = [page, page.with_suffix(".json")]
     if arguments.checklist is not None:
         place = page.with_name(f"{arguments.checklist}.md")

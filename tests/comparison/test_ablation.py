@@ -1,4 +1,4 @@
-"""The study: every overlay builds what it names and nothing else, variants run in order, ensembles are calibrated."""
+"""The ablation: overlays build what they name and nothing else, variants run in order, ensembles are calibrated."""
 
 from __future__ import annotations
 

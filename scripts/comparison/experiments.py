@@ -1,4 +1,4 @@
-"""Sections of the report that are about more than its runs: comparison, ablation, and sources left out."""
+"""Experiments in a report, which are about more than its runs: comparison, ablation, and sources left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.comparison import comparison_files
 from scripts.runs.documents import Document
 from scripts.runs.run_files import Run
 
-__all__ = ["SOURCES", "Studies", "read_studies"]
+__all__ = ["SOURCES", "Experiments", "read_experiments"]
 
 SOURCES = "leave_one_source_out.json"
 NAMES = ("comparison", "ablation")
@@ -21,7 +21,7 @@ FOLDERS = ("comparison", "ablation", "sources")  # where they are looked for if 
 
 
 @dataclass(frozen=True)
-class Studies:
+class Experiments:
     """What a page shows of them: (id, title, finished part of the page), and the rows of leave_one_source_out.json.
 
     `documents` are the files that their numbers come from.
@@ -38,12 +38,12 @@ class Studies:
         return entries if self.sources is None else [*entries, ("sources", "Sources left out")]
 
 
-def read_studies(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] | None = None) -> Studies:
-    """The studies in some folders.
+def read_experiments(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] | None = None) -> Experiments:
+    """The experiments in some folders.
 
     Args:
         root: folder that the page's sources are relative to.
-        runs: of the page; a study of another datalist than theirs is said to be one.
+        runs: of the page; an experiment on another datalist than theirs is said to be on one.
         folders: each with comparison.json, ablation.json or leave_one_source_out.json; None: ``comparison``,
             ``ablation`` and ``sources`` in `root`, as far as they are there.
 
@@ -55,7 +55,7 @@ def read_studies(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] 
     for folder in [root / name for name in FOLDERS] if folders is None else map(Path, folders):
         there = {file: folder for file in files if (folder / file).is_file()}
         if folders is not None and not there:
-            raise FileNotFoundError(f"{folder} holds no study: expected {', '.join(files[:-1])} or {files[-1]}")
+            raise FileNotFoundError(f"{folder} holds no experiment: expected {', '.join(files[:-1])} or {files[-1]}")
         by_file |= there
     trained = {stage.manifest.value("/datalist_sha256") for run in runs for stage in run.stages}
     sections, documents = [], []
@@ -66,10 +66,10 @@ def read_studies(root: Path, runs: Sequence[Run], folders: Sequence[str | Path] 
             text = Markup(comparison_files.section(documents[-1]))
             if documents[-1].value("/datalist_sha256") not in trained:
                 text += Markup('<p class="note">These models were trained on another datalist than the run above.</p>')
-            sections.append((f"study-{name}", "Models" if name == "comparison" else "Ablation", text))
+            sections.append((f"experiment-{name}", "Models" if name == "comparison" else "Ablation", text))
     place = by_file.get(SOURCES)
     sources = None if place is None else _document(root, place / SOURCES)
-    return Studies(sections, sources, documents if sources is None else [*documents, sources])
+    return Experiments(sections, sources, documents if sources is None else [*documents, sources])
 
 
 def _document(root: Path, path: Path) -> Document:

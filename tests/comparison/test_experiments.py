@@ -33,7 +33,7 @@ LEFT_OUT = [
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("studies"), count=6, size=32)
+    return make_demo(tmp_path_factory.mktemp("experiments"), count=6, size=32)
 
 
 def compared(folder, datalist="f" * 64, name="comparison"):
@@ -42,13 +42,13 @@ def compared(folder, datalist="f" * 64, name="comparison"):
     return folder
 
 
-def page_of(demo, *studies):
-    folders = [str(folder) for folder in studies] or None
-    return report.write_report(demo, RUNS, "page.html", studies=folders).read_text(encoding="utf-8")
+def page_of(demo, *experiments):
+    folders = [str(folder) for folder in experiments] or None
+    return report.write_report(demo, RUNS, "page.html", experiments=folders).read_text(encoding="utf-8")
 
 
 def test_studies_beside_the_runs_stand_on_the_page_and_every_number_equals_its_file(demo):
-    assert "study-comparison" not in page_of(demo)
+    assert "experiment-comparison" not in page_of(demo)
     compared(demo / "comparison")
     write_json(LEFT_OUT, demo / "sources" / "leave_one_source_out.json")
     try:
@@ -68,23 +68,25 @@ def test_studies_beside_the_runs_stand_on_the_page_and_every_number_equals_its_f
     assert shown["comparison/comparison.json#/rows/1/difference/dice/difference"] == "-0.100"
     assert shown["sources/leave_one_source_out.json#/0/dice"] == "0.610"
     assert "not trained: no mask is left in training" in page.text
-    assert {"study-comparison", "sources"} <= page.ids
-    assert {"#study-comparison", "#sources"} <= set(page.addresses)
+    assert {"experiment-comparison", "sources"} <= page.ids
+    assert {"#experiment-comparison", "#sources"} <= set(page.addresses)
     assert not re.search(r"https?://|url\(|@import", text)
 
 
-def test_a_study_of_another_datalist_is_said_to_be_one(demo, tmp_path):
+def test_an_experiment_on_another_datalist_is_said_to_be_on_one(demo, tmp_path):
     (trained,) = {json.loads(p.read_text(encoding="utf-8"))["datalist_sha256"] for p in demo.glob("*/*/manifest.json")}
     note = "These models were trained on another datalist"
     assert note not in page_of(demo, compared(tmp_path / "same", trained))
     assert note in page_of(demo, compared(tmp_path / "other", "e" * 64))
 
 
-def test_named_folders_are_taken_and_one_without_a_study_is_refused(demo, tmp_path, capsys):
+def test_named_folders_are_taken_and_one_without_an_experiment_is_refused(demo, tmp_path, capsys):
     made = compared(tmp_path / "made", name="ablation")
-    command(["report", str(demo), "--study", str(made), "--out", "named.html"])
-    assert "study-ablation" in Page((demo / "named.html").read_text(encoding="utf-8")).ids
+    command(["report", str(demo), "--experiment", str(made), "--out", "named.html"])
+    assert "experiment-ablation" in Page((demo / "named.html").read_text(encoding="utf-8")).ids
     with pytest.raises(SystemExit), one_sentence_errors():
         command(["report", str(demo), "--study", str(tmp_path)])
     said = capsys.readouterr().err
-    assert f"{tmp_path} holds no study: expected comparison.json, ablation.json or leave_one_source_out.json" in said
+    assert (
+        f"{tmp_path} holds no experiment: expected comparison.json, ablation.json or leave_one_source_out.json" in said
+    )
