@@ -31,7 +31,7 @@ def moves(before: str, after: str) -> dict[str, str]:
 def package(path: str) -> str:
     """Package of a file: the second folder within ``scripts``, else the first.
 
-    >>> package("scripts/data/datalists/units.py"), package("bundle/page.py"), package("scripts/__main__.py")
+    >>> package("scripts/data/datalists/clusters.py"), package("bundle/page.py"), package("scripts/__main__.py")
     ('scripts/data', 'bundle', 'scripts')
     """
     parts = path.split("/")

@@ -43,17 +43,17 @@ def pictures(inference: Inference, items: Sequence[Mapping[str, Any]], count: in
         {"name": "inside", "kind": "inside", "n": len(items), "recognized": float((inside > 1).mean()), "auroc": None}
     ]
     rows[0]["refused"] = len(reasons)
-    units = [str(i) for i in kept]
+    clusters = [str(i) for i in kept]
     every: dict[str, list[np.ndarray]] = {FITTED: [], LEFT_OUT: []}
     for foreign in foreign_images(inference.network, items, pipeline, {}, count=count):
         scores = reference.score(foreign.values) if len(foreign.values) else np.empty(0)
         kind = LEFT_OUT if foreign.left_out else FITTED
         every[kind].append(scores)
-        figures = compare(inside, units, scores, foreign.units, len(foreign.refusals))
+        figures = compare(inside, clusters, scores, foreign.clusters, len(foreign.refusals))
         rows.append({"name": foreign.name, "kind": kind, **figures})
     for kind, of_kind in every.items():
         away = np.concatenate(of_kind)
-        figures = compare(inside, units, away, [str(i) for i in range(len(away))], 0)
+        figures = compare(inside, clusters, away, [str(i) for i in range(len(away))], 0)
         rows.append({"name": f"all {kind}", "kind": kind, **figures})
     return rows
 

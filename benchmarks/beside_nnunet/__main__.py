@@ -36,9 +36,9 @@ from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.overrides import merged_config, parse_overrides
 from scripts.command.workflows import run_config
 from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.clusters import Item, cluster, images_of
 from scripts.data.datalists.nnunet import write_raw
 from scripts.data.datalists.regions import SCHEMES
-from scripts.data.datalists.units import Item, images_of, unit
 from scripts.measures.region_measures import region_measures, region_summary
 from scripts.runs.folder import JOINT, write_json
 from scripts.training.train import config_files
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, (predicted, _) in said.items():
             figures = region_measures(predicted, truth, list(regions), pixel_mm)
             defined = {key: value if np.isfinite(value) else None for key, value in figures.items()}
-            rows[name].append({"case": case, "unit": unit(item), **defined})
+            rows[name].append({"case": case, "cluster": cluster(item), **defined})
     summaries = {name: region_summary(of, list(regions)) for name, of in rows.items()}
     ours["prediction_s"] = sum(spent_by_case)
     write_json(

@@ -13,7 +13,7 @@ from scripts.certificate.answers import Answer
 from scripts.certificate.cases import Case, uneven, usable_mask
 from scripts.certificate.masks import mask_fields
 from scripts.certificate.questions import Question
-from scripts.data.datalists.units import units
+from scripts.data.datalists.clusters import clusters
 from scripts.data.planes import plane_of
 from scripts.data.preprocessing import collate, foreground_mask, make_training_pipeline
 from scripts.evaluation.items import EvaluationDataset
@@ -53,7 +53,7 @@ class BundleRun:
             left_out: counts reasons, in place.
         """
         kept = []
-        for item, group in zip(items, units(items), strict=True):
+        for item, group in zip(items, clusters(items), strict=True):
             loaded, spacing, _ = self.dataset.load(item)
             image = np.ascontiguousarray(loaded["image"], np.float32)
             if image.ndim == 4 and (reason := uneven(spacing)):

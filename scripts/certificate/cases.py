@@ -26,7 +26,7 @@ class Case:
 
     Args:
         name: unique.
-        group: patient or near-duplicate group, the unit of intervals.
+        group: patient or near-duplicate group, the cluster of intervals.
         source: collection.
         kind: class index, 0 no tumor.
         image: float32 (C, H, W[, D]), values as in the file.

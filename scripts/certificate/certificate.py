@@ -34,7 +34,7 @@ def certify(
     cases: Sequence[Case],
     out: Path,
     name: str,
-    unit: str,
+    clustered_by: str,
     tumors: int | None = 120,
     healthy: int | None = 60,
     harmless: int = 25,
@@ -54,7 +54,7 @@ def certify(
         out: gets causal.json, causal.csv, certificate.html, pictures and answers.json, from which a run that was
             interrupted continues.
         name: of the subject, for the page.
-        unit: what intervals are resampled by, in words.
+        clustered_by: what intervals are resampled by, in words.
         tumors, healthy: at most so many of each.
         harmless: so many of each get harmless changes.
         probes: so many of each get probes.
@@ -92,7 +92,7 @@ def certify(
     content: dict[str, Any] = {
         "subject": name,
         "identity": subject.identity,
-        "unit": unit,
+        "clustered_by": clustered_by,
         "counts": {
             "tumors": len(chosen),
             "healthy": len(heads),

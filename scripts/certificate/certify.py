@@ -68,8 +68,8 @@ def certify_run(
             item["diagnosis"] = classes.diagnosis(int(item["diagnosis"]))
     left_out: Counter[str] = Counter()
     cases = subject.cases(items, left_out)
-    unit = runs.clustered_by(datalist)
-    return certify(subject, cases, out or run_dir / FOLDER, name, unit, left_out=left_out, **options)
+    clustered_by = runs.clustered_by(datalist)
+    return certify(subject, cases, out or run_dir / FOLDER, name, clustered_by, left_out=left_out, **options)
 
 
 def load_bundle_run(run_dir: Path, device: str | None = None) -> tuple[BundleRun, str]:
@@ -121,7 +121,7 @@ def certify_phantoms(subject: Subject, name: str, out: Path, count: int, seed: i
 
 
 def certify_model(
-    spec: str, settings: Settings, cases: Sequence[Case], out: Path, unit: str, **options: Any
+    spec: str, settings: Settings, cases: Sequence[Case], out: Path, clustered_by: str, **options: Any
 ) -> dict[str, Any]:
     """Certificate of anybody's classifier or segmenter.
 
@@ -130,12 +130,12 @@ def certify_model(
         settings: what it takes and gives.
         cases: pictures of gray values 0..255.
         out: folder to write to.
-        unit: what intervals are resampled by.
+        clustered_by: what intervals are resampled by.
         options: of `scripts.certificate.certificate.certify`.
     """
     subject = open_model(spec, settings)
     name = Path(spec).name if not spec.startswith("http") else spec
-    return certify(subject, cases, out, name, unit, batch_size=settings.batch_size, **options)
+    return certify(subject, cases, out, name, clustered_by, batch_size=settings.batch_size, **options)
 
 
 def _pictures(arguments: argparse.Namespace, classes: list[str], left_out: Counter[str]) -> tuple[list[Case], str]:
@@ -191,8 +191,8 @@ def execute(arguments: argparse.Namespace) -> Outcome:
         else:
             classes = sorted(settings.classes, key=lambda name: name != settings.no_tumor)
             left_out: Counter[str] = Counter()
-            cases, unit = _pictures(arguments, list(classes), left_out)
-            content = certify_model(arguments.model, settings, cases, out, unit, left_out=left_out, **options)
+            cases, clustered_by = _pictures(arguments, list(classes), left_out)
+            content = certify_model(arguments.model, settings, cases, out, clustered_by, left_out=left_out, **options)
     skipped = [row for row in content["left_out"] if row["what"] == "pictures"]
     text = "".join(f"\nskipped: {row['n']} pictures: {row['reason']}" for row in skipped)
     failed = bool(skipped) or any(statement["verdict"] == "fails" for statement in content["statements"])

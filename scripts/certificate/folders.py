@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.certificate.cases import Case, usable_mask
-from scripts.data.datalists.units import units
+from scripts.data.datalists.clusters import clusters
 from scripts.data.planes import plane_of
 from scripts.data.preprocessing import foreground_mask
 
@@ -66,7 +66,7 @@ def datalist_cases(items: Sequence[dict[str, Any]], index: Sequence[int], left_o
         left_out: counts reasons, in place.
     """
     cases = []
-    for item, group in zip(items, units(items), strict=True):
+    for item, group in zip(items, clusters(items), strict=True):
         file, kind = item["image"], int(item.get("diagnosis", -1))
         if not isinstance(file, str) or Path(file).suffix.lower() not in SUFFIXES:
             left_out["no single picture file (volumes are certified for runs of this bundle alone)"] += 1

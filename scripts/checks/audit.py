@@ -25,7 +25,7 @@ from scripts.checks.observations import KINDS, STAGES, AuditJob, chosen_items, o
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
 from scripts.data.datalists import schema as datalists
-from scripts.data.datalists.units import units as units_of
+from scripts.data.datalists.clusters import clusters as clusters_of
 from scripts.inference.item_shards import in_shards
 from scripts.measures.shortcuts import LIMITS, MIN_UNITS, auc_by_value
 from scripts.pictures.figures import COLORS, STYLE
@@ -83,9 +83,9 @@ def audit(
         progress: show a progress bar.
 
     Returns:
-        ``{"name", "n", "units", "limits", "rows", "unusable"}``. A row: target ("source" or "diagnosis"), value (name
-        of the source or class, "tumor" for any tumor against none), features (one of air, size, geometry, histogram),
-        stage ("before": the raw file, "after": what the network gets), the figures of
+        ``{"name", "n", "clusters", "limits", "rows", "unusable"}``. A row: target ("source" or "diagnosis"), value
+        (name of the source or class, "tumor" for any tumor against none), features (one of air, size, geometry,
+        histogram), stage ("before": the raw file, "after": what the network gets), the figures of
         ``scripts.measures.shortcuts.auc_by_value``, ``limit`` and ``flagged``.
 
     Raises:
@@ -118,17 +118,19 @@ def audit_of(
     ]
     if not kept:
         raise ValueError(f"none of the {len(items)} items of {datalist.get('name')!r} can be used")
-    units = units_of(kept)
+    clusters = clusters_of(kept)
     targets = _targets(kept, observed, datalist["classes"])
     rows = [
-        row for name, values in targets for row in _rows(name, values, observed, units, seed, datalist["classes"]["0"])
+        row
+        for name, values in targets
+        for row in _rows(name, values, observed, clusters, seed, datalist["classes"]["0"])
     ]
     if not rows:
         raise ValueError("nothing to audit: one source and one diagnosis only, so there is nothing to separate")
     return {
         "name": datalist.get("name", ""),
         "n": len(kept),
-        "units": len(set(units)),
+        "clusters": len(set(clusters)),
         "spatial_size": spatial_size,
         "limits": LIMITS,
         "rows": rows,
@@ -157,7 +159,7 @@ def _rows(
     target: str,
     values: Sequence[str | None],
     observed: Sequence[dict[str, Any]],
-    units: Sequence[str],
+    clusters: Sequence[str],
     seed: int,
     without: str,
 ) -> list[dict[str, Any]]:
@@ -166,7 +168,7 @@ def _rows(
     for kind in KINDS:
         for stage in STAGES:
             features = [observed[k][kind][stage] for k in at]
-            for row in auc_by_value(features, [values[k] for k in at], [units[k] for k in at], seed) if at else []:
+            for row in auc_by_value(features, [values[k] for k in at], [clusters[k] for k in at], seed) if at else []:
                 if target == "diagnosis" and row["value"] == without:
                     continue  # the same as any tumor against none
                 limit, low = LIMITS[kind], row["auc_ci95"][0]
@@ -190,7 +192,7 @@ def figure(result: dict[str, Any]) -> bytes:
         handles, labels = panels[0].get_legend_handles_labels()
         chart.legend(handles, labels, loc="outside lower center", ncols=4)
         chart.suptitle(
-            f"Predicted without the brain: {result['name']}, {result['n']} images, {result['units']} patients "
+            f"Predicted without the brain: {result['name']}, {result['n']} images, {result['clusters']} patients "
             "or groups",
             fontsize=11, x=0.01, ha="left",
         )  # fmt: skip
@@ -230,7 +232,7 @@ def _draw_panel(panel: Any, kind: str, values: Sequence[tuple[str, str]], rows: 
 
 def summary(result: dict[str, Any]) -> str:
     """A table of the AUCs, what is flagged and what to do about it, in plain words."""
-    lines = [f"{result['name']}: {result['n']} images of {result['units']} patients or groups", ""]
+    lines = [f"{result['name']}: {result['n']} images of {result['clusters']} patients or groups", ""]
     lines.append(f"{'':<20}" + "".join(f"{kind + ' ' + stage:<19}" for kind in KINDS for stage in STAGES).rstrip())
     by_place = {(r["target"], r["value"], r["features"], r["stage"]): r for r in result["rows"]}
     for target, value in dict.fromkeys((row["target"], row["value"]) for row in result["rows"]):

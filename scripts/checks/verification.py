@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scripts.data.datalists.clusters import Item, paths
 from scripts.data.datalists.linking import file_order, hashes_of, linked
 from scripts.data.datalists.schema import SPLITS, Datalist
-from scripts.data.datalists.units import Item, paths
 from scripts.data.preprocessing import check_network_input, make_preprocessing
 from transforms.borders import head_mask
 from transforms.foreground import air_level, foreground_warnings, mask_depth

@@ -28,8 +28,8 @@ from scripts.checks.verification import FAIL, NOTE, RULES, Result, Verifier, com
 from scripts.command.files import whole
 from scripts.command.verbs import Outcome
 from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.clusters import Item, paths
 from scripts.data.datalists.schema import SPLITS, Datalist
-from scripts.data.datalists.units import Item, paths
 from scripts.inference.item_shards import in_shards
 from scripts.runs.folder import write_csv, write_json
 from transforms.borders import head_mask

@@ -37,8 +37,11 @@ def value_of(model: Model, measure: Measure) -> tuple[float | None, int]:
     return (float(values.mean()) if len(values) else None), len(values)
 
 
-def _units(model: Model, keys: Sequence[Key]) -> list[str]:
-    return [model.cases[key].get("unit") or f"{key[0]}: {model.cases[key]['patient']}" for key in keys]
+def _clusters(model: Model, keys: Sequence[Key]) -> list[str]:
+    return [
+        model.cases[key].get("cluster") or model.cases[key].get("unit") or f"{key[0]}: {model.cases[key]['patient']}"
+        for key in keys
+    ]
 
 
 def _by_case(model: Model, measure: Measure, keys: Sequence[Key]) -> NDArray[np.float64]:
@@ -77,11 +80,11 @@ def difference(
     if not defined.any():
         return None
     sides = [side[:, defined] for side in sides]
-    units = _units(b[0], [keys[i] for i in np.flatnonzero(defined)])
+    clusters = _clusters(b[0], [keys[i] for i in np.flatnonzero(defined)])
     by_seed = (sides[0].mean(axis=1) - sides[1].mean(axis=1)).tolist() if shared else None
     if not shared:
         sides = [side.mean(axis=0, keepdims=True) for side in sides]
-    measured = claims.difference_of(sides[0], sides[1], units)
+    measured = claims.difference_of(sides[0], sides[1], clusters)
     row = {
         "difference": measured.difference,
         "ci95": measured.ci95,

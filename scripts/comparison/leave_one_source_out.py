@@ -20,7 +20,7 @@ from scripts.command.verbs import Outcome, compute_values
 from scripts.command.workflows import run_config
 from scripts.comparison.experiments import SOURCES
 from scripts.data.datalists import schema as datalists
-from scripts.data.datalists.units import units
+from scripts.data.datalists.clusters import clusters
 from scripts.evaluation.items import is_own_datalist
 from scripts.runs import folder as runs
 from scripts.training.train import train
@@ -52,7 +52,7 @@ def without_source(datalist: Mapping[str, Any], source: str) -> tuple[dict[str, 
     """
     every = [(part, item) for part in datalists.SPLITS for item in datalist[part]]
     test = [item for _, item in every if source_of(item) == source]
-    owners = dict(zip((id(item) for _, item in every), units([item for _, item in every]), strict=True))
+    owners = dict(zip((id(item) for _, item in every), clusters([item for _, item in every]), strict=True))
     tested = {owners[id(item)] for item in test}
     files = {str(item["image"]) for item in test}
     reduced: dict[str, Any] = {**datalist, "name": f"{datalist.get('name', '')} without {source}", "test": test}

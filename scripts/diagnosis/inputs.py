@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scripts.command.config_files import read_config
 from scripts.data.datalists import schema as datalists
+from scripts.data.datalists.clusters import cluster
 from scripts.data.datalists.folders import IMAGE_SUFFIXES, image_folder
-from scripts.data.datalists.units import unit
 from scripts.data.preprocessing import check_order, foreground_mask, resolve_items
 from scripts.diagnosis.network import config_ids, existing_file
 from scripts.explain.windows import window_around
@@ -84,7 +84,7 @@ class Samples:
         tumor: (B, 1, *spatial), 0 or 1, all 0 where there is no mask; None where no image has one.
         names, labels, sources: of the B images; a label of -1 and a source of "" are unknown.
         features: kind: one dict an image, over all images looked at (more than B), see `scripts.measures.shortcuts`.
-        feature_labels, feature_units: of these.
+        feature_labels, feature_clusters: of these.
         air_value: the one value of all air in all of them, None where there are several.
         left_out: (name, reason) of images that could not be used.
     """
@@ -98,7 +98,7 @@ class Samples:
     sources: list[str]
     features: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     feature_labels: list[int] = field(default_factory=list)
-    feature_units: list[str] = field(default_factory=list)
+    feature_clusters: list[str] = field(default_factory=list)
     air_value: float | None = None
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
@@ -228,7 +228,7 @@ def _describe(samples: Samples, item: Mapping[str, Any], image: Tensor, inside: 
         by_kind["file size"] = size
     for kind, features in by_kind.items():
         samples.features.setdefault(kind, []).append(features)
-    samples.feature_units.append(unit(dict(item)))
+    samples.feature_clusters.append(cluster(dict(item)))
 
 
 def _file_size(item: Mapping[str, Any]) -> dict[str, float] | None:

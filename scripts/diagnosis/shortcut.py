@@ -24,7 +24,7 @@ def shortcut_rows(samples: Samples) -> list[dict[str, Any]]:
     """Cross-validated AUC of "any tumor" from each kind of feature alone; `auc` None where too few to tell.
 
     Returns:
-        rows {features, auc, auc_ci95, n, units, strongest, counted, limit, flagged}; empty without two classes.
+        rows {features, auc, auc_ci95, n, clusters, strongest, counted, limit, flagged}; empty without two classes.
     """
     known = [i for i, label in enumerate(samples.feature_labels) if label >= 0]
     truth = ["tumor" if samples.feature_labels[i] > 0 else "none" for i in known]
@@ -36,7 +36,7 @@ def shortcut_rows(samples: Samples) -> list[dict[str, Any]]:
         if counted and samples.air_value is not None:
             row: dict[str, Any] = {"n": len(known), "auc": 0.5, "auc_ci95": [0.5, 0.5], "strongest": None}
         else:
-            row = auc_by_value([features[i] for i in known], truth, [samples.feature_units[i] for i in known])[0]
+            row = auc_by_value([features[i] for i in known], truth, [samples.feature_clusters[i] for i in known])[0]
         limit = LIMITS["air"] if counted else None
         flagged = counted and row["auc"] is not None and row["auc"] > LIMITS["air"] and row["auc_ci95"][0] > 0.5
         chosen = {key: row[key] for key in ("n", "auc", "auc_ci95", "strongest")}

@@ -108,7 +108,7 @@ def answer_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
 
     def figure(values: Sequence[float]) -> dict[str, Any]:
-        return case_summary(np.array(values, dtype=float), [row["unit"] for row in rows])
+        return case_summary(np.array(values, dtype=float), [row["cluster"] for row in rows])
 
     return {
         "contradictions": {

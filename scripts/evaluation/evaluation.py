@@ -50,7 +50,7 @@ HIDDEN = ("logits", "uncalibrated", "probability", "evidence_place")
 class CaseResults:
     """Collects one row a case from an evaluator whose step computes segmentation and classification.
 
-    A row: name, patient (or near-duplicate group, or the name), unit (the same, a patient with its source before it:
+    A row: name, patient (or near-duplicate group, or the name), cluster (the same, a patient with its source before it:
     what is resampled), source, volume, slice, diagnosis (-1 unknown), logits, has_mask, pixels of head, tumor,
     prediction and their overlap on the network's grid, pixel_area (pixels of the image in one of them), head_share
     (of the whole image), tumor and predicted area in mm2 and slice_mm (NaN where the file does not say), of a 3D case
@@ -90,8 +90,8 @@ class CaseResults:
 
     def join(self) -> None:
         """Assign each row its cluster; call after the last case, as a near-duplicate group may join patients."""
-        for row, (_, unit) in zip(self.rows, clusters(self.people), strict=True):
-            row["unit"] = unit
+        for row, (_, cluster) in zip(self.rows, clusters(self.people), strict=True):
+            row["cluster"] = cluster
 
     def collect(self, engine: Any) -> None:
         """Add the cases of a batch."""
@@ -145,7 +145,7 @@ def identity(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
     return {
         "name": who["name"],
         "patient": who["patient"] or who["group"] or who["name"],
-        "unit": clusters([who])[0][1],
+        "cluster": clusters([who])[0][1],
         "source": who["source"],
         "volume": batch["volume"][i],
         "slice": int(batch["slice"][i]),
@@ -173,7 +173,7 @@ def segmentation_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "false_positive_mm2": column_summary(free, "predicted_mm2"),
         "false_positive_ml": column_summary(free, "predicted_ml"),
         "false_positive_rate": case_summary(
-            np.array([float(row["predicted_pixels"] > 0) for row in free]), [row["unit"] for row in free]
+            np.array([float(row["predicted_pixels"] > 0) for row in free]), [row["cluster"] for row in free]
         ),
         "label_coverage": column_summary(tumors, "label_coverage"),
     }
@@ -194,7 +194,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float, temperature: flo
             np.array([row["diagnosis"] for row in known]),
             threshold,
             temperature,
-            [row["unit"] for row in known],
+            [row["cluster"] for row in known],
             np.array([row.get("uncalibrated", row["logits"]) for row in known]),
         )
         if all("verdict" in row for row in rows):
@@ -226,7 +226,7 @@ def by_class(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, 
             score = np.array([row["probability"][k] for row in known])
             metrics[name] = {
                 "n": len(cases),
-                "classification": one_class_metrics(diagnosis, predicted, score, k, [row["unit"] for row in known]),
+                "classification": one_class_metrics(diagnosis, predicted, score, k, [row["cluster"] for row in known]),
                 "segmentation": segmentation_summary(cases),
             }
     return metrics
@@ -242,17 +242,17 @@ def by_area(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     bins = []
     for low, high in pairwise(AREAS):
         sub = [row for row in tumors if low < row["tumor_pixels"] / row["head_pixels"] <= high]
-        units = [row["unit"] for row in sub]
+        owners = [row["cluster"] for row in sub]
         bins.append(
             {
                 "low": low,
                 "high": high,
                 "n": len(sub),
                 "dice": column_summary(sub, "dice"),
-                "detected": case_summary(np.array([float(row["predicted"] > 0) for row in sub]), units),
+                "detected": case_summary(np.array([float(row["predicted"] > 0) for row in sub]), owners),
                 "segmented": case_summary(
                     np.array([NAN if row["shared_pixels"] is None else float(row["shared_pixels"] > 0) for row in sub]),
-                    units,
+                    owners,
                 ),
             }
         )
@@ -341,7 +341,7 @@ def write_evaluation(
     rows, rule = decided(rows, threshold, temperature, classes), rule or VolumeRule()
     names = classes.names if classes else [f"class {k}" for k in range(len(rows[0]["logits"]))]
     sources = sorted({row["source"] for row in rows})
-    patients, volumes = (group_rows(rows, key, threshold, rule) for key in ("unit", "volume"))
+    patients, volumes = (group_rows(rows, key, threshold, rule) for key in ("cluster", "volume"))
     result: dict[str, Any] = {
         part: {
             "overall": summarize(rows, threshold, temperature),

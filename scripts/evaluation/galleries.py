@@ -133,11 +133,11 @@ def choose_cases(dataset: Iterable[Mapping[str, Any]], tumors: int = 6, free: in
     cases = [
         {
             "name": c["name"],
-            "unit": unit,
+            "cluster": cluster,
             "area": int(c["label"].sum()),
             "healthy": int(c["diagnosis"]) == 0,
         }
-        for c, (_, unit) in zip(dataset, clusters(list(dataset)), strict=True)
+        for c, (_, cluster) in zip(dataset, clusters(list(dataset)), strict=True)
     ]
     by_area = sorted((c for c in cases if c["area"]), key=lambda c: (c["area"], c["name"]))
     by_name = sorted((c for c in cases if c["healthy"]), key=lambda c: c["name"])
@@ -150,9 +150,9 @@ def _spread(cases: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     count = min(count, len(cases))
     for i in range(count):
         middle = (i + 0.5) * len(cases) / count - 0.5
-        units = {case["unit"] for case in picked}
+        seen = {case["cluster"] for case in picked}
         nearest = sorted((c for c in cases if c not in picked), key=lambda c: abs(cases.index(c) - middle))
-        picked.append(next((c for c in nearest if c["unit"] not in units), nearest[0]))
+        picked.append(next((c for c in nearest if c["cluster"] not in seen), nearest[0]))
     return [case["name"] for case in sorted(picked, key=cases.index)]
 
 
@@ -278,8 +278,8 @@ def write_class_galleries(
     for index, name in sorted((int(k), v) for k, v in classes.items()):
         for outcome in ("correct", "incorrect"):
             candidates = [
-                {"name": c["name"], "unit": unit, "p": float(p[index]), "case": c}
-                for c, (_, unit), p, decided in zip(dataset, clusters(dataset), probability, predicted, strict=True)
+                {"name": c["name"], "cluster": cluster, "p": float(p[index]), "case": c}
+                for c, (_, cluster), p, decided in zip(dataset, clusters(dataset), probability, predicted, strict=True)
                 if int(c["diagnosis"]) == index and (int(decided) == index) == (outcome == "correct")
             ]
             candidates.sort(key=lambda c: (c["p"], c["name"]))

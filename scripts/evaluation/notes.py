@@ -23,7 +23,7 @@ def task_notes(rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any])
     return notes
 
 
-def gaps(rows: Sequence[Mapping[str, Any]], names: Sequence[str], unit: str) -> list[str]:
+def gaps(rows: Sequence[Mapping[str, Any]], names: Sequence[str], clustered_by: str) -> list[str]:
     """Which cases are missing, by source and class, and where an interval is missing for want of patients."""
     strata: dict[str, list[Mapping[str, Any]]] = {"all cases": list(rows)}
     for row in rows:
@@ -35,9 +35,9 @@ def gaps(rows: Sequence[Mapping[str, Any]], names: Sequence[str], unit: str) -> 
         maskless = [] if any(row["tumor_pixels"] for row in stratum) else ["with a tumor in the mask"]
         if missing := [*(["with a known class"] if not known else [f"of class {n}" for n in absent]), *maskless]:
             lacking.append(f"{name}: none {', none '.join(missing)}")
-        if len({row["unit"] for row in stratum}) < 2:
+        if len({row["cluster"] for row in stratum}) < 2:
             alone.append(name)
     return [
         *([f"missing cases, whose figures are therefore n/a: {'; '.join(lacking)}"] if lacking else []),
-        *([f"no intervals, which need more than one {unit}: {', '.join(alone)}"] if alone else []),
+        *([f"no intervals, which need more than one {clustered_by}: {', '.join(alone)}"] if alone else []),
     ]

@@ -124,13 +124,13 @@ def summarize(rows: Sequence[Mapping[str, Any]], classes: int, refused: Sequence
         n, refused, reasons; summaries of dice and tumor_energy; balanced_accuracy, sensitivity, specificity and
         roc_auc, each with its interval; None where no case defines it.
     """
-    units = [row["unit"] for row in rows]
+    clusters = [row["cluster"] for row in rows]
     summary: dict[str, Any] = {
         "n": len(rows),
         "refused": len(refused),
         "reasons": sorted(set(refused))[:3],
-        "dice": case_summary(np.array([row["dice"] for row in rows], dtype=float), units),
-        "tumor_energy": case_summary(np.array([row["tumor_energy"] for row in rows], dtype=float), units),
+        "dice": case_summary(np.array([row["dice"] for row in rows], dtype=float), clusters),
+        "tumor_energy": case_summary(np.array([row["tumor_energy"] for row in rows], dtype=float), clusters),
     }
     known = [row for row in rows if row["diagnosis"] >= 0]
     names = ("balanced_accuracy", "sensitivity", "specificity", "roc_auc")
@@ -141,7 +141,7 @@ def summarize(rows: Sequence[Mapping[str, Any]], classes: int, refused: Sequence
             np.array([row["predicted"] for row in known]),
             np.array([row["tumor_probability"] for row in known]),
             classes,
-            [row["unit"] for row in known],
+            [row["cluster"] for row in known],
         )
     for name in names:
         summary[name] = figures.get(name)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.data.datalists.units import units as units_of
+from scripts.data.datalists.clusters import clusters as clusters_of
 from scripts.data.preprocessing import Pipeline
 from scripts.evaluation.contrasts import CHANGES
 from scripts.evaluation.contrasts import HELD_OUT as UNSEEN
@@ -46,7 +46,7 @@ class OutsideImages:
         name, kind: what it is called, and "images" (from elsewhere), "changed" or "drawn".
         left_out: whether no scope is fitted with this kind.
         values: (N, F) features of those that the pipeline takes.
-        units: patients, near-duplicate groups or images of which neither is known.
+        clusters: patients, near-duplicate groups or images of which neither is known.
         refusals: the reasons why the others were refused.
     """
 
@@ -54,7 +54,7 @@ class OutsideImages:
     kind: str
     left_out: bool
     values: NDArray[np.float64]
-    units: list[str]
+    clusters: list[str]
     refusals: list[str]
 
 
@@ -78,7 +78,7 @@ def foreign_images(
     """
     for name, others in outside_items(outside):
         features, at, refusals = item_features(network, others, transform, batch_size)
-        owners = units_of(others)
+        owners = clusters_of(others)
         yield OutsideImages(name, "images", True, features, [owners[i] for i in at], refusals)
     prepared = [item for _, item in prepared_items(items[:: max(1, len(items) // count)], transform)]
     pairs = [(item["image"], item["foreground"]) for item in prepared if not isinstance(item, str)]
@@ -103,13 +103,13 @@ def outside_items(outside: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[st
 
 
 def compare(
-    inside: NDArray, inside_units: Sequence[str], outside: NDArray, outside_units: Sequence[str], refused: int
+    inside: NDArray, inside_clusters: Sequence[str], outside: NDArray, outside_clusters: Sequence[str], refused: int
 ) -> dict[str, Any]:
     """Figures of one kind of outside images.
 
     Args:
         inside, outside: scores.
-        inside_units, outside_units: patients, near-duplicate groups, or images of which neither is known.
+        inside_clusters, outside_clusters: patients, near-duplicate groups, or images of which neither is known.
         refused: how many the pipeline did not take: they are recognized, without a score.
 
     Returns:
@@ -129,9 +129,9 @@ def compare(
     if len(outside):
         target = np.repeat([False, True], [len(inside), len(outside)])
         scores = np.concatenate([inside, outside])
-        units = [f"in {u}" for u in inside_units] + [f"out {u}" for u in outside_units]
+        clusters = [f"in {u}" for u in inside_clusters] + [f"out {u}" for u in outside_clusters]
         metrics["auroc"] = auc(target, scores)
-        metrics["auroc_ci95"] = auc_interval(target, scores, units)
+        metrics["auroc_ci95"] = auc_interval(target, scores, clusters)
     return metrics
 
 
@@ -178,7 +178,7 @@ def write_scope(
     items = [dataset.data[i] for i in draw(dataset, cases)]
     values, kept, reasons = item_features(network, items, transform, batch_size)
     scores = reference.score(values)
-    units = units_of([items[i] for i in kept])
+    clusters = clusters_of([items[i] for i in kept])
     result: dict[str, Any] = {
         "limit_quantile": scope.QUANTILE,
         "training": reference.training,
@@ -188,7 +188,7 @@ def write_scope(
     }
     for foreign in foreign_images(network, items, transform, outside or {}, batch_size):
         away = reference.score(foreign.values) if len(foreign.values) else np.empty(0)
-        figures = compare(scores, units, away, foreign.units, len(foreign.refusals))
+        figures = compare(scores, clusters, away, foreign.clusters, len(foreign.refusals))
         about = {"name": foreign.name, "kind": foreign.kind, "left_out_of_fit": foreign.left_out}
         result["outside"].append({**about, **figures, "reasons": sorted(set(foreign.refusals))[:1]})
     write_json(result, Path(folder) / "scope.json")

@@ -72,8 +72,8 @@ def measure(
     Returns:
         rows of a table, and for each the pictures: image, std and the masks, (1, X, Y), of a volume the slice that
         `PicturePlane` chooses (whole volumes would fill the memory), and "where". A row: name,
-        unit, source, wrong (the single prediction's class; None unknown), probability_std, entropy, single_entropy (of
-        the single prediction), dice (NaN without a tumor in the mask), mask_disagreement, mean_std (of the head's
+        cluster, source, wrong (the single prediction's class; None unknown), probability_std, entropy, single_entropy
+        (of the single prediction), dice (NaN without a tumor in the mask), mask_disagreement, mean_std (of the head's
         pixels), pixel_auroc and single_pixel_auroc: of the pixels' standard deviation, and of the single prediction's
         entropy, against being wrong, over the head (NaN where no pixel is wrong, or without a mask).
     """
@@ -97,7 +97,7 @@ def measure(
             }
             rows.append(
                 {
-                    **{key: value for key, value in identity(batch, i).items() if key in ("name", "unit", "source")},
+                    **{key: value for key, value in identity(batch, i).items() if key in ("name", "cluster", "source")},
                     "wrong": None if true < 0 or not diagnoses else bool(predicted[i] != true),
                     **(scores if diagnoses else dict.fromkeys(scores, NAN)),
                     **dict.fromkeys(PIXELS, NAN),
@@ -152,7 +152,7 @@ def _against(rows: Sequence[Mapping[str, Any]], score: str, wrong: Callable[[Map
     values = np.array([row[score] for row in rows], dtype=float)
     if not 0 < error.sum() < len(error):
         return {"auroc": None, "auroc_ci95": [None, None]}
-    return {"auroc": auc(error, values), "auroc_ci95": auc_interval(error, values, [row["unit"] for row in rows])}
+    return {"auroc": auc(error, values), "auroc_ci95": auc_interval(error, values, [row["cluster"] for row in rows])}
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -164,10 +164,10 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         correlation of mask_disagreement with Dice and its AUROC against a poor mask; "spread": summaries of
         probability_std and mean_std, and the share of cases whose predictions are all the same.
     """
-    units = [row["unit"] for row in rows]
+    clusters = [row["cluster"] for row in rows]
 
     def column(name: str) -> dict[str, Any]:
-        return case_summary(np.array([row[name] for row in rows], dtype=float), units)
+        return case_summary(np.array([row[name] for row in rows], dtype=float), clusters)
 
     known = [row for row in rows if row["wrong"] is not None]
     masks = [row for row in rows if row["dice"] == row["dice"]]
@@ -250,7 +250,7 @@ def write_uncertainty(
     for name, spread in methods.items():
         rows, shown = measure(network, tqdm(loader, desc=f"uncertainty, {name}"), spread, device, classes, channel)
         result["methods"][name] = summarize(rows)
-        table += [{"method": name, **{k: v for k, v in row.items() if k != "unit"}} for row in rows]
+        table += [{"method": name, **{k: v for k, v in row.items() if k != "cluster"}} for row in rows]
         if name == "test_time_augmentation" and shown:
             result["pictures"] = _draw(rows, shown, folder / "uncertainty")
     write_csv(table, folder / "uncertainty_cases.csv")

@@ -12,8 +12,8 @@ def clusters(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(kind, name) of the cluster of each case; kind is "patient", "group" or "case", of the cluster's first case.
 
     Patients are identified by source and number. A group may span sources, and join patients of several numbers: the
-    same person may stand in two collections. `scripts.data.datalists.units` joins the items of a datalist in the same
-    way; a test holds them to each other, as neither package may import the other.
+    same person may stand in two collections. `scripts.data.datalists.clusters` joins the items of a datalist in the
+    same way; a test holds them to each other, as neither package may import the other.
 
     >>> clusters([{"source": "a", "patient": "p1"}, {"source": "b", "patient": "p1", "group": "g"}, {"group": "g"}])
     [('patient', 'a: p1'), ('patient', 'b: p1'), ('patient', 'b: p1')]

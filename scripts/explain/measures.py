@@ -337,9 +337,9 @@ def _summary(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> dict
         raise ValueError(
             f"case {twice[1]!r} (source {twice[0]!r}) stands more than once among the cases of {dict(head)}"
         )
-    units = clusters(rows)
-    kinds = sorted({kind for kind, _ in units}, key=("patient", "group", "case").index)
-    belongs = [f"{kind} {name}" for kind, name in units]
+    named = clusters(rows)
+    kinds = sorted({kind for kind, _ in named}, key=("patient", "group", "case").index)
+    belongs = [f"{kind} {name}" for kind, name in named]
     summary: dict[str, Any] = {"n": len(rows), "clustered_by": " or ".join(kinds)}
     columns = {name: np.array([float(row[name]) for row in rows]) for name in (*MEASURES, "empty", "cancelled")}
     for measure, values in columns.items():

@@ -37,14 +37,14 @@ def group_rows(
 
     Args:
         rows: of `scripts.evaluation.evaluation.CaseResults`, with ``probability`` (K,) by class.
-        key: "volume" (rows without one are left out) or "unit".
+        key: "volume" (rows without one are left out) or "cluster".
         threshold: of a slice's tumor probability, from validation.
         rule: how its probabilities follow from those of its slices.
 
     Returns:
-        rows of: name, unit, source, n cases, n_masked, dice and mean_case_dice (NaN without tumor in any mask), tumor
-        and predicted milliliters (volumes, NaN without known spacing), diagnosis (-1 unknown), predicted class, score
-        (tumor probability), right: share of cases with the right class; and for its joined answer tumor_pixels,
+        rows of: name, cluster, source, n cases, n_masked, dice and mean_case_dice (NaN without tumor in any mask),
+        tumor and predicted milliliters (volumes, NaN without known spacing), diagnosis (-1 unknown), predicted class,
+        score (tumor probability), right: share of cases with the right class; and for its joined answer tumor_pixels,
         predicted_pixels and head_pixels over its cases, evidence_maximum and evidence_overlap.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -68,7 +68,7 @@ def _group(name: str, members: Sequence[dict[str, Any]], threshold: float, rule:
     tumors = Counter(row["diagnosis"] for row in known if row["diagnosis"] > 0)
     return {
         "name": name,
-        "unit": members[0]["unit"],
+        "cluster": members[0]["cluster"],
         "source": members[0]["source"],
         "n": len(members),
         "n_masked": len(masked),
@@ -154,8 +154,8 @@ def volume_summary(
     if known:
         diagnosis, predicted = (np.array([row[name] for row in known]) for name in ("diagnosis", "predicted"))
         score = np.array([row["score"] for row in known])
-        units = [row["unit"] for row in known]
-        result["classification"] = diagnosis_metrics(diagnosis, predicted, score, classes, units)
+        clusters = [row["cluster"] for row in known]
+        result["classification"] = diagnosis_metrics(diagnosis, predicted, score, classes, clusters)
     return result
 
 
@@ -172,7 +172,8 @@ def own_threshold(volumes: Sequence[dict[str, Any]]) -> tuple[float | None, str]
     known = [row for row in volumes if row["diagnosis"] >= 0]
     tumor = np.array([row["diagnosis"] > 0 for row in known], dtype=bool)
     sick, healthy = (
-        len({row["unit"] for row, has_tumor in zip(known, tumor, strict=True) if has_tumor == k}) for k in (True, False)
+        len({row["cluster"] for row, has_tumor in zip(known, tumor, strict=True) if has_tumor == k})
+        for k in (True, False)
     )
     if min(sick, healthy) < LEAST:
         return None, (

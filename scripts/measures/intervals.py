@@ -92,9 +92,9 @@ def standard_error(values: NDArray, groups: Sequence[Any]) -> float | None:
 
 
 def case_summary(values: NDArray, groups: Sequence[Any], bounds: Bounds | None = SHARES) -> dict[str, Any]:
-    """Figures over cases: {n, units, mean, std, median, ci95}; NaN (undefined) cases are left out.
+    """Figures over cases: {n, clusters, mean, std, median, ci95}; NaN (undefined) cases are left out.
 
-    ``units`` counts the patients or groups; of fewer than two there is no interval.
+    ``clusters`` counts the patients or groups; of fewer than two there is no interval.
 
     Args:
         values: (N,).
@@ -105,10 +105,10 @@ def case_summary(values: NDArray, groups: Sequence[Any], bounds: Bounds | None =
     defined = np.isfinite(values)
     kept, kept_groups = values[defined], np.asarray(groups)[defined]
     if len(kept) == 0:
-        return {"n": 0, "units": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
+        return {"n": 0, "clusters": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
     return {
         "n": len(kept),
-        "units": len(set(kept_groups.tolist())),
+        "clusters": len(set(kept_groups.tolist())),
         "mean": float(kept.mean()),
         "std": float(kept.std(ddof=1)) if len(kept) > 1 else 0.0,
         "median": float(np.median(kept)),
@@ -120,9 +120,9 @@ def column_summary(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, An
     """`case_summary` of a column, with the bounds that its name has.
 
     Args:
-        rows: of cases, with the column and ``unit``, the patient or group; None is undefined.
+        rows: of cases, with the column and ``cluster``, the patient or group; None is undefined.
         name: of the column.
     """
     values = np.array([row[name] for row in rows], dtype=float)
     unbounded = name in UNBOUNDED or name.startswith("hd95_mm_")  # the latter of one region
-    return case_summary(values, [row["unit"] for row in rows], AT_LEAST_0 if unbounded else SHARES)
+    return case_summary(values, [row["cluster"] for row in rows], AT_LEAST_0 if unbounded else SHARES)

@@ -56,7 +56,7 @@ def lesion_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     tumors = [row for row in masked if row["lesions"]]
     total, detected = sum(row["lesions"] for row in tumors), sum(row["lesions_found"] for row in tumors)
     counts = np.array([[row["lesions_found"], row["lesions"]] for row in tumors], dtype=float).reshape(-1, 2)
-    limits = ratio_interval(counts[:, 0], counts[:, 1], [row["unit"] for row in tumors])
+    limits = ratio_interval(counts[:, 0], counts[:, 1], [row["cluster"] for row in tumors])
     free = [row for row in masked if not row["lesions"]]
     return {
         "n": total,

@@ -190,17 +190,17 @@ def subsample(items: Sequence[dict[str, Any]], limit: int | None, seed: int = 0)
     return [items[index] for _, index in sorted(sorted(timed)[:limit], key=lambda pair: pair[1])]
 
 
-def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Predict every item from a model that has seen none of its unit.
+def predicted(features: np.ndarray, target: np.ndarray, clusters: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Predict every item from a model that has seen none of its cluster.
 
     Gradient-boosted trees on histograms (scikit-learn's HistGradientBoostingClassifier): they find thresholds,
     non-monotone relations and interactions ("369 pixels wide"), which a linear model misses, need no scaling, and take
-    missing values. Five folds stratified by target, with the units kept together.
+    missing values. Five folds stratified by target, with the clusters kept together.
 
     Args:
         features: (N, F) float, NaN allowed.
         target: (N,) class of each item.
-        units: (N,) patient or near-duplicate group.
+        clusters: (N,) patient or near-duplicate group.
         seed: of the folds.
 
     Returns:
@@ -208,17 +208,17 @@ def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed:
         or no feature.
 
     Raises:
-        ValueError: when a class has fewer than two units.
+        ValueError: when a class has fewer than two clusters.
     """
     classes, encoded = np.unique(target, return_inverse=True)
-    scarce = min(len(np.unique(units[encoded == k])) for k in range(len(classes)))
+    scarce = min(len(np.unique(clusters[encoded == k])) for k in range(len(classes)))
     if len(classes) < 2 or scarce < 2:
         raise ValueError(f"cannot cross-validate {len(classes)} classes, the scarcest with {scarce} patients or groups")
     folds = StratifiedGroupKFold(min(FOLDS, scarce), shuffle=True, random_state=seed)
     result = np.full((len(target), len(classes)), 1 / len(classes))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        splits = list(folds.split(features, encoded, units))
+        splits = list(folds.split(features, encoded, clusters))
     for train, test in splits:
         known = ~np.isnan(features[train]).all(axis=0)  # scikit-learn refuses a feature without any value
         if len(np.unique(encoded[train])) < 2 or not known.any():
@@ -233,25 +233,25 @@ def predicted(features: np.ndarray, target: np.ndarray, units: np.ndarray, seed:
 
 
 def auc_by_value(
-    features: Sequence[dict[str, float]], target: Sequence[Any], units: Sequence[str], seed: int = 0
+    features: Sequence[dict[str, float]], target: Sequence[Any], clusters: Sequence[str], seed: int = 0
 ) -> list[dict[str, Any]]:
     """How well the features tell each value of the target from the rest.
 
     Args:
         features: one dict an item, all with the same keys.
         target: a value for each item.
-        units: patient or near-duplicate group of each item.
+        clusters: patient or near-duplicate group of each item.
         seed: of the folds.
 
     Returns:
-        a row for each value (for the second one only if there are two): ``value``, ``n``, ``positives``, ``units`` (of
-        the scarcer side), ``auc`` (cross-validated, out of fold, value against rest), ``auc_ci95`` (by unit),
+        a row for each value (for the second one only if there are two): ``value``, ``n``, ``positives``, ``clusters``
+        (of the scarcer side), ``auc`` (cross-validated, out of fold, value against rest), ``auc_ci95`` (by cluster),
         ``strongest`` feature and ``strongest_auc`` (that one alone, by a small tree). With fewer than 8
-        units on a side ``auc`` is None.
+        clusters on a side ``auc`` is None.
     """
     names = list(features[0])
     matrix = np.asarray([[values_of[name] for name in names] for values_of in features], float)
-    values, groups = np.asarray(target), np.asarray(units)
+    values, groups = np.asarray(target), np.asarray(clusters)
     classes = np.unique(values)
     if len(classes) < 2:
         return []
@@ -273,7 +273,7 @@ def auc_by_value(
             "value": value.item() if isinstance(value, np.generic) else value,
             "n": int(usable.sum()),
             "positives": int(positive.sum()),
-            "units": int(sides[value]),
+            "clusters": int(sides[value]),
             "auc": None,
             "auc_ci95": [None, None],
             "strongest": None,
@@ -289,14 +289,14 @@ def auc_by_value(
 
 
 def _strongest(
-    matrix: np.ndarray, positive: np.ndarray, units: np.ndarray, names: Sequence[str], seed: int
+    matrix: np.ndarray, positive: np.ndarray, clusters: np.ndarray, names: Sequence[str], seed: int
 ) -> tuple[str | None, float]:
-    """The feature that alone tells best, by a small tree on either half of the units, and its AUC.
+    """The feature that alone tells best, by a small tree on either half of the clusters, and its AUC.
 
     A tree and not the ranks: 369 pixels among 300 and 512 tell much without being large or small.
     """
-    half = np.random.default_rng(seed).permutation(len(np.unique(units))) % 2
-    side = half[np.unique(units, return_inverse=True)[1]] == 0
+    half = np.random.default_rng(seed).permutation(len(np.unique(clusters))) % 2
+    side = half[np.unique(clusters, return_inverse=True)[1]] == 0
     best: tuple[str | None, float] = (None, 0.5)
     for name, column in zip(names, np.nan_to_num(matrix, nan=-1e9).T, strict=True):
         aucs = []

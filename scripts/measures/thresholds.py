@@ -61,7 +61,7 @@ def mask_curve(log_odds: Tensor, truth: Tensor) -> NDArray[np.float64]:
 
 
 def choose_mask_threshold(
-    dice: NDArray[np.float64], units: Sequence[str], marked: NDArray[np.float64]
+    dice: NDArray[np.float64], patients: Sequence[str], marked: NDArray[np.float64]
 ) -> tuple[float, str]:
     """The threshold with the best mean Dice over the cases that have a region, among those that mark no more others.
 
@@ -69,13 +69,13 @@ def choose_mask_threshold(
 
     Args:
         dice: (N, T) of the cases that have the region, at `THRESHOLDS`.
-        units: (N,) the patient of each.
+        patients: (N,) of the cases.
         marked: (M, T), 0 or 1, of the cases that do not.
 
     Returns:
         the threshold, `DEFAULT` where fewer than `LEAST` patients have the region; and why, in words.
     """
-    count, middle = len(set(units)), THRESHOLDS.index(DEFAULT)
+    count, middle = len(set(patients)), THRESHOLDS.index(DEFAULT)
     if count < LEAST:
         return DEFAULT, f"{DEFAULT} ({count} of the {LEAST} patients with it that a threshold of its own takes)"
     mean = dice.mean(axis=0)

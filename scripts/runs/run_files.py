@@ -9,7 +9,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.data.datalists import schema as datalists
-from scripts.data.datalists.units import units as units_of
+from scripts.data.datalists.clusters import clusters as clusters_of
 from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.documents import MISSING, Document, optional
 from scripts.runs.folder import trained_tasks
@@ -244,17 +244,17 @@ def data_summary(datalist: Mapping[str, Any], notes: Sequence[str] = ()) -> dict
     for row in datalists.summary(dict(datalist)):
         by_class = counts[row["split"]].setdefault(row["source"] or "unnamed", {})
         by_class[row["class"]] = {"n": row["items"], "with_mask": row["with_mask"]}
-    units: dict[str, dict[str, int]] = {"patients": {}, "groups": {}, "images": {}}
+    by_kind: dict[str, dict[str, int]] = {"patients": {}, "groups": {}, "images": {}}
     for part in datalists.SPLITS:
-        unit_names = set(units_of(datalist[part]))
+        cluster_names = set(clusters_of(datalist[part]))
         for kind, start in (("patients", "patient "), ("groups", "group "), ("images", "image ")):
-            units[kind][part] = sum(name.startswith(start) for name in unit_names)
+            by_kind[kind][part] = sum(name.startswith(start) for name in cluster_names)
     text = [datalist["description"]] if datalist.get("description") else []
     return {
         "name": datalist.get("name", "unnamed"),
         "classes": datalist["classes"],
         "counts": counts,
-        **units,
+        **by_kind,
         "left_out": dict(datalist.get("left_out", {})),
         "notes": text + list(notes),
     }

@@ -24,7 +24,7 @@ from scripts.command.devices import chosen_device
 from scripts.command.files import write_bytes
 from scripts.command.verbs import Outcome
 from scripts.data.caching import CachedDataset
-from scripts.data.datalists.units import unit
+from scripts.data.datalists.clusters import cluster
 from scripts.data.preprocessing import make_training_pipeline
 from scripts.interventions.infill import Hole, surface
 from scripts.interventions.infills import INFILLS, Infill
@@ -150,7 +150,7 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
         seed: of holes and infills, the same for each infill.
 
     Returns:
-        {how, unit, mae, ssim}: mean absolute error in the hole, in spreads of the head's tissue; mean structural
+        {how, cluster, mae, ssim}: mean absolute error in the hole, in spreads of the head's tissue; mean structural
         similarity (7 pixels wide) over the hole's pixels.
     """
     rows = []
@@ -160,7 +160,7 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
             continue
         tissue = hole.whole[:, hole.foreground]
         spread, width = float(tissue.std()), float(np.ptp(tissue))
-        owner = unit(holes.dataset.data[index])
+        owner = cluster(holes.dataset.data[index])
         for how, way in ways.items():
             try:
                 made = hole.placed(way(hole, np.random.default_rng((seed, index))))
@@ -169,7 +169,7 @@ def fidelity(holes: Holes, ways: Mapping[str, Infill], seed: int = 0) -> list[di
             away = np.abs(made - hole.whole)[:, hole.whole_region].mean() / spread
             pairs = zip(hole.whole, made, strict=True)
             alike = [structural_similarity(a, b, data_range=width, full=True)[1][hole.whole_region] for a, b in pairs]
-            rows.append({"how": how, "unit": owner, "mae": float(away), "ssim": float(np.mean(alike))})
+            rows.append({"how": how, "cluster": owner, "mae": float(away), "ssim": float(np.mean(alike))})
     return rows
 
 
@@ -184,9 +184,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     stats = {}
     for how in dict.fromkeys(row["how"] for row in rows):
         group = [row for row in rows if row["how"] == how]
-        units = [row["unit"] for row in group]
+        clusters = [row["cluster"] for row in group]
         stats[how] = {
-            key: case_summary(np.array([row[key] for row in group]), units, bounds) for key, bounds in BOUNDS.items()
+            key: case_summary(np.array([row[key] for row in group]), clusters, bounds) for key, bounds in BOUNDS.items()
         }
     return stats
 

@@ -21,7 +21,7 @@ from scripts.certificate.planted import phantom_case
 from scripts.certificate.questions import Question
 from scripts.certificate.settings import Settings
 from scripts.command.verbs import run_verb
-from scripts.data.datalists.units import units
+from scripts.data.datalists.clusters import clusters
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from tests.certificate.addresses import Silent, serving
 
@@ -255,7 +255,7 @@ def test_patients_of_one_number_in_two_sources_are_two(pictures):
     for cases in (datalist_cases(items, [0, 1], Counter()), own.cases(items, Counter())):
         assert len(cases) == 4
         groups = [case.group for case in cases]
-        assert groups == units(items)
+        assert groups == clusters(items)
         assert groups[:2] == ["patient here: 1", "patient there: 1"]
         assert groups[2] == groups[1], "a near-duplicate counts with its patient"
         assert len(set(groups)) == 3
@@ -283,7 +283,7 @@ def test_the_verb_certifies_a_model_by_name(pictures, capsys, monkeypatch):
     assert "skipped: 1 pictures: a tumor without a mask" in printed
     content = json.loads((pictures / "out" / "causal.json").read_text())
     assert content["counts"]["by_class"] == {"no_tumor": 2, "solid": 2}
-    assert content["unit"] == "picture"
+    assert content["clustered_by"] == "picture"
     assert {row["reason"] for row in content["left_out"]} >= {"a tumor without a mask"}
     with pytest.raises(ValueError, match="give either --run_dir"):
         run_verb(VERBS, ["certify", *folders])

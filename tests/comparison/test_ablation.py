@@ -330,7 +330,7 @@ def test_a_stand_alone_classifier_is_trained_evaluated_explained_and_compared(sm
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["notes"][0] == "this run segments nothing: there are no figures of segmentation"
     assert metrics["test"]["overall"]["segmentation"]["dice"] | {"ci95": None} == {
-        "n": 0, "units": 0, "mean": None, "std": None, "median": None, "ci95": None}  # fmt: skip
+        "n": 0, "clusters": 0, "mean": None, "std": None, "median": None, "ci95": None}  # fmt: skip
     with open(folder / "evaluation" / "cases.csv", encoding="utf-8", newline="") as file:
         assert {(row["dice"], row["predicted_pixels"], row["lesions"]) for row in csv.DictReader(file)} == {
             ("", "", "")

@@ -223,8 +223,8 @@ def test_patients_of_equal_numbers_in_two_sources_are_two_people(tmp_path, pool,
     assert report.figures["patient_numbers_in_several_sources"] == 3
     assert ("patient sub-00", "stands in the sources site_a, site_b; taken for different people") in report.notes
     assert "pass --same_patients if they are one" in caplog.text
-    assert len({row["units"] for row in datalists.summary(merged)}) == 1
-    assert len({datalists.unit(item) for split in datalists.SPLITS for item in merged[split]}) == 6
+    assert len({row["clusters"] for row in datalists.summary(merged)}) == 1
+    assert len({datalists.cluster(item) for split in datalists.SPLITS for item in merged[split]}) == 6
     joined, report = datalists.merge_sources(lists, folders, same_patients=True, progress=False)
     where = {(item["source"], item["patient"]): split for split in datalists.SPLITS for item in joined[split]}
     assert all(where["site_a", number] == where["site_b", number] for number in ("sub-00", "sub-01", "sub-02"))

@@ -13,8 +13,8 @@ from PIL import Image
 
 from scripts.__main__ import main as command
 from scripts.data import datalists
+from scripts.data.datalists.clusters import clusters
 from scripts.data.datalists.patients import MOST_SCANS, find_patients
-from scripts.data.datalists.units import units
 
 DOCS = Path(__file__).parents[2] / "docs" / "patients.md"
 TABLE = re.findall(r"^\| ([^|]+) \| `([^`]+)` \| `([^`]+)` \|$", DOCS.read_text(encoding="utf-8"), re.M)
@@ -241,7 +241,7 @@ def test_units_join_patients_and_groups():
         {"image": "c", "group": "h"},
         {"image": "d"},
     ]
-    assert units(items) == ["patient p1", "patient p1", "group h", "image d"]
+    assert clusters(items) == ["patient p1", "patient p1", "group h", "image d"]
     listed = datalists.assemble("x", ["no", "yes"], [{**item, "diagnosis": k % 2} for k, item in enumerate(items)])
     sides = {item["image"]: split for split in datalists.SPLITS for item in listed[split]}
     assert sides["a"] == sides["b"]

@@ -107,7 +107,7 @@ def test_summary_counts_items_masks_and_patients():
     datalist = minimal()
     datalist["training"].append({"image": "d.png", "label": "n.png", "diagnosis": 0, "patient": "p1"})
     assert datalists.summary(datalist) == [
-        {"split": "training", "source": "", "class": "no_tumor", "items": 2, "with_mask": 1, "units": 1},
-        {"split": "validation", "source": "", "class": "tumor", "items": 1, "with_mask": 0, "units": 1},
-        {"split": "test", "source": "", "class": "unknown", "items": 1, "with_mask": 1, "units": 1},
+        {"split": "training", "source": "", "class": "no_tumor", "items": 2, "with_mask": 1, "clusters": 1},
+        {"split": "validation", "source": "", "class": "tumor", "items": 1, "with_mask": 0, "clusters": 1},
+        {"split": "test", "source": "", "class": "unknown", "items": 1, "with_mask": 1, "clusters": 1},
     ]

@@ -311,7 +311,7 @@ def test_without_patients_groups_hold_copies_together_and_with_them_time_points(
     datalist, _ = datalists.image_folder(tmp_path, progress=False)
     items = [item for split in datalists.SPLITS for item in datalist[split]]
     assert all("group" in item and "patient" not in item for item in items)
-    assert len({datalists.unit(item) for item in items}) == 12
+    assert len({datalists.cluster(item) for item in items}) == 12
     assert set(find_patients(["BraTS-GLI-00007-000", "BraTS-GLI-00007-001"]).of.values()) == {"BraTS-GLI-00007"}
     broken = {**datalist, "test": [*datalist["test"], {**datalist["training"][0], "image": "other.png"}]}
     with pytest.raises(ValueError, match="is in both training and test"):

@@ -168,7 +168,7 @@ def test_without_any_diagnosis_there_is_no_classification():
 def test_intervals_are_by_patient():
     slices = [{**case, "patient": patient} for patient in "pq" for case in (HIT, EXACT, MISS)]
     result = summarize(rows_of(slices), 0.5, 1.0)["segmentation"]["dice"]
-    assert result["units"] == 2
+    assert result["clusters"] == 2
     wide = result["ci95"]
     apart = summarize(rows_of([{**case, "patient": case["name"]} for case in (HIT, EXACT, MISS)]), 0.5, 1.0)
     low, high = apart["segmentation"]["dice"]["ci95"]
@@ -197,7 +197,7 @@ def test_files_say_what_was_computed(rows, tmp_path):
     assert test["by_source"]["b"]["classification"]["n"] == 2
     assert "near-duplicate group" in result["intervals"]
     assert test["baselines"]["majority"] == {"class": "class 1", "accuracy": 4 / 6, "balanced_accuracy": 0.5}
-    measures = {"n", "units", "mean", "std", "median", "ci95"}
+    measures = {"n", "clusters", "mean", "std", "median", "ci95"}
     assert all(set(test["overall"]["segmentation"][name]) == measures for name in ("dice", "iou", "hd95"))
 
     with open(tmp_path / "cases.csv", encoding="utf-8", newline="") as file:
@@ -227,7 +227,7 @@ def test_logits_before_the_temperature_are_kept_beside_those_that_it_divides():
     assert [row["logits"] for row in results.rows] == [[0.0, 2.0], [2.0, 0.0]]
     assert [row["uncalibrated"] for row in results.rows] == [[0.0, 3.5], [2.0, 1.5]]
     # Kinds of tumor taken together: both keep the probability of none, each at its own temperature.
-    row = {**results.rows[0], "unit": "u", "logits": [0.0, 2.0, 1.0], "uncalibrated": [0.5, 1.0, 3.0]}
+    row = {**results.rows[0], "cluster": "u", "logits": [0.0, 2.0, 1.0], "uncalibrated": [0.5, 1.0, 3.0]}
     together = ClassComparison(["no tumor", "tumor"], [0, 1, 1], binary=True)
     (now,) = decided([row], 0.5, 2.0, together)
     before, after = softmax(row["uncalibrated"])[0], softmax(np.array(row["logits"]) / 2)[0]
@@ -272,11 +272,11 @@ def test_whole_head_and_random_map_stand_beside_the_dice(rows):
 def test_patients_of_two_sources_with_the_same_name_are_two():
     same = [{**EXACT, "patient": "p1", "source": "a"}, {**MISS, "patient": "p1", "source": "b"}]
     summary = summarize(rows_of(same), 0.5, 1.0)["segmentation"]["dice"]
-    assert summary["units"] == 2
+    assert summary["clusters"] == 2
     assert summary["ci95"][0] < 0.05
     assert summary["ci95"][1] > 0.95
     groups = [{**EXACT, "patient": "", "group": "g", "source": s} for s in "ab"]
-    assert {row["unit"] for row in rows_of(groups)} == {"g"}, "a near-duplicate group may span sources"
+    assert {row["cluster"] for row in rows_of(groups)} == {"g"}, "a near-duplicate group may span sources"
 
 
 def test_area_bins_are_shares_of_the_head():
@@ -317,7 +317,7 @@ def test_missing_cases_and_intervals_are_named_by_source_and_class(rows, tmp_pat
     assert not [note for note in notes if "missing" in note or "intervals" in note]
     one = [row for row in rows if row["name"] in ("clean", "hit")]
     for row in one:
-        row["unit"] = "a: p1"
+        row["cluster"] = "a: p1"
     notes = write_evaluation(one, tmp_path, 0.6, 2.0)["notes"]
     assert notes == [
         "missing cases, whose figures are therefore n/a: source a: none of class class 0; "

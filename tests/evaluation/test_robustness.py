@@ -113,7 +113,7 @@ def test_unknown_corruption_and_volumes_are_refused(item):
 
 
 def test_refused_images_are_counted_and_not_scored():
-    case = {"unit": "a", "dice": 0.5, "tumor_energy": 0.4, "diagnosis": 1, "predicted": 1, "tumor_probability": 0.7}
+    case = {"cluster": "a", "dice": 0.5, "tumor_energy": 0.4, "diagnosis": 1, "predicted": 1, "tumor_probability": 0.7}
     found = summarize([case], 2, ["no head", "no head"])
     assert (found["n"], found["refused"], found["reasons"]) == (1, 2, ["no head"])
     assert (found["dice"]["mean"], found["balanced_accuracy"], found["specificity"]) == (0.5, 1.0, None)

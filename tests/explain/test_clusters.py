@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.data.datalists.units import units
+from scripts.data.datalists.clusters import clusters as clusters_of_items
 from scripts.explain.clusters import clusters
 
 
@@ -25,7 +25,7 @@ def test_a_cluster_is_called_after_its_first_case():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_clusters_are_the_units_of_a_datalist(seed):
+def test_clusters_are_those_of_a_datalist(seed):
     """Results and datalists join patients and groups by code of their own: no case may move between them."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -37,9 +37,9 @@ def test_clusters_are_the_units_of_a_datalist(seed):
             row["group"] = f"g{rng.integers(12)}"
         rows.append(row)
     names = [" ".join(cluster) for cluster in clusters(rows) if cluster[0] != "case"]
-    owners = [owner for owner in units(rows) if not owner.startswith("image ")]
+    owners = [owner for owner in clusters_of_items(rows) if not owner.startswith("image ")]
     assert names == owners
-    assert len(set(clusters(rows))) == len(set(units(rows)))
+    assert len(set(clusters(rows))) == len(set(clusters_of_items(rows)))
     assert 5 < len(set(owners)) < len(owners), "some must be joined, and not all"
 
 

@@ -96,7 +96,7 @@ def test_slices_turned_back_are_the_file_in_any_orientation(tmp_path, plane):
         code = "".join(c if not s else {"L": "R", "P": "A", "S": "I"}[c] for c, s in zip(order, signs, strict=True))
         path = save(tmp_path / "a.nii", volume, oblique(), code)
         prepared, slices, _ = PrepareScand(SIZE, plane=plane)._slices({"image": str(path)})
-        values = [torch.from_numpy(np.ascontiguousarray(unit[0])) for unit in slices]
+        values = [torch.from_numpy(np.ascontiguousarray(one[0])) for one in slices]
         prepared.placements = [None] * len(values)  # type: ignore[list-item]
         placed = Scan(**{**vars(prepared), "placements": [_Index(i) for i in range(len(values))]})
         own = nib.load(path)

@@ -117,9 +117,9 @@ def test_dropout_without_dropout_is_an_error_and_not_a_zero(image):
         mc_dropout(net, image)
 
 
-def row(unit: str, wrong: bool | None, std: float, dice: float, disagreement: float) -> dict:
+def row(cluster: str, wrong: bool | None, std: float, dice: float, disagreement: float) -> dict:
     return {
-        "unit": unit, "wrong": wrong, "dice": dice, "mask_disagreement": disagreement, "probability_std": std,
+        "cluster": cluster, "wrong": wrong, "dice": dice, "mask_disagreement": disagreement, "probability_std": std,
         "entropy": std, "single_entropy": 1 - std, "mean_std": std, "pixel_auroc": 0.9,
         "single_pixel_auroc": float("nan"),
     }  # fmt: skip

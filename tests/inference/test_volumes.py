@@ -21,7 +21,7 @@ def row(volume: str, tumor_probability: float, tumor: int, predicted: int, share
     p = tumor_probability
     union = tumor + predicted
     return {
-        "volume": volume, "unit": f"a: {volume}", "source": "a", "has_mask": True, "diagnosis": int(tumor > 0),
+        "volume": volume, "cluster": f"a: {volume}", "source": "a", "has_mask": True, "diagnosis": int(tumor > 0),
         "predicted": int(p >= 0.5), "probability": [1 - p, 0.7 * p, 0.3 * p],
         "tumor_probability": p, "tumor_pixels": tumor, "predicted_pixels": predicted,
         "shared_pixels": shared, "pixel_area": 1.0, "head_share": 0.4,
@@ -156,9 +156,9 @@ def test_a_volume_has_a_threshold_of_its_own_and_a_joined_answer():
 
 
 def test_volumes_get_a_threshold_of_their_own_where_enough_patients_carry_it():
-    sick = [{"unit": f"s{k}", "diagnosis": 2, "score": 0.30 + 0.01 * k} for k in range(10)]
-    healthy = [{"unit": f"h{k}", "diagnosis": 0, "score": 0.02 * k} for k in range(10)]
-    unknown = {"unit": "u", "diagnosis": -1, "score": 0.9}
+    sick = [{"cluster": f"s{k}", "diagnosis": 2, "score": 0.30 + 0.01 * k} for k in range(10)]
+    healthy = [{"cluster": f"h{k}", "diagnosis": 0, "score": 0.02 * k} for k in range(10)]
+    unknown = {"cluster": "u", "diagnosis": -1, "score": 0.9}
     threshold, words = own_threshold([*sick, *healthy, unknown])
     assert threshold == pytest.approx((0.18 + 0.30) / 2)
     assert "`volume_threshold: 0.240` in the run's network.yaml" in words
@@ -191,7 +191,7 @@ def test_summaries_count_every_patient_once():
     assert result["classification"]["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert "10% of its evaluated slices" in result["diagnosis_rule"]
     assert result["predicted_ml_tumor_free"]["mean"] == pytest.approx(0.2)
-    patients = patient_summary(group_rows(SLICES, "unit", 0.5))
+    patients = patient_summary(group_rows(SLICES, "cluster", 0.5))
     # v: two of three slices right (the third says nothing and is nothing), w: two of three.
     assert patients["accuracy"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
 
@@ -211,10 +211,10 @@ def test_lesions_are_connected_also_over_corners():
 
 def test_lesion_sensitivity_is_over_lesions_and_false_ones_over_images():
     rows = [
-        {"has_mask": True, "unit": "a", "lesions": 3, "lesions_found": 2, "false_lesions": 0},
-        {"has_mask": True, "unit": "b", "lesions": 1, "lesions_found": 1, "false_lesions": 1},
-        {"has_mask": True, "unit": "c", "lesions": 0, "lesions_found": 0, "false_lesions": 4},
-        {"has_mask": False, "unit": "d", "lesions": None, "lesions_found": None, "false_lesions": None},
+        {"has_mask": True, "cluster": "a", "lesions": 3, "lesions_found": 2, "false_lesions": 0},
+        {"has_mask": True, "cluster": "b", "lesions": 1, "lesions_found": 1, "false_lesions": 1},
+        {"has_mask": True, "cluster": "c", "lesions": 0, "lesions_found": 0, "false_lesions": 4},
+        {"has_mask": False, "cluster": "d", "lesions": None, "lesions_found": None, "false_lesions": None},
     ]
     result = lesion_summary(rows)
     assert (result["n"], result["found"], result["sensitivity"]) == (4, 3, 0.75)

@@ -29,10 +29,10 @@ def test_interval_of_one_group_is_none_and_not_of_width_0():
     assert mean_interval(VALUES, ["a"] * 6) == [None, None]
     assert auc_interval(VALUES > 0.5, VALUES, list("aaabbb")) == [None, None], "one patient of each kind"
     summary = case_summary(VALUES, ["a"] * 6)
-    assert (summary["n"], summary["units"], summary["mean"], summary["ci95"]) == (6, 1, 0.5, [None, None])
+    assert (summary["n"], summary["clusters"], summary["mean"], summary["ci95"]) == (6, 1, 0.5, [None, None])
     # Two patients, of whom one has a value: the same.
     assert case_summary(np.array([0.5, 0.7, np.nan]), ["a", "a", "b"])["ci95"] == [None, None]
-    assert case_summary(np.array([0.5, 0.7, 0.9]), ["a", "a", "b"])["units"] == 2
+    assert case_summary(np.array([0.5, 0.7, 0.9]), ["a", "a", "b"])["clusters"] == 2
 
 
 def test_balanced_accuracy_is_the_mean_of_its_values():
@@ -55,11 +55,11 @@ def test_summary_by_hand_leaves_out_undefined_cases():
 
 
 def test_summary_of_nothing_is_none_and_of_one_case_has_no_interval():
-    nothing = {"n": 0, "units": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
+    nothing = {"n": 0, "clusters": 0, "mean": None, "std": None, "median": None, "ci95": [None, None]}
     assert case_summary(np.array([np.nan, np.nan]), ["a", "b"]) == nothing
     assert case_summary(np.empty(0), []) == nothing
     assert case_summary(np.array([0.7]), ["a"]) == {
-        "n": 1, "units": 1, "mean": 0.7, "std": 0.0, "median": 0.7, "ci95": [None, None],
+        "n": 1, "clusters": 1, "mean": 0.7, "std": 0.0, "median": 0.7, "ci95": [None, None],
     }  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_an_auc_needs_two_groups_a_side():
 
 def test_distances_have_no_upper_bound_also_those_of_one_region():
     for name, bounded in (("hd95", False), ("hd95_mm_tumor_core", False), ("dice", True)):
-        rows = [{name: value, "unit": unit} for unit, value in enumerate((0.1, 0.9, 0.9, 0.9))]
+        rows = [{name: value, "cluster": cluster} for cluster, value in enumerate((0.1, 0.9, 0.9, 0.9))]
         assert (column_summary(rows, name)["ci95"][1] <= 1) == bounded
 
 
@@ -140,10 +140,10 @@ def test_the_standard_error_of_a_mean_is_by_group():
 
 @pytest.mark.parametrize("name", [*UNBOUNDED, "hd95_mm_tumor_core"])
 def test_measures_without_an_upper_bound_may_exceed_one_and_none_is_below_0(name):
-    rows = [{name: value, "unit": unit} for unit, value in enumerate((0.0, 0.0, 0.0, 40.0))]
-    summary = column_summary([*rows, {name: None, "unit": 9}], name)
+    rows = [{name: value, "cluster": cluster} for cluster, value in enumerate((0.0, 0.0, 0.0, 40.0))]
+    summary = column_summary([*rows, {name: None, "cluster": 9}], name)
     assert (summary["n"], summary["mean"], summary["median"]) == (4, 10.0, 0.0)
     assert summary["ci95"][0] == 0
     assert summary["ci95"][1] > 10
     with pytest.raises(ValueError, match="give the right bounds"):
-        column_summary([{"dice": row[name], "unit": row["unit"]} for row in rows], "dice")
+        column_summary([{"dice": row[name], "cluster": row["cluster"]} for row in rows], "dice")

@@ -44,9 +44,9 @@ def test_a_predicted_component_is_false_where_it_shares_no_pixel_with_a_lesion()
     assert counts(count_lesions(volume, volume)) == (1, 1, 0)
 
 
-def row(unit: str, has_mask: bool = True, **of: int) -> dict:
+def row(cluster: str, has_mask: bool = True, **of: int) -> dict:
     names = ("lesions", "lesions_found", "false_lesions")
-    return {"unit": unit, "has_mask": has_mask, **{name: of.get(name, 0) for name in names}}
+    return {"cluster": cluster, "has_mask": has_mask, **{name: of.get(name, 0) for name in names}}
 
 
 def test_figures_over_cases_by_hand():

@@ -53,10 +53,10 @@ def test_too_few_patients_leave_it_at_one_half_however_many_cases_they_have():
 
 
 def test_a_threshold_that_marks_more_of_the_others_is_not_chosen():
-    units = [str(k) for k in range(LEAST)]
+    patients = [str(k) for k in range(LEAST)]
     free = np.tile((np.array(THRESHOLDS) < 0.45).astype(float), (5, 1))  # marked below 0.45 in each
-    assert choose_mask_threshold(curves(0.3), units, free)[0] == 0.45
-    assert choose_mask_threshold(curves(0.7), units, free)[0] == 0.7
+    assert choose_mask_threshold(curves(0.3), patients, free)[0] == 0.45
+    assert choose_mask_threshold(curves(0.7), patients, free)[0] == 0.7
 
 
 def test_thresholds_that_are_as_good_give_way_to_one_half():
@@ -78,11 +78,11 @@ def test_a_gain_of_rounding_is_none(gain, best):
 
 
 def test_a_threshold_that_marks_as_many_of_the_others_may_be_chosen():
-    units, free = [str(k) for k in range(LEAST)], np.zeros((4, len(THRESHOLDS)))
+    patients, free = [str(k) for k in range(LEAST)], np.zeros((4, len(THRESHOLDS)))
     free[0, : MIDDLE + 1] = 1  # down to 0.1 the same one
-    assert choose_mask_threshold(curves(0.3), units, free)[0] == 0.3
+    assert choose_mask_threshold(curves(0.3), patients, free)[0] == 0.3
     free[1, :MIDDLE] = 1
-    assert choose_mask_threshold(curves(0.3), units, free)[0] == DEFAULT
+    assert choose_mask_threshold(curves(0.3), patients, free)[0] == DEFAULT
 
 
 def test_cases_count_once_in_the_mean_of_the_curve():

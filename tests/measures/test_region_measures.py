@@ -54,7 +54,8 @@ def test_the_summary_counts_each_region_over_the_cases_that_have_it():
         (torch.stack([empty, box(6, 10)]), torch.stack([empty, empty])),
     ]
     rows = [
-        {**region_measures(said, truth, NAMES, torch.ones(3)), "unit": f"p{k}"} for k, (said, truth) in enumerate(pairs)
+        {**region_measures(said, truth, NAMES, torch.ones(3)), "cluster": f"p{k}"}
+        for k, (said, truth) in enumerate(pairs)
     ]
     found = region_summary(rows, NAMES)
     assert (found["whole_tumor"]["n"], found["tumor_core"]["n"]) == (2, 1)

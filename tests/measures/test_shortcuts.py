@@ -1,4 +1,4 @@
-"""What looks for shortcuts: features by hand, draws in proportion, and models that never see the unit they predict."""
+"""Shortcuts: features by hand, draws in proportion, and models that never saw the cluster they predict."""
 
 from __future__ import annotations
 
@@ -175,23 +175,23 @@ def test_skewness_has_no_unit(scale):
 
 
 def separable(*counts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A feature that says the class, a NaN and noise; a unit an item."""
+    """A feature that says the class, a NaN and noise; a cluster an item."""
     target = np.repeat(np.arange(len(counts)), counts)
     noise = np.random.default_rng(0).random(len(target))
     return np.stack([target, np.full(len(target), np.nan), noise], axis=1), target, np.arange(len(target))
 
 
 def test_predictions_are_probabilities_of_the_classes_in_order():
-    features, target, units = separable(8, 10, 9)
-    found = predicted(features, np.array(["b", "a", "c"])[target], units)
+    features, target, clusters = separable(8, 10, 9)
+    found = predicted(features, np.array(["b", "a", "c"])[target], clusters)
     assert found.shape == (27, 3)
     assert found.sum(axis=1) == pytest.approx(np.ones(27))
     assert (found.argmax(axis=1) == np.array([1, 0, 2])[target]).all()
 
 
 def test_features_without_any_value_say_nothing():
-    _, target, units = separable(4, 4)
-    assert predicted(np.full((8, 2), np.nan), target, units) == pytest.approx(np.full((8, 2), 0.5))
+    _, target, clusters = separable(4, 4)
+    assert predicted(np.full((8, 2), np.nan), target, clusters) == pytest.approx(np.full((8, 2), 0.5))
 
 
 class Recorded(StratifiedGroupKFold):
@@ -204,26 +204,26 @@ class Recorded(StratifiedGroupKFold):
         super().__init__(n_splits, **options)
 
 
-def test_there_are_as_many_folds_as_the_scarcest_class_has_units_and_five_at_most(monkeypatch):
+def test_there_are_as_many_folds_as_the_scarcest_class_has_clusters_and_five_at_most(monkeypatch):
     monkeypatch.setattr(shortcuts, "StratifiedGroupKFold", Recorded)
     Recorded.asked.clear()
     for scarce in (2, 3, FOLDS, FOLDS + 1):
         _, target, _ = separable(12, 2 * scarce)
-        units = np.array([*range(12), *(100 + k // 2 for k in range(2 * scarce))])
-        predicted(np.full((len(target), 1), np.nan), target, units)
+        clusters = np.array([*range(12), *(100 + k // 2 for k in range(2 * scarce))])
+        predicted(np.full((len(target), 1), np.nan), target, clusters)
     assert Recorded.asked == [2, 3, FOLDS, FOLDS]
 
 
 @pytest.mark.parametrize(
-    ("target", "units", "reason"),
+    ("target", "clusters", "reason"),
     [
         ([0, 0, 0, 0], [0, 1, 2, 3], "1 classes, the scarcest with 4"),
         ([0, 0, 1, 1], [0, 1, 2, 2], "2 classes, the scarcest with 1"),
     ],
 )
-def test_what_cannot_be_cross_validated_is_refused(target, units, reason):
+def test_what_cannot_be_cross_validated_is_refused(target, clusters, reason):
     with pytest.raises(ValueError, match=reason):
-        predicted(np.zeros((4, 1)), np.array(target), np.array(units))
+        predicted(np.zeros((4, 1)), np.array(target), np.array(clusters))
 
 
 def test_a_fold_whose_training_has_one_class_says_nothing(monkeypatch):
@@ -231,20 +231,20 @@ def test_a_fold_whose_training_has_one_class_says_nothing(monkeypatch):
         def __init__(self, *_, **__):
             pass
 
-        def split(self, features, target, units):
+        def split(self, features, target, clusters):
             yield np.flatnonzero(target == 0)[:4], np.array([0, 5, 9])
 
     monkeypatch.setattr(shortcuts, "StratifiedGroupKFold", OneSided)
-    features, target, units = separable(6, 6, 6)
-    assert predicted(features, target, units) == pytest.approx(np.full((18, 3), 1 / 3))
+    features, target, clusters = separable(6, 6, 6)
+    assert predicted(features, target, clusters) == pytest.approx(np.full((18, 3), 1 / 3))
 
 
 def of(values: dict[str, list[float]]) -> list[dict[str, float]]:
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
-def test_units_are_never_split_between_fold_and_model():
-    # Each unit has a value of its own and a class by chance: learned by heart within the unit, useless across.
+def test_clusters_are_never_split_between_fold_and_model():
+    # Each cluster has a value of its own and a class by chance: learned by heart within it, useless across.
     rng = np.random.default_rng(0)
     classes = rng.permutation(np.arange(40) % 2)
     values = rng.permutation(np.arange(40))
@@ -255,15 +255,15 @@ def test_units_are_never_split_between_fold_and_model():
     assert mixed["auc"] > 0.8
     assert apart["auc"] < 0.7
     assert apart["strongest_auc"] < 0.7 < mixed["strongest_auc"]
-    assert apart["units"] == 20
+    assert apart["clusters"] == 20
 
 
 @pytest.mark.parametrize("positives", [MIN_UNITS - 1, MIN_UNITS])
-def test_too_few_units_on_either_side_are_not_measured(positives):
+def test_too_few_clusters_on_either_side_are_not_measured(positives):
     for count in (positives, 30 - positives):
         target = [0] * (30 - count) + [1] * count
         (row,) = auc_by_value(of({"x": [float(k) for k in range(30)]}), target, [f"u{k}" for k in range(30)])
-        assert (row["value"], row["n"], row["positives"], row["units"]) == (1, 30, count, positives)
+        assert (row["value"], row["n"], row["positives"], row["clusters"]) == (1, 30, count, positives)
         if positives < MIN_UNITS:
             assert (row["auc"], row["auc_ci95"], row["strongest"]) == (None, [None, None], None)
         else:
@@ -272,31 +272,31 @@ def test_too_few_units_on_either_side_are_not_measured(positives):
             assert row["strongest"] == "x"
 
 
-def test_each_of_three_values_is_told_from_the_rest_by_its_own_probability_and_its_units(monkeypatch):
+def test_each_of_three_values_is_told_from_the_rest_by_its_own_probability_and_its_clusters(monkeypatch):
     rng = np.random.default_rng(2)
     scores, asked = rng.random((48, 3)), []
     monkeypatch.setattr(shortcuts, "predicted", lambda *arguments: asked.append(arguments) or scores)
-    target, units = np.array(["c", "a", "b"] * 16), np.array([f"u{k // 2}" for k in range(48)])
+    target, clusters = np.array(["c", "a", "b"] * 16), np.array([f"u{k // 2}" for k in range(48)])
     x, noise = rng.random(48) + (target == "b"), rng.random(48)
-    rows = auc_by_value(of({"noise": list(noise), "x": list(x)}), list(target), list(units), seed=5)
+    rows = auc_by_value(of({"noise": list(noise), "x": list(x)}), list(target), list(clusters), seed=5)
     ((matrix, values, groups, seed),) = asked
     assert np.array_equal(matrix, np.stack([noise, x], axis=1))
-    assert ((values == target) & (groups == units)).all()
+    assert ((values == target) & (groups == clusters)).all()
     assert seed == 5
     assert [row["value"] for row in rows] == ["a", "b", "c"]
-    assert all(isinstance(row["value"], str) and row["units"] == 16 for row in rows)
+    assert all(isinstance(row["value"], str) and row["clusters"] == 16 for row in rows)
     assert rows[1]["strongest"] == "x"
     for k, row in enumerate(rows):
         positive = target == row["value"]
         assert row["auc"] == pytest.approx(auc(positive, scores[:, k]))
-        assert row["auc_ci95"] == pytest.approx(auc_interval(positive, scores[:, k], list(units)))
+        assert row["auc_ci95"] == pytest.approx(auc_interval(positive, scores[:, k], list(clusters)))
 
 
-def test_a_value_of_one_unit_takes_no_part():
+def test_a_value_of_one_cluster_takes_no_part():
     target = ["a"] * 12 + ["b"] * 12 + ["c"] * 3
-    units = [f"u{k}" for k in range(24)] + ["last"] * 3
-    rows = auc_by_value(of({"x": [0.0] * 12 + [1.0] * 12 + [1.0] * 3}), target, units)
-    assert [(row["n"], row["positives"], row["units"], row["auc"]) for row in rows] == [
+    clusters = [f"u{k}" for k in range(24)] + ["last"] * 3
+    rows = auc_by_value(of({"x": [0.0] * 12 + [1.0] * 12 + [1.0] * 3}), target, clusters)
+    assert [(row["n"], row["positives"], row["clusters"], row["auc"]) for row in rows] == [
         (24, 12, 12, 1.0), (24, 12, 12, 1.0), (24, 0, 1, None),
     ]  # fmt: skip
     assert auc_by_value(of({"x": [0.0, 1.0]}), ["a", "a"], ["u", "v"]) == []
@@ -311,9 +311,9 @@ def test_a_value_in_the_middle_is_found_by_the_strongest_feature():
 
 
 def test_a_feature_that_is_missing_tells_by_that_and_one_that_never_differs_tells_nothing():
-    target, units = [0] * 20 + [1] * 20, [f"u{k}" for k in range(40)]
-    (missing,) = auc_by_value(of({"x": [math.nan] * 20 + [-5.0] * 20}), target, units)
+    target, clusters = [0] * 20 + [1] * 20, [f"u{k}" for k in range(40)]
+    (missing,) = auc_by_value(of({"x": [math.nan] * 20 + [-5.0] * 20}), target, clusters)
     assert (missing["strongest"], missing["strongest_auc"], missing["auc"]) == ("x", 1.0, 1.0)
-    (nothing,) = auc_by_value(of({"x": [2.0] * 40}), target, units)
+    (nothing,) = auc_by_value(of({"x": [2.0] * 40}), target, clusters)
     assert (nothing["strongest"], nothing["strongest_auc"]) == (None, 0.5)
     assert nothing["auc"] == pytest.approx(0.5, abs=0.2)

@@ -69,7 +69,7 @@ def write_checks(folder: Path, test: list[dict]) -> None:
     uncertain = [
         {
             **{k: case[k] for k in ("name", "source")},
-            **{"unit": case["patient"], "wrong": bool(i % 5 == 0), "mask_disagreement": float(rng.random())},
+            **{"cluster": case["patient"], "wrong": bool(i % 5 == 0), "mask_disagreement": float(rng.random())},
             **{k: float(rng.random()) for k in ("probability_std", "entropy", "single_entropy", "mean_std")},
             **{k: float(rng.random()) if i % 3 == 0 else float("nan") for k in ("pixel_auroc", "single_pixel_auroc")},
             "dice": 0.5 + 0.4 * rng.random() if i % 3 == 0 else float("nan"),
@@ -90,7 +90,7 @@ def write_checks(folder: Path, test: list[dict]) -> None:
     )
     rows = [
         {
-            **{"unit": case["patient"], "diagnosis": case["diagnosis"], "predicted": case["diagnosis"]},
+            **{"cluster": case["patient"], "diagnosis": case["diagnosis"], "predicted": case["diagnosis"]},
             **{"tumor_probability": 0.2 + 0.6 * case["diagnosis"], "dice": 0.8, "tumor_energy": float("nan")},
         }
         for case in test
@@ -100,19 +100,19 @@ def write_checks(folder: Path, test: list[dict]) -> None:
     corruptions = [{"name": n, "unit": u, "levels": [{"strength": s, **level}]} for n, u, s in kinds]
     content = {"n": 36, "of": 36, "applied": "to the values", "clean": level, "corruptions": corruptions}
     write_json(content, folder / "robustness.json")
-    inside, units = rng.random(20), [str(i) for i in range(20)]
+    inside, clusters = rng.random(20), [str(i) for i in range(20)]
     outside = [
         {
             "name": "CT (drawn)",
             "kind": "drawn",
             "left_out_of_fit": True,
-            **scope_evaluation.compare(inside, units, inside + 0.5, units, 0),
+            **scope_evaluation.compare(inside, clusters, inside + 0.5, clusters, 0),
         },
         {
             "name": "noise",
             "kind": "drawn",
             "left_out_of_fit": False,
-            **scope_evaluation.compare(inside, units, np.empty(0), [], 16),
+            **scope_evaluation.compare(inside, clusters, np.empty(0), [], 16),
         },
     ]
     write_json(
@@ -192,7 +192,7 @@ def write_run(folder: Path, run: str, test: list[dict], quality: float, logit: f
         rows.append(
             {
                 **{k: case[k] for k in ("name", "patient", "source", "diagnosis", "has_mask")},
-                **{"unit": case["patient"], "volume": "", "slice": -1, "pixel_area": 1.0, "head_share": 0.5},
+                **{"cluster": case["patient"], "volume": "", "slice": -1, "pixel_area": 1.0, "head_share": 0.5},
                 **dict.fromkeys(("pixel_mm2", "slice_mm", "tumor_mm2", "predicted_mm2", "hd95_mm"), float("nan")),
                 "tumor_ml": float("nan"),
                 "predicted_ml": float("nan"),

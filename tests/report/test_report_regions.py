@@ -33,7 +33,7 @@ def demo_of_regions(demo, tmp_path_factory):
         metrics = json.loads(path.read_text(encoding="utf-8"))
         rows = []
         for k in range(12):
-            row = {"unit": f"p{k}"}
+            row = {"cluster": f"p{k}"}
             for name in NAMES:
                 row |= {column(m, name): float(rng.random()) for m in (*MEASURES, *LESION_MEASURES)}
                 row |= {column("region", name): float(k % 4 > 0), column("found", name): 1.0}

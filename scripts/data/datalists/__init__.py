@@ -1,7 +1,7 @@
 """Datalists: what is trained, validated and tested on; builders, checks, reading and writing.
 
-Our own code imports from the modules that define; a name in use by a module of the same name (`decathlon`, `units`) is
-taken from there by everybody.
+Our own code imports from the modules that define; what is called as its module (`decathlon`, `clusters`) is taken
+from there by everybody.
 """
 
 import lazy_loader
@@ -9,6 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "clusters": ["cluster"],
         "dicom": ["dicom_series"],
         "fingerprints": ["fingerprint", "perceptual_hash"],
         "folders": ["image_folder"],
@@ -28,8 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "near_duplicates": ["group_near_duplicates"],
         "slices": ["SliceRule"],
-        "splits": ["assemble", "split_units"],
-        "units": ["unit"],
+        "splits": ["assemble", "split_clusters"],
         "volumes": ["nifti_cases", "nifti_volumes"],
     },
 )

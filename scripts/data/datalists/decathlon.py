@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.datalists.channels import planned, write_channels
+from scripts.data.datalists.clusters import Item
 from scripts.data.datalists.naming import role, stem_of, volume_suffix
 from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.regions import Regions
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report, read_json, validate
 from scripts.data.datalists.slices import Case, SliceRule
 from scripts.data.datalists.splits import assemble
-from scripts.data.datalists.units import Item
 from scripts.data.datalists.unpacking import unpack_folder
 from scripts.data.datalists.volumes import BINARY, collect, name_patients
 from scripts.data.datalists.walking import check_folder

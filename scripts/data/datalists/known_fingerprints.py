@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from scripts.command.files import whole
 from scripts.data.caching import describe_item
+from scripts.data.datalists.clusters import Item
 from scripts.data.datalists.fingerprints import SIZE
-from scripts.data.datalists.units import Item
 
 __all__ = ["FILE", "VERSION", "KnownFingerprints", "key_of", "write"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scripts.data.datalists.clusters import Item, components, patient_key
 from scripts.data.datalists.fingerprints import fingerprint
 from scripts.data.datalists.folders import IMAGE_SUFFIXES
 from scripts.data.datalists.near_duplicates import MAX_DISTANCE, Distances, group_near_duplicates, places
-from scripts.data.datalists.units import Item, components, patient_key
 from transforms.loading import LoadCased
 
 

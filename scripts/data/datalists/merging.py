@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from scripts.data.datalists.clusters import Item, contradictions, paths, shared_numbers, warn_shared
 from scripts.data.datalists.known_fingerprints import KnownFingerprints
 from scripts.data.datalists.linking import file_order, linked, picture_of
 from scripts.data.datalists.near_duplicates import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, NO_LESION, SPLITS, Datalist, Report, validate
-from scripts.data.datalists.splits import split_units
-from scripts.data.datalists.units import Item, contradictions, paths, shared_numbers, warn_shared
+from scripts.data.datalists.splits import split_clusters
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +290,7 @@ def _resplit(items: Sequence[Item], groups: NDArray, fractions: Sequence[float],
         item = items[k]
         strata[f"{groups[k]:09d}"] = f"{item['source']} {item.get('diagnosis', -1)} {'label' in item}"
     sizes = Counter(f"{group:09d}" for group in groups.tolist())
-    sides = split_units(strata, fractions, sizes=dict(sizes), seed=seed)
+    sides = split_clusters(strata, fractions, sizes=dict(sizes), seed=seed)
     return [sides[f"{group:09d}"] for group in groups.tolist()]
 
 

@@ -12,10 +12,10 @@ import nibabel as nib
 import numpy as np
 
 from scripts.command.files import whole_folder
+from scripts.data.datalists.clusters import Item, images_of
 from scripts.data.datalists.naming import stem_of
 from scripts.data.datalists.regions import SCHEMES, own_values
 from scripts.data.datalists.schema import SPLITS, Datalist
-from scripts.data.datalists.units import Item, images_of
 from transforms.reading import file_kind, read_volume
 
 __all__ = ["write_raw"]

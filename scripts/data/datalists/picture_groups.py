@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.data.datalists.clusters import Item, components
 from scripts.data.datalists.near_duplicates import group_near_duplicates
 from scripts.data.datalists.schema import Report
-from scripts.data.datalists.units import Item, components
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from scripts.data.datalists.clusters import clusters, contradictions
 from scripts.data.datalists.fingerprints import fingerprint
 from scripts.data.datalists.near_duplicates import CLOSE_DISTANCE, MAX_DISTANCE, close_to_training, places
 from scripts.data.datalists.patients import Patients
@@ -19,7 +20,6 @@ from scripts.data.datalists.picture_groups import Picture, picture_items
 from scripts.data.datalists.plans import Plan
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, Report
 from scripts.data.datalists.splits import assemble, with_a_share
-from scripts.data.datalists.units import contradictions, units
 from transforms.masks import binary_mask, check_tumor, read_mask_picture
 from transforms.pictures import PICTURE_SUFFIXES, read_picture
 from transforms.reading import file_kind
@@ -204,7 +204,7 @@ def plan_pictures(
         items = picture_items(pictures, place, told, classes, settings.name, settings.max_distance, report)
         left = listed - len(items) - len(report.unusable)
         report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
-        owners = [*zip(items, units(items), strict=True)]
+        owners = [*zip(items, clusters(items), strict=True)]
         strata = {owner: f"{item['diagnosis']} {'label' in item}" for item, owner in reversed(owners)}
         datalist = assemble(
             settings.name, classes, items, settings.fractions, modality=settings.modality, seed=settings.seed,

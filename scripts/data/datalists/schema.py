@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command.files import write_text
+from scripts.data.datalists.clusters import Item, clusters, images_of, paths, patient_key, shared_numbers, warn_shared
 from scripts.data.datalists.regions import check_regions
-from scripts.data.datalists.units import Item, images_of, paths, patient_key, shared_numbers, units, warn_shared
 
 logger = logging.getLogger(__name__)
 
@@ -324,10 +324,10 @@ def absent_classes(datalist: Datalist) -> list[str]:
 
 
 def summary(datalist: Datalist) -> list[dict[str, Any]]:
-    """Counts as rows {split, source, class, items, with_mask, units}; `units` counts patients or groups."""
+    """Counts as rows {split, source, class, items, with_mask, clusters}; `clusters` counts patients or groups."""
     rows: dict[tuple[str, str, str], list[tuple[Item, str]]] = {}
     for split in SPLITS:
-        for item, owner in zip(datalist[split], units(datalist[split]), strict=True):
+        for item, owner in zip(datalist[split], clusters(datalist[split]), strict=True):
             name = datalist["classes"].get(str(item.get("diagnosis", -1)), "unknown")
             rows.setdefault((split, item.get("source", ""), name), []).append((item, owner))
     order = {text: k for k, text in enumerate([*datalist["classes"].values(), "unknown"])}
@@ -338,7 +338,7 @@ def summary(datalist: Datalist) -> list[dict[str, Any]]:
             "class": name,
             "items": len(members),
             "with_mask": sum("label" in item for item, _ in members),
-            "units": len({owner for _, owner in members}),
+            "clusters": len({owner for _, owner in members}),
         }
         for (split, source, name), members in sorted(
             rows.items(), key=lambda row: (SPLITS.index(row[0][0]), row[0][1], order[row[0][2]])

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
+from scripts.data.datalists.clusters import Item, cluster
 from scripts.data.datalists.regions import Regions
 from scripts.data.datalists.schema import PLANES
-from scripts.data.datalists.units import Item, unit
 from transforms.foreground import air_level
 from transforms.grids import off_grid, uncropped
 from transforms.loading import view_plane
@@ -360,8 +360,8 @@ def case_candidates(case: Case, rule: SliceRule, root: Path, source: str, findin
             item = {**base, "diagnosis": diagnosis, **about, "slice": index}
             items.append(item if plane == "axial" else {**item, "plane": plane})
     findings.contents[content] = images[0]
-    if tumor.any() or unit(dict(about)) not in findings.strata:
-        findings.strata[unit(dict(about))] = "tumor" if tumor.any() else "healthy"
+    if tumor.any() or cluster(dict(about)) not in findings.strata:
+        findings.strata[cluster(dict(about))] = "tumor" if tumor.any() else "healthy"
     return items
 
 

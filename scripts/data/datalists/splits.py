@@ -8,29 +8,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scripts.data.datalists.clusters import Item, clusters
 from scripts.data.datalists.regions import Regions
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, SPLITS, Datalist, validate
-from scripts.data.datalists.units import Item, units
 
 logger = logging.getLogger(__name__)
 
 
-def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRACTIONS, *, sizes=None, seed: int = 0):
-    """Deal units (patients, groups) into training, validation and test.
+def split_clusters(
+    strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRACTIONS, *, sizes=None, seed: int = 0
+):
+    """Deal clusters (patients, groups) into training, validation and test.
 
-    Per stratum, the units are shuffled by the seed, then dealt largest first, each to the split that is least
-    filled for its share of that stratum's items: sizes mix, and three units reach all three splits. The result does
+    Per stratum, the clusters are shuffled by the seed, then dealt largest first, each to the split that is least
+    filled for its share of that stratum's items: sizes mix, and three clusters reach all three splits. The result does
     not depend on the order of `strata`.
 
     Args:
-        strata: unit name to stratum name (for instance its class).
+        strata: cluster name to stratum name (for instance its class).
         fractions: shares of training, validation and test; they sum to 1, and a part of 0 stays empty: (0, 0, 1) makes
             a test set of what was never trained on.
-        sizes: unit name to number of items, 1 if not given.
+        sizes: cluster name to number of items, 1 if not given.
         seed: of the shuffle.
 
     Returns:
-        Unit name to split name.
+        Cluster name to split name.
 
     Raises:
         ValueError: when the fractions are not three numbers of at least 0 that sum to 1.
@@ -42,11 +44,11 @@ def split_units(strata: dict[str, str], fractions: Sequence[float] = DEFAULT_FRA
     chosen: dict[str, str] = {}
     rng = np.random.default_rng(seed)
     for stratum in sorted(set(strata.values())):
-        units = sorted(name for name, of_unit in strata.items() if of_unit == stratum)
-        units = [units[k] for k in rng.permutation(len(units))]
-        units.sort(key=lambda name: -sizes.get(name, 1))
+        clusters = sorted(name for name, of_cluster in strata.items() if of_cluster == stratum)
+        clusters = [clusters[k] for k in rng.permutation(len(clusters))]
+        clusters.sort(key=lambda name: -sizes.get(name, 1))
         filled = np.zeros(len(SPLITS))
-        for name in units:
+        for name in clusters:
             k, _ = min(wanted, key=lambda part: filled[part[0]] / part[1])
             chosen[name] = SPLITS[k]
             filled[k] += sizes.get(name, 1)
@@ -69,7 +71,7 @@ def assemble(
     strata: dict[str, str] | None = None,
     regions: Regions | None = None,
 ) -> Datalist:
-    """Split items by `units` into a valid datalist.
+    """Split items by `clusters` into a valid datalist.
 
     Args:
         name: of the datalist.
@@ -78,7 +80,7 @@ def assemble(
         fractions: shares of training, validation and test.
         modality: of the images, one name or one a channel.
         seed: of the split.
-        strata: unit to stratum; by default the most frequent diagnosis of its items.
+        strata: cluster to stratum; by default the most frequent diagnosis of its items.
         regions: of the masks, by name.
 
     With fewer patients or groups than splits, later splits stay empty: a list to be merged with others. A split whose
@@ -87,7 +89,7 @@ def assemble(
     Raises:
         ValueError: when there are enough patients or groups, and a split of a share comes out empty all the same.
     """
-    owners = units(items)
+    owners = clusters(items)
     members: dict[str, list[Item]] = {}
     for item, owner in zip(items, owners, strict=True):
         members.setdefault(owner, []).append(item)
@@ -99,10 +101,10 @@ def assemble(
             for key, items_of in members.items()
         }
     sizes = {key: len(items_of) for key, items_of in members.items()}
-    sides = split_units(strata, fractions, sizes=sizes, seed=seed)
+    sides = split_clusters(strata, fractions, sizes=sizes, seed=seed)
     wanted = with_a_share(fractions)
     if len(set(sides.values())) < len(wanted):  # small strata begin with training, each: deal them as one
-        sides = split_units(dict.fromkeys(strata, ""), fractions, sizes=sizes, seed=seed)
+        sides = split_clusters(dict.fromkeys(strata, ""), fractions, sizes=sizes, seed=seed)
     datalist: Datalist = {
         "name": name,
         "modality": {str(k): text for k, text in enumerate([modality] if isinstance(modality, str) else modality)},

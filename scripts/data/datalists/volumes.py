@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from scripts.data.datalists.clusters import Item
 from scripts.data.datalists.layouts import BY_NAME, FOLDERS, choose_channels, group_files, make_case, sort_roles
 from scripts.data.datalists.naming import CHANNELS, role, stem_of, volume_suffix
 from scripts.data.datalists.patients import find_patients
@@ -17,7 +18,6 @@ from scripts.data.datalists.plans import Builder, Plan, took
 from scripts.data.datalists.schema import DEFAULT_FRACTIONS, Datalist, Report
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_candidates, limit_slices, load_oriented
 from scripts.data.datalists.splits import assemble
-from scripts.data.datalists.units import Item
 from scripts.data.datalists.walking import check_folder, walk
 from transforms.reading import VOLUME_SUFFIXES
 

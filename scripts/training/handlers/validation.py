@@ -98,21 +98,21 @@ class ValidationMetrics:
         for i in torch.nonzero(target["has_mask"]).flatten().tolist():
             if not batch.get("intervention", [""] * len(masks))[i]:
                 words = {key: str(batch[key][i]) if key in batch else "" for key in ("source", *_WHO)}
-                unit = next((f"{words['source']} {words[key]}" for key in _WHO if words[key]), str(i))
+                patient = next((f"{words['source']} {words[key]}" for key in _WHO if words[key]), str(i))
                 for k, curves in enumerate(self._curves):
-                    curves.append((unit, bool(masks[i, k].any()), mask_curve(odds[i, k], masks[i, k])))
+                    curves.append((patient, bool(masks[i, k].any()), mask_curve(odds[i, k], masks[i, k])))
 
     def mask_thresholds(self) -> list[tuple[float, str]] | None:
         """Threshold of each region's mask with the best Dice, and why; None where no mask was predicted."""
         chosen = []
         for by_region in self._curves:
             curves = parallel.gathered(by_region)
-            there = [(unit, curve) for unit, has, curve in curves if has]
+            there = [(patient, curve) for patient, has, curve in curves if has]
             free = [curve for _, has, curve in curves if not has]
             if not curves:
                 return None
             dice = np.asarray([curve for _, curve in there]).reshape(len(there), len(THRESHOLDS))
-            chosen.append(choose_mask_threshold(dice, [unit for unit, _ in there], np.asarray(free)))
+            chosen.append(choose_mask_threshold(dice, [patient for patient, _ in there], np.asarray(free)))
         return chosen
 
     def compute(self, engine: Any) -> None:

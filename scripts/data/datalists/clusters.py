@@ -61,12 +61,12 @@ def components(keys: Sequence[Sequence[Hashable]]) -> NDArray[np.int64]:
     return np.array([numbers[label] for label in labels.tolist()], dtype=np.int64)
 
 
-def units(items: Sequence[Item]) -> list[str]:
+def clusters(items: Sequence[Item]) -> list[str]:
     """What must stay on one side of a split, for each item: all that shares a patient or a near-duplicate group.
 
     It is called after the first of its items: the patient, else the group, else the image itself.
 
-    >>> units([{"image": "a", "patient": "p1", "group": "g"}, {"image": "b", "group": "g"}, {"image": "c"}])
+    >>> clusters([{"image": "a", "patient": "p1", "group": "g"}, {"image": "b", "group": "g"}, {"image": "c"}])
     ['patient p1', 'patient p1', 'image c']
     """
     names = [_names(item) for item in items]
@@ -77,8 +77,8 @@ def units(items: Sequence[Item]) -> list[str]:
     return [called[component] for component in component_ids.tolist()]
 
 
-def unit(item: Item) -> str:
-    """The unit of an item alone: the patient, else the near-duplicate group, else the image; see `units`."""
+def cluster(item: Item) -> str:
+    """The cluster of an item alone: the patient, else the near-duplicate group, else the image; see `clusters`."""
     return _names(item)[0]
 
 
