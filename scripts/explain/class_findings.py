@@ -149,8 +149,9 @@ def untrained_sign(model: nn.Module, output: Tensor) -> str | None:
         for module in model.modules()
         if "norm" in type(module).__name__.lower() and isinstance(getattr(module, "weight", None), Tensor)
     ]
-    as_made = all(
-        bool((norm.weight == 1).all()) and (norm.bias is None or bool((norm.bias == 0).all())) for norm in norms
+    biases = [getattr(norm, "bias", None) for norm in norms]  # an RMS norm has none
+    as_made = all(bool((norm.weight == 1).all()) for norm in norms) and not any(
+        bool((bias != 0).any()) for bias in biases if bias is not None
     )
     if norms and as_made:
         return f"all {len(norms)} normalization layers are as they were made, with weights 1 and biases 0"

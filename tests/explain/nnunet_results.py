@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from scripts.explain.nnunet import NNUNet
+
 KWARGS = {
     "n_stages": 3,
     "features_per_stage": [4, 6, 8],
@@ -70,3 +72,17 @@ def make_results(parent: Path) -> tuple[Path, Any, dict[str, Any]]:
     }
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
     return folder, network, checkpoint
+
+
+DEFAULT = {"order": 3, "order_z": 0, "force_separate_z": None, "is_seg": False}
+
+
+def plan(patch=(4, 4, 4), spacing=(1.0, 1.0, 1.0), **changed):
+    """What a results folder says about images, without a network."""
+    given = {
+        "network": torch.nn.Identity(), "folder": "results", "configuration": "3d_fullres", "patch_size": patch,
+        "spacing_mm": spacing, "mirror_axes": (), "channels": ("FLAIR",), "regions": {"background": (0, (0,))},
+        "schemes": ("ZScoreNormalization",), "masked": (True,), "intensities": {},
+        "resampling": dict.fromkeys(("data", "probabilities"), ("resample_data_or_seg_to_shape", DEFAULT)),
+    }  # fmt: skip
+    return NNUNet(**{**given, **changed})

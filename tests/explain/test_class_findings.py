@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.explain.class_findings import separation, wrong_class
+from scripts.explain.class_findings import separation, wanted, wrong_class
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, TumorLogOdds
 
@@ -112,3 +112,101 @@ def test_the_background_channel_of_a_segmentation_is_the_wrong_one():
         == DOES_NOT_HOLD
     )
     assert wrong_class(Segmenter(), x, None, SegmentationRegion(channel=1), "features").verdict == CANNOT_TELL
+
+
+@pytest.mark.parametrize(
+    ("target", "classes", "positive", "others"),
+    [
+        (ClassScore(1), 3, [0, 0, 1, 0], [0, 1, 0, 1]),
+        (ClassScore(0), 3, [0, 1, 0, 0], [0, 0, 1, 1]),
+        (ClassScore(0), 1, [0, 0, 1, 1], [0, 1, 0, 0]),  # one logit says tumor or none
+        (ClassMargin(2, 0), 3, [0, 0, 0, 1], [0, 1, 0, 0]),
+        (TumorLogOdds(), 3, [0, 0, 1, 1], [0, 1, 0, 0]),
+    ],
+)
+def test_which_images_a_target_speaks_for(target, classes, positive, others):
+    sides = wanted(target, np.array([-1, 0, 1, 2]), classes)
+    assert [side.tolist() for side in sides] == [[bool(v) for v in positive], [bool(v) for v in others]]
+
+
+def test_targets_that_speak_for_no_certain_images():
+    labels = np.array([0, 1])
+    for target in (ClassScore(), ClassScore([0, 1]), ClassMargin([1, 0], 2), ClassMargin(2, [1, 0])):
+        assert wanted(target, labels, 3) is None
+    assert wanted(SegmentationRegion(), labels, 3) is None
+
+
+def test_what_a_top_class_gets_right_is_reported_of_the_known_labels():
+    x = levels()
+    found = wrong_class(TwoLogits(1.0), x, [1] * 9 + [0] + [-1] * 2, ClassScore(), "features")
+    # Image 0 has two logits of 0, so that class 0 is its top; 1 to 8 are right, 9 is not.
+    assert found.figures == {"accuracy": 0.8}
+    unknown = wrong_class(TwoLogits(1.0), x, [-1] * 12, ClassScore(), "features")
+    assert (unknown.verdict, unknown.figures) == (CANNOT_TELL, {})
+
+
+class Scores(nn.Module):
+    """Logits that are the first pixels of the image; features are the image."""
+
+    def __init__(self, classes, *gains):
+        super().__init__()
+        self.features = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.constant_(self.features.weight, 1.0)
+        self.gains = torch.tensor(gains or [1.0] * classes)
+
+    def forward(self, x):
+        return self.features(x)[:, 0, 0, : len(self.gains)] * self.gains
+
+
+def rows(*columns):
+    """Images (B, 1, 1, K + 1) by their logits."""
+    return torch.stack([torch.tensor([*map(float, column)]) for column in (*columns, [1.0] * len(columns[0]))], 1)[
+        :, None, None
+    ]
+
+
+def test_one_logit_is_held_against_zero():
+    labels = [0] * 6 + [1] * 6
+    right = wrong_class(Scores(1), rows(range(12)), labels, ClassScore(0), "features")
+    assert right.verdict == DOES_NOT_HOLD
+    assert set(right.figures) == {"auc_for_its_own_label", "p_by_chance"}
+    assert wrong_class(Scores(1), rows(range(12)), labels[::-1], ClassScore(0), "features").verdict == HOLDS
+
+
+def test_a_score_that_is_lower_by_chance_alone_is_no_wrong_index():
+    # Two against two the wrong way round: AUC 0, and chance gives that in a third of cases.
+    few = wrong_class(Scores(1), rows([3, 4, 1, 2]), [0, 0, 1, 1], ClassScore(0), "features")
+    assert (few.verdict, few.figures["auc_for_its_own_label"]) == (CANNOT_TELL, 0.0)
+    assert "hardly separates these 4 images (by chance in 33% of cases)" in few.reason
+    right = wrong_class(Scores(1), rows([1, 2, 3, 4]), [0, 0, 1, 1], ClassScore(0), "features")
+    assert (right.verdict, right.figures["auc_for_its_own_label"]) == (CANNOT_TELL, 1.0)
+
+
+@pytest.mark.parametrize(("gain", "share", "verdict"), [(3.9, 1 / 4.9, DOES_NOT_HOLD), (4.1, 1 / 5.1, HOLDS)])
+def test_a_fifth_of_the_margins_gradient_has_to_lie_in_its_own_logit(gain, share, verdict):
+    labels, own = [0] * 6 + [1] * 6, [0, 1, 2, 3, 4, 5, 16, 17, 18, 19, 20, 21]
+    x = rows([-v for v in own], own, [-90] * 12)
+    found = wrong_class(Scores(3, gain, 1.0, 9.0), x, labels, ClassScore(1), "features")
+    assert found.verdict == verdict
+    assert found.figures["share_of_margin_in_its_own_logit"] == pytest.approx(share)
+    assert found.signs == (("margin",) if verdict == HOLDS else ())
+
+
+def test_channels_of_a_segmentation_by_how_they_rank_the_tumors_pixels():
+    tumor = torch.tensor([[[[1.0, 1.0, 0.0, 0.0, 0.0]]]])
+    for values, auc, verdict in (
+        ([3, 1, 2, 2, 0], 4 / 6, DOES_NOT_HOLD),
+        ([3, 1, 2, 2, 2], 0.5, CANNOT_TELL),
+        ([1, 0, 2, 2, 0], 1.5 / 6, HOLDS),
+    ):
+        x = torch.tensor(values).float()[None, None, None]
+        found = wrong_class(nn.Sequential(nn.Identity()), x, None, SegmentationRegion(channel=0), "0", tumor=tumor)
+        assert (found.verdict, found.figures["auc_for_tumor_pixels"]) == (verdict, pytest.approx(auc))
+    whole = wrong_class(nn.Identity(), tumor, None, SegmentationRegion(channel=0), "0", tumor=torch.ones_like(tumor))
+    assert (whole.verdict, whole.figures) == (CANNOT_TELL, {})
+    assert "pixels without a tumor" in whole.reason
+    for mask in (tumor * 0, tumor[..., :2]):
+        assert (
+            "there are none"
+            in wrong_class(nn.Identity(), tumor, None, SegmentationRegion(channel=0), "0", tumor=mask).reason
+        )

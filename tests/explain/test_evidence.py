@@ -77,3 +77,37 @@ def test_shapes_and_values_are_checked():
         evidence_map(torch.zeros(2, 3, 4, 4), torch.zeros(2, 2), TumorLogOdds())
     with pytest.raises(FloatingPointError, match="not finite"):
         evidence_map(torch.full((1, 2, 2, 2), torch.nan), torch.zeros(1, 2), TumorLogOdds())
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (1, 1, 2)])
+def test_evidence_of_any_number_of_axes_by_hand(shape):
+    evidence = torch.tensor([[[1.0, -2.0], [3.0, 0.5]], [[4.0, 0.0], [5.0, -1.0]]]).reshape(2, 2, *shape)
+    maps = evidence_map(evidence, torch.zeros(2, 2), ClassMargin(1, 0), signed=True)
+    assert maps.shape == (2, 1, *shape)
+    assert maps.flatten(1).tolist() == [[2.0, 2.5], [1.0, -1.0]]
+    positive = evidence_map(evidence, torch.zeros(2, 2), ClassScore(0))
+    assert positive.flatten(1).tolist() == [[1.0, 0.0], [4.0, 0.0]]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3, 4), (2, 2, 4)])
+def test_evidence_without_places_or_of_other_samples_or_classes_is_refused(shape):
+    with pytest.raises(ValueError, match=r"expected evidence \(B, K, \*grid\) and logits \(B, K\)"):
+        evidence_map(torch.zeros(shape), torch.zeros(2, 3), TumorLogOdds())
+
+
+def test_a_network_without_multitask_is_asked_twice_and_for_no_other_output():
+    asked = []
+
+    class Named(EvidenceNet):
+        def forward(self, x, output="cls"):
+            asked.append(output)
+            return super().forward(x, output)
+
+    net, x = Named().train(), torch.randn(1, 1, 8, 8)
+    result = evidence_pass(net, x, ClassScore(1), {"output": "seg"})
+    assert asked == ["cls", "evidence"]
+    assert net.training
+    assert not result.output.requires_grad
+    assert float(result.maps["evidence", "evidence"].min()) >= 0
+    net.multitask = None  # an attribute that is no function
+    assert torch.equal(evidence_pass(net, x, ClassScore(1)).output, result.output)

@@ -11,8 +11,14 @@ from torch import nn
 
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, HOLDS
 from scripts.explain.gradient_findings import normalizations
-from scripts.explain.network_findings import first_normalization, normalization_leak, pooling_over_air
-from scripts.explain.targets import ClassScore, TumorLogOdds
+from scripts.explain.network_findings import (
+    first_normalization,
+    normalization_leak,
+    pad_with_air,
+    pooling_over_air,
+    with_more_air,
+)
+from scripts.explain.targets import ClassScore, SegmentationRegion, TumorLogOdds
 from tests.explain.nets import CLS, PooledLinear, stock
 from tests.networks.nets import heads, tiny
 
@@ -104,3 +110,165 @@ def test_blocks_that_hold_a_normalization_are_no_normalizations():
     net = nn.Sequential(ConvNorm(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)), nn.ReLU())
     assert [name for name, _ in normalizations(net)] == ["0.1"]
     assert normalization_leak(net.eval(), heads(), heads() != 0, pad=4).verdict == DOES_NOT_HOLD
+
+
+@pytest.mark.parametrize("size", [(1, 4), (1, 1, 4)])
+def test_more_air_is_the_middle_of_each_images_own(size):
+    x, inside = torch.full((2, 2, *size), 9.0), torch.ones(2, 1, *size)
+    inside[0, ..., :3] = 0
+    x[0, 0, ..., :3], x[0, 1, ..., :3] = torch.tensor([1.0, 3.0, 50.0]), -2.0
+    padded = pad_with_air(x, inside, 1)
+    assert padded.shape == (2, 2, *(n + 2 for n in size))
+    core = padded[(slice(None), slice(None), *[slice(1, -1)] * len(size))]
+    assert torch.equal(core, x)
+    rim = padded.clone()
+    rim[(slice(None), slice(None), *[slice(1, -1)] * len(size))] = torch.nan
+    for sample, channel, value in ((0, 0, 3.0), (0, 1, -2.0), (1, 0, 0.0), (1, 1, 0.0)):  # the other has no air
+        values = rim[sample, channel].flatten()
+        assert values[~values.isnan()].unique().tolist() == [value]
+
+
+class MixingNorm(nn.Module):
+    """Adds some of the mean over all places."""
+
+    def __init__(self, leak):
+        super().__init__()
+        self.leak = leak
+
+    def forward(self, x):
+        return x + self.leak * x.mean((2, 3), keepdim=True)
+
+
+def strip():
+    """Two columns of air, 0, and two of a head, 1."""
+    x = torch.tensor([[[[0.0, 0.0, 1.0, 1.0]]]])
+    return x, x != 0
+
+
+@pytest.mark.parametrize(("leak", "verdict"), [(0.003, DOES_NOT_HOLD), (0.004, HOLDS)])
+def test_air_may_change_the_head_by_a_thousandth(leak, verdict):
+    net = nn.Sequential(MixingNorm(leak), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
+    found = normalization_leak(net, *strip(), pad=1)
+    assert found.verdict == verdict
+    # The air, half of the places, moves by the deviation of 0, 0, 1, 1, so that the mean moves by half of that. With a
+    # rim of air the mean is 2 / 18 in place of 1 / 2. The largest feature of the head is 1 + leak / 2.
+    head = 1 + leak / 2
+    expected = {
+        "normalization_layers": 2.0,
+        "layers_that_mix_air": float(verdict == HOLDS),
+        "largest_change_by_air": leak * math.sqrt(1 / 3) / 2 / head,
+        "change_of_features_with_more_air": leak * (1 / 2 - 2 / 18) / head,
+        "air_to_head_magnitude": leak / 2 / head,
+    }
+    assert found.figures == pytest.approx(expected, rel=1e-3)
+    assert ("behind '0' by 0.1%" in found.reason, "1 pixels more air" in found.reason) == (True, True)
+
+
+def test_a_norm_without_air_at_its_cells_cannot_be_told():
+    x, inside = strip()
+    found = normalization_leak(nn.Sequential(MixingNorm(1.0)), x, torch.ones_like(inside))
+    assert (found.verdict, found.figures) == (CANNOT_TELL, {})
+    assert first_normalization(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), x, {}) is None
+    vector = nn.Sequential(nn.Flatten(), nn.LayerNorm(4))
+    assert first_normalization(vector, x, {}) is None, "its output has no places"
+
+
+@pytest.mark.parametrize(
+    ("labels", "probed"),
+    [
+        ([0, 1] * 10, True),
+        ([0, 1] * 9 + [1], False),  # fewer than twenty
+        ([0, 2] * 10 + [-1] * 5, True),
+        ([0, 1] * 9 + [1, -1, -1], False),  # ... whose class is known
+        ([1] * 15 + [0] * 5, True),
+        ([1] * 16 + [0] * 4, False),  # fewer than five of a class
+        ([0] * 16 + [1] * 4, False),
+        (None, False),
+    ],
+)
+def test_a_probe_needs_twenty_images_and_five_of_each_class(labels, probed):
+    count = 25 if labels is None else len(labels)
+    x = strip()[0].repeat(count, 1, 1, 1)
+    tumor = torch.tensor(labels or [0] * count).clamp(max=1).float()
+    x[:, 0, 0, 0] = tumor + 0.1 * torch.rand(count)
+    inside = torch.tensor([[[[0, 0, 1, 1]]]]).repeat(count, 1, 1, 1)
+    net = nn.Sequential(MixingNorm(0.0))
+    figures = normalization_leak(net, x, inside, labels, pad=1).figures
+    assert figures.get("corner_auc") == (1.0 if probed else None)
+    assert "corner_auc" not in normalization_leak(net, x.flip(3), inside.flip(3), labels, pad=1).figures, "it is head"
+
+
+def test_features_with_more_air_are_those_of_the_same_places():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 3, 2, 2), nn.ReLU())
+    x = torch.rand(2, 1, 4, 8)
+    inside = torch.ones(2, 1, 4, 8)
+    inside[..., :2] = 0
+    x = x * inside
+    features, more, outputs = with_more_air(net, x, inside, "1", {}, 2)
+    torch.testing.assert_close(more, features)
+    assert (features.shape, outputs[1].shape) == ((2, 3, 2, 4), (2, 3, 4, 6))
+    fixed = nn.Sequential(*net, nn.Flatten(), nn.Linear(24, 2))
+    with pytest.raises(ValueError, match="the network takes no input of 8x12: mat1 and mat2"):
+        with_more_air(fixed, x, inside, "1", {}, 2)
+    with pytest.raises(RuntimeError, match="expected input"):
+        with_more_air(net, x.repeat(1, 2, 1, 1), inside, "1", {}, 2)
+
+
+class Pooled(nn.Module):
+    """The largest feature, and so much for every cell that there is."""
+
+    def __init__(self, by_cell, start=0.0):
+        super().__init__()
+        self.features, self.by_cell, self.start = nn.Conv2d(1, 1, 1, bias=False), by_cell, start
+        nn.init.constant_(self.features.weight, 1.0)
+
+    def forward(self, x):
+        features = self.features(x).flatten(1)
+        return (features.amax(1) + self.by_cell * features.shape[1] + self.start)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "start", "verdict"),
+    [(1.1e-3, 0.0, HOLDS), (-1.1e-3, 0.0, HOLDS), (0.9e-3, 0.0, DOES_NOT_HOLD), (5e-3, 9.0, DOES_NOT_HOLD),
+     (1.1e-2, 9.0, HOLDS)],
+)  # fmt: skip
+def test_more_air_may_change_the_score_by_a_thousandth_where_it_leaves_the_head(change, start, verdict):
+    found = pooling_over_air(Pooled(change / 14, start), *strip(), ClassScore(0), "features", pad=1)  # 18 cells, of 4
+    assert found.verdict == verdict
+    assert found.figures["score_change_with_more_air"] == pytest.approx(abs(change), rel=0.01)
+    assert found.figures["share_of_gradient_in_air"] == 0.0
+    assert found.figures["share_of_air"] == 0.5
+    assert ("though not the head's features" in found.reason) == (verdict == HOLDS)
+
+
+class Weights(nn.Module):
+    """Features, which are the image, times one weight a place."""
+
+    def __init__(self, *weights):
+        super().__init__()
+        self.features, self.weights = nn.Conv2d(1, 1, 1, bias=False), torch.tensor(weights)
+        nn.init.constant_(self.features.weight, 1.0)
+
+    def forward(self, x):
+        return (self.features(x)[:, 0, 0] * self.weights).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("in_air", "verdict"), [(0.009, DOES_NOT_HOLD), (-0.011, HOLDS)])
+def test_a_hundredth_of_the_gradient_may_lie_in_the_air(in_air, verdict):
+    head = (1 - abs(in_air)) / 2
+    found = pooling_over_air(Weights(in_air, 0.0, head, -head), *strip(), ClassScore(0), "features", pad=1)
+    assert found.verdict == verdict
+    assert found.figures["share_of_gradient_in_air"] == pytest.approx(abs(in_air))
+    assert "could not be tried: the network takes no input of 3x6" in found.reason
+
+
+def test_where_pooling_cannot_be_looked_at():
+    x, inside = strip()
+    nothing = pooling_over_air(Weights(0.0, 0.0, 0.0, 0.0), x, inside, ClassScore(0), "features", pad=1)
+    assert (nothing.verdict, nothing.reason) == (CANNOT_TELL, "the gradient is 0 everywhere")
+    dense = pooling_over_air(Weights(1.0, 1.0, 1.0, 1.0), x, inside, SegmentationRegion(), "features")
+    assert (dense.verdict, dense.figures) == (DOES_NOT_HOLD, {})
+    vector = pooling_over_air(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), x, inside, ClassScore(0))
+    assert vector.verdict == CANNOT_TELL
+    assert "the features in front of the pooling were not found: no layer of Sequential" in vector.reason

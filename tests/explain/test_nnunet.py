@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 
-import numpy as np
 import pytest
 import torch
 
-from scripts.explain.nnunet import NNUNet, load_nnunet
-from scripts.explain.nnunet_images import prepare
+from scripts.explain.nnunet import load_nnunet
 from scripts.explain.targets import SegmentationRegion
-from tests.explain.nnunet_results import KWARGS, make_results, plans
+from tests.explain.nnunet_results import KWARGS, make_results, plan, plans
 
 pytest.importorskip("dynamic_network_architectures.architectures.unet")
 
@@ -60,77 +58,6 @@ def test_regions_have_their_own_channels(results):
         ValueError, match=r"expected \(B, 1, 2 spatial axes\) with the channels FLAIR, got \(1, 2, 16, 16\)"
     ):
         found.explain(torch.zeros(1, 2, 16, 16), "core")
-
-
-DEFAULT = {"order": 3, "order_z": 0, "force_separate_z": None, "is_seg": False}
-
-
-def plan(patch=(4, 4, 4), spacing=(1.0, 1.0, 1.0), **changed):
-    """What a results folder says about images, without a network."""
-    given = {
-        "network": torch.nn.Identity(), "folder": "results", "configuration": "3d_fullres", "patch_size": patch,
-        "spacing_mm": spacing, "mirror_axes": (), "channels": ("FLAIR",), "regions": {"background": (0, (0,))},
-        "schemes": ("ZScoreNormalization",), "masked": (True,), "intensities": {},
-        "resampling": dict.fromkeys(("data", "probabilities"), ("resample_data_or_seg_to_shape", DEFAULT)),
-    }  # fmt: skip
-    return NNUNet(**{**given, **changed})
-
-
-def test_images_are_cropped_and_normalized_by_hand():
-    image = np.zeros((1, 3, 5, 4), np.float32)
-    image[0, 1, 1:4, 1:4] = [[1.0, 3.0, 1.0], [3.0, 0.0, 3.0], [1.0, 3.0, 1.0]]
-    ready = prepare(plan(), image, (1, 1, 1))
-    assert ready.box == (slice(1, 2), slice(1, 4), slice(1, 4))
-    # One plane has no holes for nnU-Net, which fills them in three axes: the 0 in the middle is outside, and stays.
-    expected = torch.tensor([[-1.0, 1.0, -1.0], [1.0, 0.0, 1.0], [-1.0, 1.0, -1.0]])
-    assert torch.equal(ready.image, expected[None, None, None])
-    back = ready.restored(ready.image)
-    assert back.shape == image.shape
-    assert back[0, 1, 1:4, 1:4].tolist() == expected.tolist()
-    assert back.sum() == pytest.approx(float(expected.sum()))
-    all_of_it = prepare(plan(masked=(False,)), image, (1, 1, 1)).image  # (value - 16/9) / its deviation
-    assert float(all_of_it.mean()) == pytest.approx(0, abs=1e-6)
-    assert float(all_of_it.std(unbiased=False)) == pytest.approx(1)
-    bounds = {"0": {"percentile_00_5": 0.5, "percentile_99_5": 2.0, "mean": 1.0, "std": 0.5}}
-    ct = prepare(plan(schemes=("CTNormalization",), intensities=bounds), image, (1, 1, 1)).image[0, 0, 0]
-    assert ct.tolist() == [[0.0, 2.0, 0.0], [2.0, -1.0, 2.0], [0.0, 2.0, 0.0]]
-
-
-def test_axes_are_those_of_the_plans_and_go_back():
-    image = np.random.default_rng(0).uniform(1, 2, (1, 2, 3, 4)).astype(np.float32)
-    turned = plan(transpose=(2, 0, 1), schemes=("NoNormalization",))
-    ready = prepare(turned, image, (1, 1, 1))
-    assert torch.equal(ready.image[0], torch.from_numpy(image.transpose(0, 3, 1, 2)))
-    np.testing.assert_array_equal(ready.restored(ready.image), image)
-
-
-def test_a_network_of_slices_sees_them_one_by_one_at_its_own_spacing():
-    image = np.random.default_rng(0).uniform(1, 2, (1, 5, 8, 6)).astype(np.float32)
-    ready = prepare(plan((4, 4), (2.0, 1.0), schemes=("NoNormalization",)), image, (7.0, 1.0, 1.0))
-    assert (tuple(ready.image.shape), ready.grid) == ((5, 1, 4, 6), (5, 4, 6))
-    assert ready.restored(ready.image).shape == image.shape
-    constant = prepare(plan((4, 4), (2.0, 1.0), schemes=("NoNormalization",)), np.full_like(image, 3.0), (7, 1, 1))
-    np.testing.assert_allclose(constant.restored(constant.image), 3.0)
-
-
-@pytest.mark.parametrize(
-    ("changed", "image", "message"),
-    [
-        ({}, np.ones((2, 2, 2, 2)), r"expected \(1, Z, Y, X\) with the channels FLAIR, got \(2, 2, 2, 2\)"),
-        ({}, np.zeros((1, 2, 2, 2)), "0 everywhere"),
-        ({}, np.full((1, 2, 2, 2), np.nan), "NaN"),
-        ({"schemes": ("MyNormalization",)}, np.ones((1, 2, 2, 2)), "'MyNormalization' is none of nnU-Net's own"),
-        (
-            {"resampling": {"data": ("resample_torch_fornnunet", {})}, "spacing_mm": (2.0, 1.0, 1.0)},
-            np.ones((1, 4, 4, 4)),
-            "resampled by 'resample_torch_fornnunet'",
-        ),
-    ],
-)
-def test_images_that_cannot_be_prepared_are_refused_in_one_sentence(changed, image, message):
-    with pytest.raises(ValueError, match=message) as error:
-        prepare(plan(**changed), image, (1, 1, 1))
-    assert "\n" not in str(error.value)
 
 
 def test_regions_that_overlap_are_predicted_by_their_own_logits():
@@ -190,3 +117,88 @@ def test_what_is_missing_is_named(results, tmp_path):
     (folder / "dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="is no JSON"):
         load_nnunet(folder)
+
+
+def rewrite(folder, name, **changed):
+    """Change entries of a file of the folder."""
+    content = json.loads((folder / name).read_text(encoding="utf-8"))
+    (folder / name).write_text(json.dumps({**content, **changed}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("configurations", "message"),
+    [
+        ({"2d": {"inherits_from": "2d"}}, "no configuration '2d'; there are 2d"),
+        ({"2d": {"inherits_from": "base"}}, "no configuration 'base'; there are 2d"),
+        ({}, "no configuration '2d'; there are none"),
+        ({"2d": {"previous_stage": "3d_lowres"}}, "'2d' is the second stage of a cascade"),
+        ({"2d": {"patch_size": [16, 16]}}, "'2d' has no 'architecture'; plans of nnU-Net 2.5"),
+    ],
+)
+def test_configurations_that_say_too_little_are_refused(results, configurations, message):
+    folder, _, _ = results
+    rewrite(folder, "plans.json", configurations=configurations)
+    with pytest.raises(ValueError, match=message):
+        load_nnunet(folder)
+
+
+def test_what_the_plans_say_is_kept(results):
+    folder, _, checkpoint = results
+    weights = {f"module._orig_mod.{key}": value for key, value in checkpoint["network_weights"].items()}
+    changed = {**checkpoint, "network_weights": weights, "init_args": {}, "inference_allowed_mirroring_axes": None}
+    (folder / "fold_all").mkdir()
+    torch.save(changed, folder / "fold_all" / "other.pth")
+    resampling = {f"resampling_fn_{kind}": f"by_{kind}" for kind in ("data", "probabilities")}
+    configuration = {**plans()["configurations"]["base"], **resampling, "resampling_fn_data_kwargs": {"order": 1}}
+    properties = {"0": {"mean": 1.0}}
+    rewrite(
+        folder, "plans.json", configurations={"2d": configuration}, transpose_forward=[1, 0, 2],
+        image_reader_writer="NibabelIO", foreground_intensity_properties_per_channel=properties,
+    )  # fmt: skip
+    rewrite(folder, "dataset.json", file_ending=".png")
+    found = load_nnunet(str(folder), checkpoint="other.pth")
+    assert (found.configuration, found.mirror_axes, found.ending, found.reader) == ("2d", (), ".png", "NibabelIO")
+    assert found.resampling == {"data": ("by_data", {"order": 1}), "probabilities": ("by_probabilities", {})}
+    assert (found.transpose, found.intensities, found.by_region) == ((1, 0, 2), properties, False)
+    assert (found.schemes, found.masked) == (("ZScoreNormalization",), (True,))
+    assert not found.network.training
+    assert load_nnunet(folder, "all", "other.pth").folder == folder
+    with pytest.raises(FileNotFoundError, match=r"has no fold_\*/none\.pth"):
+        load_nnunet(folder, checkpoint="none.pth")
+
+
+def test_labels_are_numbered_by_value_and_channels_by_number(results):
+    folder, _, _ = results
+    dataset = {
+        "modality": {"0": "FLAIR"}, "labels": {"core": 2, "background": 0, "edema": 1, "ignore": 3},
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
+    found = load_nnunet(folder)
+    assert found.regions == {"core": (2, (2,)), "background": (0, (0,)), "edema": (1, (1,))}
+    assert found.channels == ("FLAIR",)
+    assert (found.reader, found.ending, found.transpose) == ("", ".nii.gz", (0, 1, 2))
+    names = {str(number): f"c{number}" for number in (10, 2, 0, 1, *range(3, 10))}
+    rewrite(folder, "dataset.json", modality=names)
+    kwargs = {**KWARGS, "input_channels": 11}
+    (folder / "plans.json").write_text(json.dumps(plans(arch_kwargs=kwargs)), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not fit"):
+        load_nnunet(folder)  # built for eleven channels, saved for one
+    rewrite(folder, "dataset.json", labels={"edema": 1})
+    with pytest.raises(ValueError, match="'labels' has no 'background'"):
+        load_nnunet(folder)
+    (folder / "dataset.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected an object, got list"):
+        load_nnunet(folder)
+
+
+def test_the_score_of_a_region_is_summed():
+    logits = torch.tensor([[[1.0, 2.0, -1.0]], [[3.0, 5.0, -2.0]]])[None]
+    labels = plan(regions={"background": (0, (0,)), "tumor": (1, (1,))})
+    assert labels.target("tumor")(logits).tolist() == [8.0]
+    assert labels.channel("tumor") == 1
+    nested = plan(regions={"whole": (0, (1, 2)), "core": (1, (2,))}, by_region=True)
+    assert nested.target("whole")(logits).tolist() == [3.0]
+    with pytest.raises(ValueError, match="expects a dense output"):
+        nested.target("whole").region(torch.zeros(1, 2))
+    inferer = labels.inferer(0.25)
+    assert (tuple(inferer.roi_size), inferer.overlap) == ((4, 4, 4), 0.75)

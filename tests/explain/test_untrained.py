@@ -54,3 +54,22 @@ def test_signs_of_untrained_weights():
     assert "normalization layers" in untrained_sign(
         DenseNet121(2, 1, 2, init_features=4, growth_rate=2), torch.zeros(1, 2)
     )
+
+
+@pytest.mark.parametrize(("gap", "untrained"), [(0.0098, True), (0.0102, False)])
+def test_probabilities_that_spread_by_less_than_half_a_percent_are_the_same(gap, untrained):
+    # Of p - gap / 2, p, p + gap / 2 the deviation is half of the gap.
+    p = torch.tensor([0.5 - gap / 2, 0.5, 0.5 + gap / 2])[:, None]
+    for output in (p.logit(), torch.cat([p, 1 - p], 1).log()):
+        sign = untrained_sign(nn.Identity(), output)
+        assert (sign is not None) == untrained
+    assert untrained_sign(nn.Identity(), torch.zeros(1, 2)) is None, "one image"
+    assert untrained_sign(nn.Identity(), torch.zeros(2, 2, 3, 3)) is None, "a segmentation"
+
+
+def test_one_trained_normalization_is_enough():
+    norms = nn.Sequential(nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.RMSNorm(2))
+    assert "all 3 normalization layers" in untrained_sign(norms, torch.zeros(1, 2))
+    norms[1].bias.data[0] = 0.5
+    assert untrained_sign(norms, torch.zeros(1, 2)) is None
+    assert untrained_sign(nn.Sequential(nn.InstanceNorm2d(2)), torch.zeros(1, 2)) is None, "it has no weights"

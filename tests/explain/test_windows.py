@@ -12,7 +12,7 @@ from scripts.explain.layers import LayerError
 from scripts.explain.maps import upsample
 from scripts.explain.methods import explain
 from scripts.explain.targets import SegmentationRegion
-from scripts.explain.windows import explain_windows, nnunet_inferer
+from scripts.explain.windows import answers_in_windows, explain_windows, nnunet_inferer, window_around
 from tests.explain.nets import assert_same_state, state_of
 
 
@@ -115,3 +115,93 @@ def test_refusals_are_one_sentence_and_leave_no_hook():
     with pytest.raises(LayerError, match="does not depend on layer 'aside'"):
         explain_windows(Aside(), x, nnunet_inferer((16, 16)), 1, layer="aside")
     assert_same_state(before, state_of(network))
+
+
+@pytest.mark.parametrize("patch", [(8, 16), (5, 8), (8, 8, 8)])
+def test_the_weights_of_nnunet_by_its_own_formula(patch):
+    inferer = nnunet_inferer(patch, 0.25, windows=3)
+    assert (tuple(inferer.roi_size), inferer.overlap, inferer.sw_batch_size) == (patch, 0.75, 3)
+    weight = inferer.roi_weight_map
+    assert weight.shape == patch
+    assert float(weight.max()) == weight[tuple(n // 2 for n in patch)] == 1, "the middle lies on a pixel"
+    line = weight[(slice(None), *(n // 2 for n in patch[1:]))].double()
+    n = patch[0]
+    expected = torch.exp(-0.5 * ((torch.arange(n) - n // 2) / (n / 8)) ** 2).double()  # a Gaussian of an eighth
+    near = expected > 0.01
+    torch.testing.assert_close(line[near], expected[near], atol=0.01, rtol=0)
+    assert float(weight.min()) > 0, "no place without a weight"
+
+
+def test_windows_of_the_inferer_step_by_half_of_themselves_unless_told():
+    assert nnunet_inferer((8, 8)).overlap == 0.5
+    assert nnunet_inferer((8, 8)).sw_batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("hits", "room", "wide", "expected"),
+    [
+        ((4, 5), 10, 4, slice(3, 7)),
+        ((4, 4), 10, 4, slice(2, 6)),
+        ((0, 0), 10, 4, slice(0, 4)),
+        ((9, 9), 10, 4, slice(6, 10)),
+        ((2, 2), 3, 8, slice(0, 3)),
+        ((2, 7), 10, 3, slice(4, 7)),
+        (None, 10, 4, slice(3, 7)),
+    ],
+)
+def test_a_window_lies_around_the_middle_of_a_mask(hits, room, wide, expected):
+    inside = torch.zeros(room, 2)
+    if hits is not None:
+        inside[list(hits), 0] = -1.0
+    assert window_around(inside, (wide, 2)) == (expected, slice(0, 2))
+
+
+def test_who_answers_in_windows():
+    network = nn.Identity()
+    assert not answers_in_windows(network, torch.zeros(1))
+    network.in_windows = lambda x: len(x) > 1
+    assert [answers_in_windows(network, torch.zeros(n)) for n in (1, 2)] == [False, True]
+
+
+class Dense(nn.Module):
+    """Two logits: the image times 1 and 2; features are the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.out = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 2, 1, bias=False)
+        nn.init.constant_(self.features.weight, 1.0)
+        self.out.weight.data = torch.tensor([-1.0, 2.0]).reshape(2, 1, 1, 1)
+
+    def forward(self, x):
+        return self.out(self.features(x))
+
+
+@pytest.mark.parametrize("size", [(3, 5), (4, 4), (9, 6)])
+def test_maps_of_a_network_that_works_pixel_by_pixel_by_hand(size):
+    x = torch.rand(2, 1, *size) + 0.5
+    x[:, :, 0] *= -1
+    found = explain_windows(
+        Dense(), x, nnunet_inferer((4, 4)), SegmentationRegion(channel=1, reduction="sum"), ["gradient", "hirescam"],
+        "features", (0, 1),
+    )  # fmt: skip
+    region = (x > 0).float()
+    torch.testing.assert_close(found.output, torch.cat([-x, 2 * x], 1))
+    torch.testing.assert_close(found.score, (2 * x * region).flatten(1).sum(1))
+    torch.testing.assert_close(found.gradient, 2 * region)
+    torch.testing.assert_close(found.maps["gradient", "input"], 2 * region)
+    torch.testing.assert_close(found.maps["hirescam", "features"], 2 * x * region)
+    against = explain_windows(Dense(), x, nnunet_inferer((4, 4)), 0, ["gradient", "layercam"], "features")
+    assert against.gradient.min() < 0 < against.maps["gradient", "input"].max()
+    assert set(against.maps) == {("gradient", "input"), ("layercam", "features")}
+    assert not against.maps["layercam", "features"].any(), "nothing in it speaks for channel 0"
+
+
+def test_what_windows_cannot_take_is_refused():
+    x = torch.rand(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="method '': expected some of"):
+        explain_windows(Dense(), x, nnunet_inferer((4, 4)), methods=[])
+    for axis in (-1, 2):
+        with pytest.raises(ValueError, match=r"the image has the spatial axes 0 to 1"):
+            explain_windows(Dense(), x, nnunet_inferer((4, 4)), mirror_axes=(axis,))
+    only = explain_windows(Dense(), x, nnunet_inferer((4, 4)))
+    assert (only.gradient, list(only.maps)) == (None, [("hirescam", "features")])
