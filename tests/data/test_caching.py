@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,102 @@ def test_an_entry_whose_parts_changed_places_is_made_again(tmp_path, caplog):
     path.write_bytes(content[:-16] + content[-8:] + content[-16:-8])
     assert caching.read_entry(path) is None
     assert "is damaged" in caplog.text
+
+
+class Fixed:
+    """An object whose attributes describe it."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+class Color(Enum):
+    RED = 1
+    BLUE = 2
+
+
+def test_descriptions_are_equal_exactly_where_settings_are():
+    for equal in (
+        ((1, 2), [1, 2]),
+        ({1, 2, 3}, frozenset({3, 2, 1})),
+        ({"a": 1, "b": [2.5]}, {"b": (2.5,), "a": 1}),
+        (torch.tensor([1.0, 2.0]), np.array([1.0, 2.0], np.float32)),
+        (np.arange(6).reshape(2, 3).T, np.ascontiguousarray(np.arange(6).reshape(2, 3).T)),
+        (Fixed(a=1, b=2), Fixed(b=2, a=1)),
+        (np.random.RandomState(0), np.random.RandomState(1)),
+        (len, len),
+    ):
+        assert json.dumps(describe_setting(equal[0])) == json.dumps(describe_setting(equal[1]))
+    different = [
+        True, 1, 1.5, "1", None, [1], {1}, {"1": 1}, np.float32(1), np.float64(1), np.array([1]), np.array([[1]]),
+        np.array([1.0]), np.array([2]), Color.RED, Color.BLUE, Path("a"), Path("b"), torch.float16, torch.float32,
+        np.dtype("f4"), slice(1), slice(2), torch.device("cpu"), len, Fixed, Color, Fixed(), Fixed(a=1), Fixed(a=2),
+    ]  # fmt: skip
+    assert len({json.dumps(describe_setting(value)) for value in different}) == len(different)
+    for nameless in (lambda x: x, object()):
+        with pytest.raises(ValueError, match=r"cannot be distinguished|no lasting description"):
+            describe_setting(nameless)
+
+
+def test_an_item_counts_with_the_state_of_every_file_that_it_names(tmp_path):
+    for name in ("a", "b", "m", "f"):
+        (tmp_path / name).write_bytes(b"12")
+    item = {"image": [tmp_path / "a", str(tmp_path / "b")], "label": str(tmp_path / "m"), "diagnosis": 1}
+    item["foreground"] = tmp_path / "f"
+    first = describe_item(item)
+    assert describe_item(dict(reversed(item.items()))) == first
+    assert describe_item({**item, "diagnosis": 0}) != first
+    for name in ("a", "b", "m", "f"):
+        before = describe_item(item)
+        os.utime(tmp_path / name, ns=(5, 7))
+        assert describe_item(item) != before, name
+    with pytest.raises(ValueError, match="gone cannot be read: No such file"):
+        describe_item({"image": str(tmp_path / "gone")})
+
+
+def test_prepared_items_are_augmented_from_the_first_random_transform_on(items, tmp_path):
+    data = cached(items, tmp_path, augment=True)
+    prepared = data.prepared(1)
+    plain = make_training_pipeline(48, False)(items[1])
+    assert torch.equal(prepared["image"], plain["image"])
+    data.transform.set_random_state(3)
+    once = data.augmented(prepared)["image"]
+    data.transform.set_random_state(3)
+    assert torch.equal(data[1]["image"], once)
+    assert not torch.equal(once, prepared["image"])
+    assert len(caching.deterministic(data.transform)) == len(make_training_pipeline(48, False).transforms)
+
+
+def test_other_items_fill_the_cache_anew_and_counts_are_of_them(items, tmp_path, caplog):
+    caplog.set_level("INFO")
+    data = cached(items[:1], tmp_path)
+    data.set_data(items)
+    assert (data.found, data.made, len(data)) == (1, 2, 3)
+    assert "1 items found, 2 made" in caplog.text
+    folder = tmp_path / "cache"
+    assert all(path.parent.parent == folder and path.name.startswith(path.parent.name) for path in entries(tmp_path))
+    young = folder / "aa"
+    young.mkdir(exist_ok=True)
+    (young / ".1.x.partial").write_bytes(b"half")
+    cached(items, tmp_path)
+    assert (young / ".1.x.partial").exists(), "another process may be writing it"
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 16, 23])
+def test_a_checksum_is_of_the_length_and_of_every_byte(size):
+    content = bytes(range(1, size + 1))
+    found = caching._checksum(content)
+    assert len(found) == caching.CHECKSUM
+    assert found == caching._checksum(memoryview(content))
+    assert int(found[:8], 16) == size
+    others = {caching._checksum(content + b"\0")}
+    others |= {caching._checksum(content[:k] + b"\xff" + content[k + 1 :]) for k in range(size)}
+    assert found not in others
+    assert len(others) == size + 1
+
+
+def test_only_plain_values_are_kept_on_disk(tmp_path):
+    for item in ([1], {"a": [1]}, {1: "a"}, {"a": np.zeros(2)}):
+        with pytest.raises(ValueError, match=r"expected an item that is a dict|only plain tensors"):
+            caching.write_entry(item, tmp_path / "x.item")
+    assert not (tmp_path / "x.item").exists()

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from scripts.data import datalists
-from scripts.data.datalists.slices import SliceRule, qualifying_slices, share_out, spread
+from scripts.data.datalists.slices import (
+    Case,
+    Findings,
+    SliceRule,
+    case_candidates,
+    limit_slices,
+    qualifying_slices,
+    share_out,
+    spread,
+)
 from scripts.data.datalists.volumes import load_oriented
 from scripts.data.preprocessing import resolve_items
 from tests.data.lists import items_of
-from tests.data.volume_files import save, scan, tumor
+from tests.data.volume_files import LPS, SHAPE, save, scan, tumor
 from tests.transforms.images import disc, head
 from transforms.loading import LoadCased
 
@@ -116,3 +126,174 @@ def test_slice_counts_upward_in_lps_whatever_the_stored_axes(tmp_path, codes):
     array, oriented = load_oriented(tmp_path / "x.nii.gz")
     np.testing.assert_array_equal(array, lps)
     np.testing.assert_allclose(oriented[:3, :3], np.diag([-1.5, -2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"tumor_slices": -1}, {"normal_slices": -1}, {"min_tumor_area": 0}, {"min_tumor_area": 1}, {"min_tumor_area": -1}],
+)
+def test_counts_and_shares_of_a_rule_have_their_range(rule):
+    with pytest.raises(ValueError, match="slice counts must be 0 or more and min_tumor_area between 0 and 1"):
+        SliceRule(**rule)
+    SliceRule(tumor_slices=0, normal_slices=0, min_tumor_area=1e-9)
+
+
+def test_what_is_just_enough_qualifies_and_short_volumes_are_whole():
+    area = np.array([0.0, 0.0, 0.005, 0.0, 0.0])
+    head = np.array([0.1, 0.0999, 0.1, 0.5, 0.1])
+    assert qualifying_slices(area, head, 0.005, 0.1) == ([2], [0, 4])
+    assert qualifying_slices(area, head, 0.0051, 0.1) == ([], [0, 4]), "with less tumor it is neither"
+    assert qualifying_slices(area, head, 0.005, 0.1, margin=0) == ([2], [0, 3, 4])
+    assert qualifying_slices(area, head, 0.005, 0.0, margin=2) == ([2], [])
+    assert qualifying_slices(area[1:3], head[2:4], 0.005, 0.1) == ([1], []), "two slices: both are beside the tumor"
+    assert qualifying_slices(area[:2], head[2:4], 0.005, 0.1) == ([], [0, 1])
+    assert qualifying_slices(area[2:3], head[2:3], 0.005, 0.1) == ([0], [])
+
+
+def items(*views: tuple[str, int, int], plane: str = "axial") -> list[dict]:
+    """Slices of volumes: (image, first slice, diagnosis) of ten each."""
+    return [
+        {"image": image, "slice": first + k, "diagnosis": kind, **({} if plane == "axial" else {"plane": plane})}
+        for image, first, kind in views
+        for k in range(10)
+    ]
+
+
+def test_a_patients_slices_are_shared_out_among_volumes_and_planes():
+    every = [*items(("a", 0, 1), ("b", 0, 1), ("a", 20, 0)), *items(("a", 0, 1), plane="coronal"), {"image": "c"}]
+    taken = limit_slices(every, SliceRule(tumor_slices=6, normal_slices=1))
+    assert [item for item in every if item in taken] == taken, "in the order given"
+    views = [(item["image"], item.get("plane"), item.get("diagnosis")) for item in taken]
+    assert {view: views.count(view) for view in views} == {
+        ("a", None, 1): 2, ("b", None, 1): 2, ("a", "coronal", 1): 2, ("a", None, 0): 1, ("c", None, None): 1,
+    }  # fmt: skip
+    assert [item["slice"] for item in taken if item["image"] == "b"] == [2, 7], "the middles of halves"
+    assert limit_slices(every, SliceRule(tumor_slices=0, normal_slices=0)) == [{"image": "c"}]
+    unknown = limit_slices(items(("a", 0, -1)), SliceRule(tumor_slices=9, normal_slices=2))
+    assert len(unknown) == 2, "of an unknown class as without a tumor"
+
+
+def case(folder, label=None, foreground=None, image=None, **options) -> Case:
+    paths = {"flair": scan(1) if image is None else image, "seg": label, "brain": foreground}
+    files = {name: save(data, folder / f"{name}.nii.gz") for name, data in paths.items() if data is not None}
+    return Case("p", [files["flair"]], files.get("seg"), files.get("brain"), **options)
+
+
+def candidates(case: Case, folder, rule: SliceRule | None = None, findings: Findings | None = None) -> list[dict]:
+    return case_candidates(case, rule or SliceRule(), folder, "source", findings or Findings())
+
+
+def test_a_case_gives_the_slices_that_qualify_with_its_files(tmp_path):
+    findings = Findings()
+    found = candidates(case(tmp_path, tumor(), np.ones(SHAPE)), tmp_path, findings=findings)
+    about = {"image": "flair.nii.gz", "label": "seg.nii.gz", "foreground": "brain.nii.gz"}
+    about |= {"patient": "p", "source": "source"}
+    assert all({key: item[key] for key in about} == about and "plane" not in item for item in found)
+    with_tumor = [item["slice"] for item in found if item["diagnosis"] == 1]
+    share = (tumor() > 0).mean(axis=(0, 1))
+    assert with_tumor == np.flatnonzero(share >= 0.003).tolist()
+    first, last = np.flatnonzero(share > 0)[[0, -1]]
+    normal = [item["slice"] for item in found if item["diagnosis"] == 0]
+    assert normal == [k for k in range(SHAPE[2]) if k < first - 1 or k > last + 1]
+    assert findings.labels == {0, 1}
+    assert findings.strata == {"patient source: p": "tumor"}
+    beside = findings.left_out["axial slices without tumor beside one with"]
+    assert beside == SHAPE[2] - len(normal) - int((share > 0).sum())
+    assert findings.left_out["axial slices with less than 0.003 of tumor"] == int(((share > 0) & (share < 0.003)).sum())
+    with pytest.raises(ValueError, match=r"the same voxels as flair\.nii\.gz"):
+        candidates(case(tmp_path, tumor()), tmp_path, findings=findings)
+
+
+def test_a_case_without_a_mask_is_of_the_class_that_is_known(tmp_path):
+    for kind in (0, -1):
+        assert {item["diagnosis"] for item in candidates(case(tmp_path, diagnosis=kind), tmp_path)} == {kind}
+        (whole,) = candidates(case(tmp_path, diagnosis=kind), tmp_path, SliceRule(()))
+        assert whole == {"image": "flair.nii.gz", "diagnosis": kind, "patient": "p", "source": "source"}
+    (healthy,) = candidates(case(tmp_path, tumor() * 0), tmp_path, SliceRule(()))
+    (ill,) = candidates(case(tmp_path, tumor()), tmp_path, SliceRule(()))
+    assert (healthy["diagnosis"], ill["diagnosis"]) == (0, 1)
+
+
+def test_the_tumor_of_any_volume_makes_the_stratum_of_its_patient(tmp_path):
+    findings = Findings()
+    for k, label in enumerate((tumor() * 0, tumor(), tumor() * 0)):
+        folder = tmp_path / str(k)
+        candidates(case(folder, label, image=scan(k)), tmp_path, findings=findings)
+    assert findings.strata == {"patient source: p": "tumor"}
+    assert len(findings.contents) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"image": np.full(SHAPE, 3.0)}, r"flair\.nii\.gz is constant: every voxel is 3"),
+        ({"image": np.arange(np.prod(SHAPE)).reshape(SHAPE) % 4}, "holds only the values 0, 1, 2, 3: a mask, no image"),
+        ({"image": np.where(scan(1) > 90, np.nan, scan(1))}, "values that are not finite"),
+        ({"image": scan(1)[:15]}, "has 15 x 48 pixels a slice, at least 16 are needed"),
+        ({"label": tumor(5)}, "holds the labels 5; expected some of"),
+        ({"label": tumor()[:40]}, "are not on the same grid"),
+        ({"label": (scan(1) > 0) * 1.0}, "of the head: a mask of the brain, or inverted, no tumor"),
+        ({"foreground": np.zeros(SHAPE)}, r"brain\.nii\.gz is empty"),
+        ({"label": tumor(), "foreground": 1 - tumor()}, r"100% of the tumor lies outside brain\.nii\.gz"),
+    ],
+)
+def test_a_case_that_cannot_be_used_says_why(tmp_path, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        candidates(case(tmp_path, **options), tmp_path)
+
+
+def test_five_values_and_sixteen_pixels_are_an_image_and_half_a_tumor_in_the_head_is_enough(tmp_path):
+    five = np.arange(np.prod(SHAPE)).reshape(SHAPE) % 5
+    candidates(case(tmp_path / "a", image=five), tmp_path, SliceRule(()))
+    candidates(case(tmp_path / "b", image=scan(1)[:16], diagnosis=0), tmp_path, SliceRule(()))
+    inside = np.ones(SHAPE)
+    where = np.argwhere(tumor() > 0)
+    inside[tuple(where[: len(where) // 2].T)] = 0
+    candidates(case(tmp_path / "c", tumor(), inside), tmp_path, SliceRule(()))
+    inside[tuple(where[: len(where) // 2 + 2].T)] = 0
+    with pytest.raises(ValueError, match="of the tumor lies outside"):
+        candidates(case(tmp_path / "d", tumor(), inside), tmp_path, SliceRule(()))
+
+
+def test_air_that_is_not_0_needs_a_brain_mask_or_the_users_word(tmp_path):
+    shifted = scan(1) - 50.0
+    with pytest.raises(ValueError, match=r"the air of flair\.nii\.gz is -50, not 0"):
+        candidates(case(tmp_path, image=shifted), tmp_path)
+    for given, rule in (({"foreground": np.ones(SHAPE)}, SliceRule()), ({}, SliceRule(shifted_air=True))):
+        findings = Findings()
+        candidates(case(tmp_path / str(len(given)), image=shifted, **given), tmp_path, rule, findings)
+        assert findings.normalized == 1
+    assert candidates(case(tmp_path / "plain"), tmp_path)
+
+
+def test_no_slice_that_qualifies_is_said_with_what_there_is(tmp_path):
+    with pytest.raises(ValueError, match=r"no axial slice has 0\.9 of head .*most head 0\.\d+, most tumor 0\.0"):
+        candidates(case(tmp_path, tumor()), tmp_path, SliceRule(min_foreground=0.9))
+
+
+def test_channels_of_one_file_are_all_checked_and_the_first_is_looked_at(tmp_path):
+    both = np.stack([scan(1), scan(2)], axis=-1)
+    stacked = replace(case(tmp_path, tumor(), image=both), stacked=True)
+    assert candidates(stacked, tmp_path) == candidates(case(tmp_path / "one", tumor()), tmp_path / "one")
+    with pytest.raises(ValueError, match="has 4 dimensions"):
+        candidates(replace(stacked, stacked=False), tmp_path)
+    both[..., 1] = 7
+    with pytest.raises(ValueError, match="is constant"):
+        candidates(replace(case(tmp_path / "two", image=both), stacked=True), tmp_path)
+    with pytest.raises(ValueError, match="names no image"):
+        candidates(Case("p", []), tmp_path)
+
+
+def test_channels_lie_on_one_grid_and_have_one_content(tmp_path):
+    files = [save(scan(k), tmp_path / f"{k}.nii.gz") for k in (1, 2)]
+    beside = LPS.copy()
+    beside[0, 3] = 5.0
+    moved = save(scan(2), tmp_path / "moved.nii.gz", beside)
+    contents = []
+    for images in ([files[0]], files, files[::-1]):
+        findings = Findings()
+        candidates(Case("p", images), tmp_path, findings=findings)
+        contents.append(next(iter(findings.contents)))
+    assert len(set(contents)) == 3
+    with pytest.raises(ValueError, match=r"1\.nii\.gz and moved\.nii\.gz are not on the same grid"):
+        candidates(Case("p", [files[0], moved]), tmp_path)

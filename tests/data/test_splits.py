@@ -46,3 +46,49 @@ def test_a_part_of_no_share_stays_empty():
     for fractions in ((0.5, 0.5), (0.5, 0.5, 0.0, 0.0)):
         with pytest.raises(ValueError, match="three numbers from 0"):
             datalists.assemble("foreign", ["no_tumor", "tumor"], items, fractions)
+
+
+def items(*kinds: int, **more) -> list[dict]:
+    return [{"image": f"{k}.png", "diagnosis": kind, "patient": f"p{k}", **more} for k, kind in enumerate(kinds)]
+
+
+def test_shares_are_those_of_items_and_ties_go_to_the_first_part():
+    sides = datalists.split_units({"big": "s", "a": "s", "b": "s"}, (0.5, 0.25, 0.25), sizes={"big": 9})
+    assert sides["big"] == "training"
+    assert sorted(sides[name] for name in "ab") == ["test", "validation"]
+    assert datalists.split_units({"a": "s"}, (0.5, 0.25, 0.25)) == {"a": "training"}
+    assert datalists.split_units({"a": "s"}, (0, 0.25, 0.75)) == {"a": "validation"}
+    assert datalists.split_units({f"u{k}": "s" for k in range(20)}) == datalists.split_units(
+        {f"u{k}": "s" for k in range(20)}, (0.60, 0.15, 0.25), seed=0
+    )
+    third = 1 / 3
+    assert len(datalists.split_units({"a": "s"}, (third, third, third))) == 1, "sums to 1 but for rounding"
+
+
+def test_a_patients_items_stay_together_and_strata_are_the_most_frequent_class():
+    every = items(*[0] * 40, *[1] * 40)
+    every += [{"image": f"again{k}.png", "diagnosis": 1, "patient": f"p{k}"} for k in range(40)]
+    datalist = datalists.assemble("x", ["no_tumor", "tumor"], every, seed=1)
+    where = {}
+    for split in datalists.SPLITS:
+        for item in datalist[split]:
+            assert where.setdefault(item["patient"], split) == split
+    counts = Counter((where[f"p{k}"], k < 40) for k in range(80))
+    # Of two classes as often in one patient the lower says the stratum: 40 patients each.
+    assert [counts["training", kind] for kind in (True, False)] == [24, 24]
+    assert sum(len(datalist[split]) for split in datalists.SPLITS) == 120
+    assert (datalist["name"], datalist["modality"]) == ("x", {"0": "FLAIR"})
+    assert datalist["classes"] == {"0": "no_tumor", "1": "tumor"}
+
+
+def test_small_strata_are_dealt_as_one_and_too_few_patients_are_said(caplog):
+    strata = {f"patient p{k}": str(k) for k in range(4)}
+    datalist = datalists.assemble("x", ["no_tumor", "tumor"], items(0, 0, 1, 1), strata=strata)
+    assert all(datalist[split] for split in datalists.SPLITS)
+    assert "too few" not in caplog.text
+    two = datalists.assemble("x", ["no_tumor", "tumor"], items(0, 1), modality=["T1", "T2"], regions={"a": [1]})
+    assert [len(two[split]) for split in datalists.SPLITS] == [1, 1, 0]
+    assert "2 items of 2 patients or groups are too few to split: nothing in test" in caplog.text
+    assert two["modality"] == {"0": "T1", "1": "T2"}
+    assert two["regions"] == {"a": [1]}
+    assert "regions" not in datalist

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN
@@ -142,3 +144,40 @@ def test_ensembles_of_one_or_of_other_classes_are_refused():
         ClassifierEnsemble([classifier()])
     with pytest.raises(ValueError, match=r"same classes; got \[3, 2\]"):
         ClassifierEnsemble([classifier(), classifier(num_classes=2)])
+
+
+@pytest.mark.parametrize("kind", [*ARCHITECTURES, "ensemble"])
+@torch.no_grad()
+def test_a_prevalence_is_added_to_the_calibrated_log_probabilities(kind, ensemble):
+    network = copy.deepcopy(ensemble) if kind == "ensemble" else classifier(kind)
+    network.temperature.fill_(2.0)
+    before, shift = network(image()), torch.tensor([0.0, 1.5, -0.5])
+    network.shift_classes(shift)
+    torch.testing.assert_close(network(image()) / 2.0, before / 2.0 + shift)
+    assert not any("class_shift" in name for name in network.state_dict()), "of the place, not of the weights"
+
+
+def test_a_classifier_begins_with_one_half_uncalibrated_and_unmoved():
+    network = ImageClassifier("efficientnet-b0").eval()  # one channel, two dimensions, two classes
+    assert (float(network.threshold), float(network.temperature)) == (0.5, 1.0)
+    assert network.class_shift.tolist() == [0.0, 0.0]
+    assert set(network.state_dict()) - {f"net.{name}" for name in network.net.state_dict()} == {
+        "threshold", "temperature",
+    }  # fmt: skip
+    assert network(torch.rand(1, 1, 64, 64)).shape == (1, 2)
+    assert network.multitask(torch.rand(1, 1, 64, 64), classification=False) == {}
+
+
+def test_features_are_a_list_of_one_a_member(net, ensemble):
+    for network, count in ((net, 1), (ensemble, 2)):
+        features, masks = network.encode(image())
+        assert (len(features), masks) == (count, [])
+        logits, evidence = network.classify(features, masks)
+        torch.testing.assert_close(logits, network(image()))
+        assert evidence.numel() == 0
+
+
+def test_the_parts_of_an_ensemble_are_those_of_its_members(ensemble):
+    for part in ("encoder", "decoder", "head"):
+        assert ensemble.modules_of(part) == [m for member in ensemble.members for m in member.modules_of(part)]
+    assert len(ensemble.modules_of("head")) == 2

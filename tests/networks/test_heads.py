@@ -241,3 +241,50 @@ def test_state_dicts_of_the_two_kinds_differ():
 def test_unknown_evidence_is_refused():
     with pytest.raises(ValueError, match="evidence is one of signed, softplus, rectified, got 'clamped'"):
         positive("clamped")
+
+
+def test_fused_features_have_weights_without_bias_and_the_activation_of_the_blocks():
+    fused = FusedFeatures(2, [3, 5], [[1, 1], [2, 2]], 4)
+    assert {name: tuple(value.shape) for name, value in fused.state_dict().items()} == {
+        "lateral.0.conv.weight": (4, 3, 1, 1),
+        "lateral.1.conv.weight": (4, 5, 1, 1),
+        "conv.conv.weight": (4, 4, 3, 3),
+        "norm.weight": (4,),
+        "norm.bias": (4,),
+    }
+    assert fused.lrelu.negative_slope == tiny().input_block.lrelu.negative_slope
+    assert {name for name in head().state_dict() if not name.startswith("features.")} == {
+        "evidence.conv.weight", "bias",
+    }  # fmt: skip
+    assert head().evidence.conv.weight.shape == (2, 4, 1, 1), "no tumor has no evidence"
+
+
+def test_unless_asked_otherwise_signed_evidence_is_pooled_sharply_over_the_foreground():
+    plain = EvidenceHead(2, [3], [[1, 1]], 4, 3)
+    assert torch.equal(plain.pool(EVIDENCE, MASK), head("logsumexp", 5.0, True).pool(EVIDENCE, MASK))
+    assert plain.of_cells(CELLS, MASK)[1] is CELLS
+    assert plain.bias.tolist() == [0.0] * 3
+    with pytest.raises(ValueError, match="pooling is one of logsumexp, mean, got 'max'"):
+        head("max")
+
+
+def test_the_constant_of_a_positive_head_is_not_learned_and_not_kept():
+    rectified = positive("rectified", 4)
+    assert "bias" not in dict(rectified.named_parameters())
+    assert "bias" not in rectified.state_dict()
+    assert torch.sigmoid(torch.logsumexp(rectified.bias[1:], 0)).item() == pytest.approx(AT_ZERO)
+    assert rectified.bias[0] == 0
+
+
+@pytest.mark.parametrize("evidence", ["rectified", "softplus"])
+def test_evidence_in_training_has_the_values_of_evaluation(evidence):
+    head, cells = positive(evidence), CELLS.clone().requires_grad_()
+    found = [head.train(training).of_cells(cells, MASK) for training in (True, False)]
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+    head.train()
+    (gradient,) = torch.autograd.grad(head.of_cells(cells, MASK)[1].sum(), cells)
+    expected = torch.sigmoid(CELLS) * MASK
+    if evidence == "rectified":
+        expected = expected + (CELLS > 0)  # of the rectifier itself
+    assert gradient[0, 1:].flatten().tolist() == pytest.approx(expected[0, 1:].flatten().tolist(), abs=1e-6)

@@ -136,6 +136,9 @@ def test_foreground_is_where_any_channel_is_not_zero():
         ({"pooling": "max"}, "pooling is one of logsumexp, mean, got 'max'"),
         ({"num_classes": 1}, "at least 2, got 1"),
         ({"evidence_levels": 4}, "between 1 and the 3 encoder levels, got 4"),
+        ({"evidence_levels": 0}, "between 1 and the 3 encoder levels, got 0"),
+        ({"window": [16]}, "a size for each of 2 axes"),
+        ({"window": [16, 16], "head": "average_pool"}, "needs the head 'evidence'"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

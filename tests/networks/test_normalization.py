@@ -206,3 +206,49 @@ def test_masked_norm_keeps_the_parameters_of_the_layer_it_replaces():
 def test_other_normalization_is_refused(layer):
     with pytest.raises(ValueError, match="expected instance normalization without running statistics"):
         masked_norm(layer, "foreground")
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_slope_is_the_derivative_at_the_statistics_as_they_are(affine):
+    x, mask = torch.randn(2, 3, 6, 5) * 3 + 4, half_mask(2, 6, 5)
+    norm = trained_norm(3) if affine else ForegroundInstanceNorm(3, affine=False)
+    found = norm.slope(x, mask).detach()
+    for b in range(2):
+        inside = mask[b, 0] > 0
+        for c in range(3):
+            deviation = np.sqrt(x[b, c][inside].double().var(correction=0).item() + norm.eps)
+            weight = float(norm.weight[c]) if affine else 1.0
+            torch.testing.assert_close(found[b, c][inside], torch.full((int(inside.sum()),), weight / deviation))
+            assert not found[b, c][~inside].any()
+    assert norm.slope(x.bfloat16(), mask).dtype == torch.float32
+    assert norm.slope(x.double(), mask).dtype == torch.float64
+
+
+def test_blocks_are_of_eager_tensors_in_one_piece(monkeypatch):
+    x = torch.randn(2, 3, 6, 5)
+    assert normalization.in_blocks(x)
+    assert not normalization.in_blocks(x.transpose(2, 3))
+    assert not normalization.in_blocks(x.to("meta"))
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
+    assert not normalization.in_blocks(x)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not normalization.in_blocks(x)
+
+
+@pytest.mark.parametrize(("values", "channels"), [(5, 4), (6, 3), (20, 1), (50, 1)])
+def test_blocks_hold_as_many_whole_channels_as_fit_and_one_at_least(monkeypatch, values, channels):
+    monkeypatch.setattr(normalization, "BLOCK", 20)
+    blocks = normalization._blocks(torch.zeros(2, 7, values))
+    assert {len(range(*k.indices(7))) for _, k in blocks[:1]} == {channels}
+    assert [(b, c) for b, k in blocks for c in range(*k.indices(7))] == [(b, c) for b in (0, 1) for c in range(7)]
+
+
+def test_layers_say_what_they_are():
+    assert repr(ForegroundInstanceNorm(3, eps=0.5)) == "ForegroundInstanceNorm(3, eps=0.5, affine=True)"
+    assert repr(PlainNorm(nn.InstanceNorm2d(3))) == "PlainNorm(3, eps=1e-05, affine=False)"
+    assert ForegroundInstanceNorm(3).eps == nn.InstanceNorm2d(3).eps
+    x = torch.randn(1, 3, 4, 4)
+    torch.testing.assert_close(
+        PlainNorm(nn.InstanceNorm2d(3, eps=0.5))(x, torch.ones(1, 1, 4, 4)), nn.InstanceNorm2d(3, eps=0.5)(x)
+    )

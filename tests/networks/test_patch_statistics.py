@@ -34,3 +34,25 @@ def test_its_answer_does_not_depend_on_the_scales_of_the_sequences() -> None:
         plain = [network(image, mask) for image in (x, changed)]
     assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
     assert not torch.allclose(*plain, atol=1e-1)
+
+
+def test_a_small_deviation_is_normalized_and_a_head_of_one_value_is_0() -> None:
+    mask = torch.zeros(3, 1, 4, 4)
+    mask[0] = mask[1] = 1
+    mask[2, 0, 1, 1] = 1  # a single pixel
+    x = torch.full((3, 1, 4, 4), 5.0)
+    x[0] += 0.01 * torch.linspace(-1, 1, 16).view(4, 4)
+    found = standardized(x, mask)
+    assert abs(float(found[0].std(correction=0)) - 1) < 1e-3
+    assert not found[1:].any()
+    almost = torch.full((1, 1, 2, 2), 5.0)
+    almost[0, 0, 0, 0] += 1e-5
+    assert float(standardized(almost, torch.ones(1, 1, 2, 2)).abs().max()) < 0.1, "noise of rounding is not blown up"
+
+
+def test_without_a_given_foreground_the_head_is_where_the_image_is_not_0() -> None:
+    own = PatchStatisticsDynUNet(**shape_arguments(), num_classes=3, evidence_channels=5).eval()
+    x = heads()
+    with torch.no_grad():
+        for given in ((x != 0).float(), 7 * (x != 0).to(torch.uint8)):
+            assert torch.equal(own(x, given), own(x))

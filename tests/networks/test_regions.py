@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.networks.regions import region_masks, region_probability, thresholds_by_name, tumor_mask
+from scripts.networks.regions import (
+    is_nested,
+    mask_threshold,
+    region_log_odds,
+    region_masks,
+    region_probability,
+    thresholds_by_name,
+    tumor_mask,
+)
 from scripts.runs.checkpoint_files import load_weights
 
 
@@ -43,3 +51,30 @@ def test_weights_of_before_have_masks_at_one_half_and_later_ones_keep_theirs(reg
     new = load_weights(net(regions), tmp_path / "new.pt")
     assert thresholds_by_name(new) == dict.fromkeys(regions, 0.35)
     assert torch.equal(tumor_mask(seg, new), region_masks(seg, new.nested, new.mask_threshold)[:, :1])
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_place_at_the_threshold_is_outside_and_log_odds_are_those_of_the_probability(nested):
+    seg = torch.tensor([[[0.0, 1.0, -2.0], [0.0, 3.0, 1.0]]])
+    masks = region_masks(seg, nested)
+    assert not masks[..., 0].any()
+    assert torch.equal(masks, region_log_odds(seg, nested) > 0)
+    torch.testing.assert_close(torch.sigmoid(region_log_odds(seg, nested)), region_probability(seg, nested))
+    assert region_probability(seg.bfloat16(), nested).dtype == torch.float32
+    assert masks.shape == ((1, 2, 3) if nested else (1, 1, 3))
+
+
+def test_of_several_kinds_of_tumor_the_most_probable_counts_against_the_background():
+    seg = torch.tensor([[[1.0, 1.0], [0.0, 2.0], [0.5, -3.0]]])
+    assert region_masks(seg, nested=False).tolist() == [[[False, True]]]
+    assert region_log_odds(seg, nested=False).tolist() == [[[-0.5, 1.0]]]
+    assert region_probability(seg, False)[0, 0, 0] == pytest.approx(1 - float(seg.softmax(1)[0, 0, 0]))
+
+
+def test_a_network_from_elsewhere_has_a_background_a_tumor_and_no_thresholds():
+    stock, seg = torch.nn.Conv2d(1, 2, 1), torch.tensor([[[[0.0]], [[0.1]]]])
+    assert (is_nested(stock), mask_threshold(stock), thresholds_by_name(stock)) == (False, None, {})
+    assert tumor_mask(seg, stock).tolist() == [[[[True]]]]
+    network = net(["whole", "core"])
+    network.mask_threshold.copy_(torch.tensor([0.3, 1 / 3]))
+    assert thresholds_by_name(network) == {"whole": 0.3, "core": 0.333333}

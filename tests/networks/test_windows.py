@@ -8,7 +8,7 @@ import torch
 from scripts.networks.mirroring import applied
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import region_masks, region_probability, tumor_mask
-from scripts.networks.windows import evidence_stride, larger, overlaps, stitched
+from scripts.networks.windows import evidence_stride, larger, overlaps, stitched, window_words
 
 WINDOW = [16, 16, 16]
 
@@ -180,3 +180,88 @@ def test_a_scripted_network_knows_its_regions():
     with torch.no_grad():
         assert torch.allclose(scripted.multitask(image)["seg"], network.multitask(image)["seg"], atol=1e-5)
         assert torch.equal(tumor_mask(network(image), scripted), network(image)[:, :1] > 0)
+
+
+def flat(**options) -> MultiTaskDynUNet:
+    torch.manual_seed(3)
+    return MultiTaskDynUNet(
+        2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 4, 8], evidence_channels=4, **options
+    ).eval()
+
+
+@pytest.mark.parametrize(("levels", "stride"), [(1, [4, 4]), (2, [2, 2]), (3, [1, 1])])
+@torch.no_grad()
+def test_planes_go_through_in_windows_too(levels, stride):
+    network = flat(window=[16, 8], evidence_levels=levels)
+    assert evidence_stride(network) == stride
+    assert window_words(network) == "16 x 8"
+    image = torch.zeros(1, 1, 24, 16)
+    image[..., 2:20, 3:14] = torch.rand(18, 11) + 0.1
+    found = network.multitask(image)
+    assert found["seg"].shape == (1, 2, 24, 16)
+    assert list(found["evidence"].shape[2:]) == [24 // stride[0], 16 // stride[1]]
+    inside = torch.nn.functional.max_pool2d((image != 0).float(), stride)
+    assert torch.equal(found["cls"], network.head.of_evidence(found["evidence"], inside))
+    assert sorted(network.multitask(image, classification=False)) == ["seg"]
+    assert sorted(network.multitask(image, segmentation=False)) == ["cls", "evidence"]
+    assert torch.equal(network(image), found["seg"])
+
+
+@torch.no_grad()
+def test_a_window_of_air_is_background():
+    network, image = flat(window=[16, 16]), torch.zeros(1, 1, 48, 16)
+    image[..., :8, :] = 1.0
+    seg = stitched(network, image, overlap=0.0)["seg"]
+    assert (seg[:, 0, 16:] == 10).all()
+    assert (seg[:, 1, 16:] == -10).all()
+    assert not stitched(network, image, overlap=0.0)["evidence"][..., 8:, :].any()
+
+
+@torch.no_grad()
+def test_a_given_foreground_keeps_a_zeroed_patch_in_the_head():
+    network, image = flat(window=[16, 16]), torch.rand(1, 1, 32, 16) + 0.1
+    whole = torch.ones_like(image, dtype=torch.uint8)
+    for name, value in network.multitask(image).items():
+        assert torch.equal(network.multitask(image, whole)[name], value)
+    image[..., 4:8, 4:8] = 0
+    assert (network(image)[:, 0, 4:8, 4:8] == 10).all()
+    assert (network(image, whole)[:, 0, 4:8, 4:8] != 10).all()
+    with pytest.raises(ValueError, match="no foreground"):
+        network(image, 0 * whole)
+
+
+@torch.no_grad()
+def test_short_axes_are_filled_behind_their_end_each_by_its_own():
+    network = flat(window=[16, 8])
+    image = torch.rand(1, 1, 8, 12) + 0.1
+    found = network.multitask(image)
+    assert (found["seg"].shape[2:], found["evidence"].shape[2:]) == ((8, 12), (4, 6))
+    padded = network.multitask(torch.nn.functional.pad(image, (0, 0, 0, 8)))
+    torch.testing.assert_close(found["seg"], padded["seg"][:, :, :8])
+    torch.testing.assert_close(found["cls"], padded["cls"])
+
+
+@torch.no_grad()
+def test_other_outputs_of_windows_are_stitched_alike():
+    network, image = flat(window=[16, 16]), torch.rand(1, 1, 32, 16) + 0.1
+    places = []
+
+    def outputs(window, mask, place):
+        places.append([(s.start, s.stop) for s in place])
+        return network.of_window(window, mask, "cls")
+
+    assert torch.equal(network.of_windows(image, outputs, output="cls"), network(image, output="cls"))
+    assert places == [[(0, 1), (start, start + 16), (0, 16)] for start in (0, 8, 16)]
+    assert network.in_windows(image)
+    assert not network.in_windows(image[:, :, :16])
+    assert list(network.of_window(image[:, :, :16], torch.ones(1, 1, 16, 16), "seg")) == ["seg"]
+    handle = network.bottleneck.register_forward_hook(lambda *_: None)
+    network.of_windows(image, outputs, output="evidence")  # whoever gives the outputs answers for the hooks
+    handle.remove()
+
+
+def test_windows_overlap_by_half_at_least_as_far_as_the_stride_goes():
+    assert [int(w * (1 - o)) for w, o in zip([16, 24], overlaps([16, 24], [4, 16], 0.5), strict=True)] == [8, 16]
+    assert [int(w * (1 - o)) for w, o in zip([16, 24], overlaps([16, 24], [4, 8], 0.0), strict=True)] == [16, 24]
+    with pytest.raises(ValueError, match=r"0 or more and less than 1, got -0\.1"):
+        overlaps([16], [4], -0.1)

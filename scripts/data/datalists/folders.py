@@ -144,7 +144,7 @@ def image_folder(
     Raises:
         FileNotFoundError: when there is no folder `images` with class folders.
         ValueError: when class names are not clear, the limit is below 1, `folder` is outside `root`, no image can be
-            used, a class has none left, or there are too few to split.
+            used, or a class has none left.
     """
     folder, root = check_folder(folder, root)
     settings = Settings(

@@ -87,7 +87,7 @@ def assemble(
     share is 0 stays empty too.
 
     Raises:
-        ValueError: when there are enough patients or groups, and a split of a share comes out empty all the same.
+        ValueError: as `split_units` and `validate`.
     """
     owners = clusters(items)
     members: dict[str, list[Item]] = {}
@@ -116,9 +116,10 @@ def assemble(
         datalist[sides[owner]].append(item)
     empty = [split for split in wanted if not datalist[split]]
     if empty:
-        reason = f"{name}: {len(items)} items of {len(members)} patients or groups are too few to split"
-        if len(members) >= len(wanted):
-            raise ValueError(f"{reason}: no item in {empty}")
-        logger.warning("%s: nothing in %s; merge with other lists and --resplit", reason, " and ".join(empty))
+        logger.warning(
+            "%s: %d items of %d patients or groups are too few to split: nothing in %s; merge with other lists and "
+            "--resplit",
+            name, len(items), len(members), " and ".join(empty),
+        )  # fmt: skip
     validate(datalist)
     return datalist

@@ -174,8 +174,8 @@ def nifti_cases(
 
     Raises:
         FileNotFoundError: when there is no such folder.
-        ValueError: when classes are not two, a channel is unknown, `folder` is outside `root`, no patient can be used,
-            or too few to split.
+        ValueError: when classes are not two, a channel is unknown, `folder` is outside `root`, or no patient can be
+            used.
     """
     folder, root = check_folder(folder, root)
     name = name or folder.resolve().name
