@@ -97,7 +97,7 @@ def read_volume(
     if not np.isfinite(affine).all() or abs(np.linalg.det(_directions(affine))) < 0.1:
         raise ValueError(
             f"file {path} has no usable affine: its voxels have no size or direction "
-            f"({np.array2string(affine[:3, :3], precision=3, separator=', ').replace(chr(10), '')}); mend the header"
+            f"({np.array2string(affine[:3, :3], precision=3, separator=', ').replace(chr(10), '')}); fix the header"
         )
     angles = np.abs(_directions(affine).T @ _directions(affine) - np.eye(3)).max()
     if angles > _MAX_SHEAR:

@@ -49,7 +49,7 @@ _CORNER = 16
 
 RULES: dict[str, Rule] = {
     "readable": Rule(FAIL, "the files can be loaded, masks on the image's grid",
-                     "mend or leave out the file; the reason says what is wrong"),
+                     "fix or leave out the file; the reason says what is wrong"),
     "size": Rule(FAIL, f"sides >= {MIN_SIDE} pixels, aspect <= {MAX_ASPECT}", "leave out, or crop to the head"),
     "mode": Rule(FAIL, f"gray: color channels differ by <= {MAX_COLOR:g} of 255 in the mean",
                  "export without color map or drawings"),
@@ -67,7 +67,7 @@ RULES: dict[str, Rule] = {
     "mask_share": Rule(FAIL, f"the tumor is at most {MAX_TUMOR:g} of the foreground",
                        "a mask of the head or of another object? give the mask of the tumor"),
     "label_values": Rule(FAIL, "0 and 255 (anti-aliased), or labels 0 to 4", "redraw or recode the mask"),
-    "label_class": Rule(FAIL, "mask and class agree on whether there is a tumor", "mend the class or the mask"),
+    "label_class": Rule(FAIL, "mask and class agree on whether there is a tumor", "fix the class or the mask"),
     "modality": Rule(FAIL, f"no CT (rim saturated over {CT_RIM:g}, no dark bone, even brain)",
                      "CT among MRI is a shortcut where it goes along with a class: leave out"),
     "duplicate": Rule(FAIL, "no picture in two splits or two classes", "merge the list with --dataset_dir"),

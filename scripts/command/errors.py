@@ -34,7 +34,7 @@ def quiet() -> None:
 
 
 def sentence(error: BaseException) -> str | None:
-    """The sentence of an error that the user can mend, under the wrappers of MONAI; None for another error."""
+    """The sentence of an error that the user can fix, under the wrappers of MONAI; None for another error."""
     cause = error
     while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -44,7 +44,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An exception hook: the sentence of an error that the user can mend; others keep their traceback."""
+    """An exception hook: the sentence of an error that the user can fix; others keep their traceback."""
     text = sentence(error)
     if isinstance(error, KeyboardInterrupt):
         print(INTERRUPTED, file=sys.stderr)
@@ -56,7 +56,7 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Turn the errors that a user can mend into their sentence and exit status 2; others keep their traceback."""
+    """Turn the errors that a user can fix into their sentence and exit status 2; others keep their traceback."""
     try:
         yield
     except KeyboardInterrupt:

@@ -55,7 +55,7 @@ def side_by_side(jobs: Mapping[str, Callable[[], object]], logs: Mapping[str, Pa
         logs: file by title that takes what the job prints, behind what is there.
 
     Raises:
-        ValueError: the sentence of an error that the user can mend.
+        ValueError: the sentence of an error that the user can fix.
         RuntimeError: when a job ends otherwise, with the last lines of its log.
     """
     context = get_context("spawn")

@@ -1,4 +1,4 @@
-"""Which of the causes that hold are consequences of another: mend that one, and test them again."""
+"""Which of the causes that hold are consequences of another: fix that one, and test them again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def with_consequences(
 
     Args:
         findings: of all causes.
-        again: cause: function that tests some causes once more with that cause mended; what no longer holds then is a
+        again: cause: function that tests some causes once more with that cause fixed; what no longer holds then is a
             consequence of it.
     """
     results = {finding.cause: finding for finding in findings}
@@ -52,7 +52,7 @@ def with_consequences(
         others = [cause for cause in results if holds(cause) and cause not in (source, *FIRST)]
         for finding in again[root](others) if others else ():
             if finding.verdict != HOLDS:
-                follow(finding.cause, source, "it does not hold once that is mended")
+                follow(finding.cause, source, "it does not hold once that is fixed")
     if holds(DEAD):
         of_gradient = (AVERAGING, LAYER, WRONG) if results[WRONG].signs == ("margin",) else (AVERAGING, LAYER)
         for cause in of_gradient:

@@ -168,7 +168,7 @@ def diagnose(
 
     Returns:
         one finding a cause, in the order of `CAUSES`; "cannot tell" with the reason where something is missing, and
-        "consequence" where it would not hold if another one were mended.
+        "consequence" where it would not hold if another one were fixed.
     """
     kwargs = dict(forward_kwargs or {})
     inside = check_foreground(foreground, x)

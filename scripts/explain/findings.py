@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 HOLDS, DOES_NOT_HOLD, CANNOT_TELL = "holds", "does not hold", "cannot tell"
-FOLLOWS = "consequence"  # it holds, and would not if another cause that holds were mended
+FOLLOWS = "consequence"  # it holds, and would not if another cause that holds were fixed
 SHORTCUT = "source or air shortcut"
 NO_AIR = "the foreground mask covers every pixel: there is no air"
 

@@ -138,6 +138,6 @@ def gathered(out: Path) -> list[Any]:
     results = []
     for row in merged(out):
         if row["status"] != "done":
-            raise ValueError(f"input {row['image']}: {row['error']}; run the same command again once that is mended")
+            raise ValueError(f"input {row['image']}: {row['error']}; run the same command again once that is fixed")
         results.append(json.loads(row["found"]))
     return results

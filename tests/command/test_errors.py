@@ -33,7 +33,7 @@ def sentence_of(call) -> str:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the sentence is asserted by the callers
         call()
     text = sentence(caught.value)
-    assert text is not None, f"not an error a user can mend: {caught.value!r}"
+    assert text is not None, f"not an error a user can fix: {caught.value!r}"
     return text
 
 

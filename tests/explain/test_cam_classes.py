@@ -28,7 +28,7 @@ def test_class_per_sample_in_one_batch_equals_single_calls():
 
 
 def test_stock_class_mixes_the_batch_that_ours_keeps_apart():
-    # The fault that the subclass mends, so that it is noticed if MONAI mends it.
+    # The fault that the subclass fixes, so that it is noticed if MONAI fixes it.
     torch.manual_seed(0)
     net, x = PooledLinear().eval(), torch.randn(2, 1, 8, 8)
     stock = monai.visualize.GradCAM(net, "relu", postprocessing=lambda m: m)

@@ -90,21 +90,21 @@ def test_what_follows_by_the_findings_themselves(findings, expected):
 def test_what_no_longer_holds_once_a_cause_is_mended_follows_from_it():
     asked = []
 
-    def mended(causes):
+    def fixed(causes):
         asked.append(list(causes))
         return [Finding("pooling over air", DOES_NOT_HOLD), Finding("coarse grid", HOLDS)]
 
-    found = with_consequences(holding("air not zero", "pooling over air", "coarse grid"), {"air not zero": mended})
+    found = with_consequences(holding("air not zero", "pooling over air", "coarse grid"), {"air not zero": fixed})
     assert asked == [["pooling over air", "coarse grid"]]
     assert marked(found) == {"pooling over air": "air not zero"}
     reason = next(finding.reason for finding in found if finding.cause == "pooling over air")
-    assert reason == "a consequence of 'air not zero': it does not hold once that is mended; reason"
+    assert reason == "a consequence of 'air not zero': it does not hold once that is fixed; reason"
 
 
 def test_causes_are_mended_that_hold_themselves_or_by_another_and_no_others():
     asked = []
 
-    def mended(cause):
+    def fixed(cause):
         def again(causes):
             asked.append((cause, list(causes)))
             return [Finding("pooling over air", CANNOT_TELL)]
@@ -113,12 +113,12 @@ def test_causes_are_mended_that_hold_themselves_or_by_another_and_no_others():
 
     roots = ["normalization leak", "air not zero", "unsuitable layer", "no such cause"]
     findings = holding("air not zero", "order of transforms", "pooling over air")
-    found = with_consequences(findings, {root: mended(root) for root in roots})
+    found = with_consequences(findings, {root: fixed(root) for root in roots})
     assert asked == [("air not zero", ["pooling over air"])]
     assert marked(found) == {"air not zero": "order of transforms", "pooling over air": "order of transforms"}
     assert [finding.cause for finding in found] == list(CAUSES)
     asked.clear()
-    with_consequences(holding("air not zero", "order of transforms"), {"air not zero": mended("air not zero")})
+    with_consequences(holding("air not zero", "order of transforms"), {"air not zero": fixed("air not zero")})
     assert asked == [], "there is nothing that could follow"
 
 
