@@ -216,14 +216,14 @@ def write_zip(folder: Path, path: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Run `bundle.verification` in a process of its own; its lines go to standard output.
+    """Run `bundle.monai_checks` in a process of its own; its lines go to standard output.
 
     Raises:
         ValueError: when a check fails.
     """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-B", str(Path(__file__).with_name("verification.py")), str(folder)],
+        [sys.executable, "-B", str(Path(__file__).with_name("monai_checks.py")), str(folder)],
         capture_output=True, text=True, encoding="utf-8", env=environment,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith(("ok ", "FAILED"))]

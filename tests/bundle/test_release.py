@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from bundle import verification
+from bundle import monai_checks
 from bundle.config_values import set_values
 from bundle.model_card import evaluated, model_card
 from bundle.release import NAME, ROOT, content, find_weights, release, write_zip
@@ -67,7 +67,7 @@ def released(run, tmp_path_factory) -> tuple[Path, str]:
 
 def test_every_check_of_monai_passes(released):
     lines = [line.split()[:2] for line in released[1].splitlines() if line.startswith(("ok", "FAILED"))]
-    assert lines == [["ok", check.__name__] for check in verification.CHECKS]
+    assert lines == [["ok", check.__name__] for check in monai_checks.CHECKS]
 
 
 def test_it_holds_the_bundle_and_nothing_of_tests_runs_data_or_benchmarks(released):
@@ -191,17 +191,17 @@ def test_files_over_25_mb_an_old_version_and_a_missing_file_fail(released, tmp_p
     folder = tmp_path / NAME
     shutil.copytree(released[0], folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(verification, "MAX_BYTES", 10_000)
-    with pytest.raises(verification.Failure, match=r"larger than 25 MB.*model"):
-        verification.files()
+    monkeypatch.setattr(monai_checks, "MAX_BYTES", 10_000)
+    with pytest.raises(monai_checks.Failure, match=r"larger than 25 MB.*model"):
+        monai_checks.files()
     (folder / "docs" / "data_license.txt").unlink()
-    with pytest.raises(verification.Failure, match=r"missing: docs/data_license.txt"):
-        verification.files()
+    with pytest.raises(monai_checks.Failure, match=r"missing: docs/data_license.txt"):
+        monai_checks.files()
     meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     meta["changelog"]["99.0.0"] = "later"
     (folder / "configs" / "metadata.json").write_text(json.dumps(meta))
-    with pytest.raises(verification.Failure, match="not the newest entry"):
-        verification.changelog()
+    with pytest.raises(monai_checks.Failure, match="not the newest entry"):
+        monai_checks.changelog()
 
 
 def test_comments_and_order_of_a_config_stay():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bundle import verification
+from bundle import monai_checks
 from scripts.data import datalists
 from scripts.data.datalists.regions import SCHEMES
 
@@ -35,7 +35,7 @@ def test_phantoms_are_of_the_networks_sequences_regions_and_axes(axes, channels,
     }
     (tmp_path / "configs" / "inference.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    values = verification.drawn(tmp_path / "drawn")
+    values = monai_checks.drawn(tmp_path / "drawn")
     assert values is not None
     images = values["infer"]["input"]
     images = [images] if isinstance(images, str) else images
@@ -61,5 +61,5 @@ def test_more_sequences_than_phantoms_have_are_said_to_be_unchecked(tmp_path, mo
     config = {"spatial_size": [32] * 3, "regions": None, "network_def": {"in_channels": 5}}
     (tmp_path / "configs" / "inference.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert verification.drawn(tmp_path) is None
-    assert verification.workflows() == "NOT CHECKED: the network takes more sequences than phantoms have"
+    assert monai_checks.drawn(tmp_path) is None
+    assert monai_checks.workflows() == "NOT CHECKED: the network takes more sequences than phantoms have"

@@ -1,6 +1,6 @@
 """MONAI's own checks of a released bundle, run from its folder with nothing of the repository on the path.
 
-python bundle/verification.py dist/brain_tumor_lens_segmentation
+python bundle/monai_checks.py dist/brain_tumor_lens_segmentation
 """
 
 from __future__ import annotations
@@ -232,5 +232,5 @@ def verify(folder: str | Path) -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("expected: python bundle/verification.py FOLDER")
+        sys.exit("expected: python bundle/monai_checks.py FOLDER")
     sys.exit(0 if verify(sys.argv[1]) else 1)
