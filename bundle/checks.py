@@ -131,12 +131,12 @@ class Checks:
         """The layer exists, and Grad-CAM of the drawn tumor there is neither cancelled (which raises) nor empty."""
         network = self.predictor.network
         name = resolve_layer(network, self.layer or network.default_cam_layer)
-        explanation = self.predictor.explain(self.samples / PICTURE, method="gradcam", layer=name)
-        if not np.isfinite(explanation.map).all():
+        heatmap = self.predictor.explain(self.samples / PICTURE, method="gradcam", layer=name)
+        if not np.isfinite(heatmap.map).all():
             raise Failure(f"Grad-CAM at {name} is not finite")
-        if explanation.empty:
-            raise Failure(f"Grad-CAM at {name} of {PICTURE}: {explanation.message}")
-        return f"{name}: map of {' x '.join(map(str, explanation.map.shape))}"
+        if heatmap.empty:
+            raise Failure(f"Grad-CAM at {name} of {PICTURE}: {heatmap.message}")
+        return f"{name}: map of {' x '.join(map(str, heatmap.map.shape))}"
 
     def parity(self) -> str:
         """Training, inference and MONAI Label feed the network alike, bit for bit; the service answers alike."""

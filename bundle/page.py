@@ -21,9 +21,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from bundle.batching import Batcher, QueueFull
-from bundle.page_answers import Gray, explanation_message, file_of, message, prediction_message
+from bundle.page_answers import Gray, file_of, heatmap_message, message, prediction_message
 from bundle.page_setup import drawn_samples, page_setup
-from bundle.predictor import Explanation, Prediction, Predictor
+from bundle.predictor import Heatmap, Prediction, Predictor
 from bundle.removal import INFILL, Removal, removal
 from bundle.service_fields import Channel, Slice, Upload, known_fields
 from bundle.uploads import UploadLimits, UploadRefused, in_form_words, stored
@@ -200,8 +200,8 @@ def page_router(
             number = {} if slice is None else {"slice": slice}
             return lanes()["explanations"], (predictor.explain, {**arguments(gray, channel), **asked, **number}), finish
 
-        def finish(result: Explanation, gray: Gray, seconds: float) -> bytes:
-            return explanation_message(result, gray)
+        def finish(result: Heatmap, gray: Gray, seconds: float) -> bytes:
+            return heatmap_message(result, gray)
 
         return answered(request, image, work)
 

@@ -15,12 +15,12 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from bundle.predictions import Explanation, Prediction
+from bundle.predictions import Heatmap, Prediction
 from scripts.inference.postprocessing import shown_evidence
 from scripts.inference.results import verdict_in_words
 from scripts.pictures import overlays
 
-__all__ = ["Gray", "explanation_message", "message", "prediction_message"]
+__all__ = ["Gray", "heatmap_message", "message", "prediction_message"]
 
 
 class Gray:
@@ -138,11 +138,11 @@ def prediction_message(prediction: Prediction, gray: Gray, channel: int | None, 
     )
 
 
-def explanation_message(explanation: Explanation, gray: Gray) -> bytes:
+def heatmap_message(heatmap: Heatmap, gray: Gray) -> bytes:
     """A map of an image."""
     picture = gray.affine is None
-    said = {key: getattr(explanation, key) for key in ("method", "layer", "target", "empty", "slices")}
-    said["message"] = explanation.message[0].upper() + explanation.message[1:]
-    unit = "evidence 0-1" if explanation.method == "evidence" else "share of max"
-    array = file_of(explanation.map.astype(np.float32), explanation.affine, picture, unit)
+    said = {key: getattr(heatmap, key) for key in ("method", "layer", "target", "empty", "slices")}
+    said["message"] = heatmap.message[0].upper() + heatmap.message[1:]
+    unit = "evidence 0-1" if heatmap.method == "evidence" else "share of max"
+    array = file_of(heatmap.map.astype(np.float32), heatmap.affine, picture, unit)
     return message({"stage": "done", **said}, {"map": (array, True)})

@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts.inference.answer import detected
 
-__all__ = ["Explanation", "Prediction", "Uncertainty"]
+__all__ = ["Heatmap", "Prediction", "Uncertainty"]
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Prediction:
 
 
 @dataclass
-class Explanation:
+class Heatmap:
     """A heatmap of an image.
 
     Attributes:

@@ -24,7 +24,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from bundle.predict_options import PredictOptions, named, opened
-from bundle.predictions import Explanation, Prediction, Uncertainty
+from bundle.predictions import Heatmap, Prediction, Uncertainty
 from scripts.command.locations import ROOT
 from scripts.explain import methods
 from scripts.explain.maps import is_empty, upsample
@@ -36,7 +36,7 @@ from scripts.inference.scans import Scan, to_slice_grid
 from scripts.measures.prevalence import Given
 from transforms.limits import ReadLimits
 
-__all__ = ["Explanation", "Prediction", "Predictor", "Uncertainty"]
+__all__ = ["Heatmap", "Prediction", "Predictor", "Uncertainty"]
 
 Image = str | Path | Sequence[str | Path] | np.ndarray
 
@@ -217,7 +217,7 @@ class Predictor:
         channel: int | None = None,
         name: str | None = None,
         series: str | None = None,
-    ) -> Explanation:
+    ) -> Heatmap:
         """Explain one image.
 
         Args:
@@ -259,9 +259,9 @@ class Predictor:
                 )
             (_, raw_layer), value = next(iter(result.maps.items()))
             maps.append(upsample(value.float(), x.shape[2:]).cpu())
-        return self._explanation(torch.cat(maps), scan, method, raw_layer, used)
+        return self._heatmap(torch.cat(maps), scan, method, raw_layer, used)
 
-    def _explanation(self, maps: Tensor, scan: Scan, method: str, layer: str, target: str) -> Explanation:
+    def _heatmap(self, maps: Tensor, scan: Scan, method: str, layer: str, target: str) -> Heatmap:
         empty = bool(is_empty(maps).all())
         on_slices = [
             to_slice_grid(value.clamp(min=0), placement, scan.slice_shape)[0]
@@ -280,7 +280,7 @@ class Predictor:
         array = (shown_evidence(restored) if method == "evidence" else restored).numpy()
         slices = [p.index for p in scan.placements] if scan.plane else None
         affine = np.asarray(scan.affine, dtype=float)
-        return Explanation(array.T if scan.picture else array, method, layer, target, empty, message, slices, affine)
+        return Heatmap(array.T if scan.picture else array, method, layer, target, empty, message, slices, affine)
 
     def _layer(self, output: str) -> str:
         """Layer that is explained when none is asked for."""

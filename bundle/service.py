@@ -30,7 +30,7 @@ from starlette.requests import Request
 from bundle.batching import Batcher, QueueFull, giving_way
 from bundle.page import page_router
 from bundle.predictor import Prediction, Predictor
-from bundle.service_answers import encode_explanation, encode_prediction
+from bundle.service_answers import encode_heatmap, encode_prediction
 from bundle.service_docs import describing_page
 from bundle.service_fields import (
     Anonymous,
@@ -183,7 +183,7 @@ def create_app(
             asked = {"method": method, "layer": layer or None, "target": target}
             with _reasons(form):
                 result = await _answer(request, app.state.lanes["explanations"], (predictor.explain, {**form, **asked}))
-        return await run_in_threadpool(encode_explanation, result)
+        return await run_in_threadpool(encode_heatmap, result)
 
     return app
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bundle.predictions import Explanation, Prediction
+from bundle.predictions import Heatmap, Prediction
 from bundle.service_model import NOTICE
 from scripts.dicom.writing import object_kind
 from scripts.inference.postprocessing import shown_evidence
 from scripts.pictures import overlays
 
-__all__ = ["encode_array", "encode_explanation", "encode_prediction"]
+__all__ = ["encode_array", "encode_heatmap", "encode_prediction"]
 
 
 def encode_array(array: np.ndarray, affine: np.ndarray, picture: bool) -> dict[str, Any]:
@@ -53,16 +53,16 @@ def encode_prediction(prediction: Prediction, name: str | None, arrays: bool) ->
     return answer
 
 
-def encode_explanation(explanation: Explanation) -> dict[str, Any]:
+def encode_heatmap(heatmap: Heatmap) -> dict[str, Any]:
     """The answer of ``/explain``."""
     return {
-        "method": explanation.method,
-        "layer": explanation.layer,
-        "target": explanation.target,
-        "empty": explanation.empty,
-        "message": explanation.message,
-        "slices": explanation.slices,
-        "shape": list(explanation.map.shape),
-        "map": encode_array(explanation.map, explanation.affine, explanation.map.ndim == 2),
+        "method": heatmap.method,
+        "layer": heatmap.layer,
+        "target": heatmap.target,
+        "empty": heatmap.empty,
+        "message": heatmap.message,
+        "slices": heatmap.slices,
+        "shape": list(heatmap.map.shape),
+        "map": encode_array(heatmap.map, heatmap.affine, heatmap.map.ndim == 2),
         "notice": NOTICE,
     }
