@@ -81,8 +81,8 @@ def measured(
         for method in methods:
             means: dict[str, float | None] = {}
             for name in MEASURES:
-                told = [value for value in scores[method, layer, name] if value == value]  # no map, no energy in air
-                means[name] = float(np.mean(told)) if told else None
+                known = [value for value in scores[method, layer, name] if value == value]  # no map, no energy in air
+                means[name] = float(np.mean(known)) if known else None
             rows.append({"layer": layer, "method": method, "target": target.name, "n": len(items), **means})
     return rows
 

@@ -138,11 +138,11 @@ def page_router(
                 lane, item, finish = work(gray, progress)
                 future = lane.submit(item)
                 waited = asyncio.wrap_future(future)
-                told: dict[str, Any] = {}
+                sent: dict[str, Any] = {}
                 while not (await asyncio.wait([waited], timeout=LOOK_S))[0]:
-                    if progress.state != told:
-                        told = progress.state
-                        yield message(told)
+                    if progress.state != sent:
+                        sent = progress.state
+                        yield message(sent)
                     if await request.is_disconnected():
                         future.cancel()
                 if waited.cancelled():

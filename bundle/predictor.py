@@ -128,7 +128,7 @@ class Predictor:
             plane: to cut a volume in; None: as the config says.
             channel: of a 4D volume; None: as the config says.
             name: what errors call an array.
-            progress: told of the slices done and of all; (0, 0) while the image is prepared.
+            progress: called with the slices done and of all; (0, 0) while the image is prepared.
             series: UID of the one DICOM series that is taken, of a folder or study of several.
             dicom: write DICOM objects of a series, as the verb ``predict`` does with ``--dicom``: this path, with
                 ``_segmentation.dcm`` and so on behind it. `Prediction.objects` lists them.

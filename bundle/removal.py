@@ -97,7 +97,7 @@ def removal(
         affine: of a volume.
         name: what errors call the image.
         control: paint healthy tissue instead of the tumor.
-        progress: told of the slices predicted.
+        progress: called with the slices predicted.
 
     Raises:
         ValueError: when nothing was predicted to be a tumor.

@@ -112,8 +112,8 @@ async function predict(item) {
     if (item.file.size > setup.limits.bytes) {
       throw new Error(`${item.name} is larger than ${setup.limits.bytes >> 20} MiB, the most that is taken; cut it or resample it`);
     }
-    const answer = await ask("page/predict", item.file, item.asked, told => {
-      item.stage = told;
+    const answer = await ask("page/predict", item.file, item.asked, stage => {
+      item.stage = stage;
       progress(item);
     }, item.abort.signal);
     item.answer = answer;
@@ -349,8 +349,8 @@ async function paint() {
     try {
       item.painting = `${name} ...`;
       showPainted(item, show);
-      item.painted[name] = await ask("page/without", item.file, {control, channel: item.asked.channel}, told => {
-        item.painting = told.of ? `${name}: slice ${told.done} of ${told.of}` : `${name} ...`;
+      item.painted[name] = await ask("page/without", item.file, {control, channel: item.asked.channel}, stage => {
+        item.painting = stage.of ? `${name}: slice ${stage.done} of ${stage.of}` : `${name} ...`;
         if (item === open) showPainted(item, show);
       });
     } catch (error) {

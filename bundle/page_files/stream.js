@@ -84,13 +84,13 @@ export async function dicomObjects(file, fields) {
   return given.map(([kind, data]) => [kind, new Blob([Uint8Array.from(atob(data), letter => letter.charCodeAt(0))])]);
 }
 
-// Ask a question about a file; `told` hears how far it is. The last message is the answer.
-export async function ask(route, file, fields, told, signal) {
+// Ask a question about a file; `progress` hears how far it is. The last message is the answer.
+export async function ask(route, file, fields, progress, signal) {
   const response = await sent(route, file, fields, signal);
   for await (const message of messages(response)) {
     if (message.stage === "refused") throw new Error(message.detail);
     if (message.stage === "done") return message;
-    told(message);
+    progress(message);
   }
   throw new Error(`${file.name}: the service failed; its log says why`);
 }

@@ -277,7 +277,7 @@ export class Viewer {
     canvas.addEventListener("wheel", event => {
       const pane = this.scan && this.pane(event);
       if (!pane) return;
-      if (event.ctrlKey || event.metaKey) {  // two fingers on a touch pad are told as this too
+      if (event.ctrlKey || event.metaKey) {  // two fingers on a touch pad arrive as this too
         event.preventDefault();
         return this.zoomBy(Math.exp(-Math.max(-60, Math.min(60, event.deltaY)) / 150), pane, pane.at);
       }

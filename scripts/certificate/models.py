@@ -105,7 +105,7 @@ class ExternalModel:
         def work() -> None:
             try:
                 result.append(self.call(batch))
-            except Exception as error:  # whatever somebody's model raises is told in a sentence
+            except Exception as error:  # whatever somebody's model raises is reported in a sentence
                 failure.append(error)
 
         thread = threading.Thread(target=work, daemon=True)

@@ -165,13 +165,13 @@ def _of_shortcuts(run: Run) -> Iterator[Markup]:
     flagged = [(i, row) for i, row in enumerate(audit.content["rows"]) if row["flagged"] and row["stage"] == "after"]
     for kind, target in dict.fromkeys((row["features"], row["target"]) for _, row in flagged):
         matches = [(i, row) for i, row in flagged if (row["features"], row["target"]) == (kind, target)]
-        told = Markup(", ").join(
+        scores = Markup(", ").join(
             Markup("{} ({})").format(row["value"].replace("_", " "), audit.number(f"/rows/{i}/auc", "ratio"))
             for i, row in matches
         )
         yield Markup(
             "Shortcut: {} alone, without the brain, tells the {} after the pipeline too: AUC of {}; the limit is {}."
-        ).format(kind, target, told, audit.number(f"/rows/{matches[0][0]}/limit", "ratio"))
+        ).format(kind, target, scores, audit.number(f"/rows/{matches[0][0]}/limit", "ratio"))
     if not flagged:
         yield Markup("The audit of {} images found no shortcut above its limits in what the network is given.").format(
             audit.number("/n", "count")

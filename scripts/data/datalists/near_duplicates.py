@@ -308,9 +308,9 @@ def close_to_training(hashes: NDArray, sides: Sequence[str], known: Sequence[boo
         the share, rounded to 4 digits; None without a test or a training image.
     """
     hashes = unpacked(hashes) if hashes.dtype == np.uint8 else hashes
-    part, told = np.array(sides), np.zeros(len(sides), bool) if known is None else np.array(known)
+    part, of_known_patient = np.array(sides), np.zeros(len(sides), bool) if known is None else np.array(known)
     tested, trained = hashes[part == "test"], hashes[part == "training"]
-    told_tested, told_trained = told[part == "test"], told[part == "training"]
+    known_tested, known_trained = of_known_patient[part == "test"], of_known_patient[part == "training"]
     if not len(tested) or not len(trained):
         return None
     close = np.zeros(len(tested), bool)
@@ -320,7 +320,7 @@ def close_to_training(hashes: NDArray, sides: Sequence[str], known: Sequence[boo
         for start in range(0, len(tested), _BLOCK):
             block = tested[start : start + _BLOCK, left].astype(np.float32) * 2 - 1
             agreement = block @ other.T  # bits alike less bits unlike
-            agreement[np.outer(told_tested[start : start + _BLOCK], told_trained)] = -np.inf
+            agreement[np.outer(known_tested[start : start + _BLOCK], known_trained)] = -np.inf
             close[start : start + _BLOCK] |= agreement.max(axis=1) >= hashes.shape[2] - 2 * (limit + 0.25)
     return round(float(close.mean()), 4)
 

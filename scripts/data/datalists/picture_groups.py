@@ -31,7 +31,7 @@ class Picture:
 def picture_items(
     pictures: list[Picture],
     order: dict[str, int],
-    told: Mapping[str, str],
+    by_name: Mapping[str, str],
     classes: Sequence[str],
     name: str,
     max_distance: int,
@@ -42,7 +42,7 @@ def picture_items(
     Args:
         pictures: usable ones.
         order: place of each in the order of names, see `places`.
-        told: patients by the names of pictures.
+        by_name: patients by the names of pictures.
         classes: names, no tumor first.
         name: of the source.
         max_distance: bits by which near-duplicates may differ.
@@ -51,7 +51,7 @@ def picture_items(
     contents = {content: k for k, content in enumerate(dict.fromkeys(picture.content for picture in pictures))}
     same = np.array([contents[picture.content] for picture in pictures])
     hashes = np.array([picture.hash for picture in pictures])
-    persons = [told.get(picture.name) for picture in pictures]
+    persons = [by_name.get(picture.name) for picture in pictures]
     numbers = {person: k for k, person in enumerate(dict.fromkeys(persons))}
     alone = max(order.values(), default=0)
     near, used = group_near_duplicates(

@@ -50,7 +50,7 @@ class PictureFiles:
 
 @dataclass
 class Settings:
-    """What all builders of pictures are told: see `scripts.data.datalists.folders.image_folder`."""
+    """What all builders of pictures take: see `scripts.data.datalists.folders.image_folder`."""
 
     folder: Path
     root: Path
@@ -188,7 +188,7 @@ def plan_pictures(
     said = people.sentence("images") if people.of else NO_PATIENTS
 
     def finish() -> Datalist:
-        pictures, told, place = [], {}, {}
+        pictures, by_name, place = [], {}, {}
         for one in tqdm(chosen, desc=settings.name, unit="image", disable=not settings.progress):
             try:
                 picture = _inspect(prepare(one), settings.root, classes)
@@ -198,10 +198,10 @@ def plan_pictures(
             pictures.append(picture)
             place[picture.name] = order[relative_path(one.path)]
             if relative_path(one.path) in people.of:
-                told[picture.name] = people.of[relative_path(one.path)]
+                by_name[picture.name] = people.of[relative_path(one.path)]
         pictures = _without_contradictions(pictures, report)
         _check_classes(pictures, candidates, classes, settings.folder, report)
-        items = picture_items(pictures, place, told, classes, settings.name, settings.max_distance, report)
+        items = picture_items(pictures, place, by_name, classes, settings.name, settings.max_distance, report)
         left = listed - len(items) - len(report.unusable)
         report.figures |= {"found": listed, "used": len(items), "refused": len(report.unusable), "beyond_limit": left}
         owners = [*zip(items, clusters(items), strict=True)]
@@ -215,7 +215,7 @@ def plan_pictures(
         report.figures[f"test_within_{CLOSE_DISTANCE}_bits_of_training"] = close_to_training(
             np.array([fingerprints[image] for image, _ in listed_items]),
             [split for _, split in listed_items],
-            [image in told for image, _ in listed_items],
+            [image in by_name for image, _ in listed_items],
         )
         for split in with_a_share(settings.fractions):
             present = {item["diagnosis"] for item in datalist[split]}
