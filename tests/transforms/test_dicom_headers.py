@@ -37,6 +37,7 @@ def element(group: bytes, length: int, order: str = "little") -> bytes:
         (b"\x08\0\x05\0CS\x0a", False),  # seven bytes
         (b"\x08\0\x05\0ul\0\0", False),
         (b"\x08\0\x05\0A1\0\0", False),
+        (b"\x08\0\x05\0001A\0\0", False),
         (b"", False),
         (element(b"\x08\0", 10), True),
         (element(b"\x08\0", 2), True),
@@ -121,6 +122,7 @@ def test_a_slice_that_is_none_is_refused(tmp_path, elements, reason):
         {"SOPClassUID": pydicom.uid.CTImageStorage, "Modality": "CT"},
         {"SOPClassUID": pydicom.uid.PositronEmissionTomographyImageStorage, "Modality": "PT"},
         {"SamplesPerPixel": None},
+        {"SamplesPerPixel": 0},
         {"NumberOfFrames": None},
         {"NumberOfFrames": "1"},
         {"BurnedInAnnotation": "NO"},
@@ -146,6 +148,13 @@ def test_a_sound_slice_is_read(tmp_path, elements):
     assert found.positions.tolist() == [[1, 2, 3]]
     assert found.spacing.tolist() == [[1.5, 1.0]]
     assert found.about == {"PatientID": "p1", "Modality": made.Modality, "SeriesInstanceUID": made.SeriesInstanceUID}
+
+
+def test_three_values_a_pixel_are_colors_whatever_they_are_called(tmp_path):
+    made = pydicom.dcmread(write_slice(tmp_path / "a.dcm", PIXELS[0]))
+    made.SamplesPerPixel = 3
+    made.save_as(tmp_path / "a.dcm")
+    assert refusal(tmp_path / "a.dcm").startswith("is in color (MONOCHROME2), expected gray")
 
 
 @pytest.mark.parametrize("missing", ["Rows", "Columns", "PhotometricInterpretation"])
@@ -306,6 +315,7 @@ def test_the_distance_of_slices_is_that_of_the_first_and_last_by_their_number():
     ("heights", "reason"),
     [
         ([0, 3, 6, 9.29], None),
+        ([0, 10, 20, 31], None),
         ([0, 3, 6, 9.31], "a slice is missing or doubled: distances differ by 0.31 mm at 4 slices"),
         ([0, 0.0011, 0.0022], None),
         ([0, 0.0009, 0.0018], "holds 3 slices at one place"),
