@@ -52,7 +52,7 @@ class RandAffineForegroundd(RandomizableTransform, MapTransform):
         rotate: float = 0.26,
         scale: float = 0.12,
         shear: float = 0.06,
-        translate: float = 0.05,
+        translate: float = 0.04,
     ) -> None:
         MapTransform.__init__(self, [image_key, foreground_key, label_key, MASKS_KEY], allow_missing_keys=True)
         RandomizableTransform.__init__(self, prob)
@@ -291,8 +291,8 @@ class RandBlurForegroundd(_RandForeground):
     def _change(self, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         sigma = self._uniform(self.sigma)
         radius = max(1, math.ceil(2.5 * sigma))
-        kernel = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-        kernel = (kernel / (kernel[0] + 2 * kernel[1:].sum())).astype(np.float32)
+        # Not divided by its sum, which the division by the smoothed foreground takes out again.
+        kernel = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2).astype(np.float32)
         weight = inside.numpy().astype(np.float32)
         stack = np.concatenate([image.numpy() * weight, weight])
         for axis in range(1, image.ndim):
