@@ -40,10 +40,8 @@ def item(shape: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]:
     return {"image": image, "foreground": inside}
 
 
-PARAMETERS = (
-    "prob", "flip_prob", "flip_axes", "rotate", "scale", "shear", "translate", "gamma", "factor", "shift", "std", "sigma",
-    "strength",
-)  # fmt: skip
+RANGES = ("rotate", "scale", "shear", "translate", "gamma", "factor", "shift", "std", "sigma", "strength")
+PARAMETERS = ("prob", "flip_prob", "flip_axes", *RANGES)
 
 
 def test_strength_1_are_the_defaults_of_each_transform():
@@ -158,6 +156,15 @@ def test_only_the_stated_axes_are_flipped(axes):
     assert torch.equal(flip(given)["image"], given["image"].flip([axis + 1 for axis in axes]))
     never = RandAffineForegroundd(prob=0.0, flip_prob=0.0, flip_axes=axes)
     assert torch.equal(never(given)["image"], given["image"])
+
+
+def test_half_of_the_items_are_flipped_and_left_to_right_alone():
+    corner = {"image": torch.zeros(1, 2, 2), "foreground": torch.ones(1, 2, 2, dtype=torch.uint8)}
+    corner["image"][0, 0, 0] = 1
+    flip = RandAffineForegroundd(prob=0.0).set_random_state(0)
+    places = [tuple(flip(corner)["image"][0].nonzero()[0].tolist()) for _ in range(200)]
+    assert set(places) == {(0, 0), (1, 0)}
+    assert 70 < places.count((1, 0)) < 130
 
 
 def matched(old: np.ndarray, new: np.ndarray) -> np.ndarray:
