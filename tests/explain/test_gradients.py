@@ -263,3 +263,69 @@ def test_the_network_is_left_alone_when_it_raises_in_the_middle():
         with pytest.raises(RuntimeError, match="out of luck"):
             method(net, torch.randn(2, 1, 6, 6), ClassScore(0))
         assert_same_state(before, state_of(net))
+
+
+def test_signed_maps_add_channels_up_and_others_take_the_largest():
+    x = torch.tensor([[[[1.0, -2.0]], [[-3.0, 0.5]]]])
+    smooth = smoothgrad(Quadratic(), x, ClassScore(0), n_samples=2, noise_share=0.0)
+    assert smooth.maps["smoothgrad", INPUT].tolist() == [[[[3.0, 2.0]]]]
+    signed = smoothgrad(Quadratic(), x, ClassScore(0), n_samples=2, noise_share=0.0, signed=True)
+    assert signed.maps["smoothgrad", INPUT].tolist() == [[[[-2.0, -1.5]]]]
+    for option, expected in ((True, [[[[5.0, 2.125]]]]), (False, [[[[5.0, 2.125]]]])):
+        result = integrated_gradients(Quadratic(), x, ClassScore(0), baseline=0.0, n_steps=2, signed=option)
+        torch.testing.assert_close(result.maps["integrated_gradients", INPUT], torch.tensor(expected))
+    against = integrated_gradients(Quadratic(), x, ClassMargin(1, 0), baseline=0.0, n_steps=2, signed=True)
+    torch.testing.assert_close(against.maps["integrated_gradients", INPUT], torch.tensor([[[[-11.0, -6.625]]]]))
+
+
+def test_noise_is_a_share_of_the_range_of_all_channels_in_the_foreground():
+    x = torch.tensor([[[[2.0, 5.0, 99.0]], [[1.0, 3.0, -99.0]]]])  # 1 to 5 inside
+    inside = torch.tensor([[[[1, 1, 0]]]])
+    result = smoothgrad(Quadratic(), x, ClassScore(0), foreground=inside, n_samples=1, noise_share=0.5, signed=True)
+    noise = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(result.maps["smoothgrad", INPUT], (x + 2 * noise * inside).sum(1, keepdim=True))
+
+
+def test_options_of_no_meaning_are_refused():
+    x = torch.ones(1, 1, 2, 2)
+    for options in ({"n_samples": 0}, {"noise_share": -0.1}):
+        with pytest.raises(ValueError, match="expected n_samples >= 1 and noise_share >= 0"):
+            smoothgrad(Quadratic(), x, ClassScore(0), **options)
+    with pytest.raises(ValueError, match="n_steps: expected 1 or more, got 0"):
+        integrated_gradients(Quadratic(), x, ClassScore(0), n_steps=0)
+    one = integrated_gradients(Quadratic(), x, ClassScore(0), baseline=0.0, n_steps=1)
+    torch.testing.assert_close(one.attributions, x / 2)  # the middle of the way
+
+
+def test_errors_of_integrated_gradients_by_hand():
+    class Step(nn.Module):
+        """1 for images above 1 in sum, with the gradient of that sum."""
+
+        def forward(self, x):
+            total = x.flatten(1).sum(1)
+            return (total + ((total > 1).float() - total).detach())[:, None]
+
+    x = torch.tensor([[[[1.0, 1.0]]], [[[0.25, 0.25]]]])
+    result = integrated_gradients(Step(), x, ClassScore(0), baseline=0.0, n_steps=4)
+    torch.testing.assert_close(result.attributions, x)
+    torch.testing.assert_close(result.score_difference, torch.tensor([1.0, 0.0]).double())
+    torch.testing.assert_close(result.completeness_error, torch.tensor([1.0, 0.5]).double())
+    assert result.relative_error.tolist() == [1.0, torch.inf]
+    same = integrated_gradients(Quadratic(), x * 0, ClassScore(0), baseline=0.0)
+    assert (same.relative_error.tolist(), same.completeness_error.tolist()) == ([0.0, 0.0], [0.0, 0.0])
+
+
+def test_gradients_that_are_not_finite_are_no_map():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).sqrt().sum(1, keepdim=True)
+
+    with pytest.raises(FloatingPointError, match="gradient by the input: values that are not finite"):
+        saliency(Root(), torch.zeros(1, 1, 2, 2), ClassScore(0))
+
+
+def test_methods_without_a_seed_are_repeatable():
+    torch.manual_seed(0)
+    net, x = PooledLinear(), torch.rand(1, 1, 4, 4)
+    first, again = (smoothgrad(net, x, ClassScore(0)).maps["smoothgrad", INPUT] for _ in range(2))
+    assert torch.equal(first, again)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from scripts.explain.localization import REGION_MEASURES, localized
+from scripts.explain.localization import REGION_MEASURES, energy, localized, ratio
 from scripts.explain.measures import aggregate, case_measures, case_rows
 
 SIDES = (1.0, 2.0, 5.0)
@@ -108,3 +108,42 @@ def test_rows_hold_every_region_and_their_means_are_over_the_cases_that_have_it(
         "regions"
         not in aggregate(case_rows(case_measures(maps, whole, head), cases, method="m", layer="l", target="t"))[0]
     )
+
+
+def test_quotients_and_shares_by_hand():
+    assert torch.equal(ratio(torch.tensor([1.0, 3.0]), torch.tensor([4.0, 1.0])), torch.tensor([0.25, 3.0]))
+    assert ratio(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0])).isnan().all()
+    shares = energy(torch.tensor([[[[1.0, 3.0]]], [[[0.0, 0.0]]]]), torch.tensor([[[[0, 1]]], [[[1, 1]]]]))
+    assert shares[0] == 0.75
+    assert shares[1].isnan()
+
+
+def test_a_batch_of_pictures_by_hand():
+    """Without a region, without a map, and with a size that is known of one axis alone."""
+    maps = torch.tensor([[[[0.0, 2.0, 2.0]]], [[[0.0, 0.0, 0.0]]], [[[1.0, 0.0, 0.0]]], [[[1.0, 0.0, 3.0]]]]).double()
+    region = torch.tensor([[[[1, 1, 0]]], [[[1, 0, 0]]], [[[0, 0, 0]]], [[[1, 1, 0]]]]) != 0
+    mm = torch.tensor([[2.0, 3.0], [2.0, 3.0], [2.0, 3.0], [float("nan"), 3.0]])
+    m = localized(maps, region, mm)
+    nan = float("nan")
+    for name, expected in {
+        "energy": [0.5, 0.0, nan, 0.25],
+        "area": [2 / 3, 1 / 3, 0.0, 2 / 3],
+        "pointing_game": [0.5, 0.0, nan, 0.0],
+        "rank_accuracy": [0.5, 0.0, nan, 0.5],  # the two strongest: 2 and 2 of one inside; 3 and 1
+        "peak_distance_mm": [1.5, nan, nan, nan],  # 0 and one pixel of 3 mm
+        "centroid_distance_mm": [3.0, nan, nan, nan],  # 1.5 against 0.5 pixels
+    }.items():
+        assert m[name].tolist() == pytest.approx(expected, nan_ok=True), name
+    unknown = localized(maps, region)
+    assert unknown["peak_distance_mm"].isnan().all()
+    assert unknown["energy"].tolist() == pytest.approx(m["energy"].tolist(), nan_ok=True)
+
+
+@pytest.mark.parametrize("count", [4095, 4096, 4097])
+def test_many_places_have_the_same_distance_as_few(count):
+    """All but the region's one pixel, to which the mean distance along a line is that of 1 to count."""
+    maps = torch.ones(1, 1, 1, count + 1, dtype=torch.double)
+    region = torch.zeros_like(maps).bool()
+    region[..., 0] = True
+    m = localized(maps, region, torch.tensor([[7.0, 0.5]]))
+    assert float(m["peak_distance_mm"]) == pytest.approx(0.5 * count * (count + 1) / 2 / (count + 1))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scripts.explain.measures import (
     case_rows,
     oracle_map,
     random_baseline,
+    region_names,
     uniform_baseline,
 )
 
@@ -145,7 +147,7 @@ def test_random_baseline_is_seeded_by_case_and_scores_about_the_area():
     assert values(both, 0)["tumor_energy"] != values(both, 1)["tumor_energy"]
     other = values(random_baseline(TUMOR, FOREGROUND, (4, 4), ["b"], 5, seed=1))
     assert other["tumor_energy"] != values(alone)["tumor_energy"]
-    many = values(random_baseline(TUMOR, FOREGROUND, (4, 4), ["c"], n_maps=2000))
+    many = values(random_baseline(TUMOR, FOREGROUND, (4, 4), ["c"], n_maps=1000))
     assert many["tumor_energy"] == pytest.approx(2 / 16, abs=0.01)
     assert many["pointing_game"] == pytest.approx(2 / 16, abs=0.03)
     assert many["peak_in_background"] == pytest.approx(7 / 16, abs=0.04)
@@ -291,3 +293,69 @@ def test_rows_of_a_batch_feed_the_table():
     with pytest.raises(ValueError, match="1 cases, but measures of 2"):
         case_rows(measures, cases[:1], method="gradcam")
     assert aggregate(rows, by="patient")[1]["patient"] == "1"
+
+
+def test_regions_have_measures_of_their_own_in_columns_by_name():
+    core = TUMOR.clone()
+    core[0, 0, 1, 2] = 0
+    m = values(case_measures(MAP, TUMOR, FOREGROUND, regions={"whole": TUMOR, "core": core}))
+    assert (m["energy_whole"], m["energy_core"], m["area_core"]) == (m["tumor_energy"], 8 / 20, 1 / 16)
+    assert region_names(m) == ["whole", "core"]
+    assert region_names(values(case_measures(MAP, TUMOR, FOREGROUND))) == []
+    with pytest.raises(ValueError, match="region core: expected the shape"):
+        case_measures(MAP, TUMOR, FOREGROUND, regions={"core": core[..., :2]})
+
+
+def test_cancelled_maps_are_misses_and_not_empty():
+    maps = torch.cat([MAP * 0, MAP * 0, MAP])
+    m = case_measures(maps, TUMOR.repeat(3, 1, 1, 1), FOREGROUND.repeat(3, 1, 1, 1), torch.tensor([True, False, False]))
+    assert (m["empty"].tolist(), m["cancelled"].tolist()) == ([0.0, 1.0, 0.0], [1.0, 0.0, 0.0])
+    assert m["tumor_energy"].tolist() == [0.0, 0.0, pytest.approx(0.6)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"maps": MAP.repeat(2, 1, 1, 1)}, "2 maps, but 1 masks"),
+        ({"tumor": TUMOR[0]}, r"tumor mask: expected \(B, 1, \*spatial\)|of the tumor mask"),
+        ({"tumor": TUMOR[:, 0]}, "tumor mask: expected"),
+        ({"tumor": TUMOR.repeat(1, 2, 1, 1)}, "tumor mask: expected"),
+        ({"tumor": [[0, 1]]}, r"tumor mask: expected \(B, 1, \*spatial\), got list"),
+        ({"tumor": -TUMOR}, "tumor mask: expected a mask of 0 and 1"),
+        ({"foreground": FOREGROUND * 0.5}, "foreground mask: expected a mask of 0 and 1"),
+        ({"pixel_mm": torch.ones(2, 2)}, r"pixel_mm: expected \(1, 2\), got \(2, 2\)"),
+        ({"pixel_mm": torch.ones(1, 3)}, r"pixel_mm: expected \(1, 2\), got \(1, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changed, message):
+    given = {"maps": MAP, "tumor": TUMOR, "foreground": FOREGROUND, **changed}
+    with pytest.raises(ValueError, match=message):
+        case_measures(**given)
+
+
+def test_random_maps_are_as_many_as_asked_and_at_least_one():
+    for names, count in ((["a"], 0), (["a", "b"], 1), ([], 1)):
+        with pytest.raises(ValueError, match=r"expected 1 names and n_maps >= 1"):
+            random_baseline(TUMOR, FOREGROUND, (4, 4), names, count)
+    one = values(random_baseline(TUMOR, FOREGROUND, (4, 4), ["a"], 1))
+    assert one["pointing_game"] in (0.0, 1.0)
+    ten, given = (values(random_baseline(TUMOR, FOREGROUND, (4, 4), ["a"], **o)) for o in ({}, {"seed": 0}))
+    assert ten == pytest.approx(given, nan_ok=True)
+    rng = np.random.default_rng([0, zlib.crc32(b"a")])
+    drawn = torch.from_numpy(rng.random((1, 1, 4, 4)))
+    by_hand = values(case_measures(drawn, TUMOR, FOREGROUND))
+    assert one == pytest.approx(by_hand, nan_ok=True)
+
+
+def test_unbounded_measures_may_lie_above_one():
+    rows = make_rows([0.2, 0.4, 0.6], ["a", "b", "c"], ["x"] * 3)
+    for row, distance in zip(rows, (20.0, 40.0, 30.0), strict=True):
+        row.update(peak_distance_mm=distance, centroid_distance_mm=distance, attention_ratio=9.0, attention_mean=5.0)
+    summary = aggregate(rows)[0]
+    assert summary["peak_distance_mm"] == 30.0
+    low, high = summary["peak_distance_mm_ci95"]
+    assert 0 <= low < 30 < high
+    assert summary["attention_ratio"] == pytest.approx(5.0 / 0.5), "the mean over the mean of what is outside"
+    shares = [dict(row, tumor_energy=2.0) for row in rows]
+    with pytest.raises(ValueError, match="give the right bounds"):
+        aggregate(shares)

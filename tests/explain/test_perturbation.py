@@ -275,3 +275,75 @@ def test_errors_and_no_trace_after_them():
     with pytest.raises(LayerError, match=r"'fc' of PooledLinear puts out \(2, 3\)"):
         scorecam(net, x, "fc", ClassScore(0))
     assert all(not m._forward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride"), [((16, 8), (2, 1), (1, 1)), ((5, 7), (1, 1), (1, 1)), ((32, 40), (4, 5), (2, 2))]
+)
+def test_windows_are_an_eighth_of_each_axis_and_step_by_half(size, window, stride):
+    torch.manual_seed(0)
+    net, x = Weighted(torch.rand(1, *size)), torch.rand(1, 1, *size)
+    found = occlusion(net, x, ClassScore(0), batch_size=500)
+    asked = occlusion(net, x, ClassScore(0), window=window, stride=stride, baseline="mean", batch_size=500)
+    assert torch.equal(found.maps["occlusion", INPUT], asked.maps["occlusion", INPUT])
+    half = occlusion(net, x, ClassScore(0), window=window, batch_size=500)
+    assert torch.equal(found.maps["occlusion", INPUT], half.maps["occlusion", INPUT])
+
+
+def test_occlusion_of_volumes_and_of_windows_cut_off_at_the_border_by_hand():
+    net, x = Weighted(torch.tensor([[[1.0, 2.0, 3.0, 4.0, 5.0]]])), torch.ones(1, 1, 1, 1, 5)
+    maps = occlusion(net, x, ClassScore(0), window=(1, 1, 2), stride=(1, 1, 2), baseline=0.0).maps
+    assert maps["occlusion", INPUT].flatten().tolist() == [3.0, 3.0, 7.0, 7.0, 5.0]
+    maps = occlusion(net, x, ClassScore(0), window=(3, 1, 4), stride=(1, 1, 3), baseline=0.0).maps
+    assert maps["occlusion", INPUT].flatten().tolist() == [10.0, 10.0, 10.0, 9.5, 9.0]
+
+
+def test_sides_of_windows_that_are_refused():
+    net, x = Weighted(torch.ones(1, 4, 4)), torch.ones(1, 1, 4, 4)
+    for option in ("window", "stride"):
+        for wrong in (0, -1, [2, 0], [1], (1, 1, 1)):
+            with pytest.raises(ValueError, match=f"{option}: expected a positive integer, or one for each of 2 axes"):
+                occlusion(net, x, ClassScore(0), **{option: wrong})
+    for window, stride in (((2, 4), (3, 1)), ((4, 2), (1, 3))):
+        with pytest.raises(ValueError, match="some tissue would never be occluded"):
+            occlusion(net, x, ClassScore(0), window=window, stride=stride)
+    assert occlusion(net, x, ClassScore(0), window=2, stride=2, baseline=0.0).maps["occlusion", INPUT].unique() == 4
+
+
+class Channels(nn.Module):
+    """Features: the image, its negative and a constant; the score is the image's sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(1, 3, 1)
+        self.features.weight.data = torch.tensor([1.0, -1.0, 0.0]).reshape(3, 1, 1, 1)
+        self.features.bias.data = torch.tensor([0.0, 0.0, 7.0])
+
+    def forward(self, x):
+        self.features(x)
+        total = x.flatten(1).sum(1)
+        return torch.stack([total, 0 * total], 1)
+
+
+def test_scorecam_weighs_channels_by_hand_and_constant_ones_not_at_all():
+    x = torch.tensor([[[[0.0, 1.0, 3.0]]]])
+    # Through the first channel, 0, 1/3, 1, the image sums to 10/3; through the second, 1, 2/3, 0, to 2/3.
+    increases = torch.tensor([10 / 3, 2 / 3])
+    by_increase = scorecam(Channels(), x, "features", ClassScore(0), weighting="increase", signed=True)
+    expected = increases[0] * x - increases[1] * x
+    torch.testing.assert_close(by_increase.maps["scorecam", "features"], expected)
+    share = increases.softmax(0)
+    by_softmax = scorecam(Channels(), x, "features", ClassScore(0), signed=True)
+    torch.testing.assert_close(by_softmax.maps["scorecam", "features"], (share[0] - share[1]) * x)
+    # In front of a baseline of 2 what is dark is 2: 2, 5/3, 3 and 0, 4/3, 2 against 6.
+    bright = scorecam(Channels(), x, "features", ClassScore(0), weighting="increase", signed=True, baseline=2.0)
+    increases = torch.tensor([20 / 3 - 6, 10 / 3 - 6])
+    torch.testing.assert_close(bright.maps["scorecam", "features"], (increases[0] - increases[1]) * x)
+    positive = scorecam(Channels(), -x, "features", ClassScore(0), weighting="increase")
+    assert float(positive.maps["scorecam", "features"].min()) == 0
+
+
+def test_the_sample_whose_channels_are_all_constant_is_named():
+    x = torch.tensor([[[[0.0, 1.0]]], [[[2.0, 2.0]]]])
+    with pytest.raises(LayerError, match=r"all its channels are constant in sample\(s\) \[1\]"):
+        scorecam(Channels(), x, "features", ClassScore(0))
