@@ -114,7 +114,7 @@ def test_figures_labels_and_absent_classes_are_said(recorded, tmp_path, caplog):
     recorded("build", report)
     given = {"command": "build", "source": tmp_path, "dry_run": False, "strict": False, "out": tmp_path / "x.json"}
     said = execute(options_of(**given)).text
-    assert said.splitlines()[0].split() == ["split", "source", "class", "items", "with_mask", "units"]
+    assert said.splitlines()[0].split() == ["split", "source", "class", "items", "with_mask", "clusters"]
     assert "used 3" in said
     assert "left out: 7 slices beyond 5" in said
     assert "(found: 1, 2, 4); several are stated by --regions, never guessed: brats2012, brats2017, brats2024" in said

@@ -218,7 +218,7 @@ def test_rows_are_ordered_by_part_source_and_class():
         {"image": f"{k}.png", "diagnosis": kind, "source": source, "label": "m"}
         for k, (kind, source) in enumerate([(1, "b"), (-1, "a"), (0, "b"), (1, "a"), (1, "b")])
     ]
-    found = [(r["source"], r["class"], r["items"], r["units"], r["with_mask"]) for r in datalists.summary(datalist)]
+    found = [(r["source"], r["class"], r["items"], r["clusters"], r["with_mask"]) for r in datalists.summary(datalist)]
     assert found == [
         ("a", "tumor", 1, 1, 1), ("a", "unknown", 1, 1, 1), ("b", "no_tumor", 1, 1, 1), ("b", "tumor", 2, 2, 2),
     ]  # fmt: skip

@@ -53,16 +53,16 @@ def items(*kinds: int, **more) -> list[dict]:
 
 
 def test_shares_are_those_of_items_and_ties_go_to_the_first_part():
-    sides = datalists.split_units({"big": "s", "a": "s", "b": "s"}, (0.5, 0.25, 0.25), sizes={"big": 9})
+    sides = datalists.split_clusters({"big": "s", "a": "s", "b": "s"}, (0.5, 0.25, 0.25), sizes={"big": 9})
     assert sides["big"] == "training"
     assert sorted(sides[name] for name in "ab") == ["test", "validation"]
-    assert datalists.split_units({"a": "s"}, (0.5, 0.25, 0.25)) == {"a": "training"}
-    assert datalists.split_units({"a": "s"}, (0, 0.25, 0.75)) == {"a": "validation"}
-    assert datalists.split_units({f"u{k}": "s" for k in range(20)}) == datalists.split_units(
+    assert datalists.split_clusters({"a": "s"}, (0.5, 0.25, 0.25)) == {"a": "training"}
+    assert datalists.split_clusters({"a": "s"}, (0, 0.25, 0.75)) == {"a": "validation"}
+    assert datalists.split_clusters({f"u{k}": "s" for k in range(20)}) == datalists.split_clusters(
         {f"u{k}": "s" for k in range(20)}, (0.60, 0.15, 0.25), seed=0
     )
     third = 1 / 3
-    assert len(datalists.split_units({"a": "s"}, (third, third, third))) == 1, "sums to 1 but for rounding"
+    assert len(datalists.split_clusters({"a": "s"}, (third, third, third))) == 1, "sums to 1 but for rounding"
 
 
 def test_a_patients_items_stay_together_and_strata_are_the_most_frequent_class():

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.data.datalists.units import (
+from scripts.data.datalists.clusters import (
+    cluster,
+    clusters,
     components,
     contradictions,
     images_of,
     paths,
     patient_key,
     shared_numbers,
-    unit,
-    units,
     warn_shared,
 )
 
@@ -23,7 +23,7 @@ def test_a_patient_is_a_number_within_its_source():
     assert patient_key({"source": "a"}) is None
 
 
-def test_a_unit_is_called_after_its_first_item_and_joins_over_chains():
+def test_a_cluster_is_called_after_its_first_item_and_joins_over_chains():
     items = [
         {"image": "a", "group": "g"},
         {"image": "b", "group": "g", "patient": "p", "source": "s"},
@@ -32,9 +32,9 @@ def test_a_unit_is_called_after_its_first_item_and_joins_over_chains():
         {"image": ["e", "f"]},
         {"image": "e"},
     ]
-    assert units(items) == ["group g", "group g", "group g", "patient t: p", "image e", "image e"]
-    assert [unit(item) for item in items[:4]] == ["group g", "patient s: p", "patient s: p", "patient t: p"]
-    assert units([]) == []
+    assert clusters(items) == ["group g", "group g", "group g", "patient t: p", "image e", "image e"]
+    assert [cluster(item) for item in items[:4]] == ["group g", "patient s: p", "patient s: p", "patient t: p"]
+    assert clusters([]) == []
     assert components([[1], [2], [], [2, 3], [1], [3]]).tolist() == [0, 1, 2, 1, 0, 1]
 
 
