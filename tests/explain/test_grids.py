@@ -159,3 +159,51 @@ def test_default_layer_of_tokens_hands_on_more_than_the_class_token():
     net, x = ClassToken(), torch.randn(1, 1, 16, 8)
     assert default_layer(net, x) == "net.block"
     assert default_layer(build("tokens", 2), x) == "block"
+
+
+def test_axes_of_tokens_and_of_other_batches():
+    assert grid((3, 5, 7), (32, 32)) == (3, 5, 7), "as many axes as the image"
+    net = nn.Sequential(nn.ReLU())
+    for values, x in (
+        (torch.zeros(3, 4, 4, 4), torch.zeros(2, 1, 32, 32)),
+        (torch.zeros(3, 16, 4), torch.zeros(2, 1, 32, 32)),
+        (torch.zeros(2, 4, 4, 4), torch.zeros(2, 1, 8, 8, 8)),
+        (torch.zeros(2, 4, 4, 4, 4), torch.zeros(2, 1, 8, 8)),
+    ):
+        with pytest.raises(LayerError, match="puts out"):
+            as_map(net, "0", values, x)
+    with pytest.raises(LayerError, match=r"expected \(2, C, \*grid\) with 2 axes of a grid"):
+        as_map(net, "0", torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 8, 8), lambda t: t[:1])
+    given = as_map(net, "0", torch.zeros(2, 9), torch.zeros(2, 1, 3, 3), lambda t: t.reshape(len(t), 1, 3, 3))
+    assert given(torch.zeros(2, 9)).shape == (2, 1, 3, 3)
+
+
+def test_tokens_lie_in_the_order_of_their_places_the_last_axis_fastest():
+    tokens = torch.arange(6.0)[None, :, None].repeat(2, 1, 3)
+    x = torch.zeros(2, 1, 32, 48)
+    net = nn.Sequential(nn.ReLU())
+    assert as_map(net, "0", tokens, x)(tokens)[0, 1].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    with_class = torch.cat([torch.full((2, 1, 3), 99.0), tokens], 1)
+    assert as_map(net, "0", with_class, x)(with_class)[1, 2].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "expected"),
+    [
+        (4, (8, 8), (2, 2)),
+        (5, (8, 8), (2, 2)),
+        (12, (32, 48), (3, 4)),  # rounded up: 32 / 12
+        (16, (30, 30), (4, 4)),  # rounded up: 30 / 8
+        (9, (30, 31), (3, 3)),  # rounded down: 30 / 10, 31 / 10
+        (2, (8, 8), None),  # one cell is no grid, and 1 x 2 or 2 x 1
+        (3, (8, 8), None),
+        (17, (16, 16), (4, 4)),
+        (10, (3, 3), (3, 3)),  # of single pixels, behind a class token
+    ],
+)
+def test_grids_of_tokens(tokens, size, expected):
+    if expected is None:
+        with pytest.raises(LayerError, match="tokens of layer"):
+            grid((tokens, 7), size)
+    else:
+        assert grid((tokens, 7), size) == (7, *expected)

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 from monai.networks.nets import DenseNet121, DynUNet, SegResNet, UNet
 from torch import nn
 
-from scripts.explain.layers import LayerError, default_aliases, evaluating, list_layers, resolve_layer
+from scripts.explain.layers import (
+    LayerError,
+    default_aliases,
+    evaluating,
+    frozen,
+    list_layers,
+    refuse_quantized,
+    resolve_layer,
+)
 from scripts.explain.recording import default_layer, record
-from tests.explain.nets import InplaceResidual, PooledLinear, TinySegmenter, Wrapped, assert_same_state, state_of
+from tests.explain.nets import PooledLinear, TinySegmenter, Wrapped, assert_same_state, state_of
 
 
 @pytest.fixture(scope="module")
@@ -80,47 +86,6 @@ def test_modes_come_back_module_by_module_also_after_an_exception():
     assert net.training
 
 
-@pytest.mark.parametrize("error_in", ["forward", "block"])
-def test_hooks_are_removed_when_an_exception_is_raised(error_in):
-    net = PooledLinear()
-    x = torch.zeros(1, 1, 4, 4) if error_in == "block" else torch.zeros(1, 2, 4, 4)
-    with pytest.raises(RuntimeError), record(net, ["conv", "relu"]):  # noqa: PT012
-        assert len(net.conv._forward_hooks) == 1
-        net(x)
-        raise RuntimeError("block")
-    assert all(not m._forward_hooks for m in net.modules())
-
-
-def test_recorded_gradient_is_that_of_the_output_by_hand():
-    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(inplace=True))
-    nn.init.constant_(net[0].weight, 2.0)
-    x = torch.tensor([[[[1.0, -1.0], [3.0, 0.5]]]])
-    with record(net, ["0", "1"]) as recorder:
-        score = net(x).square().sum((1, 2, 3))
-    gradients = recorder.gradients(score)
-    # The in-place ReLU behind the convolution leaves the recorded, negative value alone.
-    assert torch.equal(recorder.activations["0"], torch.tensor([[[[2.0, -2.0], [6.0, 1.0]]]]))
-    assert torch.equal(recorder.activations["1"], torch.tensor([[[[2.0, 0.0], [6.0, 1.0]]]]))
-    assert torch.equal(gradients["0"], torch.tensor([[[[4.0, 0.0], [12.0, 2.0]]]]))
-    assert torch.equal(gradients["1"], torch.tensor([[[[4.0, 0.0], [12.0, 2.0]]]]))
-    assert net[0].weight.grad is None
-
-
-def test_in_place_residual_gives_the_gradients_of_the_net_without_it():
-    torch.manual_seed(0)
-    net, plain = InplaceResidual(), InplaceResidual(inplace=False)
-    plain.load_state_dict(net.state_dict())
-    x, layers = torch.randn(2, 1, 6, 6), ["conv1", "norm1", "conv2", "norm2"]
-    results = []
-    for model in (net, plain):
-        with record(model, layers) as recorder:
-            score = model(x)[:, 1]
-        results.append((dict(recorder.activations), recorder.gradients(score)))
-    for layer in layers:
-        torch.testing.assert_close(results[0][0][layer], results[1][0][layer], rtol=0, atol=0)
-        torch.testing.assert_close(results[0][1][layer], results[1][1][layer], rtol=1e-5, atol=1e-7)
-
-
 def test_layer_that_runs_twice_is_an_error_that_names_the_block(dynunet):
     with (
         pytest.raises(LayerError, match=r"'bottleneck\.lrelu' of DynUNet ran more than once.*\('bottleneck'\)"),
@@ -128,84 +93,6 @@ def test_layer_that_runs_twice_is_an_error_that_names_the_block(dynunet):
     ):
         dynunet(torch.randn(1, 1, 16, 16))
     assert all(not m._forward_hooks for m in dynunet.modules())
-
-
-def test_layer_that_returns_a_tuple_is_an_error():
-    class Pair(nn.Module):
-        def forward(self, x):
-            return x, x
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.pair = Pair()
-
-        def forward(self, x):
-            return self.pair(x)[0]
-
-    net = Net()
-    with (
-        pytest.raises(LayerError, match=r"'pair' of Net returns a tuple of 2 \(Tensor, Tensor\)"),
-        record(net, ["pair"]),
-    ):
-        net(torch.ones(1, 1, 2, 2))
-    assert not net.pair._forward_hooks
-
-
-def test_layer_that_did_not_run_or_does_not_matter_is_an_error():
-    class Net(PooledLinear):
-        def __init__(self):
-            super().__init__()
-            self.idle, self.aside = nn.Identity(), nn.Conv2d(1, 1, 1)
-
-        def forward(self, x):
-            self.aside(x)
-            return super().forward(x)
-
-    net = Net()
-    for layer, message in (("idle", "'idle' of Net did not run"), ("aside", "does not depend on layer 'aside'")):
-        with record(net, [layer, "conv"]) as recorder:
-            score = net(torch.randn(1, 1, 4, 4))[:, 0]
-        with pytest.raises(LayerError, match=message):
-            recorder.gradients(score)
-
-
-def test_forward_without_gradients_is_an_error_and_not_a_zero_map():
-    net = PooledLinear()
-    with record(net, ["conv"]) as recorder, torch.no_grad():
-        score = net(torch.randn(1, 1, 4, 4))[:, 0]
-    with pytest.raises(LayerError, match="no gradient reaches 'conv'"):
-        recorder.gradients(score)
-
-
-def test_output_overwritten_through_the_input_is_an_error():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.same = nn.Conv2d(1, 1, 1), nn.Identity()
-
-        def forward(self, x):
-            x = self.conv(x)
-            kept = self.same(x)
-            x += 1.0
-            return (kept * 2 + x).sum((2, 3))
-
-    net = Net()
-    with record(net, ["same"]) as recorder:
-        score = net(torch.ones(1, 1, 2, 2))[:, 0]
-    with pytest.raises(LayerError, match="overwritten in place"):
-        recorder.gradients(score)
-
-
-def test_passes_of_other_threads_are_not_recorded():
-    net = PooledLinear()
-    x = torch.randn(1, 1, 4, 4)
-    with record(net, ["conv"]) as recorder:
-        thread = threading.Thread(target=net, args=(torch.zeros(1, 1, 8, 8),))
-        thread.start()
-        thread.join()
-        net(x)
-    assert torch.equal(recorder.activations["conv"], net.conv(x))
 
 
 def test_automatic_layer():
@@ -270,3 +157,62 @@ def test_automatic_layer_of_a_network_that_hands_its_features_on_or_works_in_pla
     assert default_layer(net, torch.randn(1, 1, 8, 8)) == "1"
     block = nn.Sequential(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert default_layer(block, torch.randn(1, 1, 8, 8)) == "0"
+
+
+def test_aliases_by_the_blocks_that_a_network_has():
+    def block(**children):
+        module = nn.Module()
+        for name, child in children.items():
+            setattr(module, name, child)
+        return module
+
+    def several(count):
+        return nn.ModuleList(nn.Identity() for _ in range(count))
+
+    ours = block(
+        input_block=nn.Identity(), bottleneck=nn.Identity(), downsamples=several(4), head=block(features=nn.Identity())
+    )
+    assert default_aliases(ours) == {
+        "encoder_early": "input_block",
+        "encoder_mid": "downsamples.1",
+        "encoder_last": "bottleneck",
+        "evidence": "head.features",
+    }
+    other = block(down_layers=several(1), up_layers=several(3), convInit=nn.Identity())
+    assert default_aliases(other) == {
+        "encoder_early": "convInit",
+        "encoder_mid": "down_layers.0",
+        "encoder_last": "down_layers.0",
+        "decoder_last": "up_layers.2",
+    }
+    assert default_aliases(nn.Sequential(nn.ReLU())) == {}
+    assert default_aliases(block(input_block=nn.Identity(), downsamples=several(2), conv_final=nn.Identity())) == {
+        "seg_head": "conv_final"
+    }
+
+
+def test_layers_under_two_names_are_found_by_both():
+    net = nn.Sequential(nn.ReLU(), nn.Identity())
+    net.again = net[0]
+    assert resolve_layer(net, "again") == "again"
+    with pytest.raises(LayerError, match=r"layer 'x' not in ReLU; list them with"):
+        resolve_layer(nn.ReLU(), "x")
+
+
+def test_parameters_are_frozen_inside_and_learn_again_as_before():
+    net = nn.Linear(2, 2)
+    net.bias.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="stop"), frozen(net):  # noqa: PT012
+        assert not any(p.requires_grad for p in net.parameters())
+        raise RuntimeError("stop")
+    assert (net.weight.requires_grad, net.bias.requires_grad) == (True, False)
+
+
+def test_quantized_layers_are_refused_by_name():
+    class Integers(nn.Module):
+        pass
+
+    Integers.__module__ = "torch.ao.nn.quantized.modules"
+    refuse_quantized(nn.Sequential(nn.Linear(1, 1)))
+    with pytest.raises(LayerError, match=r"layer '1' of Sequential is quantized"):
+        refuse_quantized(nn.Sequential(nn.Linear(1, 1), Integers()))

@@ -175,3 +175,89 @@ def test_bound_targets_keep_their_choice_and_name():
 def test_half_precision_scores_are_float32():
     assert TumorLogOdds()(LOGITS.bfloat16()).dtype == torch.float32
     assert TumorLogOdds()(LOGITS.double()).dtype == torch.float64
+
+
+def test_weights_of_a_temperature_are_the_gradient_and_the_score_is_in_units_of_the_logits():
+    logits = LOGITS.clone().requires_grad_()
+    hot = TumorLogOdds(2.0)
+    (gradient,) = torch.autograd.grad(hot(logits).sum(), logits)
+    torch.testing.assert_close(hot.weights(LOGITS), gradient)
+    expected = [2 * math.log(math.exp(1) + math.exp(0.25)) - 1, 2 * math.log(math.exp(-0.5) + 1) - 3]
+    torch.testing.assert_close(hot(LOGITS), torch.tensor(expected))
+    assert torch.equal(named_target("tumor_log_odds", temperature=2.0)(LOGITS), hot(LOGITS))
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="temperature is more than 0"):
+            TumorLogOdds(wrong)
+
+
+def test_the_temperature_of_a_network_is_the_one_that_it_carries():
+    class Network:
+        temperature = torch.tensor(3.0)
+
+    assert TumorLogOdds.of(Network()).temperature == 3.0
+    assert TumorLogOdds.of(object()).temperature == 1.0
+    assert torch.equal(named_target("tumor_log_odds")(LOGITS), TumorLogOdds()(LOGITS))
+
+
+def test_targets_of_all_samples_alike_are_taken_and_bound_as_they_are():
+    for target in (TumorLogOdds(), ClassScore(1), ClassMargin(1, 0)):
+        assert torch.equal(target.take(torch.tensor([1]))(LOGITS[1:]), target(LOGITS)[1:])
+        assert torch.equal(target.bind(LOGITS)(-LOGITS), target(-LOGITS))
+        assert target.bind(LOGITS).name == target.name
+    bound = ClassScore().bind(LOGITS)
+    assert bound.weights(LOGITS).tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert ClassScore([0, 1]).take(torch.tensor([1, 1])).class_idx.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("index", [torch.zeros(2, 2, dtype=torch.long), torch.tensor([1j]), [0.5, 1.0], "1"])
+def test_what_is_no_class_is_refused(index):
+    with pytest.raises((TypeError, ValueError)):
+        ClassScore(index)
+
+
+def test_outputs_of_too_few_classes_or_axes_are_refused():
+    for target, output, least in ((ClassScore(0), torch.zeros(2), 1), (ClassMargin(0, 1), torch.zeros(2, 1), 2)):
+        with pytest.raises(ValueError, match=rf"expects class logits \(B, K\) with K >= {least}"):
+            target(output)
+        with pytest.raises(ValueError, match="expects class logits"):
+            target.weights(output)
+    with pytest.raises(ValueError, match="got list"):
+        ClassScore(0)([1.0])
+    with pytest.raises(ValueError, match=r"expects class logits .* got \(2, 0\)"):
+        ClassScore()(torch.zeros(2, 0))
+    assert ClassScore(0)(torch.zeros(2, 1)).tolist() == [0.0, 0.0]
+    for index in (1, 0):
+        assert TumorLogOdds().weights(torch.zeros(1, 2)).tolist()[0][index] == (1.0 if index else -1.0)
+
+
+def test_regions_are_above_zero_and_of_their_own_grid():
+    dense = torch.tensor([[[[0.0, 1.0, -1.0]]]])
+    assert SegmentationRegion(channel=0).region(dense).tolist() == [[[False, True, False]]]
+    soft = SegmentationRegion(torch.tensor([[[0.5, 0.0, -1.0]]]), channel=0)
+    assert soft.region(dense).tolist() == [[[True, False, False]]]
+    volume = torch.zeros(1, 2, 2, 1, 3)
+    for mask in (torch.ones(1, 1, 2, 1, 3), torch.ones(1, 2, 1, 3)):
+        assert SegmentationRegion(mask).region(volume).shape == (1, 2, 1, 3)
+    for mask in (torch.ones(1, 1, 1, 3), torch.ones(2, 1, 2, 1, 3), torch.ones(1, 2, 2, 1, 3)):
+        with pytest.raises(ValueError, match=r"does not fit the output \(1, 2, 2, 1, 3\); expected \(1, 1, 2, 1, 3\)"):
+            SegmentationRegion(mask).region(volume)
+    with pytest.raises(ValueError, match="got dict"):
+        SegmentationRegion().region({})
+    with pytest.raises(ValueError, match="expected 'mean' or 'sum', got 'max'"):
+        SegmentationRegion(reduction="max")
+    for channel in (-1, 2):
+        with pytest.raises(ValueError, match=rf"class index {channel} is not in 0\.\.1"):
+            SegmentationRegion(channel=channel).region(volume)
+
+
+def test_bound_and_taken_regions_keep_reduction_and_name():
+    dense = torch.tensor([[[[0.0, 0.0]], [[1.0, 3.0]]], [[[0.0, 9.0]], [[5.0, 2.0]]]])
+    total = SegmentationRegion(reduction="sum")
+    assert total(dense).tolist() == [4.0, 5.0]
+    assert total.bind(dense)(2 * dense).tolist() == [8.0, 10.0]
+    assert total.take(torch.tensor([1]))(dense[1:]).tolist() == [5.0]
+    given = SegmentationRegion(torch.tensor([[[1, 0]], [[1, 1]]]), 0, "sum", "mine")
+    assert (given.name, given.bind(dense).name, given.take(torch.tensor([1])).name) == ("segmentation_0_mine",) * 3
+    assert given.take(torch.tensor([1, 0]))(dense.flip(0)).tolist() == [9.0, 0.0]
+    assert SegmentationRegion(torch.ones(1, 1, 2)).name == "segmentation_1_given_mask"
+    assert given(dense.half()).dtype == torch.float32
