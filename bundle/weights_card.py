@@ -41,7 +41,7 @@ from scripts.inference import scope
 from scripts.runs import folder as runs
 from scripts.runs import provenance
 from scripts.runs.network_overlay import write_network_overlay
-from scripts.runs.run_files import read_scalars
+from scripts.runs.reading import read_scalars
 
 logger = logging.getLogger(__name__)
 

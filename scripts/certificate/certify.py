@@ -26,7 +26,7 @@ from scripts.command.devices import chosen_device
 from scripts.command.verbs import Outcome
 from scripts.evaluation.items import compare_classes, comparison, evaluated_items, trained_classes
 from scripts.runs import folder as runs
-from scripts.runs.result_files import weights_sha256
+from scripts.runs.artifacts import weights_sha256
 
 FOLDER = "certificate"
 # Options that say how many of each are asked: of phantoms all.

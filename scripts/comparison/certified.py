@@ -11,8 +11,8 @@ import numpy as np
 
 from scripts.certificate.certify import FOLDER, certify_run
 from scripts.command.files import write_text
+from scripts.runs.artifacts import weights_sha256
 from scripts.runs.folder import write_json
-from scripts.runs.result_files import weights_sha256
 
 __all__ = ["FIGURES", "certify_missing", "figures", "table", "write"]
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from scripts.comparison import comparison_files
 from scripts.runs.documents import Document
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 
 __all__ = ["SOURCES", "Experiments", "read_experiments"]
 

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from scripts.evaluation.explanation_plan import MAIN_TARGET, main_map
 from scripts.runs import folder as runs
-from scripts.runs.result_files import EVALUATION, EXPLANATION, marks, weights_sha256
+from scripts.runs.artifacts import EVALUATION, EXPLANATION, marks, weights_sha256
 
 __all__ = ["MEASURES", "Key", "Measure", "Model", "check_comparable", "expand", "read_model", "stage_folders"]
 

@@ -23,8 +23,8 @@ from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.pictures.explanation_figures import faithfulness_figure, localization_figure
 from scripts.pictures.planes import check_channel
+from scripts.runs.artifacts import EXPLANATION, clear
 from scripts.runs.folder import write_csv, write_json
-from scripts.runs.result_files import EXPLANATION, clear
 from scripts.runs.tasks import UNTRAINED, is_trained
 
 __all__ = ["check_cases", "make_plan", "write_explanations"]

@@ -17,7 +17,7 @@ from scripts.command.overrides import check_overrides
 from scripts.command.workflows import make_workflow
 from scripts.evaluation.evaluation import CaseResults
 from scripts.inference.item_shards import gathered
-from scripts.runs.result_files import weights_sha256
+from scripts.runs.artifacts import weights_sha256
 
 __all__ = ["EvaluationJob", "take"]
 

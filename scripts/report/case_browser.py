@@ -11,7 +11,7 @@ from scripts.pictures.overlays import colorize
 from scripts.pictures.parts import parts_of
 from scripts.pictures.planes import PicturePlane
 from scripts.report.sections import class_name, uri
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 
 __all__ = ["Browser", "case_browser"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from scripts.report.sections import faithfulness
 from scripts.runs.documents import Document, format_number
-from scripts.runs.run_files import METHODS, Run
+from scripts.runs.reading import METHODS, Run
 
 __all__ = ["ITEMS", "NOT_KNOWN", "Answer", "checklist", "markdown"]
 

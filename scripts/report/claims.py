@@ -9,7 +9,7 @@ from scripts.comparison.comparison import compare
 from scripts.comparison.trained_models import MEASURES, Key, Model
 from scripts.measures.claims import sentence
 from scripts.runs.documents import MISSING, optional
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 
 __all__ = ["claims_of"]
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from scripts.pictures import evaluation_figures
 from scripts.runs.documents import MISSING, Document, format_number
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 
 __all__ = ["MEASURES", "chance", "comparison_rows", "first_figures", "format_comparison", "glance"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from scripts.runs.documents import Document
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 
 __all__ = ["findings", "next_step"]
 

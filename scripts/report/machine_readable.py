@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from scripts.runs.documents import Document
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 
 __all__ = ["machine_readable"]
 

@@ -34,7 +34,7 @@ from scripts.report.claims import claims_of
 from scripts.report.machine_readable import machine_readable
 from scripts.runs.documents import Document, format_number, optional
 from scripts.runs.folder import write_json
-from scripts.runs.run_files import METHODS, Run, data_summary
+from scripts.runs.reading import METHODS, Run, data_summary
 
 __all__ = ["comparison_table", "data_summary", "format_number", "write_comparison_picture", "write_report"]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from scripts.pictures import evaluation_figures, figures
 from scripts.runs.documents import Document, format_number
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 
 WORST_CASES = 8
 

@@ -21,9 +21,9 @@ from scripts.comparison.comparison import compare, difference, value_of
 from scripts.comparison.trained_models import MEASURES, check_comparable, expand, read_model, stale, training_seconds
 from scripts.measures.claims import verdict
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
+from scripts.runs.artifacts import EVALUATION, KEY, mark, weights_sha256
 from scripts.runs.documents import format_number
 from scripts.runs.folder import write_json
-from scripts.runs.result_files import EVALUATION, KEY, mark, weights_sha256
 from tests.made_runs import NETWORK, case_rows, made_evaluation, made_model, made_stage, map_rows
 
 BY_NAME = {measure.name: measure for measure in MEASURES}

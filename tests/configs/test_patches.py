@@ -30,7 +30,7 @@ from scripts.networks.regions import region_masks
 from scripts.networks.windows import stitched
 from scripts.phantoms.sequences import SEQUENCES, write_pair
 from scripts.runs import folder as runs
-from scripts.training.labeling import CaseDataset
+from scripts.training.monai_label import CaseDataset
 from scripts.training.train import train
 from tests.data.test_broken_volumes import missing_sequence, no_head, shifted_sequence, smaller_sequence
 

@@ -8,7 +8,7 @@ import pytest
 
 from scripts.report.claim2024 import ITEMS, NOT_KNOWN, checklist, markdown
 from scripts.runs.documents import Document
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 from tests.report.pages import look_up
 
 # What no file of a run holds.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from scripts.pictures.overlays import colorize
 from scripts.report.case_browser import case_browser
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 from tests.report.pages import BROWSER, FLAGS, look_up
 
 ROWS = "() => [...document.querySelectorAll('#case-table tbody tr')].filter(r => !r.hidden).map(r => r.innerText)"

@@ -11,7 +11,7 @@ import pytest
 
 from scripts.measures.claims import ALLOWED
 from scripts.report.claims import claims_of
-from scripts.runs.run_files import Run
+from scripts.runs.reading import Run
 from tests.report.demo_runs import RUNS
 from tests.report.pages import read
 

@@ -14,7 +14,7 @@ from scripts.interventions.infills import HELD_OUT_INFILLS
 from scripts.interventions.insertion import HELD_OUT_BLENDS
 from scripts.runs.folder import JOINT, read_datalist, read_manifest, stage_items
 from scripts.training.counterfactuals import KINDS, Changed, Counterfactuals, has_tumor, lesion_free
-from scripts.training.labeling import CaseDataset
+from scripts.training.monai_label import CaseDataset
 from scripts.training.train import train
 
 SIZE = (64, 64)

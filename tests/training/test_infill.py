@@ -12,7 +12,7 @@ from scripts.data.preprocessing import make_training_pipeline
 from scripts.runs.folder import read_datalist, stage_items
 from scripts.training.counterfactuals import arrays
 from scripts.training.infill import Holes, batches, fidelity, fit, hole_loss, summary, table
-from scripts.training.labeling import CaseDataset
+from scripts.training.monai_label import CaseDataset
 
 
 @pytest.fixture(scope="module")

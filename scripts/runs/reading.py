@@ -10,10 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scripts.data.datalists import schema as datalists
 from scripts.data.datalists.clusters import clusters as clusters_of
+from scripts.runs.artifacts import EVALUATION, EXPLANATION, marks, weights_sha256
 from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.documents import MISSING, Document, optional
 from scripts.runs.folder import trained_tasks
-from scripts.runs.result_files import EVALUATION, EXPLANATION, marks, weights_sha256
 from scripts.runs.tasks import default_key_metric
 
 __all__ = ["METHODS", "Run", "Stage", "data_summary", "read_scalars"]

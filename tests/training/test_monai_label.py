@@ -22,7 +22,7 @@ from scripts.command.locations import CONFIGS
 from scripts.data.datalists.slices import SliceRule
 from scripts.runs import folder as runs
 from scripts.runs import tasks
-from scripts.training import labeling
+from scripts.training import monai_label
 from scripts.training.checkpoints import StageCheckpoint
 from tests.stages import age, assert_same, kill_self, killed, logged
 from tests.transforms.images import nrrd
@@ -203,14 +203,14 @@ def test_volumes_become_slices_and_pictures_stay(records, tmp_path, caplog):
     broken.write_bytes(b"\x1f\x8b broken")
     data = [records[0], {"image": str(picture)}, {"image": str(broken), "label": records[0]["label"]}]
     with caplog.at_level(logging.WARNING):
-        items = labeling.expand_volumes(data, SliceRule(tumor_slices=2, normal_slices=1))
+        items = monai_label.expand_volumes(data, SliceRule(tumor_slices=2, normal_slices=1))
     assert {item["image"] for item in items} == {records[0]["image"], str(picture)}
     slices = [item for item in items if "slice" in item]
     assert len(slices) >= 1
     assert all(item["label"] == records[0]["label"] and "diagnosis" not in item for item in slices)
     assert any(f"not used: {broken}" in record.getMessage() for record in caplog.records)
     with pytest.raises(ValueError, match=r"none of 1 items can be used; .*b\.nii\.gz"):
-        labeling.expand_volumes(data[2:], SliceRule())
+        monai_label.expand_volumes(data[2:], SliceRule())
 
 
 def test_a_label_that_is_cropped_to_what_it_marks_gives_the_slices_of_the_whole_label(records, tmp_path):
@@ -222,8 +222,8 @@ def test_a_label_that_is_cropped_to_what_it_marks_gives_the_slices_of_the_whole_
     cropped = nrrd(np.asarray(part.dataobj).astype(np.uint8), part.affine, tmp_path / "label.nrrd")
     assert part.shape != label.shape
     rule = SliceRule(tumor_slices=2, normal_slices=1)
-    whole = labeling.expand_volumes(records[:1], rule)
-    made = labeling.expand_volumes([{**records[0], "label": cropped}], rule)
+    whole = monai_label.expand_volumes(records[:1], rule)
+    made = monai_label.expand_volumes([{**records[0], "label": cropped}], rule)
     assert [item["slice"] for item in made] == [item["slice"] for item in whole]
     for one, other in zip(whole, made, strict=True):
         assert np.array_equal(LoadCased()(one)["label"], LoadCased()(other)["label"])

@@ -16,18 +16,18 @@ from scripts.command.files import file_sha256
 from scripts.runs.checkpoint_files import WEIGHTS
 from scripts.runs.folder import last_stage, write_json
 
-__all__ = ["EVALUATION", "EXPLANATION", "EXTRAS", "KEY", "Results", "check_extras", "clear", "mark", "weights_sha256"]
+__all__ = ["EVALUATION", "EXPLANATION", "EXTRAS", "KEY", "Artifacts", "check_extras", "clear", "mark", "weights_sha256"]
 
 KEY = "weights_sha256"
 EXTRAS = ("uncertainty", "robustness", "scope")
 
 
 @dataclass(frozen=True)
-class Results:
+class Artifacts:
     """Files that one config writes.
 
     Attributes:
-        main: the file that is always written; without it a folder is not one of results.
+        main: the file that is always written; without it a folder holds none of them.
         marked: further JSON files made with the weights.
         others: further files.
         pictures: folders of pictures and maps.
@@ -39,13 +39,13 @@ class Results:
     pictures: tuple[str, ...]
 
 
-EVALUATION = Results(
+EVALUATION = Artifacts(
     "metrics.json",
     ("cases.json", *(f"{name}.json" for name in EXTRAS)),
     ("data.json", "cases.csv", "patients.csv", "volumes.csv", "uncertainty_cases.csv"),
     ("figures", "cases", "uncertainty"),
 )
-EXPLANATION = Results(
+EXPLANATION = Artifacts(
     "localization.json",
     ("gallery.json", "galleries.json", "faithfulness.json", "unavailable.json"),
     ("cases.csv", "localization.png", "faithfulness.png"),
@@ -68,22 +68,22 @@ def check_extras(extras: Any) -> None:
         raise ValueError(f"extras: {', '.join(map(repr, unknown))} not known; {known}")
 
 
-def clear(folder: str | Path, results: Results) -> list[Path]:
+def clear(folder: str | Path, artifacts: Artifacts) -> list[Path]:
     """Delete what an earlier evaluation or explanation left in a folder, and nothing else.
 
     Args:
         folder: left alone where it does not hold the main file.
-        results: `EVALUATION` or `EXPLANATION`.
+        artifacts: `EVALUATION` or `EXPLANATION`.
 
     Returns:
         the files that were deleted.
     """
     folder = Path(folder)
-    if not (folder / results.main).is_file():
+    if not (folder / artifacts.main).is_file():
         return []
-    names = (results.main, *results.marked, *results.others)
+    names = (artifacts.main, *artifacts.marked, *artifacts.others)
     paths = [folder / name for name in names if (folder / name).is_file()]
-    for name in results.pictures:
+    for name in artifacts.pictures:
         paths += sorted(p for p in (folder / name).glob("*") if p.is_file() and p.name.endswith(PICTURES))
     for path in paths:
         path.unlink()
@@ -95,7 +95,7 @@ def weights_sha256(run_dir: str | Path) -> str:
     return file_sha256(last_stage(run_dir) / WEIGHTS)
 
 
-def mark(folder: str | Path, results: Results, weights: str, prevalence: Mapping[str, float] | None = None) -> None:
+def mark(folder: str | Path, artifacts: Artifacts, weights: str, prevalence: Mapping[str, float] | None = None) -> None:
     """Write into every JSON made with the weights which they are: under `KEY`, of a list in each of its entries; and
     under "prevalence" the one that their probabilities are for, where it is not that of the training.
 
@@ -103,12 +103,12 @@ def mark(folder: str | Path, results: Results, weights: str, prevalence: Mapping
 
     Args:
         folder: cleared before the first part was written.
-        results: `EVALUATION` or `EXPLANATION`.
+        artifacts: `EVALUATION` or `EXPLANATION`.
         weights: of `weights_sha256`.
         prevalence: share of each class.
     """
     also = {} if prevalence is None else {"prevalence": dict(prevalence)}
-    for name in (results.main, *results.marked):
+    for name in (artifacts.main, *artifacts.marked):
         path = Path(folder) / name
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.runs.artifacts import EVALUATION, EXPLANATION, KEY, check_extras, clear, mark, marks
 from scripts.runs.folder import write_json
-from scripts.runs.result_files import EVALUATION, EXPLANATION, KEY, check_extras, clear, mark, marks
 
 
 @pytest.mark.parametrize(
