@@ -26,8 +26,7 @@ from scripts.evaluation.answers import FIGURES
 from scripts.measures.claims import METHOD, words
 from scripts.pictures import evaluation_figures, figures
 from scripts.pictures.overlays import colorize, png_bytes
-from scripts.report import claim2024, sections
-from scripts.report import comparison as report_comparison
+from scripts.report import claim2024, run_table, sections
 from scripts.report import findings as report_findings
 from scripts.report.case_browser import case_browser
 from scripts.report.claims import claims_of
@@ -78,7 +77,7 @@ def comparison_table(demo_dir: str | Path, runs: Mapping[str, str] = RUNS, part:
     Raises:
         FileNotFoundError, ValueError: naming the file that is missing or lacks something.
     """
-    return report_comparison.format_comparison(_read(demo_dir, runs, part))
+    return run_table.format_comparison(_read(demo_dir, runs, part))
 
 
 def common_cases(loaded: Sequence[Run]) -> list[tuple[str, list[int]]]:
@@ -186,7 +185,7 @@ def write_report(
     browser = case_browser(loaded[0])
     claims, why_none = claims_of(loaded)
     said = Document.of(root, path.with_suffix(".json"), {"claims": claims})
-    rows = report_comparison.comparison_rows(loaded)
+    rows = run_table.comparison_rows(loaded)
     read = read_experiments(root, loaded, experiments)
     title = f"{' beside the '.join(run.title for run in loaded[:2])}, on {data.value('/name')}"
     page = environment.get_template("report.html.j2").render(
@@ -207,11 +206,11 @@ def write_report(
         words=words,
         claim_method=METHOD,
         about={claim["measure"]: claim for claim in claims},
-        glance=sections.uri(report_comparison.glance(loaded)),
+        glance=sections.uri(run_table.glance(loaded)),
         comparison=rows,
-        six=report_comparison.first_figures(rows),
+        six=run_table.first_figures(rows),
         pictures=common_cases(loaded),
-        chance=report_comparison.chance(loaded[0]),
+        chance=run_table.chance(loaded[0]),
         browser=browser,
         shown_number=format_number,
         curves=[(run, sections.training(run)) for run in loaded],
