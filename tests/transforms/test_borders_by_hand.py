@@ -116,6 +116,13 @@ def test_lines_that_still_show_a_bright_border_go_with_it(color, delta, lines, n
     assert _peel(image.swapaxes(1, 2)[:, :, ::-1], BOX, 100.0) == (slice(5, 25), slice(5, 25 - taken))
 
 
+def test_a_border_of_one_line_is_one():
+    image = lined(60, 0, 3)[:, 4:]
+    assert _peel(image, (slice(1, 21), slice(5, 25)), 100.0) == (slice(4, 21), slice(5, 25))
+    mirrored = lined(60, 0, 3)[:, ::-1][:, :-4]
+    assert _peel(mirrored, BOX, 100.0) == (slice(5, 22), slice(5, 25))
+
+
 def test_where_there_is_no_border_nothing_is_taken_for_one():
     image = lined(60, 0, 3)
     image[0, -1] = 60.0
@@ -140,6 +147,13 @@ def test_boxes_within_boxes_and_what_of_a_box_lies_in_an_image():
     placed = on_image(values, (1, -1), (4, 3))
     assert placed.dtype == np.int16
     assert placed.tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_rim_are_the_first_and_last_rows_and_columns(seed):
+    image = np.random.default_rng(seed).normal(size=(1, 5, 4))
+    lines = [*image[0, 0], *image[0, 4], *image[0, :, 0], *image[0, :, 3]]
+    assert rim_level(image)[0] == np.median(lines)
 
 
 def test_the_level_of_the_rim_is_its_median_and_goes_around_the_image():
@@ -254,6 +268,8 @@ def test_air_goes_around_in_plane_and_is_the_median_of_the_rim(traced, shape):
         assert isinstance(out[key], MetaTensor) == traced
     if traced:
         assert torch.equal(torch.as_tensor(pad.inverse(out)["image"]), image)
+    with pytest.raises(KeyError):
+        PadBordersd(["image", "other"])(item)
     assert PadBordersd("image")({**item, "border_offset": [0] * len(shape)})["image"].shape[1] == shape[0] + 8
 
 
