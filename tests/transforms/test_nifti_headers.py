@@ -222,6 +222,8 @@ def moved(mm: float) -> np.ndarray:
         (moved(2.01), (1, 0), True),  # not stated
         (moved(2.01), (0, 1), True),
         (np.diag([-1, 1, 1, 1]) @ AFFINE, (2, 1), False),  # left is right
+        (np.diag([-1, 1, 1, 1]) @ AFFINE, (1, 0), True),
+        (np.diag([-1, 1, 1, 1]) @ AFFINE, (0, 1), True),
     ],
 )
 def test_forms_of_one_space_agree_to_a_voxel_and_those_of_two_in_their_axes(tmp_path, qform, codes, taken):
