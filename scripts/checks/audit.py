@@ -10,14 +10,12 @@ patients (or near-duplicate groups) kept together. Writes audit.json and audit.p
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -28,7 +26,7 @@ from scripts.data.datalists import schema as datalists
 from scripts.data.datalists.clusters import clusters as clusters_of
 from scripts.inference.item_shards import in_shards
 from scripts.measures.shortcuts import LIMITS, MIN_UNITS, auc_by_value
-from scripts.pictures.figures import COLORS, STYLE
+from scripts.pictures.figures import COLORS, STYLE, png
 from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
@@ -183,7 +181,6 @@ def figure(result: dict[str, Any]) -> bytes:
     values = list(dict.fromkeys((row["target"], row["value"]) for row in result["rows"]))
     with matplotlib.rc_context(STYLE):
         chart = Figure(figsize=(12.5, 1.9 + 0.62 * len(values)), dpi=150, layout="constrained")
-        FigureCanvasAgg(chart)
         panels = chart.subplots(1, len(KINDS), sharey=True, squeeze=False)[0]
         for panel, kind in zip(panels, KINDS, strict=True):
             _draw_panel(panel, kind, values, result["rows"])
@@ -196,9 +193,7 @@ def figure(result: dict[str, Any]) -> bytes:
             "or groups",
             fontsize=11, x=0.01, ha="left",
         )  # fmt: skip
-        buffer = io.BytesIO()
-        chart.savefig(buffer, format="png", facecolor="white")
-        return buffer.getvalue()
+        return png(chart)
 
 
 def _label(target: str, value: str) -> str:

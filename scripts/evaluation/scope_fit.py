@@ -158,10 +158,15 @@ def fit_scope(
     A class that is rare in the training would otherwise be flagged more often than the others. The foreign images are
     the training images changed, one of the fitted `contrasts` each, and the fitted `outsiders`; the limit of a picture
     comes from validation images changed alike, and further `outsiders`.
+
+    Raises:
+        TooFewImages: when a part has fewer than 20, before any is read, or fewer that the pipeline takes.
     """
     clean, foreign = {}, {}
-    for number, part in enumerate(("training", "validation")):
-        chosen = balanced(evaluated_items(datalist, part, dataset_dir), limit)
+    parts = {part: balanced(evaluated_items(datalist, part, dataset_dir), limit) for part in ("training", "validation")}
+    for part, chosen in parts.items():
+        scope.check_enough(part, len(chosen))
+    for number, (part, chosen) in enumerate(parts.items()):
         values, kept, _ = item_features(network, chosen, transform, batch_size, f"scope, {part}", list(CONTRASTS))
         clean[part], foreign[part] = values[: len(kept)], values[len(kept) :]
         if spatial_dims(network) == 2 and len(kept):

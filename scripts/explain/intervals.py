@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, rankdata, t
+
+# Bit for bit those of scipy.stats.beta and t, which take 30 times as long to check one argument.
+from scipy.special import betainc, betaincinv, stdtrit
+from scipy.stats import rankdata
 
 __all__ = ["AT_LEAST_0", "SHARES", "auc", "auc_values", "mean_interval", "ratio_interval", "share_below"]
 
@@ -112,7 +115,7 @@ def ratio_interval(
         share = min(max((mean - low) / width, 0.0), 1.0)
         below, above = (_beta(share, variance / width**2, count, worst) for worst in (0.0, 1.0))
         # A Beta distribution without one of its sides stands still at that bound.
-        ends = beta.ppf(_TAIL, *below) if below[0] else 0.0, beta.ppf(1 - _TAIL, *above) if above[1] else 1.0
+        ends = betaincinv(*below, _TAIL) if below[0] else 0.0, betaincinv(*above, 1 - _TAIL) if above[1] else 1.0
         # Rounding must not put an end on the wrong side of the mean.
         return [low + width * min(float(ends[0]), share), low + width * max(float(ends[1]), share)]
     if variance <= ROUNDING * mean**2:
@@ -120,7 +123,7 @@ def ratio_interval(
     limits = []
     for side in (-1, 1):
         center, error = with_one_more(mean, variance, count, side * FURTHER * float((side * apart).max()))
-        limits.append(center + side * float(t.ppf(1 - _TAIL, count - 1)) * error)
+        limits.append(center + side * float(stdtrit(count - 1, 1 - _TAIL)) * error)
     return [max(low, min(limits[0], mean)), min(high, max(limits[1], mean))]
 
 
@@ -160,7 +163,7 @@ def share_below(share: float, variance: float, count: int, limit: float) -> floa
         (0.098, 0.098)
     """
     a, b = _beta(share, variance, count, 0.0)
-    return float(beta.cdf(limit, a, b)) if a else 1.0
+    return float(betainc(a, b, limit)) if a else 1.0
 
 
 def with_one_more(mean: float, variance: float, count: int, distance: float) -> tuple[float, float]:

@@ -123,6 +123,16 @@ class Scope:
             np.savez(file, **arrays)
 
 
+def check_enough(name: str, count: int) -> None:
+    """Refuse a fit of so many images.
+
+    Raises:
+        TooFewImages: when there are fewer than 20.
+    """
+    if count < 20:
+        raise TooFewImages(f"a scope takes 20 {name} images or more, got {count}")
+
+
 def fit(
     training: NDArray, validation: NDArray, foreign: NDArray, known: NDArray, held_out: NDArray | None = None
 ) -> Scope:
@@ -141,8 +151,7 @@ def fit(
         TooFewImages: with fewer than 20 images of any.
     """
     for name, values in (("training", training), ("validation", validation), ("foreign", foreign)):
-        if len(values) < 20:
-            raise TooFewImages(f"a scope takes 20 {name} images or more, got {len(values)}")
+        check_enough(name, len(values))
     mean, scale = training.mean(axis=0), training.std(axis=0)
     scale[scale == 0] = 1.0
     standard = (training - mean) / scale

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtr, stdtrit
 
 from scripts.explain.intervals import ROUNDING, cluster_variance, group_index, share_below, with_one_more
 
@@ -65,7 +65,7 @@ class Difference:
         variance = self.error**2 * self.groups / patients
         away = -side * self.furthest[0 if side > 0 else 1]
         center, error = with_one_more(self.difference, variance, patients, away)
-        return float(t.cdf(-side * center / error, patients - 1))
+        return float(stdtr(patients - 1, -side * center / error))
 
 
 def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any] | NDArray) -> Difference:
@@ -106,9 +106,9 @@ def difference_of(ours: NDArray, reference: NDArray, groups: Sequence[Any] | NDA
         whole = variance**0.5
         # Quantiles weighed by the parts of the variance, as Cochran and Cox do: of two or three seeds one effective
         # number of degrees of freedom (Satterthwaite's) claims too often.
-        quantile = sum(part * float(t.ppf(0.975, freed)) for part, freed in parts) / variance
+        quantile = sum(part * float(stdtrit(freed, 0.975)) for part, freed in parts) / variance
         ends.append(center + side * quantile * whole)
-        false.append(sum(part * float(t.cdf(side * center / whole, freed)) for part, freed in parts) / variance)
+        false.append(sum(part * float(stdtr(freed, side * center / whole)) for part, freed in parts) / variance)
     return Difference(mean, [*ends], of_groups**0.5, furthest, false[0], false[1], count, seeds)
 
 

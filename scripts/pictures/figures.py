@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.metrics import roc_curve
 
 __all__ = ["comparison_picture", "confusion_matrix", "dice_histogram", "new_axes", "png", "roc", "training_curves"]
@@ -60,9 +61,16 @@ def new_axes(height: float = 3.3) -> tuple[Figure, Any]:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG on white."""
+    """A figure as PNG on white.
+
+    The pixels are those of `Figure.savefig`, which draws twice: once for the layout alone.
+    """
+    figure.set_facecolor("white")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])  # nothing is transparent
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
+    Image.fromarray(pixels).save(buffer, "png", dpi=(figure.dpi, figure.dpi))
     return buffer.getvalue()
 
 

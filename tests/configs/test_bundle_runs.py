@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
-import fire
-import monai.bundle
 import pytest
 import torch
 import yaml
@@ -18,6 +15,7 @@ from scripts.command.errors import sentence
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.runs import folder as runs
 from scripts.training.checkpoints import StageCheckpoint
+from tests.bundle_command import bundle_run
 from tests.stages import age, assert_same
 
 STAGE = "stage1_segmentation"
@@ -28,13 +26,7 @@ def bundle(data, run_dir: Path, *arguments: str) -> None:
     """Stage 1 as the command line runs it, in this process."""
     files = [str(CONFIGS / f"{name}.yaml") for name in ("train", STAGE, "smoke")]
     paths = {"run_dir": str(run_dir), "bundle_root": str(ROOT), **data.paths}
-    given = [f"--{name}={value}" for name, value in paths.items()]
-    command = ["run", "--config_file", str(files), "--logging_file", "False", *given, *arguments]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(Path(monai.bundle.__file__).parent / "__main__.py"), *command])
-        patch.setattr(sys, "excepthook", sys.excepthook)
-        patch.setattr(sys, "path", list(sys.path))
-        fire.Fire({"run": monai.bundle.run}, command=command)
+    bundle_run(files, *arguments, **paths)
 
 
 def refused(data, run_dir: Path, *arguments: str) -> str:

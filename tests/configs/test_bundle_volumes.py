@@ -6,13 +6,10 @@ Four sequences fitted whole (volumetric.yaml with multimodal.yaml) go the same w
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fire
-import monai.bundle
 import nibabel as nib
 import pytest
 import yaml
@@ -26,6 +23,7 @@ from scripts.data.preprocessing import make_preprocessing
 from scripts.diagnosis import diagnose
 from scripts.phantoms.sequences import write_pair
 from scripts.runs import folder as runs
+from tests.bundle_command import bundle_run
 
 # Overlay of train.yaml, and how many sequences it is given.
 WAYS = {"volumetric": 1, "volumetric_patches": 4}
@@ -34,13 +32,7 @@ CHANNELS = ("FLAIR", "T1", "T1ce", "T2")
 
 def bundle(files: list[Path], **values: Any) -> None:
     """``python -m monai.bundle run --config_file FILES --name value ...`` in this process."""
-    given = [f"--{name}={value}" for name, value in {"bundle_root": ROOT, **values}.items()]
-    command = ["run", "--config_file", str([str(file) for file in files]), "--logging_file", "False", *given]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(Path(monai.bundle.__file__).parent / "__main__.py"), *command])
-        patch.setattr(sys, "excepthook", sys.excepthook)
-        patch.setattr(sys, "path", list(sys.path))
-        fire.Fire({"run": monai.bundle.run}, command=command)
+    bundle_run(files, bundle_root=ROOT, **values)
 
 
 @dataclass
@@ -63,7 +55,7 @@ class Run:
 def heads(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("heads")
     for k in range(3):
-        write_pair(folder / "data", [7, k], f"v{k:03d}", (8.0, 8.0, 8.0))
+        write_pair(folder / "data", [7, k], f"v{k:03d}", (10.0, 10.0, 10.0))
     return folder
 
 
@@ -77,7 +69,7 @@ def run(request, heads, tmp_path_factory) -> Run:
     datalists.write(datalist, folder / "list.json")
     paths = {"dataset_dir": str(heads / "data"), "datalist_file": str(folder / "list.json")}
     small: dict[str, Any] = {"spatial_size": [16, 16, 16], "max_epochs": 1, "val_interval": 1, "batch_size": 2}
-    small |= {"spacing_mm": 8.0, "patches_per_epoch": 4} if patches else {}
+    small |= {"spacing_mm": 10.0, "patches_per_epoch": 4} if patches else {}
     names = ["train", request.param, "smoke"]
     bundle([CONFIGS / f"{name}.yaml" for name in names], run_dir=folder / "run", **paths, **small)
     images = datalist["test"][0]["image"]
@@ -132,7 +124,7 @@ def test_the_verb_diagnoses_at_the_spacing_of_the_run(run, monkeypatch):
     monkeypatch.setattr(diagnose, "make_preprocessing", preprocessing)
     paths = [word for key, value in run.paths.items() for word in (f"--{key}", value)]
     command(["diagnose", "--run_dir", str(run.folder), *paths, "--limit", "1", "--out", str(run.folder / "verb")])
-    assert asked == [([16, 16, 16], 8.0 if run.patches else None)]
+    assert asked == [([16, 16, 16], 10.0 if run.patches else None)]
     assert run.read("verb/diagnosis.json")["spatial_size"] == [16, 16, 16]
 
 

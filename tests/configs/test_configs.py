@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import subprocess
@@ -26,13 +28,15 @@ from scripts.explain.methods import METHODS
 from scripts.inference.results import inference_items
 from scripts.measures.metrics import balanced_accuracy
 from scripts.runs import folder as runs
+from tests.bundle_command import bundle_run, monai_bundle
 
 
 @pytest.fixture(scope="module")
 def evaluated(small_run):
     for name in ("ours", "baseline"):
-        run_config("evaluate.yaml", run_dir=str(small_run.run(name)), **small_run.paths)
-        run_config("explain.yaml", run_dir=str(small_run.run(name)), **small_run.paths)
+        common = {"run_dir": str(small_run.run(name)), **small_run.paths}
+        run_config("evaluate.yaml", uncertainty_cases=2, robustness_cases=2, **common)
+        run_config("explain.yaml", test_cases=1, gallery_cases=1, **common)
     return small_run
 
 
@@ -94,8 +98,21 @@ def test_explanations_write_overlays_and_maps_on_the_original_grid(evaluated):
     assert checked
 
 
+@pytest.fixture(scope="module")
+def three_cases(small_run, tmp_path_factory) -> dict[str, str]:
+    """The small data, of which three are tested: two tumors with masks, and none."""
+    content = json.loads(small_run.datalist_file.read_text(encoding="utf-8"))
+    tumors = [item for item in content["test"] if item["diagnosis"] and item.get("label")]
+    content["test"] = [*tumors[:2], next(item for item in content["test"] if not item["diagnosis"])]
+    file = tmp_path_factory.mktemp("three") / "list.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return {**small_run.paths, "datalist_file": str(file)}
+
+
 @pytest.mark.parametrize("run", ["ours", "baseline"])
-def test_explaining_by_all_methods_writes_every_file_and_prints_the_sorted_table(evaluated, run, tmp_path, capsys):
+def test_explaining_by_all_methods_writes_every_file_and_prints_the_sorted_table(
+    small_run, three_cases, run, tmp_path, capsys
+):
     out = tmp_path / "explanations"
     options = {
         "integrated_gradients": {"n_steps": 2},
@@ -103,7 +120,7 @@ def test_explaining_by_all_methods_writes_every_file_and_prints_the_sorted_table
         "occlusion": {"window": 32, "stride": 32},
     }
     values = {"methods": "all", "slow_cases": 1, "options": options, "gallery_cases": 1, "test_cases": 1}
-    run_config("explain.yaml", run_dir=str(evaluated.run(run)), output_dir=str(out), **values, **evaluated.paths)
+    run_config("explain.yaml", run_dir=str(small_run.run(run)), output_dir=str(out), **values, **three_cases)
     table = json.loads((out / "localization.json").read_text(encoding="utf-8"))
     found = {row["method"] for row in table} - {"uniform", "random", "oracle"}
     assert found == set(METHODS) - ({"evidence"} if run == "baseline" else set())
@@ -151,28 +168,16 @@ def test_training_and_shipped_weights_are_of_one_design():
     assert {key: own[key] for key in own.keys() - sizes} == {key: shipped[key] for key in own.keys() - sizes}
 
 
-def bundle(*arguments, cwd=ROOT):
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env=environment,
-    )
-
-
 @pytest.fixture(scope="module")
 def inferred(small_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("inference")
     image = out / "single.jpg"
     source = next(iter((small_run.dataset_dir / "singles" / "images" / "tumor").iterdir()))
     Image.open(source).convert("L").resize((150, 190)).save(image)
-    files = f"['configs/inference.yaml','{small_run.run('ours') / 'network.yaml'}']"
-    result = bundle("run", "--config_file", files, "--input", str(image), "--output_dir", str(out / "out"))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return image, out / "out", result.stdout
+    files = [CONFIGS / "inference.yaml", small_run.run("ours") / "network.yaml"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        bundle_run(files, input=str(image), output_dir=str(out / "out"), bundle_root=ROOT)
+    return image, out / "out", printed.getvalue()
 
 
 def test_inference_writes_mask_and_evidence_on_the_original_grid_and_prints_the_probability(inferred):
@@ -210,10 +215,12 @@ def test_inference_of_a_volume_slice_keeps_its_place_in_space(small_run, tmp_pat
 
 
 def test_stage_runs_alone_by_monai_bundle(small_data, tmp_path):
+    """In a process of its own, which knows the bundle by its folder alone."""
     files = "['configs/train.yaml','configs/stage1_segmentation.yaml','configs/smoke.yaml']"
-    result = bundle(
-        "run", "--config_file", files, "--run_dir", str(tmp_path / "alone"),
-        "--dataset_dir", str(small_data.dataset_dir), "--datalist_file", str(small_data.datalist_file),
+    result = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, "--run_dir", str(tmp_path / "alone"),
+         "--dataset_dir", str(small_data.dataset_dir), "--datalist_file", str(small_data.datalist_file)],
+        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     stage = tmp_path / "alone" / "stage1_segmentation"
@@ -223,7 +230,8 @@ def test_stage_runs_alone_by_monai_bundle(small_data, tmp_path):
     assert network.num_classes == 2
 
 
-def test_monai_verifies_metadata_and_network_and_exports_torchscript(small_run, tmp_path):
+def test_monai_verifies_metadata_and_network_and_exports_torchscript(small_run, tmp_path, monkeypatch):
+    """Each ends well in a process of its own when a bundle is released: tests/bundle/test_release.py."""
     checks = (
         ("verify_metadata", "--meta_file", "configs/metadata.json", "--filepath", "docs/metadata.schema.json"),
         ("verify_net_in_out", "network_def", "--meta_file", "configs/metadata.json", "--config_file",
@@ -232,9 +240,9 @@ def test_monai_verifies_metadata_and_network_and_exports_torchscript(small_run, 
          str(small_run.run("ours") / "stage3_joint" / "model.pt"), "--meta_file", "configs/metadata.json",
          "--config_file", f"['configs/inference.yaml','{small_run.run('ours') / 'network.yaml'}']"),
     )  # fmt: skip
+    monkeypatch.chdir(ROOT)
     for arguments in checks:
-        result = bundle(*arguments)
-        assert result.returncode == 0, f"{arguments[0]}: {result.stderr[-2000:]}"
+        monai_bundle(*arguments)
     scripted = torch.jit.load(str(tmp_path / "model.ts"))
     network, _, _ = runs.load_run(small_run.run("ours"))
     image = torch.rand(1, 1, 64, 64) + 0.1

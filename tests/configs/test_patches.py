@@ -36,8 +36,10 @@ from tests.data.test_broken_volumes import missing_sequence, no_head, shifted_se
 
 CHANNELS = ("FLAIR", "T1", "T1ce", "T2")
 REGIONS = ["whole_tumor", "tumor_core", "enhancing_tumor"]
+SPACING_MM = 10.0  # a head takes several windows, but not dozens
 SMALL: dict[str, Any] = {
-    "spatial_size": [16, 16, 16], "spacing_mm": 8.0, "network_def#filters": [4, 4, 8, 8], "patches_per_epoch": 10,
+    "spatial_size": [16, 16, 16], "spacing_mm": SPACING_MM, "network_def#filters": [4, 4, 8, 8],
+    "patches_per_epoch": 10,
 }  # fmt: skip
 
 
@@ -45,7 +47,7 @@ SMALL: dict[str, Any] = {
 def trained(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("patches")
     for k in range(4):
-        write_pair(folder / "data", [7, k], f"v{k:03d}", (8.0, 8.0, 8.0))
+        write_pair(folder / "data", [7, k], f"v{k:03d}", (SPACING_MM,) * 3)
     rule = datalists.SliceRule(planes=(), regions=SCHEMES["brats2012"])
     datalist, _ = datalists.nifti_cases(
         folder / "data", rule=rule, channels=CHANNELS, patient_pattern=r"v\d+", progress=False
@@ -66,7 +68,7 @@ def test_the_run_knows_its_regions_its_window_and_its_spacing(trained):
     assert (network.regions, network.window, network.out_channels) == (REGIONS, [16, 16, 16], 3)
     assert config["regions"] == SCHEMES["brats2012"]
     overlay = yaml.safe_load((trained["folder"] / "run" / "network.yaml").read_text(encoding="utf-8"))
-    assert (overlay["regions"], overlay["spacing_mm"]) == (SCHEMES["brats2012"], 8.0)
+    assert (overlay["regions"], overlay["spacing_mm"]) == (SCHEMES["brats2012"], SPACING_MM)
 
 
 def test_the_evaluation_measures_every_region_of_every_case(trained):
@@ -100,7 +102,7 @@ def test_the_explanation_measures_every_region_of_every_case_in_millimeters(trai
             assert found["peak_distance_mm"] == (pytest.approx(np.mean(known)) if known else None)
         assert row["regions"]["whole_tumor"]["energy"] == pytest.approx(row["tumor_energy"])
     uniform = next(r for r in table if r["method"] == "uniform" and r["mask"] == "true")
-    assert uniform["peak_distance_mm"] > 8.0  # of voxels of 8 mm all over the grid
+    assert uniform["peak_distance_mm"] > SPACING_MM  # of voxels all over the grid
 
 
 def test_inference_says_what_the_evaluation_said_in_the_files_own_labels(trained):
@@ -118,7 +120,7 @@ def test_inference_says_what_the_evaluation_said_in_the_files_own_labels(trained
     assert list(result["regions"]) == REGIONS
     for region, about in result["regions"].items():
         assert about["voxels"] == int(np.isin(values, SCHEMES["brats2012"][region]).sum())
-        assert about["ml"] == pytest.approx(about["voxels"] * 0.512)
+        assert about["ml"] == pytest.approx(about["voxels"] * SPACING_MM**3 / 1000)
     assert result["tumor_voxels"] == result["regions"]["whole_tumor"]["voxels"]
 
 
@@ -207,7 +209,7 @@ def test_a_label_of_monai_label_has_the_regions_of_the_bundle(trained):
     files = trained["datalist"]["test"][0]
     images = [str(trained["folder"] / "data" / file) for file in files["image"]]
     label = str(trained["folder"] / "data" / files["label"])
-    transform = make_training_pipeline((16, 16, 16), False, 2, spacing_mm=8.0)
+    transform = make_training_pipeline((16, 16, 16), False, 2, spacing_mm=SPACING_MM)
     dataset = CaseDataset(
         [{"image": images, "label": label}], transform, progress=False, slices={}, spatial_dims=3,
         regions=SCHEMES["brats2012"],

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from scripts.data.preprocessing import make_preprocessing, make_training_pipeline
+from scripts.evaluation import scope_evaluation, scope_fit
 from scripts.evaluation.contrasts import CHANGES, changed
 from scripts.evaluation.items import EvaluationDataset, evaluated_items
 from scripts.evaluation.outsiders import OUTSIDERS
@@ -268,7 +269,7 @@ def test_a_scope_of_an_older_version_is_said_to_be_one(tmp_path, caplog):
     assert not scope.is_current(tmp_path, small_network())
 
 
-def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, tmp_path):
+def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, tmp_path, monkeypatch):
     run = small_run.run("ours")
     network, config, _ = load_run(run)
     folder = str(small_run.dataset_dir)
@@ -303,11 +304,16 @@ def test_scope_of_a_run_is_fitted_once_kept_and_tells_what_is_no_mri(small_run, 
         image = dataset[0]["image"][None]
         values, _, _ = item_features(network, items[:1], pipeline)
         np.testing.assert_allclose(reference.score(features(network, image)), reference.score(values), rtol=1e-6)
-        other = write_scope(network, run, dataset, pipeline, tmp_path, datalist, folder, own_datalist=False, cases=4)
+        with monkeypatch.context() as patch:  # measured above
+            patch.setattr(scope_evaluation, "foreign_images", lambda *_: iter(()))
+            other = write_scope(
+                network, run, dataset, pipeline, tmp_path, datalist, folder, own_datalist=False, cases=4
+            )
         assert (other["inside"]["n"], file.read_bytes() == before) == (4, True)
         at_inference(run, tmp_path)
         train_further(network)
         assert not scope.is_current(last_stage(run), network), "of other weights: fitted again"
     finally:
         file.unlink(missing_ok=True)
+    monkeypatch.setattr(scope_fit, "drawn_items", lambda *_, **__: [])
     assert fit_scope(network, datalist, folder, pipeline, limit=20).training == 20

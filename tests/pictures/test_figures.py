@@ -33,6 +33,21 @@ def size(png: bytes) -> tuple[int, int]:
     return Image.open(io.BytesIO(png)).size
 
 
+def test_a_figure_has_the_pixels_that_matplotlib_saves():
+    def drawn_once() -> Figure:
+        figure, axes = figures.new_axes()
+        axes.plot([0, 1], [1, 0.5], label="a line")
+        axes.set(xlabel="said", ylabel="seen", title="Title")
+        figure.legend(loc="outside lower center")
+        return figure
+
+    buffer = io.BytesIO()
+    drawn_once().savefig(buffer, format="png", facecolor="white")
+    expected, found = Image.open(buffer), Image.open(io.BytesIO(figures.png(drawn_once())))
+    assert np.array_equal(np.asarray(found.convert("RGB")), np.asarray(expected.convert("RGB")))
+    assert found.info["dpi"] == expected.info["dpi"]
+
+
 def test_confusion_matrix_shows_counts_and_row_shares(drawn):
     png = figures.confusion_matrix([[9, 1], [0, 0]], ["no_tumor", "tumor"], "ours")
     axes, bar = drawn[0].axes

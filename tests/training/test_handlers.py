@@ -31,7 +31,12 @@ from scripts.training.handlers.monitoring import (
     check_tracking,
     plain_values,
 )
-from scripts.training.handlers.validation import ValidationImages, ValidationMetrics, evidence_strength
+from scripts.training.handlers.validation import (
+    ValidationImages,
+    ValidationMetrics,
+    ValidationScalars,
+    evidence_strength,
+)
 from tests.networks.nets import heads, tiny
 from tests.stages import EPOCHS, Stage, assert_same, logged
 
@@ -352,6 +357,22 @@ def test_log_holds_learning_rates_norms_and_pictures(tmp_path):
     content = log["validation/mask"][0][1]
     start = content.index(b"\x89PNG")
     assert Image.open(io.BytesIO(content[start:])).size == (32, 16)
+
+
+def test_the_reliability_figure_is_drawn_at_the_epochs_that_are_asked_for():
+    """The figure itself: tests.stages has a plain one in its place."""
+    pictures = []
+    metrics = SimpleNamespace(logits=np.array([[1.0, 0.0], [0.0, 2.0], [0.5, 0.0]]), diagnosis=np.array([0, 1, 1]))
+    metrics.by_source = {}
+    writer = SimpleNamespace(add_pr_curve=lambda *_: None, add_image=lambda *given: pictures.append(given))
+    for epoch in (1, 2):
+        state = SimpleNamespace(metrics={}, trainer_epoch=epoch)
+        ValidationScalars(metrics, every=2)(SimpleNamespace(state=state), writer)
+    ((tag, picture, epoch),) = pictures
+    assert (tag, epoch) == ("validation/reliability", 2)
+    assert min(picture.shape[1:]) > 500, "the figure, on white, with its marks"
+    assert bool((picture[:, 0, 0] == 1).all())
+    assert 0.001 < float((picture < 0.5).any(0).float().mean()) < 0.2
 
 
 def test_progress_bar_shows_epoch_loss_and_best(capsys):
