@@ -67,11 +67,15 @@ def flat(small_data, tmp_path):
     return str(folder)
 
 
+def draw_nothing(patch):
+    """The page without pictures, which take longer than all that is measured: for what others draw too."""
+    patch.setattr(page, "map_picture", lambda *_: None)
+    patch.setattr(page, "picture_of", lambda *_: None)
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
-    """The page without pictures, which take longer than all that is measured: for what others draw too."""
-    monkeypatch.setattr(page, "map_picture", lambda *_: None)
-    monkeypatch.setattr(page, "picture_of", lambda *_: None)
+    draw_nothing(monkeypatch)
 
 
 def document(folder):
@@ -232,7 +236,7 @@ def test_errors_say_what_to_do(tokens, message, flat, tmp_path):
         command(["diagnose", *network, *folder, "--out", str(tmp_path), *tokens])
 
 
-def test_a_network_that_returns_a_dictionary_is_diagnosed_by_one_of_its_outputs(flat, tmp_path, request):
+def test_a_network_that_returns_a_dictionary_is_diagnosed_by_one_of_its_outputs(flat, tmp_path, monkeypatch):
     torch.manual_seed(0)
     torch.save(TwoOutputs().state_dict(), tmp_path / "weights.pt")
     common = ["--network", "tests.explain.nets.TwoOutputs", "--weights", str(tmp_path / "weights.pt")]
@@ -240,8 +244,9 @@ def test_a_network_that_returns_a_dictionary_is_diagnosed_by_one_of_its_outputs(
     for head in ("cls", "seg"):
         one = ["--network_args", json.dumps({"only": head}), "--out", str(tmp_path / "one")]
         end = command(["diagnose", *common, "--head", head, "--out", str(tmp_path / "several")])
-        request.getfixturevalue("undrawn")  # from the first on: the same pictures
-        assert command(["diagnose", *common, *one]) == end
+        with monkeypatch.context() as patch:
+            draw_nothing(patch)
+            assert command(["diagnose", *common, *one]) == end
         several, alone = (document(tmp_path / name) for name in ("several", "one"))
         assert several["findings"] == alone["findings"]
         assert several["layer"] == alone["layer"] == {"cls": "last", "seg": "decoder"}[head]
