@@ -7,8 +7,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.visualize.class_activation_maps import ModelWithHooks
+from torch import nn
 
-from scripts.explain.cam import METHODS, GradCAM, GradCAMpp, HiResCAM, LayerCAM
+from scripts.explain.cam import METHODS, GradCAM, GradCAMpp, HiResCAM, LayerCAM, cam_pass
 from scripts.explain.layers import LayerError
 from scripts.explain.targets import ClassScore, SegmentationRegion
 from tests.explain.nets import InplaceResidual, PooledLinear, TinySegmenter, Wrapped, cam_maps, peaked
@@ -90,3 +91,50 @@ def test_classes_compute_their_own_method(cls, method):
     assert torch.equal(cls(net, "norm1").compute_map(x, 1), maps[method, "norm1"])
     others = [maps[m, "norm1"] for m in ALL if m != method]
     assert all(not torch.allclose(peaked(o), peaked(maps[method, "norm1"])) for o in others)
+
+
+def test_a_pass_of_no_method_or_of_another_word_for_cancelled_is_refused():
+    net, x = PooledLinear(), torch.randn(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="unknown method ''"):
+        cam_pass(net, x, "relu", ClassScore(0), [])
+    with pytest.raises(ValueError, match="cancelled: expected 'error' or 'empty', got 'zero'"):
+        cam_pass(net, x, "relu", ClassScore(0), cancelled="zero")
+    with pytest.raises(ValueError, match="there is no Grad-CAM without gradients"):
+        GradCAM(net, "relu", register_backward=False)
+
+
+class Balanced(nn.Module):
+    """Features, which are the image, times weights that add up to a share of their size."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.features = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.constant_(self.features.weight, 1.0)
+        self.weights = torch.tensor([1.0, -1.0, 1.0, -1.0 + 4 * share])
+
+    def forward(self, x):
+        return (self.features(x)[:, 0, 0] * self.weights).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("share", "noise"), [(4e-5, True), (6e-5, False)])
+def test_gradients_that_cancel_to_less_than_rounding_leaves_have_no_gradcam(share, noise):
+    net, x = Balanced(share), torch.rand(2, 1, 1, 4) + 0.5
+    result = cam_pass(net, x, "features", ClassScore(0), ["gradcam", "hirescam"], cancelled="empty")
+    assert result.cancelled["gradcam", "features"].tolist() == [noise, noise]
+    assert ("hirescam", "features") not in result.cancelled
+    assert bool(result.maps["gradcam", "features"].any()) != noise
+    if noise:
+        with pytest.raises(LayerError, match=r"no Grad-CAM at layer 'features'.*coherence 4\.0e-05"):
+            cam_pass(net, x, "features", ClassScore(0), "gradcam")
+    # Over the cells with a head alone they do not cancel.
+    inside = torch.tensor([[[[1, 0, 1, 0]]]]).expand(2, -1, -1, -1)
+    over = cam_pass(net, x, "features", ClassScore(0), "gradcam", foreground=inside)
+    torch.testing.assert_close(over.maps["gradcam", "features"], x)
+    assert over.cancelled == {}
+
+
+def test_half_precision_is_not_held_to_have_cancelled():
+    net, x = Balanced(0.0), torch.rand(1, 1, 1, 4) + 0.5
+    with torch.autocast("cpu", torch.bfloat16):
+        result = cam_pass(net, x, "features", ClassScore(0), "gradcam", cancelled="empty")
+    assert result.cancelled == {}

@@ -148,3 +148,50 @@ def test_errors():
         deletion_insertion(net, x, maps[:1], ClassScore(0))
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         deletion_insertion(net, x, maps * torch.nan, ClassScore(0))
+
+
+def test_one_step_and_one_random_map_are_enough_and_fewer_none():
+    net, x = Weighted([[[4.0, 3.0, 2.0, 1.0]]]), torch.ones(1, 1, 1, 4)
+    maps = torch.rand(1, 1, 1, 4)
+    curves = deletion_insertion(net, x, maps, ClassScore(0), steps=1, n_random=1, baseline=0.0)
+    assert (curves.share.tolist(), curves.deletion.tolist()) == ([0.0, 1.0], [[10.0, 0.0]])
+    assert curves.random_insertion.tolist() == [[[0.0, 10.0]]]
+    for options in ({"steps": 0}, {"n_random": 0}):
+        with pytest.raises(ValueError, match="expected steps >= 1 and n_random >= 1"):
+            deletion_insertion(net, x, maps, ClassScore(0), **options)
+    first, again = (deletion_insertion(net, x, maps, ClassScore(0), baseline=0.0) for _ in range(2))
+    assert torch.equal(first.random_deletion, again.random_deletion)
+    other = deletion_insertion(net, x, maps, ClassScore(0), baseline=0.0, seed=1)
+    assert not torch.equal(first.random_deletion, other.random_deletion)
+    assert (first.deletion.shape[1], len(first.random_deletion)) == (len(first.share), 3)
+
+
+def test_shares_of_a_foreground_that_steps_do_not_divide_are_rounded():
+    net, x = Weighted([[[5.0, 4.0, 3.0, 2.0, 1.0]]]), torch.ones(1, 1, 1, 5)
+    maps = torch.tensor([[[[5.0, 4.0, 3.0, 2.0, 1.0]]]])
+    curves = deletion_insertion(net, x, maps, ClassScore(0), steps=4, baseline=0.0)
+    # 1.25, 2.5 (to the even 2) and 3.75 pixels.
+    assert curves.deletion.tolist() == [[15.0, 10.0, 6.0, 1.0, 0.0]]
+
+
+def test_values_below_zero_are_ties_with_zero():
+    net, x = Weighted(torch.ones(1, 8, 8) * torch.linspace(0, 1, 64).reshape(8, 8)), torch.ones(1, 1, 8, 8)
+    flat = deletion_insertion(net, x, torch.zeros(1, 1, 8, 8), ClassScore(0), baseline=0.0)
+    below = deletion_insertion(net, x, -torch.rand(1, 1, 8, 8), ClassScore(0), baseline=0.0)
+    assert torch.equal(flat.deletion, below.deletion)
+    assert below.empty.tolist() == [True]
+
+
+def test_air_of_several_channels_gets_the_values_of_each():
+    net = Weighted([[[0.0, 0.0, 1.0]], [[0.0, 0.0, 100.0]]])
+    x = torch.tensor([[[[1.0, 3.0, 0.0]], [[5.0, 9.0, 0.0]]]])
+    inside = torch.tensor([[[[1, 1, 0]]]])
+    swap = background_swap(net, x, inside, ClassScore(0))
+    noise = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))[:, 0, 2]
+    expected = {
+        "darkest": 1 + 500.0, "mean": 2 + 700.0, "brightest": 3 + 900.0,
+        "noise": 2 + float(noise[0]) + 100 * (7 + 2 * float(noise[1])),
+    }  # fmt: skip
+    assert {k: float(v) for k, v in swap.after_masking.items()} == pytest.approx(expected, rel=1e-5)
+    other = background_swap(net, x, inside, ClassScore(0), seed=1)
+    assert other.after_masking["noise"] != swap.after_masking["noise"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import monai.networks.nets as nets
 import pytest
 import torch
@@ -284,3 +286,78 @@ def test_no_map_where_relevance_is_lost_or_has_no_rule():
         lrp(nn.Sequential(Hidden(), *linear, nn.Linear(2, 2, bias=False)), 90 * x, "input", ClassScore(1))
     with pytest.raises(LayerError, match="layer 'inputs' not in Sequential"):
         lrp(nn.Sequential(*linear), x, "inputs", ClassScore(1))
+
+
+def test_relevance_of_outputs_by_hand():
+    every = torch.ones(1, 3, dtype=torch.bool)
+    output = torch.tensor([[1.0, 3.0, 3.0]])
+    # Slopes -1, 1/2 and 1/2, so that -1, 1.5 and 1.5; what is missing of log(2 e^3) - 1 lies by the slopes' size.
+    missing = (math.log(2) + 3 - 1) - 2
+    found = output_relevance(TumorLogOdds(), output, every)
+    torch.testing.assert_close(found, torch.tensor([[-1 + missing / 2, 1.5 + missing / 4, 1.5 + missing / 4]]))
+    torch.testing.assert_close(found.sum(1), TumorLogOdds()(output))
+    none = output_relevance(ClassScore(1), output, torch.zeros(1, 3, dtype=torch.bool))
+    assert none.tolist() == [[0.0, 0.0, 0.0]]
+    both = output_relevance(ClassScore([0, 2]), torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, -6.0]]), torch.ones(2, 3) > 0)
+    assert both.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, -6.0]]
+
+
+def test_places_of_other_sizes_by_hand():
+    pixels = torch.tensor([[[1.0, 3.0, 0.0, 4.0, 2.0, 2.0]]])
+    assert in_places(torch.tensor([[[12.0]]]), pixels, 3).tolist() == [[[4.0, 8.0]]]
+    assert in_places(pixels, pixels, 3).tolist() == [[[4.0, 8.0]]]
+    assert in_places(pixels, pixels, 1).tolist() == pixels.tolist()
+    assert in_places(torch.tensor([[[9.0]]]), 0 * pixels).tolist() == [[[3.0] * 3]], "evenly"
+    cube = torch.zeros(1, 1, 4, 4, 4)
+    cube[0, 0, 0, 0, 0] = 5.0
+    assert float(in_places(torch.ones(1, 1, 1, 1, 1), cube)[0, 0, 0, 0, 0]) == 1.0
+    assert in_places(cube, cube).shape == (1, 1, 2, 2, 2)
+
+
+def test_negative_scores_have_an_empty_map_unless_it_is_signed():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    net[1].weight.data = torch.tensor([[-1.0, -2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    x = torch.ones(1, 1, 2, 2)
+    signed = lrp(net, x, "input", ClassScore(0), signed=True)
+    assert signed.maps["lrp", "input"].flatten().tolist() == [-1.0, -2.0, 0.0, 0.0]
+    assert (signed.score.tolist(), signed.output.tolist()) == ([-3.0], [[-3.0, 1.0]])
+    assert not lrp(net, x, "input", ClassScore(0)).maps["lrp", "input"].any()
+    positive = lrp(net, x, "input", ClassScore(1)).maps["lrp", "input"]
+    assert positive.flatten().tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_layer_beside_the_way_of_the_score_is_refused():
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.aside, self.fc = nn.Conv2d(1, 1, 1), nn.Linear(16, 2, bias=False)
+
+        def forward(self, x):
+            self.aside(x)
+            return self.fc(x.flatten(1))
+
+    with pytest.raises(LayerError, match="the target does not depend on layer 'aside' of Aside"):
+        lrp(Aside(), torch.rand(1, 1, 4, 4) + 0.1, "aside", ClassScore(1))
+
+
+@pytest.mark.parametrize(("lost", "refused"), [(0.9e-3, False), (1.1e-3, True), (-1.1e-3, True)])
+def test_a_thousandth_of_the_score_may_get_lost(lost, refused):
+    class Losing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, relevance):
+            return relevance * (1 - lost)
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return Losing.apply(x.flatten(1)).sum(1, keepdim=True) * 1.0
+
+    x = torch.tensor([[[[1.0, 3.0]]], [[[10.0, 30.0]]]])
+    if refused:
+        with pytest.raises(LayerError, match=r"where the score of sample 0 is 4;|where the score of sample 1 is 40;"):
+            lrp(Net(), x, "input", ClassScore(0))
+    else:
+        torch.testing.assert_close(lrp(Net(), x, "input", ClassScore(0)).maps["lrp", "input"], x, rtol=2e-3, atol=0)

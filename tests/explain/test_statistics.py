@@ -10,7 +10,7 @@ from torch import nn
 from scripts.explain.cam import HiResCAM, cam_pass
 from scripts.explain.layers import LayerError
 from scripts.explain.methods import explain
-from scripts.explain.statistics import check_statistics, frozen_statistics, named
+from scripts.explain.statistics import check_statistics, frozen_statistics, named, without_statistics
 from scripts.explain.targets import ClassScore
 from scripts.networks.normalization import ForegroundInstanceNorm
 from tests.explain.nets import assert_same_state, state_of
@@ -157,3 +157,92 @@ def test_statistics_that_cannot_be_held_fixed_are_refused():
     with pytest.raises(ValueError, match="expected 'followed' or 'frozen', got 'fixed'"):
         check_statistics("fixed")
     assert [named("saliency", how) for how in ("followed", "frozen")] == ["saliency", "saliency_frozen"]
+
+
+def slope_of(function, x):
+    """Derivative of each value by its own place, the statistics constant."""
+    z = x.clone().requires_grad_()
+    with frozen_statistics(nn.Identity()) as _:
+        value = function(z)
+    torch.testing.assert_close(value, function(x))
+    return torch.autograd.grad(value.sum(), z)[0]
+
+
+W3, W4 = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1.0, 2.0, -3.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("function", "dims", "eps", "weight"),
+    [
+        (lambda x: F.instance_norm(x, weight=W4, eps=0.5), (2, 3), 0.5, W4[:, None, None]),
+        (lambda x: F.instance_norm(x), (2, 3), 1e-5, 1.0),
+        (lambda x: F.batch_norm(x, None, None, W4, training=True), (0, 2, 3), 1e-5, W4[:, None, None]),
+        (lambda x: F.batch_norm(x, None, None, training=True, eps=0.5), (0, 2, 3), 0.5, 1.0),
+        (lambda x: F.group_norm(x, 4, W4, eps=0.5), (2, 3), 0.5, W4[:, None, None]),
+        (lambda x: F.group_norm(x, 1), (1, 2, 3), 1e-5, 1.0),
+        (lambda x: F.layer_norm(x, [3], W3), (3,), 1e-5, W3),
+        (lambda x: F.layer_norm(x, [2, 3], eps=0.5), (2, 3), 0.5, 1.0),
+        (lambda x: F.layer_norm(x, [4, 2, 3]), (1, 2, 3), 1e-5, 1.0),
+    ],
+)
+def test_every_function_has_the_slope_of_its_own_axes_weight_and_eps(function, dims, eps, weight):
+    x = 0.01 * torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0))  # so small that eps counts
+    expected = (weight * (x.var(dims, unbiased=False, keepdim=True) + eps).rsqrt()).expand_as(x)
+    torch.testing.assert_close(slope_of(function, x), expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "dims", "eps", "weight"),
+    [
+        (lambda x: F.rms_norm(x, [3], W3, eps=0.5), (3,), 0.5, W3),
+        (lambda x: F.rms_norm(x, [2, 3]), (2, 3), torch.finfo(torch.float32).eps, 1.0),
+    ],
+)
+def test_a_root_mean_square_is_not_centered(function, dims, eps, weight):
+    x = 1e-3 * (torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0)) + 1)
+    expected = (weight * (x.square().mean(dims, keepdim=True) + eps).rsqrt()).expand_as(x)
+    torch.testing.assert_close(slope_of(function, x), expected)
+
+
+def test_groups_of_several_channels_of_a_volume():
+    x = torch.randn(2, 4, 2, 2, 3, generator=torch.Generator().manual_seed(0))
+    deviation = (x.reshape(2, 2, -1).var(2, unbiased=False) + 1e-5).rsqrt()
+    expected = W4.reshape(1, 4, 1, 1, 1) * deviation.repeat_interleave(2, 1).reshape(2, 4, 1, 1, 1)
+    torch.testing.assert_close(slope_of(lambda v: F.group_norm(v, 2, W4), x), expected.expand_as(x))
+
+
+def test_running_statistics_are_constants_already():
+    x = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    mean, variance = torch.full((4,), 0.5), torch.full((4,), 4.0)
+    for function in (
+        lambda v: F.batch_norm(v, mean, variance, eps=0.0),
+        lambda v: F.instance_norm(v, mean, variance, use_input_stats=False, eps=0.0),
+    ):
+        torch.testing.assert_close(slope_of(function, x), torch.full_like(x, 0.5))
+
+
+def test_half_precision_has_its_deviation_in_float32():
+    x = (1e-4 * torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))).bfloat16()
+    expected = (x.float().var((2, 3), unbiased=False, keepdim=True) + 1e-5).rsqrt().expand_as(x)
+    slope = slope_of(lambda v: F.instance_norm(v), x)
+    torch.testing.assert_close(slope.float(), expected, rtol=0.01, atol=0)
+
+
+def test_names_of_methods_with_and_without_their_statistics():
+    assert [without_statistics(name) for name in ("hirescam_frozen", "hirescam", "frozen")] == [
+        "hirescam", "hirescam", "frozen",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="expected 'followed' or 'frozen'"):
+        named("hirescam", "held")
+
+
+def test_handmade_norms_without_a_gradient_are_no_matter():
+    net = nn.Sequential(HandmadeNorm(), nn.Conv2d(1, 1, 1))
+    x = torch.randn(1, 1, 4, 4)
+    with frozen_statistics(net):
+        net(x)  # the image needs none
+        with torch.no_grad():
+            net(x.clone().requires_grad_())
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in net.modules())
+    with pytest.raises(LayerError, match="'0' of Sequential, HandmadeNorm, computes its own"), frozen_statistics(net):
+        net(x.requires_grad_())
