@@ -47,7 +47,7 @@ def page_of(demo, *experiments):
     return report.write_report(demo, RUNS, "page.html", experiments=folders).read_text(encoding="utf-8")
 
 
-def test_studies_beside_the_runs_stand_on_the_page_and_every_number_equals_its_file(demo):
+def test_experiments_beside_the_runs_stand_on_the_page_and_every_number_equals_its_file(demo):
     assert "experiment-comparison" not in page_of(demo)
     compared(demo / "comparison")
     write_json(LEFT_OUT, demo / "sources" / "leave_one_source_out.json")
