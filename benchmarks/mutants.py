@@ -63,8 +63,9 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-# Keywords that no answer depends on; checkpoints that are re-entrant or not give the same gradients.
-WORDS = ("strict", "maxsize", "stacklevel", "encoding", "desc", "unit", "use_reentrant")
+# Arguments that no answer depends on, in calls and as defaults; checkpoints that are re-entrant or not give the same
+# gradients, and whether a bar shows the progress changes nothing.
+WORDS = ("strict", "maxsize", "stacklevel", "encoding", "desc", "unit", "use_reentrant", "progress", "disable")
 LEAST_S, TIMES = 30, 4  # a mutant's tests may take so long, and so many times what they take without it
 
 
@@ -86,6 +87,9 @@ def _left_out(tree: ast.AST) -> set[int]:
             named = [*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs, node.args.vararg, node.args.kwarg]
             out += [a.annotation for a in named if a is not None and a.annotation is not None]
             out += [*([node.returns] if node.returns is not None else []), *node.decorator_list]
+            out += [d for a, d in zip(node.args.args[::-1], node.args.defaults[::-1], strict=False) if a.arg in WORDS]
+            keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            out += [default for argument, default in keywords if default is not None and argument.arg in WORDS]
         elif isinstance(node, ast.AnnAssign):
             out.append(node.annotation)
         elif isinstance(node, ast.Raise) or (isinstance(node, ast.keyword) and node.arg in WORDS):

@@ -40,6 +40,17 @@ def test_every_kind_of_place_is_found_and_no_message_or_annotation():
     )
 
 
+def test_arguments_that_no_answer_depends_on_are_left_alone():
+    for text in (
+        "def f(a, progress=True, *, desc=1, encoding=2): pass",
+        "def f(*, a, progress=True): pass",
+        "f(use_reentrant=False, disable=not a)",
+    ):
+        assert sites(text) == []
+    kinds = [site.kind for site in sites("def f(a=1, progress=True, b=2, *, c=3): g(d=False, progress=True)")]
+    assert kinds == ["constant"] * 4
+
+
 def test_a_mutant_differs_in_one_line():
     lines = ast.unparse(ast.parse(SOURCE)).splitlines()
     changed = []

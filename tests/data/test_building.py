@@ -127,6 +127,9 @@ def test_regions_that_are_stated_are_said(tmp_path):
     datalist = {**minimal(), "regions": {"whole": [1, 2], "core": [1]}}
     said = building._regions_words(datalist, Report(figures={"labels": [1, 2]}))
     assert said == "\nregions: whole = [1, 2], core = [1]"
+    assert "(found: 2, 4)" in building._regions_words(minimal(), Report(figures={"labels": [0, 2, 4]}))
+    assert building._regions_words(minimal(), Report(figures={"labels": [0, 4]})) == ""
+    assert building._regions_words(minimal(), Report()) == ""
 
 
 def test_regions_are_a_scheme_or_a_file(tmp_path):

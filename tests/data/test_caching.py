@@ -329,3 +329,11 @@ def test_only_plain_values_are_kept_on_disk(tmp_path):
         with pytest.raises(ValueError, match=r"expected an item that is a dict|only plain tensors"):
             caching.write_entry(item, tmp_path / "x.item")
     assert not (tmp_path / "x.item").exists()
+
+
+def test_weights_are_odd_numbers_of_which_fewer_are_the_first():
+    weights = caching._weights(6)
+    assert (weights % 2 == 1).all()
+    assert len(weights) == len(set(weights.tolist())) == 64
+    assert int(weights.max()) > 2**63, "of all 64 bits"
+    assert np.array_equal(caching._weights(3), weights[:8])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
+import pytest
 
 from scripts.data import datalists
 from scripts.data.datalists.slices import SliceRule
@@ -52,3 +54,35 @@ def test_oblique_dicom_series_with_mask(tmp_path):
     assert np.array_equal(loaded["image"][0].numpy(), scan(0)[:, :, item["slice"]].astype(np.int16))
     assert np.allclose(loaded["image"].affine.numpy() @ [3, 4, 0, 1], affine @ [3, 4, item["slice"], 1], atol=1e-4)
     assert int(loaded["label"].sum()) == int((tumor()[:, :, item["slice"]] > 0).sum())
+
+
+def test_a_plan_says_the_series_their_masks_and_what_they_are_taken_for(tmp_path):
+    for k, patient in enumerate(("MRN-1", "")):
+        write_series(tmp_path / f"visit{k}" / f"s{k}", scan(k)[:, :, :3], np.eye(3), patient=patient)
+    save(tumor(), tmp_path / "masks" / "s1.nii.gz")
+    plan = datalists.dicom_series.plan(tmp_path, masks=tmp_path / "masks", progress=False)
+    assert plan.taken[-1] == "2 folders of one DICOM series each, 1 with a mask; all taken for MRI"
+    assert plan.taken[0].startswith("1 series of 1 patients, whom header or list names; 1 series of 1 patients")
+    assert plan.report.unusable == []
+    overruled = datalists.dicom_series.plan(tmp_path, masks=tmp_path / "masks", patient_pattern=r"visit\d")
+    assert overruled.taken[0].startswith("2 series of 2 patients; patient = 'visit0'"), "not the header's"
+    assert (
+        datalists.dicom_series.plan(tmp_path / "visit0").taken[-1].startswith("1 folders of one DICOM series each, 0 ")
+    )
+    with pytest.raises(ValueError, match=r"class 0 \(no tumor\) or -1 \(unknown\), got 1"):
+        datalists.dicom_series.plan(tmp_path, diagnosis=1)
+    rule = SliceRule(planes=())
+    for kind in (0, -1):
+        datalist, _ = datalists.dicom_series(
+            tmp_path / "visit0",
+            root=tmp_path,
+            diagnosis=kind,
+            rule=rule,
+            modality="T2",
+            fractions=(0, 0, 1),
+            progress=False,
+        )
+        (item,) = datalist["test"]
+        assert (item["diagnosis"], item["image"], item["source"]) == (kind, "visit0/s0", "visit0")
+        assert item["patient"] == hashlib.sha256(b"MRN-1").hexdigest()[:12]
+        assert datalist["modality"] == {"0": "T2"}

@@ -133,3 +133,24 @@ def test_nothing_usable_is_an_error(tmp_path):
         datalists.image_folder(tmp_path, progress=False)
     with pytest.raises(FileNotFoundError, match="has no folder 'images'"):
         datalists.image_folder(tmp_path / "images", progress=False)
+
+
+def test_a_plan_counts_images_masks_and_foregrounds(tmp_path):
+    for name in ("images/no/a.png", "images/no/b.png", "images/glioma/c.png", "masks/c.png", "foregrounds/a.png",
+                 "foregrounds/c.png", "qqq/x.png"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    plan = datalists.image_folder.plan(tmp_path)
+    assert plan.taken[:4] == [
+        "class 0 = no: 2 images of images/no",
+        "class 1 = glioma: 1 images of images/glioma",
+        "mask = masks/<stem of the image>.png of 1 of 3 images",
+        "foreground = foregrounds/<stem of the image>.png of 2 of 3 images",
+    ]
+    assert plan.taken[4].startswith("no patient known from the names")
+    ((name, reason),) = plan.report.unusable
+    assert (name, reason.split(", nearest: ")[0]) == (
+        "qqq", "a folder of 1 image files that is not looked at; known are images, masks, foregrounds",
+    )  # fmt: skip
+    named = datalists.image_folder.plan(tmp_path, patient_pattern=".")
+    assert named.taken[4].startswith("3 images of 1 patients; patient = 'i'")
