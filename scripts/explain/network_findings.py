@@ -50,9 +50,10 @@ def _padded(t: Tensor, pad: int) -> Tensor:
 
 
 def _arguments(kwargs: Mapping[str, Any], x: Tensor, pad: int = 0, count: int | None = None) -> dict[str, Any]:
-    """Arguments of `forward`, images among them padded like the input, and cut to the first `count` samples."""
-    images = {k: v for k, v in kwargs.items() if isinstance(v, Tensor) and v.shape[2:] == x.shape[2:]}
-    return {**kwargs, **{k: _padded(v[:count], pad) for k, v in images.items()}}
+    """Arguments of `forward` of the first `count` samples, images among them padded like the input."""
+    taken = {k: v[:count] if isinstance(v, Tensor) and v.dim() and len(v) == len(x) else v for k, v in kwargs.items()}
+    images = {k: v for k, v in taken.items() if isinstance(v, Tensor) and v.shape[2:] == x.shape[2:]}
+    return {**taken, **{k: _padded(v, pad) for k, v in images.items()}}
 
 
 def first_normalization(model: nn.Module, x: Tensor, kwargs: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ import torch
 from monai.visualize.class_activation_maps import default_normalizer
 
 from scripts.explain.diagnosis import CAUSES, diagnose
-from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS
+from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS, Finding
 from scripts.explain.maps import max_scaling
 from scripts.explain.targets import ClassScore, TumorLogOdds
 from tests.explain.nets import CLS, PooledLinear, assert_same_state, state_of, stock
@@ -125,3 +125,80 @@ def test_a_layer_that_is_not_there_is_a_finding_and_the_rest_cannot_tell():
     assert "nearest: 'bottleneck'" in found["unsuitable layer"].reason
     assert found["gradient averaging"].verdict == found["coarse grid"].verdict == CANNOT_TELL
     assert found["normalization leak"].verdict == DOES_NOT_HOLD
+
+
+def pooled(**options):
+    """Findings by cause of a small network on images whose air is one column in four."""
+    x = (torch.rand(2, 1, 16, 16) + 0.5) * torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)
+    inside = torch.ones_like(x)
+    inside[..., :4] = 0
+    x, net = options.pop("x", x * inside), PooledLinear()
+    with torch.no_grad():  # what is bright speaks for class 1
+        net.conv.weight.fill_(0.1)
+        net.conv.bias.fill_(0.1)
+        net.fc.weight.copy_(torch.tensor([-1.0, 1.0, 0.0])[:, None].expand(3, 4))
+    found = diagnose(net, x, inside, ClassScore(1), **{"layer": "relu", "pad": 2, **options})
+    return {finding.cause: finding for finding in found}
+
+
+def test_what_was_not_given_is_named_and_asked_for():
+    found = pooled()
+    for cause, what in (
+        ("inverted normalizer", "the normalizer of your maps was not given"),
+        ("swapped colors", "the color map was not given"),
+        ("source or air shortcut", "the source or the label of each image was not given"),
+        ("coarse grid", "tumor masks were not given"),
+        ("wrong class index", "the labels of the images were not given"),
+    ):
+        assert (found[cause].verdict, found[cause].reason) == (CANNOT_TELL, what)
+        assert found[cause].advice
+    assert found["coarse grid"].figures == {"cells": 256.0}
+    for options in ({"sources": ["a", "b"]}, {"labels": [0, 1]}):
+        assert pooled(**options)["source or air shortcut"].verdict == CANNOT_TELL, "it takes both"
+
+
+def test_sources_are_held_against_labels_unless_more_is_known_of_them():
+    options = {"sources": ["a", "b"], "labels": [0, 1]}
+    assert "shuffled labels" in pooled(**options)["source or air shortcut"].reason
+    known = Finding("source or air shortcut", DOES_NOT_HOLD, {}, "looked at elsewhere")
+    assert pooled(**options, shortcut=known)["source or air shortcut"] == known
+
+
+def test_an_estimated_foreground_may_miss_a_few_pixels():
+    x = torch.rand(2, 1, 16, 16) + 0.5
+    x[..., :4] = 0
+    for count, strict, estimated in ((0, DOES_NOT_HOLD, DOES_NOT_HOLD), (1, HOLDS, HOLDS)):
+        x[0, 0, 0, :count] = 0.5  # of 128: more than the half percent that may be
+        assert pooled(x=x)["air not zero"].verdict == strict
+        assert pooled(x=x, estimated=True)["air not zero"].verdict == estimated
+    large, inside = torch.zeros(1, 1, 20, 20), torch.zeros(1, 1, 20, 20)
+    inside[..., 10:, 10:], large[..., 10:, 10:] = 1, torch.rand(10, 10) + 0.5
+    large[0, 0, 0, 0] = 0.5  # one of 300
+    for estimated, verdict in ((False, HOLDS), (True, DOES_NOT_HOLD)):
+        found = diagnose(PooledLinear(), large, inside, ClassScore(1), "relu", pad=2, estimated=estimated)
+        assert {f.cause: f.verdict for f in found}["air not zero"] == verdict
+
+
+def test_objection_and_method_reach_their_findings():
+    found = pooled(objection="a norm behind the mask", method="hirescam")
+    assert found["order of transforms"].reason.endswith("but the air came out as it should")
+    assert found["gradient averaging"].reason.startswith("hirescam averages no gradient")
+    assert pooled()["gradient averaging"].reason.startswith("Grad-CAM at 'relu'")
+    assert "'relu'" in pooled(layer=None)["gradient averaging"].reason
+
+
+def test_arguments_of_each_sample_are_cut_with_the_samples():
+    class Scaled(PooledLinear):
+        def forward(self, x, scale):
+            assert len(scale) == len(x)
+            return super().forward(x) * scale
+
+    x = torch.rand(3, 1, 8, 8) + 0.5
+    inside = torch.ones_like(x)
+    inside[..., :2] = 0
+    scale = torch.tensor([[1.0], [2.0], [3.0]])
+    found = diagnose(
+        Scaled(), x * inside, inside, ClassScore([0, 1, 2]), "relu", forward_kwargs={"scale": scale}, pad=2
+    )
+    verdicts = {f.cause: f.verdict for f in found}
+    assert verdicts["unsuitable layer"] == verdicts["dead or saturated gradient"] == DOES_NOT_HOLD

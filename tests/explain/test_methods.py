@@ -230,6 +230,75 @@ def test_errors():
     assert all(not m._forward_hooks for m in net.modules())
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([[1.0]], "images: expected floating point .* got list"),
+        (torch.zeros(1, 4), r"got \(1, 4\) of torch.float32"),
+        (torch.zeros(1, 1, 4, 4, dtype=torch.long), r"got \(1, 1, 4, 4\) of torch.int64"),
+        (
+            torch.tensor([[[[0.0]]], [[[torch.nan]]], [[[torch.inf]]]]),
+            r"infinite values in sample\(s\) \[1, 2\]",
+        ),
+        (torch.zeros(1, 2, 6, 6), r"PooledLinear failed on images \(1, 2, 6, 6\) of torch.float32: Given groups=1"),
+    ],
+)
+def test_images_that_are_none_are_refused_in_one_sentence(x, message):
+    with pytest.raises(ValueError, match=message) as error:
+        explain(PooledLinear(), x, target=0)
+    assert "\n" not in str(error.value)
+
+
+def test_images_of_one_axis_are_taken():
+    net = nn.Sequential(nn.Conv1d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    assert explain(net, torch.rand(1, 1, 8), "hirescam", "1", 1).maps["hirescam", "1"].shape == (1, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "expected"), [("mean", [False, True]), ("max", [False, True]), ("product", [True, True])]
+)
+def test_an_aggregate_is_cancelled_where_it_has_no_map(aggregate, expected):
+    class Balanced(nn.Module):
+        """Two layers; gradients cancel at the first for all samples, at the second for the last."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False)
+
+        def forward(self, x):
+            sign = torch.tensor([1.0, -1.0])
+            a, b = self.first(x), self.second(x)
+            kept = torch.where(torch.arange(len(x)) == 0, 1.0, 0.0).reshape(-1, 1, 1, 1)
+            return ((a * sign) + b * (kept + (1 - kept) * sign)).flatten(1).sum(1, keepdim=True)
+
+    x = torch.rand(2, 1, 1, 2) + 0.5
+    result = explain(Balanced(), x, "gradcam", ["first", "second"], 0, aggregate=aggregate, cancelled="empty")
+    assert result.cancelled["gradcam", "first"].tolist() == [True, True]
+    assert result.cancelled["gradcam", "second"].tolist() == [False, True]
+    assert result.cancelled["gradcam", f"{aggregate}(first, second)"].tolist() == expected
+
+
+def test_options_are_for_methods_asked_for_that_take_some():
+    net, x = PooledLinear(), torch.rand(1, 1, 6, 6)
+    frozen = explain(net, x, "smoothgrad_frozen", target=0, options={"smoothgrad": {"n_samples": 2}})
+    own = {"smoothgrad": {"n_samples": 9}, "smoothgrad_frozen": {"n_samples": 2}}
+    both = explain(net, x, "smoothgrad_frozen", target=0, options=own)
+    key = ("smoothgrad_frozen", INPUT)
+    assert torch.equal(frozen.maps[key], both.maps[key])
+    for method, options in (("lrp", {"lrp": {}}), ("saliency", {"cam": {}}), ("gradcam", {"gradcam": {}})):
+        with pytest.raises(ValueError, match=r"options for \["):
+            explain(net, x, method, target=0, options=options)
+    with pytest.raises(ValueError, match="expected several layers, got \\['relu'\\]"):
+        explain(net, x, layers=["relu"], aggregate="mean")
+
+
+def test_the_channel_of_a_dense_output_that_is_explained_by_default():
+    x = torch.rand(1, 1, 6, 6)
+    for channels, expected in ((1, 0), (2, 1), (3, 1)):
+        net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, channels, 1))
+        assert explain(net, x, "saliency").target == f"segmentation_{expected}_predicted"
+
+
 def test_cam_options_reach_the_pass():
     network, x = tiny(), heads()
     inside = (x != 0).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from scripts.explain.cam import GradCAM
 from scripts.explain.methods import METHODS, explain
-from scripts.explain.outputs import selecting, target_of, tensors_of
+from scripts.explain.outputs import one_of, selecting, target_of, tensors_of, unwrapped
 from scripts.explain.recording import default_layer
 from scripts.explain.targets import ClassMargin, ClassScore, SegmentationRegion, TumorLogOdds
 from tests.explain.nets import assert_same_state, state_of
@@ -181,3 +182,56 @@ def test_integers_and_outputs_without_gradient_are_refused_in_one_sentence():
     for head, message in (("mask", "no gradient reaches 'encoder'"), ("cls", "no gradient reaches 'encoder'")):
         with pytest.raises(ValueError, match=message):
             explain(several, x, "hirescam", "encoder", 0, head=head)
+
+
+def test_the_explained_tensor_of_an_output():
+    one, two = torch.zeros(1, 2), torch.ones(1, 3)
+    assert one_of(one, None) is one
+    assert one_of({"a": [one], "n": 3}, None) is one
+    assert one_of({"a": one, "b": two}, "b") is two
+    for output, head, message in (
+        ([one, two], None, r"the network returned several outputs: 0 \(1, 2\), 1 \(1, 3\); name one by head"),
+        ([], None, "the network returned list without a tensor"),
+        (one, "cls", r"head 'cls' is none of the outputs of the network: one tensor \(1, 2\); leave head out"),
+        ({"cls": one, "seg": two}, "csl", "nearest: 'cls'"),
+        (Answer, None, "returned type without a tensor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            one_of(output, head)
+
+
+def test_texts_of_targets_without_and_with_outputs():
+    classes = {"cls": ["no tumor", "glioma"]}
+    assert target_of("a.b:glioma", {"a.b": ["x", "glioma"]}) == ("a.b", 1)
+    assert target_of("0") == (None, 0)
+    assert target_of(":1") == ("", 1)
+    assert target_of("1", ["2", "1"]) == (None, 1), "a class of that name"
+    assert target_of("0", ["1", "0"]) == (None, 1)
+    with pytest.raises(ValueError, match=r"target 'seg:glioma': 'glioma' is no class; the names of the classes"):
+        target_of("seg:glioma", classes)
+    with pytest.raises(ValueError, match="nearest class: 'no tumor'"):
+        target_of("cls:no_tumor", classes)
+
+
+def test_the_hook_of_a_selection_is_gone_and_other_threads_get_everything():
+    several, _, _, x = networks(FORMS["dict"][0])
+    seen = []
+    with selecting(several, "cls"):
+        assert several(x).shape == (2, 3)
+        thread = threading.Thread(target=lambda: seen.append(several(x)))
+        thread.start()
+        thread.join()
+    assert set(seen[0]) == {"cls", "seg"}
+    assert set(several(x)) == {"cls", "seg"}
+    with pytest.raises(RuntimeError, match="stop"), selecting(several, "cls"):
+        raise RuntimeError("stop")
+    assert not several._forward_hooks
+    plain = nn.Identity()
+    with selecting(plain):
+        assert plain(x) is x
+
+
+def test_wrappers_in_wrappers_are_taken_off():
+    inner = nn.Linear(1, 1)
+    assert unwrapped(inner) is inner
+    assert unwrapped(nn.DataParallel(nn.DataParallel(inner))) is inner
