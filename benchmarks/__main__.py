@@ -25,8 +25,8 @@ import torch
 from benchmarks import data, explain, small
 from benchmarks.timing import machine
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.machine import tune_process
-from scripts.runs.folder import write_json
 
 ALLOWED = 0.05
 RATIOS = Path(__file__).with_name("ratios.json")

@@ -28,11 +28,11 @@ from PIL import Image
 from benchmarks.timing import CLOCKS, add_options, machine, set_threads, timed
 from scripts import phantoms
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.machine import tune_process
 from scripts.inference.backends import BACKENDS, OnnxNetwork, trace_onnx
 from scripts.inference.batches import BatchPrediction
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.runs.folder import write_json
 
 BATCHES = (1, 8)
 Pass = Callable[[torch.Tensor], Any]

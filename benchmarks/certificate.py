@@ -32,7 +32,7 @@ from scripts.certificate.models import ExternalModel
 from scripts.certificate.planted import CLASSES, SIZE, phantom_case
 from scripts.certificate.settings import Settings
 from scripts.command import errors
-from scripts.runs.folder import write_json
+from scripts.command.files import write_json
 
 # Minutes of the CPU for 200 pictures and a model of 50 ms a call.
 GOAL = 5.0

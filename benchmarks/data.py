@@ -45,10 +45,10 @@ from tqdm import tqdm
 
 from benchmarks.timing import machine
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.machine import tune_process
 from scripts.data.caching import CachedDataset
 from scripts.data.preprocessing import Pipeline, make_augmentation, make_preprocessing, make_training_pipeline
-from scripts.runs.folder import write_json
 from transforms.labels import Finalized
 from transforms.loading import LoadCased
 

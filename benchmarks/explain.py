@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import CLOCKS, add_options, machine, set_threads, timed
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.explain.cam import cam_pass
 from scripts.explain.evidence import evidence_map, evidence_pass
 from scripts.explain.maps import max_scaling, upsample
@@ -41,7 +42,6 @@ from scripts.explain.perturbation import scorecam
 from scripts.explain.scores import COPIES
 from scripts.explain.targets import ClassScore, SegmentationRegion, TumorLogOdds
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
-from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 

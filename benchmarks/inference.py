@@ -32,10 +32,10 @@ from benchmarks.rows import Row, table
 from benchmarks.timing import CLOCKS, add_options, machine, set_threads, timed
 from scripts import phantoms
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.locations import ROOT
 from scripts.inference.batches import BatchPrediction, study_overlay
 from scripts.inference.pipeline import Inference, slices_first
-from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 

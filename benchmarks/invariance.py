@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.data.datalists import schema as datalists
 from scripts.inference.pipeline import Inference
-from scripts.runs.folder import write_json
 from transforms.pictures import read_picture
 
 logger = logging.getLogger(__name__)

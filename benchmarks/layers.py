@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.data.preprocessing import make_training_pipeline
 from scripts.evaluation.explanation_plan import decoder_layers, encoder_layers
 from scripts.explain import cam
@@ -28,7 +29,7 @@ from scripts.explain.methods import explain
 from scripts.explain.recording import record
 from scripts.explain.targets import SegmentationRegion, Target, TumorLogOdds
 from scripts.inference.pipeline import Inference
-from scripts.runs.folder import read_datalist, stage_items, write_json
+from scripts.runs.folder import read_datalist, stage_items
 
 logger = logging.getLogger(__name__)
 

@@ -36,8 +36,8 @@ from typing import Any
 import pytest
 
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.locations import ROOT
-from scripts.runs.folder import write_json
 
 LOADED = ("torch", "monai.transforms", "monai.networks.nets", "monai.losses", "ignite.engine", "skimage", "nibabel")
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {

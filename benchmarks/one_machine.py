@@ -32,6 +32,7 @@ from benchmarks.timing import CLOCKS, machine, timed
 from scripts import phantoms
 from scripts.checks.verify_data import verify
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.locations import ROOT
 from scripts.command.machine import tune_process
 from scripts.data.preprocessing import collate, make_training_pipeline
@@ -40,7 +41,6 @@ from scripts.evaluation.explanation_plan import MAIN_TARGET, make_plan
 from scripts.evaluation.items import EvaluationDataset
 from scripts.evaluation.localization import measure
 from scripts.inference.pipeline import Inference
-from scripts.runs.folder import write_json
 from scripts.training.engines import MultiTaskStep, lift_of, prepare_batch
 
 BATCH = 8  # of a part

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from benchmarks.timing import machine
-from scripts.runs.folder import write_json
+from scripts.command.files import write_json
 
 
 @dataclass

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.verbs import Parser, add_data, add_out, add_weights, folder, inference_overlays
 from scripts.evaluation.items import evaluated_items
 from scripts.evaluation.scope_evaluation import compare, foreign_images
@@ -28,7 +29,7 @@ from scripts.evaluation.uncertainty_evaluation import draw
 from scripts.inference import scope
 from scripts.inference.pipeline import Inference
 from scripts.inference.scans import Scan
-from scripts.runs.folder import read_datalist, write_json
+from scripts.runs.folder import read_datalist
 
 FITTED, LEFT_OUT = "fitted with", "left out of the fit"
 

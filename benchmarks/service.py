@@ -30,8 +30,8 @@ from benchmarks.rows import Row, table
 from benchmarks.timing import machine
 from bundle.samples import PICTURE, draw_samples
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.locations import ROOT
-from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -41,11 +41,11 @@ from benchmarks.normalization import digits, layer_rows
 from benchmarks.rows import Row, table
 from benchmarks.timing import machine
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.locations import CONFIGS
 from scripts.command.machine import tune_process
 from scripts.data.preprocessing import collate
 from scripts.runs import folder as runs
-from scripts.runs.folder import write_json
 from scripts.training.engines import MultiTaskStep, parameter_groups, prepare_batch
 from scripts.training.losses import MultiTaskLoss
 from scripts.training.precision import choose_precision

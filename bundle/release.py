@@ -27,7 +27,7 @@ from monai.bundle import ConfigParser
 from bundle import model_card
 from bundle.arguments import NAME
 from bundle.config_values import set_values
-from scripts.command.files import whole, whole_folder
+from scripts.command.files import whole, whole_folder, write_json
 from scripts.command.verbs import Outcome
 from scripts.data.datalists.regions import own_values
 from scripts.inference import scope
@@ -187,7 +187,7 @@ def write_configs(folder: Path, weights: Weights) -> None:
     computed = [key for key in ("num_classes", *OF_REGIONS) if key in raw["network_def"]]
     values = {key: parser.get_parsed_content(f"network_def#{key}") for key in computed}
     definition = {**raw["network_def"], **values}
-    runs.write_json({"bundle_root": ".", "network_def": definition}, folder / "configs" / "infer.json")
+    write_json({"bundle_root": ".", "network_def": definition}, folder / "configs" / "infer.json")
 
 
 def write_docs(folder: Path, weights: Weights) -> None:
@@ -275,7 +275,7 @@ def _fill(partial: Path, root: Path, weights: Weights, metadata: Mapping[str, An
     meta = {**json.loads(path.read_text(encoding="utf-8")), **(metadata or {})}
     if weights.data_source is not None:
         meta.pop("input_description", None)  # of the shipped weights alone
-    runs.write_json(meta, path)
+    write_json(meta, path)
     write_configs(partial, weights)
     write_docs(partial, weights)
     verify(partial)

@@ -30,7 +30,7 @@ from bundle.predictor import Predictor
 from bundle.shipping import DATALIST
 from scripts.certificate.certify import certify_run
 from scripts.checks.audit import audit
-from scripts.command.files import file_sha256
+from scripts.command.files import file_sha256, write_json
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
 from scripts.data.datalists import schema as datalists
@@ -373,15 +373,15 @@ def execute(arguments: argparse.Namespace) -> Outcome:
             )
         run = assemble_run(arguments.out, arguments.dataset_dir)
         part = PARTS[arguments.only](run, arguments.dataset_dir, arguments.volumes)
-        runs.write_json({**results, **part}, RESULTS)
+        write_json({**results, **part}, RESULTS)
     elif not arguments.render:
-        runs.write_json(measure(arguments.dataset_dir, arguments.volumes, arguments.out), RESULTS)
+        write_json(measure(arguments.dataset_dir, arguments.volumes, arguments.out), RESULTS)
         meta = json.loads(METADATA.read_text(encoding="utf-8"))
         meta["eval_metrics"] = evaluated(arguments.out)
         METADATA.write_text(json.dumps(meta, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
         written += [METADATA, arguments.out]
     results = {**json.loads(RESULTS.read_text(encoding="utf-8")), **training()}
-    runs.write_json(results, RESULTS)
+    write_json(results, RESULTS)
     for path, page in pages.items():
         path.write_text(render(results, page), encoding="utf-8")
     lines = [f"{row['title']}: {row['value']:.4f} (target {row['goal']})" for row in targets(results)]

@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
         "diagnosis": "transforms, explain, interventions, command, pictures, data, measures, runs",
         "comparison": "networks, command, pictures, data, measures, runs, training, evaluation, certificate",
         "report": "command, pictures, measures, runs, evaluation, comparison",
-        "demo": "command, phantoms, data, runs, training, inference, checks, report",
+        "demo": "command, phantoms, data, training, inference, checks, report",
         "scripts": "command",  # and the arguments of every verb
         "bundle": "transforms, explain, interventions, command, pictures, phantoms, dicom, data, "
         "measures, runs, inference, evaluation, checks, certificate",

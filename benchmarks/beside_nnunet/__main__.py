@@ -32,6 +32,7 @@ import torch
 from benchmarks.beside_nnunet.theirs import DATASET
 from benchmarks.timing import machine
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.overrides import merged_config, parse_overrides
 from scripts.command.workflows import run_config
@@ -40,7 +41,7 @@ from scripts.data.datalists.clusters import Item, cluster, images_of
 from scripts.data.datalists.nnunet import write_raw
 from scripts.data.datalists.regions import SCHEMES
 from scripts.measures.region_measures import region_measures, region_summary
-from scripts.runs.folder import JOINT, write_json
+from scripts.runs.folder import JOINT
 from scripts.training.train import config_files
 from transforms.reading import file_kind, read_volume
 

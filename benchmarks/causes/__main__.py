@@ -21,8 +21,8 @@ from tqdm import tqdm
 from benchmarks.causes.networks import ARCHITECTURES
 from benchmarks.causes.plants import PLANTS, Bench, Run, architecture, seen_right
 from scripts.command import errors
+from scripts.command.files import write_json
 from scripts.explain.diagnosis import CAUSES
-from scripts.runs.folder import write_json
 
 CLEAN = {"clean": False, "clean, much air": True}
 NOTHING = "nothing"

@@ -29,7 +29,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from scripts.command.files import file_sha256, write_text
+from scripts.command.files import file_sha256, write_json, write_text
 from scripts.command.verbs import Outcome
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.methods import explain
@@ -258,7 +258,7 @@ def write_run(
         "best_metric": None,
         "best_epoch": None,
     }
-    runs.write_json(manifest, stage / runs.MANIFEST)
+    write_json(manifest, stage / runs.MANIFEST)
     return write_text(
         "# Overlay of configs/train.yaml and a stage: the adopted network.\n" + yaml.safe_dump(values, sort_keys=False),
         run / runs.ADOPTED,

@@ -19,11 +19,11 @@ from scripts.certificate.pictures import example_sheet
 from scripts.certificate.questions import Plan
 from scripts.certificate.realism import Realism
 from scripts.certificate.verdicts import statements
-from scripts.command.files import write_text
+from scripts.command.files import write_json, write_text
 from scripts.interventions.insertion import HELD_OUT_BLENDS
 from scripts.pictures.overlays import png_bytes, png_uri
 from scripts.runs import provenance
-from scripts.runs.folder import write_csv, write_json
+from scripts.runs.folder import write_csv
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES = 5

@@ -20,14 +20,13 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from scripts.checks.observations import KINDS, STAGES, AuditJob, chosen_items, observer
-from scripts.command.files import write_bytes
+from scripts.command.files import write_bytes, write_json
 from scripts.command.verbs import Outcome
 from scripts.data.datalists import schema as datalists
 from scripts.data.datalists.clusters import clusters as clusters_of
 from scripts.inference.item_shards import in_shards
 from scripts.measures.shortcuts import LIMITS, MIN_UNITS, auc_by_value
 from scripts.pictures.figures import COLORS, STYLE, png
-from scripts.runs.folder import write_json
 
 logger = logging.getLogger(__name__)
 

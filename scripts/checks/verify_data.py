@@ -25,13 +25,13 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.checks.verification import FAIL, NOTE, RULES, Result, Verifier, compare, every_item
-from scripts.command.files import whole
+from scripts.command.files import whole, write_json
 from scripts.command.verbs import Outcome
 from scripts.data.datalists import schema as datalists
 from scripts.data.datalists.clusters import Item, paths
 from scripts.data.datalists.schema import SPLITS, Datalist
 from scripts.inference.item_shards import in_shards
-from scripts.runs.folder import write_csv, write_json
+from scripts.runs.folder import write_csv
 from transforms.borders import head_mask
 from transforms.intensity import scale_robust
 from transforms.loading import LoadCased

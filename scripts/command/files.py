@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -10,8 +11,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["file_sha256", "remove_partial", "whole", "whole_folder", "write_bytes", "write_text"]
+__all__ = ["file_sha256", "remove_partial", "whole", "whole_folder", "write_bytes", "write_json", "write_text"]
 
 PARTIAL = ".partial"
 
@@ -105,6 +107,15 @@ def write_bytes(content: bytes, path: str | Path) -> Path:
 def write_text(text: str, path: str | Path) -> Path:
     """Write a text file, in UTF-8 with its line ends as they are, whole or not at all."""
     return write_bytes(text.encode("utf-8"), path)
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write JSON whole or not at all; NaN is refused.
+
+    Raises:
+        ValueError: when a number is not finite.
+    """
+    write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", path)
 
 
 def remove_partial(folder: str | Path, older_than_s: float = 0.0) -> None:

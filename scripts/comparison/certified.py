@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from scripts.certificate.certify import FOLDER, certify_run
-from scripts.command.files import write_text
+from scripts.command.files import write_json, write_text
 from scripts.runs.artifacts import weights_sha256
-from scripts.runs.folder import write_json
 
 __all__ = ["FIGURES", "certify_missing", "figures", "table", "write"]
 

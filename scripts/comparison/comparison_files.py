@@ -12,12 +12,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scripts.command.files import write_bytes, write_text
+from scripts.command.files import write_bytes, write_json, write_text
 from scripts.measures.claims import words
 from scripts.pictures.figures import STYLE, png
 from scripts.pictures.overlays import png_uri
 from scripts.runs.documents import Document, format_number
-from scripts.runs.folder import write_csv, write_json
+from scripts.runs.folder import write_csv
 
 __all__ = ["differences_figure", "table", "values_figure", "write"]
 

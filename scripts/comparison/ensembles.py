@@ -19,7 +19,7 @@ import yaml
 from monai.data import DataLoader, Dataset
 
 from scripts.command.devices import chosen_device
-from scripts.command.files import write_text
+from scripts.command.files import write_json, write_text
 from scripts.command.verbs import Outcome
 from scripts.comparison.trained_models import training_seconds
 from scripts.data.datalists import schema as datalists
@@ -103,7 +103,7 @@ def make_ensemble(
     save_atomic(ensemble.cpu().state_dict(), run / WEIGHTS)
     written = runs.read_manifest(run)
     seconds = sum(training_seconds(stage) for _, _, stage in loaded)
-    runs.write_json({**written, "training_seconds": seconds, "finished": written["started"]}, run / runs.MANIFEST)
+    write_json({**written, "training_seconds": seconds, "finished": written["started"]}, run / runs.MANIFEST)
     write_text(
         yaml.safe_dump({"classes": datalist["classes"]}, sort_keys=False, allow_unicode=True), run / "network.yaml"
     )

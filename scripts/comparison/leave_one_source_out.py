@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.command.files import write_json
 from scripts.command.overrides import parse_overrides
 from scripts.command.verbs import Outcome, compute_values
 from scripts.command.workflows import run_config
@@ -125,7 +126,7 @@ def leave_one_source_out(
         for name, value, limits in FIGURES:
             row[name], row[f"{name}_ci95"] = _at(overall, value), _at(overall, limits) or [None, None]
         rows.append(row)
-    runs.write_json(rows, Path(out) / SOURCES)
+    write_json(rows, Path(out) / SOURCES)
     return rows
 
 

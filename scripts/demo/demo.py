@@ -17,6 +17,7 @@ from typing import Any
 
 from scripts.checks.audit import audit, write_audit
 from scripts.command import yaml_text
+from scripts.command.files import write_json
 from scripts.command.locations import CONFIGS, ROOT
 from scripts.command.verbs import Outcome
 from scripts.command.workflows import run_config
@@ -28,7 +29,6 @@ from scripts.demo.steps import Steps
 from scripts.inference import shipped
 from scripts.phantoms.dataset import make_phantoms
 from scripts.report import report
-from scripts.runs import folder as runs
 from scripts.training.train import train
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def demo(
         datalists.assert_no_overlap(datalist)
         datalist_file = out / "datalist.json"
         datalists.write(datalist, datalist_file)
-        runs.write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
+        write_json(report.data_summary(datalist, notes=[PHANTOM_NOTE] if data is None else []), out / "data.json")
     paths = {"dataset_dir": str(folder), "datalist_file": str(datalist_file)}
     settings = yaml_text.load(size.read_text(encoding="utf-8"))
     with step("audit them for shortcuts", "what air, geometry and histogram alone tell about the diagnosis"):

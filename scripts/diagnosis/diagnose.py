@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.command.files import write_json
 from scripts.command.verbs import Outcome
 from scripts.data.preprocessing import Pipeline, make_preprocessing
 from scripts.diagnosis.examination import Examination, Subject, examine
@@ -34,7 +35,6 @@ from scripts.explain.methods import METHODS
 from scripts.explain.outputs import selecting
 from scripts.explain.targets import TumorLogOdds
 from scripts.runs import folder as runs
-from scripts.runs.folder import write_json
 
 __all__ = ["diagnose_run", "report", "table"]
 

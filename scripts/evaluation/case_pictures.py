@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scripts.command.files import write_json
 from scripts.explain.evidence import evidence_map
 from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.targets import TumorLogOdds
@@ -19,7 +20,6 @@ from scripts.networks.regions import is_nested, mask_threshold, region_masks
 from scripts.pictures import overlays
 from scripts.pictures.parts import PART_COLORS, Part, parts_of
 from scripts.pictures.planes import PicturePlane
-from scripts.runs.folder import write_json
 from scripts.runs.tasks import is_trained
 from transforms.labels import MASKS_KEY
 

@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from scipy.special import softmax
 
+from scripts.command.files import write_json
 from scripts.evaluation.answers import RULE, answer_summary, evidence_of_case, joined_columns
 from scripts.evaluation.items import ClassComparison
 from scripts.evaluation.notes import gaps, not_segmented, task_notes
@@ -27,7 +28,7 @@ from scripts.measures.metrics import classification_metrics, decide, one_class_m
 from scripts.measures.prevalence import in_words
 from scripts.measures.region_measures import region_measures, region_summary
 from scripts.networks.regions import region_masks
-from scripts.runs.folder import write_csv, write_json
+from scripts.runs.folder import write_csv
 from scripts.training.engines import check_outputs
 from transforms.labels import MASKS_KEY
 

@@ -11,7 +11,7 @@ from typing import Any
 from monai.data import DataLoader
 from tqdm import tqdm
 
-from scripts.command.files import write_bytes
+from scripts.command.files import write_bytes, write_json
 from scripts.data.preprocessing import collate
 from scripts.evaluation.explanation_plan import Plan, main_map, make_plan
 from scripts.evaluation.faithfulness import check_faithfulness, check_tests, chosen_methods
@@ -24,7 +24,7 @@ from scripts.pictures import overlays
 from scripts.pictures.explanation_figures import faithfulness_figure, localization_figure
 from scripts.pictures.planes import check_channel
 from scripts.runs.artifacts import EXPLANATION, clear
-from scripts.runs.folder import write_csv, write_json
+from scripts.runs.folder import write_csv
 from scripts.runs.tasks import UNTRAINED, is_trained
 
 __all__ = ["check_cases", "make_plan", "write_explanations"]

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scripts.command.devices import chosen_device
+from scripts.command.files import write_json
 from scripts.command.verbs import Outcome
 from scripts.explain.nnunet import NNUNet, load_nnunet
 from scripts.explain.nnunet_images import prepare
 from scripts.inference.results import save_nifti
 from scripts.pictures import overlays
 from scripts.pictures.planes import PicturePlane
-from scripts.runs.folder import write_json
 from transforms.reading import orient_lps
 
 __all__ = ["execute", "explain_case", "find_cases", "read_case"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scripts.command.files import write_bytes
+from scripts.command.files import write_bytes, write_json
 from scripts.data.preprocessing import collate
 from scripts.evaluation.corruptions import CORRUPTIONS, corrupt
 from scripts.evaluation.evaluation import decided, identity
@@ -27,7 +27,6 @@ from scripts.measures.metrics import diagnosis_metrics
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.networks.regions import tumor_mask
 from scripts.pictures.evaluation_figures import robustness_sheet
-from scripts.runs.folder import write_json
 from scripts.runs.tasks import is_trained
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.command.files import write_json
 from scripts.data.datalists.clusters import clusters as clusters_of
 from scripts.data.preprocessing import Pipeline
 from scripts.evaluation.contrasts import CHANGES
@@ -31,7 +32,7 @@ from scripts.evaluation.uncertainty_evaluation import draw
 from scripts.inference import scope
 from scripts.inference.inferers import input_channels, spatial_dims
 from scripts.measures.intervals import auc, auc_interval
-from scripts.runs.folder import last_stage, read_datalist, write_json
+from scripts.runs.folder import last_stage, read_datalist
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from monai.data import DataLoader
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from scripts.command.files import write_json
 from scripts.data.preprocessing import collate
 from scripts.evaluation.evaluation import identity
 from scripts.evaluation.items import ClassComparison
@@ -30,7 +31,7 @@ from scripts.measures.metrics import decide
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.pictures import overlays
 from scripts.pictures.planes import PicturePlane
-from scripts.runs.folder import write_csv, write_json
+from scripts.runs.folder import write_csv
 from scripts.runs.tasks import NO_SEGMENTATION, UNTRAINED, is_trained
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scripts.command.files import write_json
 from scripts.dicom.writing import ENDINGS, ObjectWriter
 from scripts.explain.maps import upsample
 from scripts.inference.answer import NOT_ASSESSED
@@ -32,7 +33,6 @@ from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
 from scripts.pictures.parts import parts_of
 from scripts.pictures.planes import PicturePlane
-from scripts.runs.folder import write_json
 
 __all__ = ["BatchPrediction", "study_overlay", "summary"]
 

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from scripts.command.files import file_sha256, whole_folder
+from scripts.command.files import file_sha256, whole_folder, write_json
 from scripts.command.optional import needed
 from scripts.inference.image_files import find_images
 from scripts.inference.result_names import safe, shown, stem
-from scripts.runs.folder import write_json
 
 __all__ = ["LEDGER", "Manifest", "is_manifest", "opened", "prepare", "result_place"]
 

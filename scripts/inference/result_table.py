@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from scripts.command.files import write_text
-from scripts.runs.folder import write_json
+from scripts.command.files import write_json, write_text
 
 __all__ = ["cell", "columns", "write_table"]
 

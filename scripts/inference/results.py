@@ -14,12 +14,11 @@ import numpy as np
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from scripts.command.files import file_sha256, whole, write_bytes
+from scripts.command.files import file_sha256, whole, write_bytes, write_json
 from scripts.inference.answer import NO_TUMOR, TUMOR
 from scripts.inference.result_names import HEADERS, RESULT, check_free, result_name, shown
 from scripts.measures.prevalence import in_words
 from scripts.pictures import overlays
-from scripts.runs.folder import write_json
 from transforms.reading import VOLUME_SUFFIXES
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from multiprocessing import connection, get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from tqdm import tqdm
 
 from scripts.command.errors import USER_ERRORS, start_logging
@@ -248,6 +247,8 @@ def _work(
     threads: int,
 ) -> None:
     """One process: predict a shard, and end when the process that started it does."""
+    import torch  # here, and not where shards are counted and merged
+
     start_logging()
     torch.set_num_threads(threads)
     threading.Thread(target=end_with, args=(link,), daemon=True).start()

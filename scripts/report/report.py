@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from scripts.command.files import write_bytes, write_text
+from scripts.command.files import write_bytes, write_json, write_text
 from scripts.command.verbs import Outcome
 from scripts.comparison.experiments import read_experiments
 from scripts.evaluation.answers import FIGURES
@@ -32,7 +32,6 @@ from scripts.report.case_browser import case_browser
 from scripts.report.claims import claims_of
 from scripts.report.machine_readable import machine_readable
 from scripts.runs.documents import Document, format_number, optional
-from scripts.runs.folder import write_json
 from scripts.runs.reading import METHODS, Run, data_summary
 
 __all__ = ["comparison_table", "data_summary", "format_number", "write_comparison_picture", "write_report"]

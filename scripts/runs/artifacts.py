@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.command.files import file_sha256
+from scripts.command.files import file_sha256, write_json
 from scripts.runs.checkpoint_files import WEIGHTS
-from scripts.runs.folder import last_stage, write_json
+from scripts.runs.folder import last_stage
 
 __all__ = ["EVALUATION", "EXPLANATION", "EXTRAS", "KEY", "Artifacts", "check_extras", "clear", "mark", "weights_sha256"]
 

@@ -16,7 +16,7 @@ import yaml
 
 from scripts.command import yaml_text
 from scripts.command.config_files import parser_of, read_mapping
-from scripts.command.files import whole, write_text
+from scripts.command.files import whole, write_json, write_text
 from scripts.command.overrides import bundle_command, differing, merged_config
 from scripts.command.workflows import as_plain, running_config
 from scripts.data.datalists import schema as datalists
@@ -321,15 +321,6 @@ def bundle_config(argv: Sequence[str]) -> dict[str, Any]:
     """Merged config of a ``python -m monai.bundle run`` command line; empty for another program."""
     command = bundle_command(argv)
     return {} if command is None else merged_config(command.files, command.values)
-
-
-def write_json(value: Any, path: str | Path) -> None:
-    """Write JSON whole or not at all; NaN is refused.
-
-    Raises:
-        ValueError: when a number is not finite.
-    """
-    write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", path)
 
 
 def last_stage(run_dir: str | Path | None) -> Path:

@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 __all__ = ["CHANGES", "circumstances", "command_line", "commit", "machine"]
 
 CHANGES = "+changes"  # behind the commit of a checkout that is not as committed
@@ -39,6 +37,8 @@ def command_line() -> str:
 
 def machine() -> str:
     """System, processor, cores and GPU of this machine."""
+    import torch  # a lock asks for the command alone, and processes that only count take locks too
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command.config_files import read_mapping
+from scripts.command.files import write_json
 from scripts.data.content import content_sha256
 from scripts.runs import parallel
 from scripts.runs.checkpoint_files import CONFIG
-from scripts.runs.folder import last_stage, read_datalist, stage_items, write_json
+from scripts.runs.folder import last_stage, read_datalist, stage_items
 
 __all__ = ["FILE", "count_seen", "seen_by", "write_seen"]
 

@@ -21,7 +21,7 @@ from ignite.handlers import ProgressBar, TerminateOnNan
 from skimage.metrics import structural_similarity
 
 from scripts.command.devices import chosen_device
-from scripts.command.files import write_bytes
+from scripts.command.files import write_bytes, write_json
 from scripts.command.verbs import Outcome
 from scripts.data.caching import CachedDataset
 from scripts.data.datalists.clusters import cluster
@@ -31,7 +31,7 @@ from scripts.interventions.infills import INFILLS, Infill
 from scripts.interventions.learned import SIZE, like_healthy, make_network, planes, trained_network
 from scripts.interventions.regions import NoRoom, elsewhere, grow, inner
 from scripts.measures.intervals import AT_LEAST_0, case_summary
-from scripts.runs.folder import read_datalist, stage_items, write_json
+from scripts.runs.folder import read_datalist, stage_items
 from scripts.training.counterfactuals import arrays, has_tumor, lesion_free
 
 # Pixels around a tumor's mask that a hole covers too.

@@ -18,14 +18,13 @@ from typing import Any
 from monai.transforms import Compose
 from torch import nn
 
-from scripts.command.files import write_bytes
+from scripts.command.files import write_bytes, write_json
 from scripts.data.caching import CachedDataset, describe_item
 from scripts.data.datalists.slices import Case, Findings, SliceRule, case_items
 from scripts.data.planes import is_flat
 from scripts.data.preprocessing import resolve_items
 from scripts.runs import parallel
 from scripts.runs.checkpoint_files import WEIGHTS, load_weights
-from scripts.runs.folder import write_json
 from transforms.labels import REGIONS_KEY
 
 logger = logging.getLogger(__name__)

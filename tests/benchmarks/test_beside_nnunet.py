@@ -15,10 +15,10 @@ import yaml
 from benchmarks.beside_nnunet import theirs
 from benchmarks.beside_nnunet.__main__ import _table, child_seconds, main, masks_of
 from benchmarks.volumes import made_overlay
+from scripts.command.files import write_json
 from scripts.data import datalists
 from scripts.data.datalists.regions import SCHEMES
 from scripts.phantoms.sequences import write_pair
-from scripts.runs.folder import write_json
 
 REGIONS = list(SCHEMES["brats2012"])
 VALUES = ["--spacing_mm", "8", "--spatial_size", "[16,16,16]", "--network_def#filters", "[4,4,8,8]"]

@@ -15,6 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from scripts.__main__ import main as command
 from scripts.command.errors import one_sentence_errors
+from scripts.command.files import write_json
 from scripts.comparison import comparison_files
 from scripts.comparison.compare import read_models, write_comparison
 from scripts.comparison.comparison import compare, difference, value_of
@@ -23,7 +24,6 @@ from scripts.measures.claims import verdict
 from scripts.networks.multitask_dynunet import MultiTaskDynUNet
 from scripts.runs.artifacts import EVALUATION, KEY, mark, weights_sha256
 from scripts.runs.documents import format_number
-from scripts.runs.folder import write_json
 from tests.made_runs import NETWORK, case_rows, made_evaluation, made_model, made_stage, map_rows
 
 BY_NAME = {measure.name: measure for measure in MEASURES}

@@ -8,11 +8,11 @@ import pytest
 
 from scripts.__main__ import main as command
 from scripts.command.errors import one_sentence_errors
+from scripts.command.files import write_json
 from scripts.comparison import comparison_files
 from scripts.comparison.comparison import compare
 from scripts.report import report
 from scripts.runs.documents import format_number
-from scripts.runs.folder import write_json
 from tests.made_runs import made_model
 from tests.report.demo_runs import RUNS, make_demo
 from tests.report.pages import Page, look_up

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scripts.command.files import write_json
 from scripts.evaluation.explanation_plan import main_map, make_plan, maps_of
 from scripts.evaluation.faithfulness import TESTS, check_faithfulness, chosen_methods
 from scripts.evaluation.localization import draw_cases
@@ -16,7 +17,6 @@ from scripts.explain.faithfulness import background_swap, deletion_insertion
 from scripts.explain.methods import METHODS
 from scripts.explain.targets import TumorLogOdds
 from scripts.pictures.explanation_figures import faithfulness_figure, localization_figure, map_label
-from scripts.runs.folder import write_json
 from tests.evaluation.small_cases import FAST, make_cases, make_net
 
 

@@ -12,6 +12,7 @@ import yaml
 from scipy.ndimage import gaussian_filter
 from torch.utils.tensorboard import SummaryWriter
 
+from scripts.command.files import write_json
 from scripts.evaluation import robustness, scope_evaluation, uncertainty_evaluation
 from scripts.evaluation.evaluation import write_evaluation
 from scripts.evaluation.items import ClassComparison
@@ -19,7 +20,7 @@ from scripts.explain.maps import scale_maps, upsample
 from scripts.explain.measures import aggregate, case_measures, case_rows, random_baseline, uniform_baseline
 from scripts.pictures import overlays
 from scripts.report import report
-from scripts.runs.folder import write_csv, write_json
+from scripts.runs.folder import write_csv
 
 RUNS = {"ours": "TumorLens", "baseline": "stock design"}
 CLASSES = {"0": "no_tumor", "1": "tumor"}

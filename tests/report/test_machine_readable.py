@@ -8,9 +8,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from scripts.command.files import write_json
 from scripts.report import report
 from scripts.runs.documents import Document
-from scripts.runs.folder import write_json
 from tests.report.demo_runs import RUNS
 from tests.report.pages import look_up, read
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.command.files import write_json
 from scripts.report import report
 from scripts.runs.artifacts import EVALUATION, EXPLANATION, KEY, mark
-from scripts.runs.folder import write_json
 from tests.report.demo_runs import RUNS, make_demo
 from tests.report.pages import Page, look_up, read
 

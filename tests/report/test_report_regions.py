@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scripts.command.files import write_json
 from scripts.explain.localization import REGION_MEASURES
 from scripts.measures.region_measures import LESION_MEASURES, MEASURES, column, region_summary
 from scripts.pictures import overlays
 from scripts.pictures.parts import PART_COLORS
 from scripts.report import report
 from scripts.runs.documents import format_number
-from scripts.runs.folder import write_json
 from tests.report.demo_runs import RUNS
 from tests.report.pages import BROWSER, FLAGS, look_up, read
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.command.files import write_json
 from scripts.runs.artifacts import EVALUATION, EXPLANATION, KEY, check_extras, clear, mark, marks
-from scripts.runs.folder import write_json
 
 
 @pytest.mark.parametrize(

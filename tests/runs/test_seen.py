@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scripts.command.files import write_json
 from scripts.data.content import content_sha256
-from scripts.runs.folder import write_json
 from scripts.runs.seen import FILE, count_seen, seen_by, write_seen
 from tests.made_runs import made_stage
 
