@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -210,3 +212,19 @@ def test_channels_of_a_segmentation_by_how_they_rank_the_tumors_pixels():
             "there are none"
             in wrong_class(nn.Identity(), tumor, None, SegmentationRegion(channel=0), "0", tumor=mask).reason
         )
+
+
+@pytest.mark.parametrize(
+    ("each", "right", "wrong"),
+    [
+        (3, CANNOT_TELL, CANNOT_TELL),  # chance gives a perfect order in 2 of 20 draws
+        (4, DOES_NOT_HOLD, CANNOT_TELL),  # in 2 of 70
+        (5, DOES_NOT_HOLD, HOLDS),  # in 2 of 252
+    ],
+)
+def test_how_many_images_it_takes_to_tell(each, right, wrong):
+    labels = [0] * each + [1] * each
+    for order, verdict in ((labels, right), (labels[::-1], wrong)):
+        found = wrong_class(Scores(1), rows(range(2 * each)), order, ClassScore(0), "features")
+        assert found.verdict == verdict
+        assert found.figures["p_by_chance"] == pytest.approx(2 / math.comb(2 * each, each))

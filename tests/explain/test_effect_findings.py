@@ -60,6 +60,14 @@ def test_only_images_with_a_tumor_are_looked_at_with_arguments_of_their_own():
     assert found.figures == {SHARE: 0.5, "tumors_painted_out": 2.0}
 
 
+@pytest.mark.parametrize(("each", "told"), [(3, False), (4, True)])
+def test_a_verdict_that_chance_gives_in_a_tenth_of_cases_is_none(each, told):
+    labels = [0] * each + [1] * each
+    x = levels(*[0.0 + 0.01 * k for k in range(each)], *[4.0 + 0.01 * k for k in range(each)])
+    found = verdict_without_tumor(Mean(), x, labels, ClassScore(1), masks(labels), x * 0)
+    assert (found.verdict == DOES_NOT_HOLD, "hardly separates" in found.reason) == (told, not told)
+
+
 def test_of_several_classes_the_images_without_a_tumor_are_the_other_side():
     labels = [*LABELS, 2, 2, 2, 2, -1]
     x = torch.cat([IMAGES, levels(*[100.0] * 4, 7.0)])
