@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,11 +82,17 @@ def imported(tree: ast.AST, module: str, package: bool, exists: set[str]) -> set
     return {name for name in found if name.split(".")[0] in OURS}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A module's syntax tree, which nobody changes."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def graph() -> dict[str, set[str]]:
     every = dict(modules())
     return {
-        module: imported(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py", set(every))
-        for module, path in every.items()
+        module: imported(parsed(path), module, path.name == "__init__.py", set(every)) for module, path in every.items()
     }
 
 

@@ -24,6 +24,7 @@ from tests.arrows import (
     longest_path,
     modules,
     package_of,
+    parsed,
     used_arrows,
     within,
 )
@@ -153,11 +154,7 @@ def foreign(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("package", STANDALONE)
 def test_a_package_that_could_stand_alone_takes_little_from_others(package):
-    found = {
-        module: foreign(ast.parse(path.read_text(encoding="utf-8")))
-        for module, path in modules()
-        if within(module, package)
-    }
+    found = {module: foreign(parsed(path)) for module, path in modules() if within(module, package)}
     more = {module: names - STANDALONE[package] for module, names in found.items()}
     expected = {module: names for module, names in MORE.items() if within(module, package)}
     assert {module: names for module, names in more.items() if names} == expected
@@ -193,10 +190,7 @@ def inner_imports(module: str, tree: ast.AST, exists: set[str]) -> set[str]:
 def test_our_modules_are_imported_at_the_top():
     """MONAI Label unloads ``scripts`` between bundles: a late import would find another bundle's."""
     every = dict(modules())
-    found = {
-        module: inner_imports(module, ast.parse(path.read_text(encoding="utf-8")), set(every))
-        for module, path in every.items()
-    }
+    found = {module: inner_imports(module, parsed(path), set(every)) for module, path in every.items()}
     assert {module: names for module, names in found.items() if names} == {}
     late = ast.parse("import scripts.runs.folder\nclass A:\n    def f(self):\n        from scripts.command import cli")
     assert inner_imports("scripts.report.report", late, {"scripts.command.cli"}) == {"scripts.command.cli"}
@@ -327,7 +321,7 @@ def test_no_module_imports_a_package_for_its_names():
 
 def test_our_own_code_imports_from_the_modules_that_define():
     """A name looked up in a package when a function runs may be another bundle's by then, and is not type-checked."""
-    found = {module: package_names(module, ast.parse(path.read_text(encoding="utf-8"))) for module, path in modules()}
+    found = {module: package_names(module, parsed(path)) for module, path in modules()}
     assert {module: names for module, names in found.items() if names} == {}
     assert package_names("scripts.runs.folder", ast.parse("from scripts.networks import MultiTaskDynUNet")) == {
         "scripts.networks.MultiTaskDynUNet"
