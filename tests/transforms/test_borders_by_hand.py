@@ -79,12 +79,13 @@ def test_the_first_varying_line_is_found_from_either_side(place):
     assert _varying(image, box, 1, 0.0, range(99, -1, -1)) == min(99, place + 3)
 
 
+@pytest.mark.parametrize("level", [0, 1000, -1000])
 @pytest.mark.parametrize(("noise", "start"), [(2.9, 10), (3.0, 10), (3.1, 0)])
-def test_what_jpeg_leaves_of_a_border_is_up_to_three_hundredths_of_the_range(noise, start):
+def test_what_jpeg_leaves_of_a_border_is_up_to_three_hundredths_of_the_range(noise, start, level):
     x, y = np.indices((40, 40))
     chess = (x + y) % 2
     image = np.where((abs(x - 19.5) < 10) & (abs(y - 19.5) < 10), 100.0, noise) * chess
-    assert content_box(image[None]) == (slice(start, 40 - start),) * 2
+    assert content_box(image[None] + level) == (slice(start, 40 - start),) * 2
 
 
 def lined(color: float, delta: float, lines: int, near: int = 20) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transforms.limits import ReadLimits, TooLarge
+from transforms.limits import ReadLimits, Refused, TooLarge
 
 LIMITS = ReadLimits(pixels=12, voxels=24, side=7)
 
@@ -29,3 +29,10 @@ def test_a_picture_is_limited_by_its_pixels_and_a_volume_by_its_voxels():
     LIMITS.check_volume("a.nii", (4, 4, 1))
     with pytest.raises(TooLarge, match="4 x 4 pixels"):
         LIMITS.check_picture("a.png", (4, 4))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4, 4), (4, 0, 4), (4, 4, -1)])
+def test_a_volume_without_voxels_is_refused(shape):
+    LIMITS.check_volume("a.nii", (1, 1, 1))
+    with pytest.raises(Refused, match=r"says that its shape is .*, expected sizes of at least 1; export it again"):
+        LIMITS.check_volume("a.nii", shape)
