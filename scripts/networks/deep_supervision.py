@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ["decode_levels", "deep_heads", "fit_state", "level_weights", "names"]
 
 
-def deep_heads(network: Any, wanted: bool, bias: float = 0.0) -> nn.ModuleList:
+def deep_heads(network: Any, wanted: bool, bias: float) -> nn.ModuleList:
     """A 1x1 convolution for each level of the decoder that is supervised beside the finest, finest first.
 
     They are the levels of half the size, a quarter and so on but the coarsest, whose weight is 0 in nnU-Net as well.
