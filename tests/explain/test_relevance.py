@@ -66,6 +66,22 @@ def test_sums_that_are_zero_and_branches_that_are_spread_over_places():
     assert (of_a.tolist(), of_b.tolist()) == ([[3.0, 2.0]], [[3.0]])
 
 
+def test_rules_do_not_depend_on_the_scale_of_the_values():
+    torch.manual_seed(0)
+    a, b, given = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
+    pooled = lambda v: F.avg_pool1d(v[:, None], 2)[:, 0]  # noqa: E731
+    for function, inputs, relevance in (
+        (torch.add, (a, b), given),
+        (torch.sub, (a, b), given),
+        (pooled, (a,), given[:, :2]),
+        (linear([1.0, -2.0, 0.5, 3.0], [-1.0, -1.0, 2.0, 0.0]), (a,), given[:, :2]),
+    ):
+        reference = handed_on(function, *inputs, relevance=relevance)
+        small = handed_on(function, *(value * 2.0**-10 for value in inputs), relevance=relevance)
+        for found, expected in zip(small, reference, strict=True):
+            torch.testing.assert_close(found, expected)
+
+
 def test_products_by_hand():
     given = row(8.0, 2.0)
     half = [[4.0, 1.0]]
