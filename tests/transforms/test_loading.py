@@ -366,3 +366,9 @@ def test_channels_on_two_grids_are_refused(tmp_path):
     assert LoadCased()({"image": paths[:2], "slice": 0})["image"].shape == (2, 6, 6)
     with pytest.raises(ValueError, match=r"channels .*2.nii and .*0.nii are not on the same grid: .* 40 mm apart"):
         LoadCased()({"image": paths, "slice": 0})
+
+
+def test_of_an_array_more_than_one_half_is_mask_in_any_channel():
+    label = np.array([[[0, 0.5, 0.51, 0]], [[0, 0, 0, 1]]], np.float32)
+    image = np.arange(4, dtype=np.float32).reshape(1, 1, 4)
+    assert LoadCased()({"image": image, "label": label})["label"].tolist() == [[[0, 0, 1, 1]]]
