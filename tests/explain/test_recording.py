@@ -226,6 +226,18 @@ def test_the_default_layer_of_a_dense_output_lies_in_front_of_its_last_weights()
     assert default_layer(behind, x) == "1"
     norm = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
     assert default_layer(norm, x) == "1", "weights of one axis make no output layer"
+
+    class ByPlace(nn.Module):
+        """A linear layer over channels as the output layer."""
+
+        def __init__(self):
+            super().__init__()
+            self.features, self.out = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.out(self.features(x).movedim(1, -1)).movedim(-1, 1)
+
+    assert default_layer(ByPlace(), x) == "features"
     none = nn.Sequential(nn.ReLU(), nn.AvgPool2d(2))
     assert default_layer(none, x) == "1", "without weights it is the last"
 

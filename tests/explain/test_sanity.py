@@ -205,7 +205,7 @@ class Scale(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(4.0, 6.0, 10000))
-        self.one = nn.Parameter(torch.tensor([3.0]))
+        self.one, self.two = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([1.0, 5.0]))
         self.register_buffer("seen", torch.tensor([7.0]))
 
     def forward(self, x):
@@ -213,10 +213,11 @@ class Scale(nn.Module):
 
 
 def test_parameters_without_a_way_to_draw_them_keep_their_mean_and_deviation():
-    net, drawn = Scale(), []
+    net, drawn, pairs = Scale(), [], []
 
     def explainer(model, images):
         drawn.append((model.weight.detach().clone(), float(model.one.detach()), float(model.seen)))
+        pairs.append(model.two.detach().clone())
         return images
 
     cascading_randomization(net, torch.rand(1, 1, 8, 8), explainer, [""])
@@ -224,6 +225,7 @@ def test_parameters_without_a_way_to_draw_them_keep_their_mean_and_deviation():
     assert not torch.equal(weight, net.weight)
     assert float(weight.mean()) == pytest.approx(5.0, abs=0.05)
     assert float(weight.std()) == pytest.approx(float(net.weight.std()), rel=0.05)
+    assert not torch.equal(pairs[-1], net.two), "two values have one"
     assert (one, seen) == (3.0, 7.0), "one value has no deviation, and a buffer is no weight"
 
 
