@@ -90,6 +90,8 @@ def _left_out(tree: ast.AST) -> set[int]:
             out += [d for a, d in zip(node.args.args[::-1], node.args.defaults[::-1], strict=False) if a.arg in WORDS]
             keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             out += [default for argument, default in keywords if default is not None and argument.arg in WORDS]
+        elif isinstance(node, ast.ClassDef):
+            out += node.decorator_list
         elif isinstance(node, ast.AnnAssign):
             out.append(node.annotation)
         elif isinstance(node, ast.Raise) or (isinstance(node, ast.keyword) and node.arg in WORDS):

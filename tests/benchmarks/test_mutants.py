@@ -45,6 +45,7 @@ def test_arguments_that_no_answer_depends_on_are_left_alone():
         "def f(a, progress=True, *, desc=1, encoding=2): pass",
         "def f(*, a, progress=True): pass",
         "f(use_reentrant=False, disable=not a)",
+        "@dataclass(frozen=True)\nclass A: pass",
     ):
         assert sites(text) == []
     kinds = [site.kind for site in sites("def f(a=1, progress=True, b=2, *, c=3): g(d=False, progress=True)")]
