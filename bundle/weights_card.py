@@ -28,6 +28,7 @@ from sklearn.metrics import recall_score
 from bundle.model_card import evaluated
 from bundle.predictor import Predictor
 from bundle.shipping import DATALIST
+from bundle.targets import targets
 from scripts.certificate.certify import certify_run
 from scripts.checks.audit import audit
 from scripts.command.files import file_sha256, write_json
@@ -53,18 +54,6 @@ CARD = {"README.md": "model_card.md.j2", "shipped_weights.md": "shipped_weights.
 METADATA = ROOT / "configs" / "metadata.json"
 REACHED = ("dice", "balanced_accuracy", "removed", "moved")
 MAPS = ("evidence", "gradcam", "hirescam", "uniform", "random", "oracle")
-# What the weights were to reach: measure, comparison, value.
-TARGETS = (
-    ("Dice over tumor cases", "dice", ">=", 0.85),
-    ("4-class balanced accuracy", "balanced_accuracy", ">=", 0.96),
-    ("ROC AUC, tumor against none", "roc_auc", ">=", 0.99),
-    ("ECE, 4 classes", "ece", "<=", 0.03),
-    ("Pointing game", "pointing_game", ">=", 0.95),
-    ("Energy in tumor", "tumor_energy", ">=", 0.75),
-    ("Energy in tumor, share of the oracle's", "oracle_share", ">=", 0.9),
-    ("Energy in air, layer's grid", "background_energy_layer", "<=", 0.0),
-    ("Energy in air, image grid", "background_energy", "<=", 0.001),
-)
 
 
 def kept_stages(training: Path = TRAINING) -> list[Path]:
@@ -311,26 +300,6 @@ def training() -> dict[str, Any]:
     entries = stages()
     spans = (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"]) for stage in entries)
     return {"stages": entries, "training_hours": sum(span.total_seconds() / 3600 for span in spans)}
-
-
-def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each target with the value reached, its interval, and by how much it is missed (0: reached)."""
-    overall, maps = results["overall"], {row["method"]: row for row in results["localization"]}
-    evidence, oracle = maps["evidence"], maps["oracle"]
-    values: dict[str, Any] = {
-        "dice": (overall["segmentation"]["dice"]["mean"], overall["segmentation"]["dice"]["ci95"]),
-        "oracle_share": (evidence["tumor_energy"] / oracle["tumor_energy"], None),
-        **{name: (overall["classification"][name], overall["classification"].get(f"{name}_ci95"))
-           for name in ("balanced_accuracy", "roc_auc", "ece")},
-        **{name: (evidence[name], evidence.get(f"{name}_ci95"))
-           for name in ("pointing_game", "tumor_energy", "background_energy_layer", "background_energy")},
-    }  # fmt: skip
-    rows = []
-    for title, name, sign, goal in TARGETS:
-        value, interval = values[name]
-        missed = max(0.0, goal - value if sign == ">=" else value - goal)
-        rows.append({"title": title, "goal": f"{sign} {goal:g}", "value": value, "ci95": interval, "missed": missed})
-    return rows
 
 
 def number(value: float | None, digits: int = 3) -> str:

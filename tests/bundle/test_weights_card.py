@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from bundle import weights_card
-from bundle.weights_card import RESULTS, interval, number, render, targets
+from bundle.targets import targets
+from bundle.weights_card import RESULTS, interval, number, render
 from scripts.__main__ import main as command
 from scripts.data import datalists
 from scripts.inference.pipeline import Inference
@@ -116,9 +117,20 @@ def test_missed_target_is_told_by_how_much(results):
     worse["overall"]["segmentation"]["dice"]["mean"] = 0.5
     worse["overall"]["classification"]["ece"] = 0.01
     rows = {row["title"]: row for row in targets(worse)}
-    assert rows["Dice over tumor cases"]["missed"] == pytest.approx(0.35)
+    assert rows["Dice over tumor cases"]["missed"] == pytest.approx(0.36)
     assert rows["ECE, 4 classes"]["missed"] == 0.0
-    assert re.search(r"\| Dice over tumor cases \| >= 0\.85 \| 0\.5000 .* \| 0\.3500 \|", render(worse))
+    assert re.search(r"\| Dice over tumor cases \| >= 0\.86 \| 0\.5000 .* \| 0\.3600 \|", render(worse))
+
+
+def test_target_of_a_painted_out_tumor_is_the_share_that_is_no_longer_called_tumor(results):
+    changed = copy.deepcopy(results)
+    rows = changed["certificate"]["rows"]
+    row = next(r for r in rows if (r["test"], r["how"], r["measure"]) == ("removal", "learned", "called tumor"))
+    row |= {"after": 0.3, "after_ci95": [0.1, 0.4]}
+    target = next(t for t in targets(changed) if t["title"] == "Painted out (learned): no tumor")
+    assert target["value"] == pytest.approx(0.7)
+    assert target["ci95"] == pytest.approx([0.6, 0.9])
+    assert target["missed"] == pytest.approx(0.2)
 
 
 def test_numbers_of_nothing_are_not_invented():
