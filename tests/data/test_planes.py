@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import nibabel as nib
+import numpy as np
 import pytest
+from PIL import Image
 
-from scripts.data.planes import plane_of
+from scripts.data.planes import is_flat, plane_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,14 @@ def test_of_several_files_the_first_says_it():
 
 def test_a_picture_whose_datalist_states_the_plane_has_that():
     assert plane_of({"image": "p_sag.png", "plane": "coronal"}) == "coronal"
+
+
+def test_a_picture_and_a_slice_are_flat_and_a_volume_is_not(tmp_path):
+    picture, volume = tmp_path / "a.png", tmp_path / "a.nii.gz"
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(picture)
+    nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)).to_filename(volume)
+    assert is_flat({"image": picture})
+    assert is_flat({"image": [picture, picture]})
+    assert is_flat({"image": volume, "slice": 0})
+    assert not is_flat({"image": volume})
+    assert not is_flat({"image": [volume, volume]})

@@ -88,13 +88,13 @@ def test_cmyk_and_deep_pictures_keep_their_grays(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.png", "a.webp", "a.mpo"])
 def test_several_frames_are_refused_whatever_the_format(tmp_path, name):
-    frames = [Image.fromarray(RAMP), Image.fromarray(RAMP[::-1].copy()), Image.fromarray(RAMP[:, ::-1].copy())]
+    frames = [Image.fromarray(RAMP), Image.fromarray(RAMP[::-1].copy())]
     frames[0].convert("RGB").save(tmp_path / name, save_all=True, append_images=[f.convert("RGB") for f in frames[1:]])
     with pytest.raises(
-        ValueError, match=f"{name} cannot be read as a picture: it holds 3 frames, expected one; save the"
+        ValueError, match=f"{name} cannot be read as a picture: it holds 2 frames, expected one; save the"
     ):
         read_picture(tmp_path / name)
-    with pytest.raises(ValueError, match=r"it holds 3 frames"):
+    with pytest.raises(ValueError, match=r"it holds 2 frames"):
         read_mask_picture(tmp_path / name)
 
 
