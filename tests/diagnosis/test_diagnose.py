@@ -19,13 +19,13 @@ from scripts.command.workflows import run_config
 from scripts.diagnosis import page
 from scripts.diagnosis.examination import Subject, examine
 from scripts.diagnosis.inputs import Samples, prepare
-from scripts.diagnosis.network import build_network, choose_target, load_checkpoint, named, padding
+from scripts.diagnosis.network import build_network, load_checkpoint, named
 from scripts.diagnosis.pictures import PICTURES
 from scripts.diagnosis.shortcut import shortcut, shortcut_rows
 from scripts.explain.diagnosis import CAUSES
 from scripts.explain.findings import CANNOT_TELL, DOES_NOT_HOLD, FOLLOWS, HOLDS
 from scripts.explain.maps import max_scaling, upsample
-from scripts.explain.targets import SegmentationRegion, TumorLogOdds
+from scripts.explain.targets import TumorLogOdds
 from tests.explain.nets import TwoOutputs
 from tests.networks.nets import heads, tiny
 
@@ -37,7 +37,6 @@ DENSENET = {
     "init_features": 8,
     "growth_rate": 4,
 }
-CLS = {"output": "cls"}
 
 
 @pytest.fixture
@@ -287,24 +286,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_its_keys(tmp_path):
         load_checkpoint(nn.BatchNorm2d(1), path)
 
 
-def test_the_padding_is_a_multiple_of_the_stride():
-    x = torch.zeros(1, 1, 64, 64)
-    assert padding(DenseNet121(2, 1, 2, block_config=(2, 2, 2, 2), init_features=8), x, {}) == 32
-    assert padding(tiny(), heads(size=24), CLS) == 16
-    assert padding(nn.Conv2d(1, 1, 3, padding=1), x, {}, least=5) == 5
-
-
-def test_the_target_follows_the_output():
-    x = heads()
-    seg, said = choose_target(tiny(), x, {}, None, None, None)
-    assert isinstance(seg, SegmentationRegion)
-    assert "channel 1 of the segmentation" in said
-    assert choose_target(tiny(), x, CLS, None, None, 3)[0].name == "class_1"
-    assert choose_target(tiny(), x, CLS, None, 2, None)[0].name == "class_2"
-    assert choose_target(tiny(), x, CLS, "class_2_minus_class_0", None, None)[0].name == "class_2_minus_class_0"
-    assert isinstance(choose_target(tiny(), x, CLS, None, None, None, TumorLogOdds())[0], TumorLogOdds)
-
-
 def items_with_air(count, air_of):
     """Items that hold their arrays: a head of noise, and air of a given value."""
     rng = np.random.default_rng(0)
@@ -361,7 +342,7 @@ def subject(dims=2, **options):
     tumor[0, 0, 5:8, 5:8] = 1
     samples = Samples(x, x != 0, False, tumor, ["a", "b"], [1, 0], ["s", "s"])
     options = {"normalizer": max_scaling, **options}
-    return Subject(tiny(dims), samples, TumorLogOdds(), "gradcam", forward_kwargs=CLS, **options)
+    return Subject(tiny(dims), samples, TumorLogOdds(), "gradcam", forward_kwargs={"output": "cls"}, **options)
 
 
 def write_pictures(folder, name, swapped):

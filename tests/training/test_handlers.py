@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import logging
 import random
 import struct
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,8 +25,6 @@ from scripts.training.handlers.control import EpochSeed, GradientClip
 from scripts.training.handlers.monitoring import (
     StageProgress,
     StageWriter,
-    adapt_tracking,
-    check_tracking,
     plain_values,
 )
 from scripts.training.handlers.validation import (
@@ -387,27 +383,3 @@ def test_progress_bar_shows_epoch_loss_and_best(capsys):
     shown = capsys.readouterr().err
     assert "6/6" in shown
     assert "epoch 2/2, loss 0.250, best 0.500" in shown
-
-
-class TestTracking:
-    def test_missing_mlflow_is_said_in_one_sentence(self, monkeypatch):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        for argv in (["run", "--tracking", "mlflow"], ["--tracking=mlflow"]):
-            with pytest.raises(
-                ValueError, match="needs the package mlflow, which is not installed: pip install mlflow"
-            ):
-                check_tracking(argv)
-        check_tracking(["--tracking", "settings.yaml"])
-        check_tracking(["run", "--seed", "1"])
-        monkeypatch.setattr(sys, "argv", ["x", "--tracking", "mlflow"])
-        with pytest.raises(ValueError, match="not installed"):
-            check_tracking()
-
-    def test_monai_handlers_are_given_a_number_and_the_epoch_of_training(self):
-        from monai.handlers import MLFlowHandler
-
-        handler = MLFlowHandler.__new__(MLFlowHandler)
-        other = logging.getLogger()
-        adapt_tracking(at_epoch(5), [handler, other])
-        assert handler.output_transform({"loss": torch.tensor(0.5)}) == {"train_loss": 0.5}
-        assert handler.global_epoch_transform(1) == 5
