@@ -234,6 +234,7 @@ def passes(tests: Sequence[str], replaced: Replaced | None, limit_s: int) -> boo
         status = 1
         try:
             signal.alarm(limit_s)
+            gc.freeze()  # what is loaded is no garbage: pytest looks through it several times a run
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, 1)
             os.dup2(nothing, 2)
@@ -296,7 +297,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for plugin in entry_points(group="pytest11"):
         plugin.load()
     importlib.import_module("torch").set_num_threads(1)
-    gc.freeze()  # what is loaded is no garbage: pytest collects it several times a run
     modules = [f for path in options.paths for f in ([path] if path.suffix else sorted(path.rglob("*.py")))]
     if not modules or not all(f.is_file() for f in modules):
         raise ValueError(f"no Python modules: {', '.join(map(str, options.paths))}")
