@@ -87,7 +87,7 @@ def assemble(
     share is 0 stays empty too.
 
     Raises:
-        ValueError: as `split_units` and `validate`.
+        ValueError: as `split_clusters` and `validate`.
     """
     owners = clusters(items)
     members: dict[str, list[Item]] = {}
